@@ -1,0 +1,33 @@
+# make demo, make test: each makes its own virtual environment on the first call.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all check bench docs clean
+
+demo: .venv/gpt          ## train a small GPT on this machine and sample from it
+	$(BIN)/python train.py --preset demo
+
+test: .venv/test         ## everything that is quick
+	$(BIN)/python -m pytest -q -m "not slow" -n 2
+
+test-all: .venv/test     ## everything
+	$(BIN)/python -m pytest -q
+
+check: .venv/check       ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: .venv/test        ## the figures that the README quotes
+	$(BIN)/python -m benchmarks
+
+docs: .venv/test         ## write the generated pages
+	$(BIN)/python -m docs.generate
+
+.venv/%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[$*]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,91 @@
+"""Torch's side of a contest: its own AdamW, and the optimizers of authors whose files are given in a folder."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.results import cores
+
+HOME = {
+    "muon": "github.com/KellerJordan/Muon",
+    "soap": "github.com/nikhilvyas/SOAP",
+}
+"""Where the authors' files are from, by the files' names."""
+
+
+def why_no_torch() -> str | None:
+    """Why torch can't take part, None if it can."""
+    if jax.default_backend() != "cpu":
+        return "torch is compared on the CPU only"
+    return None if importlib.util.find_spec("torch") else "torch is not installed"
+
+
+def why_not(name: str, folder: Path | None) -> str | None:
+    """Why the authors' code can't take part, None if it can."""
+    if folder is None or not (folder / f"{name}.py").is_file():
+        return f"the authors' {name}.py ({HOME[name]}) is not in a folder given by --peers"
+    return why_no_torch()
+
+
+def load(name: str, folder: Path) -> ModuleType:
+    """Runs the authors' file."""
+    spec = importlib.util.spec_from_file_location(f"peer_{name}", folder / f"{name}.py")
+    assert spec is not None and spec.loader is not None, "the path ends in .py"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def parameters(params: Any, grads: Any, layout: Any) -> list[Any]:
+    """Torch's parameters with their gradients, matrices as torch keeps them, (outputs, inputs)."""
+    import torch
+
+    torch.set_num_threads(cores())
+
+    def one(leaf, entry):
+        return torch.from_numpy(np.array(leaf.T if entry.role == "matrix" else leaf, order="C"))
+
+    made = []
+    for leaf, grad, entry in zip(*map(jax.tree.leaves, (params, grads, layout)), strict=True):
+        parameter = torch.nn.Parameter(one(leaf, entry))
+        parameter.grad = one(grad, entry)
+        made.append(parameter)
+    return made
+
+
+def adamw(params: Any, grads: Any, layout: Any, *, clip: float, rate: float, steps: int, **keywords: Any) -> Callable:
+    """Clip, fused AdamW and a cosine schedule."""
+    import torch
+
+    made = parameters(params, grads, layout)
+    optimizer = torch.optim.AdamW(made, lr=rate, fused=True, **keywords)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+
+    def step():
+        torch.nn.utils.clip_grad_norm_(made, clip)
+        optimizer.step()
+        schedule.step()
+
+    return step
+
+
+def muon(folder: Path, params: Any, grads: Any, layout: Any, rate: float) -> Callable:
+    """The author's Muon, which multiplies in bfloat16, and his Adam for what isn't a matrix."""
+    made, roles = parameters(params, grads, layout), [entry.role for entry in jax.tree.leaves(layout)]
+    groups = [
+        {"params": [p for p, role in zip(made, roles, strict=True) if (role == "matrix") == matrix], "use_muon": matrix}
+        for matrix in (True, False)
+    ]
+    return load("muon", folder).SingleDeviceMuonWithAuxAdam([{**group, "lr": rate} for group in groups]).step
+
+
+def soap(folder: Path, params: Any, grads: Any, layout: Any, rate: float) -> Callable:
+    """The authors' SOAP."""
+    return load("soap", folder).SOAP(parameters(params, grads, layout), lr=rate).step

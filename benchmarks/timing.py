@@ -1,0 +1,50 @@
+"""Contests: everybody takes turns within one run, as a shared machine is never the same for two runs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+ROUNDS = 15
+WARM_UP = 2
+
+
+def race(contestants: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Seconds of each contestant's calls, one a round, after calls that aren't counted.
+
+    Every round begins with another contestant, so that nobody always follows the same one.
+
+    Args:
+      contestants: name -> what does the work and waits for its end.
+      rounds: number of counted calls.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    order = list(contestants)
+    for turn in range(WARM_UP + rounds):
+        for name in order:
+            start = time.perf_counter()
+            contestants[name]()
+            if turn >= WARM_UP:
+                seconds[name].append(time.perf_counter() - start)
+        order = order[1:] + order[:1]
+    return seconds
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, quartiles and least of a list.
+
+    >>> spread([1.0, 2.0, 3.0, 4.0, 5.0])
+    {'median': 3.0, 'q1': 2.0, 'q3': 4.0, 'least': 1.0}
+    """
+    q1, median, q3 = statistics.quantiles(values, method="inclusive") if len(values) > 1 else 3 * list(values)
+    return {"median": median, "q1": q1, "q3": q3, "least": min(values)}
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """Spread of our time over theirs, taken round by round: what slows a round slows both.
+
+    >>> ratios([1.0, 10.0, 1.0], [2.0, 20.0, 4.0])["median"]
+    0.5
+    """
+    return spread([a / b for a, b in zip(ours, theirs, strict=True)])

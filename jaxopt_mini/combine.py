@@ -1,0 +1,148 @@
+"""The only three ways to combine transformations: one after the other, on some leaves, by label.
+
+States are Optax's types, so a state made here continues under Optax and the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import jax
+from optax import MaskedNode, MaskedState, PartitionState
+
+from jaxopt_mini.base import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    Params,
+    with_extra_args_support,
+)
+from jaxopt_mini.tree import path_name
+
+
+def chain(*links: GradientTransformation) -> GradientTransformationExtraArgs:
+    """Applies transformations in order: each receives what the one before it returned.
+
+    Args:
+      *links: transformations, ours or Optax's. None at all is the identity.
+
+    Returns:
+      A transformation whose state is the tuple of the links' states.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxopt_mini import adamw, chain, clip_by_norm
+    >>> tx = chain(clip_by_norm(1.0), adamw(1e-3))
+    >>> params = {"w": jnp.ones(3)}
+    >>> updates, state = tx.update({"w": jnp.full(3, 10.0)}, tx.init(params), params)
+    >>> [round(x, 5) for x in updates["w"].tolist()]
+    [-0.001, -0.001, -0.001]
+    """
+    links = tuple(with_extra_args_support(link) for link in links)
+
+    def init(params):
+        return tuple(link.init(params) for link in links)
+
+    def update(updates, state, params=None, **extra):
+        if len(state) != len(links):
+            raise ValueError(
+                f"a chain of {len(links)} links was given a state of {len(state)}: "
+                "pass the state that this chain's init or update returned"
+            )
+        states = []
+        for link, link_state in zip(links, state, strict=True):
+            updates, link_state = link.update(updates, link_state, params, **extra)
+            states.append(link_state)
+        return updates, tuple(states)
+
+    return GradientTransformationExtraArgs(init, update)
+
+
+def _resolve(spec: Any | Callable[[Params], Any], tree: Params) -> Any:
+    """A mask or label tree, or the result of the function that makes it from the parameters."""
+    return spec(tree) if callable(spec) else spec
+
+
+def _keep(mask: Any, tree: Any) -> Any:
+    return jax.tree.map(lambda chosen, sub: sub if chosen else MaskedNode(), mask, tree)
+
+
+def masked(inner: GradientTransformation, mask: Any | Callable[[Params], Any]) -> GradientTransformationExtraArgs:
+    """Applies ``inner`` where ``mask`` is true and passes the other updates through.
+
+    Args:
+      inner: a transformation.
+      mask: tree of booleans with the structure of the parameters (or a prefix of it), or a function of the parameters
+        that returns one.
+
+    Returns:
+      A transformation with an ``optax.MaskedState``; leaves outside the mask take no memory in it.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxopt_mini import masked, scale
+    >>> tx = masked(scale(-1.0), {"w": True, "b": False})
+    >>> grads = {"w": jnp.float32(2.0), "b": jnp.float32(2.0)}
+    >>> updates, _ = tx.update(grads, tx.init(grads))
+    >>> updates["w"].item(), updates["b"].item()
+    (-2.0, 2.0)
+    """
+    inner = with_extra_args_support(inner)
+
+    def init(params):
+        return MaskedState(inner.init(_keep(_resolve(mask, params), params)))
+
+    def update(updates, state, params=None, **extra):
+        chosen = _resolve(mask, updates if params is None else params)
+        kept_params = None if params is None else _keep(chosen, params)
+        new, inner_state = inner.update(_keep(chosen, updates), state.inner_state, kept_params, **extra)
+        merged = jax.tree.map(lambda take, n, old: n if take else old, chosen, new, updates)
+        return merged, MaskedState(inner_state)
+
+    return GradientTransformationExtraArgs(init, update)
+
+
+def partition(
+    transforms: Mapping[Hashable, GradientTransformation],
+    param_labels: Any | Callable[[Params], Any],
+) -> GradientTransformationExtraArgs:
+    """Applies to each leaf the one transformation that its label names.
+
+    Args:
+      transforms: label -> transformation.
+      param_labels: tree of labels with the structure of the parameters (or a prefix of it), or a function of the
+        parameters that returns one.
+
+    Returns:
+      A transformation with an ``optax.PartitionState``.
+
+    Raises:
+      ValueError: at ``init``, when a label has no transformation; the message lists the leaves.
+    """
+    transforms = {label: with_extra_args_support(tx) for label, tx in transforms.items()}
+
+    def groups(tree):
+        labels = _resolve(param_labels, tree)
+        unknown = [
+            f"{path_name(path) or 'the whole tree'} -> {label!r}"
+            for path, label in jax.tree.leaves_with_path(labels)
+            if label not in transforms
+        ]
+        if unknown:
+            raise ValueError(
+                f"partition has transformations for {sorted(map(str, transforms))}, not for "
+                f"{'; '.join(unknown)}: name every label"
+            )
+        return {
+            label: masked(tx, jax.tree.map(lambda leaf, label=label: leaf == label, labels))
+            for label, tx in transforms.items()
+        }
+
+    def init(params):
+        return PartitionState({label: tx.init(params) for label, tx in groups(params).items()})
+
+    def update(updates, state, params=None, **extra):
+        states = {}
+        for label, tx in groups(updates if params is None else params).items():
+            updates, states[label] = tx.update(updates, state.inner_states[label], params, **extra)
+        return updates, PartitionState(states)
+
+    return GradientTransformationExtraArgs(init, update)

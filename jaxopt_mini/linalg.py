@@ -1,0 +1,56 @@
+"""Products and decompositions of a single matrix, to be mapped over stacks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
+
+
+def multiply(left: jax.Array, right: jax.Array) -> jax.Array:
+    """Matrix product that keeps float32 float32, where an accelerator's default would be less."""
+    return jnp.matmul(left, right, precision="highest")
+
+
+def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Maps ``function`` over a stack in a loop on the CPU, in one call elsewhere.
+
+    A batched LAPACK call of XLA's splits its batch over the threads that it runs on itself, and waits. Several at
+    once, one for each shape of matrix, wait for each other for ever (JAX 0.10, two cores).
+    """
+    looped = sequential_vmap(function)
+    return lambda *args: jax.lax.platform_dependent(*args, cpu=looped, default=function)
+
+
+@one_by_one
+def eigh(symmetric: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Ascending eigenvalues and, in columns, eigenvectors.
+
+    >>> values, vectors = eigh(jnp.diag(jnp.array([4.0, 1.0])))
+    >>> print(values)
+    [1. 4.]
+    """
+    values, vectors = jnp.linalg.eigh(symmetric)
+    return values, vectors
+
+
+@one_by_one
+def orthonormal(matrix: jax.Array) -> jax.Array:
+    """Orthonormal columns that span those of ``matrix``, in order: the Q of its QR decomposition."""
+    return jnp.linalg.qr(matrix)[0]
+
+
+@one_by_one
+def singular_vectors(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """U and V' of the thin singular value decomposition, largest value first."""
+    u, _, vh = jnp.linalg.svd(matrix, full_matrices=False)
+    return u, vh
+
+
+@one_by_one
+def solve_transposed(triangular: jax.Array, right: jax.Array) -> jax.Array:
+    """R'^-1 X for an upper triangular R."""
+    return jax.scipy.linalg.solve_triangular(triangular, right, trans=1)

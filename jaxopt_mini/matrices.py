@@ -1,0 +1,236 @@
+"""Parameters as matrices: which leaves are, how a leaf lies as a stack of them, equal shapes worked on together.
+
+A rule for one matrix, written for a single (inputs, outputs) array, is applied to a whole tree in one go: leaves whose
+matrices have equal shapes are stacked, with the copies that each leaf is stacked of, and the rule is mapped over the
+stack. Sixty small products become one large one, and the compiled program does not grow with the number of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from optax import MaskedNode
+
+from jaxopt_mini.base import GradientTransformation, Params
+from jaxopt_mini.combine import partition
+from jaxopt_mini.layout import ParamLayout, resolve
+from jaxopt_mini.linalg import multiply
+from jaxopt_mini.tree import widen
+
+Tree = Any
+MATRIX = ParamLayout("matrix", (), (0,), (1,))
+
+
+def lay_out(layout: Tree | Callable[[Params], Tree] | None, params: Params) -> Tree:
+    """A :class:`~jaxopt_mini.ParamLayout` for every leaf: ``layout``, what it returns, or the inferred one.
+
+    Raises:
+      ValueError: a leaf of the layout doesn't describe its parameter.
+    """
+    return resolve(layout(params) if callable(layout) else layout, params)
+
+
+def by_rank(params: Params) -> Tree:
+    """Optax's rule without a layout: what has two axes is an (inputs, outputs) matrix, whatever it is used for."""
+    return jax.tree.map(lambda leaf: MATRIX if leaf.ndim == 2 else _vector(leaf.ndim), params)
+
+
+def _vector(ndim: int) -> ParamLayout:
+    return ParamLayout("vector", (), (), tuple(range(ndim)))
+
+
+def by_dimension_numbers(numbers: Tree | Callable[[Params], Tree], params: Params) -> Tree:
+    """Reads Optax's ``MuonDimensionNumbers`` and ``GaLoreDimensionNumbers``.
+
+    Args:
+      numbers: tree of them, or a prefix of the parameters' tree, or a function of the parameters that returns one;
+        None in the place of a leaf says that it is no matrix.
+      params: tree of arrays.
+
+    Returns:
+      A layout where axes that are neither reduced nor produced are stacked.
+    """
+
+    def axes(given, ndim):
+        return tuple(axis % ndim for axis in ((given,) if isinstance(given, int) else given))
+
+    def one(leaf, entry):
+        if isinstance(leaf, MaskedNode):
+            return leaf
+        if entry is None:
+            return _vector(leaf.ndim)
+        inputs, outputs = (axes(given, leaf.ndim) for given in entry)
+        stacked = tuple(sorted(set(range(leaf.ndim)) - {*inputs, *outputs}))
+        return ParamLayout("matrix", stacked, inputs, outputs)
+
+    def subtree(entry, params):
+        return jax.tree.map(lambda leaf: one(leaf, entry), params, is_leaf=_is_masked)
+
+    given = numbers(params) if callable(numbers) else numbers
+    return jax.tree.map(subtree, given, params, is_leaf=lambda node: node is None or hasattr(node, "reduction_axis"))
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, MaskedNode)
+
+
+def choose(layout: Tree | None, numbers: Tree | Callable[[Params], Tree] | None) -> Tree | Callable[[Params], Tree]:
+    """A layout, or Optax's dimension numbers in its place, or what has two axes.
+
+    Raises:
+      ValueError: both are given.
+    """
+    if numbers is None:
+        return by_rank if layout is None else layout
+    if layout is not None:
+        raise ValueError("a layout and dimension numbers say the same thing: give one of them")
+    return lambda params: by_dimension_numbers(numbers, params)
+
+
+def matrices_and_rest(
+    transforms: Mapping[Hashable, GradientTransformation], layout: Tree | Callable[[Params], Tree] | None
+) -> GradientTransformation:
+    """Gives hidden weights to the first of two transformations, embeddings, head and vectors to the second."""
+    matrix, rest = transforms
+
+    def labels(params):
+        return jax.tree.map(lambda entry: matrix if entry.role == "matrix" else rest, lay_out(layout, params))
+
+    return partition(transforms, labels)
+
+
+def as_matrices(tree: Tree, layout: Tree) -> Tree:
+    """Every leaf as (*stacked, inputs, outputs), with several input or output axes made one.
+
+    >>> leaf, entry = jnp.zeros((3, 2, 8, 4)), ParamLayout("matrix", (1,), (2,), (0, 3))
+    >>> as_matrices(leaf, entry).shape
+    (2, 8, 12)
+    """
+
+    def one(leaf, entry):
+        stacked = [leaf.shape[axis] for axis in entry.stacked]
+        return leaf.transpose(_order(entry)).reshape(*stacked, *entry.fans(leaf.shape))
+
+    return jax.tree.map(one, tree, layout)
+
+
+def as_leaves(matrices: Tree, layout: Tree, like: Tree) -> Tree:
+    """Undoes :func:`as_matrices`: back to the shapes of ``like``."""
+
+    def one(matrix, entry, leaf):
+        order = _order(entry)
+        shape = [leaf.shape[axis] for axis in order]
+        return matrix.reshape(shape).transpose(np.argsort(order))
+
+    return jax.tree.map(one, matrices, layout, like)
+
+
+def _order(entry: ParamLayout) -> tuple[int, ...]:
+    return (*entry.stacked, *entry.inputs, *entry.outputs)
+
+
+def map_matrices(function: Callable[..., Tree], layout: Tree, *trees: Tree) -> Tree:
+    """Applies ``function`` to every matrix of a tree, to all those of equal shapes at once.
+
+    Args:
+      function: takes what the ``trees`` hold for a single matrix, returns an array or a tree of arrays.
+      layout: a :class:`~jaxopt_mini.ParamLayout` for every leaf.
+      *trees: in the place of each leaf an array, or a tree of arrays, whose first axes are the stacked ones.
+
+    Returns:
+      A tree with the function's result in the place of each leaf, stacked like what it was given.
+
+    >>> tree = {"a": jnp.ones((2, 3)), "b": jnp.full((4, 2, 3), 2.0)}
+    >>> layout = {"a": MATRIX, "b": ParamLayout("matrix", (0,), (1,), (2,))}
+    >>> sums = map_matrices(lambda matrix: matrix.sum(), layout, tree)
+    >>> print(sums["a"], sums["b"])
+    6.0 [12. 12. 12. 12.]
+    """
+    entries, treedef = jax.tree.flatten(layout)
+    rows = list(zip(*map(treedef.flatten_up_to, trees), strict=True))
+    stacks = [_leading(row, len(entry.stacked)) for row, entry in zip(rows, entries, strict=True)]
+    flat = [_reshape(row, len(stack), (-1,)) for row, stack in zip(rows, stacks, strict=True)]
+    results: list[Any] = [None] * len(rows)
+    for members in _alike(flat).values():
+        together = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *(flat[i] for i in members))
+        mapped = jax.vmap(function)(*together)
+        start = 0
+        for i in members:
+            stop = start + int(np.prod(stacks[i]))
+            part = jax.tree.map(lambda array, at=slice(start, stop): array[at], mapped)
+            results[i] = _reshape(part, 1, stacks[i])
+            start = stop
+    return treedef.unflatten(results)
+
+
+def unzip(tuples: Tree, layout: Tree, length: int = 2) -> tuple[Tree, ...]:
+    """``length`` trees from one with a tuple of that length in the place of each leaf."""
+    treedef = jax.tree.structure(layout)
+    leaves = treedef.flatten_up_to(tuples)
+    return tuple(treedef.unflatten([leaf[i] for leaf in leaves]) for i in range(length))
+
+
+class Sides(NamedTuple):
+    """Something for the input side of a matrix and something for its output side; None on a side without."""
+
+    inputs: Any
+    outputs: Any
+
+
+def sides(function: Callable[..., Any], *given: Sides) -> Sides:
+    """``function`` on both sides, except where the first argument has none."""
+    return Sides(*(None if args[0] is None else function(*args) for args in zip(*given, strict=True)))
+
+
+def square_sides(layout: Tree, matrices: Tree, largest: int) -> Tree:
+    """Zeros (*stacked, side, side), float32, on each side of each matrix that is no longer than ``largest``.
+
+    A vector has none.
+    """
+
+    def one(entry, matrix):
+        *stack, fan_in, fan_out = matrix.shape
+        lengths = (fan_in, fan_out) if entry.inputs and entry.outputs else (None, None)
+        return Sides(*(_square(stack, n, widen(matrix).dtype) if n and n <= largest else None for n in lengths))
+
+    return jax.tree.map(one, layout, matrices)
+
+
+def _square(stack, length, dtype):
+    return jnp.zeros((*stack, length, length), dtype)
+
+
+def on_sides(matrix: jax.Array, by: Sides) -> jax.Array:
+    """L' M R; a side without is left as it is."""
+    if by.inputs is not None:
+        matrix = multiply(by.inputs.conj().mT, matrix)
+    return matrix if by.outputs is None else multiply(matrix, by.outputs)
+
+
+def grams(matrix: jax.Array) -> Sides:
+    """M M' and M' M."""
+    return Sides(multiply(matrix, matrix.conj().mT), multiply(matrix.conj().mT, matrix))
+
+
+def _leading(row: Tree, count: int) -> tuple[int, ...]:
+    """The stacked axes' sizes, the same in every array of a row."""
+    return jax.tree.leaves(row)[0].shape[:count]
+
+
+def _reshape(row: Tree, count: int, stack: tuple[int, ...]) -> Tree:
+    """Puts ``stack`` in the place of the first ``count`` axes."""
+    return jax.tree.map(lambda array: array.reshape(*stack, *array.shape[count:]), row)
+
+
+def _alike(rows: list[Tree]) -> dict[Hashable, list[int]]:
+    """Places of the rows whose arrays agree in everything but the number of copies."""
+    groups: dict[Hashable, list[int]] = {}
+    for i, row in enumerate(rows):
+        arrays, treedef = jax.tree.flatten(row)
+        key = (treedef, *((array.shape[1:], array.dtype) for array in arrays))
+        groups.setdefault(key, []).append(i)
+    return groups

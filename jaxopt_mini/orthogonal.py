@@ -1,0 +1,213 @@
+"""The nearest orthogonal matrix, nearly: U V' of G = U S V', by matrix products alone.
+
+An odd polynomial a x + b x^3 + c x^5, applied to a matrix as a X + b X X'X + c (X X')^2 X, acts on its singular values
+and leaves its singular vectors alone. Coefficients that push (0, 1] towards 1, a few times over, orthogonalise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+from jaxopt_mini.linalg import eigh
+from jaxopt_mini.matrices import as_leaves, as_matrices, map_matrices
+from jaxopt_mini.tree import norm, wide_dtype, widen
+
+Tree = Any
+Coefficients: TypeAlias = str | ArrayLike | Sequence[Any]
+"""A name, three numbers for every step, or a row of three for each step."""
+
+STANDARD = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: steep at 0, ends between 0.7 and 1.2
+DION = (  # Ahn et al. 2025, arXiv 2504.05295
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
+# Amsel et al. 2025, arXiv 2505.16932: each the best for the interval that the one before it leaves of [1e-3, 1],
+# widened by 1 % so that rounding above 1 does no harm; after the last nothing changes any more.
+POLAR_EXPRESS = (
+    *(
+        (a / 1.01, b / 1.01**3, c / 1.01**5)
+        for a, b, c in (
+            (8.28721201814563, -23.595886519098837, 17.300387312530933),
+            (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+            (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+            (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+            (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+            (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+            (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+        )
+    ),
+    (1.875, -1.25, 0.375),
+)
+COEFFICIENTS = {"standard": STANDARD, "muon": STANDARD, "dion": DION, "polar_express": POLAR_EXPRESS}
+
+# Rounding in a Gram matrix grows by a^2 a step where singular values are small. After three steps the iterate is formed
+# and its Gram matrix anew: then the result is as close to exact arithmetic as the plain iteration's.
+GRAM_STEPS = 3
+
+
+def coefficients(given: Coefficients, steps: int) -> jax.Array:
+    """The numbers (a, b, c) that ``given`` names or is.
+
+    Args:
+      given: a name in ``COEFFICIENTS``, three numbers for every step, or a row of three for each step.
+      steps: number of steps; a table with more rows is cut to its first ``steps``.
+
+    Returns:
+      float32 (3,) or (steps, 3).
+
+    Raises:
+      ValueError: the name is unknown, or the numbers don't come in threes.
+    """
+    if isinstance(given, str):
+        if given not in COEFFICIENTS:
+            raise ValueError(f"ns_coeffs={given!r} is unknown; the names are {', '.join(COEFFICIENTS)}")
+        given = COEFFICIENTS[given]
+    table = jnp.asarray(given, jnp.float32)
+    if table.ndim not in (1, 2) or table.shape[-1] != 3:
+        raise ValueError(f"ns_coeffs has shape {table.shape}: give three numbers, or a row of three for each step")
+    return table[:steps] if table.ndim == 2 else table
+
+
+def _spectral(gram):
+    return eigh(gram)[0][-1]
+
+
+def _aol(gram):
+    return jnp.sum(jnp.abs(gram), axis=-1, keepdims=True)
+
+
+def _schatten(gram):
+    return norm(gram)
+
+
+# What X X' is measured by before the first step; the rows of X are divided by the root of it.
+PRECONDITIONINGS = {"frobenius": None, "spectral": _spectral, "aol": _aol, "schatten": _schatten}
+
+
+def arithmetic(rows: int, columns: int, steps: int) -> tuple[int, int]:
+    """Multiplications of the plain iteration and of the one on the Gram matrix, for rows <= columns.
+
+    >>> plain, gram = arithmetic(768, 3072, 5)
+    >>> round(gram / plain, 2)
+    0.67
+    """
+    restarts = -(-steps // GRAM_STEPS)
+    plain = steps * (2 * rows**2 * columns + rows**3)
+    gram = restarts * 2 * rows**2 * columns + (4 * steps - 3 * restarts) * rows**3
+    return plain, gram
+
+
+def newton_schulz(
+    matrix: jax.Array,
+    coeffs: jax.Array,
+    steps: int = 5,
+    *,
+    preconditioning: str = "frobenius",
+    eps: ArrayLike = 1e-8,
+    dtype: DTypeLike | None = None,
+    gram: bool | None = None,
+) -> jax.Array:
+    """Moves the singular values of a matrix towards 1.
+
+    Args:
+      matrix: (rows, columns).
+      coeffs: (3,) for ``steps`` steps, or (steps, 3).
+      steps: number of steps where ``coeffs`` is (3,).
+      preconditioning: a name in ``PRECONDITIONINGS``, of what brings the singular values under 1 beforehand.
+      eps: added to the norm; smaller matrices shrink towards 0.
+      dtype: dtype that is multiplied in; sums are kept in at least float32. None is at least float32.
+      gram: iterate on the Gram matrix; None does so in float32 where it takes less arithmetic. Equal to the plain
+        iteration but for rounding, which less than float32 would not survive.
+
+    Returns:
+      (rows, columns), in at least float32; zeros for zeros.
+
+    >>> matrix = jnp.array([[3.0, 0.0, 0.0], [0.0, 0.5, 0.0]])
+    >>> print(newton_schulz(matrix, coefficients("polar_express", 7), 7).round(3))
+    [[1. 0. 0.]
+     [0. 1. 0.]]
+    """
+    coeffs = jnp.broadcast_to(coeffs, (steps, 3)) if coeffs.ndim == 1 else coeffs
+    x = widen(matrix)
+    tall = x.shape[0] > x.shape[1]
+    x = x.mT if tall else x
+    wide, dtype = x.dtype, jnp.dtype(dtype or x.dtype)
+
+    def multiply(left, right):
+        left, right = left.astype(dtype), right.astype(dtype)
+        return jnp.matmul(left, right, precision="highest", preferred_element_type=wide)
+
+    x = x / (norm(x) + eps).astype(wide)
+    measure = PRECONDITIONINGS[preconditioning]
+    if measure is not None:
+        size = jnp.maximum(measure(multiply(x, x.conj().mT)), eps)
+        x = x * jax.lax.rsqrt(size).astype(wide)
+    if gram is None:
+        rows, columns = x.shape
+        plain, small = arithmetic(rows, columns, len(coeffs))
+        gram = small < plain and wide_dtype(dtype) == dtype
+    x = (_on_gram if gram else _plain)(x, coeffs.astype(wide), multiply)
+    return x.mT if tall else x
+
+
+def _plain(x, coeffs, multiply):
+    def step(x, abc):
+        a, b, c = abc
+        gram = multiply(x, x.conj().mT)
+        return a * x + multiply(b * gram + c * multiply(gram, gram), x), None
+
+    return jax.lax.scan(step, x, coeffs)[0]
+
+
+def _on_gram(x, coeffs, multiply):
+    """X_k = Q_k X_0 with Q_k a polynomial in G_0 = X_0 X_0', so only the small matrices are iterated.
+
+    With P_k = a + b G_k + c G_k^2: Q_(k+1) = P_k Q_k and G_(k+1) = P_k G_k P_k.
+    """
+
+    def polynomial(gram, abc):
+        a, b, c = abc
+        return a * jnp.eye(len(gram), dtype=gram.dtype) + b * gram + c * multiply(gram, gram)
+
+    def step(carry, abc):
+        q, p, gram = carry
+        gram = multiply(multiply(p, gram), p)
+        p = polynomial(gram, abc)
+        return (multiply(p, q), p, gram), None
+
+    for start in range(0, len(coeffs), GRAM_STEPS):
+        part = coeffs[start : start + GRAM_STEPS]
+        gram = multiply(x, x.conj().mT)
+        p = polynomial(gram, part[0])
+        (q, _, _), _ = jax.lax.scan(step, (p, p, gram), part[1:])
+        x = multiply(q, x)
+    return x
+
+
+def orthogonalize(updates: Tree, layout: Tree, coeffs: jax.Array, steps: int = 5, **how: Any) -> Tree:
+    """:func:`newton_schulz` on every matrix of a tree, on all those of equal shapes at once.
+
+    Args:
+      updates: tree of arrays.
+      layout: a :class:`~jaxopt_mini.ParamLayout` for every leaf; stacked matrices are orthogonalised each for itself.
+      coeffs: see :func:`newton_schulz`.
+      steps: see :func:`newton_schulz`.
+      **how: further keywords of :func:`newton_schulz`.
+
+    Returns:
+      Tree of the shapes of ``updates``, in at least float32.
+    """
+    matrices = as_matrices(updates, layout)
+    # A matrix and its transpose have the same polar factor, transposed: lying down, more of them are alike.
+    lying = jax.tree.map(lambda m: m.mT if m.shape[-2] > m.shape[-1] else m, matrices)
+    lying = map_matrices(lambda m: newton_schulz(m, coeffs, steps, **how), layout, lying)
+    new = jax.tree.map(lambda o, m: o.mT if m.shape[-2] > m.shape[-1] else o, lying, matrices)
+    return as_leaves(new, layout, updates)

@@ -1,0 +1,38 @@
+"""Learning-rate schedules by family, and the table of their names."""
+
+from jaxopt_mini.schedules.constant import constant as constant
+from jaxopt_mini.schedules.cosine import cosine as cosine, cosine_restarts as cosine_restarts
+from jaxopt_mini.schedules.exponential import exponential as exponential
+from jaxopt_mini.schedules.inverse_sqrt import inverse_sqrt as inverse_sqrt, noam as noam
+from jaxopt_mini.schedules.join import join as join
+from jaxopt_mini.schedules.one_cycle import one_cycle as one_cycle
+from jaxopt_mini.schedules.polynomial import linear as linear, polynomial as polynomial
+from jaxopt_mini.schedules.step import multistep as multistep, step as step
+from jaxopt_mini.schedules.warmup import (
+    warmup as warmup,
+    warmup_constant as warmup_constant,
+    warmup_cosine as warmup_cosine,
+    warmup_linear as warmup_linear,
+)
+from jaxopt_mini.schedules.wsd import wsd as wsd
+
+SCHEDULES = {
+    f.__name__: f
+    for f in (
+        constant,
+        linear,
+        polynomial,
+        step,
+        multistep,
+        exponential,
+        cosine,
+        cosine_restarts,
+        one_cycle,
+        inverse_sqrt,
+        noam,
+        wsd,
+        warmup_constant,
+        warmup_linear,
+        warmup_cosine,
+    )
+}

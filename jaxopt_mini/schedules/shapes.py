@@ -1,0 +1,64 @@
+"""The shapes of a decay, by name, and the one function that stretches them over a run.
+
+A shape maps what is left (1 at the start of the decay, 0 at its end) and the floor to a factor that goes from 1 to the
+floor. A warm-up is the same shape run backwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Real
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxopt_mini.base import Schedule
+from jaxopt_mini.schedules.arguments import check_part
+
+Shape: TypeAlias = Callable[[jax.Array, Any], jax.Array]
+
+
+def to_floor(curve: Callable[[jax.Array], jax.Array]) -> Shape:
+    """Makes a shape from a curve that goes from 1 to 0: ``floor + (1 - floor) curve``."""
+    return lambda left, floor: floor + (1 - floor) * curve(left)
+
+
+def wave(left: jax.Array, cycles: ArrayLike = 0.5) -> jax.Array:
+    """A cosine that swings ``cycles`` times between 1 and 0; half a cycle is one way down."""
+    return 0.5 * (1 + jnp.cos(2 * jnp.pi * cycles * (1 - left)))
+
+
+SHAPES: dict[str, Shape] = {
+    "linear": to_floor(lambda left: left),
+    "1-sqrt": to_floor(lambda left: 1 - jnp.sqrt(1 - left)),
+    "square": to_floor(lambda left: 1 - jnp.square(1 - left)),
+    "cosine": to_floor(wave),
+    "mirror-cosine": to_floor(lambda left: 2 * left - wave(left)),
+    "exponential": lambda left, floor: floor ** (1 - left),
+}
+
+
+def shape_of(name: str, floor: Any, floor_name: str = "floor") -> Shape:
+    """The shape of that name, fit for that floor.
+
+    Raises:
+      ValueError: there is none, the floor isn't in [0, 1], or it is 0 for the exponential, which never gets there.
+    """
+    if name not in SHAPES:
+        raise ValueError(f"shape {name!r} is unknown: choose from {', '.join(SHAPES)}")
+    check_part(**{floor_name: floor})
+    if name == "exponential" and isinstance(floor, Real) and floor == 0:
+        raise ValueError(f"an exponential never reaches {floor_name}={floor}: give a number above 0")
+    return SHAPES[name]
+
+
+def decay(peak: ArrayLike, steps: ArrayLike, shape: Shape, floor: ArrayLike) -> Schedule:
+    """From ``peak`` at count 0 to ``floor * peak`` at count ``steps``, and there it stays."""
+
+    def schedule(count):
+        left = 1 - jnp.asarray(count, jnp.float32) / jnp.maximum(steps, 1.0)
+        return jnp.asarray(peak, jnp.float32) * shape(jnp.clip(left, 0.0, 1.0), floor)
+
+    return schedule

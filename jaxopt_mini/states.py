@@ -1,0 +1,104 @@
+"""Look into a state: find a field inside a chain, count its bytes, get the parameters to evaluate with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from jaxopt_mini.tree import nbytes as nbytes
+
+
+def _walk(state: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yields every named-tuple field and dictionary entry of a state with its path, outermost first."""
+    if hasattr(state, "_fields"):
+        entries = [(f"{type(state).__name__}.{name}", getattr(state, name)) for name in state._fields]
+    elif isinstance(state, dict):
+        entries = list(state.items())
+    else:
+        entries = []
+        for index, value in enumerate(state if isinstance(state, tuple | list) else ()):
+            yield from _walk(value, f"{path}{index}/")
+    for key, value in entries:
+        yield f"{path}{key}", value
+        yield from _walk(value, f"{path}{key}/")
+
+
+def get_all(state: Any, name: str) -> dict[str, Any]:
+    """All fields called ``name``, by path.
+
+    Args:
+      state: any optimizer state.
+      name: a field ("mu"), or state type and field ("ScaleByAdamState.mu"), or the end of a path.
+
+    Returns:
+      path -> value; empty when there is none.
+    """
+    return {path: value for path, value in _walk(state, "") if path == name or path.endswith((f".{name}", f"/{name}"))}
+
+
+def get(state: Any, name: str) -> Any:
+    """The one field called ``name``.
+
+    Raises:
+      KeyError: there is none, or there are several; the message lists the paths to choose from.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxopt_mini import adam
+    >>> state = adam(lambda count: 0.1).init({"w": jnp.zeros(2)})
+    >>> get(state, "ScaleByAdamState.count").item()
+    0
+    """
+    found = get_all(state, name)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    paths = list(found) if found else sorted({path.rsplit("/")[-1] for path, _ in _walk(state, "")})
+    problem = "is ambiguous" if found else "is not in this state"
+    raise KeyError(f"{name!r} {problem}; choose from: {', '.join(paths)}")
+
+
+EVALUATION: dict[type, Callable[[Any, Any], Any]] = {}
+"""Type of a state of Optax's -> function of state and parameters that gives those to evaluate with.
+
+A state of our own that knows better parameters than the last has a method ``evaluation_params(params)``.
+"""
+
+
+def evaluation_params(state: Any, params: Any) -> Any:
+    """The parameters to evaluate, sample and save for inference with.
+
+    Args:
+      state: any optimizer state; an average is found inside chains, masks and partitions.
+      params: the parameters of the training.
+
+    Returns:
+      What the outermost parts of ``state`` keep that keep an average; ``params`` where nothing does.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxopt_mini import adam
+    >>> params = {"w": jnp.zeros(2)}
+    >>> evaluation_params(adam(0.1).init(params), params) is params
+    True
+    """
+    if hasattr(state, "evaluation_params"):
+        return state.evaluation_params(params)
+    if type(state) in EVALUATION:
+        return EVALUATION[type(state)](state, params)
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, tuple | list) else ()
+    for part in parts:
+        params = evaluation_params(part, params)
+    return params
+
+
+def bytes_per_parameter(tx: Any, params: Any) -> float:
+    """Bytes of optimizer state for each entry of ``params``, without allocating either.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxopt_mini import adam
+    >>> round(bytes_per_parameter(adam(1e-3), {"w": jnp.zeros(1000)}), 2)
+    8.0
+    """
+    abstract = jax.eval_shape(lambda tree: tree, params)
+    entries = sum(leaf.size for leaf in jax.tree.leaves(abstract))
+    return nbytes(jax.eval_shape(tx.init, abstract)) / entries

@@ -1,0 +1,57 @@
+"""Weight decay as a link: where it stands in the chain says what kind it is.
+
+After the preconditioner it is decoupled (AdamW); before it, it is the gradient of an L2 penalty (Adam with L2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jaxopt_mini.base import (
+    GradientTransformation,
+    Params,
+    ScalarOrSchedule,
+    require_params,
+    stateless,
+)
+from jaxopt_mini.combine import masked
+from jaxopt_mini.transforms.scale import scheduled
+from jaxopt_mini.tree import widen
+
+
+def _decayed(updates, params, rate):
+    def add(update, param):
+        return (widen(update) + rate * widen(param)).astype(update.dtype)
+
+    return jax.tree.map(add, updates, require_params(params, "weight decay"))
+
+
+def add_decayed_weights(
+    weight_decay: ScalarOrSchedule = 0.0,
+    mask: Any | Callable[[Params], Any] | None = None,
+) -> GradientTransformation:
+    """Adds ``weight_decay * params`` to the updates, in float32, rounded once.
+
+    Args:
+      weight_decay: a number (may be traced) or a schedule of the step count. It is multiplied by whatever follows in
+        the chain, usually the learning rate.
+      mask: tree of booleans, or a function of the parameters that returns one; None decays everything.
+
+    Returns:
+      A transformation without state for a number, with an ``optax.ScaleByScheduleState`` for a schedule, inside an
+      ``optax.MaskedState`` when there is a mask.
+
+    >>> import jax.numpy as jnp
+    >>> tx = add_decayed_weights(0.1)
+    >>> updates, _ = tx.update({"w": jnp.float32(1.0)}, tx.init({}), {"w": jnp.float32(2.0)})
+    >>> print(updates["w"])
+    1.2
+    """
+    if callable(weight_decay):
+        link = scheduled(_decayed, weight_decay)
+    else:
+        link = stateless(lambda updates, params: _decayed(updates, params, weight_decay))
+    return link if mask is None else masked(link, mask)

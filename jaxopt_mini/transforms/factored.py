@@ -1,0 +1,91 @@
+"""Divide by the root of a second moment that is kept as rows and columns instead of entry by entry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from optax import FactoredState
+
+from jaxopt_mini.base import GradientTransformationExtraArgs
+from jaxopt_mini.check import check_nonnegative
+from jaxopt_mini.layout import ParamLayout, resolve
+from jaxopt_mini.matrices import unzip
+from jaxopt_mini.tree import absolute_square, average, cast_like, increment, widen, zeros_like
+
+
+def _row_and_column(leaf: jax.Array, entry: ParamLayout, smallest: int) -> tuple[int, int] | None:
+    """The two longest axes of one copy, the shorter first; None where they are too short, or fewer."""
+    axes = sorted(entry.inputs + entry.outputs)
+    order = np.argsort([leaf.shape[axis] for axis in axes], kind="stable")
+    if len(axes) < 2 or leaf.shape[axes[order[-2]]] < smallest:
+        return None
+    return axes[order[-2]], axes[order[-1]]
+
+
+def scale_by_factored_rms(
+    factored: bool = True,
+    decay_rate: ArrayLike = 0.8,
+    step_offset: ArrayLike = 0,
+    min_dim_size_to_factor: int = 128,
+    epsilon: ArrayLike = 1e-30,
+    *,
+    layout: Any | None = None,
+) -> GradientTransformationExtraArgs:
+    """The direction of :func:`~jaxopt_mini.adafactor`: gradients over their root mean square, known by row and column.
+
+    Shazeer, Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost" (2018, arXiv 1804.04235)::
+
+        b = 1 - t^-decay_rate
+        R <- b R + (1 - b) mean_j (g^2 + epsilon)         C <- b C + (1 - b) mean_i (g^2 + epsilon)
+        u = g / sqrt(R_i C_j / mean(R))
+
+    Args:
+      factored: False keeps the second moment entry by entry.
+      decay_rate: power of the decay, >= 0: b rises from 0 towards 1.
+      step_offset: number of the first step, for going on with a trained model.
+      min_dim_size_to_factor: tensors whose second longest axis is shorter are kept entry by entry.
+      epsilon: added to the squares.
+      layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it. Stacked axes are never rows or columns.
+
+    Returns:
+      A transformation with an ``optax.FactoredState``: count int32[]; for each leaf v_row and v_col, the leaf without
+      its longest and its second longest axis, or v like the leaf. What a leaf doesn't need has shape (1,).
+    """
+    check_nonnegative(decay_rate=decay_rate, epsilon=epsilon)
+
+    def means(square, entry):
+        """(v_row, v_col, v) of one leaf's squares, what isn't kept as zeros(1)."""
+        axes = _row_and_column(square, entry, min_dim_size_to_factor) if factored else None
+        none = jnp.zeros(1, square.dtype)
+        if axes is None:
+            return none, none, square
+        return jnp.mean(square, axes[1]), jnp.mean(square, axes[0]), none
+
+    def moments(squares, entries):
+        return unzip(jax.tree.map(means, squares, entries), entries, 3)
+
+    def divided(grad, entry, row, column, v):
+        axes = _row_and_column(grad, entry, min_dim_size_to_factor) if factored else None
+        if axes is None:
+            return widen(grad) * jax.lax.rsqrt(v)
+        row, column = jnp.expand_dims(row, axes[1]), jnp.expand_dims(column, axes[0])
+        return widen(grad) * jax.lax.rsqrt(row / jnp.mean(row, axes[0], keepdims=True)) * jax.lax.rsqrt(column)
+
+    def init(params):
+        zeros = zeros_like(params)
+        return FactoredState(jnp.zeros((), jnp.int32), *moments(zeros, resolve(layout, params)))
+
+    def update(updates, state, params=None, **extra):
+        del params, extra
+        entries = resolve(layout, updates)
+        t = (state.count - step_offset).astype(jnp.float32) + 1
+        squares = jax.tree.map(lambda g: absolute_square(g) + epsilon, updates)
+        new = average(moments(squares, entries), tuple(state[1:]), 1 - 1 / t**decay_rate)
+        direction = jax.tree.map(divided, updates, entries, *new)
+        return cast_like(direction, updates), FactoredState(increment(state.count), *cast_like(new, tuple(state[1:])))
+
+    return GradientTransformationExtraArgs(init, update)

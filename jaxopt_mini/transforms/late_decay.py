@@ -1,0 +1,54 @@
+"""Weight decay of the parameters that a step has just reached, where AdamW decays those that it left."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from optax import ScaleByScheduleState
+
+from jaxopt_mini.base import GradientTransformationExtraArgs, ScalarOrSchedule, require_params
+from jaxopt_mini.tree import increment, widen, zeros_like
+
+
+def value_at(number: ScalarOrSchedule, count: jax.Array) -> ArrayLike:
+    """The value of a schedule at a step, or the number."""
+    return number(count) if callable(number) else number
+
+
+def decay_afterwards(
+    learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule, *, skip: int = 0
+) -> GradientTransformationExtraArgs:
+    """The last link of a chain: adds the updates u and then takes ``lr weight_decay (p + u)`` off.
+
+    Args:
+      learning_rate: the rate that the updates were already multiplied by, a number or a schedule.
+      weight_decay: a number or a schedule.
+      skip: number of first steps without decay.
+
+    Returns:
+      A transformation with an ``optax.ScaleByScheduleState``.
+
+    >>> tx = decay_afterwards(0.5, 0.1)
+    >>> params = {"w": jnp.float32(2.0)}
+    >>> updates, _ = tx.update({"w": jnp.float32(-1.0)}, tx.init(params), params)
+    >>> print(updates["w"])
+    -1.05
+    """
+
+    def init(params):
+        zeros_like(params)  # refuses integers
+        return ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None, **extra):
+        del extra
+        rate = value_at(learning_rate, state.count) * value_at(weight_decay, state.count)
+        rate = jnp.where(state.count < skip, 0.0, rate)
+
+        def decayed(u, p):
+            return (widen(u) - rate * (widen(p) + widen(u))).astype(u.dtype)
+
+        new = jax.tree.map(decayed, updates, require_params(params, "weight decay"))
+        return new, ScaleByScheduleState(count=increment(state.count))
+
+    return GradientTransformationExtraArgs(init, update)

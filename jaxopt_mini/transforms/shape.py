@@ -1,0 +1,59 @@
+"""Scale each matrix by a function of its two sizes, so that one learning rate suits all widths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.typing import ArrayLike
+
+from jaxopt_mini.base import GradientTransformationExtraArgs, Params, stateless
+from jaxopt_mini.matrices import lay_out
+from jaxopt_mini.tree import times
+
+
+def widening(fan_in: int, fan_out: int) -> float:
+    """sqrt(max(1, fan_out / fan_in)): more outputs than inputs make each output's share of the update small."""
+    return math.sqrt(max(1.0, fan_out / fan_in))
+
+
+def spectral(fan_in: int, fan_out: int) -> float:
+    """sqrt(fan_out / fan_in), the norm of a matrix that takes inputs of root mean square 1 to such outputs."""
+    return math.sqrt(fan_out / fan_in)
+
+
+def consistent(rms: ArrayLike) -> Callable[[int, int], ArrayLike]:
+    """Gives orthogonal updates of all shapes the root mean square ``rms``.
+
+    An orthogonal (m, n) matrix has min(m, n) singular values of 1, so entries of root mean square
+    1 / sqrt(max(m, n)).
+    """
+    return lambda fan_in, fan_out: rms * math.sqrt(max(fan_in, fan_out))
+
+
+def scale_by_shape(
+    factor: Callable[[int, int], ArrayLike], layout: Any | Callable[[Params], Any] | None = None
+) -> GradientTransformationExtraArgs:
+    """Multiplies every matrix by ``factor(fan_in, fan_out)``.
+
+    Args:
+      factor: (fan-in, fan-out) -> a number.
+      layout: a layout, a function of the parameters that returns one, or None for the inferred one.
+
+    Returns:
+      A transformation without state.
+
+    >>> import jax.numpy as jnp
+    >>> updates, _ = scale_by_shape(widening).update({"w": jnp.ones((2, 8))}, scale_by_shape(widening).init({}))
+    >>> updates["w"][0, 0].item()
+    2.0
+    """
+
+    def scaled(updates, params):
+        del params
+        entries = lay_out(layout, updates)
+        return jax.tree.map(lambda leaf, entry: times(leaf, factor(*entry.fans(leaf.shape))), updates, entries)
+
+    return stateless(scaled)

@@ -1,0 +1,46 @@
+"""Record something about the updates in passing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from optax import SnapshotState
+
+from jaxopt_mini.base import GradientTransformationExtraArgs, Updates
+
+
+def snapshot(measure_name: str, measure: Callable[[Updates], Any]) -> GradientTransformationExtraArgs:
+    """Passes updates through and keeps ``measure(updates)`` in the state, to be read with ``states.get``.
+
+    Until the first step the state holds zeros of the shapes and dtypes that ``measure(params)`` would have, which every
+    later measurement is cast to: its structure never changes.
+
+    Args:
+      measure_name: what to find it by.
+      measure: function of the updates as they are at this place of the chain; returns a tree of numbers.
+
+    Returns:
+      A transformation with an ``optax.SnapshotState``.
+
+    >>> from jaxopt_mini import chain, scale, states, tree
+    >>> tx = chain(scale(0.5), snapshot("halved", tree.norm))
+    >>> grads = {"w": jnp.array([3.0, 4.0])}
+    >>> _, state = tx.update(grads, tx.init(grads))
+    >>> states.get(state, "halved").item()
+    2.5
+    """
+
+    def init(params):
+        abstract = jax.eval_shape(measure, params)
+        return SnapshotState({measure_name: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)})
+
+    def update(updates, state, params=None, **extra):
+        del params, extra
+        before = state.measurement[measure_name]
+        now = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), measure(updates), before)
+        return updates, SnapshotState({measure_name: now})
+
+    return GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,98 @@
+"""Scale by the size of the parameters: the length or the mean square of each tensor, of stacked ones layer by layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxopt_mini.base import GradientTransformationExtraArgs, require_params, stateless
+from jaxopt_mini.check import check_nonnegative
+from jaxopt_mini.layout import ParamLayout, resolve
+from jaxopt_mini.tree import absolute_square, times
+
+
+def _norm(leaf: jax.Array, entry: ParamLayout) -> jax.Array:
+    """2-norm of each copy, with its axes kept at length 1."""
+    return jnp.sqrt(jnp.sum(absolute_square(leaf), entry.inputs + entry.outputs, keepdims=True))
+
+
+def _rms(leaf: jax.Array, entry: ParamLayout) -> jax.Array:
+    """Root mean square of each copy, with its axes kept at length 1."""
+    return jnp.sqrt(jnp.mean(absolute_square(leaf), entry.inputs + entry.outputs, keepdims=True))
+
+
+def scale_by_trust_ratio(
+    min_norm: ArrayLike = 0.0,
+    trust_coefficient: ArrayLike = 1.0,
+    eps: ArrayLike = 0.0,
+    *,
+    max_norm: ArrayLike | None = None,
+    layout: Any | None = None,
+) -> GradientTransformationExtraArgs:
+    """Gives each tensor's update the length of the tensor: multiplies by ``coefficient |p| / (|u| + eps)``.
+
+    You et al., "Large Batch Training of Convolutional Networks" (2017, arXiv 1708.03888). A tensor of norm 0, or an
+    update of norm 0, is left as it is.
+
+    Args:
+      min_norm: smallest value that either norm is taken to have.
+      trust_coefficient: length of the result over that of the tensor.
+      eps: added to the norm of the update.
+      max_norm: largest value that the norm of a tensor is taken to have; None is no bound.
+      layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
+
+    Returns:
+      A transformation without state, whose ``update`` needs the parameters.
+
+    >>> tx = scale_by_trust_ratio()
+    >>> updates, params = {"w": jnp.array([3.0, 4.0])}, {"w": jnp.array([0.0, 10.0])}
+    >>> print(tx.update(updates, tx.init(params), params)[0]["w"])
+    [6. 8.]
+    """
+    check_nonnegative(min_norm=min_norm, trust_coefficient=trust_coefficient, eps=eps, max_norm=max_norm)
+
+    def scaled(update, param, entry):
+        ours, theirs = (jnp.maximum(_norm(leaf, entry), min_norm) for leaf in (update, param))
+        theirs = theirs if max_norm is None else jnp.minimum(theirs, max_norm)
+        zero = (ours == 0) | (theirs == 0)
+        return times(update, jnp.where(zero, 1.0, trust_coefficient * theirs / jnp.where(zero, 1.0, ours + eps)))
+
+    def scale_all(updates, params):
+        params = require_params(params, "the trust ratio")
+        return jax.tree.map(scaled, updates, params, resolve(layout, params))
+
+    return stateless(scale_all)
+
+
+def scale_by_param_block_rms(
+    min_scale: ArrayLike = 1e-3, *, layout: Any | None = None
+) -> GradientTransformationExtraArgs:
+    """Makes steps relative: multiplies each tensor's update by the root mean square of the tensor.
+
+    Shazeer, Stern, "Adafactor" (2018, arXiv 1804.04235), section 8.
+
+    Args:
+      min_scale: smallest root mean square that a tensor is taken to have, so that zeros can move.
+      layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
+
+    Returns:
+      A transformation without state, whose ``update`` needs the parameters.
+
+    >>> tx = scale_by_param_block_rms()
+    >>> updates, params = {"w": jnp.ones(2)}, {"w": jnp.array([3.0, -3.0])}
+    >>> print(tx.update(updates, tx.init(params), params)[0]["w"])
+    [3. 3.]
+    """
+    check_nonnegative(min_scale=min_scale)
+
+    def scaled(update, param, entry):
+        return times(update, jnp.maximum(_rms(param, entry), min_scale))
+
+    def scale_all(updates, params):
+        params = require_params(params, "the scale of the parameters")
+        return jax.tree.map(scaled, updates, params, resolve(layout, params))
+
+    return stateless(scale_all)

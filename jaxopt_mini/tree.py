@@ -1,0 +1,180 @@
+"""Arithmetic on pytrees: norms, moving averages, casts.
+
+Norms and moments of float16 and bfloat16 leaves are computed in float32; only what is stored is rounded. Every function
+works under strict dtype promotion and leaves ``optax.MaskedNode`` and ``None`` alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+Tree = Any
+MAX_COUNT = jnp.iinfo(jnp.int32).max
+
+
+def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """The dtype that sums over leaves of ``dtype`` are kept in: at least float32.
+
+    Raises:
+      ValueError: ``dtype`` is an integer or boolean, which no gradient has.
+    """
+    dtype = jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise ValueError(f"an optimizer takes floating or complex leaves, got one of dtype {dtype.name}")
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
+
+
+def narrowest_dtype(tree: Tree) -> jnp.dtype:
+    """The dtype of the leaf of fewest bits, bfloat16 before float16: what Optax keeps single numbers of a state in."""
+    dtypes = {jnp.dtype(leaf.dtype) for leaf in jax.tree.leaves(tree)}
+    return min(dtypes, key=lambda dtype: (jnp.finfo(dtype).bits, dtype.name), default=jnp.dtype(jnp.float32))
+
+
+def widen(leaf: jax.Array) -> jax.Array:
+    """Casts to :func:`wide_dtype`.
+
+    >>> widen(jnp.ones((), jnp.bfloat16)).dtype.name
+    'float32'
+    """
+    return leaf.astype(wide_dtype(leaf.dtype))
+
+
+def times(leaf: jax.Array, factor: ArrayLike) -> jax.Array:
+    """``leaf * factor`` in at least float32, rounded once to the dtype of ``leaf``.
+
+    >>> times(jnp.ones((), jnp.bfloat16), jnp.float32(0.5)).dtype.name
+    'bfloat16'
+    """
+    wide = widen(leaf)
+    return (wide * jnp.asarray(factor).astype(wide.dtype)).astype(leaf.dtype)
+
+
+def cast_like(tree: Tree, like: Tree) -> Tree:
+    """Casts every leaf of ``tree`` to the dtype of its partner in ``like``."""
+    return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
+
+
+def full_like(tree: Tree, value: ArrayLike, dtype: DTypeLike | None = None) -> Tree:
+    """Copies of one number in the shapes of ``tree``, in ``dtype`` or each leaf's own.
+
+    Raises:
+      ValueError: a leaf is an integer or boolean.
+    """
+
+    def full(leaf):
+        wide_dtype(leaf.dtype)  # refuses integers
+        return jnp.full_like(leaf, value, dtype=dtype)
+
+    return jax.tree.map(full, tree)
+
+
+def zeros_like(tree: Tree, dtype: DTypeLike | None = None) -> Tree:
+    """Zeros in the shapes of ``tree``, see :func:`full_like`."""
+    return full_like(tree, 0, dtype)
+
+
+def absolute_square(leaf: jax.Array) -> jax.Array:
+    """|x|^2 in at least float32, real also where ``leaf`` is complex."""
+    wide = widen(leaf)
+    if jnp.iscomplexobj(wide):
+        return jnp.square(wide.real) + jnp.square(wide.imag)
+    return jnp.square(wide)
+
+
+def norm(tree: Tree, ord: int | float = 2) -> jax.Array:
+    """Norm of all entries of all leaves taken as one vector: (sum |x|^p)^(1/p), or max |x| for ``inf``.
+
+    Args:
+      tree: pytree of arrays.
+      ord: p >= 1, or ``jnp.inf``.
+
+    Returns:
+      float32[] (float64[] for float64 leaves); 0 for a tree without leaves; NaN where an entry is NaN.
+
+    >>> norm({"a": jnp.array([3.0]), "b": jnp.array([-4.0])}).item()
+    5.0
+    >>> norm({"a": jnp.array([3.0]), "b": jnp.array([-4.0])}, ord=jnp.inf).item()
+    4.0
+    """
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return jnp.zeros((), jnp.float32)
+    if ord == jnp.inf:
+        return jnp.max(jnp.stack([jnp.max(jnp.abs(widen(leaf)), initial=0.0) for leaf in leaves]))
+    if ord == 2:
+        return jnp.sqrt(sum(jnp.sum(absolute_square(leaf)) for leaf in leaves))
+    return sum(jnp.sum(jnp.abs(widen(leaf)) ** ord) for leaf in leaves) ** (1 / ord)
+
+
+def inner(a: Tree, b: Tree) -> jax.Array:
+    """Inner product of two trees taken as vectors, in at least float32.
+
+    >>> inner({"a": jnp.array([3.0, 1.0])}, {"a": jnp.array([2.0, -1.0])}).item()
+    5.0
+    """
+    products = jax.tree.map(lambda x, y: jnp.sum(widen(x) * widen(y)), a, b)
+    return sum(jax.tree.leaves(products), start=jnp.zeros((), jnp.float32))
+
+
+def increment(count: jax.Array) -> jax.Array:
+    """Adds 1 to an int32 step count and stays at the largest int32 instead of wrapping round."""
+    return jnp.where(count < MAX_COUNT, count + 1, MAX_COUNT)
+
+
+def average(new: Tree, old: Tree, decay: ArrayLike) -> Tree:
+    """Exponential moving average ``(1 - decay) new + decay old``, in at least float32.
+
+    The result is not yet rounded to the dtype it is stored in: the step itself uses it unrounded.
+    """
+    return jax.tree.map(lambda n, o: (1 - decay) * widen(n) + decay * widen(o), new, old)
+
+
+def bias_correction(moment: Tree, decay: ArrayLike, count: jax.Array) -> Tree:
+    """Divides an average that began at zero by ``1 - decay**count``, the weight that its terms sum to.
+
+    The result is in at least float32.
+    """
+    weight = 1 - decay ** count.astype(jnp.float32)
+
+    def correct(leaf):
+        leaf = widen(leaf)
+        return leaf / weight.astype(leaf.dtype)
+
+    return jax.tree.map(correct, moment)
+
+
+def look_ahead(new: Tree, moment: Tree, decay: ArrayLike, count: jax.Array) -> Tree:
+    """The average as the next step would see it, if the gradient stayed ``new``: Nesterov's momentum, as in NAdam.
+
+    ``(1 - decay) new / (1 - decay^t) + decay moment / (1 - decay^(t+1))``, in at least float32.
+
+    Args:
+      new: what entered the average last.
+      moment: an average that began at zero.
+      decay: its decay.
+      count: t, the number of terms in it.
+    """
+    return average(bias_correction(new, decay, count), bias_correction(moment, decay, increment(count)), decay)
+
+
+def size(tree: Tree) -> int:
+    """Number of entries."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def nbytes(tree: Tree) -> int:
+    """Bytes that the arrays of a tree take; also for the abstract arrays of ``jax.eval_shape``."""
+    return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """The keys of a JAX key path joined by slashes.
+
+    >>> [path_name(path) for path, _ in jax.tree.leaves_with_path({"a": {"b": 1}, "c": [2]})]
+    ['a/b', 'c/0']
+    """
+    return jax.tree_util.keystr(path, simple=True, separator="/")

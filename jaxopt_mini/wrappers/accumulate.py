@@ -1,0 +1,72 @@
+"""Accumulate: a large batch in several small ones, with one step of the inner rule."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxopt_mini.base import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    OptState,
+    Updates,
+    with_extra_args_support,
+)
+from jaxopt_mini.conditional import update_if
+from jaxopt_mini.tree import cast_like, widen, zeros_like
+
+
+class AccumulateState(NamedTuple):
+    """State of :func:`accumulate`."""
+
+    count: jax.Array  # int32[]: gradients in the sum, 0 to steps - 1
+    total: Updates  # their sum, at least float32
+    inner_state: OptState
+
+
+def accumulate(inner: GradientTransformation, *, steps: int = 4) -> GradientTransformationExtraArgs:
+    """Averages the gradients of ``steps`` calls and lets ``inner`` take one step with the mean.
+
+    Between the steps the updates are zero and the inner rule doesn't run at all, whereas ``optax.MultiSteps`` runs it
+    every time and drops the result. Equal to one batch ``steps`` times as large where each loss is a mean over equally
+    many examples. The schedules of ``inner`` count its own steps, one in ``steps`` calls; what a step is told besides
+    the gradient (``value``, ``loss_fn``) is what its last call was told.
+
+    Args:
+      inner: a transformation, with everything that must see the whole batch (clips too).
+      steps: calls in one step, at least 1.
+
+    Returns:
+      A transformation with an :class:`AccumulateState`: the state of ``inner`` and 4 bytes a parameter.
+
+    Raises:
+      ValueError: ``steps`` is no positive integer.
+
+    >>> from jaxopt_mini import sgd
+    >>> tx = accumulate(sgd(1.0), steps=2)
+    >>> state = tx.init({"w": jnp.float32(0.0)})
+    >>> for grad in (1.0, 3.0):
+    ...     updates, state = tx.update({"w": jnp.float32(grad)}, state)
+    ...     print(updates["w"])
+    0.0
+    -2.0
+    """
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps={steps} is no number of steps: give an integer >= 1")
+    inner = with_extra_args_support(inner)
+
+    def init(params):
+        total = jax.tree.map(widen, zeros_like(params))
+        return AccumulateState(jnp.zeros((), jnp.int32), total, inner.init(params))
+
+    def update(updates, state, params=None, **extra):
+        total = jax.tree.map(lambda old, grad: old + grad.astype(old.dtype), state.total, updates)
+        full = state.count == steps - 1
+        mean = cast_like(jax.tree.map(lambda leaf: leaf / steps, total), updates)
+        new, inner_state = update_if(full, inner, mean, state.inner_state, params, extra)
+        kept = jax.tree.map(lambda leaf: jnp.where(full, jnp.zeros_like(leaf), leaf), total)
+        return new, AccumulateState((state.count + 1) % steps, kept, inner_state)
+
+    return GradientTransformationExtraArgs(init, update)

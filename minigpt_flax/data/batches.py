@@ -1,0 +1,155 @@
+"""Tokens to batches: the split, the training batches, the windows of an evaluation.
+
+Everything is a pure function of its arguments: batch t depends on (seed, t) alone, so that a
+resumed run, or one on other devices, sees the same data. The tokens may be memory-mapped and larger
+than memory: a batch reads only its own windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64, Integer
+
+from minigpt_flax.errors import UserError
+
+Tokens = Integer[np.ndarray, " tokens"]
+Window = tuple[Int32[np.ndarray, "B T"], Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]
+
+
+def split(
+    tokens: Tokens, fraction: float = 0.1
+) -> tuple[Integer[np.ndarray, " training"], Integer[np.ndarray, " validation"]]:
+    """Cuts the tokens into training and validation, as nanoGPT does: the last tenth validates.
+
+    >>> training, validation = split(np.arange(25))
+    >>> training.size, validation.tolist()
+    (22, [22, 23, 24])
+
+    Args:
+        tokens: the whole corpus.
+        fraction: share of the validation, in (0, 1).
+
+    Returns:
+        Two views of `tokens`: the first ``int((1 - fraction) * n)`` and the others.
+
+    Raises:
+        UserError: the fraction is outside (0, 1), or leaves one of the two parts empty.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"the validation fraction must be between 0 and 1, not {fraction}")
+    border = int((1 - fraction) * len(tokens))
+    if not 0 < border < len(tokens):
+        raise UserError(f"{len(tokens)} tokens are too few to take {fraction:g} of them for validation")
+    return tokens[:border], tokens[border:]
+
+
+class Batches:
+    """Training batches: ``batches(step)`` depends on (seed, step) alone, and any step is at hand.
+
+    An epoch cuts the tokens into windows of `context` predictions, of which no two share a target,
+    and visits each once in random order. It starts to cut at a random token, so that the next epoch
+    cuts elsewhere. Batches run on over the end of an epoch.
+
+    The random numbers are the raw output of Philox with key (seed, epoch), sorted: a stream that
+    neither NumPy's version nor the machine changes.
+
+    >>> batches = Batches(np.arange(100), batch_size=2, context=4, seed=0)
+    >>> batches(0).tolist()
+    [[83, 84, 85, 86, 87], [7, 8, 9, 10, 11]]
+    >>> batches.windows_per_epoch
+    24
+    """
+
+    def __init__(self, tokens: Tokens, batch_size: int, context: int, seed: int):
+        """Takes the training tokens and the shape of a batch.
+
+        Args:
+            tokens: the training split; may be memory-mapped.
+            batch_size: windows in a batch (B), at least 1.
+            context: predictions in a window (T), at least 1.
+            seed: in [0, 2**64).
+
+        Raises:
+            UserError: a number is out of range, or the split is shorter than one window.
+        """
+        _check(batch_size, context)
+        if not 0 <= seed < 1 << 64:
+            raise UserError(f"seed must be from 0 to 2**64 - 1, not {seed}")
+        if len(tokens) <= context:
+            raise UserError(
+                f"context {context} is too long: a window has {context + 1} tokens and the "
+                f"training split only {len(tokens)}, {context + 1 - len(tokens)} too few; "
+                "give a shorter context or more data"
+            )
+        self.batch_size, self.context = batch_size, context
+        # One fewer than could fit: leaves room to cut anywhere and each epoch the same number.
+        self.windows_per_epoch = max(1, len(tokens) // context - 1)
+        self._tokens, self._seed = tokens, seed
+        self._epoch: tuple[int, Int64[np.ndarray, " windows"]] | None = None  # the last one used
+
+    def __call__(self, step: int) -> Int32[np.ndarray, "{self.batch_size} {self.context}+1"]:
+        """Returns the batch of a step, [B, T + 1]: inputs ``[:, :-1]``, targets ``[:, 1:]``."""
+        visits = step * self.batch_size + np.arange(self.batch_size)
+        epochs, places = np.divmod(visits, self.windows_per_epoch)
+        starts = [self._starts(int(e))[places[epochs == e]] for e in np.unique(epochs)]
+        positions = np.concatenate(starts)[:, None] + np.arange(self.context + 1)
+        return self._tokens[positions].astype(np.int32)
+
+    def _starts(self, epoch: int) -> Int64[np.ndarray, " windows"]:
+        """Where the windows of an epoch start, in the order of their visits."""
+        cached = self._epoch
+        if cached is None or cached[0] != epoch:
+            cached = self._epoch = (epoch, self._draw(epoch))
+        return cached[1]
+
+    def _draw(self, epoch: int) -> Int64[np.ndarray, " windows"]:
+        """A random offset, then a random order."""
+        key = np.array([self._seed, epoch], np.uint64)
+        raw = np.random.Philox(key=key).random_raw(1 + self.windows_per_epoch)
+        slack = len(self._tokens) - 1 - self.windows_per_epoch * self.context
+        offset = int(raw[0]) % (slack + 1)
+        return offset + self.context * np.argsort(raw[1:], kind="stable")
+
+
+def evaluation_windows(tokens: Tokens, context: int, batch_size: int) -> Iterator[Window]:
+    """Cuts a split into windows that predict every token but the first exactly once.
+
+    Windows follow one another without overlap. The shapes are always the same, so that a compiled
+    function serves all: the rest of the last batch repeats the last prediction, masked.
+
+    Args:
+        tokens: the split, at least 2 tokens; may be memory-mapped.
+        context: predictions in a window (T), at least 1; may exceed the split.
+        batch_size: windows in a batch (B), at least 1.
+
+    Returns:
+        An iterator over (inputs, targets, mask), each [B, T]; the mask is True for the targets that
+        count.
+
+    Raises:
+        UserError: a number is out of range, or the split has nothing to predict.
+    """
+    _check(batch_size, context)
+    if len(tokens) < 2:
+        raise UserError(f"the split has {len(tokens)} tokens; an evaluation needs at least 2")
+    return _evaluation_windows(tokens, context, batch_size)
+
+
+def _evaluation_windows(tokens: Tokens, context: int, batch_size: int) -> Iterator[Window]:
+    """The generator behind `evaluation_windows`, whose checks must not wait for the first item."""
+    predictions = len(tokens) - 1
+    block = np.arange(batch_size * context).reshape(batch_size, context)
+    for first in range(0, predictions, block.size):
+        positions = first + block
+        mask = positions < predictions
+        positions = np.minimum(positions, predictions - 1)
+        yield tokens[positions].astype(np.int32), tokens[positions + 1].astype(np.int32), mask
+
+
+def _check(batch_size: int, context: int) -> None:
+    """Refuses shapes that are no shapes."""
+    for name, value in (("batch_size", batch_size), ("context", context)):
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, not {value}")

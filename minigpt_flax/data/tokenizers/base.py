@@ -1,0 +1,66 @@
+"""What every tokenizer can do, and how it is kept in the folder of a run."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Int32
+from numpy.typing import ArrayLike
+
+from minigpt_flax.errors import UserError
+
+FILE = "tokenizer.json"
+
+
+class Tokenizer(ABC):
+    """Text to ids and back.
+
+    Attributes:
+        name: its word on the command line, and in its file.
+        vocab_size: number of tokens; ids run from 0 to ``vocab_size - 1``.
+    """
+
+    name: ClassVar[str]
+    vocab_size: int
+
+    @abstractmethod
+    def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
+        """Returns the ids of `text`; raises `UserError` for text that it cannot encode."""
+
+    @abstractmethod
+    def decode(self, ids: ArrayLike) -> str:
+        """Returns the text of a row of ids; bytes that are no UTF-8 become U+FFFD."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Returns what was learned, as values that JSON has."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, fields: dict[str, Any]) -> Tokenizer:
+        """Returns the tokenizer whose `to_json` gave `fields`."""
+
+    def save(self, folder: Path) -> None:
+        """Writes ``tokenizer.json`` into `folder`: all that `load_tokenizer` needs."""
+        text = json.dumps({"name": self.name, **self.to_json()}, indent=1)
+        (folder / FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def utf8(text: str) -> bytes:
+    """Returns the text as UTF-8.
+
+    Raises:
+        UserError: it holds a lone surrogate, which is how Python passes on the bytes of an argument
+            that was not UTF-8.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the text has {text[error.start]!r} at character {error.start}, which is no character "
+            "(the input was not UTF-8); give UTF-8 text"
+        ) from error

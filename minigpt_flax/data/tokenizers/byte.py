@@ -1,0 +1,44 @@
+"""One token for each of the 256 bytes: encodes every text and learns nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+from numpy.typing import ArrayLike
+
+from minigpt_flax.data.tokenizers.base import Tokenizer, utf8
+
+
+class Byte(Tokenizer):
+    """The ids are the bytes of the text in UTF-8."""
+
+    name = "byte"
+    vocab_size = 256
+
+    def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
+        """Returns one id a byte."""
+        return np.frombuffer(utf8(text), np.uint8).astype(np.int32)
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Returns the text of these bytes."""
+        return bytes(np.asarray(ids).tolist()).decode("utf-8", "replace")
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns nothing: nothing was learned."""
+        return {}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Byte:
+        """Returns the only one there is."""
+        return cls()
+
+
+def byte(text: str) -> Byte:
+    """One token for each byte of UTF-8, whatever the text.
+
+    >>> byte("").encode("é").tolist()
+    [195, 169]
+    """
+    return Byte()

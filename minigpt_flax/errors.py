@@ -1,0 +1,22 @@
+"""The one error that a person caused and a person can mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in a word, a number or a file; the command line prints it as one line and exits with status 2."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns `` (did you mean 'x'?)`` for the known word nearest to ``word``, or an empty string.
+
+    >>> nearest("adanw", ["adam", "adamw", "lion"])
+    " (did you mean 'adamw'?)"
+    >>> nearest("zzz", ["adam"])
+    ''
+    """
+    found = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {found[0]!r}?)" if found else ""

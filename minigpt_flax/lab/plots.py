@@ -1,0 +1,98 @@
+"""Pictures of runs, from their records.
+
+They read in grey and for the colour-blind: lines differ in dash and marker too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
+
+Record = Mapping[str, Any]
+
+# Okabe and Ito's palette without its yellow, which is invisible on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00")
+DASHES = ("-", "--", "-.", ":")
+MARKERS = "osD^vPX"
+GREY = "0.55"
+
+
+def curves(records: Sequence[Record], path: Path, title: str) -> None:
+    """Draws one run: training and validation loss, learning rate, gradient norm.
+
+    Args:
+      records: lines of ``metrics.jsonl``.
+      path: PNG to write.
+      title: of the picture.
+    """
+    figure = Figure(figsize=(8, 7.5), layout="constrained")
+    loss, lr, norm = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 1))
+    figure.suptitle(title)
+    loss.plot(*_series(records, "loss"), color=GREY, linewidth=1, label="training batches")
+    _validation(loss, records, COLOURS[0], "-", "o", "validation split")
+    loss.legend(frameon=False)
+    lr.plot(*_series(records, "lr"), color=COLOURS[1])
+    norm.plot(*_series(records, "grad_norm"), color=COLOURS[2], linewidth=1)
+    norm.set_yscale("log")
+    for place in (norm.yaxis.set_major_formatter, norm.yaxis.set_minor_formatter):
+        place(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.4)))  # 0.6 instead of 6 x 10^-1
+    for axes, name in ((loss, "loss (nats/token)"), (lr, "learning rate"), (norm, "gradient norm")):
+        _dress(axes, name)
+    norm.set_xlabel("step")
+    figure.savefig(path, dpi=120)
+
+
+def overlay(runs: Mapping[str, Sequence[Record]], path: Path) -> None:
+    """Draws the losses of several runs over each other, against the tokens seen.
+
+    Args:
+      runs: name -> lines of ``metrics.jsonl``.
+      path: picture to write; its ending is the format.
+    """
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    training, validation = figure.subplots(1, 2, sharey=True)
+    for (name, records), colour, dash, marker in zip(runs.items(), cycle(COLOURS), cycle(DASHES), cycle(MARKERS)):
+        tokens, losses = _series(records, "loss", "tokens")
+        training.plot(tokens, _smooth(losses), color=colour, linestyle=dash, linewidth=1.2, label=name)
+        _validation(validation, records, colour, dash, marker, name, "tokens")
+    _dress(training, "loss (nats/token)")
+    _dress(validation, "")
+    training.set_title("training batches, averaged")
+    validation.set_title("validation split, with its standard error")
+    for axes in (training, validation):
+        axes.set_xlabel("tokens")
+    validation.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def _series(records: Sequence[Record], name: str, x: str = "step") -> tuple[list[float], list[float]]:
+    """The x and y of every record that has a number of this name."""
+    points = [(record[x], record[name]) for record in records if record.get(name) is not None]
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _validation(
+    axes: Axes, records: Sequence[Record], colour: str, dash: str, marker: str, label: str, x: str = "step"
+) -> None:
+    steps, losses = _series(records, "val_loss", x)
+    errors = _series(records, "val_sem", x)[1]
+    axes.errorbar(steps, losses, yerr=errors, color=colour, linestyle=dash, marker=marker, capsize=3, label=label)
+
+
+def _smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
+    """Mean of the values before and around each, over a share of the whole."""
+    half = int(len(values) * share / 2)
+    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
+
+
+def _dress(axes: Axes, name: str) -> None:
+    axes.set_ylabel(name)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)

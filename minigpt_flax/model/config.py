@@ -1,0 +1,109 @@
+"""What a GPT is made of: sizes, and one word from each table of parts.
+
+Imports no JAX, so that a command line can read, check and print a configuration at once. The words are those of the
+tables ``NORMS``, ``POSITIONS`` and ``MLPS``; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from minigpt_flax.errors import UserError, nearest
+
+NORM_NAMES = ("layernorm", "rmsnorm")
+POSITION_NAMES = ("learned", "rope", "none")
+MLP_NAMES = ("gelu", "gelu_tanh", "swiglu", "relu2")
+PAIRED_POSITIONS = ("rope",)  # these turn features in pairs, so a head must hold an even number
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and parts of one GPT; the defaults are nanoGPT's for a small machine.
+
+    Args:
+        vocab_size: Number of tokens V.
+        context: Longest sequence C that the model reads.
+        layers: Number of blocks.
+        heads: Number of query heads; divides ``width``.
+        width: Features D of the residual stream.
+        kv_heads: Number of key and value heads; divides ``heads``. None means ``heads`` (plain multi-head attention),
+            1 is multi-query attention.
+        hidden: Features F inside the MLP. None means four widths, or eight thirds of one for gated rows, which
+            then have as many parameters as the others.
+        norm: A row of ``NORMS``.
+        position: A row of ``POSITIONS``.
+        mlp: A row of ``MLPS``.
+        bias: Whether linear layers and norms carry a bias.
+        tie_head: Whether the head reads logits with the token embedding instead of its own matrix.
+        qk_norm: Whether queries and keys are normalised per head before their product.
+        softcap: Bounds the logits to (-softcap, softcap) by a tanh. None means no bound.
+        dropout: Probability of dropping an embedding, an attention weight or a block's output, in [0, 1).
+        norm_eps: Added to the variance in norms.
+
+    Raises:
+        UserError: If a size, a word or a number cannot make a model.
+    """
+
+    vocab_size: int
+    context: int = 64
+    layers: int = 4
+    heads: int = 4
+    width: int = 128
+    kv_heads: int | None = None
+    hidden: int | None = None
+    norm: str = "layernorm"
+    position: str = "learned"
+    mlp: str = "gelu"
+    bias: bool = False
+    tie_head: bool = True
+    qk_norm: bool = False
+    softcap: float | None = None
+    dropout: float = 0.0
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot make a model."""
+        for name in ("vocab_size", "context", "layers", "heads", "width", "kv_heads", "hidden"):
+            _check_size(name, getattr(self, name))
+        _check_word("norm", self.norm, NORM_NAMES)
+        _check_word("position", self.position, POSITION_NAMES)
+        _check_word("mlp", self.mlp, MLP_NAMES)
+        _check_divides("heads", self.heads, "width", self.width)
+        _check_divides("kv_heads", self.key_value_heads, "heads", self.heads)
+        if self.position in PAIRED_POSITIONS and self.head_size % 2:
+            raise UserError(
+                f"position={self.position!r} needs an even head size, but width={self.width} over heads={self.heads} "
+                f"is {self.head_size}; change width or heads"
+            )
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout={self.dropout} is not in [0, 1)")
+        if self.softcap is not None and not self.softcap > 0:
+            raise UserError(f"softcap={self.softcap} is not a positive number; give one, or None for no bound")
+        if not self.norm_eps > 0:
+            raise UserError(f"norm_eps={self.norm_eps} is not a positive number; 1e-5 is usual")
+
+    @property
+    def head_size(self) -> int:
+        """Features of one head."""
+        return self.width // self.heads
+
+    @property
+    def key_value_heads(self) -> int:
+        """Number of key and value heads, with the default filled in."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+
+def _check_size(name: str, value: int | None) -> None:
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise UserError(f"{name}={value} is not a positive whole number")
+
+
+def _check_word(name: str, word: str, known: tuple[str, ...]) -> None:
+    if word not in known:
+        raise UserError(f"unknown {name} {word!r}{nearest(word, known)}; it is one of: {', '.join(known)}")
+
+
+def _check_divides(name: str, part: int, whole_name: str, whole: int) -> None:
+    if whole % part:
+        divisors = ", ".join(str(n) for n in range(1, whole + 1) if whole % n == 0)
+        raise UserError(f"{name}={part} does not divide {whole_name}={whole}; the divisors are: {divisors}")

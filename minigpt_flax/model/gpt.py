@@ -1,0 +1,128 @@
+"""The decoder-only transformer of GPT-2 (Radford et al. 2019), with newer parts where the configuration asks for them.
+
+    x = token embedding (+ position embedding)
+    for each block:  x = x + attention(norm(x));  x = x + mlp(norm(x))
+    logits = head(norm(x))
+
+Every parameter is named here or in the part that owns it, never numbered by order of code, so a checkpoint outlives a
+refactoring.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
+
+from minigpt_flax.errors import UserError
+from minigpt_flax.model.attention import Attention
+from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.model.linear import INIT_STDDEV, Dense, linear
+from minigpt_flax.model.mlp import Mlp
+from minigpt_flax.model.norm import Norm
+from minigpt_flax.model.position import POSITIONS
+
+Params = dict[str, Any]  # a nested dict of float32 arrays
+
+
+class Block(nn.Module):
+    """Attention, then the MLP, each reading a normalised copy of the residual stream and adding to it."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], *, deterministic: bool) -> Float[Array, "B T D"]:
+        """Adds what this block has found to the stream."""
+        config = self.config
+        drop = nn.Dropout(config.dropout, deterministic=deterministic, name="residual_dropout")
+        # 2 layers branches write to the stream; GPT-2 keeps the variance of their sum independent of depth.
+        stddev = INIT_STDDEV / (2 * config.layers) ** 0.5
+        attention = Attention(config, stddev, name="attention")
+        x = x + drop(attention(Norm(config, name="norm_1")(x), deterministic=deterministic))
+        return x + drop(Mlp(config, stddev, name="mlp")(Norm(config, name="norm_2")(x)))
+
+
+class GPT(nn.Module):
+    """Tokens in, logits of the next token out."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, tokens: Integer[Array, "B T"], *, deterministic: bool = True) -> Float[Array, "B T V"]:
+        """Predicts the token after each position from that position and all earlier ones.
+
+        Args:
+            tokens: Token numbers, at most ``config.context`` in a row.
+            deterministic: False drops out, with the key of the collection ``dropout``.
+
+        Returns:
+            float32 logits.
+
+        Raises:
+            UserError: If the sequence is longer than the context.
+        """
+        config, length = self.config, tokens.shape[1]
+        if length > config.context:
+            raise UserError(f"a sequence of {length} tokens is longer than the context of {config.context}; cut it")
+        init = nn.initializers.normal(INIT_STDDEV)
+        embed = nn.Embed(config.vocab_size, config.width, embedding_init=init, name="token_embedding")
+        x = embed(tokens)
+        if POSITIONS[config.position].table:
+            table = nn.Embed(config.context, config.width, embedding_init=init, name="position_embedding")
+            x = x + table(jnp.arange(length))[None]
+        x = nn.Dropout(config.dropout, deterministic=deterministic, name="embedding_dropout")(x)
+        for i in range(config.layers):
+            x = Block(config, name=f"block_{i}")(x, deterministic=deterministic)
+        x = Norm(config, name="final_norm")(x)
+        if config.tie_head:
+            logits = linear(x, embed.embedding.T)
+        else:
+            logits = Dense(config.vocab_size, False, INIT_STDDEV, name="head")(x)
+        logits = logits.astype(jnp.float32)
+        return logits if config.softcap is None else config.softcap * jnp.tanh(logits / config.softcap)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def init_params(config: ModelConfig, key: Array) -> Params:
+    """Draws GPT-2's initial weights.
+
+    Matrices and embeddings are normal with standard deviation 0.02, those that write to the residual stream 0.02 /
+    sqrt(2 layers); biases are 0 and norm scales 1.
+
+    Args:
+        config: Sizes and parts.
+        key: Random key.
+
+    Returns:
+        A plain nested dict of float32 arrays.
+    """
+    return cast(Params, GPT(config).init(key, jnp.zeros((1, 1), jnp.int32))["params"])
+
+
+def apply(
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    tokens: Integer[Array, "B T"],
+    *,
+    deterministic: bool = True,
+    dropout_key: Array | None = None,
+) -> Float[Array, "B T V"]:
+    """Runs the model as a function of its parameters; see `GPT`.
+
+    Args:
+        config: The configuration that made ``params``.
+        params: A tree like that of `init_params`.
+        tokens: Token numbers.
+        deterministic: False drops out.
+        dropout_key: Random key of this pass, needed when ``deterministic`` is False and ``config.dropout`` above 0.
+
+    Returns:
+        float32 logits.
+    """
+    rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    return cast(Array, GPT(config).apply({"params": params}, tokens, deterministic=deterministic, rngs=rngs))

@@ -1,0 +1,149 @@
+"""GPT-2 weights in and out, under the names and in the layout of Hugging Face's checkpoints (and of nanoGPT).
+
+Linear weights are (in, out) in both. Queries, keys and values are one tensor there, side by side along the last axis,
+and three here. A head is absent there because it is tied to the token embedding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from minigpt_flax.errors import UserError
+from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.model.gpt import Params, init_params
+from minigpt_flax.model.layout import path_name
+from minigpt_flax.model.mlp import MLPS
+
+PREFIX = "transformer."
+OUTER: dict[str, tuple[str, ...]] = {
+    "wte.weight": ("token_embedding/embedding",),
+    "wpe.weight": ("position_embedding/embedding",),
+    "ln_f.weight": ("final_norm/scale",),
+    "ln_f.bias": ("final_norm/bias",),
+}
+BLOCK: dict[str, tuple[str, ...]] = {  # each tensor there, and the parameters here that lie side by side in it
+    "ln_1.weight": ("norm_1/scale",),
+    "ln_1.bias": ("norm_1/bias",),
+    "attn.c_attn.weight": tuple(f"attention/{part}/kernel" for part in ("query", "key", "value")),
+    "attn.c_attn.bias": tuple(f"attention/{part}/bias" for part in ("query", "key", "value")),
+    "attn.c_proj.weight": ("attention/output/kernel",),
+    "attn.c_proj.bias": ("attention/output/bias",),
+    "ln_2.weight": ("norm_2/scale",),
+    "ln_2.bias": ("norm_2/bias",),
+    "mlp.c_fc.weight": ("mlp/up/kernel",),
+    "mlp.c_fc.bias": ("mlp/up/bias",),
+    "mlp.c_proj.weight": ("mlp/down/kernel",),
+    "mlp.c_proj.bias": ("mlp/down/bias",),
+}
+CAUSAL_MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # constants that older checkpoints carry along
+
+
+def from_gpt2(tensors: Mapping[str, np.ndarray], config: ModelConfig) -> Params:
+    """Turns a GPT-2 checkpoint into parameters.
+
+    Args:
+        tensors: Arrays by name, with or without the prefix ``transformer.``. The causal masks of older checkpoints and
+            an ``lm_head.weight`` equal to the token embedding are skipped.
+        config: What the checkpoint holds: GPT-2 itself has ``bias=True`` and ``mlp="gelu_tanh"``, nanoGPT ``"gelu"``.
+
+    Returns:
+        float32 parameters for `minigpt_flax.model.gpt.apply`.
+
+    Raises:
+        UserError: If the format cannot hold such a model, or naming every tensor that is missing, left over or of
+            another shape.
+    """
+    _check_format(config)
+    given = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+    given = {name: tensor for name, tensor in given.items() if not CAUSAL_MASK.fullmatch(name)}
+    if _is_tied(given):
+        del given["lm_head.weight"]
+    shapes = _by_path(jax.eval_shape(lambda: init_params(config, jax.random.key(0))))
+    table = _table(config)
+    _check_tensors(given, {name: _joined_shape([shapes[p].shape for p in paths]) for name, paths in table.items()})
+    params = {}
+    for name, paths in table.items():
+        parts = np.split(np.asarray(given[name]), len(paths), axis=-1)
+        params |= {path: jnp.asarray(part, jnp.float32) for path, part in zip(paths, parts, strict=True)}
+    return unflatten_dict(params, sep="/")
+
+
+def to_gpt2(params: Mapping[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:
+    """Turns parameters into the tensors of a GPT-2 checkpoint; the inverse of `from_gpt2`.
+
+    Args:
+        params: Parameters of this configuration.
+        config: A configuration that the format can hold.
+
+    Returns:
+        float32 arrays by full name, ready for ``safetensors.numpy.save_file``.
+
+    Raises:
+        UserError: If the format cannot hold such a model.
+    """
+    _check_format(config)
+    flat = _by_path(params)
+    return {
+        PREFIX + name: np.concatenate([np.asarray(flat[path], np.float32) for path in paths], axis=-1)
+        for name, paths in _table(config).items()
+    }
+
+
+def _table(config: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """The names of all tensors there, each with its parameters here."""
+    table = dict(OUTER)
+    for i in range(config.layers):
+        for name, paths in BLOCK.items():
+            table[f"h.{i}.{name}"] = tuple(f"block_{i}/{path}" for path in paths)
+    return {name: paths for name, paths in table.items() if config.bias or not name.endswith(".bias")}
+
+
+def _by_path(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _check_format(config: ModelConfig) -> None:
+    held = {
+        "norm": "layernorm",
+        "position": "learned",
+        "key_value_heads": config.heads,
+        "tie_head": True,
+        "qk_norm": False,
+        "softcap": None,
+    }
+    wrong = [f"{k}={getattr(config, k)!r} (not {v!r})" for k, v in held.items() if getattr(config, k) != v]
+    if MLPS[config.mlp].gated:
+        wrong.append(f"mlp={config.mlp!r} (a gate)")
+    if wrong:
+        raise UserError(f"GPT-2's format cannot hold this model: {', '.join(wrong)}")
+
+
+def _check_tensors(given: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> None:
+    wrong = [f"{name} is missing" for name in expected if name not in given]
+    wrong += [f"{name} is not part of this model" for name in given if name not in expected]
+    wrong += [
+        f"{name} is {given[name].shape} instead of {shape}"
+        for name, shape in expected.items()
+        if name in given and given[name].shape != shape
+    ]
+    if wrong:
+        raise UserError(f"these weights do not fit the configuration: {'; '.join(wrong)}")
+
+
+def _is_tied(given: Mapping[str, np.ndarray]) -> bool:
+    return (
+        "lm_head.weight" in given
+        and "wte.weight" in given
+        and np.array_equal(given["lm_head.weight"], given["wte.weight"])
+    )
+
+
+def _joined_shape(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+    return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))

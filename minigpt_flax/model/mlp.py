@@ -1,0 +1,67 @@
+"""The feed-forward part of a block: up to a hidden width, an activation, and down again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.model.linear import INIT_STDDEV, Dense
+
+
+def relu2(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The squared rectifier (So et al. 2021, Primer, arXiv:2109.08668): ``max(x, 0)^2``."""
+    return jnp.square(jax.nn.relu(x))
+
+
+class MlpRow(NamedTuple):
+    """One kind of feed-forward layer."""
+
+    activation: Callable[[Array], Array]
+    gated: bool  # whether the activated output of a third matrix multiplies the hidden features
+
+
+MLPS: dict[str, MlpRow] = {
+    "gelu": MlpRow(functools.partial(jax.nn.gelu, approximate=False), gated=False),  # by erf: nanoGPT
+    "gelu_tanh": MlpRow(functools.partial(jax.nn.gelu, approximate=True), gated=False),  # GPT-2's `gelu_new`
+    "swiglu": MlpRow(jax.nn.silu, gated=True),  # Shazeer 2020, arXiv:2002.05202
+    "relu2": MlpRow(relu2, gated=False),
+}
+
+
+def hidden_size(config: ModelConfig) -> int:
+    """Returns F: as configured, else 4 D, or for gated rows 8 D / 3 rounded up to a multiple of 8.
+
+    >>> hidden_size(ModelConfig(vocab_size=65, width=96))
+    384
+    >>> hidden_size(ModelConfig(vocab_size=65, width=96, mlp="swiglu"))
+    256
+    """
+    if config.hidden is not None:
+        return config.hidden
+    return 8 * -(-config.width // 3) if MLPS[config.mlp].gated else 4 * config.width
+
+
+class Mlp(nn.Module):
+    """``down(activation(up(x)))``, or for gated rows ``down(activation(gate(x)) * up(x))``."""
+
+    config: ModelConfig
+    residual_stddev: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Transforms each token by itself."""
+        row, bias = MLPS[self.config.mlp], self.config.bias
+        features = hidden_size(self.config)
+        up = Dense(features, bias, INIT_STDDEV, name="up")(x)
+        if row.gated:
+            up = row.activation(Dense(features, bias, INIT_STDDEV, name="gate")(x)) * up
+        else:
+            up = row.activation(up)
+        return Dense(self.config.width, bias, self.residual_stddev, name="down")(up)

@@ -1,0 +1,222 @@
+"""Words to objects: the one place that knows both the optimizers and the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxopt_mini import GradientTransformationExtraArgs, ParamLayout, chain
+from minigpt_flax.data import (
+    Batches,
+    Corpus,
+    Tokenizer,
+    bits_per_character,
+    evaluation_windows,
+    ids,
+    load_corpus,
+    split,
+)
+from minigpt_flax.errors import UserError
+from minigpt_flax.model import gpt
+from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.model.layout import layout as model_layout
+from minigpt_flax.model.loss import cross_entropy
+from minigpt_flax.train.config import RunConfig, words
+from minigpt_flax.train.evaluate import evaluate
+from minigpt_flax.train.specs import bind, blame, look_up_name, parse
+from minigpt_flax.train.state import TrainState, init_state
+from minigpt_flax.train.step import make_step
+from minigpt_flax.train.tables import KINDS, OFFERED
+
+DECAYED = ("matrix", "embedding", "head")  # the roles that weight decay touches
+EVALUATION_TOKENS = 4096  # in one batch of a validation
+
+
+@dataclass(frozen=True)
+class Design:
+    """What words and numbers decide without the data: enough to read a checkpoint."""
+
+    config: RunConfig
+    model: ModelConfig
+    shapes: Any  # the parameters, abstract
+    layout: Any
+    schedule: Callable
+    tx: GradientTransformationExtraArgs
+    init: Callable[[], TrainState]
+
+
+@dataclass(frozen=True)
+class Run(Design):
+    """A run, ready to go: pure functions and data, no state."""
+
+    corpus: Corpus
+    tokenizer: Tokenizer
+    train_tokens: np.ndarray
+    val_tokens: np.ndarray
+    batches: Callable[[int], np.ndarray]
+    step: Callable[[TrainState, Any], tuple[TrainState, dict]]
+    evaluate: Callable[..., dict[str, float]]  # (params, stop=...), see ``validation``
+
+
+def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: str | None = None) -> Run:
+    """Builds every part of a run from its words and numbers.
+
+    Args:
+      config: the words and numbers.
+      tokenizer: of the run that goes on; None trains one.
+      data_hash: of the data that the run began with; None takes any.
+
+    Raises:
+      UserError: a word, a number or a file is wrong.
+    """
+    corpus = load_corpus(config.data)
+    if data_hash not in (None, corpus.sha256):
+        raise UserError(
+            f"the data {config.data!r} has changed since this run began: bring back what had the SHA-256 {data_hash}, "
+            "or start another run"
+        )
+    tokenizer, tokens = tokenize(corpus, config.tokenizer, tokenizer)
+    train_tokens, val_tokens = split(tokens)
+    plan = design(config, tokenizer.vocab_size)
+    probes = {name: look_up_name(name, KINDS["probe"].table, "probe") for name in config.probe}
+    key = jax.random.key(config.seed)
+    step = make_step(loss_sum(plan.model), plan.tx, plan.schedule, key=key, layout=plan.layout, probes=probes)
+    losses = jax.jit(window_losses(plan.model))
+    return Run(
+        **vars(plan),
+        corpus=corpus,
+        tokenizer=tokenizer,
+        train_tokens=train_tokens,
+        val_tokens=val_tokens,
+        batches=Batches(train_tokens, config.batch_size, config.context, config.seed),
+        step=jax.jit(step, donate_argnums=0),
+        evaluate=validation(losses, val_tokens, config.context, characters(corpus, tokenizer, val_tokens)),
+    )
+
+
+def design(config: RunConfig, vocab_size: int) -> Design:
+    """Builds what doesn't need the data.
+
+    Raises:
+      UserError: a word or a number is wrong.
+    """
+    model = model_config(config, vocab_size)
+    key = jax.random.key(config.seed)
+    shapes = jax.eval_shape(lambda: gpt.init_params(model, key))
+    layout = jax.tree.map(lambda axes: ParamLayout(**dataclasses.asdict(axes)), model_layout(shapes))
+    schedule, tx = build_optimizer(config, layout, decay_mask(layout))
+    rehearse(config, schedule, tx, shapes)
+    init = jax.jit(lambda: init_state(gpt.init_params(model, key), tx))
+    return Design(config, model, shapes, layout, schedule, tx, init)
+
+
+def decay_mask(layout: Any) -> Any:
+    """Tree of booleans: which parameters decay, by their role."""
+    return jax.tree.map(lambda entry: entry.role in DECAYED, layout)
+
+
+def characters(corpus: Corpus, tokenizer: Tokenizer, tokens: np.ndarray) -> int | None:
+    """Number of characters that the tokens stand for; None when the data came as tokens."""
+    return None if corpus.text is None else len(tokenizer.decode(tokens))
+
+
+def validation(losses: Callable, tokens: np.ndarray, context: int, characters: int | None) -> Callable:
+    """``(params, stop) -> results`` of ``evaluate``, with bits per character where there are characters."""
+    per_batch = max(1, EVALUATION_TOKENS // context)
+
+    def run(params: Any, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
+        results = evaluate(losses, params, evaluation_windows(tokens, context, per_batch), stop)
+        if characters is not None:
+            results["val_bits_per_char"] = bits_per_character(results["val_loss"], len(tokens), characters)
+        return results
+
+    return run
+
+
+def tokenize(corpus: Corpus, word: str, tokenizer: Tokenizer | None = None) -> tuple[Tokenizer, np.ndarray]:
+    """Encodes the corpus with ``tokenizer``, or with the one that ``word`` names, trained on it."""
+    if corpus.tokens is not None:
+        return tokenizer or ids(corpus.tokens), corpus.tokens
+    text = corpus.text or ""
+    chosen: Tokenizer = tokenizer or bind(parse(word, "tokenizer"), KINDS["tokenizer"].table, "tokenizer", text)
+    return chosen, chosen.encode(text)
+
+
+def model_config(config: RunConfig, vocab_size: int) -> ModelConfig:
+    """The fields of a run that describe its model."""
+    names = {f.name for f in dataclasses.fields(ModelConfig)} & {f.name for f in dataclasses.fields(RunConfig)}
+    return ModelConfig(vocab_size=vocab_size, **{name: getattr(config, name) for name in names})
+
+
+def build_optimizer(config: RunConfig, layout: Any, decayed: Any) -> tuple[Callable, Any]:
+    """The schedule, and the chain of clip and optimizer that follows it."""
+    said = words(config)
+    offered = dict(zip(OFFERED, (layout, decayed, decayed), strict=True))
+
+    def bound(key: str, kind: str, *given: Any) -> Any:
+        return bind(said[key], KINDS[kind].table, kind, *given, offered=offered)
+
+    schedule = bound("schedule", "schedule", config.lr, config.steps)
+    return schedule, chain(bound("clip", "clip"), bound("opt", "optimizer", schedule))
+
+
+def rehearse(config: RunConfig, schedule: Callable, tx: GradientTransformationExtraArgs, shapes: Any) -> None:
+    """Traces one step: a value that no factory noticed shows here, before anything is written.
+
+    Raises:
+      UserError: a value is of no use; names the word.
+    """
+    said = words(config)
+    blame(f"schedule '{said['schedule']}'", lambda: jax.eval_shape(schedule, jax.ShapeDtypeStruct((), "int32")))
+    blame(
+        f"optimizer '{said['opt']}' after clip '{said['clip']}'",
+        lambda: jax.eval_shape(lambda params: _first_updates(tx, params, params), shapes),
+    )
+
+
+def decay_rates(design: Design) -> Any:
+    """What a step at learning rate 1 takes away of each parameter whose gradient is zero, as a fraction of it.
+
+    That is weight decay as the optimizer applies it, measured and not asked for. Small stand-ins have the parameters'
+    places.
+
+    Returns:
+      Tree of numbers, 0 where nothing decays.
+    """
+    config = dataclasses.replace(design.config, lr=1.0, schedule="constant")
+    _, tx = build_optimizer(config, design.layout, decay_mask(design.layout))
+    ones = jax.tree.map(lambda leaf: jnp.ones([min(size, 2) for size in leaf.shape], leaf.dtype), design.shapes)
+    zeros = jax.tree.map(jnp.zeros_like, ones)
+    updates = jax.jit(lambda: _first_updates(tx, zeros, ones))()
+    return jax.tree.map(lambda update: 0.0 - float(update.mean()), updates)
+
+
+def _first_updates(tx: GradientTransformationExtraArgs, grads: Any, params: Any) -> Any:
+    return tx.update(grads, tx.init(params), params, value=jnp.float32(0), key=jax.random.key(0))[0]
+
+
+def loss_sum(model: ModelConfig) -> Callable:
+    """``(params, inputs, targets, key) -> (summed loss, tokens)`` of a training step."""
+
+    def loss(params, inputs, targets, key):
+        logits = gpt.apply(model, params, inputs, deterministic=model.dropout == 0, dropout_key=key)
+        return cross_entropy(logits, targets)
+
+    return loss
+
+
+def window_losses(model: ModelConfig) -> Callable:
+    """``(params, inputs, targets, mask) -> (summed loss, tokens)`` of each window."""
+
+    def losses(params, inputs, targets, mask):
+        logits = gpt.apply(model, params, inputs)
+        one = lambda *window: cross_entropy(*(part[None] for part in window))
+        return jax.vmap(one)(logits, targets, mask)
+
+    return losses

@@ -1,0 +1,247 @@
+"""Checkpoints with Orbax, in the background: the last k and the best, each complete or absent, none of a broken state.
+
+With a checkpoint goes the digest of every file in it: Orbax notices a file cut short, but not every flipped bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxopt_mini.tree import path_name
+from minigpt_flax.errors import UserError
+from minigpt_flax.train.folder import read, show
+from minigpt_flax.train.state import TrainState
+from minigpt_flax.train.stop import Diverged, Failed
+
+DIGESTS = "SHA256SUMS"
+UNSIGNED = "_CHECKPOINT_METADATA"  # Orbax adds the time to it after the signing; nothing of the state is in it
+
+
+def _without_echoes(show: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A hook that passes over what the other writes of a failed save say when they find its event loop closed."""
+    return lambda ignored: None if str(ignored.exc_value) == "Event loop is closed" else show(ignored)
+
+
+# Orbax raises the first error of a save, which reaches a person as one line from here. It also logs it with a
+# traceback, and so do the writes that ran beside it.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+sys.unraisablehook = _without_echoes(sys.unraisablehook)
+
+
+class Checkpoints:
+    """The checkpoints of one run: ``checkpoints/<step>/``.
+
+    Args:
+      folder: holds them; made by the first save.
+      keep: how many of the latest stay.
+
+    Attributes:
+      scores: validation losses by step, as far as they are known; the checkpoint of the lowest stays too.
+    """
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder, self.keep = folder.resolve(), keep
+        self.scores: dict[int, float] = {}
+        options = ocp.options.AsyncOptions(
+            create_directories_asynchronously=False,  # else a save into a folder that isn't writable hangs at exit
+            post_finalization_callback=self._sign,
+        )
+        self._checkpointer = ocp.StandardCheckpointer(async_options=options)
+        self._current: int | None = None  # the step last saved or restored
+        self._saved: int | None = None  # the step last saved
+
+    def __enter__(self) -> Checkpoints:
+        """Begins."""
+        return self
+
+    def __exit__(self, kind: Any, *error: Any) -> None:
+        """Lets a save that is under way end, unless somebody can't wait."""
+        if kind is None:
+            self.wait()
+        if kind is not KeyboardInterrupt:
+            self._checkpointer.close()
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, in order."""
+        return sorted(int(entry.name) for entry in self._entries() if entry.name.isdecimal())
+
+    def best(self) -> int | None:
+        """The step of the lowest validation loss among those that have a checkpoint."""
+        return min(self.scores.keys() & set(self.steps()), key=self.scores.__getitem__, default=None)
+
+    def save(self, state: TrainState, val_loss: float | None = None) -> None:
+        """Writes a checkpoint in the background, unless this step has just been saved or restored.
+
+        Raises:
+          Diverged: a parameter isn't finite; nothing is written.
+          Failed: this checkpoint or the one before it could not be written.
+        """
+        step = int(state.step)
+        if val_loss is not None:
+            self.scores[step] = val_loss
+        if step == self._current:
+            return
+        broken = first_broken(state.params)
+        if broken is not None:
+            raise Diverged(f"parameter {broken} is not finite after step {step}")
+        self.wait()
+        self._current = self._saved = step
+        with self._failing(step):
+            self._checkpointer.save(self.folder / str(step), state, force=True)
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk, then removes the checkpoints that it makes superfluous.
+
+        Raises:
+          Failed: it could not be written.
+        """
+        if self._saved is None:
+            return
+        with self._failing(self._saved):
+            self._checkpointer.wait_until_finished()
+        past = [step for step in self.steps() if step <= self._saved]
+        self._remove_all_but({*past[-self.keep :], self.best()})
+
+    def restore(self, like: TrainState, say: Callable[[str], None]) -> TrainState:
+        """Reads the newest checkpoint that can be used.
+
+        Args:
+          like: structure, shapes and dtypes of the state (arrays or ``ShapeDtypeStruct``).
+          say: takes a line for each newer checkpoint that can't be used.
+
+        Raises:
+          UserError: none can.
+        """
+        errors: list[UserError] = []
+        for step in reversed(self.steps()):
+            try:
+                state = self.read(step, like)
+            except UserError as error:
+                errors.append(error)
+                continue
+            for error in errors:
+                say(f"{error}; going on from step {step}")
+            self._current = step
+            return state
+        reason = f"{errors[0]}, nor can any other" if errors else f"{show(self.folder)} holds no checkpoint"
+        raise UserError(f"{reason}: start the run anew")
+
+    def read(self, step: int, like: TrainState) -> TrainState:
+        """Reads one checkpoint.
+
+        Raises:
+          UserError: it is missing, damaged, or of another model or optimizer; names the first tensor that differs.
+        """
+        path = self.folder / str(step)
+        try:
+            check_digests(path)
+            metadata: Any = self._checkpointer.metadata(path).item_metadata
+            _check_shapes(_by_name(metadata.tree), _by_name(like))
+            state = self._checkpointer.restore(path, jax.tree.map(_on_device, like))
+        except Exception as error:  # damage shows as any error that Orbax or what it calls knows
+            raise UserError(f"checkpoint {show(path)} can't be used ({_line(error)})") from error
+        if int(state.step) != step:
+            raise UserError(f"checkpoint {show(path)} can't be used (it is of step {int(state.step)})")
+        return state
+
+    def _sign(self) -> None:
+        """Adds the digests to a checkpoint that is written and has not yet got its name."""
+        for entry in self._entries():
+            number, _, suffix = entry.name.partition(".")
+            if suffix and number == str(self._saved):
+                write_digests(entry)
+
+    def _entries(self) -> list[Path]:
+        return list(self.folder.iterdir()) if self.folder.is_dir() else []
+
+    def _remove_all_but(self, kept: set[int | None]) -> None:
+        """Removes other checkpoints and what is left of saves and removals that were cut short."""
+        for entry in self._entries():
+            number, _, suffix = entry.name.partition(".")
+            if number.isdecimal() and (suffix or int(number) not in kept):
+                gone = entry if suffix else entry.rename(entry.with_suffix(".removed"))  # never half a checkpoint
+                shutil.rmtree(gone, ignore_errors=True)
+
+    @contextmanager
+    def _failing(self, step: int) -> Iterator[None]:
+        """Turns whatever goes wrong in a save into one line."""
+        try:
+            yield
+        except Exception as error:
+            self._remove_all_but(set(self.steps()))  # makes room
+            raise Failed(f"can't save the checkpoint of step {step}: {_line(error)}") from error
+
+
+@jax.jit
+def _finite(params: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)])
+
+
+def first_broken(params: Any) -> str | None:
+    """Name of the first tensor with an entry that isn't finite."""
+    finite = np.asarray(_finite(params))
+    return None if finite.all() else list(_by_name(params))[int(np.argmin(finite))]
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    return {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _check_shapes(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    for name, leaf in expected.items():
+        if name not in found:
+            raise UserError(f"it has no {name}: it is of another model or optimizer")
+        here, there = (f"{x.dtype.name}{list(x.shape)}" for x in (leaf, found[name]))
+        if here != there:
+            raise UserError(f"{name} is {there} there and {here} by the configuration")
+    for name in found.keys() - expected.keys():
+        raise UserError(f"it also has {name}: it is of another model or optimizer")
+
+
+def write_digests(folder: Path) -> None:
+    """Writes ``SHA256SUMS``, as ``sha256sum`` does, for the files in a folder."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != UNSIGNED)
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    (folder / DIGESTS).write_text("".join(f"{_digest(folder / name)}  {name}\n" for name in names), encoding="utf-8")
+
+
+def check_digests(folder: Path) -> None:
+    """Compares the files in a folder with its ``SHA256SUMS``.
+
+    Raises:
+      UserError: one is missing or has changed; names the first.
+    """
+    for line in read(folder / DIGESTS).splitlines():
+        digest, _, name = line.partition("  ")
+        if not (folder / name).is_file() or _digest(folder / name) != digest:
+            raise UserError(f"its file {name} is damaged")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _on_device(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _line(error: Exception) -> str:
+    """An error as one line that isn't too long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    system = re.search(r": ([^:]+) \[os_error_code", text)  # the end of TensorStore's longest messages
+    return system[1] if system else text if len(text) <= 200 else f"{text[:197]}..."

@@ -1,0 +1,198 @@
+"""The command line of training: every field of ``RunConfig`` is a flag.
+
+Imports no JAX, so that ``--help`` and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from minigpt_flax.errors import UserError, nearest
+from minigpt_flax.train.config import PRESET_NOTES, PRESETS, RunConfig, flag_of, known_preset
+
+COLUMNS = 80
+LINES = """
+  python train.py                                  the preset of this machine
+  python train.py --preset demo                    a minute or two on a laptop
+  python train.py --opt lion --schedule wsd        another optimizer, schedule
+  python train.py --opt "adamw(b2=0.95)" --lr 3e-3 --steps 500 --name mine
+  python train.py --data book.txt --tokenizer "bpe(vocab_size=512)"
+  python train.py --resume runs/mine               go on where it stopped
+"""
+WORDS = """A WORD is a name or "name(key=value, ...)": --list shows the names, --explain
+NAME what one is and takes. [In brackets: what holds if you leave a flag out.]"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was typed.
+
+    Attributes:
+      given: fields of ``RunConfig`` that were set.
+      preset: None lets the device choose.
+      out: folder that holds the runs.
+      name: folder of the run in ``out``; None makes one up.
+      resume: folder of a run to continue.
+      stop_after: end early, as if asked, after this many steps.
+      list: show the names instead of training.
+      explain: show what this name is instead of training.
+    """
+
+    given: dict[str, Any] = field(default_factory=dict)
+    preset: str | None = None
+    out: str = "runs"
+    name: str | None = None
+    resume: str | None = None
+    stop_after: int | None = None
+    list: bool = False
+    explain: str | None = None
+
+
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` that takes no abbreviations, prints 80 columns and raises ``UserError``."""
+
+    def __init__(self, **settings: Any):
+        settings = {"formatter_class": _format, "allow_abbrev": False, **settings}
+        super().__init__(**settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises instead of printing the usage."""
+        raise UserError(f"{message.removeprefix('argument ')}; see --help")
+
+    def parse(self, arguments: list[str]) -> dict[str, Any]:
+        """Parses all of ``arguments``.
+
+        Raises:
+          UserError: an unknown flag, with the nearest, or a value of the wrong type.
+        """
+        known, unknown = self.parse_known_args(_joined(arguments))
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            raise UserError(f"unknown argument {unknown[0]!r}{nearest(unknown[0].split('=')[0], flags)}; see --help")
+        return vars(known)
+
+
+def _format(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=COLUMNS)
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """Writes ``--lr -1e-3`` as ``--lr=-1e-3``: argparse takes a negative number with an exponent for a flag."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and _is_negative(argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _is_negative(text: str) -> bool:
+    try:
+        return text.startswith("-") and float(text) <= 0
+    except ValueError:
+        return False
+
+
+def whole(text: str) -> int:
+    """Reads a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number such as 100, got {text!r}") from None
+
+
+def number(text: str) -> float:
+    """Reads a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number such as 0.001, got {text!r}") from None
+
+
+READERS: dict[type, Callable[[str], Any]] = {int: whole, float: number, str: str}
+
+
+def parser() -> Parser:
+    """Builds the parser from the fields of ``RunConfig``."""
+    presets = "\n".join(f"  {name:8s} {note}" for name, note in PRESET_NOTES.items())
+    about = f"Train a GPT. Common lines:\n{LINES}\npresets (--preset NAME):\n{presets}\n\n{WORDS}"
+    build = Parser(prog="train.py", usage="python train.py [--flag VALUE ...]", description=about)
+    run = build.add_argument_group("run")
+    run.add_argument("--preset", metavar="NAME", help="what all other flags start from [by device]")
+    run.add_argument("--out", default="runs", metavar="DIR", help="folder that holds the runs [runs]")
+    run.add_argument("--name", metavar="NAME", help="the run's folder is OUT/NAME [made up]")
+    run.add_argument("--resume", metavar="RUN", help="continue the run in this folder; needs no other flag")
+    run.add_argument("--stop-after", type=whole, metavar="STEP", help="save and stop after this step of the run")
+    run.add_argument("--list", action="store_true", help="show every name that a flag takes, and stop")
+    run.add_argument("--explain", metavar="NAME", help="show what a name is and takes, and stop")
+    types = typing.get_type_hints(RunConfig)
+    groups: dict[str, Any] = {}
+    for item in dataclasses.fields(RunConfig):
+        title = item.metadata["group"]
+        if title not in groups:
+            groups[title] = build.add_argument_group(title)
+        _add(groups[title], item, types[item.name])
+    return build
+
+
+def _add(group: Any, item: dataclasses.Field, kind: Any) -> None:
+    """Adds the flag of a field; a flag that isn't given is None."""
+    text = f"{item.metadata['help']}{_default(item)}".replace("%", "%%")
+    flag, metavar = flag_of(item.name), item.metadata["metavar"]
+    inner = [part for part in typing.get_args(kind) if part not in (type(None), Ellipsis)] or [kind]
+    if kind is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+    elif typing.get_origin(kind) is tuple:
+        group.add_argument(flag, action="append", type=READERS[inner[0]], metavar=metavar, help=text)
+    else:
+        group.add_argument(flag, type=READERS[inner[0]], metavar=metavar, help=text)
+
+
+def _default(item: dataclasses.Field) -> str:
+    if any(item.name in preset for preset in PRESETS.values()):
+        return " [preset's]"
+    if isinstance(item.default, bool):
+        return f" [{'yes' if item.default else 'no'}]"
+    return "" if item.default in (None, ()) else f" [{item.default}]"
+
+
+def parse(arguments: list[str] | None = None) -> Request:
+    """Parses the command line.
+
+    Raises:
+      UserError: an unknown flag or preset, or a value of the wrong type.
+    """
+    values = parser().parse(sys.argv[1:] if arguments is None else arguments)
+    fields = {f.name for f in dataclasses.fields(RunConfig)}
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in fields and v is not None}
+    if values["preset"] is not None:
+        known_preset(values["preset"])
+    return Request(given=given, **{k: v for k, v in values.items() if k not in fields})
+
+
+def guarded(program: str, command: Callable[[], int]) -> int:
+    """Runs a command.
+
+    Returns:
+      Its exit status: its own; 2 after a :class:`UserError`, which is told in one line; 130 after Ctrl-C.
+    """
+    try:
+        status = command()
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough; Python must not notice again while it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

@@ -1,0 +1,65 @@
+"""The speed of training alone, and what is left of a run."""
+
+from __future__ import annotations
+
+import time
+
+
+class Clock:
+    """Times steps. The first one, which compiles, and the one after a validation, which waits for it, don't count."""
+
+    def __init__(self):
+        self.last = time.monotonic()
+        self.steps, self.seconds = 0, 0.0
+        self.pauses, self.paused = 0, 0.0
+        self._counts = False
+
+    def step(self) -> float:
+        """A step has ended; returns the seconds since the last event."""
+        elapsed = self._lap()
+        if self._counts:
+            self.steps, self.seconds = self.steps + 1, self.seconds + elapsed
+        self._counts = True
+        return elapsed
+
+    def pause(self) -> None:
+        """A validation has ended."""
+        self.pauses, self.paused = self.pauses + 1, self.paused + self._lap()
+        self._counts = False
+
+    def steps_per_second(self) -> float | None:
+        """Mean speed; None before there is one."""
+        return self.steps / self.seconds if self.seconds > 0 else None
+
+    def left(self, steps: int, pauses: int) -> float | None:
+        """Seconds that so many steps and validations will take; None before that can be known."""
+        speed = self.steps_per_second()
+        pause = self.paused / self.pauses if self.pauses else 0.0
+        return None if speed is None else steps / speed + pauses * pause
+
+    def _lap(self) -> float:
+        before, self.last = self.last, time.monotonic()
+        return self.last - before
+
+
+def spell(seconds: float) -> str:
+    """A duration.
+
+    >>> spell(75), spell(3725)
+    ('1:15', '1:02:05')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def shorten(number: float) -> str:
+    """A number in four or five characters.
+
+    >>> shorten(876), shorten(12345), shorten(1.5e6), shorten(98765432)
+    ('876', '12.3k', '1.50M', '98.8M')
+    """
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}" if number >= 100 * size else f"{number / size:#.3g}{unit}"
+    return f"{number:.0f}"

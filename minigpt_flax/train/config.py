@@ -1,0 +1,202 @@
+"""What a run is: one flat dataclass of words and numbers, the presets, and how the two meet. Imports no JAX.
+
+Every field is a flag of the command line (``batch_size`` is ``--batch-size``) and a key of ``config.json``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from minigpt_flax.errors import UserError, nearest
+from minigpt_flax.train.specs import Word, parse
+
+
+def _flag(default: Any, group: str, metavar: str, help: str) -> Any:
+    return field(default=default, metadata={"group": group, "metavar": metavar, "help": help})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, completely: the same config on the same data gives the same numbers."""
+
+    opt: str = _flag("adamw", "optimization", "WORD", "optimizer")
+    lr: float = _flag(1e-3, "optimization", "NUMBER", "peak learning rate")
+    schedule: str = _flag("warmup_cosine", "optimization", "WORD", "learning-rate schedule")
+    clip: str = _flag("clip_by_norm(1.0)", "optimization", "WORD", "gradient clip, or none")
+    steps: int = _flag(1000, "optimization", "N", "optimizer steps")
+    batch_size: int = _flag(12, "optimization", "N", "sequences in a step")
+    seed: int = _flag(0, "optimization", "N", "of weights, data order and dropout")
+
+    data: str = _flag("pydocs", "data", "SOURCE", "corpus, text file or folder, or nanoGPT .bin")
+    tokenizer: str = _flag("char", "data", "WORD", "char, byte or bpe")
+
+    layers: int = _flag(4, "model", "N", "transformer blocks")
+    heads: int = _flag(4, "model", "N", "attention heads; must divide the width")
+    kv_heads: int | None = _flag(None, "model", "N", "key and value heads, if fewer (grouped query)")
+    width: int = _flag(128, "model", "N", "width of the residual stream")
+    hidden: int | None = _flag(None, "model", "N", "width of the MLP [4 widths; 8/3 if gated]")
+    context: int = _flag(64, "model", "N", "tokens that a prediction sees at most")
+    norm: str = _flag("layernorm", "model", "NAME", "layernorm or rmsnorm")
+    position: str = _flag("learned", "model", "NAME", "learned, rope or none")
+    mlp: str = _flag("gelu", "model", "NAME", "gelu, gelu_tanh, swiglu or relu2")
+    bias: bool = _flag(False, "model", "", "biases in linear layers and norms")
+    tie_head: bool = _flag(True, "model", "", "share the embedding with the head")
+    qk_norm: bool = _flag(False, "model", "", "normalise queries and keys")
+    softcap: float | None = _flag(None, "model", "NUMBER", "bound of the logits: C tanh(logits / C) [none]")
+    dropout: float = _flag(0.0, "model", "NUMBER", "probability of dropping out")
+
+    eval_every: int = _flag(250, "watching", "STEPS", "between validations and checkpoints")
+    log_every: int = _flag(10, "watching", "STEPS", "between lines of metrics.jsonl")
+    probe: tuple[str, ...] = _flag((), "watching", "NAME", "measure more in every step; may be repeated")
+    keep: int = _flag(2, "watching", "N", "latest checkpoints to keep, beside the best")
+    explosion: float = _flag(100.0, "watching", "NUMBER", "warn once of a gradient norm above this")
+    sample_tokens: int = _flag(256, "watching", "N", "length of the sample at the end; 0 for none")
+
+
+NANO = {
+    "opt": "adamw(b2=0.99, weight_decay=0.1)",
+    "lr": 1e-3,
+    "schedule": "warmup_cosine(warmup=0.05, floor=0.1)",
+    "clip": "clip_by_norm(1.0)",
+    "steps": 2000,
+    "batch_size": 12,
+    "layers": 4,
+    "heads": 4,
+    "width": 128,
+    "context": 64,
+    "dropout": 0.0,
+    "bias": False,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "nano": NANO,
+    "demo": {**NANO, "steps": 500, "eval_every": 100, "lr": 3e-3, "schedule": "warmup_cosine(warmup=0.1, floor=0.0)"},
+    "char": {
+        **NANO,
+        "schedule": "warmup_cosine(warmup=0.02, floor=0.1)",
+        "steps": 5000,
+        "batch_size": 64,
+        "layers": 6,
+        "heads": 6,
+        "width": 384,
+        "context": 256,
+        "dropout": 0.2,
+    },
+    "course": {
+        **NANO,
+        "opt": "adamw(b1=0.9, b2=0.999, eps=1e-08, weight_decay=0.01)",
+        "lr": 1e-4,
+        "schedule": "cosine",
+        "steps": 1000,
+    },
+}
+PRESET_NOTES = {
+    "nano": "nanoGPT's CPU recipe, 0.8 M parameters; the default on a CPU",
+    "demo": "nano, shorter and faster: what `make demo` runs",
+    "char": "nanoGPT's GPU recipe, 10.7 M parameters; the default on a GPU or TPU",
+    "course": "the course's MiniGPT settings: AdamW 1e-4, cosine over 1000 steps",
+}
+WORDS = {"opt": "optimizer", "schedule": "schedule", "clip": "clip", "tokenizer": "tokenizer"}
+RATES = Path(__file__).with_name("rates.json")
+
+
+def rates() -> dict[str, float]:
+    """Default learning rate by optimizer, as a sweep found them."""
+    return json.loads(RATES.read_text()) if RATES.exists() else {}
+
+
+def resolve(given: dict[str, Any], preset: str) -> RunConfig:
+    """Lays what was typed over a preset.
+
+    A word that names the preset's own row keeps the preset's arguments where it says nothing of them: ``--opt adamw``
+    under ``nano`` is ``adamw(b2=0.99, weight_decay=0.1)``. Another optimizer starts from its own defaults and its own
+    learning rate.
+
+    Raises:
+      UserError: an unknown preset, or a value out of range.
+    """
+    known_preset(preset)
+    defaults = {f.name: f.default for f in dataclasses.fields(RunConfig)}
+    typed = {key: value for key, value in given.items() if value is not None}
+    below = {**defaults, **PRESETS[preset]}
+    values = {**below, **typed}
+    for key, kind in WORDS.items():
+        values[key] = str(parse(values[key], kind).over(parse(below[key], kind)))
+    name = parse(values["opt"], "optimizer").name
+    if "lr" not in typed and name != parse(below["opt"], "optimizer").name:
+        values["lr"] = rates().get(name, defaults["lr"])
+    return check(RunConfig(**values))
+
+
+def known_preset(name: str) -> None:
+    """Refuses a preset that there isn't.
+
+    Raises:
+      UserError: with the presets and the nearest.
+    """
+    if name not in PRESETS:
+        raise UserError(f"no preset is called {name!r}{nearest(name, PRESETS)}; there are: {', '.join(PRESETS)}")
+
+
+def default_preset(backend: str) -> str:
+    """The preset when none is named, by JAX's name of the device's kind."""
+    return "nano" if backend == "cpu" else "char"
+
+
+POSITIVE = ("steps", "batch_size", "layers", "heads", "width", "context", "eval_every", "log_every", "keep")
+
+
+def flag_of(name: str) -> str:
+    """A field as it is typed.
+
+    >>> flag_of("batch_size")
+    '--batch-size'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
+def check(config: RunConfig) -> RunConfig:
+    """Refuses numbers that no run can have; what a row of a table takes is checked by the row.
+
+    Raises:
+      UserError: a number is out of range.
+    """
+    for name in POSITIVE:
+        if getattr(config, name) < 1:
+            raise UserError(f"{flag_of(name)} must be at least 1, got {getattr(config, name)}")
+    if not 0 <= config.lr < math.inf:
+        raise UserError(f"--lr must be a finite number, 0 or more, got {config.lr}")
+    if not 0 <= config.seed < 1 << 63:
+        raise UserError(f"--seed must be from 0 to 2**63 - 1, got {config.seed}")
+    if config.sample_tokens < 0:
+        raise UserError(f"--sample-tokens must be 0 or more, got {config.sample_tokens}")
+    if not config.explosion > 0:
+        raise UserError(f"--explosion must be above 0, got {config.explosion}")
+    return config
+
+
+def to_json(config: RunConfig) -> str:
+    """The config as it is kept in the run's folder."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str, where: str) -> RunConfig:
+    """Reads a config back.
+
+    Raises:
+      UserError: it isn't one, or holds fields that this version doesn't know.
+    """
+    try:
+        values = json.loads(text)
+        return check(RunConfig(**{**values, "probe": tuple(values.get("probe", ()))}))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{where} is not the configuration of a run of this version: {error}") from error
+
+
+def words(config: RunConfig) -> dict[str, Word]:
+    """The parsed words of a config."""
+    return {key: parse(getattr(config, key), kind) for key, kind in WORDS.items()}

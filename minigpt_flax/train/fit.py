@@ -1,0 +1,30 @@
+"""One request from beginning to end, and the exit status. Imports no JAX: the signals are taken over before that."""
+
+from __future__ import annotations
+
+import sys
+
+from minigpt_flax.train.cli import Request
+from minigpt_flax.train.stop import Failed, Stop
+
+
+def fit(request: Request) -> int:
+    """Trains.
+
+    Returns:
+      The exit status: 0; 1 when the run can't go on (it diverged, the disk is full); 128 + the signal that ended it.
+
+    Raises:
+      UserError: what was asked for can't be done (status 2).
+    """
+    with Stop() as stop:
+        try:
+            from minigpt_flax.train.session import begin, resume  # takes seconds
+
+            (begin if request.resume is None else resume)(request, stop)
+        except Failed as error:
+            print(f"train.py: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("left at once; the last checkpoint is whole", file=sys.stderr)
+        return stop.status

@@ -1,0 +1,86 @@
+"""The loop: send a step, look at the one before it; validate, save, and end well however the end comes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from minigpt_flax.train.build import Run
+from minigpt_flax.train.checkpoint import Checkpoints
+from minigpt_flax.train.evaluate import Abandoned
+from minigpt_flax.train.hooks import Hook
+from minigpt_flax.train.state import TrainState
+from minigpt_flax.train.stop import Diverged, Stop
+
+
+def train(
+    run: Run,
+    state: TrainState,
+    *,
+    hooks: Sequence[Hook],
+    on_validation: Hook,
+    checkpoints: Checkpoints,
+    stop: Stop,
+    stop_after: int | None = None,
+) -> TrainState:
+    """Runs the steps that ``state`` has not yet done.
+
+    A validation is due after every ``eval_every`` steps and after the last. One that a request to stop cuts short is
+    done again, from the checkpoint of that step, before the run goes on.
+
+    Args:
+      run: the parts.
+      state: where to begin.
+      hooks: called with every step's metrics, one step late.
+      on_validation: called with the results of every validation.
+      checkpoints: where to save; its scores tell which validations are done.
+      stop: tells when a signal asked to end.
+      stop_after: end, as if asked, when this many steps of the run are done.
+
+    Returns:
+      The state at the end, saved.
+
+    Raises:
+      Diverged: from the guard, or the validation loss isn't finite; the checkpoints hold only states from before.
+      Failed: something can't be written.
+    """
+    config = run.config
+    pending: tuple[int, Any] | None = None
+
+    def drain() -> None:
+        nonlocal pending
+        if pending is not None:
+            (step, metrics), pending = pending, None
+            metrics = jax.device_get(metrics)
+            for hook in hooks:
+                hook(step, metrics)
+
+    def due(step: int) -> bool:
+        return 0 < step and (step % config.eval_every == 0 or step == config.steps) and step not in checkpoints.scores
+
+    done = int(state.step)
+    last = config.steps if stop_after is None else min(config.steps, stop_after)
+    while not stop():
+        if due(done):
+            drain()
+            try:
+                results = run.evaluate(state.params, stop)
+            except Abandoned:
+                break
+            on_validation(done, results)
+            if not math.isfinite(results["val_loss"]):
+                raise Diverged(f"validation loss {results['val_loss']} at step {done}")
+            checkpoints.save(state, results["val_loss"])
+        if done >= last:
+            break
+        state, metrics = run.step(state, run.batches(done))
+        drain()
+        done += 1
+        pending = (done, metrics)
+    drain()
+    checkpoints.save(state)
+    checkpoints.wait()
+    return state

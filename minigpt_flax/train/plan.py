@@ -1,0 +1,96 @@
+"""What a run will do, as text of 80 columns: data, model, optimizer, and what each tensor gets."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections import defaultdict
+from collections.abc import Iterable
+
+import jax
+
+from jaxopt_mini.tree import path_name
+from minigpt_flax.data import unigram_entropy
+from minigpt_flax.train.build import Run, decay_rates
+from minigpt_flax.train.probes import remembered
+
+COLUMNS = 80
+LABEL = 11  # columns of the labels on the left
+
+
+def plan(run: Run) -> list[tuple[str, str]]:
+    """Returns (label, text) pairs; a text may have several lines."""
+    config, step_tokens = run.config, run.config.batch_size * run.config.context
+    rates = {path_name(path): rate for path, rate in jax.tree.leaves_with_path(decay_rates(run))}
+    return [
+        ("device", f"{len(jax.devices())} x {jax.devices()[0].device_kind}, JAX {jax.__version__}"),
+        ("data", _data(run)),
+        ("model", f"{_model(run)}\n{_roles(run, rates)}"),
+        ("batch", f"{config.batch_size} x {config.context} = {step_tokens:,} tokens a step, {config.steps:,} steps"),
+        ("optimizer", config.opt),
+        ("rate", f"peak {config.lr:g}, {config.schedule}"),
+        ("clip", config.clip),
+        ("decay", _decay(rates)),
+    ]
+
+
+def _data(run: Run) -> str:
+    entropy = unigram_entropy(run.train_tokens, run.tokenizer.vocab_size)
+    return (
+        f"{run.corpus.name}: {len(run.train_tokens):,} training and {len(run.val_tokens):,} validation tokens\n"
+        f"{run.tokenizer.name} tokenizer, {run.tokenizer.vocab_size:,} tokens, unigram entropy {entropy:.2f} nats"
+    )
+
+
+def _model(run: Run) -> str:
+    model, count = run.model, sum(leaf.size for leaf in jax.tree.leaves(run.shapes))
+    sizes = f"{model.layers} layers, {model.heads} heads, width {model.width}, context {model.context}"
+    return f"{sizes}: {count:,} parameters"
+
+
+def _roles(run: Run, rates: dict[str, float]) -> str:
+    """A table: tensors and parameters of each role, their weight decay, and what the optimizer remembers of them."""
+    fields = defaultdict(set)
+    for field, owner, _ in remembered(jax.eval_shape(run.init).opt_state, run.layout):
+        fields[owner].add(field)
+    groups: dict[str, list[tuple[str, int]]] = {}
+    leaves = zip(jax.tree.leaves_with_path(run.layout), jax.tree.leaves(run.shapes), strict=True)
+    for (path, entry), leaf in leaves:
+        groups.setdefault(entry.role, []).append((path_name(path), leaf.size))
+    rows = [f"{'role':10s}{'tensors':>8s}{'parameters':>13s}  {'decay':8s}state"]
+    for role, members in groups.items():
+        decays = ", ".join(sorted({f"{rates[name]:.3g}" for name, _ in members}))
+        state = ", ".join(sorted(set().union(*(fields[name] for name, _ in members)))) or "none"
+        rows.append(f"{role:10s}{len(members):8d}{sum(size for _, size in members):13,d}  {decays:8s}{state}")
+    return "\n".join(rows)
+
+
+def _decay(rates: dict[str, float]) -> str:
+    """The tensors by the rate at which they decay."""
+    groups: dict[str, list[str]] = {}
+    for name, rate in rates.items():
+        groups.setdefault(f"{rate:.3g}", []).append(name)
+    if list(groups) == ["0"]:
+        return "none: this optimizer, as written, takes nothing off the weights"
+    texts = []
+    for rate, names in sorted(groups.items(), reverse=True):
+        title = "none" if rate == "0" else f"rate x {rate}"
+        texts.append(f"{title} on {len(names)} tensors: {', '.join(patterns(names))}")
+    return "\n".join(textwrap.fill(text, COLUMNS - LABEL, subsequent_indent="  ") for text in texts)
+
+
+def patterns(names: Iterable[str]) -> list[str]:
+    """Parameters' names, shortened: numbers as ``*``, siblings in braces.
+
+    >>> patterns(["block_0/mlp/up/kernel", "block_0/mlp/down/kernel", "block_1/mlp/up/kernel", "head/kernel"])
+    ['block_*/mlp/{down,up}/kernel', 'head/kernel']
+    """
+    siblings: dict[tuple[str, str], set[str]] = {}
+    for name in names:
+        *above, parent, last = re.sub(r"_\d+(?=/)", "_*", f"/{name}").split("/")
+        siblings.setdefault(("/".join(above), last), set()).add(parent)
+    found = []
+    for (above, last), parents in siblings.items():
+        parent = f"{{{','.join(sorted(parents))}}}" if len(parents) > 1 else next(iter(parents))
+        found.append(f"{above}/{parent}/{last}".lstrip("/"))
+    return found

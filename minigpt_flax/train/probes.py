@@ -1,0 +1,117 @@
+"""Probes: measurements inside the step, ``StepView -> {name: float32[]}``. They look and never touch.
+
+A probe returns only what there is to measure: an optimizer without moments has no moments' norms. Sums run over all
+parameters of a role (matrix, embedding, head, vector).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxopt_mini import ClipByNormState, tree
+
+
+class StepView(NamedTuple):
+    """What a probe sees of a step."""
+
+    step: jax.Array  # int32[]
+    params: Any  # before the update
+    grads: Any  # mean over tokens, before clipping
+    updates: Any  # what is added to the parameters
+    opt_state: Any  # after the update
+    layout: Any  # tree of ParamLayout
+    lr: jax.Array  # float32[]
+
+
+Probe = Callable[[StepView], dict[str, jax.Array]]
+
+
+def norms(view: StepView) -> dict[str, jax.Array]:
+    """Norms of the gradients (before clipping), of the updates and of the parameters, by role.
+
+    Returns:
+      ``grad_norm/ROLE``, ``update_norm/ROLE``, ``param_norm/ROLE``.
+    """
+    trees = {"grad": view.grads, "update": view.updates, "param": view.params}
+    return {
+        f"{name}_norm/{role}": tree.norm(leaves)
+        for name, values in trees.items()
+        for role, leaves in _by_role(values, view.layout).items()
+    }
+
+
+def ratios(view: StepView) -> dict[str, jax.Array]:
+    """How far a step goes: RMS of the update over RMS of the parameters, by role.
+
+    About 1e-3 is usual for a healthy run in its middle; a role that moves tenfold more or less than the others is a
+    reason to look. Infinite, or not a number, where all parameters of a role are zero.
+
+    Returns:
+      ``update_ratio/ROLE``.
+    """
+    updates, params = (_by_role(values, view.layout) for values in (view.updates, view.params))
+    return {f"update_ratio/{role}": tree.norm(updates[role]) / tree.norm(params[role]) for role in params}
+
+
+def moments(view: StepView) -> dict[str, jax.Array]:
+    """Norms of what the optimizer remembers of each parameter, by name and role.
+
+    Adam's first and second moment are ``mu`` and ``nu``. Whatever else a state holds for a parameter is measured under
+    its own name (``trace``, ``ema``, ...); trees of one name are taken together.
+
+    Returns:
+      ``NAME_norm/ROLE``.
+    """
+    roles = {name: entry.role for name, entry in _by_name(view.layout).items()}
+    groups: dict[str, list[jax.Array]] = {}
+    for field, owner, leaf in remembered(view.opt_state, view.layout):
+        groups.setdefault(f"{field}_norm/{roles[owner]}", []).append(leaf)
+    return {name: tree.norm(leaves) for name, leaves in groups.items()}
+
+
+def remembered(opt_state: Any, layout: Any) -> Iterator[tuple[str, str, Any]]:
+    """What a state holds for single parameters: (name of the field, name of the parameter, array) of each.
+
+    A moment lies where its parameter does, below its field: ``1/mu/block_0/mlp/up/kernel``.
+    """
+    parameters = _by_name(layout)
+    for name, leaf in _by_name(opt_state).items():
+        keys = name.split("/")
+        owner = next((i for i in range(1, len(keys)) if "/".join(keys[i:]) in parameters), None)
+        if owner is not None and not keys[owner - 1].isdigit() and jnp.issubdtype(leaf.dtype, jnp.inexact):
+            yield keys[owner - 1], "/".join(keys[owner:]), leaf
+
+
+def _by_name(values: Any) -> dict[str, Any]:
+    return {tree.path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(values)}
+
+
+def clip(view: StepView) -> dict[str, jax.Array]:
+    """What ``clip_by_norm`` did: the norm before, the factor, and whether it clipped.
+
+    Returns:
+      ``clip/norm``, ``clip/factor`` (1 is untouched), ``clip/clipped`` (0 or 1: its mean is the rate of clipping).
+    """
+    for state in _states(view.opt_state, ClipByNormState):
+        clipped = (state.factor < 1).astype(jnp.float32)
+        return {"clip/norm": state.norm, "clip/factor": state.factor, "clip/clipped": clipped}
+    return {}
+
+
+def _by_role(values: Any, layout: Any) -> dict[str, list[jax.Array]]:
+    groups: dict[str, list[jax.Array]] = {}
+    for leaf, entry in zip(jax.tree.leaves(values), jax.tree.leaves(layout), strict=True):
+        groups.setdefault(entry.role, []).append(leaf)
+    return groups
+
+
+def _states(state: Any, kind: type) -> Iterable[Any]:
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kind))
+    return (node for node in nodes if isinstance(node, kind))
+
+
+PROBES: dict[str, Probe] = {f.__name__: f for f in (norms, ratios, moments, clip)}

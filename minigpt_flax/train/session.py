@@ -1,0 +1,164 @@
+"""One sitting of a run, new or continued: choose what to do, build it, train, say what came of it."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxopt_mini.tree import path_name
+from minigpt_flax.data import load_tokenizer
+from minigpt_flax.errors import UserError
+from minigpt_flax.train import console
+from minigpt_flax.train.build import Run, build
+from minigpt_flax.train.checkpoint import Checkpoints
+from minigpt_flax.train.cli import Request
+from minigpt_flax.train.config import WORDS, RunConfig, default_preset, from_json, resolve, to_json
+from minigpt_flax.train.folder import RunFolder, create_free, read, show
+from minigpt_flax.train.hooks import Guard, Log
+from minigpt_flax.train.loop import train
+from minigpt_flax.train.specs import parse
+from minigpt_flax.train.state import TrainState
+from minigpt_flax.train.stop import Diverged, Stop
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jaxopt-mini")
+
+
+def begin(request: Request, stop: Stop) -> None:
+    """Starts a new run; nothing is written before all of it is known to be right."""
+    preset = request.preset or default_preset(jax.default_backend())
+    config = resolve(request.given, preset)
+    named = None if request.name is None else RunFolder(Path(request.out) / request.name)
+    if named is not None and named.path.exists():
+        raise named.taken()
+    run = build(config)
+    state = run.init()
+    if stop():
+        print("stopped before the first step; nothing was written")
+        return
+    if named is None:
+        folder = create_free(request.out, f"{preset}-{parse(config.opt, 'optimizer').name}-{config.seed}")
+    else:
+        folder = named
+        folder.create()
+    with folder.claim():
+        folder.fill(to_json(config), environment(run), run.tokenizer.save)
+        with Checkpoints(folder.checkpoints, config.keep) as checkpoints:
+            follow(run, folder, checkpoints, state, stop, request.stop_after)
+
+
+def resume(request: Request, stop: Stop) -> None:
+    """Continues a run where its newest checkpoint left it."""
+    folder = RunFolder(request.resume or "")
+    folder.require()
+    with folder.claim():
+        config = from_json(read(folder.config), show(folder.config))
+        agree(request, config)
+        with Checkpoints(folder.checkpoints, config.keep) as checkpoints:
+            if config.steps in folder.scores() and config.steps in checkpoints.steps():
+                print(f"{show(folder.path)} is finished: all {config.steps} steps are done")
+                return
+            run = build(config, tokenizer=load_tokenizer(folder.path), data_hash=folder.data_hash())
+            if checkpoints.steps():
+                state = checkpoints.restore(jax.eval_shape(run.init), print)
+            else:  # ended before the first save: its first state is known all the same
+                state = run.init()
+            folder.forget_after(int(state.step))
+            checkpoints.scores = folder.scores()
+            follow(run, folder, checkpoints, state, stop, request.stop_after)
+
+
+def agree(request: Request, config: RunConfig) -> None:
+    """Refuses flags that say something else than the run's own configuration.
+
+    Raises:
+      UserError: one does; names it.
+    """
+    typed = dict(request.given)
+    for key in typed.keys() & WORDS.keys():  # a word may leave open what the configuration holds
+        typed[key] = str(parse(typed[key], WORDS[key]).over(parse(getattr(config, key), WORDS[key])))
+    for name, value in typed.items():
+        if getattr(config, name) != value:
+            raise UserError(
+                f"--resume {request.resume} was started with {name}={getattr(config, name)!r}, not {value!r}: "
+                "leave the flag out, or start another run"
+            )
+    for flag in ("preset", "name"):
+        if getattr(request, flag) is not None:
+            raise UserError(f"--resume {request.resume} takes no --{flag}: the run has its own; leave it out")
+
+
+def environment(run: Run) -> dict[str, Any]:
+    """What the numbers depend on beside the config."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "machine": platform.platform(),
+        "devices": [str(device) for device in jax.devices()],
+        "commit": commit(),
+        "data": {"name": run.corpus.name, "sha256": run.corpus.sha256},
+    }
+
+
+def commit() -> str | None:
+    """The commit of these sources, if git knows it."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git
+        return None
+    return said.stdout.strip() or None
+
+
+def follow(
+    run: Run, folder: RunFolder, checkpoints: Checkpoints, state: TrainState, stop: Stop, stop_after: int | None
+) -> None:
+    """Trains with every hook in place and reports the end."""
+    config, done, records = run.config, int(state.step), folder.records()
+    console.plan(run, folder, done)
+    names = [path_name(path) for path, _ in jax.tree.leaves_with_path(run.layout)]
+    tokens = config.batch_size * config.context
+    seconds = records[-1]["seconds"] if records else 0.0
+    with (
+        console.Progress(config, done) as progress,
+        Log(folder, config.log_every, tokens, seconds) as log,
+    ):
+
+        def warn(step, norm, name):
+            log.write(step, {"explosion": norm})
+            progress.say(f"gradient norm {norm:.3g} exceeds {config.explosion:g} at step {step}; largest in {name}")
+
+        def on_validation(step, results):
+            log.write(step, results)
+            log.sync()
+            progress.validated(step, results)
+
+        guard = Guard(names, config.explosion, warn, warned=any("explosion" in record for record in records))
+        try:
+            state = train(
+                run,
+                state,
+                hooks=[log, guard, progress],
+                on_validation=on_validation,
+                checkpoints=checkpoints,
+                stop=stop,
+                stop_after=stop_after,
+            )
+        except Diverged as error:
+            checkpoints.wait()
+            saved = checkpoints.steps()
+            left = f"the checkpoint of step {saved[-1]} is from before that" if saved else "no checkpoint was saved"
+            raise Diverged(f"{error}; {left}; start anew with a lower --lr or --clip") from error
+    if config.steps in checkpoints.scores:
+        console.ending(run, folder, state)
+    else:
+        print(f"stopped at step {int(state.step)}; continue with: python train.py --resume {show(folder.path)}")

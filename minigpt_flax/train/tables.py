@@ -1,0 +1,44 @@
+"""The tables that words name rows of, by kind, and how many leading arguments each kind's contract fixes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from optax import GradientTransformationExtraArgs, identity
+
+from jaxopt_mini import CLIPS, OPTIMIZERS, SCHEDULES
+from minigpt_flax.data import CORPORA, TOKENIZERS
+from minigpt_flax.train.probes import PROBES
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of word.
+
+    Attributes:
+      table: name -> function.
+      flag: where the word is typed.
+      given: number of leading arguments that the run gives: learning rate; peak and total steps; text; view.
+    """
+
+    table: dict[str, Callable]
+    flag: str
+    given: int
+
+
+def none() -> GradientTransformationExtraArgs:
+    """Gradients pass unclipped."""
+    return identity()
+
+
+KINDS = {
+    "optimizer": Kind(OPTIMIZERS, "--opt", 1),
+    "schedule": Kind(SCHEDULES, "--schedule", 2),
+    "clip": Kind({**CLIPS, none.__name__: none}, "--clip", 0),
+    "probe": Kind(PROBES, "--probe", 1),
+    "tokenizer": Kind(TOKENIZERS, "--tokenizer", 1),
+    "corpus": Kind(CORPORA, "--data", 0),
+}
+OFFERED = ("layout", "mask", "weight_decay_mask")
+"""Keywords that a run gives to the rows whose signatures name them."""

@@ -1,0 +1,220 @@
+"""One row an optimizer: what its laws, its Optax counterpart and its recorded trajectories need.
+
+A new optimizer adds a row here; the tests themselves never name one.
+"""
+
+from __future__ import annotations
+
+import optax
+
+from jaxopt_mini import (
+    adagrad,
+    adam,
+    adamw,
+    add_decayed_weights,
+    chain,
+    clip_by_norm,
+    lion,
+    momentum,
+    nadamw,
+    rmsprop,
+    sgd,
+)
+from jaxopt_mini.schedules import cosine
+from tests import cases_classic, cases_matrix, cases_variants
+from tests.harness import Case, Golden
+
+
+def optax_momentum(learning_rate, decay=0.9, debias=False, accumulator_dtype=None):
+    """The same rule, put together from Optax's links."""
+    return optax.chain(optax.ema(decay, debias, accumulator_dtype), optax.scale_by_learning_rate(learning_rate))
+
+
+def torch_adamw(h):
+    """torch's keywords are the course's, with the betas in a pair."""
+    b1, b2 = h["betas"]
+    return adamw(h["lr"], b1=b1, b2=b2, eps=h.get("eps", 1e-8), weight_decay=h["weight_decay"])
+
+
+def torch_lion(h):
+    """The official Lion."""
+    b1, b2 = h["betas"]
+    return lion(h["lr"], b1=b1, b2=b2, weight_decay=h["weight_decay"])
+
+
+ROWS = (
+    Case(
+        sgd,
+        learning_rate=0.015,
+        hyperparameters={"momentum": 0.9, "dampening": 0.5},
+        optax=optax.sgd,
+        variants=(
+            {"momentum": 0.9},
+            {"momentum": 0.9, "nesterov": True, "accumulator_dtype": "bfloat16"},
+        ),
+        goldens=(
+            Golden("seed_sgd", lambda h: sgd(h["lr"])),
+            Golden("torch_sgd", lambda h: sgd(h["lr"])),
+            Golden("torch_sgd_momentum", lambda h: sgd(h["lr"], momentum=h["momentum"])),
+            Golden("torch_sgd_nesterov", lambda h: sgd(h["lr"], momentum=h["momentum"], nesterov=True)),
+            Golden(
+                "torch_sgd_dampening",
+                lambda h: sgd(h["lr"], momentum=h["momentum"], dampening=h["dampening"]),
+            ),
+            Golden(
+                "torch_sgd_wd",
+                lambda h: chain(
+                    add_decayed_weights(h["weight_decay"]),
+                    sgd(h["lr"], momentum=h["momentum"], nesterov=True),
+                ),
+            ),
+        ),
+    ),
+    Case(
+        momentum,
+        learning_rate=0.1,
+        optax=optax_momentum,
+        variants=({"debias": True}, {"decay": 0.5, "accumulator_dtype": "bfloat16"}),
+        goldens=(Golden("seed_momentum", lambda h: momentum(h["lr"], decay=h["momentum"])),),
+    ),
+    Case(
+        adagrad,
+        learning_rate=1.0,
+        hyperparameters={"lr_decay": 0.01},
+        optax=optax.adagrad,
+        variants=({"initial_accumulator_value": 0.0, "eps": 1e-3},),
+        goldens=(
+            Golden(
+                "seed_adagrad",
+                lambda h: adagrad(h["lr"], initial_accumulator_value=0.0, eps=h["eps"], eps_in_sqrt=False),
+            ),
+            Golden(
+                "torch_adagrad",
+                lambda h: adagrad(
+                    h["lr"],
+                    initial_accumulator_value=h["initial_accumulator_value"],
+                    eps=h["eps"],
+                    eps_in_sqrt=False,
+                ),
+            ),
+            Golden(
+                "torch_adagrad_decay",
+                lambda h: chain(
+                    add_decayed_weights(h["weight_decay"]),
+                    adagrad(
+                        h["lr"],
+                        initial_accumulator_value=0.0,
+                        eps=h["eps"],
+                        eps_in_sqrt=False,
+                        lr_decay=h["lr_decay"],
+                    ),
+                ),
+            ),
+        ),
+    ),
+    Case(
+        rmsprop,
+        hyperparameters={"momentum": 0.9},
+        optax=optax.rmsprop,
+        variants=(
+            {"momentum": 0.9, "nesterov": True, "eps_in_sqrt": False, "initial_scale": 1.0},
+            {"bias_correction": True},
+            {"centered": True, "momentum": 0.5},
+            {"centered": True, "bias_correction": True, "eps_in_sqrt": False, "eps": 1e-3},
+        ),
+        goldens=(
+            Golden(
+                "torch_rmsprop",
+                lambda h: rmsprop(h["lr"], decay=h["alpha"], eps=h["eps"], eps_in_sqrt=False),
+            ),
+            Golden(
+                "torch_rmsprop_centered",
+                lambda h: rmsprop(h["lr"], decay=h["alpha"], eps=h["eps"], eps_in_sqrt=False, centered=True),
+            ),
+            Golden(
+                "torch_rmsprop_momentum",
+                lambda h: chain(
+                    add_decayed_weights(h["weight_decay"]),
+                    rmsprop(
+                        h["lr"],
+                        decay=h["alpha"],
+                        eps_in_sqrt=False,
+                        momentum=h["momentum"],
+                        rate_in_momentum=False,
+                    ),
+                ),
+            ),
+        ),
+    ),
+    Case(
+        adam,
+        optax=optax.adam,
+        variants=({"nesterov": True, "eps_root": 1e-6}, {"mu_dtype": "bfloat16"}),
+        goldens=(
+            Golden(
+                "seed_adam",
+                lambda h: adam(h["lr"], b1=h["beta1"], b2=h["beta2"], eps=h["eps"]),
+            ),
+            Golden("torch_adam", lambda h: adam(h["lr"], eps=h["eps"])),
+            Golden(
+                "torch_adam_l2",
+                lambda h: chain(
+                    add_decayed_weights(h["weight_decay"]),
+                    adam(h["lr"], b1=h["betas"][0], b2=h["betas"][1], eps=h["eps"]),
+                ),
+            ),
+        ),
+    ),
+    Case(
+        adamw,
+        optax=optax.adamw,
+        variants=({"nesterov": True, "weight_decay": 0.1}, {"mu_dtype": "bfloat16"}),
+        goldens=(
+            Golden(
+                "seed_adamw",
+                lambda h: adamw(
+                    h["lr"],
+                    b1=h["beta1"],
+                    b2=h["beta2"],
+                    eps=h["eps"],
+                    weight_decay=h["weight_decay"],
+                ),
+            ),
+            Golden("torch_adamw", torch_adamw),
+            Golden(
+                "torch_recipe_clip_adamw_cosine",
+                lambda h: chain(
+                    clip_by_norm(h["max_norm"]),
+                    torch_adamw(h | {"lr": cosine(h["lr"], h["T_max"])}),
+                ),
+            ),
+        ),
+    ),
+    Case(
+        nadamw,
+        optax=optax.nadamw,
+        variants=({"weight_decay": 0.1, "mu_dtype": "bfloat16"},),
+        goldens=(
+            Golden(
+                "nadamw_algoperf",
+                lambda h: nadamw(h["lr"], weight_decay=h["weight_decay"], one_correction=True),
+            ),
+        ),
+    ),
+    Case(
+        lion,
+        learning_rate=0.05,
+        optax=optax.lion,
+        variants=({"weight_decay": 0.1, "b1": 0.5}, {"mu_dtype": "bfloat16"}),
+        goldens=(
+            Golden("lion", torch_lion),
+            Golden("lion_wd", torch_lion),
+            Golden("signum_lion", torch_lion),
+        ),
+    ),
+    *cases_classic.ROWS,
+    *cases_matrix.ROWS,
+    *cases_variants.ROWS,
+)
+
+CASES = {row.optimizer.__name__: row for row in ROWS}

@@ -1,0 +1,213 @@
+"""Rows of the optimizers that treat a matrix as one thing, see :mod:`tests.cases`."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxopt_mini import ParamLayout, adamw, dion, galore, kron, muon, normuon, scion, shampoo, soap
+from jaxopt_mini.layout import infer
+from jaxopt_mini.matrices import Sides
+from tests.harness import Case, Golden
+
+
+def official_muon(h, **keywords):
+    """Keller Jordan's and torch's Muon: a constant mix, no correction of the beginning."""
+    given = {"beta": h["momentum"], "weight_decay": h["weight_decay"], "debias": False, "eps": 1e-7}
+    return muon(h["lr"], **given, **keywords)
+
+
+def official_adam(h):
+    """The AdamW that the official Muon gives the rest to."""
+    b1, b2 = h["betas"]
+    return adamw(h["lr"], b1=b1, b2=b2, eps=h["eps"], weight_decay=h["weight_decay"])
+
+
+def official_pair(h):
+    """Muon and its auxiliary Adam."""
+    return official_muon(h["muon"], rest=official_adam(h["adam"]), layout=infer)
+
+
+def official_normuon(h, **keywords):
+    """The official NorMuon."""
+    given = {"beta": h["momentum"], "b2": h["beta2"], "weight_decay": h["weight_decay"]}
+    return normuon(h["lr"], **given, **keywords)
+
+
+def official_soap(h):
+    """The official SOAP."""
+    b1, b2 = h["betas"]
+    how = {name: h[name] for name in ("precondition_frequency", "max_precond_dim") if name in h}
+    return soap(h["lr"], b1=b1, b2=b2, weight_decay=h["weight_decay"], **how)
+
+
+def soap_from_recorded_bases(h):
+    """The same, with the recorded bases in the place of those that it finds in its first step."""
+    tx = official_soap(h)
+
+    def update(updates, state, params):
+        (inner, *others), recorded = state
+        updates, (inner, *others) = tx.update(updates, (inner, *others), params)
+        bases = jax.tree.map(lambda q, ours: jnp.where(inner.count == 1, q, ours), recorded, inner.bases)
+        return updates, ((inner._replace(bases=bases), *others), recorded)
+
+    return optax.GradientTransformation(lambda params: (tx.init(params), None), update)
+
+
+def recorded_bases(state, arrays):
+    """For each matrix its two recorded bases."""
+    inner, _ = state
+
+    def one(path, leaf):
+        name = "/".join(str(key.key) for key in path)
+        return Sides(*(None if q is None else jnp.asarray(arrays[f"Q0/{name}/{i}"]) for i, q in enumerate(leaf)))
+
+    bases = jax.tree_util.tree_map_with_path(one, inner[0].bases, is_leaf=lambda node: isinstance(node, Sides))
+    return inner, bases
+
+
+def official_scion(h):
+    """The official Scion: its groups name a norm each, where ours goes by role."""
+    roles = {"Spectral": "matrix", "Sign": "head", "ColNorm": "embedding", "BiasRMS": "vector"}
+    by_leaf = {leaf: roles[norm] for norm, group in h["groups"].items() for leaf in group["leaves"]}
+    radius = {roles[norm]: float(group["scale"]) for norm, group in h["groups"].items()}
+    axes = {"matrix": ((0,), (1,)), "head": ((0,), (1,)), "embedding": ((0,), (1,)), "vector": ((), (0,))}
+
+    def layout(params):
+        return {leaf: ParamLayout(by_leaf[leaf], (), *axes[by_leaf[leaf]]) for leaf in params}
+
+    return scion(
+        h["lr"],
+        beta=1 - h["momentum"],
+        constrained=not h["unconstrained"],
+        radius=radius["matrix"],
+        head_radius=radius["head"],
+        embedding_radius=radius.get("embedding", 1.0),
+        vector_radius=radius["vector"],
+        layout=layout,
+    )
+
+
+def official_dion(h):
+    """The official Dion."""
+    return dion(h["lr"], beta=h["mu"], rank=h["rank"], weight_decay=h["weight_decay"])
+
+
+def recorded_first_basis(state, arrays):
+    """Dion's state with the recorded start of its power iteration."""
+    matrices, rest = state.inner_states["matrices"], state.inner_states["rest"]
+    inner, *others = matrices.inner_state
+    inner = inner._replace(basis={leaf: jnp.asarray(arrays[f"Q0/{leaf}"]) for leaf in inner.basis})
+    return state._replace(inner_states={"matrices": matrices._replace(inner_state=(inner, *others)), "rest": rest})
+
+
+def adam_with_eps_before_the_corrections(b1, b2, eps):
+    """The inner Adam of the official GaLore, which is that of older transformers."""
+
+    def update(updates, state, params=None):
+        del params
+        count = state.count + 1
+        mu = jax.tree.map(lambda g, m: (1 - b1) * g + b1 * m, updates, state.mu)
+        nu = jax.tree.map(lambda g, v: (1 - b2) * g**2 + b2 * v, updates, state.nu)
+        size = jnp.sqrt(1 - b2 ** count.astype(jnp.float32)) / (1 - b1 ** count.astype(jnp.float32))
+        step = jax.tree.map(lambda m, v: size * m / (jnp.sqrt(v) + eps), mu, nu)
+        return step, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(optax.scale_by_adam().init, update)
+
+
+def official_galore(h):
+    """The official GaLore, with the recorded projections in the place of those that it finds."""
+    b1, b2 = h["betas"]
+    keywords = {"rank": h["rank"], "scale": h["scale"], "weight_decay": h["weight_decay"]}
+    inner = adam_with_eps_before_the_corrections(b1, b2, h["eps"])
+    tx = galore(h["lr"], base_optimizer=inner, update_proj_gap=10**6, smaller_side=True, late_decay=True, **keywords)
+
+    def update(updates, state, params):
+        (first, *others), recorded, t = state
+        given = {leaf: array[t // h["update_proj_gap"]] for leaf, array in recorded.items()}
+        first = first._replace(count=jnp.int32(1), projector=first.projector | given)  # never due
+        updates, inner = tx.update(updates, (first, *others), params)
+        return updates, (inner, recorded, t + 1)
+
+    return optax.GradientTransformation(lambda params: (tx.init(params), None, jnp.int32(0)), update)
+
+
+def recorded_projections(state, arrays):
+    """GaLore's state with the recorded projections beside it."""
+    inner, _, t = state
+    recorded = {name.removeprefix("projection/"): jnp.asarray(a) for name, a in arrays.items() if "projection/" in name}
+    return inner, recorded, t
+
+
+ROWS = (
+    Case(
+        muon,
+        hyperparameters={"consistent_rms": 0.2, "adam_learning_rate": 0.1},
+        goldens=(
+            Golden("muon_f32", official_muon),
+            Golden("muon_wd_f32", official_muon),
+            Golden("muon_aux_adam_f32", official_pair),
+            Golden("torch_muon_f32", official_muon),
+            Golden("torch_muon_rms_f32", lambda h: official_muon(h, consistent_rms=0.2)),
+            Golden("torch_muon_plain_f32", lambda h: official_muon(h, nesterov=False)),
+        ),
+    ),
+    Case(
+        normuon,
+        hyperparameters={"adam_learning_rate": 0.1},
+        goldens=(
+            Golden("normuon_f32", official_normuon),
+            Golden(
+                "normuon_aux_adam_f32",
+                lambda h: official_normuon(h["muon"], rest=official_adam(h["adam"])),
+            ),
+        ),
+    ),
+    Case(
+        soap,
+        hyperparameters={"shampoo_beta": 0.9},
+        goldens=(
+            Golden("soap_freq1", soap_from_recorded_bases, start=recorded_bases),
+            Golden("soap_freq10", soap_from_recorded_bases, start=recorded_bases),
+            Golden("soap_square_freq1", official_soap),
+            Golden(
+                "soap_square_freq10",
+                official_soap,
+                tolerance=3e-5,
+                reason="rounding the gradients alone moves the reference by 1.4e-5: eigenvalues lie close together",
+            ),
+            Golden(
+                "soap_one_sided",
+                official_soap,
+                tolerance=2e-5,
+                reason="rounding the gradients alone moves the reference by 4e-6, and each LAPACK rounds otherwise",
+            ),
+            Golden("soap_identity", official_soap),
+        ),
+    ),
+    Case(
+        scion,
+        learning_rate=0.01,
+        goldens=(
+            Golden("scion_unconstrained_f32", official_scion),
+            Golden("scion_constrained_f32", official_scion),
+        ),
+    ),
+    Case(
+        dion,
+        hyperparameters={"adam_learning_rate": 0.1},
+        goldens=(
+            Golden("dion_rank4", official_dion, start=recorded_first_basis),
+            Golden("dion_full", official_dion, start=recorded_first_basis),
+        ),
+    ),
+    Case(shampoo, hyperparameters={"shampoo_beta": 0.9}),
+    Case(kron, hyperparameters={"probability": 1.0}),
+    Case(
+        galore,
+        keywords={"rank": 2, "update_proj_gap": 5},
+        goldens=(Golden("galore_adamw", official_galore, start=recorded_projections),),
+    ),
+)

@@ -1,0 +1,19 @@
+"""What every test runs under: strict promotion, checked shapes, one CPU."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Small programs that run once: compiling takes nearly all the time, and half of it without these optimisations.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false",
+)
+
+import jax
+import jaxtyping
+
+jaxtyping.install_import_hook(["jaxopt_mini", "minigpt_flax"], "beartype.beartype")
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,0 +1,156 @@
+"""What the tests of every optimizer share: the form of a case, small trees, the loop that takes steps."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxopt_mini import ParamLayout, apply_updates
+
+Tree = Any
+
+# Small programs that run once: compiling takes all the time, and a fifth of it without the optimisations.
+jit = functools.partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_cpu_parallel_codegen_split_count": 1,
+        "xla_cpu_use_fusion_emitters": False,
+        "xla_llvm_disable_expensive_passes": True,
+    },
+)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A recorded trajectory and the call that must reproduce it.
+
+    Attributes:
+      file: name of the trajectory, a key of the index.
+      build: makes the transformation from the hyperparameters that the index records.
+      tolerance: largest deviation at any step, times max(1, mean movement of the leaf).
+      reason: why the tolerance is looser than 1e-5.
+      start: (state, arrays of the file) -> state, for references that start from recorded arrays.
+      extra: (arrays of the file, problem) -> what each step is given, with the steps along the first axis.
+      also: prefix of other recorded trajectories ("x/") -> function of (state, params) that gives that tree.
+    """
+
+    file: str
+    build: Callable[[Any], Any]
+    tolerance: float = 1e-5
+    reason: str = ""
+    start: Callable[[Any, Mapping[str, np.ndarray]], Any] | None = None
+    extra: Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], dict[str, Any]] | None = None
+    also: Mapping[str, Callable[[Any, Tree], Tree]] = field(default_factory=dict)
+
+
+def nothing(loss: Callable, params: Tree, t: jax.Array) -> dict[str, Any]:
+    """What a step is told by default."""
+    del loss, params, t
+    return {}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One optimizer's row: what the laws and the comparisons need to know about it.
+
+    Attributes:
+      optimizer: the function that ``OPTIMIZERS`` holds.
+      learning_rate: one at which the quadratic of the laws converges.
+      keywords: for the laws, where the defaults don't do.
+      hyperparameters: numbers for keywords whose default isn't a float (None means off), to be traced as well.
+      optax: the counterpart of the same name and the same state tree, if there is one.
+      variants: keywords under which the two are compared, besides the defaults.
+      goldens: trajectories to reproduce.
+      extra: (loss, params, t) -> what a step must be told beyond the gradient.
+      exempt: name of a law -> why it can't hold.
+    """
+
+    optimizer: Callable
+    learning_rate: float = 0.1
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    hyperparameters: Mapping[str, float] = field(default_factory=dict)
+    optax: Callable | None = None
+    variants: tuple[Mapping[str, Any], ...] = ()
+    goldens: tuple[Golden, ...] = ()
+    extra: Callable[[Callable, Tree, jax.Array], dict[str, Any]] = nothing
+    exempt: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def floats(self) -> dict[str, float]:
+        """The numbers of the signature that may be traced, with the learning rate."""
+        signature = inspect.signature(self.optimizer).parameters
+        defaults = {n: p.default for n, p in signature.items() if isinstance(p.default, float)}
+        given = {n: v for n, v in self.keywords.items() if isinstance(v, float)}
+        return {"learning_rate": self.learning_rate, **defaults, **given, **self.hyperparameters}
+
+    def make(self, layout: Tree = None, **keywords: Any) -> Any:
+        """Builds the optimizer; the layout is offered and taken only by a signature that names it."""
+        offered = {"layout": layout} if "layout" in inspect.signature(self.optimizer).parameters else {}
+        given = {"learning_rate": self.learning_rate, **offered, **self.keywords, **keywords}
+        return self.optimizer(given.pop("learning_rate"), **given)
+
+
+def permissive() -> ExitStack:
+    """The promotion rules that Optax's own code needs."""
+    stack = ExitStack()
+    stack.enter_context(jax.numpy_dtype_promotion("standard"))
+    stack.enter_context(jax.numpy_rank_promotion("allow"))
+    return stack
+
+
+def normal(shapes: Tree, seed: int, steps: int | None = None, dtype: Any = jnp.float32) -> Tree:
+    """Normal numbers in a tree of shapes, with a first axis of ``steps`` when given."""
+    generator = np.random.default_rng(seed)
+    prefix = () if steps is None else (steps,)
+    return jax.tree.map(
+        lambda shape: jnp.asarray(generator.standard_normal((*prefix, *shape)), dtype),
+        shapes,
+        is_leaf=lambda leaf: isinstance(leaf, tuple),
+    )
+
+
+def half_square(params: Tree) -> jax.Array:
+    """The loss that a step is told where it asks for one."""
+    squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(params)]
+    return sum(squares, start=jnp.zeros(())) / 2
+
+
+def run(
+    tx: Any,
+    params: Tree,
+    grads: Tree,
+    state: Any = None,
+    extra: Callable[[Callable, Tree, jax.Array], dict[str, Any]] = nothing,
+) -> tuple[Tree, Any]:
+    """Takes a step for each gradient along the first axis of ``grads``, in one scan."""
+
+    def step(carry, inputs):
+        (params, state), (grad, t) = carry, inputs
+        told = extra(half_square, params, t)
+        updates, state = tx.update(grad, state, params, **told)
+        return (apply_updates(params, updates), state), None
+
+    state = tx.init(params) if state is None else state
+    steps = jnp.arange(len(jax.tree.leaves(grads)[0]))
+    return jax.lax.scan(step, (params, state), (grads, steps))[0]
+
+
+# One tree for all: a table, a matrix stacked over two layers, a bias stacked likewise, a single number.
+SHAPES = {"embed": (5, 4), "blocks": {"kernel": (2, 4, 3), "bias": (2, 3)}, "scale": ()}
+LAYOUT = {
+    "embed": ParamLayout("embedding", (), (0,), (1,)),
+    "blocks": {
+        "kernel": ParamLayout("matrix", (0,), (1,), (2,)),
+        "bias": ParamLayout("vector", (0,), (), (1,)),
+    },
+    "scale": ParamLayout("vector"),
+}

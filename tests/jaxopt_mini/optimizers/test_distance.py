@@ -1,0 +1,75 @@
+"""The rules that find their learning rate: Prodigy, D-Adaptation, DoG, DoWG."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from jaxopt_mini import dadapt_adamw, dog, dowg, prodigy, sgd, states
+
+RULES = [prodigy, dadapt_adamw, dog, dowg]
+
+
+@pytest.mark.parametrize("factory", [prodigy, dadapt_adamw])
+def test_a_gradient_of_zero_leaves_the_estimate_where_optax_has_nan(factory):
+    params = jnp.ones(2)
+    ends = []
+    for tx in (factory(), getattr(optax.contrib, factory.__name__)()):
+        _, state = tx.update(jnp.zeros(2), tx.init(params), params)
+        ends.append(state.estim_lr)
+    assert ends[0] == jnp.float32(1e-6)
+    assert jnp.isnan(ends[1])
+
+
+@pytest.mark.parametrize("factory", RULES)
+def test_the_rate_found_follows_the_scale_of_the_problem(factory):
+    """From 100 times as far it takes about 100 times as large steps, at the same learning rate of 1."""
+
+    def rate(scale):
+        loss = lambda params: jnp.sum(jnp.abs(params - scale))
+        params = jnp.zeros(4)
+        tx = factory()
+
+        def step(carry, _):
+            params, state = carry
+            updates, state = tx.update(jax.grad(loss)(params), state, params)
+            return (params + updates, state), jnp.max(jnp.abs(updates))
+
+        _, sizes = jax.lax.scan(step, (params, tx.init(params)), length=400)
+        return jnp.max(sizes)
+
+    assert 20 < rate(100.0) / rate(1.0) < 500
+
+
+@pytest.mark.parametrize("factory", RULES)
+def test_the_first_parameters_are_a_copy(factory):
+    """So that the buffers of parameters and state may both be given away."""
+    params = {"w": jnp.ones(3)}
+    state = factory().init(params)
+    pointers = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)}
+    assert params["w"].unsafe_buffer_pointer() not in pointers
+
+
+def test_float16_norms_do_not_overflow():
+    params = jnp.ones(4, jnp.float16)
+    updates, _ = dog(init_step=("distance", 0.1)).update(
+        jnp.full(4, 1000.0, jnp.float16), dog(init_step=("distance", 0.1)).init(params), params
+    )
+    assert jnp.all(jnp.abs(updates + 0.05) < 1e-3)
+
+
+def test_the_first_step_may_be_given_as_a_learning_rate():
+    params = grads = jnp.ones(4)
+    tx = dog(init_step=("learning_rate", 0.25))
+    updates, _ = tx.update(grads, tx.init(params), params)
+    expected, _ = sgd(0.25).update(grads, sgd(0.25).init(params))
+    assert jnp.array_equal(updates, expected)
+
+
+def test_an_unknown_first_step_is_refused():
+    with pytest.raises(ValueError, match="guess.*distance, heuristic, learning_rate"):
+        dog(init_step=("guess", 1.0))
+
+
+def test_the_estimate_is_found_in_the_state():
+    assert states.get(prodigy(estim_lr0=0.5).init(jnp.ones(2)), "estim_lr") == 0.5

@@ -1,0 +1,137 @@
+"""Where Optax has the optimizer too: same state tree, same numbers, and one's state continues under the other."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxopt_mini import apply_updates, chain, masked, scale
+from tests.cases import CASES
+from tests.harness import LAYOUT, SHAPES, half_square, jit, normal, permissive, run
+
+STEPS = 100
+PAIRS = [
+    pytest.param(case, keywords, id="-".join([name, *keywords]))
+    for name, case in CASES.items()
+    if case.optax
+    for keywords in ({}, *case.variants)
+]
+DEFAULTS = [param for param in PAIRS if not param.values[1]]
+NARROW = [param for param in PAIRS if "bfloat16" in param.values[1].values()]
+WIDE = [param for param in PAIRS if param not in NARROW]
+
+
+def pair(case, keywords, rate=None, layout=LAYOUT):
+    """Our transformation and Optax's, under the same words."""
+    rate = case.learning_rate if rate is None else rate
+    ours = dataclasses.replace(case, keywords={}).make(layout, learning_rate=rate, **keywords)
+    return ours, optax.with_extra_args_support(case.optax(rate, **keywords))
+
+
+def problem(dtype=jnp.float32):
+    grads = jax.tree.map(lambda g: g + 1, normal(SHAPES, 1, STEPS))  # noise around a direction
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), (normal(SHAPES, 0), grads))
+
+
+def assert_same(ours, theirs, start):
+    """Same types, structure, shapes and dtypes; values within 1e-5 of the parameters' mean movement."""
+    chex.assert_trees_all_equal_structs(ours, theirs)
+    chex.assert_trees_all_equal_shapes_and_dtypes(ours, theirs)
+    moved = [np.abs(np.subtract(*ends)) for ends in zip(*map(jax.tree.leaves, (ours[0], start)), strict=True)]
+    movement = np.mean(np.concatenate([leaf.ravel() for leaf in moved]))
+    chex.assert_trees_all_close(ours[0], theirs[0], rtol=0, atol=1e-5 * movement)
+    for a, b in zip(*map(jax.tree.leaves, (ours[1], theirs[1])), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.max(np.abs(b), initial=1e-6))
+
+
+def trainer(tx, case):
+    """(params, state, grads) -> (params, state), compiled once."""
+    return jit(lambda params, state, grads: run(tx, params, grads, state, case.extra))
+
+
+def train_by_halves(ours, theirs, case):
+    """Fifty steps and fifty more, each half under either: {(first, second): (params, state)}."""
+    params, grads = problem()
+    halves = [jax.tree.map(lambda g, s=s: g[s], grads) for s in (slice(50), slice(50, None))]
+    with permissive():
+        ways = {"ours": trainer(ours, case), "theirs": trainer(theirs, case)}
+        first = {who: ways[who](params, tx.init(params), halves[0]) for who, tx in (("ours", ours), ("theirs", theirs))}
+        return {(a, b): ways[b](*first[a], halves[1]) for a in ways for b in ways}
+
+
+@pytest.mark.parametrize("case, keywords", WIDE)
+def test_numbers_and_states_agree_and_each_continues_under_the_other(case, keywords):
+    ends = train_by_halves(*pair(case, keywords), case)
+    for end in ends.values():
+        assert_same(end, ends["theirs", "theirs"], problem()[0])
+
+
+@pytest.mark.parametrize("case, keywords", DEFAULTS)
+def test_agree_in_chains_under_masks_and_schedules(case, keywords):
+    def schedule(count):
+        return case.learning_rate * jnp.exp(-0.01 * count)
+
+    mask = {"embed": True, "blocks": {"kernel": True, "bias": False}, "scale": True}
+    ours, theirs = pair(case, keywords, schedule)
+    ours, theirs = (
+        chain(scale(0.5), masked(ours, mask)),
+        optax.chain(optax.scale(0.5), optax.masked(theirs, mask)),
+    )
+    ends = train_by_halves(ours, theirs, case)
+    for end in ends.values():
+        assert_same(end, ends["theirs", "theirs"], problem()[0])
+
+
+@pytest.mark.parametrize("case, keywords", DEFAULTS)
+def test_agree_without_jit(case, keywords):
+    few = {"embed": LAYOUT["embed"], "scale": LAYOUT["scale"]}
+    ours, theirs = pair(case, keywords, layout=few)
+    start, grads = ({leaf: tree[leaf] for leaf in few} for tree in problem())
+    params, state = start, ours.init(start)
+    for t in range(STEPS):
+        told = case.extra(half_square, params, t)
+        updates, state = ours.update(jax.tree.map(lambda g, t=t: g[t], grads), state, params, **told)
+        params = apply_updates(params, updates)
+    with permissive():
+        end = trainer(theirs, case)(start, theirs.init(start), grads)
+    assert_same((params, state), end, start)
+
+
+@pytest.mark.parametrize(
+    "case, keywords, dtype",
+    [pytest.param(*param.values, jnp.bfloat16, id=param.id) for param in DEFAULTS]
+    + [pytest.param(*param.values, jnp.float32, id=param.id) for param in NARROW],
+)
+def test_bfloat16_agrees_step_by_step(case, keywords, dtype):
+    """Parameters in bfloat16, or moments alone: along Optax's path, one step of each from the same state, 100 times.
+
+    Optax computes in bfloat16 and rounds, by up to 2^-9, after each of its operations (Adam has about ten on the way
+    to an update); ours computes in float32 and rounds once, when it stores. So one step may differ by some 2^-6 of its
+    size, in the mean over the entries (the sign of an entry near zero may turn), and the paths would part further
+    with every step: in bfloat16 Optax's b2 = 0.999 is 1, so that its average never forgets, and its b1 = 0.9 is 0.898.
+    """
+    ours, theirs = pair(case, keywords)
+    start, grads = problem(dtype)
+
+    def step(carry, inputs):
+        (params, state), (grad, t) = carry, inputs
+        told = case.extra(half_square, params, t)
+        mine = ours.update(grad, state, params, **told)
+        updates, state = theirs.update(grad, state, params, **told)
+        return (apply_updates(params, updates), state), (mine, (updates, state))
+
+    with permissive():
+        carry = start, theirs.init(start)
+        chex.assert_trees_all_equal(ours.init(start), carry[1], strict=True)
+        mine, other = jit(lambda c, g: jax.lax.scan(step, c, (g, jnp.arange(STEPS))))(carry, grads)[1]
+    chex.assert_trees_all_equal_structs(mine, other)
+    chex.assert_trees_all_equal_shapes_and_dtypes(mine, other)
+    for a, b in zip(*map(jax.tree.leaves, (mine, other)), strict=True):
+        a, b = (np.asarray(x, np.float64) for x in (a, b))
+        assert np.mean(np.abs(a - b)) <= 2**-6 * np.mean(np.abs(b))

@@ -1,0 +1,133 @@
+"""Chain, masked and partition: Optax's numbers and state trees, and what ours do beyond."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxopt_mini import adam, add_decayed_weights, chain, clip_by_norm, ema, masked, partition, scale, trace
+from tests.harness import jit, normal, permissive, run
+
+SHAPES = {"dense": {"kernel": (3, 2), "bias": (2,)}, "scale": ()}
+MASK = {"dense": {"kernel": True, "bias": False}, "scale": True}
+PREFIX = {"dense": True, "scale": False}
+LABELS = {"dense": {"kernel": "slow", "bias": "fast"}, "scale": "slow"}
+
+
+def matrices(tree):
+    return jax.tree.map(lambda leaf: leaf.ndim == 2, tree)
+
+
+def by_rank(tree):
+    return jax.tree.map(lambda leaf: "slow" if leaf.ndim else "fast", tree)
+
+
+PAIRS = {
+    "chain": (optax.chain(optax.trace(0.9), optax.ema(0.9)), chain(trace(0.9), ema(0.9))),
+    **{
+        f"masked, {name}": (optax.masked(optax.trace(0.9), mask), masked(trace(0.9), mask))
+        for name, mask in {"tree": MASK, "prefix": PREFIX, "function": matrices}.items()
+    },
+    **{
+        f"partition, {name}": (
+            optax.partition({"slow": optax.ema(0.9), "fast": optax.trace(0.5)}, labels),
+            partition({"slow": ema(0.9), "fast": trace(0.5)}, labels),
+        )
+        for name, labels in {
+            "tree": LABELS,
+            "prefix": {"dense": "slow", "scale": "fast"},
+            "one": "slow",
+            "function": by_rank,
+        }.items()
+    },
+    "masked in a partition": (
+        optax.partition({"slow": optax.masked(optax.trace(0.9), matrices), "fast": optax.scale(0.1)}, LABELS),
+        partition({"slow": masked(trace(0.9), matrices), "fast": scale(0.1)}, LABELS),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_equals_optax(name):
+    theirs, ours = PAIRS[name]
+    params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 4)
+    with permissive():
+        expected = jit(lambda p, g: run(theirs, p, g))(params, grads)
+    got = jit(lambda p, g: run(ours, p, g))(params, grads)
+    chex.assert_trees_all_equal_structs(got, expected)
+    chex.assert_trees_all_equal_shapes_and_dtypes(got, expected)
+    chex.assert_trees_all_close(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_state_of_one_goes_on_under_the_other(name):
+    theirs, ours = PAIRS[name]
+    params, grads = normal(SHAPES, 2), normal(SHAPES, 3, 2)
+    with permissive():
+        _, state = jit(lambda p, g: run(theirs, p, g))(params, grads)
+        expected = jit(lambda p, g, s: run(theirs, p, g, s))(params, grads, state)
+    got = jit(lambda p, g, s: run(ours, p, g, s))(params, grads, state)
+    chex.assert_trees_all_close(got, expected, rtol=1e-6)
+
+
+def test_an_empty_chain_is_the_identity_where_optax_has_none():
+    grads = normal(SHAPES, 4)
+    updates, state = chain().update(grads, chain().init(grads))
+    chex.assert_trees_all_equal(updates, grads)
+    assert state == ()
+    with pytest.raises(ValueError):
+        optax.chain()
+
+
+def test_a_state_of_another_chain_is_refused():
+    grads = normal(SHAPES, 5)
+    with pytest.raises(ValueError, match="chain of 2 links was given a state of 1"):
+        chain(scale(1.0), scale(1.0)).update(grads, chain(scale(1.0)).init(grads))
+
+
+def test_a_masked_leaf_takes_no_memory_and_its_nan_touches_no_other():
+    grads = normal(SHAPES, 6)
+    grads["dense"]["bias"] = jnp.full(2, jnp.nan)
+    tx = masked(chain(clip_by_norm(1.0), trace(0.9)), MASK)
+    updates, state = tx.update(grads, tx.init(grads))
+    chex.assert_tree_all_finite((updates["dense"]["kernel"], updates["scale"], state))
+    np.testing.assert_array_equal(updates["dense"]["bias"], jnp.nan)
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) == 2 + 6 + 1
+
+
+def test_a_chosen_nan_stays_where_another_is_masked():
+    """An unchosen branch is not computed and selected away, which would leak in a gradient."""
+    loss = lambda p: jnp.sum(masked(scale(jnp.nan), {"a": False, "b": True}).update(p, optax.MaskedState(()))[0]["a"])
+    grads = jax.grad(loss)({"a": jnp.ones(2), "b": jnp.ones(2)})
+    chex.assert_trees_all_equal(grads, {"a": jnp.ones(2), "b": jnp.zeros(2)})
+
+
+def test_labels_without_a_transformation_are_listed():
+    tx = partition({"slow": scale(0.1)}, LABELS)
+    with pytest.raises(ValueError, match=r"transformations for \['slow'\], not for dense/bias -> 'fast'"):
+        tx.init(normal(SHAPES, 7))
+
+
+def test_extra_arguments_reach_every_link():
+    def update(updates, state, params=None, *, value, **extra):
+        return jax.tree.map(lambda g: g * value, updates), state
+
+    told = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    tx = chain(scale(1.0), masked(told, MASK), partition({"a": told}, lambda tree: "a"))
+    grads = {"dense": {"kernel": jnp.ones(1), "bias": jnp.ones(1)}, "scale": jnp.ones(1)}
+    updates, _ = tx.update(grads, tx.init(grads), value=3.0)
+    assert jax.tree.map(lambda leaf: leaf.item(), updates) == {
+        "dense": {"kernel": 9.0, "bias": 3.0},
+        "scale": 9.0,
+    }
+
+
+def test_parameters_reach_masked_links():
+    params, grads = normal(SHAPES, 8), normal(SHAPES, 9)
+    tx = masked(chain(add_decayed_weights(0.5), adam(0.1)), MASK)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_array_equal(updates["dense"]["bias"], grads["dense"]["bias"])

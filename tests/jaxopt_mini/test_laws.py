@@ -1,0 +1,251 @@
+"""Laws that every optimizer keeps, over the table of cases."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import chex
+import flax.nnx as nnx
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from flax.training.train_state import TrainState
+
+from jaxopt_mini import OPTIMIZERS, ParamLayout, apply_updates, chain
+from tests.cases import CASES
+from tests.harness import LAYOUT, SHAPES, half_square, jit, normal, nothing, run
+
+STEPS = 3
+FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
+each = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def law(test):
+    """Runs a law over every case, except where the row says why it can't hold."""
+
+    @each
+    @functools.wraps(test)
+    def checked(case):
+        if test.__name__ in case.exempt:
+            pytest.skip(case.exempt[test.__name__])
+        test(case)
+
+    return checked
+
+
+def close(got, expected, rtol=1e-5, atol=1e-6):
+    chex.assert_trees_all_close(got, expected, rtol=rtol, atol=atol)
+
+
+def start(seed=0):
+    return normal(SHAPES, seed), normal(SHAPES, seed + 1, STEPS)
+
+
+@functools.cache
+def expected(name, **keywords):
+    """Parameters and state after a few steps in one jitted scan: what the other ways must give too."""
+    case = CASES[name]
+    tx = case.make(LAYOUT, **keywords)
+    return jit(lambda params, grads: run(tx, params, grads, extra=case.extra))(*start())
+
+
+def test_the_table_and_the_cases_name_the_same_optimizers():
+    assert OPTIMIZERS == {name: case.optimizer for name, case in CASES.items()}
+
+
+def zip_dtypes(shapes, dtypes):
+    """Abstract arrays whose leaves take the dtypes in turn."""
+    leaves, treedef = jax.tree.flatten(shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    return treedef.unflatten(jax.ShapeDtypeStruct(s, d) for s, d in zip(leaves, itertools.cycle(dtypes)))
+
+
+MIXTURES = {
+    "float32": (FLOATS[:1], FLOATS[:1]),
+    "bfloat16": (FLOATS[1:2], FLOATS[1:2]),
+    "float16": (FLOATS[2:], FLOATS[2:]),
+    "wide_gradients": (FLOATS[1:], FLOATS[:1]),
+    "narrow_gradients": (FLOATS[:1], FLOATS[1:]),
+    "mixed": (FLOATS, FLOATS[1:]),
+}
+
+
+@law
+def test_state_keeps_structure_shapes_and_dtypes(case):
+    def step(params, grads):
+        state = tx.init(params)
+        updates, new = tx.update(grads, state, params, **case.extra(half_square, params, jnp.int32(0)))
+        return state, new, updates, apply_updates(params, updates)
+
+    tx = case.make(LAYOUT)
+    for param_dtypes, grad_dtypes in MIXTURES.values():
+        params, grads = zip_dtypes(SHAPES, param_dtypes), zip_dtypes(SHAPES, grad_dtypes)
+        state, new, updates, new_params = jax.eval_shape(step, params, grads)
+        chex.assert_trees_all_equal_structs(state, new)
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, new)
+        chex.assert_trees_all_equal_shapes_and_dtypes(params, new_params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(grads, updates)
+
+
+@law
+def test_steps_are_traced_once(case):
+    @jit
+    @chex.assert_max_traces(n=1)
+    def step(params, state, grad, t):
+        updates, state = tx.update(grad, state, params, **case.extra(half_square, params, t))
+        return apply_updates(params, updates), state
+
+    chex.clear_trace_counter()
+    tx = case.make(LAYOUT)
+    params, grads = start()
+    state = tx.init(params)
+    for t in range(STEPS):
+        params, state = step(params, state, jax.tree.map(lambda g, t=t: g[t], grads), t)
+    close((params, state), expected(case.optimizer.__name__))
+
+
+@law
+def test_every_number_may_be_traced_and_mapped(case):
+    def trained(numbers, params, grads):
+        return run(case.make(LAYOUT, **numbers), params, grads, extra=case.extra)
+
+    numbers = {name: jnp.full(2, value) for name, value in case.floats.items()}
+    numbers["learning_rate"] *= jnp.array([1.0, 0.5])
+    both = jit(jax.vmap(trained, in_axes=(0, None, None)))(numbers, *start())
+    plain = expected(case.optimizer.__name__, **case.hyperparameters)
+    close(jax.tree.map(lambda leaf: leaf[0], both), plain, rtol=1e-4, atol=1e-5)
+    first, second = (jax.tree.map(lambda leaf, i=i: leaf[i], both[0]) for i in (0, 1))
+    with pytest.raises(AssertionError):
+        close(first, second)
+
+
+@law
+def test_goes_into_either_chain_and_ignores_what_it_does_not_know(case):
+    def told(loss, params, t):
+        return {**case.extra(loss, params, t), "a_word_that_no_rule_names": 1.0}
+
+    tx = optax.chain(chain(optax.identity(), case.make(LAYOUT)), optax.identity())
+    params, ((_, state), _) = jit(lambda p, g: run(tx, p, g, extra=told))(*start())
+    close((params, state), expected(case.optimizer.__name__))
+
+
+@law
+def test_zero_gradients_give_finite_updates(case):
+    params = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), zip_dtypes(SHAPES, FLOATS))
+    grads = jax.tree.map(lambda p: jnp.zeros((2, *p.shape), p.dtype), params)
+    tx = case.make(LAYOUT)
+    new, _ = jit(lambda p, g: run(tx, p, g, extra=case.extra))(params, grads)
+    chex.assert_tree_all_finite(new)
+
+
+MATRIX, BIAS = ParamLayout("matrix", (), (0,), (1,)), ParamLayout("vector", (), (), (0,))
+LAYERS = {f"layer_{i}": {"kernel": MATRIX, "bias": BIAS} for i in (0, 1)}
+
+
+def unstack(tree, axis=0):
+    """The layers of a stacked tree, each as a subtree of its own."""
+    return {f"layer_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(2)}
+
+
+@law
+def test_layouts_change_nothing_but_the_layout(case):
+    """A stack of layers is updated like its layers, and with its axes turned round it gets the update turned round."""
+    shapes, layout = SHAPES["blocks"], LAYOUT["blocks"]
+    turned = {"kernel": ParamLayout("matrix", (2,), (1,), (0,)), "bias": ParamLayout("vector", (1,), (), (0,))}
+    turn = functools.partial(jax.tree.map, jnp.transpose)
+
+    @jit
+    def ends(params, grads):
+        stacked = params, grads
+        layers = unstack(params), jax.vmap(unstack)(grads)
+        other = turn(params), jax.vmap(turn)(grads)
+        trees = ((layout, stacked), (LAYERS, layers), (turned, other))
+        return [run(case.make(entry), *tree, extra=case.extra)[0] for entry, tree in trees]
+
+    stacked, layers, other = ends(normal(shapes, 2), normal(shapes, 3, STEPS))
+    close(layers, unstack(stacked))
+    close(turn(other), stacked)
+
+
+@law
+def test_works_in_flax_train_state_and_nnx(case):
+    def in_train_state(params, grads):
+        state = TrainState.create(apply_fn=None, params=params, tx=case.make())
+        return state.apply_gradients(grads=grads).params
+
+    def in_nnx(params, grads):
+        model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+        model.kernel[...], model.bias[...] = params["kernel"], params["bias"]
+        optimizer = nnx.Optimizer(model, case.make(), wrt=nnx.Param)
+        given = nnx.State({name: nnx.Param(grad) for name, grad in grads.items()})
+        optimizer.update(model, given, **case.extra(half_square, params, jnp.int32(0)))
+        return {"kernel": model.kernel[...], "bias": model.bias[...]}
+
+    def alone(params, grads):
+        first = jax.tree.map(lambda g: g[None], grads)
+        return run(case.make(), params, first, extra=case.extra)[0]
+
+    shapes = {"kernel": (2, 3), "bias": (3,)}
+    params, grads = normal(shapes, 4), normal(shapes, 5)
+    ways = [in_nnx] + [in_train_state] * (case.extra is nothing)
+    expected, *others = jit(lambda p, g: [way(p, g) for way in (alone, *ways)])(params, grads)
+    for other in others:
+        close(other, expected)
+
+
+@law
+def test_converges_on_an_ill_conditioned_quadratic(case):
+    """Curvatures from 1 to 100; the rate falls to zero, for rules whose steps don't shrink by themselves."""
+    steps, shapes = 300, {"kernel": (4, 3), "bias": (3,)}
+    curvature = {
+        "kernel": jnp.logspace(0, 2, 12).reshape(4, 3),
+        "bias": jnp.logspace(0, 2, 3),
+    }
+
+    def loss(params):
+        return half_square(jax.tree.map(lambda p, c: p * jnp.sqrt(c), params, curvature))
+
+    def step(carry, t):
+        params, state = carry
+        told = case.extra(loss, params, t)
+        updates, state = tx.update(jax.grad(loss)(params), state, params, **told)
+        return (apply_updates(params, updates), state), None
+
+    rate = case.learning_rate
+    tx = case.make({"kernel": MATRIX, "bias": BIAS}, learning_rate=lambda t: rate * (1 - t / steps))
+    params = normal(shapes, 6)
+    train = jit(lambda carry: jax.lax.scan(step, carry, jnp.arange(steps))[0])
+    last, _ = train((params, tx.init(params)))
+    assert loss(last) < 0.01 * loss(params)
+
+
+@law
+def test_every_number_out_of_range_is_refused_by_name(case):
+    for name in case.floats:
+        with pytest.raises(ValueError, match=rf"{name}.*nan"):
+            case.make(**{name: float("nan")})
+    with pytest.raises(ValueError, match=r"learning_rate.*-0\.1"):
+        case.make(learning_rate=-0.1)
+
+
+@law
+def test_integer_leaves_are_refused(case):
+    tree, tx = {"w": jnp.ones((2, 2), jnp.int32)}, case.make()
+    with pytest.raises(ValueError, match="int32"):
+        tx.update(tree, tx.init(tree), tree, **case.extra(half_square, tree, jnp.int32(0)))
+
+
+@law
+def test_missing_parameters_are_not_needed_or_asked_for(case):
+    def without(params, grads):
+        told = case.extra(half_square, params, jnp.int32(0))
+        return tx.update(grads, tx.init(params), None, **told)
+
+    tx, params = case.make(LAYOUT), normal(SHAPES, 0)
+    try:
+        updates, _ = jax.eval_shape(without, params, params)
+    except ValueError as error:
+        assert "needs the parameters" in str(error)  # noqa: PT017
+    else:
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)

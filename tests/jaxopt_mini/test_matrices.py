@@ -1,0 +1,91 @@
+"""Leaves as matrices and back, and Optax's ways to say which leaves are."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxopt_mini import ParamLayout
+from jaxopt_mini.matrices import (
+    MATRIX,
+    Sides,
+    as_leaves,
+    as_matrices,
+    by_dimension_numbers,
+    by_rank,
+    choose,
+    lay_out,
+    map_matrices,
+    square_sides,
+    unzip,
+)
+from tests.harness import normal
+
+NUMBERS = optax.contrib.MuonDimensionNumbers
+
+
+@pytest.mark.parametrize(
+    "entry, expected",
+    [
+        (ParamLayout("matrix", (0,), (1,), (2, 3)), (2, 3, 20)),
+        (ParamLayout("matrix", (3, 1), (2,), (0,)), (5, 3, 4, 2)),
+        (ParamLayout("vector", (0,), (), (1, 2, 3)), (2, 1, 60)),
+    ],
+)
+def test_a_leaf_becomes_matrices_and_comes_back(entry, expected):
+    leaf = jnp.arange(120.0).reshape(2, 3, 4, 5)
+    matrices = as_matrices(leaf, entry)
+    assert matrices.shape == expected
+    np.testing.assert_array_equal(as_leaves(matrices, entry, leaf), leaf)
+
+
+def test_a_rule_sees_one_matrix_and_what_belongs_to_it():
+    layout = {"a": MATRIX, "b": ParamLayout("matrix", (0,), (1,), (2,)), "c": MATRIX}
+    tree = normal({"a": (2, 3), "b": (4, 2, 3), "c": (5, 3)}, 0)
+    sides = {"a": Sides(None, jnp.ones(3)), "b": Sides(None, jnp.ones((4, 3))), "c": Sides(jnp.ones(5), None)}
+
+    def rule(matrix, side):
+        assert matrix.ndim == 2 and all(leaf.ndim == 1 for leaf in jax.tree.leaves(side))
+        return matrix * 2, Sides(*(None if leaf is None else leaf + 1 for leaf in side))
+
+    doubled, sides = unzip(map_matrices(rule, layout, tree, sides), layout)
+    for name in tree:
+        np.testing.assert_array_equal(doubled[name], 2 * tree[name])
+    assert sides["b"].inputs is None and sides["b"].outputs.shape == (4, 3) and sides["c"].inputs.shape == (5,)
+
+
+def test_an_empty_tree_has_no_matrices():
+    assert unzip(map_matrices(lambda m: (m, m), {}, {}), {}) == ({}, {})
+
+
+def test_sides_are_square_up_to_the_longest_allowed_and_vectors_have_none():
+    layout = {"w": ParamLayout("matrix", (0,), (1,), (2,)), "b": ParamLayout("vector", (), (), (0,))}
+    matrices = as_matrices({"w": jnp.zeros((2, 3, 8), jnp.bfloat16), "b": jnp.zeros(3)}, layout)
+    got = square_sides(layout, matrices, 4)
+    assert got["w"].inputs.shape == (2, 3, 3) and got["w"].inputs.dtype == jnp.float32
+    assert got["w"].outputs is None and got["b"] == Sides(None, None)
+
+
+def test_what_has_two_axes_is_a_matrix_by_rank():
+    got = by_rank({"embed": jnp.zeros((5, 4)), "stack": jnp.zeros((2, 3, 4)), "bias": jnp.zeros(3)})
+    assert {name: entry.role for name, entry in got.items()} == {"embed": "matrix", "stack": "vector", "bias": "vector"}
+
+
+def test_dimension_numbers_are_read_as_trees_prefixes_and_functions():
+    params = {"a": {"w": jnp.zeros((2, 3, 4)), "v": jnp.zeros((5, 3, 4))}, "b": jnp.zeros(3)}
+    given = {"a": NUMBERS(-2, (0,)), "b": None}
+    for numbers in (given, lambda params: given):
+        got = by_dimension_numbers(numbers, params)
+        assert got["a"]["w"] == got["a"]["v"] == ParamLayout("matrix", (2,), (1,), (0,))
+        assert got["b"].role == "vector"
+    masked = {"a": {"w": params["a"]["w"], "v": optax.MaskedNode()}, "b": optax.MaskedNode()}
+    assert by_dimension_numbers(given, masked)["b"] == optax.MaskedNode()
+
+
+def test_a_layout_is_chosen_once_and_checked():
+    assert choose(None, None) is by_rank
+    with pytest.raises(ValueError, match="give one of them"):
+        choose({"w": MATRIX}, NUMBERS())
+    with pytest.raises(ValueError, match=r"w is .*shape \(3,\)"):
+        lay_out(lambda params: {"w": MATRIX}, {"w": jnp.zeros(3)})

@@ -1,0 +1,87 @@
+"""Accumulation: the numbers of the large batch, and the inner rule at work only once in k calls."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxopt_mini import accumulate, adamw, apply_updates, base, chain, clip_by_norm
+from tests.harness import SHAPES, jit, normal, permissive, run
+
+
+def inner():
+    return chain(clip_by_norm(1.0), adamw(lambda count: 0.1 * jnp.exp2(-count.astype(jnp.float32)), weight_decay=0.1))
+
+
+def test_equals_the_large_batch():
+    """Three steps on batches of 12, and twelve calls with batches of 3."""
+    generator = np.random.default_rng(0)
+    inputs = jnp.asarray(generator.standard_normal((3, 12, 5)), jnp.float32)
+    targets = jnp.asarray(generator.standard_normal((3, 12, 2)), jnp.float32)
+
+    def train(tx, inputs, targets):
+        def loss(params, x, y):
+            return jnp.mean(jnp.square(jnp.tanh(x @ params["kernel"]) - y))
+
+        def step(carry, batch):
+            params, state = carry
+            updates, state = tx.update(jax.grad(loss)(params, *batch), state, params)
+            return (apply_updates(params, updates), state), None
+
+        params = {"kernel": jnp.ones((5, 2))}
+        return jax.lax.scan(step, (params, tx.init(params)), (inputs, targets))[0][0]
+
+    large = jit(train, static_argnums=0)(inner(), inputs, targets)
+    small = jit(train, static_argnums=0)(
+        accumulate(inner(), steps=4), inputs.reshape(12, 3, 5), targets.reshape(12, 3, 2)
+    )
+    np.testing.assert_allclose(small["kernel"], large["kernel"], rtol=2e-6)
+    assert np.abs(large["kernel"] - 1).min() > 0.01
+
+
+def test_equals_optax_multi_steps():
+    def theirs(params, grads):
+        tx = optax.MultiSteps(inner(), 3)
+
+        def step(carry, grad):
+            updates, state = tx.update(grad, carry[1], carry[0])
+            return (apply_updates(carry[0], updates), state), None
+
+        return jax.lax.scan(step, (params, tx.init(params)), grads)[0][0]
+
+    params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 20)
+    ours = jit(lambda p, g: run(accumulate(inner(), steps=3), p, g)[0])(params, grads)
+    with permissive():
+        for a, b in zip(*map(jax.tree.leaves, (ours, jit(theirs)(params, grads))), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_the_inner_rule_runs_once_in_k_calls():
+    ran = []
+
+    def update(updates, state, params=None):
+        jax.debug.callback(lambda: ran.append(1))
+        return updates, state
+
+    tx = accumulate(base.GradientTransformation(base.no_state, update), steps=5)
+    jax.block_until_ready(jit(lambda p, g: run(tx, p, g))(normal(SHAPES, 0), normal(SHAPES, 1, 11)))
+    jax.effects_barrier()
+    assert len(ran) == 2
+
+
+def test_small_gradients_in_low_precision_are_not_lost():
+    """256 + 1 is 256 in bfloat16; the sum of 256 and of 255 ones is not."""
+    tx = accumulate(optax.identity(), steps=256)
+    params = {"w": jnp.zeros((), jnp.bfloat16)}
+    state = tx.init(params)
+    assert state.total["w"].dtype == jnp.float32
+    grads = {"w": jnp.concatenate([jnp.full(1, 256.0), jnp.ones(255)]).astype(jnp.bfloat16)}
+    updates = jit(lambda s, g: jax.lax.scan(lambda s, g: tx.update(g, s)[::-1], s, g)[1])(state, grads)
+    assert updates["w"][-1] == jnp.bfloat16(511 / 256)
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_what_is_no_number_of_steps_is_refused(steps):
+    with pytest.raises(ValueError, match=f"steps={steps} .*integer >= 1"):
+        accumulate(optax.identity(), steps=steps)

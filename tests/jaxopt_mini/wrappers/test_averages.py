@@ -1,0 +1,94 @@
+"""Wrappers with a second set of parameters: Lookahead's slow ones, the moving average."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from jaxopt_mini import adamw, apply_updates, chain, clip_by_norm, ema_params, lookahead, masked, sgd, states
+from tests.harness import SHAPES, jit, normal, permissive, run
+
+
+def path(tx, params, grads, see=lambda state, params: params):
+    """What is seen after each step."""
+
+    def step(carry, grad):
+        params, state = carry
+        updates, state = tx.update(grad, state, params)
+        params = apply_updates(params, updates)
+        return (params, state), see(state, params)
+
+    return jit(lambda p, g: jax.lax.scan(step, (p, tx.init(p)), g)[1])(params, grads)
+
+
+@pytest.mark.parametrize("reset_state", [False, True])
+def test_lookahead_is_that_of_optax(reset_state):
+    """Fast weights, slow weights and the inner state, after each of eleven steps."""
+    arguments = {"sync_period": 3, "slow_step_size": 0.6, "reset_state": reset_state}
+    theirs = optax.lookahead(optax.adamw(0.1), **arguments)
+
+    def their_path(params, grads):
+        def step(carry, grad):
+            pair, state = carry
+            updates, state = theirs.update(grad, state, pair)
+            pair = optax.apply_updates(pair, updates)
+            return (pair, state), (pair.fast, pair.slow, state.fast_state)
+
+        pair = optax.LookaheadParams.init_synced(params)
+        return jax.lax.scan(step, (pair, theirs.init(pair)), grads)[1]
+
+    params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 11)
+    with permissive():
+        expected = jit(their_path)(params, grads)
+        see = lambda state, params: (params, states.evaluation_params(state, params), state.fast_state)
+        got = path(lookahead(adamw(0.1), **arguments), params, grads, see)
+    chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_average_is_the_bias_corrected_one_of_optax():
+    params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 20)
+    see = lambda state, params: (params, states.evaluation_params(state, params))
+    trained, averages = path(ema_params(adamw(0.1), decay=0.8), params, grads, see)
+    average = optax.ema(0.8, debias=True)
+
+    def their_average(trained):
+        step = lambda state, params: average.update(params, state)[::-1]
+        return jax.lax.scan(step, average.init(params), trained)[1]
+
+    with permissive():
+        chex.assert_trees_all_close(averages, jit(their_average)(trained), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal(trained, path(adamw(0.1), params, grads))
+
+
+def test_before_the_first_step_the_parameters_are_their_average():
+    params = normal(SHAPES, 0, dtype=jnp.bfloat16)
+    state = ema_params(sgd(0.1)).init(params)
+    assert state.average["embed"].dtype == jnp.float32
+    chex.assert_trees_all_equal(states.evaluation_params(state, params), params)
+
+
+def test_averages_are_found_in_chains_under_masks_and_in_each_other():
+    params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 3)
+    mask = {"embed": True, "blocks": {"kernel": True, "bias": False}, "scale": True}
+    tx = chain(clip_by_norm(1.0), masked(ema_params(sgd(0.1), decay=0.5), mask))
+    new, state = run(tx, params, grads)
+    found = states.evaluation_params(state, new)
+    chex.assert_trees_all_equal(found["embed"], state[1].inner_state.average["embed"])
+    chex.assert_trees_all_equal(found["blocks"]["bias"], new["blocks"]["bias"])
+    new, state = run(ema_params(lookahead(sgd(0.1))), params, grads)
+    chex.assert_trees_all_equal(states.evaluation_params(state, new), state.average)
+
+
+def test_averages_in_low_precision_go_on_moving():
+    """A thousandth of the way is lost in bfloat16 itself."""
+    tx = ema_params(optax.identity(), decay=0.999)
+    params = {"w": jnp.ones((), jnp.bfloat16)}
+    _, state = run(tx, params, {"w": jnp.full(1, 0.0, jnp.bfloat16)})
+    _, state = run(tx, {"w": 2 * params["w"]}, {"w": jnp.zeros(9, jnp.bfloat16)}, state)
+    assert 1.8 < state.average["w"] < 2.0
+
+
+def test_what_is_no_number_of_steps_is_refused():
+    with pytest.raises(ValueError, match="sync_period=0 .*integer >= 1"):
+        lookahead(sgd(0.1), sync_period=0)

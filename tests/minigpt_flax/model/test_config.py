@@ -1,0 +1,62 @@
+"""Tests for `minigpt_flax.model.config`."""
+
+import subprocess
+import sys
+
+import pytest
+
+from minigpt_flax.errors import UserError
+from minigpt_flax.model import config as words
+from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.model.mlp import MLPS
+from minigpt_flax.model.norm import NORMS
+from minigpt_flax.model.position import POSITIONS
+
+
+def test_words_are_those_of_the_tables():
+    assert words.NORM_NAMES == tuple(NORMS)
+    assert words.POSITION_NAMES == tuple(POSITIONS)
+    assert words.MLP_NAMES == tuple(MLPS)
+    assert set(words.PAIRED_POSITIONS) <= set(POSITIONS)
+
+
+def test_importing_the_configuration_imports_no_jax():
+    code = "import sys, minigpt_flax.model.config; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"heads": 3}, "heads=3 does not divide width=128; the divisors are: 1, 2, 4, 8, 16, 32, 64, 128"),
+        ({"kv_heads": 3}, "kv_heads=3 does not divide heads=4; the divisors are: 1, 2, 4"),
+        (
+            {"mlp": "swigl"},
+            "unknown mlp 'swigl' (did you mean 'swiglu'?); it is one of: gelu, gelu_tanh, swiglu, relu2",
+        ),
+        ({"norm": "batch"}, "unknown norm 'batch'; it is one of: layernorm, rmsnorm"),
+        ({"position": "Rope"}, "unknown position 'Rope' (did you mean 'rope'?); it is one of: learned, rope, none"),
+        ({"position": "rope", "width": 12}, "position='rope' needs an even head size, but width=12 over heads=4 is 3"),
+        ({"dropout": 1.0}, "dropout=1.0 is not in [0, 1)"),
+        ({"dropout": -0.1}, "dropout=-0.1 is not in [0, 1)"),
+        ({"dropout": float("nan")}, "dropout=nan is not in [0, 1)"),
+        ({"softcap": 0.0}, "softcap=0.0 is not a positive number; give one, or None for no bound"),
+        ({"norm_eps": 0.0}, "norm_eps=0.0 is not a positive number; 1e-5 is usual"),
+        ({"layers": 0}, "layers=0 is not a positive whole number"),
+        ({"vocab_size": -1}, "vocab_size=-1 is not a positive whole number"),
+        ({"context": 0}, "context=0 is not a positive whole number"),
+        ({"kv_heads": 0}, "kv_heads=0 is not a positive whole number"),
+        ({"hidden": 0}, "hidden=0 is not a positive whole number"),
+    ],
+)
+def test_what_cannot_make_a_model_is_refused_in_one_line(wrong, says):
+    with pytest.raises(UserError) as error:
+        ModelConfig(**({"vocab_size": 65} | wrong))
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_defaults_that_depend_on_other_sizes():
+    config = ModelConfig(vocab_size=65, heads=8, width=64)
+    assert (config.head_size, config.key_value_heads) == (8, 8)
+    assert ModelConfig(vocab_size=65, heads=8, width=64, kv_heads=2).key_value_heads == 2

@@ -1,0 +1,71 @@
+"""Words to objects."""
+
+import jax
+import numpy as np
+import pytest
+
+from minigpt_flax.data import load_tokenizer
+from minigpt_flax.errors import UserError
+from minigpt_flax.train.build import build, decay_mask
+from minigpt_flax.train.config import resolve
+from tests.minigpt_flax.train.runs import TINY
+
+
+def config(**changes):
+    given = {name.replace("-", "_"): value for name, value in TINY.items() if name != "preset"}
+    return resolve(given | {"data": str(TINY["data"])} | changes, "nano")
+
+
+def test_decay_touches_matrices_and_embeddings_only():
+    run = build(config(bias=True))
+    decayed = {
+        jax.tree_util.keystr(p, simple=True, separator="/"): d
+        for p, d in jax.tree.leaves_with_path(decay_mask(run.layout))
+    }
+    shapes = {
+        jax.tree_util.keystr(p, simple=True, separator="/"): leaf.shape
+        for p, leaf in jax.tree.leaves_with_path(jax.eval_shape(run.init).params)
+    }
+    assert decayed == {name: len(shape) == 2 for name, shape in shapes.items()}  # nanoGPT's rule, by its names
+
+
+def test_what_is_given_of_a_run_is_used(tmp_path):
+    first = build(config(tokenizer="bpe(vocab_size=300)"))
+    first.tokenizer.save(tmp_path)
+    again = build(first.config, tokenizer=load_tokenizer(tmp_path), data_hash=first.corpus.sha256)
+    assert np.array_equal(again.train_tokens, first.train_tokens)
+    with pytest.raises(UserError, match="has changed since this run began"):
+        build(first.config, data_hash="0" * 64)
+
+
+def test_tokens_need_no_tokenizer(tmp_path):
+    np.arange(1000, dtype="<u2").tofile(tmp_path / "data.bin")
+    run = build(config(data=str(tmp_path / "data.bin")))
+    assert run.tokenizer.name == "ids" and run.model.vocab_size == 1000
+    assert len(run.train_tokens) == 900
+
+
+def test_clip_none_leaves_the_optimizer_alone():
+    clipped, plain = (jax.eval_shape(build(config(clip=clip)).init).opt_state for clip in ("clip_by_norm(1.0)", "none"))
+    assert len(clipped) == 2 and len(plain) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"opt": "adanw"}, r"no optimizer is called 'adanw' \(did you mean 'adamw'\?\)"),
+        ({"opt": "adamw(beta2=0.9)"}, "has no keyword 'beta2'"),
+        ({"opt": "adamw(b1=1.0)"}, "b1"),
+        ({"schedule": "warmup_cosine(warmup=100)"}, "warmup"),
+        ({"clip": "clip_by_norm(-1.0)"}, "threshold"),
+        ({"tokenizer": "words"}, "no tokenizer is called 'words'"),
+        ({"probe": ("nroms",)}, r"no probe is called 'nroms' \(did you mean 'norms'\?\)"),
+        ({"heads": 3}, "heads=3 does not divide width=16"),
+        ({"context": 20_000}, "context"),
+        ({"data": "no-such-file"}, "no-such-file"),
+    ],
+)
+def test_mistakes_are_one_line(changes, message):
+    with pytest.raises(UserError, match=message) as error:
+        build(config(**changes))
+    assert "\n" not in str(error.value)

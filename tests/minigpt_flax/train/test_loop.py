@@ -1,0 +1,112 @@
+"""Signals at every moment: the step is finished, the state saved, and the run goes on as if nothing had been."""
+
+import functools
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from minigpt_flax.data import Batches
+from minigpt_flax.train import build, loop, session
+from minigpt_flax.train.checkpoint import Checkpoints
+from tests.minigpt_flax.train.runs import last_state, records, resume, start
+
+
+@functools.cache
+def uninterrupted():
+    path = Path(tempfile.mkdtemp()) / "whole"
+    assert start(path) == 0
+    return records(path), last_state(path)
+
+
+def at_call(monkeypatch, place, name, number, *signals):
+    """Sends real signals to this process when a function is called for the ``number``-th time."""
+    original, calls = getattr(place, name), []
+
+    def wrapped(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == number:
+            for each in signals:
+                os.kill(os.getpid(), each)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(place, name, wrapped)
+
+
+MOMENTS = {
+    "reading the data": (build, "load_corpus", 1),
+    "first step": (Batches, "__call__", 1),
+    "a step": (Batches, "__call__", 11),
+    "last step": (Batches, "__call__", 24),
+    "first validation": (build, "evaluation_windows", 1),
+    "last validation": (build, "evaluation_windows", 3),
+    "before a save": (Checkpoints, "save", 2),
+    "waiting for the last save": (Checkpoints, "wait", 4),
+    "opening the log": (session, "Log", 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"), [(signal.SIGINT, "a step"), *((signal.SIGTERM, moment) for moment in MOMENTS)]
+)
+def test_a_signal_saves_and_the_run_goes_on(tmp_path, capfd, monkeypatch, moment, number):
+    path = tmp_path / "run"
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        at_call(patch, *MOMENTS[moment], number)
+        assert start(path) == 128 + number
+    assert signal.getsignal(number) is before
+    out, err = capfd.readouterr()
+    assert "stopping after this step" in err
+    if not path.exists():
+        assert "nothing was written" in out
+        assert start(path) == 0
+    else:
+        complete = moment == "waiting for the last save"
+        assert (f"continue with: python train.py --resume {path}" in out) is not complete
+        assert resume(path) == 0
+        assert ("is finished" in capfd.readouterr().out) is complete
+    assert (records(path), last_state(path)) == uninterrupted()
+
+
+def test_a_validation_that_is_cut_short_is_not_on_record(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        at_call(patch, build, "evaluation_windows", 2, signal.SIGTERM)
+        start(path)
+    assert [line["step"] for line in records(path) if "val_loss" in line] == [8]
+    assert records(path)[-1]["step"] == 16
+
+
+@pytest.mark.parametrize("place", ["a step", "first validation", "before a save", "waiting for the last save"])
+def test_a_second_ctrl_c_leaves_at_once_without_damage(tmp_path, capfd, monkeypatch, place):
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        at_call(patch, *MOMENTS[place], signal.SIGINT, signal.SIGINT)
+        assert start(path) == 130
+    assert "left at once" in capfd.readouterr().err
+    assert resume(path) == 0
+    assert (records(path), last_state(path)) == uninterrupted()
+
+
+def test_a_second_sigterm_still_saves(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        at_call(patch, Batches, "__call__", 11, signal.SIGTERM, signal.SIGTERM)
+        assert start(path) == 143
+    assert (path / "checkpoints" / "11").is_dir()
+
+
+def test_metrics_are_fetched_after_the_next_step_was_sent(tmp_path, monkeypatch):
+    order = []
+    with monkeypatch.context() as patch:
+        original = loop.jax.device_get
+        patch.setattr(loop.jax, "device_get", lambda tree: order.append("get") or original(tree))
+        batch = Batches.__call__
+        patch.setattr(Batches, "__call__", lambda self, step: order.append("send") or batch(self, step))
+        assert start(tmp_path / "run", "--steps=5", "--schedule=constant", "--eval-every=99") == 0
+    steps = [word for word in order if word == "send"]
+    assert len(steps) == 5
+    assert order[:4] == ["send", "send", "get", "send"]

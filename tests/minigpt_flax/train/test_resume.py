@@ -1,0 +1,98 @@
+"""A run that stops and goes on is the run that never stopped, bit for bit, however it stopped."""
+
+import functools
+import os
+import random
+import signal
+import tempfile
+import time
+from pathlib import Path
+from subprocess import TimeoutExpired
+
+import pytest
+
+from tests.minigpt_flax.train.runs import flags, last_state, records, resume, spawn, start
+
+
+@functools.cache
+def uninterrupted():
+    """Records and last state of the run that all others are compared with."""
+    path = Path(tempfile.mkdtemp()) / "whole"
+    assert start(path) == 0
+    return records(path), last_state(path)
+
+
+@pytest.mark.parametrize("after", [0, 1, 7, 8, 23, 24])
+def test_stop_after(tmp_path, after):
+    path = tmp_path / "run"
+    assert start(path, "--stop-after", after) == 0
+    assert resume(path) == 0
+    assert (records(path), last_state(path)) == uninterrupted()
+
+
+@functools.cache
+def long_uninterrupted(steps, eval_every):
+    path = Path(tempfile.mkdtemp()) / "whole"
+    assert start(path, steps=steps, eval_every=eval_every) == 0
+    return records(path), last_state(path)
+
+
+def wait_for(path, steps, process):
+    """Waits until so many steps are on record."""
+    log = path / "metrics.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= steps):
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_signal_from_outside(tmp_path, number, status):
+    path = tmp_path / "run"
+    settings = {"steps": 3000, "eval_every": 200}
+    process = spawn(*flags(out=tmp_path, name="run", **settings))
+    wait_for(path, 500, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert "Traceback" not in err and "Error" not in err
+    assert ("continue with" in out) is (status > 0)
+    process = spawn("--resume", path)
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert (records(path), last_state(path)) == long_uninterrupted(**settings)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(tmp_path):
+    path = tmp_path / "run"
+    settings = {"steps": 2000, "eval_every": 20}
+    seed = int(os.environ.get("KILLS_SEED", "0"))
+    generator, kills = random.Random(seed), 0
+    arguments = flags(out=tmp_path, name="run", **settings)
+    while True:
+        process = spawn(*arguments)
+        try:
+            process.communicate(timeout=generator.uniform(2.0, 6.0) + 0.5 * kills)
+        except TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+        else:
+            assert process.returncode == 0
+            break
+        if (path / "config.json").exists():
+            arguments = ["--resume", path]
+    assert kills
+    assert (records(path), last_state(path)) == long_uninterrupted(**settings)
+
+
+@pytest.mark.slow
+def test_a_thousand_steps_of_the_nano_preset(tmp_path):
+    """The recipe's own sizes and words: 500 and 500 steps against 1000."""
+    sizes = {"layers": 4, "heads": 4, "width": 128, "context": 64, "batch_size": 12, "steps": 1000}
+    sizes |= {"eval_every": 250, "schedule": "warmup_cosine(warmup=100, floor=0.1)"}
+    assert start(tmp_path / "whole", **sizes) == 0
+    assert start(tmp_path / "parts", "--stop-after", 500, **sizes) == 0
+    assert resume(tmp_path / "parts") == 0
+    assert records(tmp_path / "parts") == records(tmp_path / "whole")
+    assert last_state(tmp_path / "parts") == last_state(tmp_path / "whole")
