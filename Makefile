@@ -16,7 +16,7 @@ test-all: .venv/test     ## everything
 check: .venv/check       ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: .venv/test        ## the figures that the README quotes
 	$(BIN)/python -m benchmarks

@@ -1,1 +1,1 @@
-"""What the claims of speed and the default learning rates rest on: scripts, and under ``results`` what they measured."""
+"""What the claims of speed and the default learning rates rest on: scripts, and in ``results`` what they measured."""

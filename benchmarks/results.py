@@ -1,4 +1,4 @@
-"""Where measurements are kept: a JSON file a machine, in it a section a benchmark, each with what it was measured with."""
+"""Where measurements are kept: a JSON file a machine, in it a section a benchmark, with what it was measured with."""
 
 from __future__ import annotations
 

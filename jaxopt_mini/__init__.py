@@ -8,7 +8,7 @@ from jaxopt_mini.base import (
 from jaxopt_mini.combine import chain as chain, masked as masked, partition as partition
 from jaxopt_mini.layout import ParamLayout as ParamLayout
 from jaxopt_mini.optimizers import *  # noqa: F403
-from jaxopt_mini.optimizers import OPTIMIZERS as OPTIMIZERS, adamw as my_adamw
+from jaxopt_mini.optimizers import OPTIMIZERS as OPTIMIZERS, adamw
 from jaxopt_mini.schedules import (
     SCHEDULES as SCHEDULES,
     constant as constant,
@@ -51,3 +51,5 @@ from jaxopt_mini.transforms import (
 )
 from jaxopt_mini.wrappers import *  # noqa: F403
 from jaxopt_mini.wrappers import WRAPPERS as WRAPPERS
+
+my_adamw = adamw

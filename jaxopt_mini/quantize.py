@@ -41,7 +41,8 @@ def _place(size: jax.Array, least: jax.Array) -> jax.Array:
         # Half-way to the last middle of the decade below; in the lowest, half-way to zero.
         border = 10.0 ** (decade - 7) * (1 + 1.8 / parts) if decade else 1e-7 * (0.5 + 2.25 / parts)
         place = jnp.where(size > border, parts - least + 1 + part, place)
-    return jnp.where(size > 1 - 0.225 / parts, 2 * parts - least + 1, place)
+    finest = least * 2.0 ** DECADES[-1]
+    return jnp.where(size > 1 - 0.225 / finest, 2 * finest - least + 1, place)
 
 
 def _size(place: jax.Array, least: jax.Array) -> jax.Array:
@@ -51,7 +52,8 @@ def _size(place: jax.Array, least: jax.Array) -> jax.Array:
         parts = least * 2.0**decade
         part = place - 1 - (parts - least)
         size = jnp.where(part >= 0, 10.0 ** (decade - 6) * (0.1 + 0.9 * (part + 0.5) / parts), size)
-    return jnp.where(part >= parts, 1.0, size)
+    finest = least * 2.0 ** DECADES[-1]
+    return jnp.where(place > 2 * finest - least, 1.0, size)
 
 
 def quantize(array: jax.Array) -> Blocks:

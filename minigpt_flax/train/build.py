@@ -157,7 +157,7 @@ def model_config(config: RunConfig, vocab_size: int) -> ModelConfig:
 def build_optimizer(config: RunConfig, layout: Any, decayed: Any) -> tuple[Callable, Any]:
     """The schedule, and the chain of clip and optimizer that follows it."""
     said = words(config)
-    offered = dict(zip(OFFERED, (layout, decayed, decayed), strict=True))
+    offered: dict[str, Any] = dict(zip(OFFERED, (layout, decayed, decayed), strict=True))
 
     def bound(key: str, kind: str, *given: Any) -> Any:
         return bind(said[key], KINDS[kind].table, kind, *given, offered=offered)

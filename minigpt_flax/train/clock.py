@@ -45,7 +45,7 @@ class Clock:
 def spell(seconds: float) -> str:
     """A duration.
 
-    >>> spell(75), spell(3725)
+    >>> spell(75.0), spell(3725.0)
     ('1:15', '1:02:05')
     """
     minutes, rest = divmod(round(seconds), 60)
@@ -56,7 +56,7 @@ def spell(seconds: float) -> str:
 def shorten(number: float) -> str:
     """A number in four or five characters.
 
-    >>> shorten(876), shorten(12345), shorten(1.5e6), shorten(98765432)
+    >>> shorten(876.0), shorten(12345.0), shorten(1.5e6), shorten(98765432.0)
     ('876', '12.3k', '1.50M', '98.8M')
     """
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):

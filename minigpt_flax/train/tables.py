@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from optax import GradientTransformationExtraArgs, identity
-
-from jaxopt_mini import CLIPS, OPTIMIZERS, SCHEDULES
+from jaxopt_mini import CLIPS, OPTIMIZERS, SCHEDULES, GradientTransformation, chain
 from minigpt_flax.data import CORPORA, TOKENIZERS
 from minigpt_flax.train.probes import PROBES
 
@@ -27,9 +25,9 @@ class Kind:
     given: int
 
 
-def none() -> GradientTransformationExtraArgs:
+def none() -> GradientTransformation:
     """Gradients pass unclipped."""
-    return identity()
+    return chain()
 
 
 KINDS = {
