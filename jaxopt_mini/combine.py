@@ -57,6 +57,9 @@ def chain(*links: GradientTransformation) -> GradientTransformationExtraArgs:
     return GradientTransformationExtraArgs(init, update)
 
 
+LOSSES = ("loss_fn", "obj_fn")  # names under which a step is told its loss as a function of all parameters
+
+
 def _resolve(spec: Any | Callable[[Params], Any], tree: Params) -> Any:
     """A mask or label tree, or the result of the function that makes it from the parameters."""
     return spec(tree) if callable(spec) else spec
@@ -64,6 +67,11 @@ def _resolve(spec: Any | Callable[[Params], Any], tree: Params) -> Any:
 
 def _keep(mask: Any, tree: Any) -> Any:
     return jax.tree.map(lambda chosen, sub: sub if chosen else MaskedNode(), mask, tree)
+
+
+def _of_part(loss: Callable[[Params], Any], mask: Any, params: Any) -> Callable[[Params], Any]:
+    """The loss as a function of the chosen leaves, the others as they are."""
+    return lambda kept: loss(jax.tree.map(lambda take, new, old: new if take else old, mask, kept, params))
 
 
 def masked(inner: GradientTransformation, mask: Any | Callable[[Params], Any]) -> GradientTransformationExtraArgs:
@@ -93,7 +101,8 @@ def masked(inner: GradientTransformation, mask: Any | Callable[[Params], Any]) -
     def update(updates, state, params=None, **extra):
         chosen = _resolve(mask, updates if params is None else params)
         kept_params = None if params is None else _keep(chosen, params)
-        new, inner_state = inner.update(_keep(chosen, updates), state.inner_state, kept_params, **extra)
+        told = {name: _of_part(value, chosen, params) if name in LOSSES else value for name, value in extra.items()}
+        new, inner_state = inner.update(_keep(chosen, updates), state.inner_state, kept_params, **told)
         merged = jax.tree.map(lambda take, n, old: n if take else old, chosen, new, updates)
         return merged, MaskedState(inner_state)
 

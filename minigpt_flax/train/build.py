@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_mini import GradientTransformationExtraArgs, ParamLayout, chain
+from jaxopt_mini import GradientTransformationExtraArgs, ParamLayout
 from minigpt_flax.data import (
     Batches,
     Corpus,
@@ -27,14 +26,14 @@ from minigpt_flax.model import gpt
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.layout import layout as model_layout
 from minigpt_flax.model.loss import cross_entropy
-from minigpt_flax.train.config import RunConfig, words
+from minigpt_flax.train.config import RunConfig
 from minigpt_flax.train.evaluate import evaluate
-from minigpt_flax.train.specs import bind, blame, look_up_name, parse
+from minigpt_flax.train.optimizer import build_optimizer, rehearse
+from minigpt_flax.train.specs import bind, look_up_name, parse
 from minigpt_flax.train.state import TrainState, init_state
 from minigpt_flax.train.step import make_step
-from minigpt_flax.train.tables import KINDS, OFFERED
+from minigpt_flax.train.tables import KINDS
 
-DECAYED = ("matrix", "embedding", "head")  # the roles that weight decay touches
 EVALUATION_TOKENS = 4096  # in one batch of a validation
 
 
@@ -110,15 +109,10 @@ def design(config: RunConfig, vocab_size: int) -> Design:
     key = jax.random.key(config.seed)
     shapes = jax.eval_shape(lambda: gpt.init_params(model, key))
     layout = jax.tree.map(lambda axes: ParamLayout(**dataclasses.asdict(axes)), model_layout(shapes))
-    schedule, tx = build_optimizer(config, layout, decay_mask(layout))
+    schedule, tx = build_optimizer(config, layout)
     rehearse(config, schedule, tx, shapes)
     init = jax.jit(lambda: init_state(gpt.init_params(model, key), tx))
     return Design(config, model, shapes, layout, schedule, tx, init)
-
-
-def decay_mask(layout: Any) -> Any:
-    """Tree of booleans: which parameters decay, by their role."""
-    return jax.tree.map(lambda entry: entry.role in DECAYED, layout)
 
 
 def characters(corpus: Corpus, tokenizer: Tokenizer, tokens: np.ndarray) -> int | None:
@@ -152,53 +146,6 @@ def model_config(config: RunConfig, vocab_size: int) -> ModelConfig:
     """The fields of a run that describe its model."""
     names = {f.name for f in dataclasses.fields(ModelConfig)} & {f.name for f in dataclasses.fields(RunConfig)}
     return ModelConfig(vocab_size=vocab_size, **{name: getattr(config, name) for name in names})
-
-
-def build_optimizer(config: RunConfig, layout: Any, decayed: Any) -> tuple[Callable, Any]:
-    """The schedule, and the chain of clip and optimizer that follows it."""
-    said = words(config)
-    offered: dict[str, Any] = dict(zip(OFFERED, (layout, decayed, decayed), strict=True))
-
-    def bound(key: str, kind: str, *given: Any) -> Any:
-        return bind(said[key], KINDS[kind].table, kind, *given, offered=offered)
-
-    schedule = bound("schedule", "schedule", config.lr, config.steps)
-    return schedule, chain(bound("clip", "clip"), bound("opt", "optimizer", schedule))
-
-
-def rehearse(config: RunConfig, schedule: Callable, tx: GradientTransformationExtraArgs, shapes: Any) -> None:
-    """Traces one step: a value that no factory noticed shows here, before anything is written.
-
-    Raises:
-      UserError: a value is of no use; names the word.
-    """
-    said = words(config)
-    blame(f"schedule '{said['schedule']}'", lambda: jax.eval_shape(schedule, jax.ShapeDtypeStruct((), "int32")))
-    blame(
-        f"optimizer '{said['opt']}' after clip '{said['clip']}'",
-        lambda: jax.eval_shape(lambda params: _first_updates(tx, params, params), shapes),
-    )
-
-
-def decay_rates(design: Design) -> Any:
-    """What a step at learning rate 1 takes away of each parameter whose gradient is zero, as a fraction of it.
-
-    That is weight decay as the optimizer applies it, measured and not asked for. Small stand-ins have the parameters'
-    places.
-
-    Returns:
-      Tree of numbers, 0 where nothing decays.
-    """
-    config = dataclasses.replace(design.config, lr=1.0, schedule="constant")
-    _, tx = build_optimizer(config, design.layout, decay_mask(design.layout))
-    ones = jax.tree.map(lambda leaf: jnp.ones([min(size, 2) for size in leaf.shape], leaf.dtype), design.shapes)
-    zeros = jax.tree.map(jnp.zeros_like, ones)
-    updates = jax.jit(lambda: _first_updates(tx, zeros, ones))()
-    return jax.tree.map(lambda update: 0.0 - float(update.mean()), updates)
-
-
-def _first_updates(tx: GradientTransformationExtraArgs, grads: Any, params: Any) -> Any:
-    return tx.update(grads, tx.init(params), params, value=jnp.float32(0), key=jax.random.key(0))[0]
 
 
 def loss_sum(model: ModelConfig) -> Callable:

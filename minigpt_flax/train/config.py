@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from minigpt_flax.errors import UserError, nearest
+from minigpt_flax.train import groups
 from minigpt_flax.train.specs import Word, parse
 
 
@@ -28,6 +30,8 @@ class RunConfig:
     lr: float = _flag(1e-3, "optimization", "NUMBER", "peak learning rate")
     schedule: str = _flag("warmup_cosine", "optimization", "WORD", "learning-rate schedule")
     clip: str = _flag("clip_by_norm(1.0)", "optimization", "WORD", "gradient clip, or none")
+    wrap: tuple[str, ...] = _flag((), "optimization", "WORD", "wrapper around clip and optimizer; may be repeated")
+    group: tuple[str, ...] = _flag((), "optimization", "G", "WHERE=WORD: another optimizer for a role; may be repeated")
     steps: int = _flag(1000, "optimization", "N", "optimizer steps")
     batch_size: int = _flag(12, "optimization", "N", "sequences in a step")
     seed: int = _flag(0, "optimization", "N", "of weights, data order and dropout")
@@ -74,7 +78,7 @@ NANO = {
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "nano": NANO,
-    "demo": {**NANO, "steps": 500, "eval_every": 100, "lr": 3e-3, "schedule": "warmup_cosine(warmup=0.1, floor=0.0)"},
+    "demo": {**NANO, "steps": 1500, "eval_every": 250, "lr": 3e-3, "schedule": "warmup_cosine(warmup=0.1, floor=0.0)"},
     "char": {
         **NANO,
         "schedule": "warmup_cosine(warmup=0.02, floor=0.1)",
@@ -123,13 +127,28 @@ def resolve(given: dict[str, Any], preset: str) -> RunConfig:
     defaults = {f.name: f.default for f in dataclasses.fields(RunConfig)}
     typed = {key: value for key, value in given.items() if value is not None}
     below = {**defaults, **PRESETS[preset]}
-    values = {**below, **typed}
-    for key, kind in WORDS.items():
-        values[key] = str(parse(values[key], kind).over(parse(below[key], kind)))
-    name = parse(values["opt"], "optimizer").name
-    if "lr" not in typed and name != parse(below["opt"], "optimizer").name:
-        values["lr"] = rates().get(name, defaults["lr"])
-    return check(RunConfig(**values))
+    values = spelled_out({**below, **typed}, below)
+    opt = parse(values["opt"], "optimizer")
+    if "lr" not in typed and opt.name != parse(below["opt"], "optimizer").name:
+        values["lr"] = rates().get(opt.name, defaults["lr"])
+    config = check(RunConfig(**values))
+    return dataclasses.replace(config, group=canonical_groups(config.group, config))
+
+
+def spelled_out(typed: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
+    """Values with every word in its one spelling, and with what it leaves open taken from ``below``."""
+    full = dict(typed)
+    for key in WORDS.keys() & typed.keys():
+        full[key] = str(parse(typed[key], WORDS[key]).over(parse(below[key], WORDS[key])))
+    if "wrap" in typed:
+        full["wrap"] = tuple(str(parse(text, "wrapper")) for text in typed["wrap"])
+    return full
+
+
+def canonical_groups(texts: Iterable[str], config: RunConfig) -> tuple[str, ...]:
+    """Groups with everything that they leave open filled in."""
+    opt = parse(config.opt, "optimizer")
+    return tuple(str(groups.complete(text, opt, config.lr, rates())) for text in texts)
 
 
 def known_preset(name: str) -> None:
@@ -191,12 +210,12 @@ def from_json(text: str, where: str) -> RunConfig:
       UserError: it isn't one, or holds fields that this version doesn't know.
     """
     try:
-        values = json.loads(text)
-        return check(RunConfig(**{**values, "probe": tuple(values.get("probe", ()))}))
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+        return check(RunConfig(**values))
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{where} is not the configuration of a run of this version: {error}") from error
 
 
 def words(config: RunConfig) -> dict[str, Word]:
-    """The parsed words of a config."""
+    """The parsed words of a config, by field."""
     return {key: parse(getattr(config, key), kind) for key, kind in WORDS.items()}

@@ -143,4 +143,4 @@ def _bits(record: Mapping[str, Any]) -> str:
 def draw(run: Run, state: TrainState) -> str:
     """A sample of the length that the run asks for."""
     how = {"max_tokens": run.config.sample_tokens, "temperature": TEMPERATURE, "seed": run.config.seed}
-    return sample(run.model, state.params, run.tokenizer, **how)[0]
+    return sample(run.model, state.evaluation_params, run.tokenizer, **how)[0]

@@ -67,7 +67,7 @@ def train(
         if due(done):
             drain()
             try:
-                results = run.evaluate(state.params, stop)
+                results = run.evaluate(state.evaluation_params, stop)
             except Abandoned:
                 break
             on_validation(done, results)

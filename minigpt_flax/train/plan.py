@@ -11,7 +11,9 @@ import jax
 
 from jaxopt_mini.tree import path_name
 from minigpt_flax.data import unigram_entropy
-from minigpt_flax.train.build import Run, decay_rates
+from minigpt_flax.train.build import Run
+from minigpt_flax.train.groups import REST, assign, read
+from minigpt_flax.train.optimizer import decay_rates
 from minigpt_flax.train.probes import remembered
 
 COLUMNS = 80
@@ -21,15 +23,17 @@ LABEL = 11  # columns of the labels on the left
 def plan(run: Run) -> list[tuple[str, str]]:
     """Returns (label, text) pairs; a text may have several lines."""
     config, step_tokens = run.config, run.config.batch_size * run.config.context
-    rates = {path_name(path): rate for path, rate in jax.tree.leaves_with_path(decay_rates(run))}
+    decays = jax.tree.leaves_with_path(decay_rates(config, run.layout, run.shapes))
+    rates = {path_name(path): rate for path, rate in decays}
     return [
         ("device", f"{len(jax.devices())} x {jax.devices()[0].device_kind}, JAX {jax.__version__}"),
         ("data", _data(run)),
         ("model", f"{_model(run)}\n{_roles(run, rates)}"),
         ("batch", f"{config.batch_size} x {config.context} = {step_tokens:,} tokens a step, {config.steps:,} steps"),
-        ("optimizer", config.opt),
+        ("optimizer", _optimizers(run)),
         ("rate", f"peak {config.lr:g}, {config.schedule}"),
         ("clip", config.clip),
+        *(("wrapped", text) for text in config.wrap),
         ("decay", _decay(rates)),
     ]
 
@@ -63,6 +67,20 @@ def _roles(run: Run, rates: dict[str, float]) -> str:
         state = ", ".join(sorted(set().union(*(fields[name] for name, _ in members)))) or "none"
         rows.append(f"{role:10s}{len(members):8d}{sum(size for _, size in members):13,d}  {decays:8s}{state}")
     return "\n".join(rows)
+
+
+def _optimizers(run: Run) -> str:
+    """The rule of each group of tensors, in the order in which they were given; the rest has the run's own."""
+    groups = [read(text) for text in run.config.group]
+    if not groups:
+        return run.config.opt
+    assigned = assign(groups, {path_name(path): entry.role for path, entry in jax.tree.leaves_with_path(run.layout)})
+    rules = {str(i): f"{group.word}, peak {group.lr:g}" for i, group in enumerate(groups)} | {REST: run.config.opt}
+    texts = []
+    for label, rule in rules.items():
+        names = [name for name, found in assigned.items() if found == label]
+        texts.append(f"{rule} on {len(names)} tensors: {', '.join(patterns(names))}")
+    return "\n".join(textwrap.fill(text, COLUMNS - LABEL, subsequent_indent="  ") for text in texts)
 
 
 def _decay(rates: dict[str, float]) -> str:

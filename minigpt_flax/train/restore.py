@@ -25,7 +25,7 @@ def restore(path: Path, step: str = "best") -> tuple[ModelConfig, Any]:
       step: a number of steps, or "last", or "best" (lowest validation loss; the last where there was no validation).
 
     Returns:
-      The model's configuration and its parameters.
+      The model's configuration and the parameters to use it with.
 
     Raises:
       UserError: no such run or checkpoint, or it can't be read.
@@ -37,7 +37,7 @@ def restore(path: Path, step: str = "best") -> tuple[ModelConfig, Any]:
     with Checkpoints(folder.checkpoints, config.keep) as checkpoints:
         checkpoints.scores = folder.scores()
         state = checkpoints.read(_choose(checkpoints, step), jax.eval_shape(plan.init))
-    return plan.model, state.params
+    return plan.model, state.evaluation_params
 
 
 def _choose(checkpoints: Checkpoints, step: str) -> int:

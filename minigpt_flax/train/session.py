@@ -17,7 +17,15 @@ from minigpt_flax.train import console
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.cli import Request
-from minigpt_flax.train.config import WORDS, RunConfig, default_preset, from_json, resolve, to_json
+from minigpt_flax.train.config import (
+    RunConfig,
+    canonical_groups,
+    default_preset,
+    from_json,
+    resolve,
+    spelled_out,
+    to_json,
+)
 from minigpt_flax.train.folder import RunFolder, create_free, read, show
 from minigpt_flax.train.hooks import Guard, Log
 from minigpt_flax.train.loop import train
@@ -78,9 +86,9 @@ def agree(request: Request, config: RunConfig) -> None:
     Raises:
       UserError: one does; names it.
     """
-    typed = dict(request.given)
-    for key in typed.keys() & WORDS.keys():  # a word may leave open what the configuration holds
-        typed[key] = str(parse(typed[key], WORDS[key]).over(parse(getattr(config, key), WORDS[key])))
+    typed = spelled_out(request.given, vars(config))  # a word may leave open what the configuration holds
+    if "group" in typed:
+        typed["group"] = canonical_groups(typed["group"], config)
     for name, value in typed.items():
         if getattr(config, name) != value:
             raise UserError(

@@ -53,11 +53,12 @@ def make_step(
 
     def step(state: TrainState, batch: Int[Array, "B length"]) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
-        value_and_grad = jax.value_and_grad(loss_sum, has_aux=True)
-        (total, count), grads = value_and_grad(state.params, batch[:, :-1], batch[:, 1:], step_key)
+        batch_loss = lambda params: loss_sum(params, batch[:, :-1], batch[:, 1:], step_key)
+        (total, count), grads = jax.value_and_grad(batch_loss, has_aux=True)(state.params)
         loss = total / count
         grads = jax.tree.map(lambda g: g / count, grads)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss, key=step_key)
+        told = {"value": loss, "key": step_key, "loss_fn": lambda params: batch_loss(params)[0] / count}
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, **told)
         # Written as a clip writes its norm, so that the compiler sees that the two are one.
         squares = [jnp.sum(tree.absolute_square(g)) for g in jax.tree.leaves(grads)]
         lr = jnp.asarray(schedule(state.step), jnp.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jaxopt_mini import CLIPS, OPTIMIZERS, SCHEDULES, GradientTransformation, chain
+from jaxopt_mini import CLIPS, OPTIMIZERS, SCHEDULES, WRAPPERS, GradientTransformation, chain
 from minigpt_flax.data import CORPORA, TOKENIZERS
 from minigpt_flax.train.probes import PROBES
 
@@ -17,7 +17,7 @@ class Kind:
     Attributes:
       table: name -> function.
       flag: where the word is typed.
-      given: number of leading arguments that the run gives: learning rate; peak and total steps; text; view.
+      given: number of leading arguments that the run gives: learning rate; peak and total steps; optimizer; text; view.
     """
 
     table: dict[str, Callable]
@@ -34,9 +34,10 @@ KINDS = {
     "optimizer": Kind(OPTIMIZERS, "--opt", 1),
     "schedule": Kind(SCHEDULES, "--schedule", 2),
     "clip": Kind({**CLIPS, none.__name__: none}, "--clip", 0),
+    "wrapper": Kind(WRAPPERS, "--wrap", 1),
     "probe": Kind(PROBES, "--probe", 1),
     "tokenizer": Kind(TOKENIZERS, "--tokenizer", 1),
     "corpus": Kind(CORPORA, "--data", 0),
 }
-OFFERED = ("layout", "mask", "weight_decay_mask")
+OFFERED = ("layout", "mask", "weight_decay_mask", "learning_rate")
 """Keywords that a run gives to the rows whose signatures name them."""

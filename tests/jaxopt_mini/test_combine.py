@@ -131,3 +131,21 @@ def test_parameters_reach_masked_links():
     tx = masked(chain(add_decayed_weights(0.5), adam(0.1)), MASK)
     updates, _ = tx.update(grads, tx.init(params), params)
     np.testing.assert_array_equal(updates["dense"]["bias"], grads["dense"]["bias"])
+
+
+@pytest.mark.parametrize("mask", [MASK, PREFIX])
+def test_a_masked_link_is_told_the_loss_of_its_leaves(mask):
+    """Each leaf's gradient at the other leaves' true values, as without a mask."""
+
+    def loss(params):
+        return params["scale"] * jnp.sum(params["dense"]["kernel"] @ params["dense"]["bias"])
+
+    def update(updates, state, params=None, *, loss_fn, **extra):
+        return jax.grad(loss_fn)(params), state
+
+    params = normal(SHAPES, 0)
+    tx = masked(optax.GradientTransformationExtraArgs(lambda params: (), update), mask)
+    got, _ = tx.update(normal(SHAPES, 1), tx.init(params), params, loss_fn=loss)
+    chosen = jax.tree.map(lambda take, part: jax.tree.map(lambda _: take, part), mask, params)
+    expected = jax.tree.map(jnp.where, chosen, jax.grad(loss)(params), normal(SHAPES, 1))
+    chex.assert_trees_all_close(got, expected)

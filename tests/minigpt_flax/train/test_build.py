@@ -6,8 +6,9 @@ import pytest
 
 from minigpt_flax.data import load_tokenizer
 from minigpt_flax.errors import UserError
-from minigpt_flax.train.build import build, decay_mask
+from minigpt_flax.train.build import build
 from minigpt_flax.train.config import resolve
+from minigpt_flax.train.optimizer import decay_mask
 from tests.minigpt_flax.train.runs import TINY
 
 

@@ -13,8 +13,9 @@ from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.gpt import init_params
 from minigpt_flax.model.gpt2 import from_gpt2, to_gpt2
 from minigpt_flax.model.layout import layout as model_layout
-from minigpt_flax.train.build import DECAYED, build_optimizer, loss_sum
+from minigpt_flax.train.build import loss_sum
 from minigpt_flax.train.config import RunConfig
+from minigpt_flax.train.optimizer import build_optimizer
 from minigpt_flax.train.state import init_state
 from minigpt_flax.train.step import make_step
 
@@ -41,7 +42,7 @@ def replay(bias):
     zeros = to_gpt2(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), model)
     params = from_gpt2(zeros | dict(np.load(GOLDEN / "init.npz")), model)  # the file leaves out the biases, all zero
     layout = jax.tree.map(lambda a: ParamLayout(a.role, a.stacked, a.inputs, a.outputs), model_layout(params))
-    schedule, tx = build_optimizer(CONFIG, layout, jax.tree.map(lambda entry: entry.role in DECAYED, layout))
+    schedule, tx = build_optimizer(CONFIG, layout)
     step = jax.jit(make_step(loss_sum(model), tx, schedule, key=jax.random.key(0), layout=layout), donate_argnums=0)
     state, history = init_state(params, tx), []
     for batch in np.load(GOLDEN / "batches.npz")["tokens"].astype(np.int32):
