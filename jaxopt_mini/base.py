@@ -86,6 +86,16 @@ def require_params(params: Params | None, name: str) -> Params:
     return params
 
 
+def require_real(params: Params, name: str) -> None:
+    """Refuses complex leaves, for a rule ``name`` that has no meaning for them.
+
+    Raises:
+      ValueError: a leaf is complex.
+    """
+    if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
+        raise ValueError(f"{name} takes no complex leaves: give it real and imaginary parts as real ones")
+
+
 def apply_updates(params: Params, updates: Updates) -> Params:
     """Adds ``updates`` to ``params``; low-precision leaves are added in float32 and rounded once.
 

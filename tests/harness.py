@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_mini import ParamLayout, apply_updates
+from jaxopt_mini.tree import absolute_square
 
 Tree = Any
 
@@ -120,7 +121,7 @@ def normal(shapes: Tree, seed: int, steps: int | None = None, dtype: Any = jnp.f
 
 def half_square(params: Tree) -> jax.Array:
     """The loss that a step is told where it asks for one."""
-    squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(params)]
+    squares = [jnp.sum(absolute_square(leaf)) for leaf in jax.tree.leaves(params)]
     return sum(squares, start=jnp.zeros(())) / 2
 
 

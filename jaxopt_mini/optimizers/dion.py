@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule, Updates
+from jaxopt_mini.base import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    Params,
+    ScalarOrSchedule,
+    Updates,
+    require_real,
+)
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.linalg import multiply, orthonormal
@@ -72,6 +79,7 @@ def scale_by_dion(
         return multiply(q, p.mT), b - (1 - beta) * multiply(r, p.mT), q
 
     def init(params):
+        require_real(params, "dion")
         matrices = as_matrices(zeros_like(params), lay_out(layout, params))
         return ScaleByDionState(zeros_like(params, mu_dtype), jax.tree.map(first_basis, matrices))
 

@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule, Updates
+from jaxopt_mini.base import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    Params,
+    ScalarOrSchedule,
+    Updates,
+    require_real,
+)
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.linalg import multiply, solve_transposed
@@ -71,6 +78,7 @@ def scale_by_kron(
         return Sides(side(fan_in) if entry.inputs else None, side(fan_out))
 
     def init(params):
+        require_real(params, "kron")
         entries = lay_out(layout, params)
         factors = jax.tree.map(start, entries, as_matrices(params, entries))
         return ScaleByKronState(jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), factors)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from optax import ScaleByRpropState
 
-from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, ScalarOrSchedule
+from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, ScalarOrSchedule, require_real
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms.scale import scale, scale_by_learning_rate
@@ -43,8 +43,7 @@ def scale_by_rprop(
         return jnp.where(agreement == 0, size, jnp.clip(moved, min_step_size, max_step_size))
 
     def init(params):
-        if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
-            raise ValueError("rprop goes by signs, which complex leaves don't have: give it real and imaginary parts")
+        require_real(params, "rprop")  # it goes by signs
         return ScaleByRpropState(step_sizes=full_like(params, learning_rate), prev_updates=zeros_like(params))
 
     def update(updates, state, params=None, **extra):

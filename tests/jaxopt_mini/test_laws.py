@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 import itertools
 
 import chex
@@ -15,7 +17,7 @@ from flax.training.train_state import TrainState
 
 from jaxopt_mini import OPTIMIZERS, ParamLayout, apply_updates, chain
 from tests.cases import CASES
-from tests.harness import LAYOUT, SHAPES, half_square, jit, normal, nothing, run
+from tests.harness import LAYOUT, SHAPES, half_square, jit, normal, nothing, permissive, run
 
 STEPS = 3
 FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
@@ -249,3 +251,43 @@ def test_missing_parameters_are_not_needed_or_asked_for(case):
         assert "needs the parameters" in str(error)  # noqa: PT017
     else:
         chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+
+
+@law
+def test_complex_leaves_are_handled_or_refused(case):
+    """A real number written as a complex one is updated as itself; a rule to which that means nothing says so."""
+
+    def first(params, grads):
+        grads = jax.tree.map(lambda g: g[:1], grads)
+        return run(case.make(LAYOUT), params, grads, extra=case.extra)[0]
+
+    params, grads = start()
+    with permissive():
+        try:
+            got = jit(first)(*jax.tree.map(lambda leaf: leaf.astype(jnp.complex64), (params, grads)))
+        except ValueError as error:
+            assert "complex" in str(error)  # noqa: PT017
+        else:
+            close(
+                got, jax.tree.map(lambda leaf: leaf.astype(jnp.complex64), first(params, grads)), rtol=1e-4, atol=1e-4
+            )
+
+
+@law
+def test_seeds_may_be_mapped(case):
+    """Runs from several starts in one program are the runs one by one."""
+
+    def trained(params, grads):
+        return run(case.make(LAYOUT), params, grads, extra=case.extra)
+
+    starts = jax.tree.map(lambda a, b: jnp.stack([a, b]), start(), start(7))
+    both = jit(jax.vmap(trained))(*starts)
+    close(jax.tree.map(lambda leaf: leaf[0], both), expected(case.optimizer.__name__), rtol=1e-4, atol=1e-5)
+
+
+@law
+def test_a_layout_that_does_not_fit_is_refused(case):
+    params, tx = normal(SHAPES, 0), case.make({**LAYOUT, "embed": BIAS})
+    takes_one = "layout" in inspect.signature(case.optimizer).parameters
+    with pytest.raises(ValueError, match="embed") if takes_one else contextlib.nullcontext():
+        tx.update(params, tx.init(params), params, **case.extra(half_square, params, jnp.int32(0)))

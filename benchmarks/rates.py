@@ -1,0 +1,140 @@
+"""Default learning rate of every optimizer: ``python -m benchmarks.rates [--only NAME ...] [--steps N]``.
+
+Each optimizer trains preset ``nano`` on the default corpus, with everything but the peak learning rate at its default,
+at rates a factor of sqrt(10) apart, from a start uphill until the best has a worse one on either side. All have the
+same initial weights and batches. The rates go to ``minigpt_flax/train/rates.json``, which ``train.py`` reads; what each
+came to goes to ``benchmarks/results/<machine>.json``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from benchmarks.results import RESULTS, environment, load, machine, save
+from jaxopt_mini import OPTIMIZERS
+from minigpt_flax.errors import UserError, nearest
+from minigpt_flax.train.build import Run, build, loss_sum
+from minigpt_flax.train.cli import Parser, guarded, whole
+from minigpt_flax.train.config import RATES, RunConfig, rates, resolve
+from minigpt_flax.train.optimizer import build_optimizer
+from minigpt_flax.train.state import init_state
+from minigpt_flax.train.step import make_step
+
+SECTION = "rates"
+STEPS = 150
+FARTHEST = 4  # rates looked at on either side of the start
+LEAD = 5e-3  # nats by which another rate must be better to count as better
+USUAL = 1e-3
+STARTS = {  # where the search begins: the papers' or the field's usual rates, where they aren't 1e-3
+    "sgd": 0.3, "momentum": 1.0, "asgd": 0.3, "polyak_sgd": 1.0, "lars": 1.0, "schedule_free_sgd": 1.0,
+    "dog": 1.0, "dowg": 1.0, "prodigy": 1.0, "dadapt_adamw": 1.0, "adadelta": 1.0,
+    "adagrad": 0.01, "adafactor": 0.01, "lamb": 0.01, "novograd": 0.01, "sm3": 0.1, "shampoo": 0.01, "galore": 0.01,
+    "muon": 0.01, "normuon": 0.01, "dion": 0.01, "scion": 0.01, "lion": 3e-4, "sign_sgd": 3e-4, "signum": 3e-4,
+}  # fmt: skip
+
+
+def trainer(run: Run, config: RunConfig) -> Callable[[float], float]:
+    """Compiles an optimizer once; returns peak learning rate -> validation loss, infinite where it breaks."""
+    curve, _ = build_optimizer(dataclasses.replace(config, lr=1.0), run.layout)
+    params = run.init().params
+
+    def transformation(rate):
+        return build_optimizer(config, run.layout, rate=lambda peak: lambda count: rate * curve(count))
+
+    def one(rate, state, batch):
+        schedule, tx = transformation(rate)
+        return make_step(loss_sum(run.model), tx, schedule, key=jax.random.key(config.seed))(state, batch)
+
+    step = jax.jit(one, donate_argnums=1)
+    init = jax.jit(lambda params: init_state(params, transformation(1.0)[1]))
+
+    def train(rate: float) -> float:
+        state = init(params)
+        for t in range(config.steps):
+            state, _ = step(rate, state, run.batches(t))
+        loss = run.evaluate(state.evaluation_params)["val_loss"]
+        return loss if math.isfinite(loss) else math.inf
+
+    return train
+
+
+def climb(score: Callable[[float], float], start: float) -> tuple[float, dict[float, float]]:
+    """Walks along the rates from ``start`` until the best has a worse one on either side.
+
+    >>> climb(lambda rate: abs(math.log10(rate)), 0.01)[0]
+    1.0
+    """
+    found: dict[int, float] = {}
+    best = 0
+    while True:
+        for k in (best, best - 1, best + 1):
+            if k not in found and abs(k) <= FARTHEST:
+                found[k] = score(nth(start, k))
+        better = min(found, key=lambda k: (found[k], abs(k)))
+        if better == best or found[better] > found[best] - LEAD:
+            return nth(start, best), {nth(start, k): found[k] for k in sorted(found)}
+        best = better
+
+
+def nth(start: float, k: int) -> float:
+    """The k-th rate after ``start``, in one digit.
+
+    >>> [nth(1e-3, k) for k in (-1, 0, 1, 2)]
+    [0.0003, 0.001, 0.003, 0.01]
+    """
+    return float(f"{start * 10 ** (k / 2):.1g}")
+
+
+def write(name: str, rate: float) -> None:
+    """Puts a rate into the table."""
+    RATES.write_text(json.dumps(dict(sorted({**rates(), name: rate}.items())), indent=2) + "\n")
+
+
+def known(names: list[str] | None) -> list[str]:
+    """The names, once they are known to be optimizers'.
+
+    Raises:
+      UserError: one isn't.
+    """
+    for name in names or ():
+        if name not in OPTIMIZERS:
+            raise UserError(f"no optimizer is called {name!r}{nearest(name, OPTIMIZERS)}")
+    return names or []
+
+
+def run(arguments: list[str]) -> int:
+    """Searches."""
+    parser = Parser(prog="python -m benchmarks.rates", description=__doc__)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these [those without a rate]")
+    parser.add_argument("--steps", type=whole, default=STEPS, metavar="N", help=f"of a run [{STEPS}]")
+    given = parser.parse(arguments)
+    path = RESULTS / f"{machine()}.json"
+    base = build(resolve({"steps": given["steps"]}, "nano"))
+    for name in known(given["only"]) or [name for name in OPTIMIZERS if name not in rates()]:
+        start, before = STARTS.get(name, USUAL), time.perf_counter()
+        config = resolve({"opt": name, "steps": given["steps"], "lr": start}, "nano")
+        rate, losses = climb(trainer(base, config), start)
+        write(name, rate)
+        record: dict[str, Any] = {f"{k:g}": v if math.isfinite(v) else None for k, v in losses.items()}
+        results = load(path).get(SECTION, {}).get("losses", {})
+        save(path, SECTION, {**environment(), "steps": given["steps"], "losses": {**results, name: record}})
+        shown = ", ".join(f"{k:g}: {v:.3f}" for k, v in losses.items())
+        print(f"{name:22s}{rate:8g}   {shown}   {time.perf_counter() - before:.0f} s", flush=True)
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    return guarded("benchmarks.rates", lambda: run(sys.argv[1:] if arguments is None else arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

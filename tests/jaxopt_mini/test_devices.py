@@ -1,0 +1,75 @@
+"""Laws on two devices: replicated under ``pmap``, or sharded under ``jit``, every optimizer does what it does on one.
+
+Every step is waited for: on a CPU, steps with a collective that run ahead can wait for each other for ever.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxopt_mini import apply_updates
+from tests.harness import LAYOUT, half_square
+from tests.jaxopt_mini.test_laws import STEPS, close, expected, law, start
+
+AXIS = "data"
+
+
+def stepper(case):
+    """One step of the case, and the state before the first."""
+    tx = case.make(LAYOUT)
+
+    def step(params, state, grads, t):
+        updates, state = tx.update(grads, state, params, **case.extra(half_square, params, t))
+        return apply_updates(params, updates), state
+
+    return tx.init, step
+
+
+def at(tree, t):
+    return jax.tree.map(lambda leaf: leaf[t], tree)
+
+
+@law
+def test_replicated_under_pmap_it_is_the_same(case):
+    """The devices have different gradients, and their mean is the gradient."""
+    init, step = stepper(case)
+
+    def on_each(params, state, grads, t):
+        return step(params, state, jax.lax.pmean(grads, AXIS), t)
+
+    together = jax.pmap(on_each, AXIS, in_axes=(None, None, 0, None), out_axes=None)
+    params, grads = start()
+    # Powers of two, so that the mean is exact.
+    halves = jax.tree.map(lambda g: jnp.stack([g * 1.5, g * 0.5], axis=1), grads)
+    state = init(params)
+    for t in range(STEPS):
+        params, state = jax.block_until_ready(together(params, state, at(halves, t), t))
+    close((params, state), expected(case.optimizer.__name__))
+
+
+def shardings(mesh, tree):
+    """Each array cut along its first axis of even length."""
+
+    def one(leaf):
+        even = [axis for axis, size in enumerate(leaf.shape) if size and size % 2 == 0]
+        return NamedSharding(mesh, PartitionSpec(*[None] * even[0], AXIS) if even else PartitionSpec())
+
+    return jax.tree.map(one, tree)
+
+
+@law
+def test_sharded_under_jit_it_is_the_same(case):
+    mesh = jax.make_mesh((2,), (AXIS,), axis_types=(AxisType.Auto,))
+    init, step = stepper(case)
+    params, grads = start()
+    cut = shardings(mesh, params), shardings(mesh, jax.eval_shape(init, params))
+    sharded = jax.jit(step, out_shardings=cut)
+    params = jax.device_put(params, cut[0])
+    state = jax.jit(init, out_shardings=cut[1])(params)
+    assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves((params, state)))
+    for t in range(STEPS):
+        params, state = jax.block_until_ready(sharded(params, state, at(grads, t), t))
+    assert jax.tree.map(lambda leaf: leaf.sharding, (params, state)) == cut
+    close(jax.tree.map(jax.device_get, (params, state)), expected(case.optimizer.__name__))
