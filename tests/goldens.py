@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_mini import apply_updates
-from tests.harness import Golden, jit
+from tests.harness import Golden
 
 FOLDER = Path(__file__).parent / "golden" / "optimizers"
 
@@ -42,7 +42,7 @@ def trajectories(golden: Golden) -> tuple[dict[str, np.ndarray], dict[str, np.nd
         params = apply_updates(params, updates)
         return (params, state), {view: see(state, params) for view, see in views.items()}
 
-    _, seen = jit(lambda carry, inputs: jax.lax.scan(step, carry, inputs))((params, state), (grads, extra))
+    _, seen = jax.jit(lambda carry, inputs: jax.lax.scan(step, carry, inputs))((params, state), (grads, extra))
     ours = {f"{view}{leaf}": np.asarray(seen[view][leaf]) for view in views for leaf in leaves}
     return {name: arrays[name][1:] for name in ours}, ours
 

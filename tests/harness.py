@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -17,17 +16,6 @@ from jaxopt_mini import ParamLayout, apply_updates
 from jaxopt_mini.tree import absolute_square
 
 Tree = Any
-
-# Small programs that run once: compiling takes all the time, and a fifth of it without the optimisations.
-jit = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_cpu_parallel_codegen_split_count": 1,
-        "xla_cpu_use_fusion_emitters": False,
-        "xla_llvm_disable_expensive_passes": True,
-    },
-)
 
 
 @dataclass(frozen=True)
@@ -91,7 +79,7 @@ class Case:
         signature = inspect.signature(self.optimizer).parameters
         defaults = {n: p.default for n, p in signature.items() if isinstance(p.default, float)}
         given = {n: v for n, v in self.keywords.items() if isinstance(v, float)}
-        return {"learning_rate": self.learning_rate, **defaults, **given, **self.hyperparameters}
+        return {**defaults, **given, **self.hyperparameters, "learning_rate": self.learning_rate}
 
     def make(self, layout: Tree = None, **keywords: Any) -> Any:
         """Builds the optimizer; the layout is offered and taken only by a signature that names it."""

@@ -13,7 +13,7 @@ import pytest
 
 from jaxopt_mini import apply_updates, chain, masked, scale
 from tests.cases import CASES
-from tests.harness import LAYOUT, SHAPES, half_square, jit, normal, permissive, run
+from tests.harness import LAYOUT, SHAPES, half_square, normal, permissive, run
 
 STEPS = 100
 PAIRS = [
@@ -52,7 +52,7 @@ def assert_same(ours, theirs, start):
 
 def trainer(tx, case):
     """(params, state, grads) -> (params, state), compiled once."""
-    return jit(lambda params, state, grads: run(tx, params, grads, state, case.extra))
+    return jax.jit(lambda params, state, grads: run(tx, params, grads, state, case.extra))
 
 
 def train_by_halves(ours, theirs, case):
@@ -129,7 +129,7 @@ def test_bfloat16_agrees_step_by_step(case, keywords, dtype):
     with permissive():
         carry = start, theirs.init(start)
         chex.assert_trees_all_equal(ours.init(start), carry[1], strict=True)
-        mine, other = jit(lambda c, g: jax.lax.scan(step, c, (g, jnp.arange(STEPS))))(carry, grads)[1]
+        mine, other = jax.jit(lambda c, g: jax.lax.scan(step, c, (g, jnp.arange(STEPS))))(carry, grads)[1]
     chex.assert_trees_all_equal_structs(mine, other)
     chex.assert_trees_all_equal_shapes_and_dtypes(mine, other)
     for a, b in zip(*map(jax.tree.leaves, (mine, other)), strict=True):

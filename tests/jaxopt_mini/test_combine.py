@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxopt_mini import adam, add_decayed_weights, chain, clip_by_norm, ema, masked, partition, scale, trace
-from tests.harness import jit, normal, permissive, run
+from tests.harness import normal, permissive, run
 
 SHAPES = {"dense": {"kernel": (3, 2), "bias": (2,)}, "scale": ()}
 MASK = {"dense": {"kernel": True, "bias": False}, "scale": True}
@@ -56,8 +56,8 @@ def test_equals_optax(name):
     theirs, ours = PAIRS[name]
     params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 4)
     with permissive():
-        expected = jit(lambda p, g: run(theirs, p, g))(params, grads)
-    got = jit(lambda p, g: run(ours, p, g))(params, grads)
+        expected = jax.jit(lambda p, g: run(theirs, p, g))(params, grads)
+    got = jax.jit(lambda p, g: run(ours, p, g))(params, grads)
     chex.assert_trees_all_equal_structs(got, expected)
     chex.assert_trees_all_equal_shapes_and_dtypes(got, expected)
     chex.assert_trees_all_close(got, expected, rtol=1e-6)
@@ -68,9 +68,9 @@ def test_a_state_of_one_goes_on_under_the_other(name):
     theirs, ours = PAIRS[name]
     params, grads = normal(SHAPES, 2), normal(SHAPES, 3, 2)
     with permissive():
-        _, state = jit(lambda p, g: run(theirs, p, g))(params, grads)
-        expected = jit(lambda p, g, s: run(theirs, p, g, s))(params, grads, state)
-    got = jit(lambda p, g, s: run(ours, p, g, s))(params, grads, state)
+        _, state = jax.jit(lambda p, g: run(theirs, p, g))(params, grads)
+        expected = jax.jit(lambda p, g, s: run(theirs, p, g, s))(params, grads, state)
+    got = jax.jit(lambda p, g, s: run(ours, p, g, s))(params, grads, state)
     chex.assert_trees_all_close(got, expected, rtol=1e-6)
 
 

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_mini import ParamLayout, apply_updates
-from tests.harness import jit
 from tests.jaxopt_mini.test_laws import law
 
 STEPS = 1000
@@ -38,7 +37,7 @@ def last_losses(case, loss, params, layout):
 
         return loss(jax.lax.scan(step, (params, tx.init(params)), jnp.arange(STEPS))[0][0])
 
-    return np.asarray(jit(jax.vmap(trained))(case.learning_rate * RATES))
+    return np.asarray(jax.jit(jax.vmap(trained))(case.learning_rate * RATES))
 
 
 def rosenbrock(params):

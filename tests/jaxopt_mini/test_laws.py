@@ -17,7 +17,7 @@ from flax.training.train_state import TrainState
 
 from jaxopt_mini import OPTIMIZERS, ParamLayout, apply_updates, chain
 from tests.cases import CASES
-from tests.harness import LAYOUT, SHAPES, half_square, jit, normal, nothing, permissive, run
+from tests.harness import LAYOUT, SHAPES, half_square, normal, nothing, permissive, run
 
 STEPS = 3
 FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
@@ -50,7 +50,7 @@ def expected(name, **keywords):
     """Parameters and state after a few steps in one jitted scan: what the other ways must give too."""
     case = CASES[name]
     tx = case.make(LAYOUT, **keywords)
-    return jit(lambda params, grads: run(tx, params, grads, extra=case.extra))(*start())
+    return jax.jit(lambda params, grads: run(tx, params, grads, extra=case.extra))(*start())
 
 
 def test_the_table_and_the_cases_name_the_same_optimizers():
@@ -92,7 +92,7 @@ def test_state_keeps_structure_shapes_and_dtypes(case):
 
 @law
 def test_steps_are_traced_once(case):
-    @jit
+    @jax.jit
     @chex.assert_max_traces(n=1)
     def step(params, state, grad, t):
         updates, state = tx.update(grad, state, params, **case.extra(half_square, params, t))
@@ -114,7 +114,7 @@ def test_every_number_may_be_traced_and_mapped(case):
 
     numbers = {name: jnp.full(2, value) for name, value in case.floats.items()}
     numbers["learning_rate"] *= jnp.array([1.0, 0.5])
-    both = jit(jax.vmap(trained, in_axes=(0, None, None)))(numbers, *start())
+    both = jax.jit(jax.vmap(trained, in_axes=(0, None, None)))(numbers, *start())
     plain = expected(case.optimizer.__name__, **case.hyperparameters)
     close(jax.tree.map(lambda leaf: leaf[0], both), plain, rtol=1e-4, atol=1e-5)
     first, second = (jax.tree.map(lambda leaf, i=i: leaf[i], both[0]) for i in (0, 1))
@@ -128,7 +128,7 @@ def test_goes_into_either_chain_and_ignores_what_it_does_not_know(case):
         return {**case.extra(loss, params, t), "a_word_that_no_rule_names": 1.0}
 
     tx = optax.chain(chain(optax.identity(), case.make(LAYOUT)), optax.identity())
-    params, ((_, state), _) = jit(lambda p, g: run(tx, p, g, extra=told))(*start())
+    params, ((_, state), _) = jax.jit(lambda p, g: run(tx, p, g, extra=told))(*start())
     close((params, state), expected(case.optimizer.__name__))
 
 
@@ -137,7 +137,7 @@ def test_zero_gradients_give_finite_updates(case):
     params = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), zip_dtypes(SHAPES, FLOATS))
     grads = jax.tree.map(lambda p: jnp.zeros((2, *p.shape), p.dtype), params)
     tx = case.make(LAYOUT)
-    new, _ = jit(lambda p, g: run(tx, p, g, extra=case.extra))(params, grads)
+    new, _ = jax.jit(lambda p, g: run(tx, p, g, extra=case.extra))(params, grads)
     chex.assert_tree_all_finite(new)
 
 
@@ -157,7 +157,7 @@ def test_layouts_change_nothing_but_the_layout(case):
     turned = {"kernel": ParamLayout("matrix", (2,), (1,), (0,)), "bias": ParamLayout("vector", (1,), (), (0,))}
     turn = functools.partial(jax.tree.map, jnp.transpose)
 
-    @jit
+    @jax.jit
     def ends(params, grads):
         stacked = params, grads
         layers = unstack(params), jax.vmap(unstack)(grads)
@@ -191,7 +191,7 @@ def test_works_in_flax_train_state_and_nnx(case):
     shapes = {"kernel": (2, 3), "bias": (3,)}
     params, grads = normal(shapes, 4), normal(shapes, 5)
     ways = [in_nnx] + [in_train_state] * (case.extra is nothing)
-    expected, *others = jit(lambda p, g: [way(p, g) for way in (alone, *ways)])(params, grads)
+    expected, *others = jax.jit(lambda p, g: [way(p, g) for way in (alone, *ways)])(params, grads)
     for other in others:
         close(other, expected)
 
@@ -217,7 +217,7 @@ def test_converges_on_an_ill_conditioned_quadratic(case):
     rate = case.learning_rate
     tx = case.make({"kernel": MATRIX, "bias": BIAS}, learning_rate=lambda t: rate * (1 - t / steps))
     params = normal(shapes, 6)
-    train = jit(lambda carry: jax.lax.scan(step, carry, jnp.arange(steps))[0])
+    train = jax.jit(lambda carry: jax.lax.scan(step, carry, jnp.arange(steps))[0])
     last, _ = train((params, tx.init(params)))
     assert loss(last) < 0.01 * loss(params)
 
@@ -264,7 +264,7 @@ def test_complex_leaves_are_handled_or_refused(case):
     params, grads = start()
     with permissive():
         try:
-            got = jit(first)(*jax.tree.map(lambda leaf: leaf.astype(jnp.complex64), (params, grads)))
+            got = jax.jit(first)(*jax.tree.map(lambda leaf: leaf.astype(jnp.complex64), (params, grads)))
         except ValueError as error:
             assert "complex" in str(error)  # noqa: PT017
         else:
@@ -281,7 +281,7 @@ def test_seeds_may_be_mapped(case):
         return run(case.make(LAYOUT), params, grads, extra=case.extra)
 
     starts = jax.tree.map(lambda a, b: jnp.stack([a, b]), start(), start(7))
-    both = jit(jax.vmap(trained))(*starts)
+    both = jax.jit(jax.vmap(trained))(*starts)
     close(jax.tree.map(lambda leaf: leaf[0], both), expected(case.optimizer.__name__), rtol=1e-4, atol=1e-5)
 
 

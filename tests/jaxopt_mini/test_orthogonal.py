@@ -16,7 +16,7 @@ from jaxopt_mini.orthogonal import (
     newton_schulz,
     orthogonalize,
 )
-from tests.harness import jit, normal
+from tests.harness import normal
 
 
 def matrix(values, columns, seed=0):
@@ -46,7 +46,7 @@ def test_both_forms_are_equally_close_to_exact_arithmetic(name, steps, decades):
     # Rounding in a direction without gradient grows by a factor of up to 3.5 a step, in either form.
     allowed = 2e-5 * 3.5 ** (steps - 5)
     for gram in (False, True):
-        got = jit(lambda x, gram=gram: newton_schulz(x, jnp.asarray(table), gram=gram))(x)
+        got = jax.jit(lambda x, gram=gram: newton_schulz(x, jnp.asarray(table), gram=gram))(x)
         np.testing.assert_allclose(got, exact(x, table), rtol=0, atol=allowed)
 
 
@@ -72,7 +72,7 @@ def test_the_counted_products_are_those_of_the_program(columns, steps):
 @pytest.mark.parametrize("name, steps, low, high", [("standard", 5, 0.67, 1.21), ("polar_express", 8, 0.999, 1.001)])
 def test_singular_values_end_near_one(name, steps, low, high):
     x = matrix(np.linspace(0.02, 1, 24), 40)
-    end = jit(lambda x: newton_schulz(x, coefficients(name, steps), steps))(x)
+    end = jax.jit(lambda x: newton_schulz(x, coefficients(name, steps), steps))(x)
     values = np.linalg.svd(end, compute_uv=False)
     assert low < values.min() and values.max() < high
 
@@ -82,7 +82,7 @@ def test_singular_values_end_near_one(name, steps, low, high):
 def test_every_preconditioning_orthogonalises_at_every_scale(preconditioning, shape):
     x = normal({"x": shape}, 0)["x"]
 
-    @jit
+    @jax.jit
     def orthogonal(x):
         return newton_schulz(x, coefficients("polar_express", 8), 8, preconditioning=preconditioning, eps=0.0)
 
@@ -95,7 +95,7 @@ def test_every_preconditioning_orthogonalises_at_every_scale(preconditioning, sh
 @pytest.mark.parametrize("preconditioning", PRECONDITIONINGS)
 def test_zeros_stay_zeros(preconditioning):
     table = coefficients("standard", 5)
-    end = jit(lambda x: newton_schulz(x, table, preconditioning=preconditioning))(jnp.zeros((3, 9)))
+    end = jax.jit(lambda x: newton_schulz(x, table, preconditioning=preconditioning))(jnp.zeros((3, 9)))
     np.testing.assert_array_equal(end, np.zeros((3, 9)))
 
 
@@ -138,7 +138,7 @@ def test_a_tree_is_orthogonalised_matrix_by_matrix():
             "square": newton_schulz(tree["square"], table),
         }
 
-    together, alone = jit(lambda tree: (orthogonalize(tree, LAYOUT, table), one_by_one(tree)))(tree)
+    together, alone = jax.jit(lambda tree: (orthogonalize(tree, LAYOUT, table), one_by_one(tree)))(tree)
     for name, expected in alone.items():
         np.testing.assert_allclose(together[name], expected, atol=2e-6)
 

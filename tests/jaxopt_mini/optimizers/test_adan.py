@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from jaxopt_mini import adan
-from tests.harness import SHAPES, jit, normal, permissive, run
+from tests.harness import SHAPES, normal, permissive, run
 
 
 def adan_in_numpy(grads, b1, b2, b3):
@@ -44,7 +44,7 @@ def test_is_otherwise_optax():
     words = {"weight_decay": 0.1, "b3": 0.9}
     with permissive():
         ours, theirs = (
-            jit(lambda p, g, tx=tx: run(tx, p, g))(params, grads)
+            jax.jit(lambda p, g, tx=tx: run(tx, p, g))(params, grads)
             for tx in (adan(0.1, **words), optax.adan(0.1, **words))
         )
     chex.assert_trees_all_equal_structs(ours, theirs)

@@ -1,10 +1,11 @@
 """What is ASGD's own: the mean of the iterates."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_mini import asgd, states
-from tests.harness import jit, normal, run
+from tests.harness import normal, run
 
 
 def test_the_mean_comes_nearer_to_the_minimum_than_the_iterates():
@@ -19,11 +20,11 @@ def test_the_mean_comes_nearer_to_the_minimum_than_the_iterates():
         def update(noise, state, params):
             return tx.update(params - 1 + noise, state, params)
 
-    params, state = jit(lambda g: run(Noisy, jnp.zeros(50), g))(noise)
+    params, state = jax.jit(lambda g: run(Noisy, jnp.zeros(50), g))(noise)
     mean = states.get(state, "average")
     assert np.sqrt(np.mean((mean - 1) ** 2)) < 0.2 * np.sqrt(np.mean((params - 1) ** 2))
 
 
 def test_until_the_mean_begins_it_is_a_copy():
-    params, state = jit(lambda g: run(asgd(0.1), jnp.zeros(3), g))(normal((5, 3), 0))
+    params, state = jax.jit(lambda g: run(asgd(0.1), jnp.zeros(3), g))(normal((5, 3), 0))
     np.testing.assert_array_equal(params, state.average)

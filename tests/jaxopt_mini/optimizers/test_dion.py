@@ -1,10 +1,11 @@
 """Dion: what the low rank leaves out stays in the momentum; at full rank it is the polar factor."""
 
+import jax
 import numpy as np
 import pytest
 
 from jaxopt_mini import dion, scale_by_dion
-from tests.harness import jit, normal
+from tests.harness import normal
 
 
 def steps(tx, grad, count):
@@ -14,7 +15,7 @@ def steps(tx, grad, count):
             updates, state = tx.update({"w": grad}, state)
         return updates["w"], state.mu["w"]
 
-    return [np.asarray(x) for x in jit(all_steps)(grad)]
+    return [np.asarray(x) for x in jax.jit(all_steps)(grad)]
 
 
 def test_what_was_not_used_stays():

@@ -9,7 +9,7 @@ import pytest
 
 from jaxopt_mini import galore
 from tests.cases import CASES
-from tests.harness import LAYOUT, jit, normal, permissive, run
+from tests.harness import LAYOUT, normal, permissive, run
 from tests.jaxopt_mini import test_against_optax as against
 
 BY_RANK = dataclasses.replace(CASES["galore"], optax=optax.contrib.galore)
@@ -33,7 +33,7 @@ def test_optaxs_dimension_numbers_are_a_layout():
     keywords = {"rank": 2, "weight_dimension_numbers": {"w": optax.contrib.GaLoreDimensionNumbers((0, 1), 2)}}
     ours, theirs = galore(0.1, **keywords), optax.contrib.galore(0.1, **keywords)
     with permissive():
-        ends = [jit(lambda p, g, tx=tx: run(tx, p, g))(params, grads) for tx in (ours, theirs)]
+        ends = [jax.jit(lambda p, g, tx=tx: run(tx, p, g))(params, grads) for tx in (ours, theirs)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *ends)
 
 

@@ -8,7 +8,7 @@ import pytest
 from jaxopt_mini import kron
 from jaxopt_mini.matrices import Sides
 from jaxopt_mini.optimizers.kron import fit, seldom
-from tests.harness import jit, normal, run
+from tests.harness import normal, run
 
 
 def bound(x):
@@ -42,7 +42,7 @@ def formula(start, grads, largest, b1=0.9, rate=0.1, max_rms=1.1):
 def test_follows_the_formula_with_triangular_and_diagonal_factors(largest):
     start, grads = normal((5, 7), 0), normal((5, 7), 1, 12)
     tx = kron(0.1, probability=1.0, damping=0.0, max_size_triangular=largest)
-    got, _ = jit(lambda p, g: run(tx, {"w": p}, {"w": g}))(start, grads)
+    got, _ = jax.jit(lambda p, g: run(tx, {"w": p}, {"w": g}))(start, grads)
     np.testing.assert_allclose(got["w"], formula(start, grads, largest), atol=2e-5)
 
 
@@ -58,7 +58,7 @@ def test_preconditioned_gradients_become_white():
         return fit(factors, *inputs), None
 
     eyes = Sides(jnp.eye(4), jnp.eye(6))
-    factors, _ = jit(lambda *inputs: jax.lax.scan(step, eyes, inputs))(grads, probes, rates)
+    factors, _ = jax.jit(lambda *inputs: jax.lax.scan(step, eyes, inputs))(grads, probes, rates)
     for q, mixing in zip(factors, (c, d), strict=True):
         white = np.float64(q).T @ q @ mixing  # P C, whose square the mean of (P g)(P g)' is proportional to
         values = np.linalg.svd(white, compute_uv=False)
@@ -69,10 +69,12 @@ def test_preconditioned_gradients_become_white():
 def test_fits_with_the_probability_of_its_step():
     params = {"w": normal((3, 4), 0)}
     grads = {"w": normal((3, 4), 1, 40)}
-    ends = {p: jit(lambda g, p=p: run(kron(0.1, probability=p, seed=3), params, g))(grads)[1][0] for p in (0.0, 1.0)}
+    ends = {
+        p: jax.jit(lambda g, p=p: run(kron(0.1, probability=p, seed=3), params, g))(grads)[1][0] for p in (0.0, 1.0)
+    }
     np.testing.assert_array_equal(ends[0.0].factors["w"].inputs, np.eye(3))
     late = kron(0.1, probability=lambda count: jnp.where(count < 39, 0.0, 1.0))
-    _, (state, *_) = jit(lambda g: run(late, params, g))(grads)
+    _, (state, *_) = jax.jit(lambda g: run(late, params, g))(grads)
     assert np.abs(state.factors["w"].inputs - np.eye(3)).max() > 1e-3
     assert np.abs(ends[1.0].factors["w"].inputs - state.factors["w"].inputs).max() > 1e-2
     np.testing.assert_allclose(seldom(jnp.array([0, 500, 1000, 10**6])), [1, 1, np.exp(-0.5), 0.03], rtol=1e-6)
@@ -80,5 +82,5 @@ def test_fits_with_the_probability_of_its_step():
 
 def test_factors_stay_finite_without_gradients():
     params, grads = {"w": jnp.ones((2, 3))}, {"w": jnp.zeros((2000, 2, 3))}
-    (_, (state, *_)) = jit(lambda g: run(kron(0.1, probability=1.0), params, g))(grads)
+    (_, (state, *_)) = jax.jit(lambda g: run(kron(0.1, probability=1.0), params, g))(grads)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))

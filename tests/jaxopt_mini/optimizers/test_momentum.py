@@ -1,16 +1,17 @@
 """What is momentum's own: its relation to the summing form."""
 
 import chex
+import jax
 import jax.numpy as jnp
 
 from jaxopt_mini import momentum, sgd
-from tests.harness import SHAPES, jit, normal, run
+from tests.harness import SHAPES, normal, run
 
 
 def test_is_the_sum_at_a_smaller_rate():
     params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 20)
     ends = [
-        jit(lambda p, g, tx=tx: run(tx, p, g))(params, grads)[0]
+        jax.jit(lambda p, g, tx=tx: run(tx, p, g))(params, grads)[0]
         for tx in (momentum(0.5, decay=0.75), sgd(0.125, momentum=0.75))
     ]
     chex.assert_trees_all_close(*ends, rtol=1e-5, atol=1e-6)

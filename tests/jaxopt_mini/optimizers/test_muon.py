@@ -10,7 +10,7 @@ import pytest
 
 from jaxopt_mini import adamw, muon
 from tests.cases import CASES
-from tests.harness import LAYOUT, SHAPES, jit, normal, permissive, run
+from tests.harness import LAYOUT, SHAPES, normal, permissive, run
 from tests.jaxopt_mini import test_against_optax as against
 
 KERNEL = {"embed": None, "blocks": {"kernel": optax.contrib.MuonDimensionNumbers(1, 2), "bias": None}, "scale": None}
@@ -58,7 +58,7 @@ def test_in_optaxs_place_in_chains_under_masks_and_schedules():
 def test_optaxs_dimension_numbers_are_a_layout():
     params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 2)
     ends = [
-        jit(lambda p, g, tx=tx: run(tx, p, g))(params, grads)
+        jax.jit(lambda p, g, tx=tx: run(tx, p, g))(params, grads)
         for tx in (muon(0.1, layout=LAYOUT), muon(0.1, muon_weight_dimension_numbers=KERNEL))
     ]
     jax.tree.map(np.testing.assert_array_equal, *ends)
@@ -97,7 +97,7 @@ def test_bfloat16_gradients_give_the_step_of_exact_arithmetic():
     exact = -np.sqrt(3) * (u * values @ v)
 
     def error(tx):
-        updates, _ = jit(lambda grads: tx.update(grads, tx.init(grads), grads))(grads)
+        updates, _ = jax.jit(lambda grads: tx.update(grads, tx.init(grads), grads))(grads)
         return np.abs(np.float64(updates["w"]) - exact).max() / np.abs(exact).max()
 
     with permissive():

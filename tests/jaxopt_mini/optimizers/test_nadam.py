@@ -1,17 +1,18 @@
 """What is NAdam's own: the momentum that grows."""
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxopt_mini import adam, nadam
-from tests.harness import SHAPES, jit, normal, run
+from tests.harness import SHAPES, normal, run
 
 
 def test_is_adam_with_nesterov():
     params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 5)
-    ends = [jit(lambda p, g, tx=tx: run(tx, p, g))(params, grads) for tx in (nadam(0.1), adam(0.1, nesterov=True))]
+    ends = [jax.jit(lambda p, g, tx=tx: run(tx, p, g))(params, grads) for tx in (nadam(0.1), adam(0.1, nesterov=True))]
     chex.assert_trees_all_equal(*ends, strict=True)
 
 

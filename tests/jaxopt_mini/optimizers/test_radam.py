@@ -1,13 +1,14 @@
 """What is RAdam's own: the digits of the rectification."""
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from jaxopt_mini import radam
-from tests.harness import SHAPES, jit, normal, permissive, run
+from tests.harness import SHAPES, normal, permissive, run
 
 
 def rectification(t, b2):
@@ -44,7 +45,7 @@ def test_is_otherwise_optax(keywords):
     params.pop("blocks")
     rules = radam(0.1, **keywords), optax.radam(0.1, **keywords)
     with permissive():
-        ways = [jit(lambda p, g, s, tx=tx: run(tx, p, g, s)) for tx in rules]
+        ways = [jax.jit(lambda p, g, s, tx=tx: run(tx, p, g, s)) for tx in rules]
         halves = [way(params, first, tx.init(params)) for way, tx in zip(ways, rules, strict=True)]
         ends = [way(half[0], second, half[1]) for way in ways for half in halves]
     for end in ends:

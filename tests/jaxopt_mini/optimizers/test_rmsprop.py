@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_mini import adam, rmsprop
-from tests.harness import SHAPES, jit, normal, run
+from tests.harness import SHAPES, normal, run
 
 
 def test_the_variance_of_a_constant_gradient_gives_finite_steps():
@@ -14,7 +14,7 @@ def test_the_variance_of_a_constant_gradient_gives_finite_steps():
     params = jnp.zeros(1000)
     grads = jnp.broadcast_to(normal((1000,), 0), (200, 1000))
     tx = rmsprop(0.1, decay=0.5, eps=0.0, eps_in_sqrt=False, centered=True, initial_scale=0.0)
-    _, state = jit(lambda p, g: run(tx, p, g))(params, grads)
+    _, state = jax.jit(lambda p, g: run(tx, p, g))(params, grads)
     rms = state[0]
     assert jnp.any(rms.nu - jnp.square(rms.mu) < 0)
     guarded = rmsprop(0.1, decay=0.5, eps=1e-12, centered=True)
@@ -25,7 +25,7 @@ def test_corrected_it_is_adam_without_a_mean():
     params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 20)
     words = {"eps_in_sqrt": False, "bias_correction": True, "decay": 0.99}
     ends = [
-        jit(lambda p, g, tx=tx: run(tx, p, g))(params, grads)[0]
+        jax.jit(lambda p, g, tx=tx: run(tx, p, g))(params, grads)[0]
         for tx in (rmsprop(0.1, **words), adam(0.1, b1=0.0, b2=0.99))
     ]
     chex.assert_trees_all_close(*ends, rtol=1e-5, atol=1e-6)

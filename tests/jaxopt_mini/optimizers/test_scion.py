@@ -1,5 +1,6 @@
 """Scion: each role's step is the point of its ball that lies furthest along the momentum."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from jaxopt_mini import scale_by_norm_ball, scion
 from jaxopt_mini.layout import ParamLayout
 from jaxopt_mini.matrices import MATRIX
-from tests.harness import jit, normal, run
+from tests.harness import normal, run
 
 ROLES = {
     "matrix": MATRIX,
@@ -38,7 +39,7 @@ NORMS = {
 def test_the_step_lies_on_the_ball_and_reaches_furthest(role, radius):
     g = normal({"w": (4, 6)}, 0)
     link = scale_by_norm_ball(**RADII, ns_coeffs="polar_express", ns_steps=8, layout={"w": ROLES[role]})
-    updates, _ = jit(lambda g: link.update(g, link.init(g)))(g)
+    updates, _ = jax.jit(lambda g: link.update(g, link.init(g)))(g)
     size, dual = NORMS[role]
     np.testing.assert_allclose(size(np.asarray(updates["w"])), radius, rtol=1e-3)
     np.testing.assert_allclose(np.sum(updates["w"] * g["w"]), radius * dual(np.asarray(g["w"])), rtol=1e-3)
@@ -47,5 +48,5 @@ def test_the_step_lies_on_the_ball_and_reaches_furthest(role, radius):
 def test_constrained_weights_stay_in_their_balls():
     params = {"w": jnp.zeros((4, 6))}
     tx = scion(0.2, radius=2.0, layout={"w": MATRIX}, ns_coeffs="polar_express", ns_steps=8)
-    end, _ = jit(lambda g: run(tx, params, {"w": g}))(normal((4, 6), 0, 100))
+    end, _ = jax.jit(lambda g: run(tx, params, {"w": g}))(normal((4, 6), 0, 100))
     assert NORMS["matrix"][0](np.asarray(end["w"])) < 2.0 * 1.001

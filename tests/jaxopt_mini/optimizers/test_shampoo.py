@@ -1,11 +1,12 @@
 """Shampoo against its formula in NumPy, and in rotated coordinates."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxopt_mini import scale_by_shampoo, shampoo
-from tests.harness import jit, normal, run
+from tests.harness import normal, run
 
 
 def root(factor, power, ridge):
@@ -37,7 +38,7 @@ def test_follows_the_formula_on_both_sides_or_one(graft, largest):
     start, grads = normal((5, 7), 0), normal((5, 7), 1, 12)
     how = {"b2": 0.99, "shampoo_beta": 0.8, "ridge": 1e-4, "precondition_frequency": 3}
     tx = shampoo(0.1, graft=graft, max_precond_dim=largest, **how)
-    got, _ = jit(lambda p, g: run(tx, {"w": p}, {"w": g}))(start, grads)
+    got, _ = jax.jit(lambda p, g: run(tx, {"w": p}, {"w": g}))(start, grads)
     np.testing.assert_allclose(got["w"], formula(start, grads, graft=graft, largest=largest), atol=2e-5)
 
 
@@ -55,5 +56,5 @@ def test_rotated_gradients_give_the_rotated_step():
             updates, state = tx.update({"w": grad}, state)
         return updates["w"]
 
-    plain, turned = jit(step)(grads), jit(step)(jnp.asarray(u @ np.asarray(grads) @ v.T))
+    plain, turned = jax.jit(step)(grads), jax.jit(step)(jnp.asarray(u @ np.asarray(grads) @ v.T))
     np.testing.assert_allclose(turned, u @ np.asarray(plain) @ v.T, atol=1e-4 * np.abs(plain).max())

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxopt_mini import ParamLayout, adagrad, sm3
-from tests.harness import jit, normal, permissive, run
+from tests.harness import normal, permissive, run
 
 ROW = {"a": jnp.zeros(4)}
 
@@ -15,13 +15,13 @@ ROW = {"a": jnp.zeros(4)}
 def test_a_vector_is_adagrad():
     grads = {"a": normal((4,), 0, 20)}
     tx = adagrad(0.1, initial_accumulator_value=0.0, eps=1e-8)
-    ends = [jit(lambda g, tx=tx: run(tx, ROW, g)[0])(grads)["a"] for tx in (sm3(0.1, momentum=0.0), tx)]
+    ends = [jax.jit(lambda g, tx=tx: run(tx, ROW, g)[0])(grads)["a"] for tx in (sm3(0.1, momentum=0.0), tx)]
     np.testing.assert_allclose(*ends, rtol=1e-5)
 
 
 def test_the_sum_is_never_less_than_adagrads():
     grads = normal((5, 3, 4), 0)
-    _, state = jit(lambda g: run(sm3(0.1), jnp.zeros((3, 4)), g))(grads)
+    _, state = jax.jit(lambda g: run(sm3(0.1), jnp.zeros((3, 4)), g))(grads)
     row, column = state[0].mu
     assert np.all(np.minimum(row[:, None], column[None, :]) >= np.sum(np.square(grads), 0) * (1 - 1e-6))
 

@@ -1,10 +1,11 @@
 """SOAP in rotated coordinates, its bases, and the first step."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_mini import scale_by_soap, soap
-from tests.harness import jit, normal, run
+from tests.harness import normal, run
 
 
 def last_step(tx, grads):
@@ -14,7 +15,7 @@ def last_step(tx, grads):
             updates, state = tx.update({"w": grad}, state)
         return updates["w"]
 
-    return np.asarray(jit(steps)(grads))
+    return np.asarray(jax.jit(steps)(grads))
 
 
 def test_rotated_gradients_give_the_rotated_step():
@@ -27,7 +28,7 @@ def test_rotated_gradients_give_the_rotated_step():
 def test_power_iteration_finds_the_eigenvectors():
     """Of a gradient that keeps its directions, given back their order after it has turned round."""
     grads = {"w": jnp.stack([jnp.diag(jnp.array([1.0, 2.0, 4.0]))] + [jnp.diag(jnp.array([4.0, 2.0, 1.0]))] * 60)}
-    _, (state, *_) = jit(lambda g: run(soap(0.0, precondition_frequency=1), {"w": jnp.ones((3, 3))}, g))(grads)
+    _, (state, *_) = jax.jit(lambda g: run(soap(0.0, precondition_frequency=1), {"w": jnp.ones((3, 3))}, g))(grads)
     for basis in state.bases["w"]:
         np.testing.assert_allclose(np.abs(basis), np.eye(3), atol=1e-5)
     assert np.all(np.diff(np.diag(state.nu["w"])) < 0)  # sorted along with the basis

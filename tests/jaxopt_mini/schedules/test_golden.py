@@ -28,7 +28,6 @@ from jaxopt_mini import (
     warmup_linear,
     wsd,
 )
-from tests.harness import jit
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 RECORDS = json.loads((GOLDEN / "schedules.json").read_text())["schedules"]
@@ -192,7 +191,7 @@ def recorded_and_ours(name):
     """The recorded curve and ours, (steps,) each."""
     recorded = CURVES[name]
     schedule = CALLS[name](len(recorded), RECORDS[name]["hyperparameters"])
-    return recorded, np.asarray(jit(jax.vmap(schedule))(jnp.arange(len(recorded))))
+    return recorded, np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(len(recorded))))
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -12,7 +12,6 @@ import pytest
 
 from jaxopt_mini import SCHEDULES
 from jaxopt_mini.schedules.shapes import SHAPES
-from tests.harness import jit
 
 TOTAL = 40
 COUNTS = jnp.arange(TOTAL)
@@ -44,23 +43,23 @@ def test_is_float32_of_the_shape_of_the_count(schedule):
 def test_jitted_mapped_and_plain_agree_and_trace_once(schedule):
     rate = schedule(0.1, TOTAL)
     chex.clear_trace_counter()
-    compiled = jit(chex.assert_max_traces(rate, n=1))
+    compiled = jax.jit(chex.assert_max_traces(rate, n=1))
     counts = jnp.array([0, 1, 7, 20, 39, 40, 1000])
-    mapped = jit(jax.vmap(rate))(counts)
+    mapped = jax.jit(jax.vmap(rate))(counts)
     np.testing.assert_allclose([compiled(t) for t in counts], mapped, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(rate(counts), mapped, rtol=1e-6, atol=1e-8)
 
 
 @each
 def test_peak_may_be_traced_and_scales_the_curve(schedule):
-    curves = jit(jax.vmap(lambda peak: schedule(peak, TOTAL)(COUNTS)))(jnp.array([1.0, 0.1]))
+    curves = jax.jit(jax.vmap(lambda peak: schedule(peak, TOTAL)(COUNTS)))(jnp.array([1.0, 0.1]))
     np.testing.assert_allclose(curves[1], 0.1 * curves[0], rtol=1e-6)
-    np.testing.assert_allclose(curves[0], jit(schedule(1.0, TOTAL))(COUNTS), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(curves[0], jax.jit(schedule(1.0, TOTAL))(COUNTS), rtol=1e-5, atol=1e-6)
 
 
 @each
 def test_stays_between_zero_and_the_peak_and_reaches_it(schedule):
-    curve = jit(schedule(0.5, TOTAL))(jnp.arange(2 * TOTAL))
+    curve = jax.jit(schedule(0.5, TOTAL))(jnp.arange(2 * TOTAL))
     assert jnp.all((curve >= 0) & (curve <= 0.5 * (1 + 1e-6)))
     assert jnp.max(curve) == pytest.approx(0.5)
 
@@ -68,7 +67,7 @@ def test_stays_between_zero_and_the_peak_and_reaches_it(schedule):
 @each
 def test_the_first_step_is_never_wasted(schedule):
     for total_steps in (1, 2, 3, TOTAL):
-        assert jit(schedule(0.5, total_steps))(0) > 0
+        assert jax.jit(schedule(0.5, total_steps))(0) > 0
 
 
 @pytest.mark.parametrize(
@@ -79,11 +78,11 @@ class TestWarmup:
         assert schedule(0.5, TOTAL, warmup=0)(0) == pytest.approx(0.5)
 
     def test_fraction_of_the_run_is_the_steps(self, schedule):
-        by_part, by_steps = (jit(schedule(0.5, TOTAL, warmup=w))(COUNTS) for w in (0.29, 11))
+        by_part, by_steps = (jax.jit(schedule(0.5, TOTAL, warmup=w))(COUNTS) for w in (0.29, 11))
         np.testing.assert_array_equal(by_part, by_steps)
 
     def test_rises_all_the_way_to_the_peak(self, schedule):
-        curve = jit(schedule(0.5, TOTAL, warmup=10))(COUNTS[:11])
+        curve = jax.jit(schedule(0.5, TOTAL, warmup=10))(COUNTS[:11])
         top = int(jnp.argmax(curve))
         assert top in (9, 10)  # noam counts from 1
         assert jnp.all(jnp.diff(curve[: top + 1]) > 0)
@@ -97,7 +96,7 @@ class TestWarmup:
 
     def test_may_take_the_whole_run(self, schedule):
         rest = {"cooldown": 0} if "cooldown" in keywords(schedule) else {}
-        curve = jit(schedule(0.5, TOTAL, warmup=TOTAL, **rest))(COUNTS)
+        curve = jax.jit(schedule(0.5, TOTAL, warmup=TOTAL, **rest))(COUNTS)
         assert jnp.all(jnp.diff(curve) > 0)
         assert curve[-1] > 0.48
 
@@ -107,12 +106,12 @@ class TestWarmup:
 )
 class TestFloor:
     def test_is_reached_at_the_end_and_kept(self, schedule):
-        last = jit(schedule(0.5, TOTAL, floor=0.25))(jnp.array([TOTAL, TOTAL + 1, 10 * TOTAL]))
+        last = jax.jit(schedule(0.5, TOTAL, floor=0.25))(jnp.array([TOTAL, TOTAL + 1, 10 * TOTAL]))
         np.testing.assert_allclose(last, 0.125, rtol=1e-5)
 
     def test_may_be_traced(self, schedule):
-        curve = jit(lambda floor: schedule(0.5, TOTAL, floor=floor)(COUNTS))(0.25)
-        expected = jit(schedule(0.5, TOTAL, floor=0.25))(COUNTS)
+        curve = jax.jit(lambda floor: schedule(0.5, TOTAL, floor=floor)(COUNTS))(0.25)
+        expected = jax.jit(schedule(0.5, TOTAL, floor=0.25))(COUNTS)
         np.testing.assert_allclose(curve, expected, rtol=1e-5)
 
     @pytest.mark.parametrize("floor", [-0.1, 1.1, float("nan")])

@@ -26,7 +26,7 @@ from jaxopt_mini import (
     warmup_linear,
     wsd,
 )
-from tests.harness import jit, permissive
+from tests.harness import permissive
 
 PAIRS = {
     "constant_schedule": (optax.constant_schedule(0.1), constant(0.1, 100)),
@@ -81,7 +81,7 @@ def test_equals_optax(name):
     theirs, ours = PAIRS[name]
     counts = jnp.arange(120)
     with permissive():
-        expected = jit(jax.vmap(lambda t: jnp.asarray(theirs(t))))(counts)
+        expected = jax.jit(jax.vmap(lambda t: jnp.asarray(theirs(t))))(counts)
     np.testing.assert_allclose(ours(counts), expected, rtol=2e-6, atol=1e-8)
 
 
@@ -127,6 +127,6 @@ def test_wsd_of_a_longer_run_shares_the_stable_stretch():
 def test_a_step_drops_exactly_at_every_multiple():
     for size in (3, 7, 10, 15, 49, 97):
         drops = np.arange(1, 100)
-        schedule = jit(step(1.0, 10_000, step_size=size, gamma=0.5))
+        schedule = jax.jit(step(1.0, 10_000, step_size=size, gamma=0.5))
         np.testing.assert_array_equal(schedule(size * drops), 0.5**drops)
         np.testing.assert_array_equal(schedule(size * drops - 1), 0.5 ** (drops - 1))

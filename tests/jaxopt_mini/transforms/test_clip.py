@@ -22,7 +22,7 @@ from jaxopt_mini import (
     clip_by_value,
     states,
 )
-from tests.harness import jit, permissive
+from tests.harness import permissive
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 RECORD = json.loads((GOLDEN / "clips.json").read_text())
@@ -41,7 +41,7 @@ def test_golden(name):
         tx = clip_by_value(arguments["clip_value"])
     else:
         tx = clip_by_norm(arguments["max_norm"], ord=float(arguments["norm_type"]))
-    clipped, state = jit(tx.update)(grads, tx.init(grads))
+    clipped, state = jax.jit(tx.update)(grads, tx.init(grads))
     # The recorded functions divide by norm + 1e-6.
     chex.assert_trees_all_close(clipped, tree(name), rtol=1e-6, atol=0)
     if "returned_total_norm" in case:
@@ -65,7 +65,7 @@ def test_monitors_are_read_from_the_state():
         norms = jax.tree.map(lambda leaf: jnp.sqrt(jnp.sum(leaf**2)), moments)
         return state, (states.get(state, "ClipByNormState.norm"), norms)
 
-    _, (total, norms) = jit(lambda state: jax.lax.scan(step, state, grads))(tx.init(params))
+    _, (total, norms) = jax.jit(lambda state: jax.lax.scan(step, state, grads))(tx.init(params))
     np.testing.assert_allclose(total, recorded["gradient_norm"], rtol=1e-6)
     for moment, by_leaf in norms.items():
         for leaf in leaves:
@@ -73,7 +73,7 @@ def test_monitors_are_read_from_the_state():
 
 
 def clipped(tx, grads):
-    return jit(lambda g: tx.update(g, tx.init(g), g)[0])(grads)
+    return jax.jit(lambda g: tx.update(g, tx.init(g), g)[0])(grads)
 
 
 def test_zero_norm_and_zero_threshold_give_zero_where_optax_gives_nan():
@@ -95,10 +95,10 @@ def test_float16_norm_does_not_overflow_to_an_update_of_zero():
 def test_bfloat16_norm_of_many_leaves_is_exact():
     grads = {str(i): jnp.ones(1, jnp.bfloat16) for i in range(400)}
     tx = clip_by_norm(1.0)
-    _, state = jit(tx.update)(grads, tx.init(grads))
+    _, state = jax.jit(tx.update)(grads, tx.init(grads))
     assert state.norm == pytest.approx(20, rel=1e-6)
     with permissive():
-        assert jit(optax.tree.norm)(grads) == 16  # its sum stops at 256
+        assert jax.jit(optax.tree.norm)(grads) == 16  # its sum stops at 256
 
 
 def test_nan_is_passed_on_and_not_hidden():
@@ -131,7 +131,7 @@ def test_adaptive_clip_knows_heads_and_stacks():
     """Units are (layer, head, width): each is clipped by the norm of its own weights."""
     layout = {"w": ParamLayout("matrix", (0,), (1,), (2, 3))}
     params = {"w": jnp.ones((2, 4, 3, 2)).at[1].multiply(10.0)}
-    updates = jit(lambda g: adaptive_clip(0.5, layout=layout).update(g, optax.EmptyState(), params)[0])(
+    updates = jax.jit(lambda g: adaptive_clip(0.5, layout=layout).update(g, optax.EmptyState(), params)[0])(
         {"w": jnp.full((2, 4, 3, 2), 4.0)}
     )
     norms = jnp.linalg.norm(updates["w"], axis=1)

@@ -35,7 +35,7 @@ from jaxopt_mini import (
 )
 from jaxopt_mini.transforms import scale_by_shape
 from jaxopt_mini.tree import norm, path_name
-from tests.harness import LAYOUT, SHAPES, jit, normal, run
+from tests.harness import LAYOUT, SHAPES, normal, run
 
 
 def kernels(tree):
@@ -131,7 +131,7 @@ def test_state_keeps_structure_shapes_and_dtypes(make, param_dtypes, grad_dtypes
 def test_steps_are_traced_once_and_equal_a_scan(make):
     tx, params, grads = make(0.5, LAYOUT), normal(SHAPES, 0), normal(SHAPES, 1, STEPS)
     chex.clear_trace_counter()
-    step = jit(chex.assert_max_traces(tx.update, n=1))
+    step = jax.jit(chex.assert_max_traces(tx.update, n=1))
     state, updates = tx.init(params), None
     for t in range(STEPS):
         updates, state = step(jax.tree.map(lambda g, t=t: g[t], grads), state, params)
@@ -140,7 +140,7 @@ def test_steps_are_traced_once_and_equal_a_scan(make):
         updates, state = tx.update(grad, state, params)
         return state, updates
 
-    scanned, seen = jit(lambda state: jax.lax.scan(body, state, grads))(tx.init(params))
+    scanned, seen = jax.jit(lambda state: jax.lax.scan(body, state, grads))(tx.init(params))
     last = jax.tree.map(lambda leaf: leaf[-1], seen)
     chex.assert_trees_all_close((updates, state), (last, scanned), rtol=1e-5, atol=1e-6)
 
@@ -151,9 +151,9 @@ def test_its_number_may_be_traced_and_mapped(make):
         return run(make(number, LAYOUT), params, grads)[0]
 
     params, grads = normal(SHAPES, 2), normal(SHAPES, 3, STEPS)
-    both = jit(jax.vmap(trained))(jnp.array([0.5, 0.25]))
+    both = jax.jit(jax.vmap(trained))(jnp.array([0.5, 0.25]))
     first, second = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in (0, 1))
-    chex.assert_trees_all_close(first, jit(lambda: trained(0.5))(), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(first, jax.jit(lambda: trained(0.5))(), rtol=1e-5, atol=1e-6)
     with pytest.raises(AssertionError):
         chex.assert_trees_all_close(first, second, rtol=1e-3)
 
@@ -162,7 +162,7 @@ def test_its_number_may_be_traced_and_mapped(make):
 def test_zero_gradients_and_zero_parameters_stay_finite(make):
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), abstract(FLOATS))
     tx = make(0.0, LAYOUT)
-    updates, state = jit(tx.update)(zeros, tx.init(zeros), zeros)
+    updates, state = jax.jit(tx.update)(zeros, tx.init(zeros), zeros)
     chex.assert_trees_all_equal(updates, zeros)
     chex.assert_tree_all_finite(state)
 
@@ -172,7 +172,7 @@ def test_goes_into_optax_chain_and_ignores_what_it_does_not_know(make):
     params, grads = normal(SHAPES, 4), normal(SHAPES, 5)
     alone, mixed = make(0.5, LAYOUT), optax.chain(optax.identity(), chain(make(0.5, LAYOUT)))
 
-    @jit
+    @jax.jit
     def both(params, grads):
         expected, _ = alone.update(grads, alone.init(params), params)
         got, _ = mixed.update(grads, mixed.init(params), params, a_word_that_no_link_names=1.0)
@@ -190,7 +190,7 @@ def test_a_stack_of_layers_is_updated_like_its_layers(name):
     layers = {"kernel": ParamLayout("matrix", (), (0,), (1,)), "bias": ParamLayout("vector", (), (), (0,))}
     params, grads = normal(SHAPES["blocks"], 6), normal(SHAPES["blocks"], 7, STEPS)
 
-    @jit
+    @jax.jit
     def both(params, grads):
         whole, _ = run(make(0.5, LAYOUT["blocks"]), params, grads)
         parts = [

@@ -27,7 +27,7 @@ from jaxopt_mini import (
     trace,
 )
 from jaxopt_mini.tree import norm
-from tests.harness import jit, normal, permissive
+from tests.harness import normal, permissive
 
 SHAPES = {"dense": {"kernel": (6, 4), "bias": (4,)}, "conv": (3, 3, 4, 5), "scale": ()}
 OUTPUTS_FIRST = {
@@ -88,8 +88,8 @@ def trajectory(tx, params, grads):
 def compare(theirs, ours, dtype, steps, **tolerance):
     params, grads = normal(SHAPES, 0, dtype=dtype), normal(SHAPES, 1, steps, dtype)
     with permissive():
-        expected = jit(lambda: trajectory(theirs, params, grads))()
-    got = jit(lambda: trajectory(ours, params, grads))()
+        expected = jax.jit(lambda: trajectory(theirs, params, grads))()
+    got = jax.jit(lambda: trajectory(ours, params, grads))()
     chex.assert_trees_all_equal_structs(got, expected)
     chex.assert_trees_all_equal_shapes_and_dtypes(got, expected)
     chex.assert_trees_all_close(got, expected, **tolerance)
@@ -116,8 +116,8 @@ def test_clip_by_norm_gives_optax_updates(threshold):
     grads = normal(SHAPES, 2)
     theirs, ours = optax.clip_by_global_norm(threshold), clip_by_norm(threshold)
     with permissive():
-        expected, _ = jit(theirs.update)(grads, theirs.init(grads))
-    got, state = jit(ours.update)(grads, ours.init(grads))
+        expected, _ = jax.jit(theirs.update)(grads, theirs.init(grads))
+    got, state = jax.jit(ours.update)(grads, ours.init(grads))
     chex.assert_trees_all_close(got, expected, rtol=1e-6)
     assert state.norm == pytest.approx(float(optax.tree.norm(grads)), rel=1e-6)
     assert (state.factor < 1) == (threshold < 1)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxopt_mini import accumulate, adamw, apply_updates, base, chain, clip_by_norm
-from tests.harness import SHAPES, jit, normal, permissive, run
+from tests.harness import SHAPES, normal, permissive, run
 
 
 def inner():
@@ -32,8 +32,8 @@ def test_equals_the_large_batch():
         params = {"kernel": jnp.ones((5, 2))}
         return jax.lax.scan(step, (params, tx.init(params)), (inputs, targets))[0][0]
 
-    large = jit(train, static_argnums=0)(inner(), inputs, targets)
-    small = jit(train, static_argnums=0)(
+    large = jax.jit(train, static_argnums=0)(inner(), inputs, targets)
+    small = jax.jit(train, static_argnums=0)(
         accumulate(inner(), steps=4), inputs.reshape(12, 3, 5), targets.reshape(12, 3, 2)
     )
     np.testing.assert_allclose(small["kernel"], large["kernel"], rtol=2e-6)
@@ -51,9 +51,9 @@ def test_equals_optax_multi_steps():
         return jax.lax.scan(step, (params, tx.init(params)), grads)[0][0]
 
     params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 20)
-    ours = jit(lambda p, g: run(accumulate(inner(), steps=3), p, g)[0])(params, grads)
+    ours = jax.jit(lambda p, g: run(accumulate(inner(), steps=3), p, g)[0])(params, grads)
     with permissive():
-        for a, b in zip(*map(jax.tree.leaves, (ours, jit(theirs)(params, grads))), strict=True):
+        for a, b in zip(*map(jax.tree.leaves, (ours, jax.jit(theirs)(params, grads))), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
@@ -65,7 +65,7 @@ def test_the_inner_rule_runs_once_in_k_calls():
         return updates, state
 
     tx = accumulate(base.GradientTransformation(base.no_state, update), steps=5)
-    jax.block_until_ready(jit(lambda p, g: run(tx, p, g))(normal(SHAPES, 0), normal(SHAPES, 1, 11)))
+    jax.block_until_ready(jax.jit(lambda p, g: run(tx, p, g))(normal(SHAPES, 0), normal(SHAPES, 1, 11)))
     jax.effects_barrier()
     assert len(ran) == 2
 
@@ -77,7 +77,7 @@ def test_small_gradients_in_low_precision_are_not_lost():
     state = tx.init(params)
     assert state.total["w"].dtype == jnp.float32
     grads = {"w": jnp.concatenate([jnp.full(1, 256.0), jnp.ones(255)]).astype(jnp.bfloat16)}
-    updates = jit(lambda s, g: jax.lax.scan(lambda s, g: tx.update(g, s)[::-1], s, g)[1])(state, grads)
+    updates = jax.jit(lambda s, g: jax.lax.scan(lambda s, g: tx.update(g, s)[::-1], s, g)[1])(state, grads)
     assert updates["w"][-1] == jnp.bfloat16(511 / 256)
 
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxopt_mini import adamw, apply_updates, chain, clip_by_norm, ema_params, lookahead, masked, sgd, states
-from tests.harness import SHAPES, jit, normal, permissive, run
+from tests.harness import SHAPES, normal, permissive, run
 
 
 def path(tx, params, grads, see=lambda state, params: params):
@@ -19,7 +19,7 @@ def path(tx, params, grads, see=lambda state, params: params):
         params = apply_updates(params, updates)
         return (params, state), see(state, params)
 
-    return jit(lambda p, g: jax.lax.scan(step, (p, tx.init(p)), g)[1])(params, grads)
+    return jax.jit(lambda p, g: jax.lax.scan(step, (p, tx.init(p)), g)[1])(params, grads)
 
 
 @pytest.mark.parametrize("reset_state", [False, True])
@@ -40,7 +40,7 @@ def test_lookahead_is_that_of_optax(reset_state):
 
     params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 11)
     with permissive():
-        expected = jit(their_path)(params, grads)
+        expected = jax.jit(their_path)(params, grads)
         see = lambda state, params: (params, states.evaluation_params(state, params), state.fast_state)
         got = path(lookahead(adamw(0.1), **arguments), params, grads, see)
     chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-5)
@@ -57,7 +57,7 @@ def test_the_average_is_the_bias_corrected_one_of_optax():
         return jax.lax.scan(step, average.init(params), trained)[1]
 
     with permissive():
-        chex.assert_trees_all_close(averages, jit(their_average)(trained), rtol=1e-5, atol=1e-6)
+        chex.assert_trees_all_close(averages, jax.jit(their_average)(trained), rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_equal(trained, path(adamw(0.1), params, grads))
 
 

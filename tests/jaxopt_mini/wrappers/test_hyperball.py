@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from jaxopt_mini import adam, apply_updates, hyperball, scale, sgd
-from tests.harness import LAYOUT, SHAPES, jit, normal, run
+from tests.harness import LAYOUT, SHAPES, normal, run
 
 
 def test_follows_the_formula():
     """Twenty steps of momentum on one matrix, in NumPy: only the direction of the inner step counts."""
     grads = normal({"w": (6, 4)}, 1, 20)
     params = normal({"w": (6, 4)}, 0)
-    got, _ = jit(lambda p, g: run(hyperball(sgd(7.0, momentum=0.9), learning_rate=0.05), p, g))(params, grads)
+    got, _ = jax.jit(lambda p, g: run(hyperball(sgd(7.0, momentum=0.9), learning_rate=0.05), p, g))(params, grads)
     p, m = np.float64(params["w"]), 0.0
     radius = np.linalg.norm(p)
     for g in np.float64(grads["w"]):
@@ -27,8 +27,8 @@ def test_follows_the_formula():
 def test_every_layer_keeps_its_norm_and_the_rest_is_left_alone(dtype, tolerance):
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), normal(SHAPES, 0))
     grads = jax.tree.map(lambda leaf: leaf.astype(dtype), normal(SHAPES, 1, 50))
-    new, _ = jit(lambda p, g: run(hyperball(adam(0.01), layout=LAYOUT), p, g))(params, grads)
-    plain, _ = jit(lambda p, g: run(adam(0.01), p, g))(params, grads)
+    new, _ = jax.jit(lambda p, g: run(hyperball(adam(0.01), layout=LAYOUT), p, g))(params, grads)
+    plain, _ = jax.jit(lambda p, g: run(adam(0.01), p, g))(params, grads)
     norms = [np.linalg.norm(np.float64(tree["blocks"]["kernel"]), axis=(1, 2)) for tree in (new, params)]
     np.testing.assert_allclose(*norms, rtol=tolerance)
     for leaf in ("embed", "scale"):

@@ -21,7 +21,7 @@ from jaxopt_mini import (
     states,
 )
 from tests.cases import CASES
-from tests.harness import LAYOUT, SHAPES, half_square, jit, normal, permissive, run
+from tests.harness import LAYOUT, SHAPES, half_square, normal, permissive, run
 
 PARAMS = {"w": jnp.array([1.0, -2.0])}
 
@@ -38,12 +38,12 @@ def test_state_and_numbers_are_those_of_optax():
     params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 6)
     first, second = (jax.tree.map(lambda g, s=s: g[s], grads) for s in (slice(3), slice(3, 6)))
     with permissive():
-        ends = [jit(lambda p, g, t=t: run(t, p, g))(params, first) for t in (ours, theirs)]
+        ends = [jax.jit(lambda p, g, t=t: run(t, p, g))(params, first) for t in (ours, theirs)]
         chex.assert_trees_all_equal_structs(*(state for _, state in ends))
         chex.assert_trees_all_equal_shapes_and_dtypes(*ends)
         chex.assert_trees_all_close(*ends, rtol=1e-5, atol=1e-6)
         crossed = [
-            jit(lambda p, g, s, t=t: run(t, p, g, s))(end[0], second, end[1])
+            jax.jit(lambda p, g, s, t=t: run(t, p, g, s))(end[0], second, end[1])
             for t, end in zip((ours, theirs), reversed(ends), strict=True)
         ]
     chex.assert_trees_all_close(*crossed, rtol=1e-5, atol=1e-6)
@@ -60,7 +60,7 @@ def test_every_factory_gives_what_it_gives_without(name, dtype):
     injected = dataclasses.replace(case, optimizer=inject_hyperparams(case.optimizer)).make(LAYOUT)
 
     def trained(tx):
-        return jit(lambda p, g: run(tx, p, g, extra=case.extra))
+        return jax.jit(lambda p, g: run(tx, p, g, extra=case.extra))
 
     expected, state = trained(plain)(params, grads)
     got, injected_state = trained(injected)(params, grads)

@@ -14,7 +14,7 @@ import pytest
 
 from jaxopt_mini import WRAPPERS, ParamLayout, adam, apply_updates, chain, states
 from tests.cases_wrappers import INNERS, WRAPPED
-from tests.harness import LAYOUT, SHAPES, half_square, jit, normal, run
+from tests.harness import LAYOUT, SHAPES, half_square, normal, run
 
 STEPS = 4
 FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
@@ -59,7 +59,7 @@ def start():
 @functools.cache
 def expected(name):
     case = WRAPPED[name]
-    return jit(lambda params, grads: run(make(case), params, grads, extra=case.extra))(*start())
+    return jax.jit(lambda params, grads: run(make(case), params, grads, extra=case.extra))(*start())
 
 
 def test_the_table_and_the_cases_name_the_same_wrappers():
@@ -108,7 +108,7 @@ def test_updates_keep_the_dtypes_of_the_gradients(case):
 
 @each
 def test_steps_are_traced_once_and_equal_a_scan(case):
-    @jit
+    @jax.jit
     @chex.assert_max_traces(n=1)
     def step(params, state, grad, t):
         updates, state = tx.update(grad, state, params, **case.extra(half_square, params, t))
@@ -135,7 +135,7 @@ def test_buffers_of_parameters_and_state_may_both_be_donated(case):
 @each
 def test_every_number_may_be_traced(case):
     traced = {name: jnp.float32(value) for name, value in numbers(case).items()}
-    ends = jit(lambda values, p, g: run(make(case, **values), p, g, extra=case.extra))(traced, *start())
+    ends = jax.jit(lambda values, p, g: run(make(case, **values), p, g, extra=case.extra))(traced, *start())
     close(ends, expected(case.wrapper.__name__), rtol=1e-4, atol=1e-5)
 
 
@@ -152,7 +152,7 @@ def test_goes_into_either_chain_and_ignores_what_it_does_not_know(case):
         return {**case.extra(loss, params, t), "a_word_that_no_rule_names": 1.0}
 
     tx = optax.chain(chain(optax.identity(), make(case)), optax.identity())
-    params, ((_, state), _) = jit(lambda p, g: run(tx, p, g, extra=told))(*start())
+    params, ((_, state), _) = jax.jit(lambda p, g: run(tx, p, g, extra=told))(*start())
     close((params, state), expected(case.wrapper.__name__))
 
 
@@ -161,7 +161,7 @@ def test_wraps_optimizers_of_optax(case):
     """Any transformation of the protocol will do."""
     tx = case.wrapper(optax.sgd(0.01, momentum=0.9), **case.keywords)
     ours = make(case, INNERS["sgd"])
-    both = jit(lambda p, g: [run(t, p, g, extra=case.extra)[0] for t in (tx, ours)])(*start())
+    both = jax.jit(lambda p, g: [run(t, p, g, extra=case.extra)[0] for t in (tx, ours)])(*start())
     close(*both)
 
 
@@ -169,7 +169,7 @@ def test_wraps_optimizers_of_optax(case):
 def test_zero_gradients_give_finite_updates(case):
     params = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), zip_dtypes(FLOATS))
     grads = jax.tree.map(lambda p: jnp.zeros((2, *p.shape), p.dtype), params)
-    new, _ = jit(lambda p, g: run(make(case), p, g, extra=case.extra))(params, grads)
+    new, _ = jax.jit(lambda p, g: run(make(case), p, g, extra=case.extra))(params, grads)
     chex.assert_tree_all_finite(new)
 
 
@@ -182,7 +182,7 @@ def test_a_stack_of_layers_is_updated_like_its_layers(case):
     def unstack(tree):
         return {f"layer_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(2)}
 
-    @jit
+    @jax.jit
     def ends(params, grads):
         trees = ((LAYOUT["blocks"], (params, grads)), (LAYERS, (unstack(params), jax.vmap(unstack)(grads))))
         return [run(make(case, layout=layout), *tree, extra=case.extra)[0] for layout, tree in trees]
@@ -196,7 +196,7 @@ def test_turned_matrices_are_updated_alike(case):
     turned = {"kernel": ParamLayout("matrix", (2,), (1,), (0,)), "bias": ParamLayout("vector", (1,), (), (0,))}
     turn = functools.partial(jax.tree.map, jnp.transpose)
 
-    @jit
+    @jax.jit
     def ends(params, grads):
         trees = ((LAYOUT["blocks"], (params, grads)), (turned, (turn(params), jax.vmap(turn)(grads))))
         return [run(make(case, layout=layout), *tree, extra=case.extra)[0] for layout, tree in trees]
@@ -221,7 +221,7 @@ def test_converges(case):
 
     tx = make(case, lambda rate: adam(lambda t: rate * (1 - t / steps)), rate=0.1)
     params = normal(shapes, 6)
-    (last, _), _ = jit(lambda c: jax.lax.scan(step, c, jnp.arange(steps)))((params, tx.init(params)))
+    (last, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, jnp.arange(steps)))((params, tx.init(params)))
     assert loss(last) < 0.01 * loss(params)
 
 

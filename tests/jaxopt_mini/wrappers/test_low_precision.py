@@ -11,7 +11,7 @@ from jaxopt_mini import OPTIMIZERS, adam, adamw, apply_updates, low_precision, s
 from jaxopt_mini.quantize import Blocks
 from tests import known_8_bit
 from tests.cases import CASES
-from tests.harness import SHAPES, jit, normal, run
+from tests.harness import SHAPES, normal, run
 
 FORMATS = ("float32", "bfloat16", "int8")
 
@@ -47,7 +47,7 @@ def test_8_bits_are_as_accurate_as_the_known_8_bit_adam():
     grads = {"w": jnp.asarray((generator.standard_normal((40, 8, 512)) + 0.3) * sizes, jnp.float32)}
     params = {"w": jnp.zeros((8, 512))}
     exact, ours = (
-        jit(lambda p, g, tx=tx: run(tx, p, g)[0]["w"])(params, grads)
+        jax.jit(lambda p, g, tx=tx: run(tx, p, g)[0]["w"])(params, grads)
         for tx in (adam(0.01), low_precision(adam(0.01), moments="int8", min_size=0))
     )
     theirs = known_8_bit.adam(params["w"], grads["w"], 0.01)
@@ -85,7 +85,7 @@ def test_steps_too_small_for_bfloat16_arrive_in_the_mean():
     means = {}
     for rounding in ("nearest", "stochastic", "master"):
         tx = low_precision(scale(1.0), rounding=rounding)
-        end, _ = jit(lambda p, g, tx=tx: run(tx, p, g))(params, grads)
+        end, _ = jax.jit(lambda p, g, tx=tx: run(tx, p, g))(params, grads)
         means[rounding] = float(jnp.mean(end["w"].astype(jnp.float32)))
     assert means["nearest"] == 1.0
     assert means["master"] == 1 + 12 / 128  # 400 / 4096 = 12.5 / 128, of which the even neighbour is the nearest
@@ -96,9 +96,9 @@ def test_steps_too_small_for_bfloat16_arrive_in_the_mean():
 def test_parameters_are_the_nearest_to_their_master():
     params, grads = normal({"w": (40, 30)}, 0, dtype=jnp.bfloat16), normal({"w": (40, 30)}, 1, 50)
     tx = low_precision(adamw(0.01), moments="float32", rounding="master")
-    end, state = jit(lambda p, g: run(tx, p, g))(params, grads)
+    end, state = jax.jit(lambda p, g: run(tx, p, g))(params, grads)
     np.testing.assert_array_equal(end["w"], state.master["w"].astype(jnp.bfloat16))
-    exact, _ = jit(lambda p, g: run(adamw(0.01), p, g))(
+    exact, _ = jax.jit(lambda p, g: run(adamw(0.01), p, g))(
         {"w": params["w"].astype(jnp.float32)}, normal({"w": (40, 30)}, 1, 50)
     )
     chex.assert_trees_all_close(state.master, exact, rtol=1e-5, atol=1e-6)
@@ -107,13 +107,15 @@ def test_parameters_are_the_nearest_to_their_master():
 def test_the_inner_rule_is_untouched_where_nothing_is_narrow():
     params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 10)
     tx = low_precision(adamw(0.1), moments="float32", rounding="nearest")
-    both = [jit(lambda p, g, tx=tx: run(tx, p, g)[0])(params, grads) for tx in (tx, adamw(0.1))]
+    both = [jax.jit(lambda p, g, tx=tx: run(tx, p, g)[0])(params, grads) for tx in (tx, adamw(0.1))]
     chex.assert_trees_all_close(*both, rtol=1e-6, atol=1e-7)
 
 
 def test_steps_are_reproducible_and_seeds_differ():
     params, grads = normal({"w": (64, 64)}, 0, dtype=jnp.bfloat16), normal({"w": (64, 64)}, 1, 3)
-    ends = [jit(lambda p, g, s=seed: run(low_precision(sgd(1e-3), seed=s), p, g))(params, grads) for seed in (0, 0, 1)]
+    ends = [
+        jax.jit(lambda p, g, s=seed: run(low_precision(sgd(1e-3), seed=s), p, g))(params, grads) for seed in (0, 0, 1)
+    ]
     np.testing.assert_array_equal(ends[0][0]["w"], ends[1][0]["w"])
     assert jnp.any(ends[0][0]["w"] != ends[2][0]["w"])
 

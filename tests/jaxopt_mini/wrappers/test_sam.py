@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from jaxopt_mini import adamw, apply_updates, sam, sgd
-from tests.harness import SHAPES, jit, normal, permissive
+from tests.harness import SHAPES, normal, permissive
 
 
 def loss(params):
@@ -30,9 +30,9 @@ def test_is_that_of_optax():
 
     params = normal(SHAPES, 0)
     with permissive():
-        expected = jit(lambda p: train(theirs, p, grad_fn=lambda params, _: jax.grad(loss)(params)))(params)
-    chex.assert_trees_all_close(jit(lambda p: train(ours, p, loss_fn=loss))(params), expected, rtol=1e-5, atol=1e-6)
-    plain = jit(lambda p: train(sam(adamw(0.1), rho=0.0), p, loss_fn=loss))(params)
+        expected = jax.jit(lambda p: train(theirs, p, grad_fn=lambda params, _: jax.grad(loss)(params)))(params)
+    chex.assert_trees_all_close(jax.jit(lambda p: train(ours, p, loss_fn=loss))(params), expected, rtol=1e-5, atol=1e-6)
+    plain = jax.jit(lambda p: train(sam(adamw(0.1), rho=0.0), p, loss_fn=loss))(params)
     assert np.abs(plain["embed"] - expected["embed"]).max() > 1e-3
 
 

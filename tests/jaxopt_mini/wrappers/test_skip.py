@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxopt_mini import adamw, skip_nonfinite, skip_spikes, trace
-from tests.harness import jit, permissive
+from tests.harness import permissive
 
 PARAMS = {"w": jnp.ones(2), "b": jnp.ones(())}
 
@@ -21,7 +21,7 @@ def steps(tx, values, **told):
         return state, (updates["w"][0], state)
 
     values = jnp.asarray(values, jnp.float32)
-    return jit(lambda v, told: jax.lax.scan(step, tx.init(PARAMS), (v, told))[1])(values, told)
+    return jax.jit(lambda v, told: jax.lax.scan(step, tx.init(PARAMS), (v, told))[1])(values, told)
 
 
 def test_skipped_steps_leave_the_inner_state_and_count():
@@ -50,7 +50,7 @@ def test_agrees_with_optax_until_it_gives_up():
         return jax.lax.scan(step, tx.init(PARAMS), values)[1]
 
     with permissive():
-        expected, their_state = jit(theirs)(jnp.asarray(values, jnp.float32))
+        expected, their_state = jax.jit(theirs)(jnp.asarray(values, jnp.float32))
     updates, state = steps(skip_nonfinite(adamw(0.1), max_in_a_row=3), values)
     np.testing.assert_allclose(updates, expected, rtol=1e-6)
     np.testing.assert_array_equal(state.in_a_row, their_state.notfinite_count)
