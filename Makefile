@@ -22,7 +22,7 @@ bench: .venv/test        ## the figures that the README quotes
 	$(BIN)/python -m benchmarks
 
 docs: .venv/test         ## write the generated pages
-	$(BIN)/python -m docs.generate
+	$(BIN)/python -m docs.generate --measure
 
 .venv/%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

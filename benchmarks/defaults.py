@@ -1,7 +1,7 @@
-"""Does every optimizer learn untuned? ``python -m benchmarks.defaults [--only NAME ...]``.
+"""Does every optimizer learn untuned? ``python -m benchmarks.defaults [--only NAME ...] [--out FILE]``.
 
-Trains what ``python train.py --preset nano --steps 300 --opt NAME`` trains, for every optimizer that has no result yet,
-and asks that the validation loss be a nat below the unigram entropy of the corpus: what a model reaches that knows how
+Trains what ``python train.py --preset nano --steps 300 --opt NAME`` trains, for every optimizer that has no result yet
+at its present rate, and asks that the validation loss be a nat below the unigram entropy of the corpus: what a model reaches that knows how
 frequent each character is and nothing of what stands beside it. Rules that have one rate for all parameters and no
 preconditioner must be half a nat below.
 """
@@ -9,6 +9,7 @@ preconditioner must be half a nat below.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from benchmarks.rates import known
@@ -17,7 +18,7 @@ from jaxopt_mini import OPTIMIZERS
 from minigpt_flax.data import unigram_entropy
 from minigpt_flax.train.build import build
 from minigpt_flax.train.cli import Parser, guarded
-from minigpt_flax.train.config import resolve
+from minigpt_flax.train.config import RunConfig, resolve
 
 SECTION = "defaults"
 STEPS = 300
@@ -28,9 +29,14 @@ PLAIN = {
 }  # fmt: skip
 
 
+def config_of(name: str) -> RunConfig:
+    """What the command resolves to."""
+    return resolve({"opt": name, "steps": STEPS}, "nano")
+
+
 def train(name: str) -> dict[str, Any]:
     """Trains with one optimizer; returns its rate, its validation loss and how far that is below the entropy."""
-    config = resolve({"opt": name, "steps": STEPS}, "nano")
+    config = config_of(name)
     run = build(config)
     state = run.init()
     for t in range(config.steps):
@@ -51,11 +57,14 @@ def run(arguments: list[str]) -> int:
     """Trains what is asked for, prints a line for each, keeps the results."""
     parser = Parser(prog="python -m benchmarks.defaults", description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these [those without a result]")
-    names = parser.parse(arguments)["only"]
-    path = RESULTS / f"{machine()}.json"
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where results go [the results of this machine]")
+    given = parser.parse(arguments)
+    path = given["out"] or RESULTS / f"{machine()}.json"
     done = load(path).get(SECTION, {}).get("optimizers", {})
     print(f"{'optimizer':22s}{'rate':>9s}{'loss':>9s}{'below':>8s}{'bar':>6s}", flush=True)
-    for name in known(names) or [name for name in OPTIMIZERS if name not in done]:
+    # A result holds for the rate that it was trained at, and rates change.
+    due = [name for name in OPTIMIZERS if done.get(name, {}).get("lr") != config_of(name).lr]
+    for name in known(given["only"]) or due:
         done[name] = train(name)
         print(row(name, done[name]), flush=True)
         save(path, SECTION, {**environment(), "steps": STEPS, "optimizers": dict(sorted(done.items()))})

@@ -1,9 +1,9 @@
-"""Default learning rate of every optimizer: ``python -m benchmarks.rates [--only NAME ...] [--steps N]``.
+"""Default learning rate of every optimizer: ``python -m benchmarks.rates [--only NAME ...] [--steps N] [--out FILE]``.
 
 Each optimizer trains preset ``nano`` on the default corpus, with everything but the peak learning rate at its default,
 at rates a factor of sqrt(10) apart, from a start uphill until the best has a worse one on either side. All have the
 same initial weights and batches. The rates go to ``minigpt_flax/train/rates.json``, which ``train.py`` reads; what each
-came to goes to ``benchmarks/results/<machine>.json``.
+came to goes to ``benchmarks/results/<machine>.json``. A search that was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -85,17 +87,19 @@ def climb(score: Callable[[float], float], start: float) -> tuple[float, dict[fl
 
 
 def nth(start: float, k: int) -> float:
-    """The k-th rate after ``start``, in one digit.
+    """The k-th rate after ``start`` among ..., 0.1, 0.3, 1, 3, ...: the same rates from whatever start.
 
-    >>> [nth(1e-3, k) for k in (-1, 0, 1, 2)]
-    [0.0003, 0.001, 0.003, 0.01]
+    >>> [nth(3e-4, k) for k in (-1, 0, 1, 2)]
+    [0.0001, 0.0003, 0.001, 0.003]
     """
-    return float(f"{start * 10 ** (k / 2):.1g}")
+    return float(f"{10 ** ((round(2 * math.log10(start)) + k) / 2):.1g}")
 
 
 def write(name: str, rate: float) -> None:
     """Puts a rate into the table."""
-    RATES.write_text(json.dumps(dict(sorted({**rates(), name: rate}.items())), indent=2) + "\n")
+    scratch = RATES.with_suffix(".tmp")
+    scratch.write_text(json.dumps(dict(sorted({**rates(), name: rate}.items())), indent=2) + "\n", "utf-8")
+    os.replace(scratch, RATES)  # whoever reads while the search runs sees a whole table
 
 
 def known(names: list[str] | None) -> list[str]:
@@ -114,11 +118,13 @@ def run(arguments: list[str]) -> int:
     """Searches."""
     parser = Parser(prog="python -m benchmarks.rates", description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these [those without a rate]")
+    parser.add_argument("--again", action="store_true", help="those with a rate, too")
     parser.add_argument("--steps", type=whole, default=STEPS, metavar="N", help=f"of a run [{STEPS}]")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where the losses go [the results of this machine]")
     given = parser.parse(arguments)
-    path = RESULTS / f"{machine()}.json"
+    path = given["out"] or RESULTS / f"{machine()}.json"
     base = build(resolve({"steps": given["steps"]}, "nano"))
-    for name in known(given["only"]) or [name for name in OPTIMIZERS if name not in rates()]:
+    for name in known(given["only"]) or [name for name in OPTIMIZERS if given["again"] or name not in rates()]:
         start, before = STARTS.get(name, USUAL), time.perf_counter()
         config = resolve({"opt": name, "steps": given["steps"], "lr": start}, "nano")
         rate, losses = climb(trainer(base, config), start)

@@ -58,7 +58,7 @@ def adadelta(
 ) -> GradientTransformation:
     """Adadelta.
 
-    Zeiler, "ADADELTA: An Adaptive Learning Rate Method" (2012, arXiv 1212.5701)::
+    Zeiler, "ADADELTA: An Adaptive Learning Rate Method" (2012, arXiv 1212.5701). Descends from :func:`rmsprop`::
 
         s <- rho s + (1 - rho) g^2
         d = g sqrt(x + eps) / sqrt(s + eps)

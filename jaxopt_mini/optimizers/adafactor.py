@@ -38,8 +38,8 @@ def adafactor(
 ) -> GradientTransformation:
     """Adafactor.
 
-    Shazeer, Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost" (2018, arXiv 1804.04235). For each
-    matrix, of layers that are stacked each, with b = 1 - t^-decay_rate::
+    Shazeer, Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost" (2018, arXiv 1804.04235). Descends
+    from :func:`rmsprop`. For each matrix, of layers that are stacked each, with b = 1 - t^-decay_rate::
 
         R <- b R + (1 - b) mean_j (g^2 + eps)         C <- b C + (1 - b) mean_i (g^2 + eps)
         u = g / sqrt(R_i C_j / mean(R))               u <- u / max(1, rms(u) / clipping_threshold)

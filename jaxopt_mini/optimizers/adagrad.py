@@ -70,7 +70,7 @@ def adagrad(
     """AdaGrad.
 
     Duchi, Hazan, Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization" (2011,
-    jmlr.org/papers/v12/duchi11a.html)::
+    jmlr.org/papers/v12/duchi11a.html). Descends from :func:`sgd`::
 
         s <- s + g^2                      s starts from initial_accumulator_value
         p <- p - lr g / sqrt(s + eps)     or g / (sqrt(s) + eps)

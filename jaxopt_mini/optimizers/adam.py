@@ -87,7 +87,7 @@ def adam(
 ) -> GradientTransformation:
     """Adam.
 
-    Kingma, Ba, "Adam: A Method for Stochastic Optimization" (2015, arXiv 1412.6980)::
+    Kingma, Ba, "Adam: A Method for Stochastic Optimization" (2015, arXiv 1412.6980). Descends from :func:`rmsprop`::
 
         m <- b1 m + (1 - b1) g           m_hat = m / (1 - b1^t)
         v <- b2 v + (1 - b2) g^2         v_hat = v / (1 - b2^t)

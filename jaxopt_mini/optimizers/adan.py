@@ -83,8 +83,8 @@ def adan(
 ) -> GradientTransformation:
     """Adan (adaptive Nesterov momentum).
 
-    Xie et al., "Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models" (2022, arXiv
-    2208.06677); d is the difference to the gradient before, 0 at first, and hats divide by 1 - b^t::
+    Xie et al., "Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models" (2022, arXiv 2208.06677);
+    d is the difference to the gradient before, 0 at first, and hats divide by 1 - b^t. Descends from :func:`adamw`::
 
         m <- b1 m + (1 - b1) g
         v <- b2 v + (1 - b2) d

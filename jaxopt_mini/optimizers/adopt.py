@@ -96,7 +96,7 @@ def adopt(
     """ADOPT.
 
     Taniguchi et al., "ADOPT: Modified Adam Can Converge with Any b2 with the Optimal Rate" (2024, arXiv 2411.02853).
-    In step t = 1, 2, ... after a first call that only sets v to g^2::
+    Descends from :func:`adam`. In step t = 1, 2, ... after a first call that only sets v to g^2::
 
         n = clip(g / max(sqrt(v), eps), -t^(1/4), t^(1/4))
         m <- b1 m + (1 - b1) n

@@ -36,8 +36,8 @@ def asgd(
 ) -> GradientTransformation:
     """Averaged stochastic gradient descent.
 
-    Polyak, Juditsky, "Acceleration of stochastic approximation by averaging" (1992,
-    dl.acm.org/citation.cfm?id=131098), in torch's form; t counts from 0::
+    Polyak, Juditsky, "Acceleration of stochastic approximation by averaging" (1992, dl.acm.org/citation.cfm?id=131098),
+    in torch's form; t counts from 0. Descends from :func:`sgd`::
 
         eta = lr / (1 + lambd lr t)^alpha
         p <- p - eta (g + lambd p)

@@ -134,7 +134,8 @@ def came(
 ) -> GradientTransformation:
     """CAME: confidence-guided adaptive memory-efficient optimization.
 
-    Luo et al., "CAME: Confidence-guided Adaptive Memory Efficient Optimization" (2023, arXiv 2307.02047)::
+    Luo et al., "CAME: Confidence-guided Adaptive Memory Efficient Optimization" (2023, arXiv 2307.02047). Descends from
+    :func:`adafactor`::
 
         v <- b2 v + (1 - b2) (g^2 + eps)              u = g / sqrt(v), clipped to a root mean square of clip_threshold
         m <- b1 m + (1 - b1) u

@@ -45,8 +45,8 @@ def dadapt_adamw(
 ) -> GradientTransformation:
     """AdamW with D-Adaptation.
 
-    Defazio, Mishchenko, "Learning-Rate-Free Learning by D-Adaptation" (2023, arXiv 2301.07733). The whole tree has one
-    learning rate, d lr, with d from before the step; b is the root of b2::
+    Defazio, Mishchenko, "Learning-Rate-Free Learning by D-Adaptation" (2023, arXiv 2301.07733). Descends from
+    :func:`adamw`. The whole tree has one learning rate, d lr, with d from before the step; b is the root of b2::
 
         r <- b r + (1 - b) d_lr <g, s / (sqrt(v) + eps)>         with s and v from before the step
         m <- b1 m + (1 - b1) d_lr g                              v <- b2 v + (1 - b2) g^2

@@ -112,8 +112,8 @@ def dion(
 ) -> GradientTransformation:
     """Dion (distributed orthonormalised updates).
 
-    Ahn et al., "Dion: Distributed Orthonormalized Updates" (2025, arXiv 2504.05295). For a matrix in the paper's
-    layout, M (fan-out, fan-in), with a basis Q (fan-in, rank) kept from the step before::
+    Ahn et al., "Dion: Distributed Orthonormalized Updates" (2025, arXiv 2504.05295). Descends from :func:`muon`. For a
+    matrix in the paper's layout, M (fan-out, fan-in), with a basis Q (fan-in, rank) kept from the step before::
 
         B = M + g          P = qr(B Q)         R = B' P
         M <- B - (1 - beta) P R'               Q <- R, each column divided by its norm

@@ -81,7 +81,7 @@ def dog(
     """DoG, distance over gradients.
 
     Ivgi, Hinder, Carmon, "DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule" (2023, arXiv
-    2302.12022), with one rate for the whole tree::
+    2302.12022), with one rate for the whole tree. Descends from :func:`sgd`::
 
         r <- max(r, |p - p0|)
         G <- G + |g|^2

@@ -74,7 +74,7 @@ def dowg(
     """DoWG, distance over weighted gradients.
 
     Khaled, Mishchenko, Jin, "DoWG Unleashed: An Efficient Universal Parameter-Free Gradient Descent Method" (2023,
-    arXiv 2305.16284), with one rate for the whole tree::
+    arXiv 2305.16284), with one rate for the whole tree. Descends from :func:`dog`::
 
         r2 <- max(r2, |p - p0|^2)
         G <- G + r2 |g|^2

@@ -127,8 +127,9 @@ def galore(
 ) -> GradientTransformation:
     """GaLore (gradient low-rank projection).
 
-    Zhao et al., "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection" (2024, arXiv 2403.03507). For
-    a matrix g (m, n), with P its first ``rank`` left singular vectors, found anew every few steps::
+    Zhao et al., "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection" (2024, arXiv 2403.03507).
+    Descends from :func:`adam`. For a matrix g (m, n), with P its first ``rank`` left singular vectors, found anew every
+    few steps::
 
         p <- p - lr (scale P adam(P' g) + weight_decay p)
 

@@ -44,8 +44,8 @@ def lamb(
 ) -> GradientTransformation:
     """LAMB (layer-wise adaptive moments for batch training).
 
-    You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes" (2020, arXiv 1904.00962). For
-    each tensor p, of layers that are stacked each::
+    You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes" (2020, arXiv 1904.00962).
+    Descends from :func:`adamw`. For each tensor p, of layers that are stacked each::
 
         u = m_hat / (sqrt(v_hat) + eps) + weight_decay p
         p <- p - lr (|p| / |u|) u

@@ -29,7 +29,8 @@ def laprop(
 ) -> GradientTransformation:
     """LaProp.
 
-    Ziyin, Wang, Ueda, "LaProp: Separating Momentum and Adaptivity in Adam" (2020, arXiv 2002.04839)::
+    Ziyin, Wang, Ueda, "LaProp: Separating Momentum and Adaptivity in Adam" (2020, arXiv 2002.04839). Descends from
+    :func:`adamw`::
 
         v <- b2 v + (1 - b2) g^2                                    v_hat = v / (1 - b2^t)
         m <- b1 m + (1 - b1) g / (sqrt(v_hat) + eps)                m_hat = m / (1 - b1^t)

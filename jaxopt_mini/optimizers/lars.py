@@ -30,8 +30,8 @@ def lars(
 ) -> GradientTransformation:
     """LARS (layer-wise adaptive rate scaling).
 
-    You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks" (2017, arXiv 1708.03888). For each tensor
-    p, of layers that are stacked each::
+    You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks" (2017, arXiv 1708.03888). Descends from
+    :func:`sgd`. For each tensor p, of layers that are stacked each::
 
         u = g + weight_decay p
         m <- momentum m + lr trust_coefficient (|p| / (|u| + eps)) u

@@ -61,7 +61,8 @@ def lion(
 ) -> GradientTransformation:
     """Lion (evolved sign momentum).
 
-    Chen et al., "Symbolic Discovery of Optimization Algorithms" (2023, arXiv 2302.06675)::
+    Chen et al., "Symbolic Discovery of Optimization Algorithms" (2023, arXiv 2302.06675). Descends from
+    :func:`signum`::
 
         p <- p - lr (sign(b1 m + (1 - b1) g) + weight_decay p)
         m <- b2 m + (1 - b2) g

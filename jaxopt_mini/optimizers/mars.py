@@ -88,7 +88,8 @@ def mars(
 ) -> GradientTransformation:
     """MARS: make variance reduction shine; AdamW on the vectors.
 
-    Yuan et al., "MARS: Unleashing the Power of Variance Reduction for Training Large Models" (2024, arXiv 2411.10438)::
+    Yuan et al., "MARS: Unleashing the Power of Variance Reduction for Training Large Models" (2024, arXiv 2411.10438).
+    Descends from :func:`adamw`::
 
         c = g + gamma b1 / (1 - b1) (g - g_last)          g_last = 0 in the first step
         c <- c / max(1, |c|)                              the norm of each tensor, of each layer of a stack

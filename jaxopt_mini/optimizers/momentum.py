@@ -20,7 +20,8 @@ def momentum(
 ) -> GradientTransformation:
     """Gradient descent along the moving average of the gradient.
 
-    Polyak, "Some methods of speeding up the convergence of iteration methods" (1964), in the form of an average::
+    Polyak, "Some methods of speeding up the convergence of iteration methods" (1964), in the form of an average.
+    Descends from :func:`sgd`::
 
         v <- decay v + (1 - decay) g
         p <- p - lr v

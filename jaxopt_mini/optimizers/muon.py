@@ -122,7 +122,7 @@ def muon(
 ) -> GradientTransformation:
     """Muon: momentum orthogonalised by Newton-Schulz iteration, on the matrices; AdamW on the rest.
 
-    Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024)::
+    Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). Descends from :func:`sgd`::
 
         m <- beta m + (1 - beta) g                    u = beta m + (1 - beta) g  (nesterov), or m
         o = newton_schulz(u), near U V' of u = U S V'

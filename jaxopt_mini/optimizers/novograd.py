@@ -89,7 +89,7 @@ def novograd(
     """NovoGrad.
 
     Ginsburg et al., "Stochastic Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks" (2019,
-    arXiv 1905.11286). For each tensor, of layers that are stacked each::
+    arXiv 1905.11286). Descends from :func:`adam`. For each tensor, of layers that are stacked each::
 
         v <- b2 v + (1 - b2) |g|^2                       v = |g|^2 at first
         m <- b1 m + g / (sqrt(v) + eps) + weight_decay p

@@ -64,7 +64,8 @@ def polyak_sgd(
     """SGD with the step size of Polyak.
 
     Loizou et al., "Stochastic Polyak Step-size for SGD: An Adaptive Learning Rate for Fast Convergence" (2021, arXiv
-    2002.10542); Polyak, "Introduction to Optimization" (1987); "sps+": Garrigos et al. (2023, arXiv 2307.14528)::
+    2002.10542); Polyak, "Introduction to Optimization" (1987); "sps+": Garrigos et al. (2023, arXiv 2307.14528).
+    Descends from :func:`sgd`::
 
         p <- p - lr min((loss - f_min) / (|g|^2 + eps), max_learning_rate) g
 

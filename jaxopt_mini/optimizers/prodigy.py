@@ -49,8 +49,9 @@ def prodigy(
 ) -> GradientTransformation:
     """Prodigy.
 
-    Mishchenko, Defazio, "Prodigy: An Expeditiously Adaptive Parameter-Free Learner" (2023, arXiv 2306.06101). The whole
-    tree has one learning rate, d lr, with d from before the step; p0 are the first parameters::
+    Mishchenko, Defazio, "Prodigy: An Expeditiously Adaptive Parameter-Free Learner" (2023, arXiv 2306.06101). Descends
+    from :func:`dadapt_adamw`. The whole tree has one learning rate, d lr, with d from before the step; p0 are the first
+    parameters::
 
         m <- b1 m + (1 - b1) d g                       v <- b2 v + (1 - b2) (d g)^2
         r <- b3 r + d d_lr <g, p0 - p> / d0            s <- b3 s + d d_lr g / d0

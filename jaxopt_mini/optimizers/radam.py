@@ -77,8 +77,9 @@ def radam(
 ) -> GradientTransformation:
     """Rectified Adam.
 
-    Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond" (2020, arXiv 1908.03265). rho is about the
-    number of gradients that v averages over; few make m_hat / sqrt(v_hat) vary too much::
+    Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond" (2020, arXiv 1908.03265). Descends from
+    :func:`adam`. rho is about the number of gradients that v averages over; few make m_hat / sqrt(v_hat) vary too
+    much::
 
         rho_inf = 2 / (1 - b2) - 1          rho = rho_inf - 2 t b2^t / (1 - b2^t)
         r = sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho))

@@ -109,7 +109,7 @@ def rmsprop(
     """RMSProp.
 
     Tieleman, Hinton, "Lecture 6.5: RMSProp" (2012); centred: Graves, "Generating Sequences With Recurrent Neural
-    Networks" (2013, arXiv 1308.0850)::
+    Networks" (2013, arXiv 1308.0850). Descends from :func:`adagrad`::
 
         v <- decay v + (1 - decay) g^2
         p <- p - lr g / sqrt(v + eps)

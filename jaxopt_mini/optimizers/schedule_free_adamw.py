@@ -32,7 +32,8 @@ def schedule_free_adamw(
 ) -> GradientTransformation:
     """AdamW made :func:`~jaxopt_mini.wrappers.schedule_free.schedule_free`.
 
-    Defazio et al., "The Road Less Scheduled" (2024, arXiv 2405.15682), the winner of AlgoPerf's self-tuning track::
+    Defazio et al., "The Road Less Scheduled" (2024, arXiv 2405.15682), the winner of AlgoPerf's self-tuning track.
+    Descends from :func:`adamw`::
 
         v <- b2 v + (1 - b2) g^2                  g is the gradient at y, the parameters
         z <- z - lr (g / (sqrt(v_hat) + eps) + weight_decay y)

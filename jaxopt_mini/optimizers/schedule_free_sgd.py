@@ -25,7 +25,7 @@ def schedule_free_sgd(
 ) -> GradientTransformation:
     """SGD made :func:`~jaxopt_mini.wrappers.schedule_free.schedule_free`.
 
-    Defazio et al., "The Road Less Scheduled" (2024, arXiv 2405.15682)::
+    Defazio et al., "The Road Less Scheduled" (2024, arXiv 2405.15682). Descends from :func:`sgd`::
 
         z <- z - lr (g + weight_decay y)          g is the gradient at y, the parameters
         x <- (1 - c) x + c z

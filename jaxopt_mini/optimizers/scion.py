@@ -99,7 +99,8 @@ def scion(
 ) -> GradientTransformation:
     """Scion (stochastic conditional gradient with operator norms).
 
-    Pethick et al., "Training Deep Learning Models with Norm-Constrained LMOs" (2025, arXiv 2502.07529)::
+    Pethick et al., "Training Deep Learning Models with Norm-Constrained LMOs" (2025, arXiv 2502.07529). Descends from
+    :func:`muon`::
 
         m <- beta m + (1 - beta) g
         p <- (1 - lr) p - lr radius o(m)        constrained: p stays in the ball it starts in

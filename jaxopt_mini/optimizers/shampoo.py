@@ -126,7 +126,7 @@ def shampoo(
 
     Gupta, Koren, Singer, "Shampoo: Preconditioned Stochastic Tensor Optimization" (2018, arXiv 1802.09568); averages,
     grafting and the refresh every few steps: Anil et al. 2020, arXiv 2002.09018; Shi et al. 2023, arXiv 2309.06497.
-    For a matrix g (m, n), with Adam's step a and mean m_hat::
+    Descends from :func:`adagrad`. For a matrix g (m, n), with Adam's step a and mean m_hat::
 
         L <- b L + (1 - b) g g'             R <- b R + (1 - b) g' g
         s = L^(-1/4) m_hat R^(-1/4)         p <- p - lr (s |a| / |s| + weight_decay p)

@@ -42,7 +42,8 @@ def sign_sgd(
 ) -> GradientTransformation:
     """Sign SGD.
 
-    Bernstein et al., "signSGD: Compressed Optimisation for Non-Convex Problems" (2018, arXiv 1802.04434)::
+    Bernstein et al., "signSGD: Compressed Optimisation for Non-Convex Problems" (2018, arXiv 1802.04434). Descends from
+    :func:`sgd`::
 
         p <- p - lr (sign(g) + weight_decay p)
 

@@ -27,7 +27,8 @@ def signum(
 ) -> GradientTransformation:
     """Sign SGD with momentum.
 
-    Bernstein et al., "signSGD: Compressed Optimisation for Non-Convex Problems" (2018, arXiv 1802.04434)::
+    Bernstein et al., "signSGD: Compressed Optimisation for Non-Convex Problems" (2018, arXiv 1802.04434). Descends from
+    :func:`sign_sgd`::
 
         m <- beta m + (1 - beta) g
         p <- p - lr (sign(m) + weight_decay p)         nesterov: sign(beta m + (1 - beta) g)

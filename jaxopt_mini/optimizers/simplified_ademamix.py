@@ -76,7 +76,7 @@ def simplified_ademamix(
     """Simplified AdEMAMix.
 
     Morwani et al., "Connections between Schedule-Free Optimizers, AdEMAMix, and Accelerated SGD Variants" (2025, arXiv
-    2502.02431)::
+    2502.02431). Descends from :func:`ademamix`::
 
         m <- b1 m + g
         v <- b2 v + (1 - b2) g^2         v_hat = v / (1 - b2^t)

@@ -76,8 +76,8 @@ def sm3(
 ) -> GradientTransformation:
     """SM3 (square-root of minima of sums of maxima of squared gradients).
 
-    Anil, Gupta, Koren, Singer, "Memory-Efficient Adaptive Optimization" (2019, arXiv 1901.11150), SM3-II. For a matrix,
-    with r a number for each row and c for each column::
+    Anil, Gupta, Koren, Singer, "Memory-Efficient Adaptive Optimization" (2019, arXiv 1901.11150), SM3-II. Descends from
+    :func:`adagrad`. For a matrix, with r a number for each row and c for each column::
 
         s_ij = min(r_i, c_j) + g_ij^2
         r_i <- max_j s_ij                    c_j <- max_i s_ij

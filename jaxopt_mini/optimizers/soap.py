@@ -136,7 +136,8 @@ def soap(
 ) -> GradientTransformation:
     """SOAP (Shampoo with Adam in the preconditioner's eigenbasis).
 
-    Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam" (2024, arXiv 2409.11321). For a matrix g (m, n)::
+    Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam" (2024, arXiv 2409.11321). Descends from
+    :func:`shampoo`. For a matrix g (m, n)::
 
         L <- b L + (1 - b) g g'      Q_L, Q_R: eigenvectors of L, R, brought up to date every few steps by
         R <- b R + (1 - b) g' g      one power iteration and a QR decomposition

@@ -165,7 +165,7 @@ def sophia(
     """Sophia, second-order clipped stochastic optimization.
 
     Liu et al., "Sophia: A Scalable Stochastic Second-order Optimizer for Language Model Pre-training" (2023, arXiv
-    2305.14342)::
+    2305.14342). Descends from :func:`adamw`::
 
         m <- b1 m + (1 - b1) g                                          m_hat = m / (1 - b1^t)
         p <- p - lr (clip(m_hat / max(gamma h, eps), -1, 1) + weight_decay p)
