@@ -1,9 +1,9 @@
 """Does every optimizer learn untuned? ``python -m benchmarks.defaults [--only NAME ...] [--out FILE]``.
 
 Trains what ``python train.py --preset nano --steps 300 --opt NAME`` trains, for every optimizer that has no result yet
-at its present rate, and asks that the validation loss be a nat below the unigram entropy of the corpus: what a model reaches that knows how
-frequent each character is and nothing of what stands beside it. Rules that have one rate for all parameters and no
-preconditioner must be half a nat below.
+at its present rate, and asks that the validation loss be a nat below the unigram entropy of the corpus: what a model
+reaches that knows how frequent each character is and nothing of what stands beside it. Rules that have one rate for all
+parameters and no preconditioner must be half a nat below.
 """
 
 from __future__ import annotations

@@ -15,8 +15,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
     >>> nearest("adanw", ["adam", "adamw", "lion"])
     " (did you mean 'adamw'?)"
+    >>> nearest("beta2", ["b1", "b2", "weight_decay"])
+    " (did you mean 'b2'?)"
     >>> nearest("zzz", ["adam"])
     ''
     """
-    found = difflib.get_close_matches(word, list(known), n=1)
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.55)
     return f" (did you mean {found[0]!r}?)" if found else ""
