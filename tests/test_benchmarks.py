@@ -10,8 +10,9 @@ from jaxopt_mini import OPTIMIZERS
 from minigpt_flax.train.config import rates
 
 
-def test_every_optimizer_has_a_rate_and_every_rate_an_optimizer():
-    assert rates().keys() == OPTIMIZERS.keys()
+def test_every_rate_is_an_optimizers():
+    """An optimizer that the sweep hasn't seen yet gets the preset's rate, so that adding one stays three edits."""
+    assert rates().keys() <= OPTIMIZERS.keys()
 
 
 def test_rates_are_positive_and_in_order():

@@ -13,7 +13,7 @@ from jaxopt_mini.tree import path_name
 from minigpt_flax.train.config import RunConfig, words
 from minigpt_flax.train.groups import REST, Group, assign, read
 from minigpt_flax.train.specs import Word, bind, blame, parse
-from minigpt_flax.train.tables import KINDS, OFFERED
+from minigpt_flax.train.tables import KINDS
 
 DECAYED = ("matrix", "embedding", "head")  # the roles that weight decay touches
 
@@ -31,11 +31,11 @@ def build_optimizer(
     Raises:
       UserError: a word is wrong, or a group doesn't fit the parameters.
     """
-    said, groups = words(config), [read(text) for text in config.group]
-    offered: dict[str, Any] = dict.fromkeys(OFFERED, decay_mask(layout)) | {"layout": layout}
+    said, groups, decayed = words(config), [read(text) for text in config.group], decay_mask(layout)
+    known = {"layout": layout, "mask": decayed, "weight_decay_mask": decayed}
 
     def bound(word: Word, kind: str, *given: Any, **more: Any) -> Any:
-        return bind(word, KINDS[kind].table, kind, *given, offered=offered | more)
+        return bind(word, KINDS[kind].table, kind, *given, offered=known | more)
 
     rate = rate or (lambda peak: bound(said["schedule"], "schedule", peak, config.steps))
     base = rate(config.lr)
