@@ -24,11 +24,11 @@ import jax
 
 from benchmarks.results import RESULTS, environment, load, machine, save
 from jaxopt_mini import OPTIMIZERS
-from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.train.build import Run, build, loss_sum
 from minigpt_flax.train.cli import Parser, guarded, whole
 from minigpt_flax.train.config import RATES, RunConfig, rates, resolve
 from minigpt_flax.train.optimizer import build_optimizer
+from minigpt_flax.train.specs import look_up_name
 from minigpt_flax.train.state import init_state
 from minigpt_flax.train.step import make_step
 
@@ -130,10 +130,7 @@ def known(names: list[str] | None) -> list[str]:
     Raises:
       UserError: one isn't.
     """
-    for name in names or ():
-        if name not in OPTIMIZERS:
-            raise UserError(f"no optimizer is called {name!r}{nearest(name, OPTIMIZERS)}")
-    return names or []
+    return [look_up_name(name, OPTIMIZERS, "optimizer").__name__ for name in names or ()]
 
 
 def run(arguments: list[str]) -> int:

@@ -147,8 +147,8 @@ def spelled_out(typed: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
 
 def canonical_groups(texts: Iterable[str], config: RunConfig) -> tuple[str, ...]:
     """Groups with everything that they leave open filled in."""
-    opt = parse(config.opt, "optimizer")
-    return tuple(str(groups.complete(text, opt, config.lr, rates())) for text in texts)
+    opt, table = parse(config.opt, "optimizer"), rates()
+    return tuple(str(groups.complete(text, opt, config.lr, table)) for text in texts)
 
 
 def known_preset(name: str) -> None:

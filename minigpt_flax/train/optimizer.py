@@ -52,11 +52,19 @@ def by_group(parts: dict[str, GradientTransformation], groups: Sequence[Group], 
     """Gives each parameter to the transformation of its group; without groups, all of them to the only one."""
     if not groups:
         return parts[REST]
-    names = {path_name(path): entry.role for path, entry in jax.tree.leaves_with_path(layout)}
-    assigned = assign(groups, names)
+    assigned = labels(groups, layout)
     used = set(assigned.values())
-    labels = jax.tree.map_with_path(lambda path, _: assigned[path_name(path)], layout)
-    return partition({label: part for label, part in parts.items() if label in used}, labels)
+    tree = jax.tree.map_with_path(lambda path, _: assigned[path_name(path)], layout)
+    return partition({label: part for label, part in parts.items() if label in used}, tree)
+
+
+def labels(groups: Sequence[Group], layout: Any) -> dict[str, str]:
+    """Name of every parameter -> its group, as :func:`assign` labels them.
+
+    Raises:
+      UserError: a group covers nothing, or two cover the same parameter.
+    """
+    return assign(groups, {path_name(path): entry.role for path, entry in jax.tree.leaves_with_path(layout)})
 
 
 def decay_mask(layout: Any) -> Any:

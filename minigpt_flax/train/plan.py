@@ -12,8 +12,8 @@ import jax
 from jaxopt_mini.tree import path_name
 from minigpt_flax.data import unigram_entropy
 from minigpt_flax.train.build import Run
-from minigpt_flax.train.groups import REST, assign, read
-from minigpt_flax.train.optimizer import decay_rates
+from minigpt_flax.train.groups import REST, read
+from minigpt_flax.train.optimizer import decay_rates, labels
 from minigpt_flax.train.probes import remembered
 
 COLUMNS = 80
@@ -74,7 +74,7 @@ def _optimizers(run: Run) -> str:
     groups = [read(text) for text in run.config.group]
     if not groups:
         return run.config.opt
-    assigned = assign(groups, {path_name(path): entry.role for path, entry in jax.tree.leaves_with_path(run.layout)})
+    assigned = labels(groups, run.layout)
     rules = {str(i): f"{group.word}, peak {group.lr:g}" for i, group in enumerate(groups)} | {REST: run.config.opt}
     texts = []
     for label, rule in rules.items():
