@@ -29,7 +29,7 @@ from optax import (
     with_extra_args_support as with_extra_args_support,
 )
 
-from jaxopt_mini.tree import wide_dtype
+from jaxopt_mini.tree import path_name, refuse_integers, wide_dtype
 
 Schedule: TypeAlias = Callable[[ArrayLike], jax.Array]
 """A schedule maps the number of steps done before (int32[], from 0) to a value (float32[])."""
@@ -53,8 +53,7 @@ def no_state(params: Params) -> EmptyState:
     Raises:
       ValueError: a leaf is an integer or boolean.
     """
-    for leaf in jax.tree.leaves(params):
-        wide_dtype(leaf.dtype)  # refuses integers
+    refuse_integers(params)
     return EmptyState()
 
 
@@ -90,10 +89,14 @@ def require_real(params: Params, name: str) -> None:
     """Refuses complex leaves, for a rule ``name`` that has no meaning for them.
 
     Raises:
-      ValueError: a leaf is complex.
+      ValueError: a leaf is complex; the message names it.
     """
-    if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
-        raise ValueError(f"{name} takes no complex leaves: give it real and imaginary parts as real ones")
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if jnp.iscomplexobj(leaf):
+            raise ValueError(
+                f"{name} takes no complex leaves, got {path_name(path) or 'one'} of dtype {leaf.dtype}: "
+                "give it real and imaginary parts as real ones"
+            )
 
 
 def apply_updates(params: Params, updates: Updates) -> Params:

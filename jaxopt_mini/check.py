@@ -24,6 +24,21 @@ def check_nonnegative(**given: Any) -> None:
             raise ValueError(f"{name}={value} is out of range: give a number >= 0")
 
 
+def check_positive(**given: Any) -> None:
+    """Refuses a number below 1, where things are counted: steps, ranks.
+
+    Raises:
+      ValueError: which argument was given what, and what is possible.
+
+    >>> check_positive(rank=0)
+    Traceback (most recent call last):
+    ValueError: rank=0 is out of range: give at least 1
+    """
+    for name, value in given.items():
+        if isinstance(value, Real) and not float(value) >= 1:
+            raise ValueError(f"{name}={value} is out of range: give at least 1")
+
+
 def check_fraction(**given: Any) -> None:
     """Refuses a number outside [0, 1), where the decays of averages lie.
 

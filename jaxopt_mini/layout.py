@@ -135,7 +135,9 @@ def resolve(layout: Any | None, params: Params) -> Any:
         jax.tree.map(lambda leaf, entry: None, params, layout, is_leaf=absent)
     except ValueError as error:
         difference = str(error).splitlines()[0]
-        raise ValueError(f"the layout isn't a tree like the parameters: {difference}") from error
+        raise ValueError(
+            f"the layout isn't a tree like the parameters: {difference}; give each parameter an entry"
+        ) from error
     return jax.tree.map_with_path(check, params, layout, is_leaf=absent)
 
 

@@ -16,21 +16,41 @@ Tree = Any
 MAX_COUNT = jnp.iinfo(jnp.int32).max
 
 
-def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
+def wide_dtype(dtype: DTypeLike, name: str = "one") -> jnp.dtype:
     """The dtype that sums over leaves of ``dtype`` are kept in: at least float32.
 
     Raises:
-      ValueError: ``dtype`` is an integer or boolean, which no gradient has.
+      ValueError: ``dtype`` is an integer or boolean, which no gradient has; the message names the leaf by ``name``.
     """
     dtype = jnp.dtype(dtype)
     if not jnp.issubdtype(dtype, jnp.inexact):
-        raise ValueError(f"an optimizer takes floating or complex leaves, got one of dtype {dtype.name}")
+        raise ValueError(
+            f"an optimizer takes floating or complex leaves, got {name or 'one'} of dtype {dtype.name}: "
+            "cast it, or leave it out with masked"
+        )
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
 
 
+def refuse_integers(tree: Tree) -> None:
+    """Refuses integer and boolean leaves, by name.
+
+    Raises:
+      ValueError: there is one.
+    """
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        wide_dtype(leaf.dtype, path_name(path))
+
+
 def narrowest_dtype(tree: Tree) -> jnp.dtype:
-    """The dtype of the leaf of fewest bits, bfloat16 before float16: what Optax keeps single numbers of a state in."""
-    dtypes = {jnp.dtype(leaf.dtype) for leaf in jax.tree.leaves(tree)}
+    """The dtype of the leaf of fewest bits, bfloat16 before float16: what Optax keeps single numbers of a state in.
+
+    Those are distances and rates: real, also where a leaf is complex.
+
+    Raises:
+      ValueError: a leaf is an integer or boolean.
+    """
+    refuse_integers(tree)
+    dtypes = {jnp.finfo(leaf.dtype).dtype for leaf in jax.tree.leaves(tree)}
     return min(dtypes, key=lambda dtype: (jnp.finfo(dtype).bits, dtype.name), default=jnp.dtype(jnp.float32))
 
 
@@ -64,12 +84,8 @@ def full_like(tree: Tree, value: ArrayLike, dtype: DTypeLike | None = None) -> T
     Raises:
       ValueError: a leaf is an integer or boolean.
     """
-
-    def full(leaf):
-        wide_dtype(leaf.dtype)  # refuses integers
-        return jnp.full_like(leaf, value, dtype=dtype)
-
-    return jax.tree.map(full, tree)
+    refuse_integers(tree)
+    return jax.tree.map(lambda leaf: jnp.full_like(leaf, value, dtype=dtype), tree)
 
 
 def zeros_like(tree: Tree, dtype: DTypeLike | None = None) -> Tree:
@@ -111,12 +127,14 @@ def norm(tree: Tree, ord: int | float = 2) -> jax.Array:
 
 
 def inner(a: Tree, b: Tree) -> jax.Array:
-    """Inner product of two trees taken as vectors, in at least float32.
+    """Inner product of two trees taken as vectors of real numbers, in at least float32.
+
+    Of complex leaves, Re <a, b>: the product of their real parts and that of their imaginary parts.
 
     >>> inner({"a": jnp.array([3.0, 1.0])}, {"a": jnp.array([2.0, -1.0])}).item()
     5.0
     """
-    products = jax.tree.map(lambda x, y: jnp.sum(widen(x) * widen(y)), a, b)
+    products = jax.tree.map(lambda x, y: jnp.sum(widen(x).conj() * widen(y)).real, a, b)
     return sum(jax.tree.leaves(products), start=jnp.zeros((), jnp.float32))
 
 

@@ -259,6 +259,7 @@ ROWS = (
     ),
     Case(
         adafactor,
+        signed=("decay_offset",),
         keywords={"min_dim_size_to_factor": 2, "multiply_by_parameter_scale": False},
         hyperparameters={"momentum": 0.9, "weight_decay_rate": 1e-3},
         optax=by_layers(optax.adafactor),
@@ -322,6 +323,7 @@ ROWS = (
     Case(
         polyak_sgd,
         learning_rate=1.0,
+        signed=("f_min",),
         optax=optax_polyak_sgd,
         variants=({"max_learning_rate": 0.1, "variant": "sps+"}, {"f_min": 1.0, "eps": 1.0}),
         extra=lambda loss, params, t: {"value": loss(params)},

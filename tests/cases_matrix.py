@@ -198,13 +198,14 @@ ROWS = (
     Case(
         dion,
         hyperparameters={"adam_learning_rate": 0.1},
+        signed=("seed",),
         goldens=(
             Golden("dion_rank4", official_dion, start=recorded_first_basis),
             Golden("dion_full", official_dion, start=recorded_first_basis),
         ),
     ),
     Case(shampoo, hyperparameters={"shampoo_beta": 0.9}),
-    Case(kron, hyperparameters={"probability": 1.0}),
+    Case(kron, hyperparameters={"probability": 1.0}, signed=("seed",)),
     Case(
         galore,
         keywords={"rank": 2, "update_proj_gap": 5},

@@ -265,7 +265,6 @@ ROWS = (
     Case(
         schedule_free_sgd,
         learning_rate=0.015,
-        keywords={"learning_rate": 0.015},
         hyperparameters={"weight_decay": 0.01},
         optax=computing_in_float32(optax.contrib.schedule_free_sgd),
         variants=({"warmup_steps": 10, "weight_decay": 0.1, "b1": 0.5}, {"state_dtype": "bfloat16"}),
@@ -276,7 +275,6 @@ ROWS = (
     ),
     Case(
         schedule_free_adamw,
-        keywords={"learning_rate": 0.1},
         optax=computing_in_float32(optax.contrib.schedule_free_adamw),
         variants=({"warmup_steps": 10, "weight_decay": 0.1, "weight_lr_power": 1.0}, {"state_dtype": "bfloat16"}),
         goldens=(

@@ -56,6 +56,7 @@ class Case:
       learning_rate: one at which the quadratic of the laws converges.
       keywords: for the laws, where the defaults don't do.
       hyperparameters: numbers for keywords whose default isn't a float (None means off), to be traced as well.
+      signed: keywords that may be negative.
       optax: the counterpart of the same name and the same state tree, if there is one.
       variants: keywords under which the two are compared, besides the defaults.
       goldens: trajectories to reproduce.
@@ -67,6 +68,7 @@ class Case:
     learning_rate: float = 0.1
     keywords: Mapping[str, Any] = field(default_factory=dict)
     hyperparameters: Mapping[str, float] = field(default_factory=dict)
+    signed: tuple[str, ...] = ()
     optax: Callable | None = None
     variants: tuple[Mapping[str, Any], ...] = ()
     goldens: tuple[Golden, ...] = ()
@@ -80,6 +82,12 @@ class Case:
         defaults = {n: p.default for n, p in signature.items() if isinstance(p.default, float)}
         given = {n: v for n, v in self.keywords.items() if isinstance(v, float)}
         return {**defaults, **given, **self.hyperparameters, "learning_rate": self.learning_rate}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The whole numbers of the signature."""
+        signature = inspect.signature(self.optimizer).parameters
+        return {n: p.default for n, p in signature.items() if type(p.default) is int}
 
     def make(self, layout: Tree = None, **keywords: Any) -> Any:
         """Builds the optimizer; the layout is offered and taken only by a signature that names it."""

@@ -79,6 +79,7 @@ def adafactor(
     """
     check_nonnegative(learning_rate=learning_rate, weight_decay_rate=weight_decay_rate)
     check_nonnegative(eps=eps, min_scale=min_scale, clipping_threshold=clipping_threshold)
+    check_nonnegative(min_dim_size_to_factor=min_dim_size_to_factor)
     check_fraction(momentum=momentum)
     links = (
         scale_by_factored_rms(factored, decay_rate, decay_offset, min_dim_size_to_factor, eps, layout=layout),

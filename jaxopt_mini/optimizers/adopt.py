@@ -16,6 +16,7 @@ from jaxopt_mini.base import (
     Params,
     ScalarOrSchedule,
     Schedule,
+    require_real,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
@@ -58,6 +59,7 @@ def scale_by_adopt(
     check_nonnegative(eps=eps)
 
     def init(params):
+        require_real(params, "adopt")  # it clips
         return ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=zeros_like(params, mu_dtype), nu=zeros_like(params))
 
     def update(updates, state, params=None, **extra):

@@ -22,7 +22,7 @@ from jaxopt_mini.layout import ParamLayout, resolve
 from jaxopt_mini.transforms.clip import clip_by_block_rms
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.scale import scale_by_learning_rate
-from jaxopt_mini.tree import absolute_square, average, cast_like, wide_dtype, widen, zeros_like
+from jaxopt_mini.tree import absolute_square, average, cast_like, refuse_integers, wide_dtype, widen, zeros_like
 
 
 class Factors(NamedTuple):
@@ -91,6 +91,7 @@ def scale_by_came(
     clip = clip_by_block_rms(clip_threshold, layout=layout)
 
     def init(params):
+        refuse_integers(params)
         entries = resolve(layout, params)
         wide = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, wide_dtype(leaf.dtype)), params)
         nu = jax.tree.map(factored, wide, entries)

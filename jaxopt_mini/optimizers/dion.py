@@ -17,7 +17,7 @@ from jaxopt_mini.base import (
     Updates,
     require_real,
 )
-from jaxopt_mini.check import check_fraction, check_nonnegative
+from jaxopt_mini.check import check_fraction, check_nonnegative, check_positive
 from jaxopt_mini.combine import chain
 from jaxopt_mini.linalg import multiply, orthonormal
 from jaxopt_mini.matrices import as_leaves, as_matrices, lay_out, map_matrices, matrices_and_rest, unzip
@@ -62,8 +62,7 @@ def scale_by_dion(
     """
     check_fraction(beta=beta)
     check_nonnegative(eps=eps)
-    if rank < 1:
-        raise ValueError(f"rank={rank} is out of range: give at least 1")
+    check_positive(rank=rank)
 
     def first_basis(matrix):
         *stack, fan_in, fan_out = matrix.shape

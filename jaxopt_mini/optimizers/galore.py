@@ -18,7 +18,7 @@ from jaxopt_mini.base import (
     ScalarOrSchedule,
     with_extra_args_support,
 )
-from jaxopt_mini.check import check_nonnegative
+from jaxopt_mini.check import check_nonnegative, check_positive
 from jaxopt_mini.combine import chain
 from jaxopt_mini.linalg import multiply, singular_vectors
 from jaxopt_mini.matrices import as_leaves, as_matrices, choose, lay_out, map_matrices, unzip
@@ -48,8 +48,7 @@ def scale_by_galore(
       ValueError: a number is out of range.
     """
     check_nonnegative(scale=scale)
-    if rank < 1 or update_proj_gap < 1:
-        raise ValueError(f"rank={rank} or update_proj_gap={update_proj_gap} is out of range: give at least 1")
+    check_positive(rank=rank, update_proj_gap=update_proj_gap)
     base = with_extra_args_support(scale_by_adam() if base_optimizer is None else base_optimizer)
 
     def acts_left(fan_in, fan_out):
@@ -57,11 +56,11 @@ def scale_by_galore(
 
     def project(matrix, projector):
         left = acts_left(*matrix.shape[-2:])
-        return multiply(projector.mT, matrix) if left else multiply(matrix, projector)
+        return multiply(projector.conj().mT, matrix) if left else multiply(matrix, projector)
 
     def leading(matrix):
         u, vh = singular_vectors(matrix)
-        return (u if acts_left(*matrix.shape) else vh.mT)[:, :rank]
+        return (u if acts_left(*matrix.shape) else vh.conj().mT)[:, :rank]
 
     def first_projector(matrix):
         *stack, fan_in, fan_out = matrix.shape
@@ -87,7 +86,7 @@ def scale_by_galore(
             return project(g, projector), projector
 
         def restore(low, projector, g):
-            return scale * (multiply(projector, low) if acts_left(*g.shape) else multiply(low, projector.mT))
+            return scale * (multiply(projector, low) if acts_left(*g.shape) else multiply(low, projector.conj().mT))
 
         g = jax.tree.map(widen, as_matrices(_only(updates, entries), chosen))
         low, projectors = unzip(map_matrices(narrow, chosen, g, old), chosen)

@@ -24,7 +24,7 @@ from jaxopt_mini.matrices import Sides, as_leaves, as_matrices, lay_out, map_mat
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.late_decay import value_at
 from jaxopt_mini.transforms.scale import scale_by_learning_rate
-from jaxopt_mini.tree import average, bias_correction, cast_like, increment, widen, zeros_like
+from jaxopt_mini.tree import average, bias_correction, cast_like, increment, refuse_integers, widen, zeros_like
 
 TINY = 1e-30  # keeps a norm of zeros from dividing by zero
 
@@ -65,6 +65,7 @@ def scale_by_kron(
     """
     check_fraction(b1=b1)
     check_nonnegative(precond_lr=precond_lr, probability=probability, max_rms=max_rms, damping=damping)
+    check_nonnegative(max_size_triangular=max_size_triangular)
 
     def start(entry, matrix):
         *stack, fan_in, fan_out = matrix.shape
@@ -78,6 +79,7 @@ def scale_by_kron(
         return Sides(side(fan_in) if entry.inputs else None, side(fan_out))
 
     def init(params):
+        refuse_integers(params)
         require_real(params, "kron")
         entries = lay_out(layout, params)
         factors = jax.tree.map(start, entries, as_matrices(params, entries))

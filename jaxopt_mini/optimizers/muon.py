@@ -61,7 +61,7 @@ def scale_by_muon(
       A transformation with an ``optax.contrib.MuonState``: count int32[], mu like the parameters, ns_coeffs.
     """
     check_fraction(beta=beta)
-    check_nonnegative(eps=eps)
+    check_nonnegative(eps=eps, ns_steps=ns_steps)
     if preconditioning not in PRECONDITIONINGS:
         names = ", ".join(PRECONDITIONINGS)
         raise ValueError(f"preconditioning={preconditioning!r} is unknown; the names are {names}")

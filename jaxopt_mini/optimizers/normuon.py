@@ -19,7 +19,7 @@ from jaxopt_mini.orthogonal import STANDARD, Coefficients
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.scale import scale_by_learning_rate
 from jaxopt_mini.transforms.shape import scale_by_shape, widening
-from jaxopt_mini.tree import cast_like, norm, widen
+from jaxopt_mini.tree import absolute_square, cast_like, norm, widen
 
 TINY = 1e-10  # the official code's; added to roots and norms
 
@@ -45,13 +45,13 @@ def scale_by_neuron(
     check_fraction(b2=b2)
 
     def one(o, v):
-        v = b2 * v + (1 - b2) * jnp.mean(jnp.square(o), axis=0)
+        v = b2 * v + (1 - b2) * jnp.mean(absolute_square(o), axis=0)
         new = o / (jnp.sqrt(v) + TINY)[None, :]
         return new * (norm(o) / (norm(new) + TINY)), v
 
     def init(params):
         matrices = as_matrices(params, lay_out(layout, params))
-        return ScaleByNeuronState(jax.tree.map(lambda m: jnp.zeros_like(widen(m[..., 0, :])), matrices))
+        return ScaleByNeuronState(jax.tree.map(lambda m: jnp.zeros_like(absolute_square(m[..., 0, :])), matrices))
 
     def update(updates, state, params=None, **extra):
         del params, extra

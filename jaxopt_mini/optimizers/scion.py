@@ -19,7 +19,7 @@ from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.moments import ema
 from jaxopt_mini.transforms.scale import scale, scale_by_learning_rate
 from jaxopt_mini.transforms.shape import scale_by_shape, spectral
-from jaxopt_mini.tree import cast_like, widen
+from jaxopt_mini.tree import absolute_square, cast_like, widen
 
 
 def scale_by_norm_ball(
@@ -51,7 +51,7 @@ def scale_by_norm_ball(
       A transformation without numbers in its state.
     """
     check_nonnegative(radius=radius, embedding_radius=embedding_radius, head_radius=head_radius)
-    check_nonnegative(vector_radius=vector_radius, eps=eps)
+    check_nonnegative(vector_radius=vector_radius, eps=eps, ns_steps=ns_steps)
 
     def orthogonal(updates, params):
         del params
@@ -62,7 +62,7 @@ def scale_by_norm_ball(
         del params
         entries = lay_out(layout, updates)
         rows = jax.tree.map(widen, as_matrices(updates, entries))  # a vector is a single row
-        rows = jax.tree.map(lambda r: r / (jnp.sqrt(jnp.mean(jnp.square(r), -1, keepdims=True)) + eps), rows)
+        rows = jax.tree.map(lambda r: r / (jnp.sqrt(jnp.mean(absolute_square(r), -1, keepdims=True)) + eps), rows)
         return cast_like(as_leaves(rows, entries, updates), updates)
 
     def signs(updates, params):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule, Updates
-from jaxopt_mini.check import check_fraction, check_nonnegative
+from jaxopt_mini.check import check_fraction, check_nonnegative, check_positive
 from jaxopt_mini.combine import chain
 from jaxopt_mini.linalg import eigh, multiply
 from jaxopt_mini.matrices import (
@@ -26,7 +26,17 @@ from jaxopt_mini.matrices import (
 )
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.scale import scale_by_learning_rate
-from jaxopt_mini.tree import absolute_square, average, bias_correction, cast_like, increment, norm, widen, zeros_like
+from jaxopt_mini.tree import (
+    absolute_square,
+    average,
+    bias_correction,
+    cast_like,
+    increment,
+    norm,
+    refuse_integers,
+    widen,
+    zeros_like,
+)
 
 TINY = 1e-30  # keeps a factor of zeros from dividing by zero
 
@@ -60,7 +70,8 @@ def scale_by_shampoo(
       A transformation with a :class:`ScaleByShampooState`.
     """
     check_fraction(b1=b1, b2=b2, shampoo_beta=shampoo_beta)
-    check_nonnegative(eps=eps, ridge=ridge)
+    check_nonnegative(eps=eps, ridge=ridge, max_precond_dim=max_precond_dim)
+    check_positive(precondition_frequency=precondition_frequency)
     beta = b2 if shampoo_beta is None else shampoo_beta
 
     def inverse_root(factor, power):
@@ -69,6 +80,7 @@ def scale_by_shampoo(
         return multiply(vectors * values[None, :] ** -power, vectors.conj().mT)
 
     def init(params):
+        refuse_integers(params)
         entries = lay_out(layout, params)
         squares = square_sides(entries, as_matrices(params, entries), max_precond_dim)
         nu = jax.tree.map(lambda p: jnp.zeros_like(absolute_square(p)), params)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule, Updates
-from jaxopt_mini.check import check_fraction, check_nonnegative
+from jaxopt_mini.check import check_fraction, check_nonnegative, check_positive
 from jaxopt_mini.combine import chain
 from jaxopt_mini.linalg import eigh, multiply, orthonormal
 from jaxopt_mini.matrices import (
@@ -27,7 +27,7 @@ from jaxopt_mini.matrices import (
 )
 from jaxopt_mini.transforms.late_decay import decay_afterwards
 from jaxopt_mini.transforms.scale import scale_by_learning_rate
-from jaxopt_mini.tree import absolute_square, average, cast_like, increment, widen, zeros_like
+from jaxopt_mini.tree import absolute_square, average, cast_like, increment, refuse_integers, widen, zeros_like
 
 
 class ScaleBySoapState(NamedTuple):
@@ -57,10 +57,12 @@ def scale_by_soap(
       A transformation with a :class:`ScaleBySoapState`.
     """
     check_fraction(b1=b1, b2=b2, shampoo_beta=shampoo_beta)
-    check_nonnegative(eps=eps)
+    check_nonnegative(eps=eps, max_precond_dim=max_precond_dim)
+    check_positive(precondition_frequency=precondition_frequency)
     beta = b2 if shampoo_beta is None else shampoo_beta
 
     def init(params):
+        refuse_integers(params)
         entries = lay_out(layout, params)
         matrices = as_matrices(params, entries)
         squares = square_sides(entries, matrices, max_precond_dim)

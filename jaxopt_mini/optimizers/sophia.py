@@ -18,9 +18,10 @@ from jaxopt_mini.base import (
     ScalarOrSchedule,
     no_state,
     require_params,
+    require_real,
     with_extra_args_support,
 )
-from jaxopt_mini.check import check_fraction, check_nonnegative
+from jaxopt_mini.check import check_fraction, check_nonnegative, check_positive
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.scale import scale_by_learning_rate
@@ -110,6 +111,8 @@ def scale_by_sophia(
     """
     check_fraction(b1=b1, b2=b2)
     check_nonnegative(eps=eps, gamma=gamma, clip_threshold=clip_threshold)
+    check_nonnegative(print_win_rate_every_n_steps=print_win_rate_every_n_steps)
+    check_positive(update_interval=update_interval, first_estimate=first_estimate)
     bound = jnp.inf if clip_threshold is None else jnp.asarray(clip_threshold)
     estimator = with_extra_args_support(hessian_diagonal_fn or hutchinson_estimator_diag_hessian())
 
@@ -120,6 +123,7 @@ def scale_by_sophia(
         jax.lax.cond(due, lambda: jax.debug.print("Sophia optimizer win rate: {}", rate), lambda: None)
 
     def init(params):
+        require_real(params, "sophia")  # it clips
         start = jnp.zeros((), jnp.int32)
         return SophiaState(start, zeros_like(params, mu_dtype), zeros_like(params), estimator.init(params))
 
