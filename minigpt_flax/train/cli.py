@@ -10,7 +10,7 @@ import dataclasses
 import os
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -133,14 +133,26 @@ def parser() -> Parser:
     run.add_argument("--stop-after", type=whole, metavar="STEP", help="save and stop after this step of the run")
     run.add_argument("--list", action="store_true", help="show every name that a flag takes, and stop")
     run.add_argument("--explain", metavar="NAME", help="show what a name is and takes, and stop")
+    add_fields(build)
+    return build
+
+
+def add_fields(build: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
+    """Adds the flag of every field of ``RunConfig`` but those in ``without``."""
     types = typing.get_type_hints(RunConfig)
     groups: dict[str, Any] = {}
     for item in dataclasses.fields(RunConfig):
-        title = item.metadata["group"]
-        if title not in groups:
-            groups[title] = build.add_argument_group(title)
-        _add(groups[title], item, types[item.name])
-    return build
+        if item.name not in without:
+            title = item.metadata["group"]
+            if title not in groups:
+                groups[title] = build.add_argument_group(title)
+            _add(groups[title], item, types[item.name])
+
+
+def given_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """Takes the fields of ``RunConfig`` that were typed out of ``values``, which keeps the rest."""
+    fields = {f.name: values.pop(f.name) for f in dataclasses.fields(RunConfig) if f.name in values}
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items() if v is not None}
 
 
 def _add(group: Any, item: dataclasses.Field, kind: Any) -> None:
@@ -171,11 +183,9 @@ def parse(arguments: list[str] | None = None) -> Request:
       UserError: an unknown flag or preset, or a value of the wrong type.
     """
     values = parser().parse(sys.argv[1:] if arguments is None else arguments)
-    fields = {f.name for f in dataclasses.fields(RunConfig)}
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in fields and v is not None}
     if values["preset"] is not None:
         known_preset(values["preset"])
-    return Request(given=given, **{k: v for k, v in values.items() if k not in fields})
+    return Request(given=given_fields(values), **values)
 
 
 def guarded(program: str, command: Callable[[], int]) -> int:
