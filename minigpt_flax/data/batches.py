@@ -89,12 +89,22 @@ class Batches:
         self._tokens, self._seed = tokens, seed
         self._epoch: tuple[int, Int64[np.ndarray, " windows"]] | None = None  # the last one used
 
-    def __call__(self, step: int) -> Int32[np.ndarray, "{self.batch_size} {self.context}+1"]:
-        """Returns the batch of a step, [B, T + 1]: inputs ``[:, :-1]``, targets ``[:, 1:]``."""
-        visits = step * self.batch_size + np.arange(self.batch_size)
+    def __call__(self, step: int, rows: slice | None = None) -> Int32[np.ndarray, "rows {self.context}+1"]:
+        """Returns the batch of a step, [B, T + 1]: inputs ``[:, :-1]``, targets ``[:, 1:]``.
+
+        Args:
+            step: any, from 0.
+            rows: which rows of the batch to make, for a process that feeds only some devices; None makes all.
+        """
+        return self.visit(step * self.batch_size + np.arange(self.batch_size)[rows or slice(None)])
+
+    def visit(self, visits: Int64[np.ndarray, " rows"]) -> Int32[np.ndarray, "rows {self.context}+1"]:
+        """Returns the windows of some visits, in their order; visit ``B * step + row`` is a row of a batch."""
         epochs, places = np.divmod(visits, self.windows_per_epoch)
-        starts = [self._starts(int(e))[places[epochs == e]] for e in np.unique(epochs)]
-        positions = np.concatenate(starts)[:, None] + np.arange(self.context + 1)
+        starts = np.empty_like(visits)
+        for epoch in np.unique(epochs):
+            starts[epochs == epoch] = self._starts(int(epoch))[places[epochs == epoch]]
+        positions = starts[:, None] + np.arange(self.context + 1)
         return self._tokens[positions].astype(np.int32)
 
     def _starts(self, epoch: int) -> Int64[np.ndarray, " windows"]:

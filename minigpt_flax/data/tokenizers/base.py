@@ -27,6 +27,11 @@ class Tokenizer(ABC):
     name: ClassVar[str]
     vocab_size: int
 
+    @property
+    def eot(self) -> int | None:
+        """The token that ends a document (end of text); None where the vocabulary has none."""
+        return None
+
     @abstractmethod
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
         """Returns the ids of `text`; raises `UserError` for text that it cannot encode."""

@@ -20,6 +20,7 @@ from minigpt_flax.errors import UserError
 
 _GROUP = 1 << 22  # characters encoded at once: bounds the memory, about 50 bytes each
 _PIECE = 1 << 16  # characters a thread takes at a time
+_END = "<|endoftext|>"  # GPT-2's name for it
 _BORDER = re.compile(r"(?<=\S)\n(?=\S)")
 
 
@@ -32,6 +33,11 @@ class Bpe(Tokenizer):
         """Takes the JSON of a `tokenizers.Tokenizer`."""
         self._inner = _hugging_face().Tokenizer.from_str(model)
         self.vocab_size = self._inner.get_vocab_size()
+
+    @property
+    def eot(self) -> int | None:
+        """The token ``<|endoftext|>``, which no text encodes to; None if it was not asked for."""
+        return self._inner.token_to_id(_END)
 
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
         """Returns the ids of the merged pieces."""
@@ -56,13 +62,14 @@ class Bpe(Tokenizer):
         return cls(json.dumps(fields["model"]))
 
 
-def bpe(text: str, *, vocab_size: int = 1024) -> Bpe:
+def bpe(text: str, *, vocab_size: int = 1024, eot: bool = False) -> Bpe:
     """Byte-level BPE, trained on the text: encodes every text, sequences 2 to 4 times shorter.
 
     Args:
         text: what to learn the merges from.
         vocab_size: number of tokens, at least 256: the bytes, then one token a merge. A short text
             runs out of pairs to merge; `Bpe.vocab_size` says how many tokens there are.
+        eot: make the last of them ``<|endoftext|>``, the token between documents.
 
     Returns:
         The tokenizer.
@@ -70,19 +77,24 @@ def bpe(text: str, *, vocab_size: int = 1024) -> Bpe:
     Raises:
         UserError: `vocab_size` is below 256, or the package `tokenizers` is missing.
     """
-    if vocab_size < 256:
-        raise UserError(f"bpe(vocab_size={vocab_size}) is too small: give at least 256, one for each byte")
+    least = 256 + eot
+    if vocab_size < least:
+        end = " and one for the end of a text" if eot else ""
+        raise UserError(f"bpe(vocab_size={vocab_size}) is too small: give at least {least}, one for each byte{end}")
     hf = _hugging_face()
     inner = hf.Tokenizer(hf.models.BPE())
     inner.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = hf.decoders.ByteLevel()
     trainer = hf.trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=vocab_size - eot,
         initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     inner.train_from_iterator(_cut(text, _PIECE), trainer)
-    return Bpe(inner.to_str())
+    model = json.loads(inner.to_str())
+    if eot:  # into the vocabulary and not as a special token, so that a text that spells it does not become it
+        model["model"]["vocab"][_END] = inner.get_vocab_size()
+    return Bpe(json.dumps(model))
 
 
 def _cut(text: str, size: int) -> Iterator[str]:

@@ -53,6 +53,14 @@ def test_the_order_of_steps_is_irrelevant(size, order):
         np.testing.assert_array_equal(jumping(step), walked[step])
 
 
+@given(sizes, st.integers(0, 10**6), st.integers(0, 9), st.integers(0, 9))
+@few
+def test_rows_are_those_of_the_batch(size, step, start, stop):
+    batches = Batches(np.arange(size[0]), size[2], size[1], seed=5)
+    rows = slice(start, stop)
+    np.testing.assert_array_equal(batches(step, rows), batches(step)[rows])
+
+
 @given(sizes, st.integers(0, 99))
 @few
 def test_every_window_once_an_epoch_across_its_border(size, seed):

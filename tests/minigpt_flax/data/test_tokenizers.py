@@ -100,9 +100,24 @@ def test_bpe_encodes_pieces_as_the_whole():
     np.testing.assert_array_equal(tokenizer.encode(text), whole.ids)
 
 
+def test_the_end_of_a_text_is_a_token_that_no_text_has():
+    tokenizer = TOKENIZERS["bpe"](TEXTS["pydocs"] + "<|endoftext|>" * 999, vocab_size=300, eot=True)
+    assert tokenizer.vocab_size == 300 and tokenizer.eot == 299
+    text = "a<|endoftext|>b"
+    assert tokenizer.eot not in tokenizer.encode(text) and tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.decode([tokenizer.eot]) == "<|endoftext|>"
+    assert [TOKENIZERS[name]("abc").eot for name in TOKENIZERS] == [None] * len(TOKENIZERS)
+    assert ids(np.array([7])).eot is None
+
+
 def test_bpe_smaller_than_the_bytes():
     with pytest.raises(UserError, match=r"bpe\(vocab_size=255\) is too small.*256"):
         TOKENIZERS["bpe"]("text", vocab_size=255)
+
+
+def test_bpe_smaller_than_the_bytes_and_the_end():
+    with pytest.raises(UserError, match=r"bpe\(vocab_size=256\) is too small.*257.*end of a text"):
+        TOKENIZERS["bpe"]("text", vocab_size=256, eot=True)
 
 
 def test_bpe_without_its_package(monkeypatch):
