@@ -38,14 +38,14 @@ def unigram_entropy(tokens: Integer[np.ndarray, " tokens"], vocab_size: int) -> 
 
 
 def bits_per_character(loss: float, tokens: int, characters: int) -> float:
-    """Returns a mean loss in nats per token as bits per character of the text behind the tokens.
+    """Returns a mean loss in nats per token as bits per character, or per byte, of the text behind the tokens.
 
     Runs with different tokenizers compare by this and not by their loss.
 
     Args:
         loss: mean cross-entropy, nats per token.
         tokens: number of tokens in the text.
-        characters: number of characters in the text.
+        characters: number of characters in the text, or of bytes.
 
     >>> round(bits_per_character(2.0, tokens=100, characters=400), 4)
     0.7213

@@ -71,6 +71,31 @@ def overlay(runs: Mapping[str, Sequence[Record]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def by_position(losses: Sequence[float | None], errors: Sequence[float | None], path: Path, title: str) -> None:
+    """Draws the loss against the number of tokens seen, with its standard error.
+
+    Args:
+      losses: mean at each position of the context; None where there was no token.
+      errors: of those.
+      path: picture to write; its ending is the format.
+      title: of the picture.
+    """
+    points = [(i, *pair) for i, pair in enumerate(zip(losses, errors, strict=True), start=1) if None not in pair]
+    seen, means, spreads = zip(*points, strict=True)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    figure.suptitle(title)
+    low, high = ([m + sign * s for m, s in zip(means, spreads, strict=True)] for sign in (-1, 1))
+    axes.fill_between(seen, low, high, color=COLOURS[0], alpha=0.25, linewidth=0, label="standard error")
+    axes.plot(seen, means, color=COLOURS[0], marker="." if len(seen) < 100 else None, label="mean")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("tokens seen")
+    axes.legend(frameon=False)
+    _dress(axes, "loss (nats/token)")
+    figure.savefig(path, dpi=120)
+
+
 def _series(records: Sequence[Record], name: str, x: str = "step") -> tuple[list[float], list[float]]:
     """The x and y of every record that has a number of this name."""
     points = [(record[x], record[name]) for record in records if record.get(name) is not None]

@@ -44,13 +44,12 @@ def run(
     """
     if num < 1:
         raise UserError(f"--num must be at least 1, got {num}")
-    from minigpt_flax.data import load_tokenizer
     from minigpt_flax.train.restore import restore
     from minigpt_flax.train.sample import sample
 
     how = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    model, params = restore(Path(folder), step)
-    texts = sample(model, params, load_tokenizer(Path(folder)), prompt, num=num, seed=seed, **how)
+    run = restore(Path(folder), step)
+    texts = sample(run.model, run.params, run.tokenizer, prompt, num=num, seed=seed, **how)
     for i, text in enumerate(texts, start=1):
         print(f"--- {i} of {num} ---\n{text}" if num > 1 else text)
     return 0

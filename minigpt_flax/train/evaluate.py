@@ -38,28 +38,57 @@ def evaluate(
     Raises:
       Abandoned: ``stop`` said so.
     """
-    parts = list(_measure(window_losses, params, windows, stop))
-    sums, counts = (np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True))
+    parts = measure(window_losses, params, windows, stop)
+    sums, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
+    mean, error = mean_and_error(sums, counts)
+    return {"val_loss": mean, "val_sem": error, "val_perplexity": perplexity(mean)}
+
+
+def mean_and_error(sums: Float[np.ndarray, " N"], counts: Float[np.ndarray, " N"]) -> tuple[float, float]:
+    """Averages the loss over all tokens, and says how uncertain that is if windows are independent.
+
+    Args:
+      sums: loss of each window, summed over its tokens.
+      counts: number of tokens of each window, not all zero.
+
+    Returns:
+      The mean and its standard error.
+    """
+    sums, counts = sums.astype(np.float64), counts.astype(np.float64)
     mean = sums.sum() / counts.sum()
     # Ratio estimator: windows differ in their number of tokens, and padding has none and adds nothing.
-    spread = np.sqrt(np.sum((sums - mean * counts) ** 2)) / counts.sum()
-    return {"val_loss": float(mean), "val_sem": float(spread), "val_perplexity": _exp(float(mean))}
+    error = np.sqrt(np.sum((sums - mean * counts) ** 2)) / counts.sum()
+    return float(mean), float(error)
 
 
-def _measure(
-    window_losses: WindowLosses, params: Any, windows: Iterable[Window], stop: Callable[[], bool]
+def measure(
+    losses: Callable[..., tuple[Array, Array]],
+    params: Any,
+    windows: Iterable[Window],
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Fetches the result of a batch after the next one was sent, so that the device doesn't wait."""
+    """Measures batch after batch; fetches each result after the next batch was sent, so that the device doesn't wait.
+
+    Args:
+      losses: jitted, ``(params, inputs, targets, mask) -> (losses, tokens)`` of any shape.
+      params: the parameters to judge.
+      windows: batches of one shape, see ``evaluation_windows``.
+      stop: asked before every batch.
+
+    Raises:
+      Abandoned: ``stop`` said so.
+    """
     pending = None
     for inputs, targets, mask in windows:
         if stop():
             raise Abandoned
-        sent = window_losses(params, jnp.asarray(inputs), jnp.asarray(targets), jnp.asarray(mask))
+        sent = losses(params, jnp.asarray(inputs), jnp.asarray(targets), jnp.asarray(mask))
         if pending is not None:
             yield jax.device_get(pending)
         pending = sent
     yield jax.device_get(pending)
 
 
-def _exp(loss: float) -> float:
+def perplexity(loss: float) -> float:
+    """The exponential of a loss in nats: among how many equally likely tokens one would be as unsure."""
     return math.exp(loss) if loss < 700 else math.inf

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from minigpt_flax.data import load_tokenizer
+from minigpt_flax.data import Tokenizer, load_tokenizer
 from minigpt_flax.errors import UserError
 from minigpt_flax.lab.records import read, show
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.train.build import design
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.config import from_json
+from minigpt_flax.train.config import RunConfig, from_json
 from minigpt_flax.train.folder import RunFolder
 
 
-def restore(path: Path, step: str = "best") -> tuple[ModelConfig, Any]:
+class Restored(NamedTuple):
+    """A model as a run left it."""
+
+    model: ModelConfig
+    params: Any  # the parameters to use it with: an average, if the optimizer keeps one
+    config: RunConfig
+    tokenizer: Tokenizer
+    step: int  # of the checkpoint
+
+
+def restore(path: Path, step: str = "best") -> Restored:
     """Reads a checkpoint of a run.
 
     Args:
       path: the run's folder.
       step: a number of steps, or "last", or "best" (lowest validation loss; the last where there was no validation).
-
-    Returns:
-      The model's configuration and the parameters to use it with.
 
     Raises:
       UserError: no such run or checkpoint, or it can't be read.
@@ -33,11 +40,13 @@ def restore(path: Path, step: str = "best") -> tuple[ModelConfig, Any]:
     folder = RunFolder(path)
     folder.require()
     config = from_json(read(folder.config), show(folder.config))
-    plan = design(config, load_tokenizer(folder.path).vocab_size)
+    tokenizer = load_tokenizer(folder.path)
+    plan = design(config, tokenizer.vocab_size)
     with Checkpoints(folder.checkpoints, config.keep) as checkpoints:
         checkpoints.scores = folder.scores()
-        state = checkpoints.read(_choose(checkpoints, step), jax.eval_shape(plan.init))
-    return plan.model, state.evaluation_params
+        number = _choose(checkpoints, step)
+        state = checkpoints.read(number, jax.eval_shape(plan.init))
+    return Restored(plan.model, state.evaluation_params, config, tokenizer, number)
 
 
 def _choose(checkpoints: Checkpoints, step: str) -> int:

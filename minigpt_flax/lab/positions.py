@@ -1,0 +1,87 @@
+"""The loss of a model by how many tokens it sees: does a longer context help, and how far back?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Integer
+
+from minigpt_flax.model import gpt
+from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.model.loss import cross_entropy
+from minigpt_flax.train.evaluate import Window, mean_and_error, measure
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Mean losses in nats per token, with their standard errors taking windows as independent.
+
+    Attributes:
+      mean: over all tokens.
+      error: of the mean.
+      by_position: mean over the tokens at each position of the context; NaN where there was none.
+      errors: of those.
+    """
+
+    mean: float
+    error: float
+    by_position: Float[np.ndarray, " T"]
+    errors: Float[np.ndarray, " T"]
+
+
+def token_losses(model: ModelConfig) -> Callable[..., tuple[Float[Array, "B T"], Float[Array, "B T"]]]:
+    """``(params, inputs, targets, mask) -> (loss, 1 where the token counts)`` of each token, jitted."""
+
+    def losses(params: Any, inputs: Integer[Array, "B T"], targets: Integer[Array, "B T"], mask: Bool[Array, "B T"]):
+        one = lambda *token: cross_entropy(*(part[None, None] for part in token))
+        return jax.vmap(jax.vmap(one))(gpt.apply(model, params, inputs), targets, mask)
+
+    return jax.jit(losses)
+
+
+def losses_of(model: ModelConfig, params: Any, windows: Iterable[Window]) -> Losses:
+    """Measures the loss over all tokens of the windows.
+
+    Args:
+      model: sizes and parts.
+      params: the parameters to judge.
+      windows: batches of one shape, see ``evaluation_windows``.
+    """
+    parts = measure(token_losses(model), params, windows)
+    sums, counts = (np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True))
+    seen = counts.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        means = sums.sum(axis=0) / seen
+        errors = np.sqrt(np.sum((sums - means * counts) ** 2, axis=0)) / seen
+    return Losses(*mean_and_error(sums.sum(axis=1), counts.sum(axis=1)), means, errors)
+
+
+def octaves(context: int) -> list[tuple[int, int]]:
+    """Cuts positions 0 to ``context - 1`` into ranges [first, end) that double.
+
+    >>> octaves(10)
+    [(0, 1), (1, 2), (2, 4), (4, 8), (8, 10)]
+    """
+    borders = [0, *(1 << i for i in range(context.bit_length()) if 1 << i < context), context]
+    return list(zip(borders, borders[1:], strict=False))
+
+
+def table(by_position: Float[np.ndarray, " T"], width: int = 40) -> str:
+    """Bars of the mean loss over doubling ranges of positions, as text.
+
+    Args:
+      by_position: mean loss at each position.
+      width: of the longest bar.
+    """
+    rows = [(first, end, by_position[first:end].mean()) for first, end in octaves(len(by_position))]
+    rows = [row for row in rows if np.isfinite(row[2])]
+    longest = max(loss for _, _, loss in rows)
+    lines = [f"{'tokens seen':>13s}  nats/token"]
+    for first, end, loss in rows:
+        seen = str(end) if end == first + 1 else f"{first + 1} to {end}"
+        lines.append(f"{seen:>13s}  {loss:10.4f}  {'#' * max(1, round(width * loss / longest))}")
+    return "\n".join(lines)
