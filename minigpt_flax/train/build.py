@@ -24,6 +24,7 @@ from minigpt_flax.data import (
 from minigpt_flax.errors import UserError
 from minigpt_flax.model import gpt
 from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.model.flops import training_flops
 from minigpt_flax.model.layout import layout as model_layout
 from minigpt_flax.model.loss import cross_entropy
 from minigpt_flax.train.config import RunConfig
@@ -45,6 +46,7 @@ class Design:
     model: ModelConfig
     shapes: Any  # the parameters, abstract
     layout: Any
+    flops: int  # products of matrices in a step
     schedule: Callable
     tx: GradientTransformationExtraArgs
     init: Callable[[], TrainState]
@@ -112,7 +114,8 @@ def design(config: RunConfig, vocab_size: int) -> Design:
     schedule, tx = build_optimizer(config, layout)
     rehearse(config, schedule, tx, shapes)
     init = jax.jit(lambda: init_state(gpt.init_params(model, key), tx))
-    return Design(config, model, shapes, layout, schedule, tx, init)
+    flops = config.batch_size * training_flops(model, shapes, config.context)
+    return Design(config, model, shapes, layout, flops, schedule, tx, init)
 
 
 def characters(corpus: Corpus, tokenizer: Tokenizer, tokens: np.ndarray) -> int | None:

@@ -53,13 +53,23 @@ def spell(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def shorten(number: float) -> str:
+def shorten(number: float | int) -> str:
     """A number in four or five characters.
 
     >>> shorten(876.0), shorten(12345.0), shorten(1.5e6), shorten(98765432.0)
     ('876', '12.3k', '1.50M', '98.8M')
     """
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+    for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.3g}{unit}" if number >= 100 * size else f"{number / size:#.3g}{unit}"
     return f"{number:.0f}"
+
+
+def quantity(number: float | int, unit: str) -> str:
+    """A number in four or five characters, with its unit.
+
+    >>> quantity(6.1e10, "FLOP/s"), quantity(12.0, "B")
+    ('61.0 GFLOP/s', '12 B')
+    """
+    text = shorten(number)
+    return f"{text[:-1]} {text[-1]}{unit}" if text[-1].isalpha() else f"{text} {unit}"

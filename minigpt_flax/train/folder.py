@@ -1,8 +1,8 @@
 """A run is a folder: everything that a later command needs, and nothing else.
 
 ``config.json`` (all words and numbers), ``env.json`` (versions, devices, commit, data hash), ``tokenizer.json``,
-``metrics.jsonl`` (a line a logged step), ``checkpoints/``, ``samples.txt``, ``curves.png``; and ``.lock``, which the
-process that trains it holds.
+``metrics.jsonl`` (a line a logged step), ``checkpoints/``, ``speed.json`` (how fast the last sitting was),
+``samples.txt``, ``curves.png``; and ``.lock``, which the process that trains it holds.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class RunFolder:
         self.env = self.path / "env.json"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.speed = self.path / "speed.json"
         self.samples = self.path / "samples.txt"
         self.curves = self.path / "curves.png"
 

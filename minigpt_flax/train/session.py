@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -13,10 +14,11 @@ import jax
 from jaxopt_mini.tree import path_name
 from minigpt_flax.data import load_tokenizer
 from minigpt_flax.errors import UserError
-from minigpt_flax.train import console
+from minigpt_flax.train import console, speed
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.cli import Request
+from minigpt_flax.train.clock import Clock
 from minigpt_flax.train.config import (
     RunConfig,
     canonical_groups,
@@ -137,6 +139,7 @@ def follow(
     tokens = config.batch_size * config.context
     seconds = records[-1]["seconds"] if records else 0.0
     with (
+        speed.Compilation() as compilation,
         console.Progress(config, done) as progress,
         Log(folder, config.log_every, tokens, seconds) as log,
     ):
@@ -166,7 +169,24 @@ def follow(
             saved = checkpoints.steps()
             left = f"the checkpoint of step {saved[-1]} is from before that" if saved else "no checkpoint was saved"
             raise Diverged(f"{error}; {left}; start anew with a lower --lr or --clip") from error
+    report(run, folder, state, progress.clock, compilation)
     if config.steps in checkpoints.scores:
         console.ending(run, folder, state)
     else:
         print(f"stopped at step {int(state.step)}; continue with: python train.py --resume {show(folder.path)}")
+
+
+def report(run: Run, folder: RunFolder, state: TrainState, clock: Clock, compilation: speed.Compilation) -> None:
+    """Says how fast the sitting was, and keeps it."""
+    analyse = lambda: run.step.lower(state, run.batches(0)).compile().memory_analysis()
+    found = speed.measure(
+        clock,
+        compilation,
+        state,
+        speed.peak_memory(state, analyse),
+        tokens=run.config.batch_size * run.config.context,
+        flops=run.flops,
+        dtype="float32",
+    )
+    console.say("speed", found.lines())
+    folder.speed.write_text(json.dumps(found.record(), indent=2) + "\n", encoding="utf-8")
