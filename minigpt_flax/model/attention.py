@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.linear import INIT_STDDEV, Dense
@@ -56,22 +57,36 @@ class Attention(nn.Module):
     config: ModelConfig
     residual_stddev: float
 
-    @nn.compact
+    def setup(self) -> None:
+        """Names the parts."""
+        config, size = self.config, self.config.head_size
+        self.query = Dense(config.heads * size, config.bias, INIT_STDDEV)
+        self.key = Dense(config.key_value_heads * size, config.bias, INIT_STDDEV)
+        self.value = Dense(config.key_value_heads * size, config.bias, INIT_STDDEV)
+        if config.qk_norm:
+            self.query_norm, self.key_norm = Norm(config), Norm(config)
+        self.weights_dropout = nn.Dropout(config.dropout)
+        self.output = Dense(config.width, config.bias, self.residual_stddev)
+
     def __call__(self, x: Float[Array, "B T D"], *, deterministic: bool) -> Float[Array, "B T D"]:
         """Mixes information from earlier tokens into each token."""
-        config = self.config
-        q = self._heads("query", config.heads, x)
-        k = self._heads("key", config.key_value_heads, x)
-        v = self._heads("value", config.key_value_heads, x)
-        if config.qk_norm:
-            q, k = Norm(config, name="query_norm")(q), Norm(config, name="key_norm")(k)
-        rotate, positions = POSITIONS[config.position].rotate, jnp.arange(x.shape[1])
-        q, k = (rotate(a.swapaxes(1, 2), positions).swapaxes(1, 2) for a in (q, k))
-        drop = nn.Dropout(config.dropout, deterministic=deterministic, name="weights_dropout")
-        y = attend(q, k, v, drop=drop).reshape(x.shape)
-        return Dense(config.width, config.bias, self.residual_stddev, name="output")(y)
+        q, k, v = self.project(x, jnp.arange(x.shape[1]))
+        drop = functools.partial(self.weights_dropout, deterministic=deterministic)
+        return self.join(attend(q, k, v, drop=drop))
 
-    def _heads(self, name: str, heads: int, x: Array) -> Array:
-        size = self.config.head_size
-        y = Dense(heads * size, self.config.bias, INIT_STDDEV, name=name)(x)
-        return y.reshape(*x.shape[:2], heads, size)
+    def project(
+        self, x: Float[Array, "B T D"], positions: Int[Array, " T"]
+    ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
+        """Makes queries, keys and values of tokens at these positions: all that `attend` needs to know of them."""
+        q, k, v = (
+            part(x).reshape(*x.shape[:2], -1, self.config.head_size) for part in (self.query, self.key, self.value)
+        )
+        if self.config.qk_norm:
+            q, k = self.query_norm(q), self.key_norm(k)
+        rotate = POSITIONS[self.config.position].rotate
+        q, k = (rotate(a.swapaxes(1, 2), positions).swapaxes(1, 2) for a in (q, k))
+        return q, k, v
+
+    def join(self, mixed: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
+        """Takes what the heads found back to the residual stream."""
+        return self.output(mixed.reshape(*mixed.shape[:2], self.config.width))

@@ -17,7 +17,7 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Int, Integer
 
 from minigpt_flax.errors import UserError
 from minigpt_flax.model.attention import Attention
@@ -35,16 +35,30 @@ class Block(nn.Module):
 
     config: ModelConfig
 
-    @nn.compact
+    def setup(self) -> None:
+        """Names the parts."""
+        # 2 layers branches write to the stream; GPT-2 keeps the variance of their sum independent of depth.
+        stddev = INIT_STDDEV / (2 * self.config.layers) ** 0.5
+        self.norm_1, self.norm_2 = Norm(self.config), Norm(self.config)
+        self.attention, self.mlp = Attention(self.config, stddev), Mlp(self.config, stddev)
+        self.residual_dropout = nn.Dropout(self.config.dropout)
+
     def __call__(self, x: Float[Array, "B T D"], *, deterministic: bool) -> Float[Array, "B T D"]:
         """Adds what this block has found to the stream."""
-        config = self.config
-        drop = nn.Dropout(config.dropout, deterministic=deterministic, name="residual_dropout")
-        # 2 layers branches write to the stream; GPT-2 keeps the variance of their sum independent of depth.
-        stddev = INIT_STDDEV / (2 * config.layers) ** 0.5
-        attention = Attention(config, stddev, name="attention")
-        x = x + drop(attention(Norm(config, name="norm_1")(x), deterministic=deterministic))
-        return x + drop(Mlp(config, stddev, name="mlp")(Norm(config, name="norm_2")(x)))
+        drop = functools.partial(self.residual_dropout, deterministic=deterministic)
+        x = x + drop(self.attention(self.norm_1(x), deterministic=deterministic))
+        return x + drop(self.mlp(self.norm_2(x)))
+
+    def project(
+        self, x: Float[Array, "B T D"], positions: Int[Array, " T"]
+    ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
+        """Makes queries, keys and values of the stream, for an attention that knows earlier keys and values too."""
+        return self.attention.project(self.norm_1(x), positions)
+
+    def join(self, x: Float[Array, "B T D"], mixed: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
+        """Adds to the stream what such an attention has found, and all that comes after it in this block."""
+        x = x + self.attention.join(mixed)
+        return x + self.mlp(self.norm_2(x))
 
 
 class GPT(nn.Module):
