@@ -39,6 +39,8 @@ class ModelConfig:
         softcap: Bounds the logits to (-softcap, softcap) by a tanh. None means no bound.
         dropout: Probability of dropping an embedding, an attention weight or a block's output, in [0, 1).
         norm_eps: Added to the variance in norms.
+        scan_layers: Whether the blocks are one compiled loop (a short compilation, whatever the depth) or written out
+            one after the other (a faster step on a small model). Parameters and numbers are the same.
 
     Raises:
         UserError: If a size, a word or a number cannot make a model.
@@ -60,6 +62,7 @@ class ModelConfig:
     softcap: float | None = None
     dropout: float = 0.0
     norm_eps: float = 1e-5
+    scan_layers: bool = False
 
     def __post_init__(self) -> None:
         """Refuses what cannot make a model."""

@@ -5,7 +5,7 @@
     logits = head(norm(x))
 
 Every parameter is named here or in the part that owns it, never numbered by order of code, so a checkpoint outlives a
-refactoring.
+refactoring. Those of the blocks are stacked over layers: ``blocks/attention/query/kernel`` is (layers, D, D).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, Integer
 from minigpt_flax.errors import UserError
 from minigpt_flax.model.attention import Attention
 from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.model.layers import over_layers
 from minigpt_flax.model.linear import INIT_STDDEV, Dense, linear
 from minigpt_flax.model.mlp import Mlp
 from minigpt_flax.model.norm import Norm
@@ -90,8 +91,7 @@ class GPT(nn.Module):
             table = nn.Embed(config.context, config.width, embedding_init=init, name="position_embedding")
             x = x + table(jnp.arange(length))[None]
         x = nn.Dropout(config.dropout, deterministic=deterministic, name="embedding_dropout")(x)
-        for i in range(config.layers):
-            x = Block(config, name=f"block_{i}")(x, deterministic=deterministic)
+        x = self._through_blocks(x, deterministic)
         x = Norm(config, name="final_norm")(x)
         if config.tie_head:
             logits = linear(x, embed.embedding.T)
@@ -99,6 +99,23 @@ class GPT(nn.Module):
             logits = Dense(config.vocab_size, False, INIT_STDDEV, name="head")(x)
         logits = logits.astype(jnp.float32)
         return logits if config.softcap is None else config.softcap * jnp.tanh(logits / config.softcap)
+
+    def _through_blocks(self, x: Float[Array, "B T D"], deterministic: bool) -> Float[Array, "B T D"]:
+        """Runs the blocks one after the other; their parameters are stored stacked over layers however they run."""
+        config, block = self.config, Block(self.config, parent=None)
+        key = None if deterministic or config.dropout == 0 else self.make_rng("dropout")
+
+        def init(key: Array) -> Params:
+            one = lambda key: block.init(key, jnp.zeros((1, 1, config.width)), deterministic=True)["params"]
+            return cast(Params, jax.vmap(one)(jax.random.split(key, config.layers)))
+
+        def body(x: Array, layer: tuple[Params, Array]) -> tuple[Array, None]:
+            params, i = layer
+            rngs = {} if key is None else {"dropout": jax.random.fold_in(key, i)}
+            return cast(Array, block.apply({"params": params}, x, deterministic=deterministic, rngs=rngs)), None
+
+        layers = self.param("blocks", init), jnp.arange(config.layers)
+        return over_layers(body, x, layers, loop=config.scan_layers)[0]
 
 
 @functools.partial(jax.jit, static_argnames="config")

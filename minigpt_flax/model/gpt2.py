@@ -1,14 +1,15 @@
 """GPT-2 weights in and out, under the names and in the layout of Hugging Face's checkpoints (and of nanoGPT).
 
 Linear weights are (in, out) in both. Queries, keys and values are one tensor there, side by side along the last axis,
-and three here. A head is absent there because it is tied to the token embedding.
+and three here; blocks are numbered there and stacked here. A head is absent there because it is tied to the token
+embedding.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,12 +68,15 @@ def from_gpt2(tensors: Mapping[str, np.ndarray], config: ModelConfig) -> Params:
         del given["lm_head.weight"]
     shapes = _by_path(jax.eval_shape(lambda: init_params(config, jax.random.key(0))))
     table = _table(config)
-    _check_tensors(given, {name: _joined_shape([shapes[p].shape for p in paths]) for name, paths in table.items()})
-    params = {}
-    for name, paths in table.items():
-        parts = np.split(np.asarray(given[name]), len(paths), axis=-1)
-        params |= {path: jnp.asarray(part, jnp.float32) for path, part in zip(paths, parts, strict=True)}
-    return unflatten_dict(params, sep="/")
+    expected = {
+        name: _joined_shape([shapes[p.path].shape[len(p.at) :] for p in parts]) for name, parts in table.items()
+    }
+    _check_tensors(given, expected)
+    params = {path: np.zeros(leaf.shape, np.float32) for path, leaf in shapes.items()}
+    for name, parts in table.items():
+        for part, values in zip(parts, np.split(np.asarray(given[name]), len(parts), axis=-1), strict=True):
+            params[part.path][part.at] = values
+    return unflatten_dict({path: jnp.asarray(leaf) for path, leaf in params.items()}, sep="/")
 
 
 def to_gpt2(params: Mapping[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:
@@ -91,18 +95,25 @@ def to_gpt2(params: Mapping[str, Any], config: ModelConfig) -> dict[str, np.ndar
     _check_format(config)
     flat = _by_path(params)
     return {
-        PREFIX + name: np.concatenate([np.asarray(flat[path], np.float32) for path in paths], axis=-1)
-        for name, paths in _table(config).items()
+        PREFIX + name: np.concatenate([np.asarray(flat[part.path], np.float32)[part.at] for part in parts], axis=-1)
+        for name, parts in _table(config).items()
     }
 
 
-def _table(config: ModelConfig) -> dict[str, tuple[str, ...]]:
-    """The names of all tensors there, each with its parameters here."""
-    table = dict(OUTER)
+class Part(NamedTuple):
+    """What lies in a tensor there: a parameter here, or one layer of it."""
+
+    path: str
+    at: tuple[int, ...]
+
+
+def _table(config: ModelConfig) -> dict[str, tuple[Part, ...]]:
+    """The names of all tensors there, each with its parts here."""
+    table = {name: tuple(Part(path, ()) for path in paths) for name, paths in OUTER.items()}
     for i in range(config.layers):
         for name, paths in BLOCK.items():
-            table[f"h.{i}.{name}"] = tuple(f"block_{i}/{path}" for path in paths)
-    return {name: paths for name, paths in table.items() if config.bias or not name.endswith(".bias")}
+            table[f"h.{i}.{name}"] = tuple(Part(f"blocks/{path}", (i,)) for path in paths)
+    return {name: parts for name, parts in table.items() if config.bias or not name.endswith(".bias")}
 
 
 def _by_path(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,19 +25,28 @@ class Axes:
         stacked: Axes over which independent parameters of this kind are stacked.
         inputs: Axes summed over in the forward pass.
         outputs: Axes that remain.
+        tensor: The axis that tensor parallelism may divide among devices: what comes out of the first matrices of a
+            branch (whole heads of queries, keys and values; hidden features) goes into the second, and the vocabulary.
+            None means that every device keeps the whole.
     """
 
     role: str
     stacked: tuple[int, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    tensor: int | None = None
 
 
+FIRST = r"(attention/(query|key|value)|mlp/(up|gate))"  # of the two layers of matrices in a branch
 RULES: tuple[tuple[str, Axes], ...] = (  # the first pattern that matches the whole path holds
-    (r"head/kernel", Axes("head", (), (0,), (1,))),
-    (r".*/kernel", Axes("matrix", (), (0,), (1,))),
-    (r"(token|position)_embedding/embedding", Axes("embedding", (), (0,), (1,))),
-    (r".*/(scale|bias)", Axes("vector", (), (), (0,))),
+    (r"token_embedding/embedding", Axes("embedding", (), (0,), (1,), tensor=0)),
+    (r"position_embedding/embedding", Axes("embedding", (), (0,), (1,))),
+    (rf"blocks/{FIRST}/kernel", Axes("matrix", (0,), (1,), (2,), tensor=2)),
+    (rf"blocks/{FIRST}/bias", Axes("vector", (0,), (), (1,), tensor=1)),
+    (r"blocks/(attention/output|mlp/down)/kernel", Axes("matrix", (0,), (1,), (2,), tensor=1)),
+    (r"blocks/.*/(scale|bias)", Axes("vector", (0,), (), (1,))),
+    (r"final_norm/(scale|bias)", Axes("vector", (), (), (0,))),
+    (r"head/kernel", Axes("head", (), (0,), (1,), tensor=1)),
 )
 
 
@@ -57,7 +66,7 @@ def layout(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def path_name(path: jax.tree_util.KeyPath) -> str:
-    """Returns a path as in ``block_0/attention/query/kernel``."""
+    """Returns a path as in ``blocks/attention/query/kernel``."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 

@@ -110,7 +110,9 @@ def design(config: RunConfig, vocab_size: int) -> Design:
     model = model_config(config, vocab_size)
     key = jax.random.key(config.seed)
     shapes = jax.eval_shape(lambda: gpt.init_params(model, key))
-    layout = jax.tree.map(lambda axes: ParamLayout(**dataclasses.asdict(axes)), model_layout(shapes))
+    layout = jax.tree.map(
+        lambda axes: ParamLayout(axes.role, axes.stacked, axes.inputs, axes.outputs), model_layout(shapes)
+    )
     schedule, tx = build_optimizer(config, layout)
     rehearse(config, schedule, tx, shapes)
     init = jax.jit(lambda: init_state(gpt.init_params(model, key), tx))

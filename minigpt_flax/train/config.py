@@ -53,6 +53,7 @@ class RunConfig:
     qk_norm: bool = _flag(False, "model", "", "normalise queries and keys")
     softcap: float | None = _flag(None, "model", "NUMBER", "bound of the logits: C tanh(logits / C) [none]")
     dropout: float = _flag(0.0, "model", "NUMBER", "probability of dropping out")
+    scan_layers: bool = _flag(False, "model", "", "compile the blocks as one loop: quicker for deep models")
 
     eval_every: int = _flag(250, "watching", "STEPS", "between validations and checkpoints")
     log_every: int = _flag(10, "watching", "STEPS", "between lines of metrics.jsonl")

@@ -1,6 +1,6 @@
 """Groups of parameters with an optimizer of their own: ``WHERE=WORD``, such as ``embedding=adamw(lr=0.3)``.
 
-WHERE is a role, or a pattern of parameters' names (``block_*/mlp/*``). Beside its own keywords the word takes ``lr``, a
+WHERE is a role, or a pattern of parameters' names (``blocks/mlp/*``). Beside its own keywords the word takes ``lr``, a
 peak learning rate, or ``lr_scale``, a multiple of the one that it would have. Imports no JAX.
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
@@ -98,14 +97,14 @@ def _decay(rates: dict[str, float]) -> str:
 
 
 def patterns(names: Iterable[str]) -> list[str]:
-    """Parameters' names, shortened: numbers as ``*``, siblings in braces.
+    """Parameters' names, shortened: siblings in braces.
 
-    >>> patterns(["block_0/mlp/up/kernel", "block_0/mlp/down/kernel", "block_1/mlp/up/kernel", "head/kernel"])
-    ['block_*/mlp/{down,up}/kernel', 'head/kernel']
+    >>> patterns(["blocks/mlp/up/kernel", "blocks/mlp/down/kernel", "head/kernel"])
+    ['blocks/mlp/{down,up}/kernel', 'head/kernel']
     """
     siblings: dict[tuple[str, str], set[str]] = {}
     for name in names:
-        *above, parent, last = re.sub(r"_\d+(?=/)", "_*", f"/{name}").split("/")
+        *above, parent, last = f"/{name}".split("/")
         siblings.setdefault(("/".join(above), last), set()).add(parent)
     found = []
     for (above, last), parents in siblings.items():

@@ -76,7 +76,7 @@ def moments(view: StepView) -> dict[str, jax.Array]:
 def remembered(opt_state: Any, layout: Any) -> Iterator[tuple[str, str, Any]]:
     """What a state holds for single parameters: (name of the field, name of the parameter, array) of each.
 
-    A moment lies where its parameter does, below its field: ``1/mu/block_0/mlp/up/kernel``.
+    A moment lies where its parameter does, below its field: ``1/mu/blocks/mlp/up/kernel``.
     """
     parameters = _by_name(layout)
     for name, leaf in _by_name(opt_state).items():

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 
-from jaxopt_mini.tree import path_name
 from minigpt_flax.data import load_tokenizer
 from minigpt_flax.errors import UserError
 from minigpt_flax.train import console, speed
@@ -31,6 +30,7 @@ from minigpt_flax.train.config import (
 from minigpt_flax.train.folder import RunFolder, create_free, read, show
 from minigpt_flax.train.hooks import Guard, Log
 from minigpt_flax.train.loop import train
+from minigpt_flax.train.parts import part_names
 from minigpt_flax.train.specs import parse
 from minigpt_flax.train.state import TrainState
 from minigpt_flax.train.stop import Diverged, Stop
@@ -135,7 +135,7 @@ def follow(
     """Trains with every hook in place and reports the end."""
     config, done, records = run.config, int(state.step), folder.records()
     console.plan(run, folder, done)
-    names = [path_name(path) for path, _ in jax.tree.leaves_with_path(run.layout)]
+    names = part_names(run.layout, run.shapes)
     tokens = config.batch_size * config.context
     seconds = records[-1]["seconds"] if records else 0.0
     with (

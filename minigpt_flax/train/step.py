@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxopt_mini import tree
 from jaxopt_mini.base import GradientTransformation, Schedule, apply_updates, with_extra_args_support
+from minigpt_flax.train.parts import part_squares
 from minigpt_flax.train.probes import Probe, StepView
 from minigpt_flax.train.state import TrainState
 
@@ -39,14 +40,14 @@ def make_step(
       tx: the whole optimizer, clip first.
       schedule: step -> learning rate, for the record only.
       key: random key of the run.
-      layout: tree of ``ParamLayout``, for the probes.
+      layout: tree of ``ParamLayout``, for the record and the probes; None takes no parameter as stacked.
       probes: name -> function of a :class:`StepView` to scalars.
 
     Returns:
       A pure function of the state and a batch, int32[B, T + 1], of which the inputs are all but the last column and the
       targets all but the first. Its metrics are float32[]: ``loss`` (nats per token), ``lr``, ``grad_norm`` (before
-      clipping), those of the probes; and ``grad_squares`` float32[leaves], the squared norm of each gradient in the
-      order of ``jax.tree.leaves``, which tells the guard what tensor broke.
+      clipping), those of the probes; and ``grad_squares`` float32[parts], the squared norm of each gradient, of stacked
+      ones layer by layer, in the order of :func:`part_names`, which tells the guard what tensor broke.
     """
     tx = with_extra_args_support(tx)
     probes = probes or {}
@@ -60,10 +61,9 @@ def make_step(
         told = {"value": loss, "key": step_key, "loss_fn": lambda params: batch_loss(params)[0] / count}
         updates, opt_state = tx.update(grads, state.opt_state, state.params, **told)
         # Written as a clip writes its norm, so that the compiler sees that the two are one.
-        squares = [jnp.sum(tree.absolute_square(g)) for g in jax.tree.leaves(grads)]
+        norm = jnp.sqrt(sum(jnp.sum(tree.absolute_square(g)) for g in jax.tree.leaves(grads)))
         lr = jnp.asarray(schedule(state.step), jnp.float32)
-        norm = jnp.sqrt(sum(squares))
-        metrics = {"loss": loss, "lr": lr, "grad_norm": norm, "grad_squares": jnp.stack(squares)}
+        metrics = {"loss": loss, "lr": lr, "grad_norm": norm, "grad_squares": part_squares(grads, layout)}
         view = StepView(state.step, state.params, grads, updates, opt_state, layout, lr)
         for probe in probes.values():
             metrics.update(probe(view))

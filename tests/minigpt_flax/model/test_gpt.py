@@ -60,7 +60,7 @@ def test_every_part_starts_uniform_and_learns(parts, draw):
 def test_initial_weights_and_loss_are_gpt2s():
     config = ModelConfig(65, layers=2, bias=True, tie_head=False)
     params = init_params(config, KEY)
-    block, residual = params["block_1"], 0.02 / 2  # sqrt(2 * 2 layers) is 2
+    block, residual = jax.tree.map(lambda leaf: leaf[1], params["blocks"]), 0.02 / 2  # sqrt(2 * 2 layers) is 2
     spreads = [
         (params["token_embedding"]["embedding"], 0.02),
         (params["position_embedding"]["embedding"], 0.02),
@@ -90,6 +90,25 @@ def test_parameter_count_by_formula(bias, tie_head, kv_heads):
     vectors = 2 * 128 + (2 * 128 + 2 * kv + 512 + 128 + 2 * 128 if bias else 0)
     outside = (65 + 64) * 128 + (1 + bias) * 128 + (0 if tie_head else 128 * 65)
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 4 * (matrices + vectors) + outside
+
+
+def test_layers_begin_as_independent_draws(draw):
+    kernels = np.asarray(init_params(small(layers=3), KEY)["blocks"]["mlp"]["up"]["kernel"]).reshape(3, -1)
+    np.testing.assert_allclose(np.corrcoef(kernels), np.eye(3), atol=0.15)  # 1024 numbers each: 1/32 is one deviation
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_loop_over_layers_and_layers_written_out_are_the_same_function(dropout, draw):
+    config = small(layers=3, dropout=dropout, bias=True)
+    params = draw(config, 0.1)
+
+    def loss(params, scan_layers):
+        parts = dataclasses.replace(config, scan_layers=scan_layers)
+        return mean_loss(parts, params, deterministic=False, dropout_key=KEY)
+
+    (out, loop) = (jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, scan) for scan in (False, True))
+    np.testing.assert_allclose(out[0], loop[0], rtol=1e-6)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7), out[1], loop[1])
 
 
 def test_gradients_of_positions_show_causality(draw):
@@ -129,11 +148,11 @@ def test_an_untied_head_that_equals_the_embedding_is_a_tied_one(draw):
 def test_grouped_heads_equal_repeated_ones(draw):
     grouped = small(kv_heads=2)
     params = draw(grouped, 0.1)
-    attention = dict(params["block_0"]["attention"])
+    attention = dict(params["blocks"]["attention"])
     for name in ("key", "value"):
-        kernel = np.asarray(attention[name]["kernel"]).reshape(16, 2, 4)
-        attention[name] = {"kernel": jnp.asarray(np.repeat(kernel, 2, axis=1).reshape(16, 16))}
-    repeated = params | {"block_0": params["block_0"] | {"attention": attention}}
+        kernel = np.asarray(attention[name]["kernel"]).reshape(1, 16, 2, 4)
+        attention[name] = {"kernel": jnp.asarray(np.repeat(kernel, 2, axis=2).reshape(1, 16, 16))}
+    repeated = params | {"blocks": params["blocks"] | {"attention": attention}}
     tokens = TOKENS[:, :-1]
     np.testing.assert_allclose(run(grouped, params, tokens), run(SMALL, repeated, tokens), atol=1e-5)
 

@@ -24,16 +24,27 @@ def test_covers_every_parameter_and_every_axis(parts):
     for param, meaning in zip(jax.tree.leaves(params), jax.tree.leaves(axes), strict=True):
         named = meaning.stacked + meaning.inputs + meaning.outputs
         assert sorted(named) == list(range(param.ndim))
-        assert (meaning.role == "vector") == (param.ndim == 1)
+        assert (meaning.role == "vector") == (param.ndim - len(meaning.stacked) == 1)
 
 
 def test_roles():
     axes = layout(shapes(**EVERYTHING))
-    assert axes["head"]["kernel"] == Axes("head", (), (0,), (1,))
+    assert axes["head"]["kernel"] == Axes("head", (), (0,), (1,), tensor=1)
     assert axes["token_embedding"]["embedding"].role == axes["position_embedding"]["embedding"].role == "embedding"
-    attention = axes["block_1"]["attention"]
+    attention = axes["blocks"]["attention"]
     assert {attention[part]["kernel"].role for part in ("query", "key", "value", "output")} == {"matrix"}
     assert attention["query"]["bias"].role == attention["key_norm"]["scale"].role == "vector"
+
+
+def test_what_leaves_the_first_matrix_of_a_branch_enters_the_second_on_the_same_device():
+    axes = layout(shapes(**EVERYTHING))["blocks"]
+    for first, second in (("query", "output"), ("value", "output")):
+        attention = axes["attention"]
+        assert (attention[first]["kernel"].tensor,) == attention[first]["kernel"].outputs
+        assert (attention[second]["kernel"].tensor,) == attention[second]["kernel"].inputs
+    for first in ("up", "gate"):
+        assert (axes["mlp"][first]["bias"].tensor,) == axes["mlp"][first]["bias"].outputs
+    assert axes["mlp"]["down"]["bias"].tensor is axes["norm_1"]["scale"].tensor is None
 
 
 def test_unknown_parameters_are_named():

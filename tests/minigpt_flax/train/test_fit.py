@@ -52,7 +52,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, capfd, monkeypatch, fi
         poison(patch, 11)
         assert start(path, "--log-every=5") == 1
     said = one_line(capfd.readouterr().err)
-    assert "loss nan" in said and "at step 12" in said and "first block_0/attention/key/kernel" in said
+    assert "loss nan" in said and "at step 12" in said and "first blocks/attention/key/kernel[0]" in said
     assert "the checkpoint of step 8 is from before that" in said
     assert records(path)[-1] == {**records(path)[-1], "step": 12, "loss": None, "grad_norm": None}
     assert Checkpoints(path / "checkpoints", 1).steps() == [8]

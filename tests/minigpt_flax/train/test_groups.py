@@ -57,7 +57,7 @@ def test_a_group_of_everything_leaves_no_rest():
     ("group", "message"),
     [
         (["embeding=lion"], r"'embeding' covers no parameter \(did you mean 'embedding'\?\); roles: embedding, matrix"),
-        (["matrix=lion", "*/mlp/*=adamw"], "block_0/mlp/down/kernel is in the groups 'matrix' and '\\*/mlp/\\*'"),
+        (["matrix=lion", "*/mlp/*=adamw"], "blocks/mlp/down/kernel is in the groups 'matrix' and '\\*/mlp/\\*'"),
         (["embedding"], "is not WHERE=WORD"),
         (["embedding=lion(lr=-1)"], "lr must be a finite number"),
         (["embedding=lion(lr_scale='x')"], "lr_scale must be a finite number"),
