@@ -1,81 +1,144 @@
-"""``compare RUN RUN ...``: a table of what runs came to, and their curves over each other."""
+"""``compare``: optimizers, schedules, learning rates and seeds against each other, or runs that are there already."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from minigpt_flax.errors import UserError
-from minigpt_flax.lab.records import Record, RunRecord, read_run, show
-from minigpt_flax.train.cli import Parser
+from minigpt_flax.lab import contest as contests, verdict_text
+from minigpt_flax.lab.contest import FILE, Contest
+from minigpt_flax.lab.entries import entries_of, entries_of_runs
+from minigpt_flax.lab.records import show
+from minigpt_flax.lab.verdict import Entry, judge
+from minigpt_flax.train.cli import Parser, add_fields, given_fields, number, whole
+from minigpt_flax.train.config import default_preset, known_preset
 
-SUMMARY = "Compare runs: final and best validation loss, speed, and a picture."
-COLUMNS = ("run", "steps", "final loss", "best loss", "bits/char", "tokens/s")
+SUMMARY = "Compare optimizers, or finished runs: who wins, and is it significant."
+LINES = """
+  compare --opt adamw --opt muon                   each at its own learning rate
+  compare --opt adamw --opt muon --lr auto         each at the best of a search
+  compare --opt adamw --opt "adamw(b2=0.95)" --lr 1e-3,3e-3 --seeds 5
+  compare --schedule wsd --schedule cosine         of one optimizer
+  compare runs/ONE runs/OTHER                      what is trained already
+"""
+AUTO = "auto"
+SEEDS = 3
+FORMS = {"results.json": verdict_text.as_json, "results.csv": verdict_text.as_csv, "results.md": verdict_text.markdown}
+OWN = (
+    "folders", "opt", "schedule", "lr", "seeds", "target", "preset", "out", "name", "resume", "vmap", "jobs", "share"
+)  # fmt: skip
 
 
 def declare(parser: Parser) -> None:
     """Adds the arguments."""
-    parser.add_argument("folders", nargs="+", metavar="RUN", help="the runs' folders")
-    parser.add_argument("--out", default="compare.png", metavar="FILE", help="picture to write [compare.png]")
+    parser.usage = "python -m minigpt_flax compare [RUN ...] [--flag VALUE ...]"
+    parser.description = f"{SUMMARY}\n{LINES}"
+    parser.add_argument("folders", nargs="*", metavar="RUN", help="finished runs, or one comparison, to judge")
+    add = parser.add_argument_group("contestants").add_argument
+    add("--opt", action="append", metavar="WORD", help="an optimizer; repeat it")
+    add("--schedule", action="append", metavar="WORD", help="a schedule; may be repeated")
+    add("--lr", metavar="LIST", help="0.001,0.003 tries these; auto searches [each optimizer's own]")
+    add("--seeds", type=whole, default=SEEDS, metavar="N", help=f"runs of each, seeds from --seed up [{SEEDS}]")
+    add("--target", type=number, metavar="LOSS", help="validation loss to reach [what the first reached]")
+    how = parser.add_argument_group("how it runs").add_argument
+    how("--preset", metavar="NAME", help="what all other flags start from [by device]")
+    how("--out", default="runs", metavar="DIR", help="folder that holds the comparison [runs]")
+    how("--name", metavar="NAME", help="its folder is OUT/NAME [by its contestants]")
+    how("--resume", metavar="FOLDER", help="go on with this comparison; so does the same line again")
+    how("--vmap", action="store_true", help="train runs of one optimizer together, in one program")
+    how("--jobs", type=whole, default=1, metavar="N", help="processes at once on this machine [1]")
+    how("--share", metavar="I/N", help="do the I-th of N shares (from 0): for N hosts with one folder")
+    add_fields(parser, without=("opt", "schedule", "lr"))
 
 
-def run(*, folders: list[str], out: str) -> int:
-    """Prints the table, writes the picture.
-
-    Raises:
-      UserError: one isn't the folder of a run, or the picture can't be written.
-    """
-    runs = _named([read_run(folder) for folder in folders])
-    print(table(runs))
-    from minigpt_flax.lab.plots import overlay  # takes half a second
-
-    try:
-        overlay({name: run.records for name, run in runs.items()}, Path(out))
-    except (OSError, ValueError) as error:
-        raise UserError(f"can't write the picture {out}: {error}; give --out FILE.png") from error
-    print(f"\nLoss +- standard error, nats/token, over the whole validation split.\nCurves: {show(out)}")
-    return 0
-
-
-def _named(records: Sequence[RunRecord]) -> dict[str, RunRecord]:
-    """The runs by name; a name that several have gets a number."""
-    named: dict[str, RunRecord] = {}
-    for record in records:
-        same = sum(other.name == record.name for other in named.values())
-        named[f"{record.name} ({same + 1})" if same else record.name] = record
-    return named
-
-
-def table(runs: dict[str, RunRecord]) -> str:
-    """One line a run, the lowest best loss first.
-
-    Args:
-      runs: by name.
+def run(**options: Any) -> int:
+    """Trains what is to be trained, judges, and writes the verdict beside the runs.
 
     Returns:
-      Text of 80 columns where the names are short.
+      Exit status: 0, or 128 + the signal that ended it.
+
+    Raises:
+      UserError: what was asked for can't be compared.
     """
-    ordered = sorted(runs.items(), key=lambda item: item[1].best["val_loss"] if item[1].best else float("inf"))
-    rows = [COLUMNS, *(_row(name, record) for name, record in ordered)]
-    columns = []
-    for i, cells in enumerate(zip(*rows, strict=True)):
-        width = max(map(len, cells))
-        columns.append([cell.rjust(width) if i else cell.ljust(width) for cell in cells])
-    return "\n".join("  ".join(row) for row in zip(*columns, strict=True))
+    typed = {name: options.pop(name) for name in OWN}
+    given = given_fields(options)
+    if typed["folders"]:
+        return _judge_folders([Path(folder) for folder in typed["folders"]], typed, given)
+    if typed["resume"]:
+        folder = Path(typed["resume"])
+        contest = contests.load(folder)
+    else:
+        contest = contests.check(_contest(typed, given))
+        folder = Path(typed["out"]) / (typed["name"] or _name(contest))
+    from minigpt_flax.lab.conduct import conduct  # takes seconds: JAX
+
+    status = conduct(contest, folder, vmap=typed["vmap"], jobs=typed["jobs"], share=typed["share"])
+    return status or _tell(entries_of(contest, folder), contest.target, folder)
 
 
-def _row(name: str, record: RunRecord) -> tuple[str, ...]:
-    speed, final = record.tokens_per_second, record.final
-    bits = final.get("val_bits_per_char") if final else None
-    return (
-        name,
-        f"{record.steps}/{record.config.get('steps', '?')}",
-        _loss(final),
-        _loss(record.best),
-        "-" if bits is None else f"{bits:.3f}",
-        "-" if speed is None else f"{speed:,.0f}",
+def _contest(typed: Mapping[str, Any], given: dict[str, Any]) -> Contest:
+    """The words of the command line as a comparison."""
+    preset = typed["preset"]
+    if preset is None:
+        import jax
+
+        preset = default_preset(jax.default_backend())
+    known_preset(preset)
+    first = given.pop("seed", 0)
+    return Contest(
+        preset=preset,
+        given=given,
+        opts=tuple(typed["opt"] or ()),
+        schedules=tuple(typed["schedule"] or ()),
+        lr=() if typed["lr"] == AUTO else _rates(typed["lr"]),
+        search=typed["lr"] == AUTO,
+        seeds=tuple(range(first, first + typed["seeds"])),
+        target=typed["target"],
     )
 
 
-def _loss(record: Record | None) -> str:
-    return "-" if record is None else f"{record['val_loss']:.4f} +- {record['val_sem']:.4f}"
+def _rates(text: str | None) -> tuple[float, ...]:
+    """Reads ``--lr``.
+
+    >>> _rates("1e-3,3e-3"), _rates(None)
+    ((0.001, 0.003), ())
+    """
+    try:
+        return tuple(float(part) for part in (text or "").split(",") if part)
+    except ValueError:
+        raise UserError(f"--lr takes auto, or numbers such as 0.001,0.003; got {text!r}") from None
+
+
+def _name(contest: Contest) -> str:
+    """A folder's name by the contestants: the same line finds its comparison again."""
+    words = "-".join(who.folder for who in contest.contestants)
+    return re.sub(r"-+", "-", f"compare-{contest.preset}-{contest.steps}-{words}")[:100].rstrip("-")
+
+
+def _judge_folders(folders: list[Path], typed: Mapping[str, Any], given: Mapping[str, Any]) -> int:
+    """Judges without training."""
+    trained = [f"--{name}" for name in ("opt", "schedule", "lr", "resume", "preset") if typed[name]]
+    unused = trained + [f"--{name.replace('_', '-')}" for name in given]
+    if unused:
+        raise UserError(f"{unused[0]} trains, and folders of runs are only judged: leave the one or the other out")
+    if len(folders) == 1 and (folders[0] / FILE).is_file():
+        contest = contests.load(folders[0])
+        return _tell(entries_of(contest, folders[0]), typed["target"] or contest.target, folders[0])
+    return _tell(entries_of_runs(folders), typed["target"], Path(typed["out"]) / (typed["name"] or "compare"))
+
+
+def _tell(entries: list[Entry], target: float | None, folder: Path) -> int:
+    """Prints the verdict and writes it into the folder, with the pictures."""
+    verdict = judge(entries, target)
+    print(verdict_text.text(verdict))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, form in FORMS.items():
+            (folder / name).write_text(form(verdict), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"can't write into {show(folder)}: {error.strerror}") from error
+    print(f"\n{show(folder)}: {', '.join(FORMS)}")
+    return 0

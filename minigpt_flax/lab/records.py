@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,34 @@ class RunRecord:
       name: of its folder.
       config: words and numbers.
       records: lines of ``metrics.jsonl``, by step.
+      env: versions, devices, data; empty where they weren't kept.
+      path: its folder.
     """
 
     name: str
     config: dict[str, Any]
     records: list[Record]
+    env: dict[str, Any] = field(default_factory=dict)
+    path: Path = Path()
+
+    @property
+    def state(self) -> str:
+        """``finished``, ``diverged`` (a loss or gradient was no number) or ``unfinished``."""
+        if any(record.get(name, 0.0) is None for record in self.records for name in ("loss", "grad_norm", "val_loss")):
+            return "diverged"
+        done = self.final is not None and self.final["step"] == self.config.get("steps")
+        return "finished" if done else "unfinished"
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that a step trains on."""
+        return self.config.get("batch_size", 0) * self.config.get("context", 0)
+
+    @property
+    def ms_per_step(self) -> float | None:
+        """Median time of a step, without compiling and validating; of runs trained together, this one's share."""
+        speed = self.tokens_per_second
+        return None if not speed else 1000 * self.tokens_per_step / speed / self.env.get("together", 1)
 
     @property
     def training(self) -> list[Record]:
@@ -78,7 +101,17 @@ def read_run(path: Path | str) -> RunRecord:
         config = json.loads(read(path / "config.json"))
     except ValueError as error:
         raise UserError(f"{show(path / 'config.json')} is damaged: {error}") from error
-    return RunRecord(path.resolve().name, config, [record for _, record in lines(path / "metrics.jsonl")])
+    records = [record for _, record in lines(path / "metrics.jsonl")]
+    return RunRecord(path.resolve().name, config, records, _env(path / "env.json"), path)
+
+
+def _env(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(read(path))
+    except ValueError as error:
+        raise UserError(f"{show(path)} is damaged: {error}") from error
 
 
 def lines(path: Path) -> Iterator[tuple[str, Record]]:

@@ -1,0 +1,86 @@
+"""A comparison from beginning to end: say what it costs, train, alone or in several processes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from minigpt_flax.errors import UserError
+from minigpt_flax.lab import contest as contests
+from minigpt_flax.lab.contest import Contest
+from minigpt_flax.lab.records import show
+from minigpt_flax.lab.sweep import Share, Stopped, Sweep
+from minigpt_flax.train.build import build
+from minigpt_flax.train.stop import Failed, Stop
+
+
+def conduct(contest: Contest, folder: Path, *, vmap: bool = False, jobs: int = 1, share: str | None = None) -> int:
+    """Trains all runs of a comparison that aren't finished.
+
+    Args:
+      contest: what to run.
+      folder: of the comparison; made if it isn't there.
+      vmap: train runs of one contestant together.
+      jobs: processes on this machine.
+      share: ``I/N``: only this part of the work.
+
+    Returns:
+      Exit status: 0, 1 when something can't be written, 128 + the signal that ended it.
+
+    Raises:
+      UserError: what was asked for can't be done.
+    """
+    mine = _share(share)
+    if jobs < 1:
+        raise UserError(f"--jobs must be at least 1, got {jobs}")
+    for who in contest.contestants:  # a mistake in the last one's words shows before the first one trains
+        build(contest.config(who))
+    contests.save(contest, folder)
+    print(
+        f"{show(folder)}: {len(contest.contestants)} contestants, {contest.runs} runs, {contest.budget:,} steps in all",
+        flush=True,
+    )
+    if jobs > 1 and share is None:
+        return _spawn(folder, jobs, vmap)
+    with Stop() as stop:
+        try:
+            Sweep(contest, folder, stop, vmap=vmap, share=mine).run()
+        except Stopped:
+            print(f"stopped; go on with: python -m minigpt_flax compare --resume {show(folder)}")
+        except Failed as error:
+            print(f"minigpt_flax: {error}", file=sys.stderr)
+            return 1
+        return stop.status
+
+
+def _share(text: str | None) -> Share:
+    """Reads ``--share``.
+
+    >>> _share("1/4"), _share(None)
+    ((1, 4), (0, 1))
+    """
+    if text is None:
+        return 0, 1
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise UserError(f"--share takes I/N with I from 0 to N - 1, such as 0/2 and 1/2; got {text!r}")
+    return int(found[1]), int(found[2])
+
+
+def _spawn(folder: Path, jobs: int, vmap: bool) -> int:
+    """Gives each of so many processes its share; what one prints, all print."""
+    command = [sys.executable, "-m", "minigpt_flax", "compare", "--resume", str(folder), *["--vmap"] * vmap]
+    with Stop() as stop:
+        children = [subprocess.Popen([*command, f"--share={i}/{jobs}"]) for i in range(jobs)]
+        while any(child.poll() is None for child in children):
+            if stop():
+                for child in children:
+                    child.terminate()
+            for child in children:
+                try:
+                    child.wait(timeout=0.2)
+                except subprocess.TimeoutExpired:
+                    continue
+        return stop.status or max(child.returncode for child in children)

@@ -1,0 +1,216 @@
+"""What a comparison is, before anything runs: contestants, learning rates, seeds, and the steps that they cost.
+
+Imports no JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minigpt_flax.errors import UserError
+from minigpt_flax.lab import halving
+from minigpt_flax.lab.records import read, show
+from minigpt_flax.train.config import RunConfig, resolve
+
+VALIDATIONS = 8  # in a run whose --eval-every isn't given: enough to interpolate the step of a loss
+FILE = "comparison.json"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One of those compared.
+
+    Attributes:
+      name: as it is printed: its words.
+      folder: holds its runs, below the comparison's.
+      given: fields of ``RunConfig`` in which it differs from the others.
+    """
+
+    name: str
+    folder: str
+    given: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A comparison, completely.
+
+    Attributes:
+      preset: what the runs start from.
+      given: fields of ``RunConfig`` that all have.
+      opts: optimizers, as typed.
+      schedules: schedules, as typed; none takes the preset's.
+      lr: learning rates to try; none takes each optimizer's own.
+      search: find the rate, around each optimizer's own.
+      seeds: of the runs.
+      target: validation loss to be reached; None takes what the first contestant reached.
+    """
+
+    preset: str
+    given: dict[str, Any]
+    opts: tuple[str, ...]
+    schedules: tuple[str, ...]
+    lr: tuple[float, ...]
+    search: bool
+    seeds: tuple[int, ...]
+    target: float | None = None
+
+    @property
+    def steps(self) -> int:
+        """Length of the runs that count."""
+        return self.config(self.contestants[0]).steps
+
+    @property
+    def contestants(self) -> list[Contestant]:
+        """Every optimizer under every schedule."""
+        found: list[Contestant] = []
+        for opt in self.opts or (None,):
+            for schedule in self.schedules or (None,):
+                given = {k: v for k, v in (("opt", opt), ("schedule", schedule)) if v is not None}
+                several = [
+                    given[k] for k, among in (("opt", self.opts), ("schedule", self.schedules)) if len(among) > 1
+                ]
+                name = " ".join(several)
+                slug = re.sub(r"[^A-Za-z0-9.=_-]+", "-", name).strip("-")
+                same = sum(other.folder == slug or other.folder.startswith(f"{slug}--") for other in found)
+                found.append(Contestant(name, f"{slug}--{same + 1}" if same else slug, given))
+        return found
+
+    def config(
+        self, who: Contestant, lr: float | None = None, steps: int | None = None, seed: int | None = None
+    ) -> RunConfig:
+        """The configuration of one run; what is None stays as the words and the preset have it.
+
+        Raises:
+          UserError: a word or number is wrong.
+        """
+        config = resolve({**self.given, **who.given, "lr": lr, "seed": seed}, self.preset)
+        shorter = config if steps is None else dataclasses.replace(config, steps=steps)
+        if steps is not None and steps < config.steps:
+            return dataclasses.replace(shorter, eval_every=steps)  # a search looks at the end alone
+        every = self.given.get("eval_every") or max(1, config.steps // VALIDATIONS)
+        return dataclasses.replace(shorter, eval_every=every)
+
+    def rates(self, who: Contestant) -> list[float]:
+        """The learning rates to try: those given, or around the contestant's own, or its own alone."""
+        own = self.config(who).lr
+        if self.search:
+            return halving.around(own)
+        return sorted(set(self.lr)) if self.lr else [own]
+
+    def path(self, folder: Path, who: Contestant, config: RunConfig) -> Path:
+        """Folder of a run."""
+        return folder / who.folder / f"lr{config.lr:g}-steps{config.steps}-seed{config.seed}"
+
+    @property
+    def runs(self) -> int:
+        """How many runs there will be."""
+        return sum(len(stage) for _, stage in self._stages())
+
+    @property
+    def budget(self) -> int:
+        """Steps of all runs together."""
+        return sum(sum(stage) for _, stage in self._stages())
+
+    def _stages(self) -> list[tuple[Contestant, list[int]]]:
+        """The lengths of the runs of each contestant."""
+        found = []
+        for who in self.contestants:
+            count, full = len(self.rates(who)), self.steps
+            if self.search:
+                lengths = halving.lengths(full) + [full] * (len(self.seeds) - 1)
+            else:
+                lengths = [full] * (count * len(self.seeds))
+            found.append((who, lengths))
+        return found
+
+
+def check(contest: Contest) -> Contest:
+    """Refuses what can't be compared.
+
+    Raises:
+      UserError: fewer than two contestants, one given twice, seeds or steps too few, a rate or target out of range.
+    """
+    names = [who.name for who in contest.contestants]
+    if len(names) < 2:
+        raise UserError(
+            "a comparison needs two contestants: give --opt twice, or --schedule, or the folders of finished runs"
+        )
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"contestant {twice[0]!r} is given twice: write each once, or let its words differ")
+    if len(contest.seeds) < 2:
+        raise UserError(
+            f"--seeds must be at least 2, got {len(contest.seeds)}: one run of each can't tell a difference from noise"
+        )
+    for rate in contest.lr:
+        if not 0 < rate < math.inf:
+            raise UserError(f"--lr {rate}: a learning rate must be a finite number above 0")
+    if contest.search and contest.steps < halving.SHORTEST:
+        raise UserError(
+            f"--lr auto searches with runs of a quarter of --steps: give at least {halving.SHORTEST}, "
+            f"got {contest.steps}"
+        )
+    if contest.target is not None and not 0 < contest.target < math.inf:
+        raise UserError(f"--target must be a validation loss above 0, got {contest.target}")
+    return contest
+
+
+def save(contest: Contest, folder: Path) -> None:
+    """Writes ``comparison.json``; the same is there already, or nothing.
+
+    Raises:
+      UserError: another comparison is there, or the folder can't be written.
+    """
+    path = folder / FILE
+    if path.exists():
+        agree(load(folder), contest, folder)
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{show(folder)} exists already and is no comparison: give another --name")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(dataclasses.asdict(contest), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"can't write {show(folder)}: {error.strerror}") from error
+
+
+def agree(there: Contest, here: Contest, folder: Path) -> None:
+    """Refuses to go on with another comparison's runs.
+
+    Raises:
+      UserError: names what differs.
+    """
+    for name, before in vars(there).items():
+        after = getattr(here, name)
+        if name != "target" and before != after:
+            raise UserError(
+                f"{show(folder)} holds a comparison with {name}={before!r}, not {after!r}: give another --name"
+            )
+
+
+def load(folder: Path) -> Contest:
+    """Reads ``comparison.json``.
+
+    Raises:
+      UserError: the folder is no comparison, or the file is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise UserError(f"{show(folder)} is not the folder of a comparison: it has no {FILE}")
+    try:
+        values = {k: _tuples(v) for k, v in json.loads(read(path)).items()}
+        values["given"] = {k: _tuples(v) for k, v in values["given"].items()}
+        return Contest(**values)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{show(path)} is damaged: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

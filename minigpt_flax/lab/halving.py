@@ -1,0 +1,55 @@
+"""The search of ``--lr auto``: successive halving (Jamieson & Talwalkar, 2015, arXiv:1502.07943) over a small grid.
+
+All rates get a quarter of the steps, the better three a half, the best two all of them. Every run is trained to the end
+of its own, shorter schedule: a rate isn't judged in the middle of its decay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+RUNGS = ((5, 4), (3, 2), (2, 1))  # so many rates, each for the steps divided by so much
+SHORTEST = 8  # steps of which a quarter is still a run
+RATIO = math.sqrt(10)  # between neighbouring rates
+
+
+def around(rate: float) -> list[float]:
+    """The grid: two rates on either side, a decade from end to middle.
+
+    >>> around(1e-3)
+    [0.0001, 0.00032, 0.001, 0.0032, 0.01]
+    """
+    count = RUNGS[0][0]
+    return [float(f"{rate * RATIO ** (k - count // 2):.2g}") for k in range(count)]
+
+
+def lengths(steps: int) -> list[int]:
+    """Steps of every run of a search.
+
+    >>> lengths(300), sum(lengths(300))
+    ([75, 75, 75, 75, 75, 150, 150, 150, 300, 300], 1425)
+    """
+    return [steps // divisor for count, divisor in RUNGS for _ in range(count)]
+
+
+def search(rates: Sequence[float], steps: int, score: Callable[[Sequence[float], int], Sequence[float]]) -> float:
+    """Finds the best rate.
+
+    Args:
+      rates: as many as the first rung takes.
+      steps: length of a full run.
+      score: (rates, steps) -> their losses; infinite where a run broke.
+
+    Returns:
+      The rate; of equals the lowest, as a rate at which all break is too high.
+
+    >>> search([1.0, 2.0, 3.0, 4.0, 5.0], 100, lambda rates, steps: [abs(rate - 3.9) for rate in rates])
+    4.0
+    """
+    left = sorted(rates)
+    for count, divisor in RUNGS:
+        tried = left[:count]
+        losses = score(tried, steps // divisor)
+        left = [rate for _, rate in sorted(zip(losses, tried, strict=True))]
+    return left[0]

@@ -1,0 +1,122 @@
+"""Train the runs of a comparison, one after the other or those of one optimizer together; what is finished stays."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from minigpt_flax.lab import halving
+from minigpt_flax.lab.contest import Contest, Contestant
+from minigpt_flax.lab.program import Program, program
+from minigpt_flax.lab.records import read_run
+from minigpt_flax.lab.together import together
+from minigpt_flax.lab.trial import finished, trial
+from minigpt_flax.train.build import build
+from minigpt_flax.train.clock import spell
+from minigpt_flax.train.config import RunConfig
+from minigpt_flax.train.stop import Stop
+
+Share = tuple[int, int]  # (index, number of shares)
+
+
+class Stopped(Exception):
+    """Somebody asked to end before all runs were done."""
+
+
+class Sweep:
+    """The runs of a comparison, as far as they are this process's.
+
+    Args:
+      contest: what to run.
+      folder: of the comparison.
+      stop: tells when to end.
+      vmap: train the runs of a contestant that have the same length in one program.
+      share: of the units of work (a contestant, or one seed of it where nothing is searched) every so-many-th.
+    """
+
+    def __init__(self, contest: Contest, folder: Path, stop: Stop, *, vmap: bool = False, share: Share = (0, 1)):
+        self.contest, self.folder, self.stop, self.vmap, self.share = contest, folder, stop, vmap, share
+        self.programs: dict[str, Program] = {}
+        self.started, self.steps, self.seconds = time.monotonic(), 0, 0.0
+
+    def run(self) -> None:
+        """Trains everything.
+
+        Raises:
+          Stopped: a signal came.
+        """
+        for who, seeds in self.units():
+            if self.contest.search:
+                self.search(who)
+            else:
+                full = [self.contest.config(who, lr, None, s) for lr in self.contest.rates(who) for s in seeds]
+                self.train(who, full)
+            self.programs.clear()  # what was compiled for one contestant is of no use to the next
+
+    def units(self) -> list[tuple[Contestant, tuple[int, ...]]]:
+        """The work of this process: contestants, and which of their seeds."""
+        whole = [(who, self.contest.seeds) for who in self.contest.contestants]
+        apart = [(who, (seed,)) for who, seeds in whole for seed in seeds]
+        index, count = self.share
+        return (apart if count > 1 and not self.contest.search else whole)[index::count]
+
+    def search(self, who: Contestant) -> None:
+        """Finds the contestant's learning rate with the first seed, then trains the other seeds with it."""
+        first, *others = self.contest.seeds
+
+        def score(rates: Sequence[float], steps: int) -> list[float]:
+            configs = [self.contest.config(who, lr, steps, first) for lr in rates]
+            self.train(who, configs)
+            return [loss(self.contest.path(self.folder, who, config)) for config in configs]
+
+        best = halving.search(self.contest.rates(who), self.contest.steps, score)
+        self.train(who, [self.contest.config(who, best, None, seed) for seed in others])
+
+    def train(self, who: Contestant, configs: Sequence[RunConfig]) -> None:
+        """Trains those that aren't finished.
+
+        Raises:
+          Stopped: a signal came.
+        """
+        paths = {self.contest.path(self.folder, who, config): config for config in configs}
+        todo = {path: config for path, config in paths.items() if not finished(path)}
+        if not todo:
+            return
+        parts = self.program(who)
+        groups = [todo] if self.vmap else [{path: config} for path, config in todo.items()]
+        for group in groups:
+            before = time.monotonic()
+            if self.vmap:
+                together(parts, group, self.stop)
+            else:
+                for path, config in group.items():
+                    trial(parts.single(config), path, self.stop)
+            if self.stop():
+                raise Stopped
+            self.tell(who, group, time.monotonic() - before)
+
+    def program(self, who: Contestant) -> Program:
+        """The contestant's program, compiled once."""
+        if who.folder not in self.programs:
+            self.programs[who.folder] = program(build(self.contest.config(who)), self.contest.steps)
+        return self.programs[who.folder]
+
+    def tell(self, who: Contestant, group: dict[Path, RunConfig], seconds: float) -> None:
+        """Says what runs came to, and forgets what only a continuation of a search's run would need."""
+        for path, config in group.items():
+            if config.steps < self.contest.steps:
+                shutil.rmtree(path / "checkpoints", ignore_errors=True)
+            self.steps += config.steps
+            shown = "diverged" if math.isinf(loss(path)) else f"loss {loss(path):.4f}"
+            what = f"{who.name} lr {config.lr:g}, {config.steps} steps, seed {config.seed}"
+            print(f"{spell(time.monotonic() - self.started):>7s}  {what}: {shown}", flush=True)
+
+
+def loss(path: Path) -> float:
+    """Final validation loss of a run; infinite if it broke."""
+    record = read_run(path)
+    final = record.final
+    return final["val_loss"] if record.state == "finished" and final else math.inf

@@ -1,0 +1,73 @@
+"""What a comparison refuses, and what it says that it will cost."""
+
+import pytest
+
+from minigpt_flax.errors import UserError
+from minigpt_flax.lab import contest as contests, halving
+from minigpt_flax.lab.contest import Contest
+
+
+def contest(**changes):
+    values = {
+        "preset": "nano",
+        "given": {"steps": 40},
+        "opts": ("adamw", "lion"),
+        "schedules": (),
+        "lr": (),
+        "search": False,
+        "seeds": (0, 1, 2),
+    }
+    return Contest(**values | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"opts": ("adamw",)}, "two contestants"),
+        ({"opts": ()}, "two contestants"),
+        ({"opts": ("lion", "lion")}, "given twice"),
+        ({"seeds": (0,)}, "--seeds must be at least 2, got 1"),
+        ({"lr": (0.1, -1.0)}, "finite number above 0"),
+        ({"lr": (float("nan"),)}, "finite number above 0"),
+        ({"search": True, "given": {"steps": 7}}, "at least 8, got 7"),
+        ({"target": -1.0}, "--target"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(changes, said):
+    with pytest.raises(UserError, match=said):
+        contests.check(contest(**changes))
+
+
+def test_the_budget_counts_every_run():
+    assert (contest().runs, contest().budget) == (6, 240)
+    assert (contest(lr=(0.1, 0.2)).runs, contest(lr=(0.1, 0.2)).budget) == (12, 480)
+    searched = contest(search=True)  # 5 of 10, 3 of 20 and 2 of 40 steps, then two seeds more; twice
+    assert (searched.runs, searched.budget) == (24, 2 * (50 + 60 + 80 + 80))
+
+
+def test_a_search_takes_the_best_of_the_last_rung_and_pays_what_it_said():
+    paid = []
+
+    def score(rates, steps):
+        paid.extend([steps] * len(rates))
+        return [float("inf") if rate > 0.5 else abs(rate - 0.03) for rate in rates]
+
+    assert halving.search(halving.around(0.1), 40, score) == pytest.approx(0.032)
+    assert sorted(paid) == sorted(halving.lengths(40))
+
+
+def test_every_contestant_has_a_folder_and_a_name_of_its_own():
+    found = contest(opts=("adamw(b1=0.9)", "adamw(b1= 0.9)"), schedules=("cosine", "wsd")).contestants
+    assert len({who.folder for who in found}) == len({who.name for who in found}) == 4
+
+
+def test_another_comparison_in_the_folder_is_refused_and_the_same_goes_on(tmp_path):
+    contests.save(contest(), tmp_path / "c")
+    contests.save(contest(), tmp_path / "c")
+    assert contests.load(tmp_path / "c") == contest()
+    with pytest.raises(UserError, match=r"with seeds=\(0, 1, 2\), not \(0, 1\)"):
+        contests.save(contest(seeds=(0, 1)), tmp_path / "c")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is no comparison"):
+        contests.save(contest(), tmp_path / "d")
