@@ -1,12 +1,12 @@
-"""What one does with runs: ``python -m minigpt_flax sample | eval | compare``. Only what needs JAX imports it."""
+"""What one does with runs: ``python -m minigpt_flax COMMAND``. JAX is imported only by what needs it."""
 
 import sys
 
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.lab import compare, eval, sample
+from minigpt_flax.lab import compare, diagnose, eval, sample
 from minigpt_flax.train.cli import Parser, guarded
 
-COMMANDS = {"sample": sample, "eval": eval, "compare": compare}
+COMMANDS = {"sample": sample, "eval": eval, "compare": compare, "diagnose": diagnose}
 
 
 def parser() -> Parser:

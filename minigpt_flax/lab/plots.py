@@ -43,7 +43,7 @@ def curves(records: Sequence[Record], path: Path, title: str) -> None:
     for place in (norm.yaxis.set_major_formatter, norm.yaxis.set_minor_formatter):
         place(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.4)))  # 0.6 instead of 6 x 10^-1
     for axes, name in ((loss, "loss (nats/token)"), (lr, "learning rate"), (norm, "gradient norm")):
-        _dress(axes, name)
+        dress(axes, name)
     norm.set_xlabel("step")
     figure.savefig(path, dpi=120)
 
@@ -61,8 +61,8 @@ def overlay(runs: Mapping[str, Sequence[Record]], path: Path) -> None:
         tokens, losses = _series(records, "loss", "tokens")
         training.plot(tokens, _smooth(losses), color=colour, linestyle=dash, linewidth=1.2, label=name)
         _validation(validation, records, colour, dash, marker, name, "tokens")
-    _dress(training, "loss (nats/token)")
-    _dress(validation, "")
+    dress(training, "loss (nats/token)")
+    dress(validation, "")
     training.set_title("training batches, averaged")
     validation.set_title("validation split, with its standard error")
     for axes in (training, validation):
@@ -92,7 +92,7 @@ def by_position(losses: Sequence[float | None], errors: Sequence[float | None], 
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("tokens seen")
     axes.legend(frameon=False)
-    _dress(axes, "loss (nats/token)")
+    dress(axes, "loss (nats/token)")
     figure.savefig(path, dpi=120)
 
 
@@ -117,7 +117,8 @@ def _smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def _dress(axes: Axes, name: str) -> None:
+def dress(axes: Axes, name: str) -> None:
+    """Gives axes their label, a faint grid and no box."""
     axes.set_ylabel(name)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +14,11 @@ from minigpt_flax.data import Tokenizer, load_tokenizer
 from minigpt_flax.errors import UserError
 from minigpt_flax.lab.records import read, show
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.train.build import design
+from minigpt_flax.train.build import Run, build, design
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.config import RunConfig, from_json
 from minigpt_flax.train.folder import RunFolder
+from minigpt_flax.train.state import TrainState
 
 
 class Restored(NamedTuple):
@@ -42,11 +46,33 @@ def restore(path: Path, step: str = "best") -> Restored:
     config = from_json(read(folder.config), show(folder.config))
     tokenizer = load_tokenizer(folder.path)
     plan = design(config, tokenizer.vocab_size)
-    with Checkpoints(folder.checkpoints, config.keep) as checkpoints:
-        checkpoints.scores = folder.scores()
+    with open_checkpoints(path) as checkpoints:
         number = _choose(checkpoints, step)
         state = checkpoints.read(number, jax.eval_shape(plan.init))
     return Restored(plan.model, state.evaluation_params, config, tokenizer, number)
+
+
+def reopen(path: Path, step: str = "last") -> tuple[Run, TrainState]:
+    """Builds a run again, its data included, and reads a checkpoint of it whole.
+
+    Raises:
+      UserError: no such run or checkpoint, it can't be read, or the data has changed.
+    """
+    folder = RunFolder(path)
+    folder.require()
+    config = from_json(read(folder.config), show(folder.config))
+    run = build(config, tokenizer=load_tokenizer(folder.path), data_hash=folder.data_hash())
+    with open_checkpoints(path) as checkpoints:
+        return run, checkpoints.read(_choose(checkpoints, step), jax.eval_shape(run.init))
+
+
+@contextmanager
+def open_checkpoints(path: Path) -> Iterator[Checkpoints]:
+    """The checkpoints of a run, for reading, with the validation losses that it has on record."""
+    folder = RunFolder(path)
+    with Checkpoints(folder.checkpoints, keep=sys.maxsize) as checkpoints:
+        checkpoints.scores = folder.scores()
+        yield checkpoints
 
 
 def _choose(checkpoints: Checkpoints, step: str) -> int:

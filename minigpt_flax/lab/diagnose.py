@@ -1,0 +1,119 @@
+"""``diagnose RUN``: the loss around a checkpoint, its curvature, the gradient's noise, what the optimizer does."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from minigpt_flax.errors import UserError, nearest
+from minigpt_flax.lab.records import show
+from minigpt_flax.train.cli import COLUMNS, Parser, number, whole
+
+SUMMARY = "Look inside a run: landscape, curvature, gradient noise, optimizer."
+STUDIES = ("landscape", "curvature", "noise", "optimizer")
+
+
+def declare(parser: Parser) -> None:
+    """Adds the arguments."""
+    parser.add_argument("folder", metavar="RUN", help="the run's folder")
+    parser.add_argument(
+        "--only", action="append", metavar="STUDY", help=f"one of {', '.join(STUDIES)}; may be repeated"
+    )
+    parser.add_argument("--step", default="last", metavar="STEP", help="checkpoint: a step, best or last [last]")
+    parser.add_argument("--batches", type=whole, default=4, metavar="N", help="batches to look with [4]")
+    parser.add_argument("--parameter", metavar="NAME", help="parameter that noise is added to [the first matrix]")
+    parser.add_argument("--noise", type=number, default=0.01, metavar="STD", help="standard deviation of it [0.01]")
+    parser.add_argument("--out", metavar="DIR", help="folder of numbers and pictures [RUN/diagnosis]")
+
+
+def run(
+    *,
+    folder: str,
+    only: Sequence[str] | None,
+    step: str,
+    batches: int,
+    parameter: str | None,
+    noise: float,
+    out: str | None,
+) -> int:
+    """Studies the checkpoint; prints sentences, writes a JSON file and a picture for each study.
+
+    Raises:
+      UserError: no such run, checkpoint, study or parameter, or the folder can't be written.
+    """
+    for name in only or ():
+        if name not in STUDIES:
+            raise UserError(f"no study is called {name!r}{nearest(name, STUDIES)}; there are: {', '.join(STUDIES)}")
+    if batches < 2:
+        raise UserError(f"--batches must be at least 2, got {batches}")
+    if not noise > 0:
+        raise UserError(f"--noise must be above 0, got {noise}")
+    from minigpt_flax.lab.diagnosis import curvature, dynamics, landscape, noise as gradient_noise
+    from minigpt_flax.lab.diagnosis.subject import load
+
+    studies: dict[str, Callable[[Any], Any]] = {
+        "landscape": lambda subject: landscape.study(subject, parameter, noise),
+        "curvature": curvature.study,
+        "noise": gradient_noise.study,
+        "optimizer": dynamics.study,
+    }
+    target = Path(out) if out else Path(folder) / "diagnosis"
+    with _progress() as report:
+        subject = load(Path(folder), step, batches, report)
+        print(f"{show(folder)} at step {int(subject.state.step)}, over {batches} batches of {subject.tokens} tokens\n")
+        _writable(target)
+        for name in only or STUDIES:
+            _present(name, studies[name](subject), target)
+    print(f"numbers and pictures: {show(target)}")
+    return 0
+
+
+def _writable(target: Path) -> None:
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"can't make the folder {show(target)}: {error.strerror}; give another --out") from error
+
+
+def _present(name: str, finding: Any, target: Path) -> None:
+    """Prints what a study found and writes it down."""
+    from matplotlib.figure import Figure
+
+    print(name)
+    for sentence in finding.sentences:
+        print(textwrap.fill(sentence, COLUMNS, initial_indent="  ", subsequent_indent="  "))
+    print()
+    figure = Figure(figsize=(12, 4.2) if name != "curvature" else (8, 4.2), layout="constrained")
+    finding.draw(figure)
+    try:
+        (target / f"{name}.json").write_text(json.dumps(finding.numbers, indent=1) + "\n", encoding="utf-8")
+        figure.savefig(target / f"{name}.png", dpi=120)
+    except OSError as error:
+        raise UserError(f"can't write {show(target)}: {error.strerror}; give another --out") from error
+
+
+def _progress() -> Any:
+    """A context whose value reports progress on stderr: a moving bar in a terminal, nothing elsewhere."""
+    from contextlib import contextmanager
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    @contextmanager
+    def bar():
+        columns = (TextColumn("{task.description:10s}"), BarColumn(24), TimeRemainingColumn())
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            tasks: dict[str, Any] = {}
+
+            def report(what: str, done: int, total: int) -> None:
+                if what not in tasks:
+                    tasks[what] = progress.add_task(what, total=total)
+                progress.update(tasks[what], completed=done, visible=done < total)
+
+            yield report
+
+    return bar()
