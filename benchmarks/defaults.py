@@ -1,9 +1,9 @@
 """Does every optimizer learn untuned? ``python -m benchmarks.defaults [--only NAME ...] [--out FILE]``.
 
-Trains what ``python train.py --preset nano --steps 300 --opt NAME`` trains, for every optimizer that has no result yet
-at its present rate, and asks that the validation loss be a nat below the unigram entropy of the corpus: what a model
-reaches that knows how frequent each character is and nothing of what stands beside it. Rules that have one rate for all
-parameters and no preconditioner must be half a nat below.
+Trains what ``python train.py --preset nano --steps 300 --opt NAME`` trains, where the search for the rate hasn't, and
+asks that the validation loss be a nat below the unigram entropy of the corpus: what a model reaches that knows how
+frequent each character is and nothing of what stands beside it. Rules that have one rate for all parameters and no
+preconditioner must be half a nat below.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rates import known
+from benchmarks.rates import STEPS, scorer
 from benchmarks.results import RESULTS, environment, load, machine, save
 from jaxopt_mini import OPTIMIZERS
 from minigpt_flax.data import unigram_entropy
+from minigpt_flax.errors import check_name
 from minigpt_flax.train.build import build
 from minigpt_flax.train.cli import Parser, guarded
 from minigpt_flax.train.config import RunConfig, resolve
+from minigpt_flax.train.specs import parse
 
 SECTION = "defaults"
-STEPS = 300
 BAR = 1.0  # nats below the unigram entropy
 PLAIN_BAR = 0.5
 PLAIN = {
@@ -34,16 +35,21 @@ def config_of(name: str) -> RunConfig:
     return resolve({"opt": name, "steps": STEPS}, "nano")
 
 
-def train(name: str) -> dict[str, Any]:
-    """Trains with one optimizer; returns its rate, its validation loss and how far that is below the entropy."""
+def measure(name: str, path: Path, entropy: float) -> dict[str, Any]:
+    """Trains with one optimizer, unless the search for its rate did.
+
+    Args:
+      name: row of ``OPTIMIZERS``.
+      path: file of the results.
+      entropy: of the corpus, in nats.
+
+    Returns:
+      Its word and rate, its validation loss, how far that is below the entropy, and how far it should be.
+    """
     config = config_of(name)
-    run = build(config)
-    state = run.init()
-    for t in range(config.steps):
-        state, _ = run.step(state, run.batches(t))
-    loss = run.evaluate(state.evaluation_params)["val_loss"]
-    below = unigram_entropy(run.train_tokens, run.tokenizer.vocab_size) - loss
-    return {"lr": config.lr, "val_loss": loss, "below_entropy": below, "bar": PLAIN_BAR if name in PLAIN else BAR}
+    loss = scorer(path, parse(config.opt, "optimizer"), STEPS)(config.lr)
+    bar = PLAIN_BAR if name in PLAIN else BAR
+    return {"opt": config.opt, "lr": config.lr, "val_loss": loss, "below_entropy": entropy - loss, "bar": bar}
 
 
 def row(name: str, found: dict[str, Any]) -> str:
@@ -56,16 +62,16 @@ def row(name: str, found: dict[str, Any]) -> str:
 def run(arguments: list[str]) -> int:
     """Trains what is asked for, prints a line for each, keeps the results."""
     parser = Parser(prog="python -m benchmarks.defaults", description=__doc__)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these [those without a result]")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these [all]")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where results go [the results of this machine]")
     given = parser.parse(arguments)
     path = given["out"] or RESULTS / f"{machine()}.json"
     done = load(path).get(SECTION, {}).get("optimizers", {})
-    print(f"{'optimizer':22s}{'rate':>9s}{'loss':>9s}{'below':>8s}{'bar':>6s}", flush=True)
-    # A result holds for the rate that it was trained at, and rates change.
-    due = [name for name in OPTIMIZERS if done.get(name, {}).get("lr") != config_of(name).lr]
-    for name in known(given["only"]) or due:
-        done[name] = train(name)
+    corpus = build(resolve({}, "nano"))
+    entropy = unigram_entropy(corpus.train_tokens, corpus.tokenizer.vocab_size)
+    print(f"{'optimizer':22s}{'rate':>9s}{'loss':>9s}{'below':>8s}{'bar':>6s}   entropy {entropy:.4f}", flush=True)
+    for name in [check_name(name, OPTIMIZERS, "optimizer") for name in given["only"] or OPTIMIZERS]:
+        done[name] = measure(name, path, entropy)
         print(row(name, done[name]), flush=True)
         save(path, SECTION, {**environment(), "steps": STEPS, "optimizers": dict(sorted(done.items()))})
     return 0

@@ -1,157 +1,170 @@
-"""Default learning rate of every optimizer: ``python -m benchmarks.rates [--only NAME ...] [--steps N] [--out FILE]``.
+"""Default learning rate of every optimizer: ``python -m benchmarks.rates [WORD ...] [--at RATE ...] [--out FILE]``.
 
 Each optimizer trains preset ``nano`` on the default corpus, with everything but the peak learning rate at its default,
-at rates a factor of sqrt(10) apart, from a start uphill until the best has a worse one on either side. All have the
-same initial weights and batches. ``--per-decade`` asks for rates that lie closer and begins with what was found.
+at rates a factor of sqrt(10) apart, from a start uphill until the best has a worse one on either side; ``--at`` names
+the rates instead. Some are tried with other keywords, too, see ``TRIED``. All have the same weights and batches.
 
-The rates go to ``minigpt_flax/train/rates.json``, which ``train.py`` reads; what each came to goes to
-``benchmarks/results/<machine>.json``. A search that was interrupted goes on where it stopped.
+What each word came to at each rate goes to ``benchmarks/results/<machine>.json``, and the best of what that file holds
+for an optimizer to ``minigpt_flax/train/defaults.txt``, which ``train.py`` reads. Nothing is trained twice.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import jax
 
 from benchmarks.results import RESULTS, environment, load, machine, save
 from jaxopt_mini import OPTIMIZERS
-from minigpt_flax.train.build import Run, build, loss_sum
-from minigpt_flax.train.cli import Parser, guarded, whole
-from minigpt_flax.train.config import RATES, RunConfig, rates, resolve
-from minigpt_flax.train.optimizer import build_optimizer
-from minigpt_flax.train.specs import look_up_name
-from minigpt_flax.train.state import init_state
-from minigpt_flax.train.step import make_step
+from minigpt_flax.errors import check_name
+from minigpt_flax.train.build import build
+from minigpt_flax.train.cli import Parser, guarded, number, whole
+from minigpt_flax.train.config import DEFAULTS, RunConfig, defaults, resolve
+from minigpt_flax.train.specs import Word, parse
 
 SECTION = "rates"
-STEPS = 150
+STEPS = 300
 PER_DECADE = 2
 FARTHEST = 2  # decades looked at on either side of the start
 LEAD = 5e-3  # nats by which another rate must be better to count as better
 USUAL = 1e-3
-STARTS = {  # where the search begins: the papers' or the field's usual rates, where they aren't 1e-3
-    "sgd": 0.3, "momentum": 1.0, "asgd": 0.3, "polyak_sgd": 1.0, "lars": 1.0, "schedule_free_sgd": 1.0,
-    "dog": 1.0, "dowg": 1.0, "prodigy": 1.0, "dadapt_adamw": 1.0, "adadelta": 1.0,
-    "adagrad": 0.01, "adafactor": 0.01, "lamb": 0.01, "novograd": 0.01, "sm3": 0.1, "shampoo": 0.01, "galore": 0.01,
-    "muon": 0.01, "normuon": 0.01, "dion": 0.01, "scion": 0.01, "lion": 3e-4, "sign_sgd": 3e-4, "signum": 3e-4,
-}  # fmt: skip
+TRIED = """
+sgd(lr=0.3) momentum(lr=1.0) asgd(lr=0.3) polyak_sgd(lr=1.0) lars(lr=1.0) schedule_free_sgd(lr=1.0)
+dog(lr=1.0) dowg(lr=1.0) prodigy(lr=1.0) dadapt_adamw(lr=1.0) adadelta(lr=1.0)
+adagrad(lr=0.01) adafactor(lr=0.01) lamb(lr=0.01) novograd(lr=0.01) sm3(lr=0.1) shampoo(lr=0.01) galore(lr=0.01)
+muon(lr=0.01) normuon(lr=0.01) dion(lr=0.01) scion(lr=0.01) lion(lr=3e-4) sign_sgd(lr=3e-4) signum(lr=3e-4)
+"""
+"""Words with the rate that a search begins at, where that isn't ``USUAL``: the papers' or the field's. An optimizer
+whose defaults are for other gradients than a language model's, clipped to norm 1, is tried with keywords as well."""
 
 
-def trainer(run: Run, config: RunConfig) -> Callable[[float], float]:
-    """Compiles an optimizer once; returns peak learning rate -> validation loss, infinite where it breaks."""
-    curve, _ = build_optimizer(dataclasses.replace(config, lr=1.0), run.layout)
-    params = run.init().params
-
-    def transformation(rate):
-        return build_optimizer(config, run.layout, rate=lambda peak: lambda count: rate * curve(count))
-
-    def one(rate, state, batch):
-        schedule, tx = transformation(rate)
-        return make_step(loss_sum(run.model), tx, schedule, key=jax.random.key(config.seed))(state, batch)
-
-    step = jax.jit(one, donate_argnums=1)
-    init = jax.jit(lambda params: init_state(params, transformation(1.0)[1]))
-
-    def train(rate: float) -> float:
-        state = init(params)
-        for t in range(config.steps):
-            state, _ = step(rate, state, run.batches(t))
-        loss = run.evaluate(state.evaluation_params)["val_loss"]
-        return loss if math.isfinite(loss) else math.inf
-
-    return train
+def tried() -> dict[str, Word]:
+    """What is searched where nothing is named: word without its rate -> the word with the rate to begin at."""
+    words = [parse(text, "optimizer") for text in TRIED.split()]
+    plain = {name: Word(name, (), {"lr": USUAL}) for name in OPTIMIZERS}
+    return plain | {str(word.without("lr")): word for word in words}
 
 
-def climb(
-    score: Callable[[float], float], start: float, per_decade: int = PER_DECADE
-) -> tuple[float, dict[float, float]]:
-    """Walks along the rates from ``start`` until the best has a worse one on either side.
+def train(config: RunConfig) -> float:
+    """Trains; returns the validation loss, infinite where training breaks."""
+    run = build(config)
+    state = run.init()
+    for t in range(config.steps):
+        state, _ = run.step(state, run.batches(t))
+    loss = run.evaluate(state.evaluation_params)["val_loss"]
+    return loss if math.isfinite(loss) else math.inf
+
+
+def climb(score: Callable[[float], float], start: float) -> dict[float, float]:
+    """Walks along the rates from ``start`` until the best has a worse one on either side; returns all scores.
 
     Of equals it takes the lowest, and so it leaves a place where all break: such rates are too high.
 
-    >>> climb(lambda rate: abs(math.log10(rate)), 0.01)[0]
-    1.0
+    >>> list(climb(lambda rate: abs(math.log10(rate)), 0.01))
+    [0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
     """
     found: dict[int, float] = {}
     best = 0
     while True:
         for k in (best, best - 1, best + 1):
-            if k not in found and abs(k) <= FARTHEST * per_decade:
-                found[k] = score(nth(start, k, per_decade))
+            if k not in found and abs(k) <= FARTHEST * PER_DECADE:
+                found[k] = score(nth(start, k))
         better = min(found, key=lambda k: (found[k], k))
         if better == best or found[better] > found[best] - LEAD:
-            return nth(start, best, per_decade), {nth(start, k, per_decade): found[k] for k in sorted(found)}
+            return {nth(start, k): found[k] for k in sorted(found)}
         best = better
 
 
-def nth(start: float, k: int, per_decade: int = PER_DECADE) -> float:
+def nth(start: float, k: int) -> float:
     """The k-th rate after ``start`` among ..., 0.1, 0.3, 1, 3, ...: the same rates from whatever start.
 
     >>> [nth(3e-4, k) for k in (-1, 0, 1, 2)]
     [0.0001, 0.0003, 0.001, 0.003]
     """
-    return float(f"{10 ** ((round(per_decade * math.log10(start)) + k) / per_decade):.1g}")
+    return float(f"{10 ** ((round(PER_DECADE * math.log10(start)) + k) / PER_DECADE):.1g}")
 
 
-def write(name: str, rate: float) -> None:
-    """Puts a rate into the table."""
-    scratch = RATES.with_suffix(".tmp")
-    scratch.write_text(json.dumps(dict(sorted({**rates(), name: rate}.items())), indent=2) + "\n", "utf-8")
-    os.replace(scratch, RATES)  # whoever reads while the search runs sees a whole table
+def best(losses: Mapping[str, Mapping[str, float | None]], name: str) -> Word | None:
+    """The word of an optimizer that came to the lowest loss, with its rate; None where none did."""
+    found = [
+        (loss, parse(text, "optimizer"), float(rate))
+        for text, curve in losses.items()
+        for rate, loss in curve.items()
+        if loss is not None and parse(text, "optimizer").name == name
+    ]
+    _, word, rate = min(found, key=lambda entry: entry[0], default=(None, None, None))
+    return word and Word(word.name, word.args, {**word.keywords, "lr": rate})
 
 
-def keep(path: Path, name: str, steps: int, losses: dict[float, float]) -> None:
-    """Puts the losses of an optimizer beside the others', runs of so many steps by themselves."""
-    section = f"{SECTION}, {steps} steps"
-    record: dict[str, Any] = {f"{k:g}": v if math.isfinite(v) else None for k, v in losses.items()}
-    found = load(path).get(section, {}).get("losses", {})
-    record = dict(sorted({**found.get(name, {}), **record}.items(), key=lambda item: float(item[0])))
-    save(path, section, {**environment(), "losses": {**found, name: record}})
+def write(word: Word) -> None:
+    """Puts the word of an optimizer into the table."""
+    table = dict(sorted({**defaults(), word.name: word}.items()))
+    scratch = DEFAULTS.with_suffix(".tmp")
+    scratch.write_text("".join(f"{row}\n" for row in table.values()), "utf-8")
+    os.replace(scratch, DEFAULTS)  # whoever reads while the search runs sees a whole table
 
 
-def start_of(name: str, per_decade: int | None) -> float:
-    """Where a search begins: a finer one with what the others found."""
-    start = STARTS.get(name, USUAL)
-    return rates().get(name, start) if per_decade else start
+def kept(path: Path, section: str) -> dict[str, dict[str, float | None]]:
+    """Word -> rate -> loss, None where training broke: what a file holds."""
+    return load(path).get(section, {}).get("losses", {})
 
 
-def known(names: list[str] | None) -> list[str]:
-    """The names, once they are known to be optimizers'.
+def keep(path: Path, section: str, text: str, rate: float, loss: float) -> None:
+    """Puts a loss beside the others."""
+    losses = kept(path, section)
+    curve = {**losses.get(text, {}), f"{rate:g}": loss if math.isfinite(loss) else None}
+    losses[text] = dict(sorted(curve.items(), key=lambda item: float(item[0])))
+    save(path, section, {**environment(), "losses": dict(sorted(losses.items()))})
 
-    Raises:
-      UserError: one isn't.
-    """
-    return [look_up_name(name, OPTIMIZERS, "optimizer").__name__ for name in names or ()]
+
+def scorer(path: Path, word: Word, steps: int) -> Callable[[float], float]:
+    """Rate -> loss of a word without one: out of the file, or trained and put there."""
+    section, text = f"{SECTION}, {steps} steps", str(word)
+
+    def score(rate: float) -> float:
+        curve = kept(path, section).get(text, {})
+        if f"{rate:g}" not in curve:
+            before = time.perf_counter()
+            config = dataclasses.replace(resolve({"steps": steps, "lr": rate}, "nano"), opt=text)
+            keep(path, section, text, rate, train(config))
+            curve = kept(path, section)[text]
+            print(f"{text:44s}{rate:9g}{_shown(curve[f'{rate:g}'])}{time.perf_counter() - before:6.0f} s", flush=True)
+        found = curve[f"{rate:g}"]
+        return math.inf if found is None else found
+
+    return score
+
+
+def _shown(loss: float | None) -> str:
+    return "   broken" if loss is None else f"{loss:9.4f}"
 
 
 def run(arguments: list[str]) -> int:
     """Searches."""
     parser = Parser(prog="python -m benchmarks.rates", description=__doc__)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these [those without a rate]")
-    parser.add_argument("--again", action="store_true", help="those with a rate, too")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="these, from lr=RATE on [all, from where TRIED says]")
+    parser.add_argument("--at", nargs="+", type=number, metavar="RATE", help="at these rates instead of searching")
     parser.add_argument("--steps", type=whole, default=STEPS, metavar="N", help=f"of a run [{STEPS}]")
-    parser.add_argument("--per-decade", type=whole, metavar="N", help=f"rates in a decade [{PER_DECADE}]")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the losses go [the results of this machine]")
     given = parser.parse(arguments)
     path = given["out"] or RESULTS / f"{machine()}.json"
-    base = build(resolve({"steps": given["steps"]}, "nano"))
-    for name in known(given["only"]) or [name for name in OPTIMIZERS if given["again"] or name not in rates()]:
-        start, before = start_of(name, given["per_decade"]), time.perf_counter()
-        config = resolve({"opt": name, "steps": given["steps"], "lr": start}, "nano")
-        rate, losses = climb(trainer(base, config), start, given["per_decade"] or PER_DECADE)
-        write(name, rate)
-        keep(path, name, given["steps"], losses)
-        shown = ", ".join(f"{k:g}: {v:.3f}" for k, v in losses.items())
-        print(f"{name:22s}{rate:8g}   {shown}   {time.perf_counter() - before:.0f} s", flush=True)
+    for word in [parse(text, "optimizer") for text in given["words"]] or tried().values():
+        check_name(word.name, OPTIMIZERS, "optimizer")
+        plain = word.without("lr")
+        score = scorer(path, plain, given["steps"])
+        if given["at"]:
+            [score(rate) for rate in given["at"]]
+        else:
+            start = word if "lr" in word.keywords else tried().get(str(plain), Word(word.name))
+            climb(score, start.keywords.get("lr", USUAL))
+        found = best(kept(path, f"{SECTION}, {given['steps']} steps"), word.name)
+        if found:
+            write(found)
+            print(f"now {found}", flush=True)
     return 0
 
 

@@ -36,7 +36,7 @@ from benchmarks.results import RESULTS, environment, machine, save
 from benchmarks.timing import ROUNDS, race, ratios, spread
 from benchmarks.trees import MODELS, Tree, tree
 from jaxopt_mini import OPTIMIZERS, adamw, apply_updates, chain, clip_by_norm, warmup_cosine
-from minigpt_flax.errors import UserError, nearest
+from minigpt_flax.errors import UserError, check_name
 from minigpt_flax.train.cli import Parser, guarded, whole
 
 OURS = "jaxopt_mini"
@@ -221,18 +221,6 @@ def measure(section: str, tree: Tree, rounds: int, folder: Path | None) -> dict[
     return found
 
 
-def choose(names: Sequence[str] | None, known: Sequence[str], kind: str) -> Sequence[str]:
-    """The names given, all where none is.
-
-    Raises:
-      UserError: one is unknown.
-    """
-    for name in names or ():
-        if name not in known:
-            raise UserError(f"no {kind} is called {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
-    return names or known
-
-
 def run(arguments: list[str]) -> int:
     """Measures what is asked for."""
     parser = Parser(prog="python -m benchmarks.update", description=__doc__)
@@ -245,8 +233,8 @@ def run(arguments: list[str]) -> int:
     if given["repeats"] < 1:
         raise UserError(f"--repeats must be at least 1, got {given['repeats']}")
     jax.config.update("jax_enable_compilation_cache", False)  # else a second run would compile nothing
-    chosen = choose(given["only"], list(SECTIONS), "section")
-    asked = None if given["tree"] is None else choose([given["tree"]], list(MODELS), "tree")
+    chosen = [check_name(name, SECTIONS, "section") for name in given["only"] or SECTIONS]
+    asked = given["tree"] and [check_name(given["tree"], MODELS, "tree")]
     path = given["out"] / f"{machine()}.json"
     for section in chosen:
         for name in asked or SECTIONS[section]:

@@ -148,7 +148,7 @@ def untuned() -> str:
         measurement = json.loads(path.read_text()).get("defaults")
         if measurement:
             ranked = sorted(measurement["optimizers"].items(), key=lambda item: item[1]["val_loss"])
-            rows = [f"`{name}` | {found['lr']:g} | {found['val_loss']:.3f}" for name, found in ranked]
+            rows = [f"`{found.get('opt', name)}` | {found['lr']:g} | {found['val_loss']:.3f}" for name, found in ranked]
             title = f"On {measurement['machine']}, {measurement['date']}, {measurement['steps']} steps:"
             parts.append(f"\n{title}\n\n{table(('optimizer', 'peak rate', 'validation loss'), rows)}\n")
     return "".join(parts)

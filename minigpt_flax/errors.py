@@ -22,3 +22,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.55)
     return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def check_name(name: str, names: Iterable[str], kind: str) -> str:
+    """Returns ``name`` if it is one of ``names``.
+
+    Raises:
+      UserError: it isn't; the message lists them and the nearest.
+    """
+    names = list(names)
+    if name not in names:
+        raise UserError(f"no {kind} is called {name!r}{nearest(name, names)}; there are: {', '.join(names)}")
+    return name

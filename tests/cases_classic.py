@@ -319,7 +319,18 @@ ROWS = (
         optax=by_layers(optax.novograd),
         variants=({"b2": 0.9, "weight_decay": 0.1, "eps_root": 1e-3},),
     ),
-    Case(sm3, learning_rate=1.0, optax=by_layers(optax_sm3), variants=({"momentum": 0.5},)),
+    Case(
+        sm3,
+        learning_rate=1.0,
+        optax=by_layers(optax_sm3),
+        variants=({"momentum": 0.5},),
+        goldens=(
+            Golden(
+                "sm3_mean",
+                lambda h: sm3(h["lr"], momentum=h["beta1"], b2=h["beta2"], eps=h["diagonal_epsilon"]),
+            ),
+        ),
+    ),
     Case(
         polyak_sgd,
         learning_rate=1.0,

@@ -1,36 +1,68 @@
-"""The committed default rates, and the search that finds them."""
+"""The committed defaults of every optimizer, and the search that finds them."""
 
+import inspect
+import json
 import math
 
 import pytest
 
 from benchmarks.defaults import PLAIN
-from benchmarks.rates import STARTS, climb
+from benchmarks.rates import best, climb, keep, kept, tried
+from benchmarks.results import RESULTS
 from jaxopt_mini import OPTIMIZERS
-from minigpt_flax.train.config import rates
+from minigpt_flax.train.config import defaults
+from minigpt_flax.train.specs import parse
 
 
-def test_every_rate_is_an_optimizers():
+def test_every_default_is_an_optimizers():
     """An optimizer that the sweep hasn't seen yet gets the preset's rate, so that adding one stays three edits."""
-    assert rates().keys() <= OPTIMIZERS.keys()
+    assert defaults().keys() <= OPTIMIZERS.keys()
+    for name, word in defaults().items():
+        assert word.without("lr").keywords.keys() <= inspect.signature(OPTIMIZERS[name]).parameters.keys()
 
 
 def test_rates_are_positive_and_in_order():
-    assert all(math.isfinite(rate) and rate > 0 for rate in rates().values())
-    assert list(rates()) == sorted(rates())
+    assert all(math.isfinite(word.keywords["lr"]) and word.keywords["lr"] > 0 for word in defaults().values())
+    assert list(defaults()) == sorted(defaults())
+
+
+def test_defaults_were_found_by_the_committed_sweep():
+    swept = [
+        (text, float(rate))
+        for path in RESULTS.glob("*.json")
+        for section, found in json.loads(path.read_text()).items()
+        if section.startswith("rates,")
+        for text, losses in found["losses"].items()
+        for rate in losses
+    ]
+    for word in defaults().values():
+        assert (str(word.without("lr")), word.keywords["lr"]) in swept
 
 
 def test_data_by_name_names_optimizers():
-    assert STARTS.keys() | PLAIN <= OPTIMIZERS.keys()
+    assert {word.name for word in tried().values()} | PLAIN <= OPTIMIZERS.keys()
 
 
 @pytest.mark.parametrize("start", [1e-3, 0.1, 1.0])
 def test_search_finds_the_best_rate_beside_worse_ones(start):
-    rate, losses = climb(lambda rate: abs(math.log10(rate / 0.03)), start)
-    assert rate == 0.03
+    losses = climb(lambda rate: abs(math.log10(rate / 0.03)), start)
+    assert min(losses, key=losses.__getitem__) == 0.03
     assert {0.01, 0.03, 0.1} <= losses.keys()
 
 
 def test_search_turns_back_where_training_breaks():
-    rate, _ = climb(lambda rate: math.inf if rate > 0.05 else -rate, 1.0)
-    assert rate == 0.03
+    losses = climb(lambda rate: math.inf if rate > 0.05 else -rate, 1.0)
+    assert min(losses, key=losses.__getitem__) == 0.03
+
+
+def test_the_best_word_of_all_that_were_kept(tmp_path):
+    path = tmp_path / "results.json"
+    for text, rate, loss in [
+        ("sm3", 0.1, 2.9),
+        ("sm3(momentum=0.5)", 0.01, 2.3),
+        ("sm3(momentum=0.5)", 0.1, math.inf),
+        ("sgd", 1.0, 1.0),
+    ]:
+        keep(path, "rates", text, rate, loss)
+    assert best(kept(path, "rates"), "sm3") == parse("sm3(momentum=0.5, lr=0.01)", "optimizer")
+    assert best(kept(path, "rates"), "lion") is None

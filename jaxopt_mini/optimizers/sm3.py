@@ -25,12 +25,13 @@ def _others(entry: ParamLayout) -> list[tuple[int, ...]]:
 
 
 def scale_by_sm3(
-    b1: ArrayLike = 0.9, *, eps: ArrayLike = 1e-8, layout: Any | None = None
+    b1: ArrayLike = 0.9, *, b2: ArrayLike | None = None, eps: ArrayLike = 1e-8, layout: Any | None = None
 ) -> GradientTransformationExtraArgs:
     """The direction of :func:`sm3`, without the learning rate.
 
     Args:
       b1: decay of the momentum, in [0, 1).
+      b2: decay of a mean in the place of the sum, in [0, 1).
       eps: added inside the root.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
@@ -38,11 +39,16 @@ def scale_by_sm3(
       A transformation with an ``optax.ScaleBySM3State``: mu, for each leaf a list of sums, one for each of its axes
       that isn't stacked; nu, the momentum, like the parameters.
     """
-    check_fraction(b1=b1)
+    check_fraction(b1=b1, b2=b2)
     check_nonnegative(eps=eps)
+    old, new = (1.0, 1.0) if b2 is None else (b2, 1 - b2)
 
     def largest(leaf, entry):
         return [jnp.max(leaf, axes) for axes in _others(entry)]
+
+    def start(leaf, entry):
+        """Zeros in the shapes of the maxima: the compiler would take seconds to fold maxima of zeros."""
+        return [jnp.zeros(s.shape, s.dtype) for s in jax.eval_shape(lambda: largest(leaf, entry))]
 
     def bound(sums, entry):
         """The least of the sums that cover an entry."""
@@ -55,12 +61,14 @@ def scale_by_sm3(
 
     def init(params):
         zeros = zeros_like(params)
-        return ScaleBySM3State(mu=jax.tree.map(largest, zeros, resolve(layout, params)), nu=zeros)
+        return ScaleBySM3State(mu=jax.tree.map(start, zeros, resolve(layout, params)), nu=zeros)
 
     def update(updates, state, params=None, **extra):
         del params, extra
         entries = resolve(layout, updates)
-        total = jax.tree.map(lambda g, sums, entry: absolute_square(g) + bound(sums, entry), updates, state.mu, entries)
+        total = jax.tree.map(
+            lambda g, sums, entry: new * absolute_square(g) + old * bound(sums, entry), updates, state.mu, entries
+        )
         nu = average(jax.tree.map(divide, updates, total), state.nu, b1)
         mu = cast_like(jax.tree.map(largest, total, entries), state.mu)
         return cast_like(nu, updates), ScaleBySM3State(mu, cast_like(nu, state.nu))
@@ -72,6 +80,8 @@ def sm3(
     learning_rate: ScalarOrSchedule,
     *,
     momentum: ArrayLike = 0.9,
+    b2: ArrayLike | None = None,
+    eps: ArrayLike = 1e-8,
     layout: Any | None = None,
 ) -> GradientTransformation:
     """SM3 (square-root of minima of sums of maxima of squared gradients).
@@ -84,7 +94,8 @@ def sm3(
         m <- momentum m + (1 - momentum) g / sqrt(s + eps)
         p <- p - lr m
 
-    s is never less than AdaGrad's sum. A tensor of k axes has k such vectors, a vector is AdaGrad itself.
+    s is never less than AdaGrad's sum. A tensor of k axes has k such vectors, a vector is AdaGrad itself. With ``b2`` s
+    is a decaying mean, b2 min(r_i, c_j) + (1 - b2) g_ij^2, as in the authors' code: ``sm3(lr, b2=0.999, eps=1e-10)``.
 
     Letters: r, c are ``mu`` here and m is ``nu``, as in Optax.
 
@@ -94,6 +105,8 @@ def sm3(
     Args:
       learning_rate: a number or a schedule; 0.1 to 1.
       momentum: decay of the momentum, in [0, 1).
+      b2: decay of a mean in the place of the sum, in [0, 1); the rate is then about AdamW's. None sums.
+      eps: added inside the root.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`, which says what is stacked; None infers it.
 
     Returns:
@@ -106,4 +119,4 @@ def sm3(
     """
     check_nonnegative(learning_rate=learning_rate)
     check_fraction(momentum=momentum)
-    return chain(scale_by_sm3(momentum, layout=layout), scale_by_learning_rate(learning_rate))
+    return chain(scale_by_sm3(momentum, b2=b2, eps=eps, layout=layout), scale_by_learning_rate(learning_rate))

@@ -63,6 +63,7 @@ def yogi(
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-3,
+    initial_accumulator_value: ArrayLike = 1e-6,
 ) -> GradientTransformation:
     """Yogi.
 
@@ -81,7 +82,8 @@ def yogi(
       learning_rate: a number or a schedule; the paper takes 1e-2.
       b1: decay of the mean of the gradient, in [0, 1).
       b2: 1 - b2 is the share of the squared gradient that v moves by, in [0, 1).
-      eps: added to the root, outside it; larger than Adam's.
+      eps: added to the root, outside it; larger than Adam's, and than a language model's gradients.
+      initial_accumulator_value: what m and v start from.
 
     Returns:
       A transformation; 8 bytes of state a float32 parameter.
@@ -92,4 +94,7 @@ def yogi(
     [-0.0999, 0.1]
     """
     check_nonnegative(learning_rate=learning_rate)
-    return chain(scale_by_yogi(b1, b2, eps), scale_by_learning_rate(learning_rate))
+    return chain(
+        scale_by_yogi(b1, b2, eps, initial_accumulator_value=initial_accumulator_value),
+        scale_by_learning_rate(learning_rate),
+    )

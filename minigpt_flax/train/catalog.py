@@ -12,7 +12,7 @@ from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.train.cli import COLUMNS, Request
 from minigpt_flax.train.config import PRESET_NOTES, PRESETS, WORDS, default_preset, flag_of, resolve
 from minigpt_flax.train.specs import parse, signature
-from minigpt_flax.train.tables import KINDS, OFFERED, Kind
+from minigpt_flax.train.tables import KINDS, Kind, Offer
 
 
 def show(request: Request) -> int:
@@ -64,7 +64,7 @@ def explain(request: Request) -> str:
 
 def _explain_row(kind: str, entry: Kind, name: str) -> str:
     row = entry.table[name]
-    usage = signature(row, skip=entry.given, without=OFFERED)
+    usage = signature(row, skip=entry.given, without=Offer._fields)
     shown = textwrap.fill(usage, COLUMNS - 2, initial_indent="  ", subsequent_indent="    ")
     return f"{kind}, typed after {entry.flag}:\n\n{shown}\n\n{reflow(inspect.getdoc(row) or '')}"
 

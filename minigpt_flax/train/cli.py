@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.train.config import PRESET_NOTES, PRESETS, RunConfig, flag_of, known_preset
+from minigpt_flax.errors import UserError, check_name, nearest
+from minigpt_flax.train.config import PRESET_NOTES, PRESETS, RunConfig, flag_of
 
 COLUMNS = 80
 LINES = """
@@ -184,7 +184,7 @@ def parse(arguments: list[str] | None = None) -> Request:
     """
     values = parser().parse(sys.argv[1:] if arguments is None else arguments)
     if values["preset"] is not None:
-        known_preset(values["preset"])
+        check_name(values["preset"], PRESETS, "preset")
     return Request(given=given_fields(values), **values)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minigpt_flax.errors import UserError, nearest
+from minigpt_flax.errors import UserError, check_name
 from minigpt_flax.train import groups
 from minigpt_flax.train.specs import Word, parse
 
@@ -65,7 +65,6 @@ class RunConfig:
 
 NANO = {
     "opt": "adamw(b2=0.99, weight_decay=0.1)",
-    "lr": 1e-3,
     "schedule": "warmup_cosine(warmup=0.05, floor=0.1)",
     "clip": "clip_by_norm(1.0)",
     "steps": 2000,
@@ -79,9 +78,11 @@ NANO = {
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "nano": NANO,
+    "nanogpt": {**NANO, "lr": 1e-3},
     "demo": {**NANO, "steps": 1500, "eval_every": 250, "lr": 3e-3, "schedule": "warmup_cosine(warmup=0.1, floor=0.0)"},
     "char": {
         **NANO,
+        "lr": 1e-3,
         "schedule": "warmup_cosine(warmup=0.02, floor=0.1)",
         "steps": 5000,
         "batch_size": 64,
@@ -100,39 +101,40 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 PRESET_NOTES = {
-    "nano": "nanoGPT's CPU recipe, 0.8 M parameters; the default on a CPU",
+    "nano": "0.8 M parameters, each optimizer at its own rate; the default on a CPU",
+    "nanogpt": "nanoGPT's CPU recipe: nano with AdamW at 1e-3",
     "demo": "nano, shorter and faster: what `make demo` runs",
     "char": "nanoGPT's GPU recipe, 10.7 M parameters; the default on a GPU or TPU",
     "course": "the course's MiniGPT settings: AdamW 1e-4, cosine over 1000 steps",
 }
 WORDS = {"opt": "optimizer", "schedule": "schedule", "clip": "clip", "tokenizer": "tokenizer"}
-RATES = Path(__file__).with_name("rates.json")
+DEFAULTS = Path(__file__).with_name("defaults.txt")
 
 
-def rates() -> dict[str, float]:
-    """Default learning rate by optimizer, as a sweep found them."""
-    return json.loads(RATES.read_text()) if RATES.exists() else {}
+def defaults() -> dict[str, Word]:
+    """What a run takes for each optimizer where nothing is said, as a sweep found it: ``lr``, a peak, and keywords."""
+    return {word.name: word for word in (parse(line, "optimizer") for line in DEFAULTS.read_text().splitlines())}
 
 
 def resolve(given: dict[str, Any], preset: str) -> RunConfig:
     """Lays what was typed over a preset.
 
     A word that names the preset's own row keeps the preset's arguments where it says nothing of them: ``--opt adamw``
-    under ``nano`` is ``adamw(b2=0.99, weight_decay=0.1)``. Another optimizer starts from its own defaults and its own
-    learning rate.
+    under ``nano`` is ``adamw(b2=0.99, weight_decay=0.1)``. What neither says of an optimizer, above all its learning
+    rate, is as :func:`defaults` has it.
 
     Raises:
       UserError: an unknown preset, or a value out of range.
     """
-    known_preset(preset)
-    defaults = {f.name: f.default for f in dataclasses.fields(RunConfig)}
+    chosen = PRESETS[check_name(preset, PRESETS, "preset")]
     typed = {key: value for key, value in given.items() if value is not None}
-    below = {**defaults, **PRESETS[preset]}
+    below = {**{f.name: f.default for f in dataclasses.fields(RunConfig)}, **chosen}
     values = spelled_out({**below, **typed}, below)
     opt = parse(values["opt"], "optimizer")
-    if "lr" not in typed and opt.name != parse(below["opt"], "optimizer").name:
-        values["lr"] = rates().get(opt.name, defaults["lr"])
-    config = check(RunConfig(**values))
+    usual = defaults().get(opt.name, Word(opt.name))
+    if not ("lr" in typed or ("lr" in chosen and opt.name == parse(below["opt"], "optimizer").name)):
+        values["lr"] = usual.keywords.get("lr", RunConfig.lr)
+    config = check(RunConfig(**{**values, "opt": str(opt.over(usual.without("lr")))}))
     return dataclasses.replace(config, group=canonical_groups(config.group, config))
 
 
@@ -146,20 +148,16 @@ def spelled_out(typed: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
     return full
 
 
+def complete_groups(texts: Iterable[str], config: RunConfig) -> list[groups.Group]:
+    """Groups with everything that they leave open filled in, by the run's own optimizer or by the table."""
+    opt = parse(config.opt, "optimizer")
+    table = {**defaults(), opt.name: Word(opt.name, opt.args, {**opt.keywords, "lr": config.lr})}
+    return [groups.complete(text, table, config.lr) for text in texts]
+
+
 def canonical_groups(texts: Iterable[str], config: RunConfig) -> tuple[str, ...]:
-    """Groups with everything that they leave open filled in."""
-    opt, table = parse(config.opt, "optimizer"), rates()
-    return tuple(str(groups.complete(text, opt, config.lr, table)) for text in texts)
-
-
-def known_preset(name: str) -> None:
-    """Refuses a preset that there isn't.
-
-    Raises:
-      UserError: with the presets and the nearest.
-    """
-    if name not in PRESETS:
-        raise UserError(f"no preset is called {name!r}{nearest(name, PRESETS)}; there are: {', '.join(PRESETS)}")
+    """The same, as text."""
+    return tuple(map(str, complete_groups(texts, config)))
 
 
 def default_preset(backend: str) -> str:

@@ -15,6 +15,7 @@ from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.train.specs import Word, parse
 
 REST = "rest"
+RATES = {"lr", "lr_scale"}  # keywords of a group, beside its optimizer's
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,12 @@ class Group:
     Attributes:
       where: role or pattern.
       word: its optimizer.
-      lr: its peak learning rate; None where the text, as typed, leaves it open.
-      lr_scale: what the rate is multiplied by.
+      lr: its peak learning rate.
     """
 
     where: str
     word: Word
-    lr: float | None
-    lr_scale: float = 1.0
+    lr: float
 
     def __str__(self) -> str:
         """The group as it would be typed."""
@@ -42,14 +41,14 @@ class Group:
         return self.where == role or fnmatchcase(name, self.where)
 
 
-def read(text: str) -> Group:
+def read(text: str) -> tuple[str, Word]:
     """Parses a group as typed.
 
     Raises:
       UserError: it isn't WHERE=WORD, or a rate is out of range.
 
     >>> read("embedding=adamw(b2=0.95, lr_scale=0.1)")
-    Group(where='embedding', word=Word(name='adamw', args=(), keywords={'b2': 0.95}), lr=None, lr_scale=0.1)
+    ('embedding', Word(name='adamw', args=(), keywords={'b2': 0.95, 'lr_scale': 0.1}))
     """
     where, equals, rest = text.partition("=")
     if not (where.strip() and equals):
@@ -57,24 +56,28 @@ def read(text: str) -> Group:
             f'group {text!r} is not WHERE=WORD: write a role or a pattern of names, as "embedding=lion(lr=1e-4)"'
         )
     word = parse(rest, "optimizer")
-    keywords = dict(word.keywords)
-    lr, scale = keywords.pop("lr", None), keywords.pop("lr_scale", 1.0)
-    for key, value in (("lr", lr), ("lr_scale", scale)):
-        if value is not None and not (isinstance(value, int | float) and 0 <= value < math.inf):
+    for key in RATES & word.keywords.keys():
+        value = word.keywords[key]
+        if not (isinstance(value, int | float) and 0 <= value < math.inf):
             raise UserError(f"group {text!r}: {key} must be a finite number, 0 or more, got {value!r}")
-    return Group(where.strip(), Word(word.name, word.args, keywords), lr, float(scale))
+    return where.strip(), word
 
 
-def complete(text: str, base: Word, lr: float, rates: Mapping[str, float]) -> Group:
-    """Fills in what the text leaves open: of the run's own optimizer its keywords and rate, else the table's rate.
+def complete(text: str, table: Mapping[str, Word], lr: float) -> Group:
+    """Fills in what the text leaves open.
 
-    >>> str(complete("embedding=adamw(lr_scale=0.1)", parse("adamw(b2=0.99)", "optimizer"), 0.01, {}))
+    Args:
+      text: the group as typed, or one that is complete already.
+      table: name -> the optimizer's usual keywords, with ``lr``.
+      lr: peak learning rate of an optimizer that the table doesn't have.
+
+    >>> str(complete("embedding=adamw(lr_scale=0.1)", {"adamw": parse("adamw(b2=0.99, lr=0.01)", "optimizer")}, 1.0))
     'embedding=adamw(b2=0.99, lr=0.001)'
     """
-    group = read(text)
-    usual = lr if group.word.name == base.name else rates.get(group.word.name, lr)
-    peak = (usual if group.lr is None else group.lr) * group.lr_scale
-    return Group(group.where, group.word.over(base), peak)
+    where, typed = read(text)
+    word = typed.over(table.get(typed.name, typed))
+    peak = word.keywords.get("lr", lr) * word.keywords.get("lr_scale", 1.0)
+    return Group(where, word.without(*RATES), peak)
 
 
 def assign(groups: Iterable[Group], roles: Mapping[str, str]) -> dict[str, str]:

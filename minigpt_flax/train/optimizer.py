@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from jaxopt_mini import GradientTransformation, GradientTransformationExtraArgs, chain, partition
 from jaxopt_mini.tree import path_name
-from minigpt_flax.train.config import RunConfig, words
-from minigpt_flax.train.groups import REST, Group, assign, read
+from minigpt_flax.train.config import RunConfig, complete_groups, words
+from minigpt_flax.train.groups import REST, Group, assign
 from minigpt_flax.train.specs import Word, bind, blame, parse
-from minigpt_flax.train.tables import KINDS
+from minigpt_flax.train.tables import KINDS, Offer
 
 DECAYED = ("matrix", "embedding", "head")  # the roles that weight decay touches
 
@@ -31,20 +31,19 @@ def build_optimizer(
     Raises:
       UserError: a word is wrong, or a group doesn't fit the parameters.
     """
-    said, groups, decayed = words(config), [read(text) for text in config.group], decay_mask(layout)
-    known = {"layout": layout, "mask": decayed, "weight_decay_mask": decayed}
-
-    def bound(word: Word, kind: str, *given: Any, **more: Any) -> Any:
-        return bind(word, KINDS[kind].table, kind, *given, offered=known | more)
-
-    rate = rate or (lambda peak: bound(said["schedule"], "schedule", peak, config.steps))
+    said, groups, decayed = words(config), complete_groups(config.group, config), decay_mask(layout)
+    rate = rate or (lambda peak: bind(said["schedule"], KINDS["schedule"].table, "schedule", peak, config.steps))
     base = rate(config.lr)
+    offer = Offer(layout, mask=decayed, weight_decay_mask=decayed, learning_rate=base)._asdict()
+
+    def bound(word: Word, kind: str, *given: Any) -> Any:
+        return bind(word, KINDS[kind].table, kind, *given, offered=offer)
+
     parts = {REST: bound(said["opt"], "optimizer", base)}
-    for i, group in enumerate(groups):
-        parts[str(i)] = bound(group.word, "optimizer", rate(group.lr or 0.0))
+    parts |= {str(i): bound(group.word, "optimizer", rate(group.lr)) for i, group in enumerate(groups)}
     tx = chain(bound(said["clip"], "clip"), by_group(parts, groups, layout))
     for text in config.wrap:
-        tx = bound(parse(text, "wrapper"), "wrapper", tx, learning_rate=base)
+        tx = bound(parse(text, "wrapper"), "wrapper", tx)
     return base, tx
 
 

@@ -11,7 +11,8 @@ import jax
 from jaxopt_mini.tree import path_name
 from minigpt_flax.data import unigram_entropy
 from minigpt_flax.train.build import Run
-from minigpt_flax.train.groups import REST, read
+from minigpt_flax.train.config import complete_groups
+from minigpt_flax.train.groups import REST
 from minigpt_flax.train.optimizer import decay_rates, labels
 from minigpt_flax.train.probes import remembered
 
@@ -70,7 +71,7 @@ def _roles(run: Run, rates: dict[str, float]) -> str:
 
 def _optimizers(run: Run) -> str:
     """The rule of each group of tensors, in the order in which they were given; the rest has the run's own."""
-    groups = [read(text) for text in run.config.group]
+    groups = complete_groups(run.config.group, run.config)
     if not groups:
         return run.config.opt
     assigned = labels(groups, run.layout)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from minigpt_flax.errors import UserError, nearest
+from minigpt_flax.errors import UserError, check_name, nearest
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class Word:
         if self.name != other.name:
             return self
         return Word(self.name, self.args or other.args, {**other.keywords, **self.keywords})
+
+    def without(self, *keys: str) -> Word:
+        """This word, less some keywords."""
+        return Word(self.name, self.args, {key: value for key, value in self.keywords.items() if key not in keys})
 
 
 def parse(text: str, kind: str) -> Word:
@@ -94,9 +98,7 @@ def look_up(word: Word, table: Mapping[str, Callable], kind: str) -> Callable:
     Raises:
       UserError: there is none; the message lists the rows and the nearest.
     """
-    if word.name not in table:
-        raise UserError(f"no {kind} is called {word.name!r}{nearest(word.name, table)}; there are: {', '.join(table)}")
-    return table[word.name]
+    return table[check_name(word.name, table, kind)]
 
 
 def look_up_name(text: str, table: Mapping[str, Callable], kind: str) -> Callable:

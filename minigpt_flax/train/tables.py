@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from jaxopt_mini import CLIPS, OPTIMIZERS, SCHEDULES, WRAPPERS, GradientTransformation, chain
 from minigpt_flax.data import CORPORA, TOKENIZERS
@@ -39,5 +40,12 @@ KINDS = {
     "tokenizer": Kind(TOKENIZERS, "--tokenizer", 1),
     "corpus": Kind(CORPORA, "--data", 0),
 }
-OFFERED = ("layout", "mask", "weight_decay_mask", "learning_rate")
-"""Keywords that a run gives to the rows whose signatures name them."""
+
+
+class Offer(NamedTuple):
+    """What a run knows, by the keywords of the signatures that take it."""
+
+    layout: Any  # tree of ``ParamLayout``
+    mask: Any  # tree of booleans: what decays
+    weight_decay_mask: Any  # the same, under another name of Optax's
+    learning_rate: Any  # number or schedule of the run's own optimizer

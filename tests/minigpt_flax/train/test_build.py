@@ -1,5 +1,7 @@
 """Words to objects."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,8 +9,9 @@ import pytest
 from minigpt_flax.data import load_tokenizer
 from minigpt_flax.errors import UserError
 from minigpt_flax.train.build import build
-from minigpt_flax.train.config import resolve
+from minigpt_flax.train.config import defaults, resolve
 from minigpt_flax.train.optimizer import decay_mask
+from minigpt_flax.train.specs import parse
 from tests.minigpt_flax.train.runs import TINY
 
 
@@ -51,6 +54,20 @@ def test_clip_none_leaves_the_optimizer_alone():
     clipped, plain = (jax.eval_shape(build(config(clip=clip)).init).opt_state for clip in ("clip_by_norm(1.0)", "none"))
     assert jax.tree.leaves(clipped[0]) and not jax.tree.leaves(plain[0])
     assert clipped[1] == plain[1]
+
+
+def test_what_is_left_open_is_the_tables():
+    for name, word in defaults().items():
+        found = resolve({"opt": name}, "nano")
+        assert found.lr == word.keywords["lr"]
+        assert word.without("lr").keywords.items() <= parse(found.opt, "optimizer").keywords.items()
+    assert resolve({"opt": "lion(b1=0.5)", "lr": 0.1}, "nano").lr == 0.1
+
+
+def test_a_preset_that_says_the_rate_has_it():
+    assert resolve({}, "nanogpt").lr == resolve({"opt": "adamw(b1=0.8)"}, "nanogpt").lr == 1e-3
+    nano, nanogpt = (dataclasses.asdict(resolve({}, preset)) for preset in ("nano", "nanogpt"))
+    assert nano | {"lr": 1e-3} == nanogpt
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Groups of parameters and wrappers, from the word to the update."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -38,8 +40,16 @@ def test_each_group_follows_its_own_rule_and_rate():
 
 def test_what_a_group_leaves_open_is_written_down():
     run = config("vector=adamw(b2=0.9)", "head=lion(lr=1e-4)", tie_head=False)
-    assert run.group == ("vector=adamw(b2=0.9, weight_decay=0.1, lr=0.001)", "head=lion(lr=0.0001)")
+    assert run.group == (f"vector=adamw(b2=0.9, weight_decay=0.1, lr={run.lr})", "head=lion(lr=0.0001)")
     assert config(*run.group, tie_head=False) == run
+
+
+def test_a_group_without_a_rate_takes_the_same_however_the_config_was_made():
+    said = config("matrix=adamw(b2=0.9)", "vector=lion")
+    by_hand = dataclasses.replace(said, group=("matrix=adamw(b2=0.9)", "vector=lion"))
+    assert dict(plan.plan(build(by_hand)))["optimizer"] == dict(plan.plan(build(said)))["optimizer"]
+    assert moved(build(by_hand)) == moved(build(said))
+    assert min(moved(build(by_hand)).values()) > 0
 
 
 def test_the_plan_shows_the_rule_of_every_tensor():
