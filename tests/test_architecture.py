@@ -8,7 +8,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("jaxopt_mini/**/*.py"), *ROOT.glob("minigpt_flax/**/*.py")])
 SIBLINGS = ("jaxopt_mini.optimizers", "jaxopt_mini.wrappers")
-READERS = ("minigpt_flax.lab.records", "minigpt_flax.lab.plots", "minigpt_flax.lab.report")
+RECORDS = ("minigpt_flax.lab.records", "minigpt_flax.lab.plots")
+VERDICT = ("minigpt_flax.lab.verdict",)
+SHOWN = ("minigpt_flax.lab.verdict_text", "minigpt_flax.lab.figures")
+PAGE = ("minigpt_flax.lab.page",)
+READERS = (*RECORDS, *VERDICT, *SHOWN, *PAGE)
 LEVELS = (
     ("jaxopt_mini.tree", "jaxopt_mini.check", "jaxopt_mini.linalg"),
     ("jaxopt_mini.base",),
@@ -20,7 +24,10 @@ LEVELS = (
     ("jaxopt_mini.optimizers",),
     ("jaxopt_mini",),
     ("minigpt_flax.errors",),
-    ("minigpt_flax.model", "minigpt_flax.data", *READERS),
+    ("minigpt_flax.model", "minigpt_flax.data", *RECORDS),
+    VERDICT,
+    SHOWN,
+    PAGE,
     ("minigpt_flax.train",),
     ("minigpt_flax.lab",),
     ("minigpt_flax",),

@@ -10,8 +10,8 @@ from typing import Any
 from minigpt_flax.errors import UserError
 from minigpt_flax.lab import contest as contests, verdict_text
 from minigpt_flax.lab.contest import FILE, Contest
-from minigpt_flax.lab.entries import entries_of, entries_of_runs
-from minigpt_flax.lab.records import show
+from minigpt_flax.lab.entries import entries_of, grouped
+from minigpt_flax.lab.records import read_run, show
 from minigpt_flax.lab.verdict import Entry, judge
 from minigpt_flax.train.cli import Parser, add_fields, given_fields, number, whole
 from minigpt_flax.train.config import default_preset, known_preset
@@ -127,7 +127,10 @@ def _judge_folders(folders: list[Path], typed: Mapping[str, Any], given: Mapping
     if len(folders) == 1 and (folders[0] / FILE).is_file():
         contest = contests.load(folders[0])
         return _tell(entries_of(contest, folders[0]), typed["target"] or contest.target, folders[0])
-    return _tell(entries_of_runs(folders), typed["target"], Path(typed["out"]) / (typed["name"] or "compare"))
+    entries = grouped([read_run(folder) for folder in folders])
+    if len(entries) < 2:
+        raise UserError("a comparison needs two contestants: these runs differ in their seed at most; name another run")
+    return _tell(entries, typed["target"], Path(typed["out"]) / (typed["name"] or "compare"))
 
 
 def _tell(entries: list[Entry], target: float | None, folder: Path) -> int:
@@ -140,5 +143,7 @@ def _tell(entries: list[Entry], target: float | None, folder: Path) -> int:
             (folder / name).write_text(form(verdict), encoding="utf-8")
     except OSError as error:
         raise UserError(f"can't write into {show(folder)}: {error.strerror}") from error
-    print(f"\n{show(folder)}: {', '.join(FORMS)}")
+    from minigpt_flax.lab.figures import pictures  # takes half a second
+
+    print(f"\n{show(folder)}: {', '.join([*FORMS, *pictures(entries, verdict, folder)])}")
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.lab.contest import Contest
 from minigpt_flax.lab.records import RunRecord, read_run
 from minigpt_flax.lab.verdict import Entry
+
+WORDS = ("opt", "schedule")  # say what they are
 
 
 def entries_of(contest: Contest, folder: Path) -> list[Entry]:
@@ -25,37 +27,33 @@ def entries_of(contest: Contest, folder: Path) -> list[Entry]:
     ]
 
 
-def entries_of_runs(folders: Sequence[Path]) -> list[Entry]:
+def grouped(runs: Sequence[RunRecord]) -> list[Entry]:
     """Single runs as contestants: those that differ only in their seed are one.
 
     Raises:
-      UserError: fewer than two contestants, a folder that is no run, or two runs of one contestant with one seed.
+      UserError: two runs of one contestant have one seed.
     """
     groups: dict[str, list[RunRecord]] = {}
-    for run in map(read_run, folders):
+    for run in runs:
         groups.setdefault(repr(_without_seed(run)), []).append(run)
-    if len(groups) < 2:
-        raise UserError(
-            "a comparison needs two contestants: these runs differ in their seed alone; name another run's folder"
-        )
-    names = _names([runs[0] for runs in groups.values()])
-    for name, runs in zip(names, groups.values(), strict=True):
-        seeds = [run.config.get("seed") for run in runs]
+    entries = [Entry(name, members) for name, members in zip(_names(groups), groups.values(), strict=True)]
+    for entry in entries:
+        seeds = [run.config.get("seed") for run in entry.runs]
         if len(set(seeds)) < len(seeds):
-            raise UserError(f"{name} is given twice with the same seed: name each run once")
-    return [Entry(name, runs) for name, runs in zip(names, groups.values(), strict=True)]
+            raise UserError(f"{entry.name} is given twice with the same seed: name each run once")
+    return entries
 
 
 def _without_seed(run: RunRecord) -> dict[str, Any]:
     return {name: value for name, value in run.config.items() if name != "seed"}
 
 
-def _names(runs: Sequence[RunRecord]) -> list[str]:
-    """A name for each: the values of the fields in which they differ."""
-    fields = sorted({name for run in runs for name in run.config} - {"seed"})
-    differing = [f for f in fields if len({repr(run.config.get(f)) for run in runs}) > 1]
-    order = sorted(differing, key=lambda f: ("opt", "schedule", "lr").index(f) if f in ("opt", "schedule", "lr") else 9)
-    return [
-        " ".join(str(run.config.get(f)) if f in ("opt", "schedule") else f"{f} {run.config.get(f)}" for f in order)
-        for run in runs
-    ]
+def _names(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
+    """A name for each: the values of the fields in which they differ; of one alone, its folder's."""
+    firsts = [runs[0] for runs in groups.values()]
+    if len(firsts) == 1:
+        return [firsts[0].name]
+    fields = dict.fromkeys((*WORDS, "lr", *(name for run in firsts for name in run.config)))
+    differing = [f for f in fields if f != "seed" and len({repr(run.config.get(f)) for run in firsts}) > 1]
+    said = lambda run, f: str(run.config.get(f)) if f in WORDS else f"{f} {run.config.get(f)}"
+    return [" ".join(said(run, f) for f in differing) for run in firsts]

@@ -6,7 +6,6 @@ They read in grey and for the colour-blind: lines differ in dash and marker too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -48,29 +47,6 @@ def curves(records: Sequence[Record], path: Path, title: str) -> None:
     figure.savefig(path, dpi=120)
 
 
-def overlay(runs: Mapping[str, Sequence[Record]], path: Path) -> None:
-    """Draws the losses of several runs over each other, against the tokens seen.
-
-    Args:
-      runs: name -> lines of ``metrics.jsonl``.
-      path: picture to write; its ending is the format.
-    """
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    training, validation = figure.subplots(1, 2, sharey=True)
-    for (name, records), colour, dash, marker in zip(runs.items(), cycle(COLOURS), cycle(DASHES), cycle(MARKERS)):
-        tokens, losses = _series(records, "loss", "tokens")
-        training.plot(tokens, _smooth(losses), color=colour, linestyle=dash, linewidth=1.2, label=name)
-        _validation(validation, records, colour, dash, marker, name, "tokens")
-    dress(training, "loss (nats/token)")
-    dress(validation, "")
-    training.set_title("training batches, averaged")
-    validation.set_title("validation split, with its standard error")
-    for axes in (training, validation):
-        axes.set_xlabel("tokens")
-    validation.legend(frameon=False)
-    figure.savefig(path, dpi=120)
-
-
 def by_position(losses: Sequence[float | None], errors: Sequence[float | None], path: Path, title: str) -> None:
     """Draws the loss against the number of tokens seen, with its standard error.
 
@@ -108,13 +84,6 @@ def _validation(
     steps, losses = _series(records, "val_loss", x)
     errors = _series(records, "val_sem", x)[1]
     axes.errorbar(steps, losses, yerr=errors, color=colour, linestyle=dash, marker=marker, capsize=3, label=label)
-
-
-def _smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
-    """Mean of the values before and around each, over a share of the whole."""
-    half = int(len(values) * share / 2)
-    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
-    return [sum(window) / len(window) for window in windows]
 
 
 def dress(axes: Axes, name: str) -> None:

@@ -50,10 +50,14 @@ def _cut(name: str) -> str:
 
 def legend(verdict: Verdict) -> list[str]:
     """What the columns mean."""
-    goal = f"{verdict.target:g}" if verdict.target is not None else f"what {verdict.first} reached with the same seed"
+    goal = (
+        f"a loss of {verdict.target:g}"
+        if verdict.target is not None
+        else f"what {verdict.first} reached with the same seed"
+    )
     lines = [
         "loss: validation, nats a token, mean over seeds and its standard error",
-        f"steps, secs (of training alone): to a loss of {goal}",
+        f"steps, secs (of training alone): to {goal}",
         f"speed: tokens to it, {verdict.first} = 1; B/par: bytes of state a parameter",
         "ms: a step, median; div: runs of any rate that broke",
     ]

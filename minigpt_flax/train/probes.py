@@ -57,6 +57,27 @@ def ratios(view: StepView) -> dict[str, jax.Array]:
     return {f"update_ratio/{role}": tree.norm(updates[role]) / tree.norm(params[role]) for role in params}
 
 
+def layers(view: StepView) -> dict[str, jax.Array]:
+    """How far a step goes in each layer: :func:`ratios` over what is stored stacked, layer by layer.
+
+    Returns:
+      ``update_ratio/layer_I``, I from 0, the layer next to the embedding.
+    """
+    updates, params = (_layer_squares(values, view.layout) for values in (view.updates, view.params))
+    pairs = zip(updates, params, strict=True)
+    return {f"update_ratio/layer_{i}": jnp.sqrt(update / param) for i, (update, param) in enumerate(pairs)}
+
+
+def _layer_squares(values: Any, layout: Any) -> list[jax.Array]:
+    """Sum of squares of everything in each layer."""
+    parts = [
+        jnp.sum(tree.absolute_square(leaf), (*entry.inputs, *entry.outputs))
+        for leaf, entry in zip(jax.tree.leaves(values), jax.tree.leaves(layout), strict=True)
+        if entry.stacked
+    ]
+    return [jnp.stack(layer).sum() for layer in zip(*parts, strict=True)]
+
+
 def moments(view: StepView) -> dict[str, jax.Array]:
     """Norms of what the optimizer remembers of each parameter, by name and role.
 
@@ -114,4 +135,4 @@ def _states(state: Any, kind: type) -> Iterable[Any]:
     return (node for node in nodes if isinstance(node, kind))
 
 
-PROBES: dict[str, Probe] = {f.__name__: f for f in (norms, ratios, moments, clip)}
+PROBES: dict[str, Probe] = {f.__name__: f for f in (norms, ratios, layers, moments, clip)}

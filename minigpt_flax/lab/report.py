@@ -1,0 +1,63 @@
+"""``report RUN|COMPARISON ... --out report.html``: one page to look at, to keep and to send."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minigpt_flax.errors import UserError
+from minigpt_flax.lab import contest as contests
+from minigpt_flax.lab.contest import FILE
+from minigpt_flax.lab.entries import entries_of, grouped
+from minigpt_flax.lab.page import Shown, page
+from minigpt_flax.lab.records import read_run, show
+from minigpt_flax.lab.verdict import Entry, best_runs, judge, same
+from minigpt_flax.train.cli import Parser
+
+SUMMARY = "Write runs or a comparison as one HTML page that opens offline."
+
+
+def declare(parser: Parser) -> None:
+    """Adds the arguments."""
+    parser.add_argument("folders", nargs="+", metavar="RUN", help="folders of runs or of comparisons")
+    parser.add_argument("--out", default="report.html", metavar="FILE", help="page to write [report.html]")
+    parser.add_argument("--title", metavar="TEXT", help="its heading [the folders' names]")
+
+
+def run(*, folders: list[str], out: str, title: str | None) -> int:
+    """Writes the page.
+
+    Raises:
+      UserError: a folder is no run or holds none, runs of different data or length, or the page can't be written.
+    """
+    paths = [Path(folder) for folder in folders]
+    entries, target = gather(paths)
+    best = [(entry.name, best_runs(entry)) for entry in entries]
+    shown = [
+        Shown(run, name, f"{name}, seed {seed}" if len(runs) > 1 else name)
+        for name, runs in best
+        for seed, run in runs.items()
+    ]
+    if not shown:
+        raise UserError(f"{show(paths[0])} holds no run of full length yet: let the comparison go on")
+    same([each.run for each in shown])
+    verdict = judge(entries, target) if len(entries) > 1 else None
+    text = page(title or ", ".join(path.resolve().name for path in paths), shown, verdict)
+    try:
+        Path(out).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"can't write {out}: {error.strerror}") from error
+    print(f"{show(out)}: {len(shown)} runs, {len(text) / 1e6:.2f} MB; open it in a browser")
+    return 0
+
+
+def gather(paths: list[Path]) -> tuple[list[Entry], float | None]:
+    """Contestants of the comparisons, then the single runs; and the target, if one comparison has one."""
+    entries: list[Entry] = []
+    target = None
+    for path in paths:
+        if (path / FILE).is_file():
+            contest = contests.load(path)
+            entries += entries_of(contest, path)
+            target = contest.target
+    single = [read_run(path) for path in paths if not (path / FILE).is_file()]
+    return entries + grouped(single), target

@@ -1,0 +1,25 @@
+"""What a probe says of a step against the same computed by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxopt_mini import ParamLayout
+from minigpt_flax.train.probes import StepView, layers
+
+
+def test_ratios_by_layer_are_those_of_the_layers_apart():
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    tree = lambda: {"blocks": {"kernel": draw(3, 4, 5), "scale": draw(3, 4)}, "head": draw(4, 6)}
+    layout = {
+        "blocks": {"kernel": ParamLayout("matrix", (0,), (1,), (2,)), "scale": ParamLayout("vector", (0,), (), (1,))},
+        "head": ParamLayout("head", (), (0,), (1,)),
+    }
+    updates, params = tree(), tree()
+    view = StepView(jnp.int32(0), params, None, updates, None, layout, jnp.float32(0))
+    apart = lambda values, i: np.concatenate([leaf[i].ravel() for leaf in values["blocks"].values()])
+    norm = np.linalg.norm
+    expected = {f"update_ratio/layer_{i}": norm(apart(updates, i)) / norm(apart(params, i)) for i in range(3)}
+    measured = layers(view)
+    assert measured.keys() == expected.keys()
+    np.testing.assert_allclose(list(measured.values()), list(expected.values()), rtol=1e-5)
