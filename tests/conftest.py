@@ -1,4 +1,4 @@
-"""What every test runs under: strict promotion, checked shapes, the CPU as two devices."""
+"""What every test runs under: strict promotion, checked shapes, the CPU as eight devices."""
 
 import os
 
@@ -15,6 +15,6 @@ import jaxtyping
 
 jaxtyping.install_import_hook(["jaxopt_mini", "minigpt_flax"], "beartype.beartype")
 
-jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

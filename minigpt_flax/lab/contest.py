@@ -20,6 +20,7 @@ from minigpt_flax.train.config import RunConfig, resolve
 
 VALIDATIONS = 8  # in a run whose --eval-every isn't given: enough to interpolate the step of a loss
 FILE = "comparison.json"
+ALONE = {"mesh": "data=1"}  # a run of a comparison has one device: several may share a program
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Contest:
         Raises:
           UserError: a word or number is wrong.
         """
-        config = resolve({**self.given, **who.given, "lr": lr, "seed": seed}, self.preset)
+        config = resolve({**self.given, **who.given, **ALONE, "lr": lr, "seed": seed}, self.preset)
         shorter = config if steps is None else dataclasses.replace(config, steps=steps)
         if steps is not None and steps < config.steps:
             return dataclasses.replace(shorter, eval_every=steps)  # a search looks at the end alone

@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from minigpt_flax.data import Batches
 from minigpt_flax.model import gpt
-from minigpt_flax.train.build import Run, loss_sum
+from minigpt_flax.train.build import Run, loss_sum, training_batches
 from minigpt_flax.train.config import RunConfig
 from minigpt_flax.train.groups import read
 from minigpt_flax.train.optimizer import build_optimizer
@@ -63,7 +62,7 @@ class Program:
         return dataclasses.replace(
             self.run,
             config=config,
-            batches=Batches(self.run.train_tokens, config.batch_size, config.context, config.seed),
+            batches=training_batches(config, self.run.train_tokens, self.run.mesh),
             init=lambda: self.init(knobs),
             step=lambda state, batch: self.step(knobs, state, batch),
         )

@@ -39,7 +39,7 @@ def trial(run: Run, path: Path, stop: Stop, watch: Watch = lambda step: None) ->
       Failed: something can't be written.
     """
     with prepared(run, path) as folder, Checkpoints(folder.checkpoints, run.config.keep) as checkpoints:
-        state = checkpoints.restore(jax.eval_shape(run.init), print) if checkpoints.steps() else run.init()
+        state = checkpoints.restore(run.state, print) if checkpoints.steps() else run.init()
         folder.forget_after(int(state.step))
         checkpoints.scores, records = folder.scores(), folder.records()
         with log(run, folder, records[-1]["seconds"] if records else 0.0) as lines:
@@ -82,7 +82,7 @@ def state_bytes(run: Run) -> float:
 
 def log(run: Run, folder: RunFolder, seconds: float = 0.0) -> Log:
     """Writes the run's ``metrics.jsonl``."""
-    return Log(folder, run.config.log_every, run.config.batch_size * run.config.context, seconds)
+    return Log(folder, run.config.log_every, run.config.step_tokens, seconds)
 
 
 def guard(run: Run, lines: Log) -> Guard:

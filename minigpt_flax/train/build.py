@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxopt_mini import GradientTransformationExtraArgs, ParamLayout
+from jaxopt_mini.tree import path_name
 from minigpt_flax.data import (
     Batches,
     Corpus,
@@ -27,8 +30,11 @@ from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.flops import training_flops
 from minigpt_flax.model.layout import layout as model_layout
 from minigpt_flax.model.loss import cross_entropy
+from minigpt_flax.train import sharding
 from minigpt_flax.train.config import RunConfig
 from minigpt_flax.train.evaluate import evaluate
+from minigpt_flax.train.launch import LAUNCHERS, Step, patient
+from minigpt_flax.train.mesh import batch_shares, check_tensor, choose_mesh
 from minigpt_flax.train.optimizer import build_optimizer, rehearse
 from minigpt_flax.train.specs import bind, look_up_name, parse
 from minigpt_flax.train.state import TrainState, init_state
@@ -60,9 +66,11 @@ class Run(Design):
     tokenizer: Tokenizer
     train_tokens: np.ndarray
     val_tokens: np.ndarray
-    batches: Callable[[int], np.ndarray]
+    batches: Callable[[int], Any]  # step -> what ``step`` takes
     step: Callable[[TrainState, Any], tuple[TrainState, dict]]
     evaluate: Callable[..., dict[str, float]]  # (params, stop=...), see ``validation``
+    mesh: Mesh
+    state: TrainState  # abstract, with its shardings
 
 
 def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: str | None = None) -> Run:
@@ -87,17 +95,27 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
     plan = design(config, tokenizer.vocab_size)
     probes = {name: look_up_name(name, KINDS["probe"].table, "probe") for name in config.probe}
     key = jax.random.key(config.seed)
-    step = make_step(loss_sum(plan.model), plan.tx, plan.schedule, key=key, layout=plan.layout, probes=probes)
-    losses = jax.jit(window_losses(plan.model))
+    losses = loss_sum(plan.model)
+
+    def make(axis: str | None) -> Step:
+        return make_step(losses, plan.tx, plan.schedule, key=key, layout=plan.layout, probes=probes, axis=axis)
+
+    mesh = sharding.make_mesh(choose_mesh(config.mesh, config.batch_size, jax.device_count(), jax.process_count()))
+    check_tensor(mesh.shape.get("tensor", 1), heads=plan.model.heads, kv_heads=plan.model.key_value_heads)
+    shapes = jax.eval_shape(plan.init)
+    shardings = sharding.state_shardings(mesh, shapes, plan.layout, tensor_axes(plan.shapes))
+    known: dict[str, Any] = vars(plan) | {"init": jax.jit(plan.init, out_shardings=shardings)}
     return Run(
-        **vars(plan),
+        **known,
         corpus=corpus,
         tokenizer=tokenizer,
         train_tokens=train_tokens,
         val_tokens=val_tokens,
-        batches=Batches(train_tokens, config.batch_size, config.context, config.seed),
-        step=jax.jit(step, donate_argnums=0),
-        evaluate=validation(losses, val_tokens, config.context, characters(corpus, tokenizer, val_tokens)),
+        batches=training_batches(config, train_tokens, mesh),
+        step=patient(LAUNCHERS[config.parallel].compile(make, mesh, shardings), mesh),
+        evaluate=validation(plan.model, mesh, val_tokens, config.context, characters(corpus, tokenizer, val_tokens)),
+        mesh=mesh,
+        state=sharding.abstract(shapes, shardings),
     )
 
 
@@ -116,8 +134,19 @@ def design(config: RunConfig, vocab_size: int) -> Design:
     schedule, tx = build_optimizer(config, layout)
     rehearse(config, schedule, tx, shapes)
     init = jax.jit(lambda: init_state(gpt.init_params(model, key), tx))
-    flops = config.batch_size * training_flops(model, shapes, config.context)
+    flops = config.step_sequences * training_flops(model, shapes, config.context)
     return Design(config, model, shapes, layout, flops, schedule, tx, init)
+
+
+def training_batches(config: RunConfig, tokens: np.ndarray, mesh: Mesh) -> Callable[[int], Any]:
+    """``step -> batch`` as the step of this configuration takes it."""
+    batches = Batches(tokens, config.step_sequences, config.context, config.seed)
+    return sharding.feed(batches, *LAUNCHERS[config.parallel].order(config.accum, config.batch_size, mesh))
+
+
+def tensor_axes(shapes: Any) -> dict[str, int | None]:
+    """The axis of each parameter, by name, that tensor parallelism divides."""
+    return {path_name(path): axes.tensor for path, axes in jax.tree.leaves_with_path(model_layout(shapes))}
 
 
 def characters(corpus: Corpus, tokenizer: Tokenizer, tokens: np.ndarray) -> int | None:
@@ -125,9 +154,16 @@ def characters(corpus: Corpus, tokenizer: Tokenizer, tokens: np.ndarray) -> int 
     return None if corpus.text is None else len(tokenizer.decode(tokens))
 
 
-def validation(losses: Callable, tokens: np.ndarray, context: int, characters: int | None) -> Callable:
-    """``(params, stop) -> results`` of ``evaluate``, with bits per character where there are characters."""
-    per_batch = max(1, EVALUATION_TOKENS // context)
+def validation(model: ModelConfig, mesh: Mesh, tokens: np.ndarray, context: int, characters: int | None) -> Callable:
+    """``(params, stop) -> results`` of ``evaluate``, with bits per character where there are characters.
+
+    On any number of devices the windows are the same, and so are the losses that are added up.
+    """
+    shares = batch_shares(dict(mesh.shape))
+    per_batch = max(1, EVALUATION_TOKENS // context // shares) * shares
+    compiled = patient(jax.jit(window_losses(model), out_shardings=sharding.replicated(mesh)), mesh)
+    put = functools.partial(sharding.put, sharding=sharding.batch_sharding(mesh))
+    losses = lambda params, *window: compiled(params, *map(put, window))
 
     def run(params: Any, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
         results = evaluate(losses, params, evaluation_windows(tokens, context, per_batch), stop)

@@ -40,6 +40,7 @@ class Request:
       out: folder that holds the runs.
       name: folder of the run in ``out``; None makes one up.
       resume: folder of a run to continue.
+      multihost: how this process finds the others of the run; None means that it is the only one.
       stop_after: end early, as if asked, after this many steps.
       list: show the names instead of training.
       explain: show what this name is instead of training.
@@ -50,6 +51,7 @@ class Request:
     out: str = "runs"
     name: str | None = None
     resume: str | None = None
+    multihost: str | None = None
     stop_after: int | None = None
     list: bool = False
     explain: str | None = None
@@ -129,7 +131,10 @@ def parser() -> Parser:
     run.add_argument("--preset", metavar="NAME", help="what all other flags start from [by device]")
     run.add_argument("--out", default="runs", metavar="DIR", help="folder that holds the runs [runs]")
     run.add_argument("--name", metavar="NAME", help="the run's folder is OUT/NAME [made up]")
-    run.add_argument("--resume", metavar="RUN", help="continue the run in this folder; needs no other flag")
+    run.add_argument(
+        "--resume", metavar="RUN", help="continue the run in this folder; flags that alter the numbers must agree"
+    )
+    run.add_argument("--multihost", metavar="WHO", help="auto, or coordinator=HOST:PORT,processes=N,process=I")
     run.add_argument("--stop-after", type=whole, metavar="STEP", help="save and stop after this step of the run")
     run.add_argument("--list", action="store_true", help="show every name that a flag takes, and stop")
     run.add_argument("--explain", metavar="NAME", help="show what a name is and takes, and stop")

@@ -8,18 +8,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from minigpt_flax.errors import UserError, check_name
 from minigpt_flax.train import groups
+from minigpt_flax.train.mesh import check_parallel
 from minigpt_flax.train.specs import Word, parse
 
 
-def _flag(default: Any, group: str, metavar: str, help: str) -> Any:
-    return field(default=default, metadata={"group": group, "metavar": metavar, "help": help})
+def _flag(default: Any, group: str, metavar: str, help: str, *, fixed: bool = True) -> Any:
+    """A field; one that isn't ``fixed`` leaves the run's numbers alone, so that ``--resume`` may change it."""
+    return field(default=default, metadata={"group": group, "metavar": metavar, "help": help, "fixed": fixed})
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class RunConfig:
     wrap: tuple[str, ...] = _flag((), "optimization", "WORD", "wrapper around clip and optimizer; may be repeated")
     group: tuple[str, ...] = _flag((), "optimization", "G", "WHERE=WORD: another optimizer for a role; may be repeated")
     steps: int = _flag(1000, "optimization", "N", "optimizer steps")
-    batch_size: int = _flag(12, "optimization", "N", "sequences in a step")
+    batch_size: int = _flag(12, "optimization", "N", "sequences that are worked on at a time")
+    accum: int = _flag(1, "optimization", "N", "micro-batches of --batch-size that a step adds up")
+    tokens_per_step: int | None = _flag(None, "optimization", "N", "choose --accum so that a step has so many tokens")
     seed: int = _flag(0, "optimization", "N", "of weights, data order and dropout")
 
     data: str = _flag("pydocs", "data", "SOURCE", "corpus, text file or folder, or nanoGPT .bin")
@@ -55,12 +59,25 @@ class RunConfig:
     dropout: float = _flag(0.0, "model", "NUMBER", "probability of dropping out")
     scan_layers: bool = _flag(False, "model", "", "compile the blocks as one loop: quicker for deep models")
 
+    parallel: str = _flag("jit", "devices", "NAME", "jit, or pmap (everything replicated)", fixed=False)
+    mesh: str | None = _flag(None, "devices", "AXIS=N,...", "axes data, zero, fsdp, tensor [data=ALL]", fixed=False)
+
     eval_every: int = _flag(250, "watching", "STEPS", "between validations and checkpoints")
-    log_every: int = _flag(10, "watching", "STEPS", "between lines of metrics.jsonl")
+    log_every: int = _flag(10, "watching", "STEPS", "between lines of metrics.jsonl", fixed=False)
     probe: tuple[str, ...] = _flag((), "watching", "NAME", "measure more in every step; may be repeated")
-    keep: int = _flag(2, "watching", "N", "latest checkpoints to keep, beside the best")
-    explosion: float = _flag(100.0, "watching", "NUMBER", "warn once of a gradient norm above this")
-    sample_tokens: int = _flag(256, "watching", "N", "length of the sample at the end; 0 for none")
+    keep: int = _flag(2, "watching", "N", "latest checkpoints to keep, beside the best", fixed=False)
+    explosion: float = _flag(100.0, "watching", "NUMBER", "warn once of a gradient norm above this", fixed=False)
+    sample_tokens: int = _flag(256, "watching", "N", "length of the sample at the end; 0 for none", fixed=False)
+
+    @property
+    def step_sequences(self) -> int:
+        """Sequences in a step."""
+        return self.accum * self.batch_size
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens in a step."""
+        return self.step_sequences * self.context
 
 
 NANO = {
@@ -134,8 +151,29 @@ def resolve(given: dict[str, Any], preset: str) -> RunConfig:
     usual = defaults().get(opt.name, Word(opt.name))
     if not ("lr" in typed or ("lr" in chosen and opt.name == parse(below["opt"], "optimizer").name)):
         values["lr"] = usual.keywords.get("lr", RunConfig.lr)
-    config = check(RunConfig(**{**values, "opt": str(opt.over(usual.without("lr")))}))
+    config = RunConfig(**{**values, "opt": str(opt.over(usual.without("lr")))})
+    config = check(with_accumulation(config, typed))
     return dataclasses.replace(config, group=canonical_groups(config.group, config))
+
+
+def with_accumulation(config: RunConfig, typed: Container[str]) -> RunConfig:
+    """Lets ``accum`` follow from ``tokens_per_step``, or that from ``accum`` where only that was typed.
+
+    Raises:
+      UserError: no number of batches makes a step of so many tokens; names the nearest that does.
+    """
+    wanted, unit = config.tokens_per_step, config.batch_size * config.context
+    if wanted is None or unit < 1 or ("accum" in typed and "tokens_per_step" not in typed):
+        return dataclasses.replace(config, tokens_per_step=config.step_tokens)
+    if "accum" in typed:
+        return config
+    if wanted < 1 or wanted % unit:
+        near = {max(1, wanted // unit) * unit, max(1, -(-wanted // unit)) * unit}
+        raise UserError(
+            f"--tokens-per-step {wanted:,} is no multiple of the {unit:,} = {config.batch_size} x {config.context} of "
+            f"--batch-size and --context: take {' or '.join(f'{number:,}' for number in sorted(near))}"
+        )
+    return dataclasses.replace(config, accum=wanted // unit)
 
 
 def spelled_out(typed: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +203,8 @@ def default_preset(backend: str) -> str:
     return "nano" if backend == "cpu" else "char"
 
 
-POSITIVE = ("steps", "batch_size", "layers", "heads", "width", "context", "eval_every", "log_every", "keep")
+POSITIVE = ("steps", "batch_size", "accum", "layers", "heads", "width", "context", "eval_every", "log_every", "keep")
+FIXED = frozenset(f.name for f in dataclasses.fields(RunConfig) if f.metadata["fixed"])
 
 
 def flag_of(name: str) -> str:
@@ -186,6 +225,12 @@ def check(config: RunConfig) -> RunConfig:
     for name in POSITIVE:
         if getattr(config, name) < 1:
             raise UserError(f"{flag_of(name)} must be at least 1, got {getattr(config, name)}")
+    if config.tokens_per_step not in (None, config.step_tokens):
+        raise UserError(
+            f"--tokens-per-step {config.tokens_per_step:,} is not {config.step_tokens:,} = {config.accum} x "
+            f"{config.batch_size} x {config.context}, what --accum, --batch-size and --context make: leave one out"
+        )
+    check_parallel(config.parallel, config.mesh)
     if not 0 <= config.lr < math.inf:
         raise UserError(f"--lr must be a finite number, 0 or more, got {config.lr}")
     if not 0 <= config.seed < 1 << 63:

@@ -18,7 +18,9 @@ from minigpt_flax.train.clock import Clock, shorten, spell
 from minigpt_flax.train.config import RunConfig
 from minigpt_flax.train.folder import RunFolder
 from minigpt_flax.train.plan import LABEL, plan as plan_of
+from minigpt_flax.train.processes import is_first
 from minigpt_flax.train.sample import TEMPERATURE, sample
+from minigpt_flax.train.sharding import local
 from minigpt_flax.train.state import TrainState
 
 REFRESH = 0.1  # seconds between two movements of the bar
@@ -100,7 +102,7 @@ class Progress:
         left = self.clock.left(steps - step, -(-steps // every) - step // every)
         if speed is None or left is None:
             return ""
-        return f" {shorten(speed * self.config.batch_size * self.config.context)} tok/s {spell(left)} left"
+        return f" {shorten(speed * self.config.step_tokens)} tok/s {spell(left)} left"
 
     def validated(self, step: int, results: Mapping[str, float]) -> None:
         """Shows a validation."""
@@ -114,6 +116,9 @@ class Progress:
 
 def ending(run: Run, folder: RunFolder, state: TrainState) -> None:
     """Says what came of a finished run, draws its curves and samples from it."""
+    params = local(state.evaluation_params, run.mesh)
+    if not is_first():
+        return
     record = read_run(folder.path)
     final, best, path = record.final, record.best, show(folder.path)
     if final is None or best is None:
@@ -124,7 +129,7 @@ def ending(run: Run, folder: RunFolder, state: TrainState) -> None:
         f"perplexity {final['val_perplexity']:.2f}{_bits(final)}; best {best['val_loss']:.4f} at step {best['step']}",
     )
     if run.config.sample_tokens:
-        text = draw(run, state)
+        text = draw(run, params)
         folder.samples.write_text(text, encoding="utf-8")
         say("sample", f"temperature {TEMPERATURE}, also in {show(folder.samples)}:\n")
         print(text, end="\n\n")
@@ -140,7 +145,7 @@ def _bits(record: Mapping[str, Any]) -> str:
     return f", {record['val_bits_per_char']:.3f} bits/character" if "val_bits_per_char" in record else ""
 
 
-def draw(run: Run, state: TrainState) -> str:
+def draw(run: Run, params: Any) -> str:
     """A sample of the length that the run asks for."""
     how = {"max_tokens": run.config.sample_tokens, "temperature": TEMPERATURE, "seed": run.config.seed}
-    return sample(run.model, state.evaluation_params, run.tokenizer, **how)[0]
+    return sample(run.model, params, run.tokenizer, **how)[0]

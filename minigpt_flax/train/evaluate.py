@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
@@ -70,7 +69,7 @@ def measure(
     """Measures batch after batch; fetches each result after the next batch was sent, so that the device doesn't wait.
 
     Args:
-      losses: jitted, ``(params, inputs, targets, mask) -> (losses, tokens)`` of any shape.
+      losses: compiled, ``(params, inputs, targets, mask) -> (losses, tokens)`` of any shape.
       params: the parameters to judge.
       windows: batches of one shape, see ``evaluation_windows``.
       stop: asked before every batch.
@@ -79,10 +78,10 @@ def measure(
       Abandoned: ``stop`` said so.
     """
     pending = None
-    for inputs, targets, mask in windows:
+    for window in windows:
         if stop():
             raise Abandoned
-        sent = losses(params, jnp.asarray(inputs), jnp.asarray(targets), jnp.asarray(mask))
+        sent = losses(params, *window)
         if pending is not None:
             yield jax.device_get(pending)
         pending = sent

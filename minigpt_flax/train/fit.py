@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from minigpt_flax.train import xla
 from minigpt_flax.train.cli import Request
+from minigpt_flax.train.processes import join
 from minigpt_flax.train.stop import Failed, Stop
 
 
@@ -19,6 +21,9 @@ def fit(request: Request) -> int:
     """
     with Stop() as stop:
         try:
+            xla.mend()
+            if request.multihost is not None:
+                join(request.multihost)
             from minigpt_flax.train.session import begin, resume  # takes seconds
 
             (begin if request.resume is None else resume)(request, stop)

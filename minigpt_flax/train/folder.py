@@ -38,14 +38,24 @@ class RunFolder:
         self.samples = self.path / "samples.txt"
         self.curves = self.path / "curves.png"
 
-    def create(self) -> None:
-        """Makes the folder of a new run.
+    def require_free(self) -> None:
+        """Refuses a path where something is.
+
+        Raises:
+          UserError: there is.
+        """
+        if self.path.exists():
+            raise self.taken()
+
+    def create(self) -> RunFolder:
+        """Makes the folder of a new run; returns itself.
 
         Raises:
           UserError: something is there already, or the folder can't be made.
         """
         try:
             self.path.mkdir(parents=True)
+            return self
         except FileExistsError as error:
             raise self.taken() from error
         except OSError as error:
@@ -152,8 +162,7 @@ def create_free(out: Path | str, stem: str) -> RunFolder:
     for number in itertools.count(1):
         folder = RunFolder(Path(out) / (stem if number == 1 else f"{stem}-{number}"))
         try:
-            folder.create()
-            return folder
+            return folder.create()
         except Taken:
             continue
     raise AssertionError("there is always another number")

@@ -9,11 +9,13 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minigpt_flax.train.folder import RunFolder, show
+from minigpt_flax.train.processes import is_first
 from minigpt_flax.train.stop import Diverged, Failed
 
 Hook = Callable[[int, Mapping[str, Any]], None]
@@ -71,7 +73,7 @@ class Log:
     def __enter__(self) -> Log:
         """Opens the file."""
         try:
-            self.file = self.path.open("ab", buffering=0)
+            self.file = (self.path if is_first() else Path(os.devnull)).open("ab", buffering=0)
         except OSError as error:
             raise Failed(f"can't write {show(self.path)}: {error.strerror}") from error
         return self

@@ -5,16 +5,20 @@ from __future__ import annotations
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 
 from jaxopt_mini.tree import path_name
 from minigpt_flax.data import unigram_entropy
 from minigpt_flax.train.build import Run
-from minigpt_flax.train.config import complete_groups
+from minigpt_flax.train.clock import quantity
+from minigpt_flax.train.config import RunConfig, complete_groups
 from minigpt_flax.train.groups import REST
+from minigpt_flax.train.mesh import spell_mesh
 from minigpt_flax.train.optimizer import decay_rates, labels
 from minigpt_flax.train.probes import remembered
+from minigpt_flax.train.sharding import device_bytes
 
 COLUMNS = 80
 LABEL = 11  # columns of the labels on the left
@@ -22,20 +26,47 @@ LABEL = 11  # columns of the labels on the left
 
 def plan(run: Run) -> list[tuple[str, str]]:
     """Returns (label, text) pairs; a text may have several lines."""
-    config, step_tokens = run.config, run.config.batch_size * run.config.context
+    config = run.config
     decays = jax.tree.leaves_with_path(decay_rates(config, run.layout, run.shapes))
     rates = {path_name(path): rate for path, rate in decays}
     return [
-        ("device", f"{len(jax.devices())} x {jax.devices()[0].device_kind}, JAX {jax.__version__}"),
+        ("device", _devices(run)),
         ("data", _data(run)),
         ("model", f"{_model(run)}\n{_roles(run, rates)}"),
-        ("batch", f"{config.batch_size} x {config.context} = {step_tokens:,} tokens a step, {config.steps:,} steps"),
+        ("batch", _batch(config)),
         ("optimizer", _optimizers(run)),
         ("rate", f"peak {config.lr:g}, {config.schedule}"),
         ("clip", config.clip),
         *(("wrapped", text) for text in config.wrap),
         ("decay", _decay(rates)),
     ]
+
+
+def _devices(run: Run) -> str:
+    """The devices; of several, also how the run is spread over them."""
+    count, used = jax.device_count(), run.mesh.size
+    text = f"{count} x {run.mesh.devices.flat[0].device_kind}, JAX {jax.__version__}"
+    if count > used:
+        text = f"{used} of {text}"
+    if used == 1:
+        return text
+    axes = spell_mesh(dict(run.mesh.shape))
+    parameters, states = _share(run.state.params), _share(run.state.opt_state)
+    return f"{text}\n{run.config.parallel}, mesh {axes}\neach: parameters {parameters}, optimizer {states}"
+
+
+def _share(part: Any) -> str:
+    """What a device holds of something."""
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(part))
+    return f"{quantity(device_bytes(part), 'B')} of {quantity(whole, 'B')}"
+
+
+def _batch(config: RunConfig) -> str:
+    """Tokens of a step: micro-batches, if several, x sequences x context."""
+    sizes = (
+        [config.batch_size, config.context] if config.accum == 1 else [config.accum, config.batch_size, config.context]
+    )
+    return f"{config.step_tokens:,} tokens = {' x '.join(map(str, sizes))} a step, {config.steps:,} steps"
 
 
 def _data(run: Run) -> str:

@@ -6,7 +6,7 @@ parameters of a role (matrix, embedding, head, vector).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -101,10 +101,22 @@ def remembered(opt_state: Any, layout: Any) -> Iterator[tuple[str, str, Any]]:
     """
     parameters = _by_name(layout)
     for name, leaf in _by_name(opt_state).items():
-        keys = name.split("/")
-        owner = next((i for i in range(1, len(keys)) if "/".join(keys[i:]) in parameters), None)
-        if owner is not None and not keys[owner - 1].isdigit() and jnp.issubdtype(leaf.dtype, jnp.inexact):
-            yield keys[owner - 1], "/".join(keys[owner:]), leaf
+        owner = owner_of(name, parameters)
+        if owner is not None and jnp.issubdtype(leaf.dtype, jnp.inexact):
+            field = name.removesuffix(f"/{owner}").split("/")[-1]
+            if not field.isdigit():
+                yield field, owner, leaf
+
+
+def owner_of(name: str, parameters: Container[str]) -> str | None:
+    """The parameter that an array of a state belongs to, by their names.
+
+    >>> owner_of("1/mu/block_0/mlp/up/kernel", {"block_0/mlp/up/kernel"})
+    'block_0/mlp/up/kernel'
+    """
+    keys = name.split("/")
+    tails = ("/".join(keys[i:]) for i in range(1, len(keys)))
+    return next((tail for tail in tails if tail in parameters), None)
 
 
 def _by_name(values: Any) -> dict[str, Any]:

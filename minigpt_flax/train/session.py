@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import subprocess
@@ -19,8 +20,10 @@ from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.cli import Request
 from minigpt_flax.train.clock import Clock
 from minigpt_flax.train.config import (
+    FIXED,
     RunConfig,
     canonical_groups,
+    check,
     default_preset,
     from_json,
     resolve,
@@ -31,6 +34,7 @@ from minigpt_flax.train.folder import RunFolder, create_free, read, show
 from minigpt_flax.train.hooks import Guard, Log
 from minigpt_flax.train.loop import train
 from minigpt_flax.train.parts import part_names
+from minigpt_flax.train.processes import from_first, held_by_first, is_first, together
 from minigpt_flax.train.specs import parse
 from minigpt_flax.train.state import TrainState
 from minigpt_flax.train.stop import Diverged, Stop
@@ -43,20 +47,18 @@ def begin(request: Request, stop: Stop) -> None:
     preset = request.preset or default_preset(jax.default_backend())
     config = resolve(request.given, preset)
     named = None if request.name is None else RunFolder(Path(request.out) / request.name)
-    if named is not None and named.path.exists():
-        raise named.taken()
+    from_first(lambda: named and named.require_free())
     run = build(config)
     state = run.init()
+    stop = together(stop)
     if stop():
         print("stopped before the first step; nothing was written")
         return
-    if named is None:
-        folder = create_free(request.out, f"{preset}-{parse(config.opt, 'optimizer').name}-{config.seed}")
-    else:
-        folder = named
-        folder.create()
-    with folder.claim():
-        folder.fill(to_json(config), environment(run), run.tokenizer.save)
+    stem = f"{preset}-{parse(config.opt, 'optimizer').name}-{config.seed}"
+    create = named.create if named is not None else lambda: create_free(request.out, stem)
+    folder = RunFolder(from_first(lambda: str(create().path)))
+    with held_by_first(folder.claim()):
+        from_first(lambda: folder.fill(to_json(config), environment(run), run.tokenizer.save))
         with Checkpoints(folder.checkpoints, config.keep) as checkpoints:
             follow(run, folder, checkpoints, state, stop, request.stop_after)
 
@@ -65,34 +67,35 @@ def resume(request: Request, stop: Stop) -> None:
     """Continues a run where its newest checkpoint left it."""
     folder = RunFolder(request.resume or "")
     folder.require()
-    with folder.claim():
-        config = from_json(read(folder.config), show(folder.config))
-        agree(request, config)
+    stop = together(stop)
+    with held_by_first(folder.claim()):
+        config = agree(request, from_json(read(folder.config), show(folder.config)))
         with Checkpoints(folder.checkpoints, config.keep) as checkpoints:
             if config.steps in folder.scores() and config.steps in checkpoints.steps():
                 print(f"{show(folder.path)} is finished: all {config.steps} steps are done")
                 return
             run = build(config, tokenizer=load_tokenizer(folder.path), data_hash=folder.data_hash())
             if checkpoints.steps():
-                state = checkpoints.restore(jax.eval_shape(run.init), print)
+                state = checkpoints.restore(run.state, print)
             else:  # ended before the first save: its first state is known all the same
                 state = run.init()
-            folder.forget_after(int(state.step))
+            done = int(state.step)
+            from_first(lambda: folder.forget_after(done))
             checkpoints.scores = folder.scores()
             follow(run, folder, checkpoints, state, stop, request.stop_after)
 
 
-def agree(request: Request, config: RunConfig) -> None:
-    """Refuses flags that say something else than the run's own configuration.
+def agree(request: Request, config: RunConfig) -> RunConfig:
+    """The configuration to go on with: the run's own, with what was typed and may change.
 
     Raises:
-      UserError: one does; names it.
+      UserError: a flag says something else of what is fixed; names it.
     """
     typed = spelled_out(request.given, vars(config))  # a word may leave open what the configuration holds
     if "group" in typed:
         typed["group"] = canonical_groups(typed["group"], config)
     for name, value in typed.items():
-        if getattr(config, name) != value:
+        if name in FIXED and getattr(config, name) != value:
             raise UserError(
                 f"--resume {request.resume} was started with {name}={getattr(config, name)!r}, not {value!r}: "
                 "leave the flag out, or start another run"
@@ -100,6 +103,7 @@ def agree(request: Request, config: RunConfig) -> None:
     for flag in ("preset", "name"):
         if getattr(request, flag) is not None:
             raise UserError(f"--resume {request.resume} takes no --{flag}: the run has its own; leave it out")
+    return check(dataclasses.replace(config, **typed))
 
 
 def environment(run: Run) -> dict[str, Any]:
@@ -136,12 +140,11 @@ def follow(
     config, done, records = run.config, int(state.step), folder.records()
     console.plan(run, folder, done)
     names = part_names(run.layout, run.shapes)
-    tokens = config.batch_size * config.context
     seconds = records[-1]["seconds"] if records else 0.0
     with (
         speed.Compilation() as compilation,
         console.Progress(config, done) as progress,
-        Log(folder, config.log_every, tokens, seconds) as log,
+        Log(folder, config.log_every, config.step_tokens, seconds) as log,
     ):
 
         def warn(step, norm, name):
@@ -184,9 +187,10 @@ def report(run: Run, folder: RunFolder, state: TrainState, clock: Clock, compila
         compilation,
         state,
         speed.peak_memory(state, analyse),
-        tokens=run.config.batch_size * run.config.context,
+        tokens=run.config.step_tokens,
         flops=run.flops,
         dtype="float32",
     )
     console.say("speed", found.lines())
-    folder.speed.write_text(json.dumps(found.record(), indent=2) + "\n", encoding="utf-8")
+    if is_first():
+        folder.speed.write_text(json.dumps(found.record(), indent=2) + "\n", encoding="utf-8")

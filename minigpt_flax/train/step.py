@@ -1,4 +1,4 @@
-"""The training step: a pure function ``step(state, batch) -> (state, metrics)``, jitted once, its input donated."""
+"""The training step: a pure function ``step(state, batch) -> (state, metrics)``, the same on one device and on many."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ def make_step(
     key: Array,
     layout: Any = None,
     probes: Mapping[str, Probe] | None = None,
-) -> Callable[[TrainState, Int[Array, "B length"]], tuple[TrainState, Metrics]]:
+    axis: str | None = None,
+) -> Callable[[TrainState, Int[Array, ...]], tuple[TrainState, Metrics]]:
     """Builds the step.
 
-    Loss and gradient are sums over tokens, divided once by their number. The random key of step t is
-    ``fold_in(key, t)``, so nothing random has to be stored.
+    Loss and gradient are sums over tokens, of every micro-batch and every device, divided once by their number. The
+    random key of step t is ``fold_in(key, t)``, so nothing random has to be stored.
 
     Args:
       loss_sum: the model and its loss.
@@ -42,24 +43,33 @@ def make_step(
       key: random key of the run.
       layout: tree of ``ParamLayout``, for the record and the probes; None takes no parameter as stacked.
       probes: name -> function of a :class:`StepView` to scalars.
+      axis: of the devices under ``pmap``, each with its own part of the batch; None where the compiler knows them.
 
     Returns:
       A pure function of the state and a batch, int32[B, T + 1], of which the inputs are all but the last column and the
-      targets all but the first. Its metrics are float32[]: ``loss`` (nats per token), ``lr``, ``grad_norm`` (before
-      clipping), those of the probes; and ``grad_squares`` float32[parts], the squared norm of each gradient, of stacked
-      ones layer by layer, in the order of :func:`part_names`, which tells the guard what tensor broke.
+      targets all but the first; or int32[K, B, T + 1], K micro-batches that are worked on one after another. Its
+      metrics are float32[]: ``loss`` (nats per token), ``lr``, ``grad_norm`` (before clipping), those of the probes;
+      and ``grad_squares`` float32[parts], the squared norm of each gradient, of stacked ones layer by layer, in the
+      order of :func:`part_names`, which tells the guard what tensor broke.
     """
     tx = with_extra_args_support(tx)
     probes = probes or {}
 
-    def step(state: TrainState, batch: Int[Array, "B length"]) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Int[Array, ...]) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
-        batch_loss = lambda params: loss_sum(params, batch[:, :-1], batch[:, 1:], step_key)
-        (total, count), grads = jax.value_and_grad(batch_loss, has_aux=True)(state.params)
+        part_key = step_key if axis is None else jax.random.fold_in(step_key, jax.lax.axis_index(axis))
+        sums = lambda params, part, key: loss_sum(params, part[..., :-1], part[..., 1:], key)
+        slopes = lambda part, key: jax.value_and_grad(sums, has_aux=True)(state.params, part, key)
+        (total, count), grads = _over_devices(_over_parts(slopes, batch, part_key), axis)
         loss = total / count
-        grads = jax.tree.map(lambda g: g / count, grads)
-        told = {"value": loss, "key": step_key, "loss_fn": lambda params: batch_loss(params)[0] / count}
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, **told)
+        grads = jax.tree.map(lambda g, p: (g.astype(_wide(g)) / count).astype(p.dtype), grads, state.params)
+
+        def loss_fn(params: Any) -> Float[Array, ""]:
+            params = _alike(params, axis)
+            part_loss = lambda part, key: sums(params, part, key)[0]
+            return _summed(_over_parts(part_loss, batch, part_key), axis) / count
+
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss, key=step_key, loss_fn=loss_fn)
         # Written as a clip writes its norm, so that the compiler sees that the two are one.
         norm = jnp.sqrt(sum(jnp.sum(tree.absolute_square(g)) for g in jax.tree.leaves(grads)))
         lr = jnp.asarray(schedule(state.step), jnp.float32)
@@ -70,3 +80,44 @@ def make_step(
         return TrainState(state.step + 1, apply_updates(state.params, updates), opt_state), metrics
 
     return step
+
+
+def _over_parts(function: Callable[[Array, Array], Any], batch: Array, key: Array) -> Any:
+    """Adds up what a function of a micro-batch and its key gives, in float32 at least."""
+    if batch.ndim == 2:
+        return function(batch, key)
+    keys = jax.random.split(key, batch.shape[0])
+    again = jax.checkpoint(function, prevent_cse=False)  # who differentiates it keeps the insides of one part at a time
+    start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, _wide(leaf)), jax.eval_shape(function, batch[0], keys[0]))
+
+    def add(sums: Any, part: tuple[Array, Array]) -> tuple[Any, None]:
+        return jax.tree.map(lambda total, x: total + x.astype(total.dtype), sums, again(*part)), None
+
+    return jax.lax.scan(add, start, (batch, keys))[0]
+
+
+def _wide(leaf: Any) -> Any:
+    return jnp.promote_types(leaf.dtype, jnp.float32)
+
+
+# Under pmap every device holds the same parameters and a part of the loss. The derivative of the sum over the devices
+# is the sum of their derivatives; psum's own rule, which takes every device's result for one of many outputs, would
+# give something else. Linear functions with a given transpose can be differentiated as often as one likes.
+
+
+def _over_devices(values: Any, axis: str | None) -> Any:
+    return values if axis is None else jax.lax.psum(values, axis)
+
+
+def _summed(part: Array, axis: str | None) -> Array:
+    """The sum over the devices of a loss; its derivative goes to each device as it is."""
+    if axis is None:
+        return part
+    return jax.custom_derivatives.linear_call(lambda _, x: jax.lax.psum(x, axis), lambda _, slope: slope, (), part)
+
+
+def _alike(params: Any, axis: str | None) -> Any:
+    """Parameters that all devices hold alike; their derivative is the sum over the devices."""
+    if axis is None:
+        return params
+    return jax.custom_derivatives.linear_call(lambda _, x: x, lambda _, slopes: jax.lax.psum(slopes, axis), (), params)

@@ -35,6 +35,7 @@ TINY = {
     "eval-every": 8,
     "log-every": 1,
     "sample-tokens": 0,
+    "mesh": "data=1",
 }
 
 
@@ -74,14 +75,16 @@ def resume(path: Path, *more: object) -> int:
     return call("--resume", path, *more)
 
 
-def spawn(*arguments: object) -> subprocess.Popen:
-    """Calls ``train.py`` in a process of its own, with Ctrl-C at its default."""
+def spawn(*arguments: object, **variables: str) -> subprocess.Popen:
+    """Calls ``train.py`` in a process of its own, with Ctrl-C at its default and more environment variables."""
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.path.insert(0, '.'); "
     code += "from train import main; sys.exit(main())"
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": compiled(), "PYTHONUNBUFFERED": "1"},
+        env=os.environ
+        | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": compiled(), "PYTHONUNBUFFERED": "1"}
+        | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -122,6 +122,15 @@ def test_flags_may_repeat_the_configuration_but_not_change_it(half, capfd):
     assert resume(half, "--opt", "adamw", f"--lr={rate}", "--schedule", "warmup_cosine") == 0
 
 
+def test_what_leaves_the_numbers_alone_may_change(half, capfd, finished):
+    assert resume(half, "--log-every", "3", "--keep", "0") == 2
+    assert "--keep must be at least 1, got 0" in one_line(capfd.readouterr().err)
+    assert resume(half, "--log-every", "3", "--keep", "1") == 0
+    assert [line["step"] for line in records(half) if line["step"] > 20] == [21, 24, 24]
+    assert 20 not in Checkpoints(half / "checkpoints", 1).steps()
+    assert last_state(half) == last_state(finished)
+
+
 def test_data_that_changed_is_refused(tmp_path, capfd):
     data = tmp_path / "data.txt"
     shutil.copy(TINY["data"], data)

@@ -13,11 +13,12 @@ from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.gpt import init_params
 from minigpt_flax.model.gpt2 import from_gpt2, to_gpt2
 from minigpt_flax.model.layout import layout as model_layout
-from minigpt_flax.train.build import loss_sum
+from minigpt_flax.train.build import loss_sum, tensor_axes
 from minigpt_flax.train.config import RunConfig
 from minigpt_flax.train.optimizer import build_optimizer
 from minigpt_flax.train.state import init_state
 from minigpt_flax.train.step import make_step
+from tests.minigpt_flax.train.test_launch import launched
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "nanogpt"
 CONFIG = RunConfig(
@@ -33,7 +34,7 @@ TOLERANCE = {False: (2e-4, 5e-3, 2e-4), True: (1e-5, 1e-4, 1e-5)}
 
 
 @functools.cache
-def replay(bias):
+def replay(bias, parallel="jit", mesh="data=1", accum=1):
     """Metrics of every step, and the last state's tensors by nanoGPT's names."""
     settings = json.loads((GOLDEN / "nanogpt.json").read_text())["model"]
     sizes = {"layers": "n_layer", "heads": "n_head", "width": "n_embd", "context": "block_size"}
@@ -43,10 +44,19 @@ def replay(bias):
     params = from_gpt2(zeros | dict(np.load(GOLDEN / "init.npz")), model)  # the file leaves out the biases, all zero
     layout = jax.tree.map(lambda a: ParamLayout(a.role, a.stacked, a.inputs, a.outputs), model_layout(params))
     schedule, tx = build_optimizer(CONFIG, layout)
-    step = jax.jit(make_step(loss_sum(model), tx, schedule, key=jax.random.key(0), layout=layout), donate_argnums=0)
-    state, history = init_state(params, tx), []
-    for batch in np.load(GOLDEN / "batches.npz")["tokens"].astype(np.int32):
-        state, metrics = step(state, batch)
+    make = lambda axis: make_step(loss_sum(model), tx, schedule, key=jax.random.key(0), layout=layout, axis=axis)
+    step, state, place = launched(
+        parallel,
+        mesh,
+        accum,
+        make=make,
+        init=lambda: init_state(params, tx),
+        layout=layout,
+        tensor=tensor_axes(params),
+    )
+    history = []
+    for batch in np.load(GOLDEN / "batches.npz")["tokens"]:
+        state, metrics = step(state, place(batch))
         history.append(metrics)
     return jax.device_get(history), to_gpt2(state.params, model)
 
@@ -56,9 +66,9 @@ def recorded(bias):
     return dict(np.load(GOLDEN / f"train_bias_{str(bias).lower()}.npz"))
 
 
-def deviations(bias):
+def deviations(bias, *way):
     """Largest deviations of loss (absolute), rate, gradient norm and final norms (relative)."""
-    history, tensors = replay(bias)
+    history, tensors = replay(bias, *way)
     expected = recorded(bias)
     ours = {name: np.array([metrics[name] for metrics in history]) for name in ("loss", "lr", "grad_norm")}
     ends = {name: np.linalg.norm(tensor) for name, tensor in tensors.items()}
@@ -71,11 +81,24 @@ def deviations(bias):
     }
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_nanogpts_losses_norms_and_weights_are_reproduced(bias):
-    found = deviations(bias)
-    loss, norm, final = TOLERANCE[bias]
-    print(bias, found)
+@pytest.mark.parametrize(
+    "way",
+    [
+        (False,),
+        (True,),
+        (True, "jit", "data=1", 4),
+        (True, "jit", "data=2,tensor=2", 1),
+        (True, "pmap", "data=4", 1),
+        pytest.param((False, "jit", "data=1", 4), marks=pytest.mark.slow),
+        pytest.param((False, "jit", "data=2,fsdp=2", 1), marks=pytest.mark.slow),
+        pytest.param((False, "pmap", "data=4", 1), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_nanogpts_losses_norms_and_weights_are_reproduced(way):
+    found = deviations(*way)
+    loss, norm, final = TOLERANCE[way[0]]
+    print(way, found)
     assert found["loss"] <= loss
     assert found["lr"] <= 1e-6
     assert found["grad_norm"] <= norm

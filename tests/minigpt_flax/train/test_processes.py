@@ -1,0 +1,115 @@
+"""Several processes on this machine are one run: the same numbers, one voice, one end."""
+
+import signal
+import socket
+import time
+
+import pytest
+
+from minigpt_flax.errors import UserError
+from minigpt_flax.train.processes import from_first, read_multihost
+from tests.minigpt_flax.train.runs import call, flags, records, resume, spawn, start
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("host:1", "has no key 'host:1'"),
+        ("cordinator=a:1,processes=2,process=0", r"no key 'cordinator' \(did you mean 'coordinator'\?\)"),
+        ("processes=2,process=0", "leaves something open: write --multihost auto, or"),
+        ("coordinator=a:1,processes=2,process=2", "process 2 of 2: they count from 0"),
+        ("coordinator=a:1,processes=two,process=0", "processes must be a whole number, got 'two'"),
+        ("coordinator=a,processes=2,process=0", "must be HOST:PORT, got 'a'"),
+    ],
+)
+def test_a_word_that_can_not_be_read(text, message):
+    with pytest.raises(UserError, match=message):
+        read_multihost(text)
+
+
+def test_the_environment_may_say_it():
+    variables = {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
+    assert read_multihost("auto", variables) == {"coordinator": "h:1", "processes": 2, "process": 1}
+    assert read_multihost("auto", {}) == {}
+
+
+def test_one_process_alone_is_the_first():
+    assert from_first(lambda: {1: "one"}) == {1: "one"}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def ended(process):
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def several(count, *arguments, **variables):
+    """Starts the processes of one run."""
+    word = f"coordinator=127.0.0.1:{free_port()},processes={count},process="
+    return [spawn(*arguments, f"--multihost={word}{i}", **variables) for i in range(count)]
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_nobody_comes(process, tmp_path):
+    word = f"coordinator=127.0.0.1:{free_port()},processes=2,process={process},timeout=2"
+    status, out, err = ended(spawn(*flags(out=tmp_path), f"--multihost={word}"))
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert "127.0.0.1" in err and "within 2 s: start every process" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_cluster(capfd, tmp_path):
+    assert call(*flags(out=tmp_path), "--multihost=auto") == 2
+    assert "finds no other processes" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes", [{"mesh": "data=2"}, {"mesh": "fsdp=2"}, {"mesh": "data=2", "parallel": "pmap"}], ids=str
+)
+def test_two_processes_are_one(tmp_path, changes):
+    assert start(tmp_path / "one") == 0
+    ends = [ended(process) for process in several(2, *flags(out=tmp_path, name="two", **changes))]
+    assert [(status, err) for status, _, err in ends] == [(0, ""), (0, "")]
+    assert "validation loss" in ends[0][1] and ends[1][1] == ""
+    one, two = records(tmp_path / "one"), records(tmp_path / "two")
+    assert [line["step"] for line in two] == [line["step"] for line in one]
+    for ours, theirs in zip(two, one, strict=True):
+        assert ours == pytest.approx(theirs, abs=2e-5)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_ends_all_and_one_process_goes_on(tmp_path):
+    path = tmp_path / "run"
+    processes = several(2, *flags(out=tmp_path, name="run", mesh="zero=2", steps=3000, eval_every=500))
+    while sum(1 for _ in path.glob("metrics.jsonl")) == 0 or len(records(path)) < 100:
+        assert processes[0].poll() is None
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    ends = [ended(process) for process in processes]
+    assert [status for status, _, _ in ends] == [143, 143], ends
+    assert "continue with: python train.py --resume" in ends[0][1]
+    done = records(path)[-1]["step"]
+    assert (path / "checkpoints" / str(done)).is_dir()
+    assert resume(path, "--mesh=data=1", f"--stop-after={done + 5}") == 0
+    assert records(path)[-1]["step"] == done + 5
+
+
+@pytest.mark.slow
+def test_a_mistake_of_the_first_is_told_to_all(tmp_path):
+    (tmp_path / "run").mkdir()
+    ends = [ended(process) for process in several(2, *flags(out=tmp_path, name="run", mesh="data=2"))]
+    assert [(status, err.count("\n")) for status, _, err in ends] == [(2, 1), (2, 1)], ends
+    assert "exists already and is no run" in ends[0][2]
+
+
+@pytest.mark.slow
+def test_devices_that_do_not_match(tmp_path):
+    ends = [ended(process) for process in several(2, *flags(out=tmp_path, name="run", mesh="data=1"))]
+    assert all(status == 2 and "2 processes share them all" in err for status, _, err in ends), ends
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,109 @@
+"""Eight devices do what one does, however the work is spread, and hold what they should."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from minigpt_flax.train.build import build
+from minigpt_flax.train.config import resolve
+from minigpt_flax.train.plan import plan
+from minigpt_flax.train.sharding import device_bytes
+from tests.minigpt_flax.train.runs import TINY, flags, records, resume, spawn, start
+
+SIZES = {"layers": 2, "heads": 4, "width": 16, "context": 8, "batch_size": 8, "steps": 50, "lr": 1e-2}
+ONE = {"mesh": "data=1"}
+SPREADS = {
+    "data": {"mesh": "data=8"},
+    "zero": {"mesh": "zero=8"},
+    "fsdp": {"mesh": "data=2,fsdp=4"},
+    "tensor": {"mesh": "data=4,tensor=2"},
+    "pmap": {"mesh": "data=8", "parallel": "pmap"},
+}
+OPTIMIZERS = {"sgd": 1e-6, "adamw": 1e-4, "muon": 1e-4, "adafactor": 1e-4}
+
+
+def setup(**changes):
+    return build(resolve(SIZES | {"data": str(TINY["data"]), "schedule": "warmup_cosine(warmup=4)"} | changes, "nano"))
+
+
+@functools.cache
+def trained(opt, spread):
+    """Losses of 50 steps, the validation after them and the last state."""
+    run = setup(opt=opt, **SPREADS.get(spread, ONE))
+    state, losses = run.init(), []
+    for t in range(run.config.steps):
+        state, metrics = run.step(state, run.batches(t))
+        losses.append(float(metrics["loss"]))
+    return np.array([*losses, run.evaluate(state.evaluation_params)["val_loss"]]), state, run
+
+
+@pytest.mark.parametrize(
+    ("opt", "spread"),
+    [
+        pytest.param(opt, spread, marks=[] if opt == "adamw" else pytest.mark.slow)
+        for opt in OPTIMIZERS
+        for spread in SPREADS
+    ],
+)
+def test_fifty_steps_are_those_of_one_device(opt, spread):
+    one, _, _ = trained(opt, "one")
+    many, state, run = trained(opt, spread)
+    assert np.ptp(one) > 0.05  # it moves
+    assert np.abs(many - one).max() <= OPTIMIZERS[opt]
+    assert jax.tree.map(lambda leaf: leaf.sharding, state) == jax.tree.map(lambda leaf: leaf.sharding, run.state)
+    assert state.params["token_embedding"]["embedding"].sharding.device_set == set(jax.devices())
+
+
+@pytest.mark.parametrize(
+    ("spread", "params", "opt_state"),
+    [("data", 1, 1), ("pmap", 1, 1), ("zero", 1, 8), ("fsdp", 4, 4), ("tensor", 1.7, 1.7)],
+)
+def test_what_a_device_holds_shrinks(spread, params, opt_state):
+    _, one, _ = trained("adamw", "one")
+    _, many, _ = trained("adamw", spread)
+    for part, shrinks in (("params", params), ("opt_state", opt_state)):
+        held, whole = (device_bytes(getattr(state, part)) for state in (many, one))
+        assert whole / shrinks <= held <= whole / shrinks * 1.02
+
+
+EIGHT, ALONE = "--mesh=data=2,fsdp=4", "--mesh=data=1"
+
+
+@pytest.mark.parametrize(("before", "after"), [(EIGHT, ALONE), (ALONE, EIGHT)])
+def test_a_run_goes_on_where_there_are_other_devices(tmp_path, capfd, before, after):
+    sizes = {"batch_size": 8, "steps": 60, "eval_every": 60}
+    assert start(tmp_path / "whole", before, **sizes) == 0
+    assert start(tmp_path / "run", before, "--stop-after=9", **sizes) == 0
+    assert "8 of" not in capfd.readouterr().out
+    assert resume(tmp_path / "run", after) == 0
+    losses = [[line["loss"] for line in records(tmp_path / name) if "loss" in line] for name in ("whole", "run")]
+    differences = np.abs(np.subtract(*losses))
+    assert len(differences) == 60
+    assert differences[:9].max() == 0 and differences[9] <= 1e-6 and differences.max() <= 1e-4
+
+
+def test_the_plan_says_how_the_work_is_spread():
+    text = dict(plan(setup(mesh="data=2,fsdp=4")))["device"]
+    assert text.splitlines()[0].startswith("8 x cpu, JAX ")
+    assert text.splitlines()[1:] == [
+        "jit, mesh data=2,fsdp=4",
+        "each: parameters 9.23 kB of 36.9 kB, optimizer 18.5 kB of 73.8 kB",
+    ]
+    assert dict(plan(setup(mesh="data=2")))["device"].startswith("2 of 8 x cpu")
+    assert dict(plan(setup(accum=2)))["batch"].startswith("128 tokens = 2 x 8 x 8 a step")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [("--mesh=data=8",), ("--mesh=data=2,fsdp=2,tensor=2",), ("--parallel=pmap",)], ids=str)
+def test_five_hundred_steps_on_many_devices_do_not_wait_for_each_other(tmp_path, way):
+    """On two cores as on many: steps that ran ahead of each other would hang here within the first hundred."""
+    sizes = {"batch_size": 8, "steps": 500, "eval_every": 100, "mesh": "data=8", "width": 64}
+    process = spawn(*flags(out=tmp_path, name="run", **sizes), *way, JAX_NUM_CPU_DEVICES="8")
+    try:
+        out, err = process.communicate(timeout=400)
+    finally:
+        process.kill()
+    assert (process.returncode, err) == (0, ""), out
+    assert records(tmp_path / "run")[-1]["step"] == 500
