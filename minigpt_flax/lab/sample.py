@@ -1,10 +1,15 @@
-"""``sample RUN``: text from a trained run. Needs its folder and nothing else, not even its data."""
+"""``sample RUN``: text from a trained run, as it is written. Needs its folder and nothing else, not even its data."""
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from minigpt_flax.errors import UserError
+from minigpt_flax.lab.records import read
 from minigpt_flax.train.cli import Parser, number, whole
 
 SUMMARY = "Print text that a run's model writes."
@@ -13,9 +18,11 @@ SUMMARY = "Print text that a run's model writes."
 def declare(parser: Parser) -> None:
     """Adds the arguments."""
     parser.add_argument("folder", metavar="RUN", help="the run's folder")
-    parser.add_argument("--prompt", metavar="TEXT", help="what to continue [a new line]")
-    parser.add_argument("--num", type=whole, default=1, metavar="N", help="how many texts [1]")
+    parser.add_argument("--prompt", metavar="TEXT", action="append", help="what to continue; repeatable [a new line]")
+    parser.add_argument("--prompt-file", metavar="FILE", help="a prompt from a file, or from - (standard input)")
+    parser.add_argument("--num", type=whole, default=1, metavar="N", help="how many texts of each prompt [1]")
     parser.add_argument("--max-tokens", type=whole, default=256, metavar="N", help="length of each [256]")
+    parser.add_argument("--stop", metavar="TEXT", action="append", help="end a text before this; repeatable")
     parser.add_argument(
         "--temperature", type=number, default=0.8, metavar="T", help="0: always the likeliest; 1: as it is [0.8]"
     )
@@ -28,28 +35,89 @@ def declare(parser: Parser) -> None:
 def run(
     *,
     folder: str,
-    prompt: str | None,
+    prompt: list[str] | None,
+    prompt_file: str | None,
     num: int,
-    max_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int,
+    stop: list[str] | None,
     step: str,
+    **how: Any,
 ) -> int:
-    """Prints the texts.
+    """Prints the texts as they come, and to the error stream how fast they came.
 
     Raises:
-      UserError: no such run or checkpoint, a prompt that the tokenizer can't encode, or a number out of range.
+      UserError: no such run, checkpoint or file, a prompt that the tokenizer can't encode, a number out of range.
     """
     if num < 1:
         raise UserError(f"--num must be at least 1, got {num}")
+    if stop and not all(stop):
+        raise UserError("--stop is empty; give the text to end before, or leave it out")
+    prompts: list[str | None] = [*(prompt or ()), *(() if prompt_file is None else (_from_file(prompt_file),))]
+    prompts = [text for text in prompts or [None] for _ in range(num)]
     from minigpt_flax.train.restore import restore
-    from minigpt_flax.train.sample import sample
+    from minigpt_flax.train.sample import write
 
-    how = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    run = restore(Path(folder), step)
-    texts = sample(run.model, run.params, run.tokenizer, prompt, num=num, seed=seed, **how)
-    for i, text in enumerate(texts, start=1):
-        print(f"--- {i} of {num} ---\n{text}" if num > 1 else text)
+    model = restore(Path(folder), step)
+    show(write(model.model, model.params, model.tokenizer, prompts, stops=stop or (), **how), prompts)
     return 0
+
+
+def show(pieces: Iterable[Sequence[Any]], prompts: Sequence[str | None]) -> None:
+    """Prints one text after the other, each as far as it has come; the others are written meanwhile.
+
+    Args:
+      pieces: what ``write`` returns.
+      prompts: of the texts.
+    """
+    waiting = [prompt or "" for prompt in prompts]
+    ended = [False] * len(prompts)
+    speed, row = Speed(), 0
+    _head(row, len(prompts))
+    for chunk in pieces:
+        speed.add(sum(piece.tokens for piece in chunk))
+        for piece in chunk:
+            waiting[piece.row] += piece.text
+            ended[piece.row] = piece.last
+        while row < len(prompts):
+            print(waiting[row], end="", flush=True)
+            waiting[row] = ""
+            if not ended[row]:
+                break
+            print()
+            row += 1
+            _head(row, len(prompts))
+    print(speed, file=sys.stderr)
+
+
+class Speed:
+    """Tokens and the time that they took."""
+
+    def __init__(self) -> None:
+        """Starts the clock."""
+        self.times, self.tokens = [time.perf_counter()], [0]
+
+    def add(self, tokens: int) -> None:
+        """Counts tokens that have just come."""
+        self.times.append(time.perf_counter())
+        self.tokens.append(tokens)
+
+    def __str__(self) -> str:
+        """Says both; the speed without the first two lots, which waited for a compilation."""
+        start, *times = self.times
+        said = f"{sum(self.tokens):,} tokens in {times[-1] - start:.1f} s, the first after {times[0] - start:.1f} s"
+        rest = sum(self.tokens[3:])
+        return f"{said}; then {rest / (times[-1] - times[1]):,.0f} tokens/s" if rest else said
+
+
+def _head(row: int, rows: int) -> None:
+    if 1 < rows and row < rows:
+        print(f"--- {row + 1} of {rows} ---")
+
+
+def _from_file(path: str) -> str:
+    """The text of a file, or of the standard input, without the line end at its end."""
+    if path != "-":
+        return read(Path(path)).removesuffix("\n")
+    try:
+        return sys.stdin.buffer.read().decode().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise UserError("the standard input is not UTF-8 text; give UTF-8") from error

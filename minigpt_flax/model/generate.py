@@ -1,124 +1,154 @@
-"""Sampling: one token after the other, each from the distribution that the model gives for it."""
+"""Sampling: one token after the other, each from the distribution that the model gives for it.
+
+A model reads at most ``context`` tokens, its window. When a token comes to a window that is full, the window gives way
+to its newer half (that token included), which is read anew: positions count from the window's beginning, so nothing
+remembered would stay right. Every token thus sees between half a context and a whole one.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Integer
+import numpy as np
+from jaxtyping import Array, Int, Int32, Integer
 
 from minigpt_flax.errors import UserError
+from minigpt_flax.model.cache import cut, read, read_one
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.model.gpt import apply
+from minigpt_flax.model.draw import check_drawing, sample_logits
+
+CHUNK = 16  # tokens of a row from one look at the device to the next
+
+Window = Integer[np.ndarray, " _"]
 
 
 def generate(
+    config: ModelConfig, params: Mapping[str, Any], prompts: Iterable[Any], key: Array, *, max_tokens: int, **how: Any
+) -> Int32[np.ndarray, "B max_tokens"]:
+    """Continues each prompt by ``max_tokens`` tokens; takes what `stream` takes, and waits for the end.
+
+    Returns:
+        The new tokens, without the prompts.
+    """
+    return np.concatenate([*stream(config, params, prompts, key, max_tokens=max_tokens, **how)], axis=1)
+
+
+def stream(
     config: ModelConfig,
     params: Mapping[str, Any],
-    prompt: Integer[Array, "B P"],
+    prompts: Iterable[Any],
     key: Array,
     *,
     max_tokens: int,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-) -> Int[Array, "B max_tokens"]:
-    """Continues each prompt by ``max_tokens`` tokens, all in one compiled program.
+    vocab_size: int | None = None,
+) -> Iterator[Int32[np.ndarray, "B _"]]:
+    """Continues each prompt by ``max_tokens`` tokens, a few at a time.
 
-    Every token costs a pass over the whole window of the last ``config.context`` tokens. Other temperatures, ``top_k``
-    or ``top_p`` do not compile again.
+    Other temperatures, numbers of tokens, values of ``top_k`` and ``top_p`` do not compile again.
 
     Args:
         config: The configuration that made ``params``.
         params: The model's parameters.
-        prompt: At least one token each; only the last ``config.context`` are read.
-        key: Random key; token i is drawn with ``fold_in(key, i)``.
+        prompts: Token numbers, at least one each, of any lengths; only the last ``config.context`` are read. What a
+            prompt becomes does not depend on the others.
+        key: Random key; token i of row b is drawn with ``fold_in(fold_in(key, b), i)``.
         max_tokens: How many tokens to add.
         temperature: Divides the logits: 1 is the model's own distribution, below 1 is safer, 0 is greedy.
         top_k: Draw from the k likeliest tokens only. None means all.
         top_p: Draw from the smallest set of likeliest tokens that holds this probability. None means all.
+        vocab_size: Draw from tokens below this only: those above are padding. None means all.
 
     Returns:
-        The new tokens, without the prompt.
+        An iterator over the new tokens.
 
     Raises:
-        UserError: If the prompt is empty or a number is out of range.
+        UserError: If a prompt is empty or a number is out of range.
     """
-    if prompt.shape[1] == 0:
+    windows = [np.asarray(prompt, np.int32)[-config.context :] for prompt in prompts]
+    if not windows or any(window.size == 0 for window in windows):
         raise UserError("the prompt is empty; give at least one token")
     if max_tokens < 1:
         raise UserError(f"max_tokens={max_tokens} is not positive")
-    if temperature < 0:
-        raise UserError(f"temperature={temperature} is negative; 0 is greedy, 1 the model's own distribution")
-    if top_k is not None and top_k < 1:
-        raise UserError(f"top_k={top_k} leaves no token; give 1 or more, or None for all")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise UserError(f"top_p={top_p} is not in (0, 1]; give a number that is, or None for all")
-    k = config.vocab_size if top_k is None else top_k
-    p = 1.0 if top_p is None else top_p
-    return _generate(config, max_tokens, params, prompt.astype(jnp.int32), key, jnp.float32(temperature), k, p)
+    check_drawing(temperature, top_k, top_p)
+    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(len(windows)))
+    settings = (jnp.float32(temperature), top_k, top_p)
+    return _stream(config, _cut(params), windows, max_tokens, (keys, *settings), vocab_size)
+
+
+def _stream(config, parts, windows, max_tokens, drawing, vocab_size) -> Iterator[np.ndarray]:
+    done = 0
+    while done < max_tokens:
+        tokens, cache = _begin(config, vocab_size, parts, *_padded(windows, config.context), drawing, done)
+        room = config.context - max(window.size for window in windows)  # tokens until a window is full
+        yield np.asarray(tokens)[:, None]
+        windows, done = append(windows, np.asarray(tokens)[:, None], config.context), done + 1
+        while room > 0 and done < max_tokens:
+            count = min(CHUNK, room, max_tokens - done)
+            new, tokens, cache = _go_on(config, vocab_size, parts, cache, tokens, drawing, done, count)
+            new = np.asarray(new)[:, :count]
+            yield new
+            windows, done, room = append(windows, new, config.context), done + count, room - count
+
+
+def append(windows: Sequence[Window], new: Integer[np.ndarray, "B n"], context: int) -> list[Window]:
+    """Appends tokens to windows; one that was full keeps its newer half, the first of these tokens included.
+
+    >>> append([np.arange(4), np.arange(2)], np.array([[9], [9]]), context=4)
+    [array([3, 9]), array([0, 1, 9])]
+    """
+    appended = []
+    for window, tokens in zip(windows, new, strict=True):
+        for token in tokens:
+            kept = window[context // 2 + 1 :] if window.size == context else window
+            window = np.append(kept, token)
+        appended.append(window)
+    return appended
+
+
+def _padded(windows: Sequence[Window], context: int) -> tuple[Int[Array, "B P"], Int[Array, " B"]]:
+    """Windows as an array, filled up on the right to half a context or a whole one: two programs do; their lengths."""
+    lengths = [window.size for window in windows]
+    half = context - context // 2
+    rows = np.zeros((len(windows), half if max(lengths) <= half else context), np.int32)
+    for row, window in zip(rows, windows, strict=True):
+        row[: window.size] = window
+    return jnp.asarray(rows), jnp.asarray(lengths, jnp.int32)
+
+
+_cut = jax.jit(cut)
+
+
+def _draw(logits, vocab_size, drawing, i):
+    """Draws token i of every row."""
+    keys, *settings = drawing
+    one = lambda row, key: sample_logits(row[:vocab_size], jax.random.fold_in(key, i), *settings)
+    return jax.vmap(one)(logits, keys)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _generate(config, max_tokens, params, prompt, key, temperature, top_k, top_p):
-    """Scans over the new tokens with a window that fills up from the left and then slides."""
-    recent = prompt[:, -config.context :]
-    window = jnp.pad(recent, ((0, 0), (0, config.context - recent.shape[1])))
-
-    def step(carry, i):
-        window, length = carry
-        # What lies to the right of the last token is padding, which causal attention cannot see.
-        logits = apply(config, params, window)[:, length - 1]
-        token = sample_logits(logits, jax.random.fold_in(key, i), temperature, top_k, top_p)
-        full = length == config.context
-        window = jnp.where(full, jnp.roll(window, -1, axis=1), window)
-        length = jnp.where(full, length, length + 1)
-        return (window.at[:, length - 1].set(token), length), token
-
-    carry = (window, jnp.int32(recent.shape[1]))
-    _, tokens = jax.lax.scan(step, carry, jnp.arange(max_tokens))
-    return tokens.T
+def _begin(config, vocab_size, parts, windows, lengths, drawing, i):
+    """Reads the windows and draws token i."""
+    logits, cache = read(config, parts, windows, lengths)
+    return _draw(logits, vocab_size, drawing, i), cache
 
 
-def sample_logits(
-    logits: Float[Array, "*batch V"],
-    key: Array,
-    temperature: float | Float[Array, ""] = 1.0,
-    top_k: int | Int[Array, ""] | None = None,
-    top_p: float | Float[Array, ""] | None = None,
-) -> Int[Array, "*batch"]:
-    """Draws one token from each row.
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnames="cache")
+def _go_on(config, vocab_size, parts, cache, tokens, drawing, i, count):
+    """Reads ``tokens``, draws token i, reads it, draws the next, ``count`` times, at most ``CHUNK``."""
 
-    The temperature divides the logits, then only the ``top_k`` likeliest tokens stay, then of these the smallest set of
-    likeliest ones whose renormalised probabilities reach ``top_p`` (Holtzman et al. 2020, arXiv:1904.09751). The
-    likeliest always stays. Of equal logits the lower token comes first.
+    def step(n, carry):
+        tokens, cache, new = carry
+        logits, cache = read_one(config, parts, cache, tokens)
+        tokens = _draw(logits, vocab_size, drawing, i + n)
+        return tokens, cache, new.at[:, n].set(tokens)
 
-    Args:
-        logits: Unnormalised log-probabilities.
-        key: Random key.
-        temperature: At least 0; 0 takes the likeliest token.
-        top_k: At least 1. None means all.
-        top_p: In (0, 1]. None means 1, all.
-
-    Returns:
-        Token numbers.
-
-    >>> int(sample_logits(jnp.array([0.0, 3.0, 1.0]), jax.random.key(0), temperature=0.0))
-    1
-    """
-    order = jnp.argsort(logits, axis=-1, descending=True, stable=True)
-    ranked = jnp.take_along_axis(logits, order, axis=-1)
-    ranked = ranked / jnp.where(temperature > 0, temperature, 1.0)
-    rank = jnp.broadcast_to(jnp.arange(logits.shape[-1]), logits.shape)
-    if top_k is not None:
-        ranked = jnp.where(rank < top_k, ranked, -jnp.inf)
-    if top_p is not None:
-        probability = jax.nn.softmax(ranked, axis=-1)
-        before = jnp.cumsum(probability, axis=-1) - probability
-        ranked = jnp.where(before < top_p, ranked, -jnp.inf)
-    drawn = jax.random.categorical(key, ranked, axis=-1)
-    drawn = jnp.where(temperature > 0, drawn, 0)
-    return jnp.take_along_axis(order, drawn[..., None], axis=-1)[..., 0].astype(jnp.int32)
+    new = jnp.zeros((tokens.shape[0], CHUNK), jnp.int32)
+    tokens, cache, new = jax.lax.fori_loop(0, count, step, (tokens, cache, new))
+    return new, tokens, cache

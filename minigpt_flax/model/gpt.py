@@ -67,7 +67,17 @@ class GPT(nn.Module):
 
     config: ModelConfig
 
-    @nn.compact
+    def setup(self) -> None:
+        """Names the parts."""
+        config, init = self.config, nn.initializers.normal(INIT_STDDEV)
+        self.token_embedding = nn.Embed(config.vocab_size, config.width, embedding_init=init)
+        if POSITIONS[config.position].table:
+            self.position_embedding = nn.Embed(config.context, config.width, embedding_init=init)
+        self.embedding_dropout = nn.Dropout(config.dropout)
+        self.final_norm = Norm(config)
+        if not config.tie_head:
+            self.head = Dense(config.vocab_size, False, INIT_STDDEV)
+
     def __call__(self, tokens: Integer[Array, "B T"], *, deterministic: bool = True) -> Float[Array, "B T V"]:
         """Predicts the token after each position from that position and all earlier ones.
 
@@ -84,22 +94,24 @@ class GPT(nn.Module):
         config, length = self.config, tokens.shape[1]
         if length > config.context:
             raise UserError(f"a sequence of {length} tokens is longer than the context of {config.context}; cut it")
-        init = nn.initializers.normal(INIT_STDDEV)
-        embed = nn.Embed(config.vocab_size, config.width, embedding_init=init, name="token_embedding")
-        x = embed(tokens)
-        if POSITIONS[config.position].table:
-            table = nn.Embed(config.context, config.width, embedding_init=init, name="position_embedding")
-            x = x + table(jnp.arange(length))[None]
-        x = nn.Dropout(config.dropout, deterministic=deterministic, name="embedding_dropout")(x)
-        x = self._through_blocks(x, deterministic)
-        x = Norm(config, name="final_norm")(x)
-        if config.tie_head:
-            logits = linear(x, embed.embedding.T)
-        else:
-            logits = Dense(config.vocab_size, False, INIT_STDDEV, name="head")(x)
+        x = self.embedding_dropout(self.embed(tokens, jnp.arange(length)), deterministic=deterministic)
+        return self.read_out(self._through_blocks(x, deterministic))
+
+    def embed(self, tokens: Integer[Array, "B T"], positions: Int[Array, " T"]) -> Float[Array, "B T D"]:
+        """Begins the residual stream of tokens at these positions."""
+        x = self.token_embedding(tokens)
+        if POSITIONS[self.config.position].table:
+            x = x + self.position_embedding(positions)[None]
+        return x
+
+    def read_out(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Turns the end of the residual stream into float32 logits."""
+        config, x = self.config, self.final_norm(x)
+        logits = linear(x, self.token_embedding.embedding.T) if config.tie_head else self.head(x)
         logits = logits.astype(jnp.float32)
         return logits if config.softcap is None else config.softcap * jnp.tanh(logits / config.softcap)
 
+    @nn.compact
     def _through_blocks(self, x: Float[Array, "B T D"], deterministic: bool) -> Float[Array, "B T D"]:
         """Runs the blocks one after the other; their parameters are stored stacked over layers however they run."""
         config, block = self.config, Block(self.config, parent=None)

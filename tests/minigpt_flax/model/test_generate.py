@@ -1,4 +1,4 @@
-"""Tests for `minigpt_flax.model.generate`."""
+"""Tests for `minigpt_flax.model.generate`: the model with a memory against the one that reads everything anew."""
 
 import functools
 
@@ -10,12 +10,18 @@ import pytest
 from minigpt_flax.errors import UserError
 from minigpt_flax.model import generate as module
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.model.generate import generate, sample_logits
+from minigpt_flax.model.draw import sample_logits
+from minigpt_flax.model.generate import CHUNK, append, generate, stream
 from minigpt_flax.model.gpt import apply
+from minigpt_flax.model.uncached import generate_uncached
 
 KEY = jax.random.key(0)
 CONFIG = ModelConfig(vocab_size=11, context=5, layers=1, heads=2, width=8, tie_head=False)
-PROBABILITIES = np.array([0.15, 0.5, 0.05, 0.3])
+PARTS = [
+    {},
+    {"position": "rope", "norm": "rmsnorm", "mlp": "swiglu", "heads": 4, "kv_heads": 2, "qk_norm": True},
+    {"position": "none", "softcap": 2.0, "bias": True, "tie_head": True, "heads": 2, "kv_heads": 1},
+]
 
 
 @pytest.fixture(scope="module")
@@ -23,84 +29,87 @@ def params(draw):
     return draw(CONFIG, 1.0)  # large, so that the text depends on every token of the window
 
 
-@jax.jit
-def draw_many(logits, **options):
-    return jax.vmap(lambda key: sample_logits(logits, key, **options))(jax.random.split(KEY, 4000))
-
-
-def frequencies(**options):
-    """How often each of the four tokens is drawn."""
-    tokens = draw_many(jnp.log(jnp.asarray(PROBABILITIES, jnp.float32)), **options)
-    return np.bincount(tokens, minlength=4) / 4000
-
-
-@pytest.mark.parametrize(
-    ("options", "weights"),
-    [
-        ({}, [0.15, 0.5, 0.05, 0.3]),
-        ({"temperature": 0.5}, [0.15**2, 0.5**2, 0.05**2, 0.3**2]),
-        ({"temperature": 0.0}, [0, 1, 0, 0]),
-        ({"temperature": 0.0, "top_k": 3, "top_p": 0.9}, [0, 1, 0, 0]),
-        ({"top_k": 1}, [0, 1, 0, 0]),
-        ({"top_k": 2}, [0, 0.5, 0, 0.3]),
-        ({"top_k": 9}, [0.15, 0.5, 0.05, 0.3]),
-        ({"top_p": 1e-6}, [0, 1, 0, 0]),
-        ({"top_p": 0.49}, [0, 1, 0, 0]),
-        ({"top_p": 0.51}, [0, 0.5, 0, 0.3]),
-        ({"top_p": 0.81}, [0.15, 0.5, 0, 0.3]),
-        ({"top_p": 1.0}, [0.15, 0.5, 0.05, 0.3]),
-        ({"top_k": 2, "top_p": 0.6}, [0, 1, 0, 0]),  # after top_k, 0.5 has become 0.625
-        ({"temperature": 0.5, "top_p": 0.6}, [0, 1, 0, 0]),  # after the temperature, 0.5 has become 0.68
-    ],
-    ids=str,
-)
-def test_draws_follow_the_law(options, weights):
-    expected = np.array(weights) / sum(weights)
-    found = frequencies(**options)
-    np.testing.assert_array_equal(found[expected == 0], 0)
-    np.testing.assert_allclose(found, expected, atol=0.03)  # four standard deviations of 4000 draws
-
-
-def test_of_equal_logits_exactly_k_stay_and_the_first_is_greedy():
-    logits = jnp.zeros(6)
-    assert set(draw_many(logits, top_k=2).tolist()) == {0, 1}
-    assert set(draw_many(logits, temperature=0.0).tolist()) == {0}
-
-
 @pytest.mark.parametrize("start", [3, 8])
-def test_likeliest_tokens_with_a_window_that_slides(start, params):
+def test_likeliest_tokens_with_a_window_that_gives_way_to_its_newer_half(start, params):
     prompt = np.random.default_rng(1).integers(0, 11, (2, start))
     one_by_one = jax.jit(functools.partial(apply, CONFIG, params))
-    text = prompt
-    for _ in range(7):
-        logits = one_by_one(jnp.asarray(text[:, -CONFIG.context :]))
-        text = np.append(text, np.argmax(logits[:, -1], axis=-1)[:, None], axis=1)
-    assert len(set(text[:, start:].flat)) > 3
+    windows, new = list(prompt[:, -CONFIG.context :]), []
+    for _ in range(9):
+        logits = np.stack([np.asarray(one_by_one(jnp.asarray(window[None])))[0, -1] for window in windows])
+        new.append(np.argmax(logits, axis=1))
+        windows = [[*(w[3:] if len(w) == 5 else w), token] for w, token in zip(windows, new[-1], strict=True)]
+        windows = [np.array(window) for window in windows]
+    text = np.stack(new, axis=1)
+    assert len(set(text.flat)) > 3
     for options in ({"temperature": 0.0}, {"top_k": 1}, {"top_p": 1e-6}):
-        tokens = generate(CONFIG, params, jnp.asarray(prompt), KEY, max_tokens=7, **options)
-        np.testing.assert_array_equal(tokens, text[:, start:], err_msg=str(options))
+        np.testing.assert_array_equal(generate(CONFIG, params, prompt, KEY, max_tokens=9, **options), text)
+        uncached = generate_uncached(CONFIG, params, jnp.asarray(prompt), KEY, max_tokens=9, **options)
+        np.testing.assert_array_equal(uncached, text)
 
 
-def test_token_i_is_drawn_with_key_i(params):
+@pytest.mark.parametrize("parts", PARTS, ids=lambda parts: parts.get("position", "learned"))
+def test_every_part_draws_the_same_with_and_without_memory(parts, draw):
+    settings = {"vocab_size": 13, "context": 12, "layers": 2, "heads": 2, "width": 16} | parts
+    config = ModelConfig(**settings)
+    params, prompt = draw(config, 0.7), np.random.default_rng(0).integers(0, 13, (3, 4))
+    how = {"max_tokens": 2 * CHUNK + 3, "temperature": 0.9}
+    found = generate(config, params, prompt, KEY, **how)
+    np.testing.assert_array_equal(found, generate_uncached(config, params, jnp.asarray(prompt), KEY, **how))
+
+
+def test_a_prompt_becomes_what_it_becomes_alone(draw):
+    config = ModelConfig(vocab_size=11, context=12, layers=2, heads=2, width=8, position="rope")
+    params, random = draw(config, 1.0), np.random.default_rng(2)
+    prompts = [random.integers(0, 11, size) for size in (1, 7, 12, 30)]
+    together = generate(config, params, prompts, KEY, max_tokens=40, temperature=0.0)
+    for prompt, row in zip(prompts, together, strict=True):
+        np.testing.assert_array_equal(generate(config, params, [prompt], KEY, max_tokens=40, temperature=0.0)[0], row)
+    assert len({tuple(row) for row in together}) > 2
+
+
+def test_windows_of_every_size_give_way():
+    assert [window.tolist() for window in append([np.arange(1)], np.array([[7, 8]]), 1)] == [[8]]
+    assert [window.tolist() for window in append([np.arange(5)], np.array([[7]]), 5)] == [[3, 4, 7]]
+    assert [window.tolist() for window in append([np.arange(5)], np.array([[7, 8, 9, 6]]), 5)] == [[8, 9, 6]]
+
+
+def test_token_i_of_row_b_is_drawn_with_key_b_i(params):
     text = np.array([[1, 2, 3], [4, 5, 6]])
-    tokens = generate(CONFIG, params, jnp.asarray(text), KEY, max_tokens=2, temperature=5.0)
+    tokens = generate(CONFIG, params, text, KEY, max_tokens=2, temperature=5.0)
     for i in range(2):
         logits = apply(CONFIG, params, jnp.asarray(text))[:, -1]
-        text = np.append(text, sample_logits(logits, jax.random.fold_in(KEY, i), 5.0)[:, None], axis=1)
+        keys = [jax.random.fold_in(jax.random.fold_in(KEY, row), i) for row in range(2)]
+        new = [sample_logits(row, key, 5.0) for row, key in zip(logits, keys, strict=True)]
+        text = np.append(text, np.stack(new)[:, None], axis=1)
     np.testing.assert_array_equal(tokens, text[:, 3:])
 
 
 def test_same_key_same_text_and_other_settings_compile_nothing_new(monkeypatch, params):
     traces = []
-    monkeypatch.setattr(module, "apply", lambda *args: traces.append(1) or apply(*args))
-    prompt = jnp.array([[1, 2, 3]])
-    run = functools.partial(generate, CONFIG, params, prompt, max_tokens=9)
+    for name in ("read", "read_one"):
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, original=original: traces.append(1) or original(*args))
+    run = functools.partial(generate, CONFIG, params, [[1, 2, 3]], max_tokens=9)
+    jax.clear_caches()
     first, again, other = run(KEY), run(KEY), run(jax.random.key(5))
     np.testing.assert_array_equal(first, again)
     assert np.any(first != other)
-    run(KEY, temperature=0.5, top_k=3, top_p=0.7)
-    run(KEY, temperature=0.0)
-    assert len(traces) == 1
+    run(KEY, temperature=0.5)
+    generate(CONFIG, params, [[4]], KEY, max_tokens=20)
+    assert len(traces) == 2
+    run(KEY, top_k=3, top_p=0.7)
+    run(KEY, top_k=4, top_p=0.2, temperature=0.0)
+    assert len(traces) == 4
+
+
+def test_tokens_come_as_they_are_drawn(params):
+    sizes = [chunk.shape for chunk in stream(CONFIG, params, [[1]], KEY, max_tokens=9)]
+    assert sizes == [(1, 1), (1, 4), (1, 1), (1, 2), (1, 1)]  # 1 is read, 4 fill the window, 3 are read, 2 fill it
+
+
+def test_padding_of_the_vocabulary_is_never_drawn(params):
+    tokens = generate(CONFIG, params, [[1]], KEY, max_tokens=60, temperature=50.0, vocab_size=4)
+    assert set(tokens.flat) == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(
@@ -108,6 +117,7 @@ def test_same_key_same_text_and_other_settings_compile_nothing_new(monkeypatch, 
     [
         ({"max_tokens": 0}, "max_tokens=0 is not positive"),
         ({"temperature": -1.0}, "temperature=-1.0 is negative"),
+        ({"temperature": float("nan")}, "temperature=nan is negative"),
         ({"top_k": 0}, "top_k=0 leaves no token"),
         ({"top_p": 0.0}, "top_p=0.0 is not in"),
         ({"top_p": 1.5}, "top_p=1.5 is not in"),
@@ -115,9 +125,10 @@ def test_same_key_same_text_and_other_settings_compile_nothing_new(monkeypatch, 
 )
 def test_numbers_out_of_range_are_refused(wrong, says, params):
     with pytest.raises(UserError, match=says):
-        generate(CONFIG, params, jnp.array([[1]]), KEY, **({"max_tokens": 3} | wrong))
+        generate(CONFIG, params, [[1]], KEY, **({"max_tokens": 3} | wrong))
 
 
-def test_an_empty_prompt_is_refused(params):
+@pytest.mark.parametrize("prompts", [[], [[]], [[1], []]])
+def test_an_empty_prompt_is_refused(params, prompts):
     with pytest.raises(UserError, match="the prompt is empty"):
-        generate(CONFIG, params, jnp.zeros((1, 0), jnp.int32), KEY, max_tokens=3)
+        generate(CONFIG, params, prompts, KEY, max_tokens=3)

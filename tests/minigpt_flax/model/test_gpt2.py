@@ -56,7 +56,7 @@ def test_gpt2_logits_loss_and_gradients_are_hugging_faces(tensors, expected):
 
 
 def test_gpt2_greedy_text_is_hugging_faces(tensors, expected):
-    prompt = jnp.asarray(expected["prompt"])
+    prompt = expected["prompt"]
     text = generate(GPT2, from_gpt2(tensors, GPT2), prompt, jax.random.key(0), max_tokens=24, temperature=0.0)
     np.testing.assert_array_equal(text, expected["greedy"][:, prompt.shape[1] :])
 
