@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minigpt_flax.errors import UserError
+from minigpt_flax.errors import UserError, check_name
 from minigpt_flax.lab import contest as contests, verdict_text
 from minigpt_flax.lab.contest import FILE, Contest
 from minigpt_flax.lab.entries import entries_of, grouped
 from minigpt_flax.lab.records import read_run, show
 from minigpt_flax.lab.verdict import Entry, judge
 from minigpt_flax.train.cli import Parser, add_fields, given_fields, number, whole
-from minigpt_flax.train.config import default_preset, known_preset
+from minigpt_flax.train.config import PRESETS, default_preset
 
 SUMMARY = "Compare optimizers, or finished runs: who wins, and is it significant."
 LINES = """
@@ -86,7 +86,7 @@ def _contest(typed: Mapping[str, Any], given: dict[str, Any]) -> Contest:
         import jax
 
         preset = default_preset(jax.default_backend())
-    known_preset(preset)
+    check_name(preset, PRESETS, "preset")
     first = given.pop("seed", 0)
     return Contest(
         preset=preset,
