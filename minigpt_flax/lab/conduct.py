@@ -10,6 +10,7 @@ from pathlib import Path
 from minigpt_flax.errors import UserError
 from minigpt_flax.lab import contest as contests
 from minigpt_flax.lab.contest import Contest
+from minigpt_flax.lab.meter import Meter
 from minigpt_flax.lab.records import show
 from minigpt_flax.lab.sweep import Share, Stopped, Sweep
 from minigpt_flax.train.build import build
@@ -44,9 +45,9 @@ def conduct(contest: Contest, folder: Path, *, vmap: bool = False, jobs: int = 1
     )
     if jobs > 1 and share is None:
         return _spawn(folder, jobs, vmap)
-    with Stop() as stop:
+    with Stop() as stop, Meter(contest.budget, shown=share is None) as meter:
         try:
-            Sweep(contest, folder, stop, vmap=vmap, share=mine).run()
+            Sweep(contest, folder, stop, meter, vmap=vmap, share=mine).run()
         except Stopped:
             print(f"stopped; go on with: python -m minigpt_flax compare --resume {show(folder)}")
         except Failed as error:

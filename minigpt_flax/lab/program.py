@@ -16,8 +16,7 @@ from jaxtyping import Array, Float
 
 from minigpt_flax.model import gpt
 from minigpt_flax.train.build import Run, loss_sum, training_batches
-from minigpt_flax.train.config import RunConfig
-from minigpt_flax.train.groups import read
+from minigpt_flax.train.config import RunConfig, complete_groups
 from minigpt_flax.train.optimizer import build_optimizer
 from minigpt_flax.train.specs import look_up_name
 from minigpt_flax.train.state import init_state
@@ -101,7 +100,7 @@ def program(run: Run, length: int) -> Program:
 
 def rate_tables(config: RunConfig, layout: Any, length: int) -> Float[Array, "peaks length"]:
     """Learning rate of every step: of the run itself, then of each of its groups; after the last step its last."""
-    peaks = [config.lr, *(read(text).lr or 0.0 for text in config.group)]
+    peaks = [config.lr, *(group.lr for group in complete_groups(config.group, config))]
     return jnp.stack([_table(dataclasses.replace(config, lr=peak, group=()), layout, length) for peak in peaks])
 
 

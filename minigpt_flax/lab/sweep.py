@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from minigpt_flax.lab import halving
 from minigpt_flax.lab.contest import Contest, Contestant
+from minigpt_flax.lab.meter import Meter
 from minigpt_flax.lab.program import Program, program
 from minigpt_flax.lab.records import read_run
 from minigpt_flax.lab.together import together
@@ -33,14 +34,18 @@ class Sweep:
       contest: what to run.
       folder: of the comparison.
       stop: tells when to end.
+      meter: told where the runs stand.
       vmap: train the runs of a contestant that have the same length in one program.
       share: of the units of work (a contestant, or one seed of it where nothing is searched) every so-many-th.
     """
 
-    def __init__(self, contest: Contest, folder: Path, stop: Stop, *, vmap: bool = False, share: Share = (0, 1)):
-        self.contest, self.folder, self.stop, self.vmap, self.share = contest, folder, stop, vmap, share
+    def __init__(
+        self, contest: Contest, folder: Path, stop: Stop, meter: Meter, *, vmap: bool = False, share: Share = (0, 1)
+    ):
+        self.contest, self.folder, self.stop, self.meter = contest, folder, stop, meter
+        self.vmap, self.share = vmap, share
         self.programs: dict[str, Program] = {}
-        self.started, self.steps, self.seconds = time.monotonic(), 0, 0.0
+        self.started = time.monotonic()
 
     def run(self) -> None:
         """Trains everything.
@@ -83,20 +88,20 @@ class Sweep:
         """
         paths = {self.contest.path(self.folder, who, config): config for config in configs}
         todo = {path: config for path, config in paths.items() if not finished(path)}
-        if not todo:
-            return
-        parts = self.program(who)
-        groups = [todo] if self.vmap else [{path: config} for path, config in todo.items()]
-        for group in groups:
-            before = time.monotonic()
-            if self.vmap:
-                together(parts, group, self.stop)
-            else:
-                for path, config in group.items():
-                    trial(parts.single(config), path, self.stop)
-            if self.stop():
-                raise Stopped
-            self.tell(who, group, time.monotonic() - before)
+        self.meter.over(sum(config.steps for path, config in paths.items() if path not in todo))
+        if self.vmap and todo:
+            together(self.program(who), todo, self.stop, self.watch(who, todo))
+            self.tell(who, todo)
+        for path, config in {} if self.vmap else todo.items():
+            one = {path: config}
+            trial(self.program(who).single(config), path, self.stop, self.watch(who, one))
+            self.tell(who, one)
+
+    def watch(self, who: Contestant, group: Mapping[Path, RunConfig]) -> Callable[[int], None]:
+        """Moves the meter while these train."""
+        first = next(iter(group.values()))
+        what = who.name if len(group) > 1 else f"{who.name} lr {first.lr:g} seed {first.seed}"
+        return lambda step: self.meter.at(f"{what}: {step}/{first.steps}", step * len(group))
 
     def program(self, who: Contestant) -> Program:
         """The contestant's program, compiled once."""
@@ -104,15 +109,20 @@ class Sweep:
             self.programs[who.folder] = program(build(self.contest.config(who)), self.contest.steps)
         return self.programs[who.folder]
 
-    def tell(self, who: Contestant, group: dict[Path, RunConfig], seconds: float) -> None:
-        """Says what runs came to, and forgets what only a continuation of a search's run would need."""
+    def tell(self, who: Contestant, group: Mapping[Path, RunConfig]) -> None:
+        """Says what runs came to, and forgets what only a continuation of a search's run would need.
+
+        Raises:
+          Stopped: they came to nothing yet, as a signal came.
+        """
+        if self.stop():
+            raise Stopped
         for path, config in group.items():
             if config.steps < self.contest.steps:
                 shutil.rmtree(path / "checkpoints", ignore_errors=True)
-            self.steps += config.steps
             shown = "diverged" if math.isinf(loss(path)) else f"loss {loss(path):.4f}"
             what = f"{who.name} lr {config.lr:g}, {config.steps} steps, seed {config.seed}"
-            print(f"{spell(time.monotonic() - self.started):>7s}  {what}: {shown}", flush=True)
+            self.meter.over(config.steps, f"{spell(time.monotonic() - self.started):>7s}  {what}: {shown}")
 
 
 def loss(path: Path) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 
 from minigpt_flax.lab.program import Program, stack
-from minigpt_flax.lab.trial import guard, log, prepared
+from minigpt_flax.lab.trial import Watch, guard, log, prepared
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.config import RunConfig
@@ -56,7 +57,7 @@ class Lane:
                 checkpoints.save(state, results["val_loss"])
 
 
-def together(parts: Program, group: dict[Path, RunConfig], stop: Stop) -> None:
+def together(parts: Program, group: Mapping[Path, RunConfig], stop: Stop, watch: Watch = lambda step: None) -> None:
     """Trains runs of one length from their beginning; what a stop cuts short begins anew the next time.
 
     Raises:
@@ -79,6 +80,7 @@ def together(parts: Program, group: dict[Path, RunConfig], stop: Stop) -> None:
             states, metrics = parts.step_many(knobs, states, batches)
             _drain(lanes, before)
             before = (done + 1, metrics)
+            watch(done)
 
 
 def _lane(opened: ExitStack, parts: Program, path: Path, config: RunConfig, count: int) -> Lane:

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jaxopt_mini.tree import nbytes, path_name
+from jaxopt_mini.tree import nbytes
 from minigpt_flax.errors import UserError
 from minigpt_flax.lab.records import read_run, show
 from minigpt_flax.train.build import Run
@@ -19,6 +19,7 @@ from minigpt_flax.train.config import to_json
 from minigpt_flax.train.folder import RunFolder
 from minigpt_flax.train.hooks import Guard, Log
 from minigpt_flax.train.loop import train
+from minigpt_flax.train.parts import part_names
 from minigpt_flax.train.session import environment
 from minigpt_flax.train.stop import Diverged, Stop
 
@@ -87,8 +88,11 @@ def log(run: Run, folder: RunFolder, seconds: float = 0.0) -> Log:
 
 def guard(run: Run, lines: Log) -> Guard:
     """Ends a run that breaks; an explosion is put on record."""
-    names = [path_name(path) for path, _ in jax.tree.leaves_with_path(run.layout)]
-    return Guard(names, run.config.explosion, lambda step, norm, name: lines.write(step, {"explosion": norm}))
+    return Guard(
+        part_names(run.layout, run.shapes),
+        run.config.explosion,
+        lambda step, norm, name: lines.write(step, {"explosion": norm}),
+    )
 
 
 def last_step(folder: RunFolder) -> int:

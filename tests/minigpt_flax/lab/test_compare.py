@@ -103,7 +103,7 @@ def test_one_that_is_stopped_goes_on_where_it_was(searched, tmp_path, capfd, mon
 
     def tell(self, *arguments):
         told(self, *arguments)
-        if self.steps == 8:
+        if self.meter.done == 8:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:

@@ -1,0 +1,146 @@
+"""What the comparison's words rest on: ``python -m benchmarks.lab [null | together ...]``.
+
+*null*: an optimizer against itself. Both contestants are the same, with seeds of their own, so that they differ by
+noise alone; of 20 such comparisons about one may be called significant, as the level says.
+
+*together*: learning rates and seeds of one optimizer in one program (``--vmap``) against the same runs one by one:
+their losses and their time.
+
+Figures go to ``benchmarks/results/<machine>.json``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.results import RESULTS, environment, machine, save
+from minigpt_flax.errors import UserError, nearest
+from minigpt_flax.lab.program import Program, program, stack
+from minigpt_flax.lab.records import RunRecord, read_run
+from minigpt_flax.lab.together import together
+from minigpt_flax.lab.verdict import Entry, judge
+from minigpt_flax.train.build import build
+from minigpt_flax.train.cli import Parser, guarded, whole
+from minigpt_flax.train.config import RunConfig, resolve
+from minigpt_flax.train.stop import Stop
+
+TINY = {"layers": 1, "heads": 2, "width": 16, "context": 8, "batch_size": 4, "steps": 40, "eval_every": 40, "lr": 0.01}
+REPETITIONS, SEEDS, LANES = 20, 3, 30
+
+
+def null(data: str) -> dict[str, Any]:
+    """Twenty comparisons of an optimizer with itself; how many are called significant, and the p of each."""
+    config = resolve({**TINY, "data": data}, "nano")
+    parts = program(build(config), config.steps)
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = train_seeds(parts, config, 2 * SEEDS * REPETITIONS, Path(scratch))
+    found = []
+    for i in range(REPETITIONS):
+        first = 2 * SEEDS * i
+        one, other = (paired(runs[start : start + SEEDS]) for start in (first, first + SEEDS))
+        found.append(judge([Entry("one", one), Entry("the same", other)]).pairs[0])
+    return {
+        "repetitions": REPETITIONS,
+        "seeds": SEEDS,
+        "significant": sum(pair.significant for pair in found),
+        "p": [round(pair.corrected or 0.0, 4) for pair in found],
+    }
+
+
+def train_seeds(parts: Program, config: RunConfig, count: int, folder: Path) -> list[RunRecord]:
+    """Trains so many seeds, some at a time."""
+    paths = [folder / str(seed) for seed in range(count)]
+    with Stop() as stop:
+        for first in range(0, count, LANES):
+            seeds = range(first, min(first + LANES, count))
+            together(parts, {paths[seed]: dataclasses.replace(config, seed=seed) for seed in seeds}, stop)
+            if stop():
+                raise KeyboardInterrupt
+    return [read_run(path) for path in paths]
+
+
+def paired(runs: list[RunRecord]) -> list[RunRecord]:
+    """The runs as if they had the first seeds, to be paired with others'."""
+    return [dataclasses.replace(run, config=run.config | {"seed": i}) for i, run in enumerate(runs)]
+
+
+def side_by_side(data: str, lanes: int, steps: int = 50) -> dict[str, Any]:
+    """Preset ``nano``: half the lanes at twice the rate, seeds of their own; together, then one by one."""
+    base = resolve({"steps": steps, "data": data}, "nano")
+    configs = [dataclasses.replace(base, seed=i, lr=base.lr * (1 + i % 2)) for i in range(lanes)]
+    parts = program(build(base), steps)
+    knobs = stack([parts.knobs(config) for config in configs])
+    batches = [parts.single(config).batches for config in configs]
+    joint, all_at_once = timed(
+        parts.init_many(knobs),
+        lambda state, t: parts.step_many(knobs, state, np.stack([batch(t) for batch in batches])),
+        steps,
+    )
+    apart, one_by_one = [], 0.0
+    for config, batch in zip(configs, batches, strict=True):
+        own = parts.knobs(config)
+        losses, seconds = timed(parts.init(own), lambda s, t, own=own, batch=batch: parts.step(own, s, batch(t)), steps)
+        apart.append(losses)
+        one_by_one += seconds
+    return {
+        "preset": "nano",
+        "runs": lanes,
+        "steps": steps,
+        "largest difference of losses": float(np.abs(joint - np.stack(apart, 1)).max()),
+        "seconds together": round(all_at_once, 2),
+        "seconds one by one": round(one_by_one, 2),
+        "ratio": round(all_at_once / one_by_one, 3),
+    }
+
+
+def timed(state: Any, step: Any, steps: int) -> tuple[np.ndarray, float]:
+    """Losses of so many steps, and the seconds of all but the first, which compiles."""
+    losses, start = [], 0.0
+    for t in range(steps):
+        state, metrics = step(state, t)
+        losses.append(np.asarray(jax.device_get(metrics["loss"])))
+        if t == 0:
+            start = time.perf_counter()
+    return np.stack(losses), (time.perf_counter() - start) * steps / (steps - 1)
+
+
+def measurements(data: str, lanes: int) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What can be measured."""
+    return {"null": lambda: null(data), "together": lambda: side_by_side(data, lanes)}
+
+
+def run(arguments: list[str]) -> int:
+    """Measures, prints and keeps."""
+    parser = Parser(prog="python -m benchmarks.lab", description=__doc__)
+    parser.add_argument("what", nargs="*", metavar="WHAT", help="null or together [both]")
+    parser.add_argument("--lanes", type=whole, default=4, metavar="N", help="runs trained together [4]")
+    parser.add_argument("--data", default="pydocs", metavar="SOURCE", help="corpus [pydocs]")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where figures go [the results of this machine]")
+    given = parser.parse(arguments)
+    known = measurements(given["data"], given["lanes"])
+    for name in given["what"] or known:
+        if name not in known:
+            raise UserError(f"nothing is called {name!r}{nearest(name, known)}: there are {', '.join(known)}")
+        before = time.perf_counter()
+        found = known[name]()
+        print(f"{name} ({time.perf_counter() - before:.0f} s): {found}", flush=True)
+        save(given["out"] or RESULTS / f"{machine()}.json", f"lab, {name}", {**environment(), **found})
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    return guarded("benchmarks.lab", lambda: run(sys.argv[1:] if arguments is None else arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
