@@ -81,7 +81,7 @@ def _band(axes: Axes, standing: Standing, x: str, index: int) -> None:
 
 def _places(run: RunRecord, standing: Standing, x: str) -> list[float]:
     """Where the validations lie; in seconds of training alone, as validating and compiling are nobody's merit."""
-    pace = {"step": 1.0, "tokens": run.tokens_per_step, "seconds": (standing.ms_per_step or 0.0) / 1000}[x]
+    pace = {"step": 1.0, "tokens": float(run.tokens_per_step), "seconds": (standing.ms_per_step or 0.0) / 1000}[x]
     return [pace * record["step"] for record in run.validations]
 
 
