@@ -322,6 +322,7 @@ ROWS = (
     Case(
         sm3,
         learning_rate=1.0,
+        hyperparameters={"b2": 0.99},
         optax=by_layers(optax_sm3),
         variants=({"momentum": 0.5},),
         goldens=(
