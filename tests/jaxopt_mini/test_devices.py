@@ -5,11 +5,15 @@ Every step is waited for: on a CPU, steps with a collective that run ahead can w
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxopt_mini import apply_updates
+from jaxopt_mini import GradientTransformation, adam, apply_updates
+from tests.cases import CASES
 from tests.harness import LAYOUT, half_square
 from tests.jaxopt_mini.test_laws import STEPS, close, expected, law, start
 
@@ -59,10 +63,14 @@ def shardings(mesh, tree):
     return jax.tree.map(one, tree)
 
 
+def two_devices():
+    return jax.make_mesh((2,), (AXIS,), axis_types=(AxisType.Auto,))
+
+
 @law
 def test_sharded_under_jit_it_is_the_same(case):
     """Nobody tells the step how its results lie: they lie like what it was given."""
-    mesh = jax.make_mesh((2,), (AXIS,), axis_types=(AxisType.Auto,))
+    mesh = two_devices()
     init, step = stepper(case)
     params, grads = start()
     cut = shardings(mesh, params), shardings(mesh, jax.eval_shape(init, params))
@@ -75,3 +83,17 @@ def test_sharded_under_jit_it_is_the_same(case):
         params, state = jax.block_until_ready(sharded(params, state, grad, t))
     assert jax.tree.map(lambda leaf: leaf.sharding, (params, state)) == cut
     close(jax.tree.map(jax.device_get, (params, state)), expected(case.optimizer.__name__))
+
+
+def test_a_state_that_does_not_stay_where_it_lies_is_noticed():
+    def adam_gathered(learning_rate):
+        inner = adam(learning_rate)
+
+        def update(updates, state, params=None, **extra):
+            updates, state = inner.update(updates, state, params, **extra)
+            return updates, jax.lax.with_sharding_constraint(state, NamedSharding(two_devices(), PartitionSpec()))
+
+        return GradientTransformation(inner.init, update)
+
+    with pytest.raises(AssertionError):
+        test_sharded_under_jit_it_is_the_same(dataclasses.replace(CASES["adam"], optimizer=adam_gathered))
