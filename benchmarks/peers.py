@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from benchmarks.results import cores
+from benchmarks.trees import layers
 
 HOME = {
     "muon": "github.com/KellerJordan/Muon",
@@ -43,20 +44,22 @@ def load(name: str, folder: Path) -> ModuleType:
     return module
 
 
-def parameters(params: Any, grads: Any, layout: Any) -> list[Any]:
-    """Torch's parameters with their gradients, matrices as torch keeps them, (outputs, inputs)."""
+def parameters(params: Any, grads: Any, layout: Any) -> list[tuple[Any, str]]:
+    """Torch's parameters, a layer each, with their gradients and roles; matrices as torch keeps them, (outputs, inputs)."""
     import torch
 
     torch.set_num_threads(cores())
 
-    def one(leaf, entry):
-        return torch.from_numpy(np.array(leaf.T if entry.role == "matrix" else leaf, order="C"))
+    def those(leaf, entry):
+        found = layers(np.asarray(leaf), entry)
+        return [torch.from_numpy(np.array(a.T if entry.role == "matrix" else a, order="C")) for a in found]
 
     made = []
     for leaf, grad, entry in zip(*map(jax.tree.leaves, (params, grads, layout)), strict=True):
-        parameter = torch.nn.Parameter(one(leaf, entry))
-        parameter.grad = one(grad, entry)
-        made.append(parameter)
+        for value, gradient in zip(those(leaf, entry), those(grad, entry), strict=True):
+            parameter = torch.nn.Parameter(value)
+            parameter.grad = gradient
+            made.append((parameter, entry.role))
     return made
 
 
@@ -64,7 +67,7 @@ def adamw(params: Any, grads: Any, layout: Any, *, clip: float, rate: float, ste
     """Clip, fused AdamW and a cosine schedule."""
     import torch
 
-    made = parameters(params, grads, layout)
+    made = [parameter for parameter, _ in parameters(params, grads, layout)]
     optimizer = torch.optim.AdamW(made, lr=rate, fused=True, **keywords)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
@@ -78,9 +81,9 @@ def adamw(params: Any, grads: Any, layout: Any, *, clip: float, rate: float, ste
 
 def muon(folder: Path, params: Any, grads: Any, layout: Any, rate: float) -> Callable:
     """The author's Muon, which multiplies in bfloat16, and his Adam for what isn't a matrix."""
-    made, roles = parameters(params, grads, layout), [entry.role for entry in jax.tree.leaves(layout)]
+    made = parameters(params, grads, layout)
     groups = [
-        {"params": [p for p, role in zip(made, roles, strict=True) if (role == "matrix") == matrix], "use_muon": matrix}
+        {"params": [p for p, role in made if (role == "matrix") == matrix], "use_muon": matrix}
         for matrix in (True, False)
     ]
     return load("muon", folder).SingleDeviceMuonWithAuxAdam([{**group, "lr": rate} for group in groups]).step
@@ -88,4 +91,4 @@ def muon(folder: Path, params: Any, grads: Any, layout: Any, rate: float) -> Cal
 
 def soap(folder: Path, params: Any, grads: Any, layout: Any, rate: float) -> Callable:
     """The authors' SOAP."""
-    return load("soap", folder).SOAP(parameters(params, grads, layout), lr=rate).step
+    return load("soap", folder).SOAP([p for p, _ in parameters(params, grads, layout)], lr=rate).step

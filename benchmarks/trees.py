@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ class Tree:
     """Parameters without their numbers.
 
     Attributes:
-      name: key of ``MODELS``.
+      name: what it is called.
       shapes: abstract arrays.
       layout: a ``ParamLayout`` for each.
     """
@@ -53,7 +53,38 @@ class Tree:
         return jax.tree.map(fill, self.shapes)
 
 
-def tree(name: str) -> Tree:
-    """The parameters of the model of that name."""
+def model_tree(name: str) -> Tree:
+    """The parameters of the model of that name, stacked over layers."""
     shapes = jax.eval_shape(lambda: gpt.init_params(MODELS[name], jax.random.key(0)))
-    return Tree(name, shapes, jax.tree.map(lambda axes: ParamLayout(**dataclasses.asdict(axes)), model_layout(shapes)))
+    layout = jax.tree.map(lambda a: ParamLayout(a.role, a.stacked, a.inputs, a.outputs), model_layout(shapes))
+    return Tree(name, shapes, layout)
+
+
+def apart(entry: ParamLayout) -> ParamLayout:
+    """The layout of one layer of a stack."""
+    kept = sorted(entry.inputs + entry.outputs)
+    return ParamLayout(entry.role, (), *(tuple(map(kept.index, axes)) for axes in (entry.inputs, entry.outputs)))
+
+
+def layers(leaf: np.ndarray, entry: ParamLayout) -> list[np.ndarray]:
+    """The layers that a leaf is a stack of; a leaf that is none alone."""
+    front = np.moveaxis(leaf, entry.stacked, range(len(entry.stacked)))
+    return list(front.reshape(-1, *front.shape[len(entry.stacked) :]))
+
+
+def layers_tree(name: str) -> Tree:
+    """The same with an array for each layer."""
+    whole = model_tree(name)
+
+    def shapes(leaf, entry):
+        shape = tuple(leaf.shape[axis] for axis in sorted(entry.inputs + entry.outputs))
+        return [jax.ShapeDtypeStruct(shape, leaf.dtype)] * (leaf.size // int(np.prod(shape)))
+
+    cut = jax.tree.map(shapes, whole.shapes, whole.layout)
+    return Tree(
+        f"{name}, layers apart", cut, jax.tree.map(lambda e, leaves: [apart(e)] * len(leaves), whole.layout, cut)
+    )
+
+
+TREES = {name: functools.partial(model_tree, name) for name in MODELS}
+TREES |= {f"{name}_layers": functools.partial(layers_tree, name) for name in MODELS}

@@ -1,4 +1,4 @@
-"""Speed of one optimizer update: ``python -m benchmarks.update [--only SECTION ...] [--tree nano|gpt2] [--peers DIR]``.
+"""Speed of one optimizer update: ``python -m benchmarks.update [--only SECTION ...] [--tree NAME] [--peers DIR]``.
 
 Sections: ``adamw`` (clip, AdamW and schedule against Optax, torch and the memory's own speed), ``muon`` and ``soap``
 (against Optax and their authors' code), ``compile`` (time to compile every optimizer, against Optax's). The results go
@@ -34,7 +34,7 @@ from benchmarks.contestants import (
 )
 from benchmarks.results import RESULTS, environment, machine, save
 from benchmarks.timing import ROUNDS, race, ratios, spread
-from benchmarks.trees import MODELS, Tree, tree
+from benchmarks.trees import TREES, Tree
 from jaxopt_mini import OPTIMIZERS, adamw, apply_updates, chain, clip_by_norm, warmup_cosine
 from minigpt_flax.errors import UserError, check_name
 from minigpt_flax.train.cli import Parser, guarded, whole
@@ -201,7 +201,7 @@ def table(title: str, section: str, found: dict[str, Any]) -> str:
 
 CONTESTS = {"adamw": time_adamw, "muon": time_muon, "soap": time_soap}
 SECTIONS: dict[str, Sequence[str]] = {  # the trees where none is named
-    "adamw": ("gpt2",),
+    "adamw": ("gpt2", "gpt2_layers"),
     "muon": ("nano", "gpt2"),
     "soap": ("nano",),
     "compile": ("gpt2",),
@@ -225,7 +225,7 @@ def run(arguments: list[str]) -> int:
     """Measures what is asked for."""
     parser = Parser(prog="python -m benchmarks.update", description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="SECTION", help="these sections")
-    parser.add_argument("--tree", metavar="NAME", help="time on these parameters: nano or gpt2 [by section]")
+    parser.add_argument("--tree", metavar="NAME", help=f"time on these parameters: {', '.join(TREES)} [by section]")
     parser.add_argument("--peers", metavar="DIR", type=Path, help="folder with the authors' muon.py and soap.py")
     parser.add_argument("--repeats", metavar="N", type=whole, default=ROUNDS, help=f"rounds [{ROUNDS}]")
     parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS, help="folder of the results")
@@ -234,11 +234,11 @@ def run(arguments: list[str]) -> int:
         raise UserError(f"--repeats must be at least 1, got {given['repeats']}")
     jax.config.update("jax_enable_compilation_cache", False)  # else a second run would compile nothing
     chosen = [check_name(name, SECTIONS, "section") for name in given["only"] or SECTIONS]
-    asked = given["tree"] and [check_name(given["tree"], MODELS, "tree")]
+    asked = given["tree"] and [check_name(given["tree"], TREES, "tree")]
     path = given["out"] / f"{machine()}.json"
     for section in chosen:
         for name in asked or SECTIONS[section]:
-            found = measure(section, tree(name), given["repeats"], given["peers"])
+            found = measure(section, TREES[name](), given["repeats"], given["peers"])
             save(path, f"{section} {name}", {**environment(), **found})
     print(f"wrote {path}")
     return 0
