@@ -45,7 +45,7 @@ def load(name: str, folder: Path) -> ModuleType:
 
 
 def parameters(params: Any, grads: Any, layout: Any) -> list[tuple[Any, str]]:
-    """Torch's parameters, a layer each, with their gradients and roles; matrices as torch keeps them, (outputs, inputs)."""
+    """Torch's parameters, a layer each, with their gradients and roles; matrices are (outputs, inputs) there."""
     import torch
 
     torch.set_num_threads(cores())
