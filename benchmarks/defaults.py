@@ -52,6 +52,12 @@ def measure(name: str, path: Path, entropy: float) -> dict[str, Any]:
     return {"opt": config.opt, "lr": config.lr, "val_loss": loss, "below_entropy": entropy - loss, "bar": bar}
 
 
+def is_present(name: str, found: dict[str, Any]) -> bool:
+    """Whether a result is of what the command resolves to now; older ones tell the rate alone."""
+    config = config_of(name)
+    return (found.get("opt", name), found["lr"]) == (config.opt, config.lr)
+
+
 def row(name: str, found: dict[str, Any]) -> str:
     """One line of the table."""
     verdict = "learns" if found["below_entropy"] >= found["bar"] else "BELOW THE BAR"
