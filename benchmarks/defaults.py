@@ -62,7 +62,7 @@ def row(name: str, found: dict[str, Any]) -> str:
     """One line of the table."""
     verdict = "learns" if found["below_entropy"] >= found["bar"] else "BELOW THE BAR"
     loss, below = found["val_loss"], found["below_entropy"]
-    return f"{name:22s}{found['lr']:9g}{loss:9.4f}{below:8.2f}{found['bar']:6.1f}  {verdict}"
+    return f"{name:22s}{found['lr']:9g}{loss:9.4f}{below:8.3f}{found['bar']:6.1f}  {verdict}"
 
 
 def run(arguments: list[str]) -> int:
