@@ -1,7 +1,5 @@
 """Train a GPT: words in, a run out: ``python train.py --opt adamw --schedule warmup_cosine``, or ``--help``."""
 
-import sys
-
 from minigpt_flax.train import cli
 
 
@@ -22,4 +20,4 @@ def run(request: cli.Request) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.leave(main())

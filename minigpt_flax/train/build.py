@@ -35,7 +35,9 @@ from minigpt_flax.train.config import RunConfig
 from minigpt_flax.train.evaluate import evaluate
 from minigpt_flax.train.launch import LAUNCHERS, Step, patient
 from minigpt_flax.train.mesh import batch_shares, check_tensor, choose_mesh
+from minigpt_flax.train.on_nan import Policy
 from minigpt_flax.train.optimizer import build_optimizer, rehearse
+from minigpt_flax.train.probes import skips
 from minigpt_flax.train.specs import bind, look_up_name, parse
 from minigpt_flax.train.state import TrainState, init_state
 from minigpt_flax.train.step import make_step
@@ -55,6 +57,7 @@ class Design:
     flops: int  # products of matrices in a step
     schedule: Callable
     tx: GradientTransformationExtraArgs
+    on_nan: Policy
     init: Callable[[], TrainState]
 
 
@@ -94,6 +97,7 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
     train_tokens, val_tokens = split(tokens)
     plan = design(config, tokenizer.vocab_size)
     probes = {name: look_up_name(name, KINDS["probe"].table, "probe") for name in config.probe}
+    probes |= {skips.__name__: skips}
     key = jax.random.key(config.seed)
     losses = loss_sum(plan.model)
 
@@ -135,7 +139,8 @@ def design(config: RunConfig, vocab_size: int) -> Design:
     rehearse(config, schedule, tx, shapes)
     init = jax.jit(lambda: init_state(gpt.init_params(model, key), tx))
     flops = config.step_sequences * training_flops(model, shapes, config.context)
-    return Design(config, model, shapes, layout, flops, schedule, tx, init)
+    policy = bind(parse(config.on_nan, "policy"), KINDS["policy"].table, "policy")
+    return Design(config, model, shapes, layout, flops, schedule, tx, policy, init)
 
 
 def training_batches(config: RunConfig, tokens: np.ndarray, mesh: Mesh) -> Callable[[int], Any]:

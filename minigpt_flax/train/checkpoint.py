@@ -1,6 +1,7 @@
-"""Checkpoints with Orbax, in the background: the last k and the best, each complete or absent, none of a broken state.
+"""Checkpoints with Orbax, in the background: the last k, the best and every n-th, each complete or absent, none broken.
 
 With a checkpoint goes the digest of every file in it: Orbax notices a file cut short, but not every flipped bit.
+The loop waits only for a copy of the state in the host's memory; all of Orbax's work is a thread's.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from jaxopt_mini.tree import path_name
 from minigpt_flax.errors import UserError
 from minigpt_flax.train.folder import read, show
 from minigpt_flax.train.state import TrainState
-from minigpt_flax.train.stop import Diverged, Failed
+from minigpt_flax.train.stop import Diverged, Unsaved
 
 DIGESTS = "SHA256SUMS"
 UNSIGNED = "_CHECKPOINT_METADATA"  # Orbax adds the time to it after the signing; nothing of the state is in it
@@ -44,22 +46,27 @@ sys.unraisablehook = _without_echoes(sys.unraisablehook)
 class Checkpoints:
     """The checkpoints of one run: ``checkpoints/<step>/``.
 
+    With several processes all call every method, on one file system; the first one signs and removes.
+
     Args:
       folder: holds them; made by the first save.
       keep: how many of the latest stay.
+      keep_every: those of steps that this divides stay for good; None lets none.
 
     Attributes:
       scores: validation losses by step, as far as they are known; the checkpoint of the lowest stays too.
     """
 
-    def __init__(self, folder: Path, keep: int):
-        self.folder, self.keep = folder.resolve(), keep
+    def __init__(self, folder: Path, keep: int, keep_every: int | None = None):
+        self.folder, self.keep, self.keep_every = folder.resolve(), keep, keep_every
         self.scores: dict[int, float] = {}
         options = ocp.options.AsyncOptions(
             create_directories_asynchronously=False,  # else a save into a folder that isn't writable hangs at exit
             post_finalization_callback=self._sign,
         )
         self._checkpointer = ocp.StandardCheckpointer(async_options=options)
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
         self._current: int | None = None  # the step last saved or restored
         self._saved: int | None = None  # the step last saved
 
@@ -71,7 +78,9 @@ class Checkpoints:
         """Lets a save that is under way end, unless somebody can't wait."""
         if kind is None:
             self.wait()
-        if kind is not KeyboardInterrupt:
+        patient = kind is not KeyboardInterrupt
+        self._writer.shutdown(wait=patient)
+        if patient:
             self._checkpointer.close()
 
     def steps(self) -> list[int]:
@@ -85,35 +94,56 @@ class Checkpoints:
     def save(self, state: TrainState, val_loss: float | None = None) -> None:
         """Writes a checkpoint in the background, unless this step has just been saved or restored.
 
+        The state may be donated as soon as this returns. What goes wrong shows in ``wait``, here or later.
+
         Raises:
-          Diverged: a parameter isn't finite; nothing is written.
-          Failed: this checkpoint or the one before it could not be written.
+          Diverged: a parameter isn't finite, or the optimizer's state holds a NaN; nothing is written.
+          Unsaved: the checkpoint could not be written.
         """
         step = int(state.step)
         if val_loss is not None:
             self.scores[step] = val_loss
         if step == self._current:
             return
-        broken = first_broken(state.params)
-        if broken is not None:
-            raise Diverged(f"parameter {broken} is not finite after step {step}")
         self.wait()
         self._current = self._saved = step
         with self._failing(step):
-            self._checkpointer.save(self.folder / str(step), state, force=True)
+            if jax.process_count() == 1:
+                self._writing = self._writer.submit(self._write, step, jax.tree.map(np.array, state))
+            else:  # each process has a part of the state only; Orbax copies that before it returns
+                self._begin(step, state)
 
     def wait(self) -> None:
         """Waits until the last save is on disk, then removes the checkpoints that it makes superfluous.
 
         Raises:
-          Failed: it could not be written.
+          Diverged: it was of a broken state and is not written.
+          Unsaved: it could not be written.
         """
         if self._saved is None:
             return
         with self._failing(self._saved):
+            writing, self._writing = self._writing, None
+            if writing is not None:
+                writing.result()
             self._checkpointer.wait_until_finished()
-        past = [step for step in self.steps() if step <= self._saved]
-        self._remove_all_but({*past[-self.keep :], self.best()})
+        self._remove_all_but(self._kept(self._saved))
+
+    def _write(self, step: int, state: TrainState) -> None:
+        self._begin(step, state)
+        self._checkpointer.wait_until_finished()
+
+    def _begin(self, step: int, state: TrainState) -> None:
+        broken = first_broken(state)
+        if broken is not None:
+            raise Diverged(f"{broken} is not finite after step {step}")
+        self._checkpointer.save(self.folder / str(step), state, force=True)
+
+    def _kept(self, saved: int) -> set[int | None]:
+        """The steps whose checkpoints stay after that of ``saved``; those of later steps are of an abandoned future."""
+        past = [step for step in self.steps() if step <= saved]
+        marks = [step for step in past if self.keep_every and step % self.keep_every == 0]
+        return {*past[-self.keep :], *marks, self.best()}
 
     def restore(self, like: TrainState, say: Callable[[str], None]) -> TrainState:
         """Reads the newest checkpoint that can be used.
@@ -145,6 +175,7 @@ class Checkpoints:
         Raises:
           UserError: it is missing, damaged, or of another model or optimizer; names the first tensor that differs.
         """
+        self.wait()
         path = self.folder / str(step)
         try:
             check_digests(path)
@@ -169,6 +200,8 @@ class Checkpoints:
 
     def _remove_all_but(self, kept: set[int | None]) -> None:
         """Removes other checkpoints and what is left of saves and removals that were cut short."""
+        if jax.process_index():
+            return
         for entry in self._entries():
             number, _, suffix = entry.name.partition(".")
             if number.isdecimal() and (suffix or int(number) not in kept):
@@ -180,20 +213,26 @@ class Checkpoints:
         """Turns whatever goes wrong in a save into one line."""
         try:
             yield
+        except Diverged:
+            self._current = None
+            raise
         except Exception as error:
+            self._current = None
             self._remove_all_but(set(self.steps()))  # makes room
-            raise Failed(f"can't save the checkpoint of step {step}: {_line(error)}") from error
+            raise Unsaved(f"can't save the checkpoint of step {step}: {_line(error)}") from error
 
 
-@jax.jit
-def _finite(params: Any) -> jax.Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)])
+def first_broken(state: TrainState) -> str | None:
+    """Name of the first parameter that isn't finite, or of the first tensor of the optimizer with a NaN.
 
-
-def first_broken(params: Any) -> str | None:
-    """Name of the first tensor with an entry that isn't finite."""
-    finite = np.asarray(_finite(params))
-    return None if finite.all() else list(_by_name(params))[int(np.argmin(finite))]
+    An infinity in the optimizer's state may be meant.
+    """
+    for name, leaf in _by_name(state).items():
+        math = jnp if isinstance(leaf, jax.Array) else np
+        inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
+        if inexact and (math.isnan(leaf).any() or name.startswith("params") and math.isinf(leaf).any()):
+            return name
+    return None
 
 
 def _by_name(tree: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import signal
 import sys
 import typing
 from collections.abc import Callable, Collection
@@ -191,6 +192,15 @@ def parse(arguments: list[str] | None = None) -> Request:
     if values["preset"] is not None:
         check_name(values["preset"], PRESETS, "preset")
     return Request(given=given_fields(values), **values)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process; after Ctrl-C at once, without waiting for threads that still write."""
+    if status == 128 + signal.SIGINT:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def guarded(program: str, command: Callable[[], int]) -> int:

@@ -66,6 +66,10 @@ class RunConfig:
     log_every: int = _flag(10, "watching", "STEPS", "between lines of metrics.jsonl", fixed=False)
     probe: tuple[str, ...] = _flag((), "watching", "NAME", "measure more in every step; may be repeated")
     keep: int = _flag(2, "watching", "N", "latest checkpoints to keep, beside the best", fixed=False)
+    keep_every: int | None = _flag(
+        None, "watching", "STEPS", "save every so many steps too, and keep those [none]", fixed=False
+    )
+    on_nan: str = _flag("stop", "watching", "WORD", "if a step isn't finite: stop, skip or rollback")
     explosion: float = _flag(100.0, "watching", "NUMBER", "warn once of a gradient norm above this", fixed=False)
     sample_tokens: int = _flag(256, "watching", "N", "length of the sample at the end; 0 for none", fixed=False)
 
@@ -124,7 +128,7 @@ PRESET_NOTES = {
     "char": "nanoGPT's GPU recipe, 10.7 M parameters; the default on a GPU or TPU",
     "course": "the course's MiniGPT settings: AdamW 1e-4, cosine over 1000 steps",
 }
-WORDS = {"opt": "optimizer", "schedule": "schedule", "clip": "clip", "tokenizer": "tokenizer"}
+WORDS = {"opt": "optimizer", "schedule": "schedule", "clip": "clip", "tokenizer": "tokenizer", "on_nan": "policy"}
 DEFAULTS = Path(__file__).with_name("defaults.txt")
 
 
@@ -231,6 +235,8 @@ def check(config: RunConfig) -> RunConfig:
             f"{config.batch_size} x {config.context}, what --accum, --batch-size and --context make: leave one out"
         )
     check_parallel(config.parallel, config.mesh)
+    if config.keep_every is not None and config.keep_every < 1:
+        raise UserError(f"--keep-every must be at least 1, got {config.keep_every}")
     if not 0 <= config.lr < math.inf:
         raise UserError(f"--lr must be a finite number, 0 or more, got {config.lr}")
     if not 0 <= config.seed < 1 << 63:

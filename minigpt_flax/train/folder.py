@@ -1,18 +1,20 @@
 """A run is a folder: everything that a later command needs, and nothing else.
 
 ``config.json`` (all words and numbers), ``env.json`` (versions, devices, commit, data hash), ``tokenizer.json``,
-``metrics.jsonl`` (a line a logged step), ``checkpoints/``, ``speed.json`` (how fast the last sitting was),
-``samples.txt``, ``curves.png``; and ``.lock``, which the process that trains it holds.
+``metrics.jsonl`` (a line a logged step), ``checkpoints/``, ``passed_over.json`` (batches that broke a step),
+``speed.json`` (how fast the last sitting was), ``samples.txt``, ``curves.png``; and ``.lock``, which the process that
+trains it holds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,20 +37,15 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.speed = self.path / "speed.json"
+        self.passed = self.path / "passed_over.json"
         self.samples = self.path / "samples.txt"
         self.curves = self.path / "curves.png"
 
-    def require_free(self) -> None:
-        """Refuses a path where something is.
-
-        Raises:
-          UserError: there is.
-        """
-        if self.path.exists():
-            raise self.taken()
-
-    def create(self) -> RunFolder:
+    def create(self, reuse: bool = False) -> RunFolder:
         """Makes the folder of a new run; returns itself.
+
+        Args:
+          reuse: take one that is empty, or that a run which was ended before it began has left.
 
         Raises:
           UserError: something is there already, or the folder can't be made.
@@ -57,9 +54,23 @@ class RunFolder:
             self.path.mkdir(parents=True)
             return self
         except FileExistsError as error:
-            raise self.taken() from error
+            if not reuse:
+                raise self.taken() from error
+            self.require_free()
+            return self
         except OSError as error:
             raise UserError(f"can't make the folder {show(self.path)}: {error.strerror}") from error
+
+    def require_free(self) -> None:
+        """Refuses a place where something is, but for an empty folder or what a run left that ended before it began.
+
+        Raises:
+          UserError: something is there.
+        """
+        if self.path.exists():
+            names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else {self.path.name}
+            if names and (".lock" not in names or self.config.name in names):
+                raise self.taken()
 
     def taken(self) -> Taken:
         """The error of a new run whose folder is there already."""
@@ -77,7 +88,7 @@ class RunFolder:
         try:
             save_tokenizer(self.path)
             self.env.write_text(json.dumps(env, indent=2) + "\n", encoding="utf-8")
-            self.config.write_text(config, encoding="utf-8")
+            _write(self.config, config)
         except OSError as error:
             shutil.rmtree(self.path, ignore_errors=True)
             raise UserError(f"can't write {show(self.path)}: {error.strerror}") from error
@@ -107,9 +118,9 @@ class RunFolder:
             if not _lock(file):
                 holder = file.read() or "another process"
                 raise UserError(f"{show(self.path)} is being trained by {holder}: wait for it, or end it")
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+            with contextlib.suppress(OSError):  # a full disk: then nobody can be told who it is
+                os.truncate(file.fileno(), 0)
+                os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
             yield
 
     def data_hash(self) -> str:
@@ -143,12 +154,42 @@ class RunFolder:
           UserError: the file is damaged, or can't be written.
         """
         kept = "".join(line for line, record in lines(self.metrics) if record["step"] <= step)
-        scratch = self.metrics.with_suffix(".tmp")
+        _replace(self.metrics, kept)
+
+    def passed_over(self) -> list[int]:
+        """Numbers of the batches that the run goes without, in order.
+
+        Raises:
+          UserError: ``passed_over.json`` is damaged.
+        """
+        if not self.passed.exists():
+            return []
         try:
-            scratch.write_text(kept, encoding="utf-8")
-            os.replace(scratch, self.metrics)
-        except OSError as error:
-            raise UserError(f"can't write {show(self.metrics)}: {error.strerror}") from error
+            return sorted(int(batch) for batch in json.loads(read(self.passed)))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{show(self.passed)} is damaged: it is no list of numbers") from error
+
+    def pass_over(self, batches: Iterable[int]) -> None:
+        """Writes the numbers of the batches that the run goes without.
+
+        Raises:
+          UserError: they can't be written.
+        """
+        _replace(self.passed, json.dumps(sorted(batches)) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    try:
+        _write(path, text)
+    except OSError as error:
+        raise UserError(f"can't write {show(path)}: {error.strerror}") from error
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file anew: the old text or the new, never a part."""
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, path)
 
 
 def create_free(out: Path | str, stem: str) -> RunFolder:

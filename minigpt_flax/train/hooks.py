@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -14,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxopt_mini.states import get_all
 from minigpt_flax.train.folder import RunFolder, show
 from minigpt_flax.train.processes import is_first
-from minigpt_flax.train.stop import Diverged, Failed
+from minigpt_flax.train.stop import Diverged, Failed, Unsaved
 
 Hook = Callable[[int, Mapping[str, Any]], None]
 """Called with the number of steps done and the metrics of the last of them, as NumPy values."""
@@ -30,45 +30,92 @@ class Guard:
       threshold: gradient norm above which ``warn`` is called.
       warn: takes the step, the norm and the name of the largest gradient.
       warned: the run has had its warning already.
+      skips: steps in a row that may be left out.
     """
 
     def __init__(
-        self, names: Sequence[str], threshold: float, warn: Callable[[int, float, str], None], warned: bool = False
+        self,
+        names: Sequence[str],
+        threshold: float,
+        warn: Callable[[int, float, str], None],
+        *,
+        warned: bool = False,
+        skips: int = 0,
     ):
-        self.names, self.threshold, self.warn, self.warned = names, threshold, warn, warned
+        self.names, self.threshold, self.warn, self.warned, self.skips = names, threshold, warn, warned, skips
 
     def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Looks at one step.
 
         Raises:
-          Diverged: the loss or a gradient isn't finite, or too large to be squared.
+          Diverged: the loss or a gradient isn't finite, or too large to be squared; or so many steps were left out.
         """
+        in_a_row = int(metrics.get("skipped_in_a_row", 0))
+        if 0 < in_a_row <= self.skips:
+            return
         loss, norm, squares = float(metrics["loss"]), float(metrics["grad_norm"]), metrics["grad_squares"]
         largest = self.names[int(np.argmax(squares))]
         if not (math.isfinite(loss) and math.isfinite(norm)):
             broken = [name for name, square in zip(self.names, squares, strict=True) if not np.isfinite(square)]
+            first = broken[0] if broken else f"none, largest {largest}"
             raise Diverged(
-                f"loss {loss:g}, gradient norm {norm:g} at step {step}; {len(broken)} of {len(self.names)} gradients "
-                f"are not finite, first {broken[0] if broken else f'none, largest {largest}'}"
+                f"loss {loss:g}, gradient norm {norm:g} at step {step}{_row(in_a_row)}; {len(broken)} of "
+                f"{len(self.names)} gradients are not finite, first {first}",
+                step,
             )
+        if in_a_row:
+            raise Diverged(f"the update of step {step} is not finite{_row(in_a_row)}", step)
         if norm > self.threshold and not self.warned:
             self.warned = True
             self.warn(step, norm, largest)
 
 
+def _row(steps: int) -> str:
+    return f", after {steps - 1} others in a row that were left out" if steps > 1 else ""
+
+
+class LeftOut:
+    """Tells of steps that were left out: of the first, the second, the fourth, the eighth, ...
+
+    Args:
+      opt_state: of the optimizer at the beginning: a continued run counts on.
+      say: takes a line.
+    """
+
+    def __init__(self, opt_state: Any, say: Callable[[str], None]):
+        self.skipped, self.say = sum(int(count) for count in get_all(opt_state, "skipped").values()), say
+
+    def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Looks at one step."""
+        before, self.skipped = self.skipped, int(metrics.get("skipped", 0))
+        if self.skipped.bit_length() > before.bit_length():
+            loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
+            self.say(f"step {step} was left out: loss {loss:.4g}, gradient norm {norm:.3g}; {self.skipped} so far")
+
+
 class Log:
     """Appends a line to ``metrics.jsonl`` every ``every`` steps. A number that isn't finite is ``null`` there.
+
+    Lines that a full disk doesn't take wait in memory until it does.
 
     Args:
       folder: of the run.
       every: steps between lines.
       tokens_per_step: for the count of tokens.
       seconds: what the clock shows at the start: a continued run counts on.
+      say: takes a line about lines that wait.
     """
 
-    def __init__(self, folder: RunFolder, every: int, tokens_per_step: int, seconds: float = 0.0):
-        self.path, self.every, self.tokens_per_step = folder.metrics, every, tokens_per_step
-        self.start = time.monotonic() - seconds
+    def __init__(
+        self,
+        folder: RunFolder,
+        every: int,
+        tokens_per_step: int,
+        seconds: float = 0.0,
+        say: Callable[[str], None] = print,
+    ):
+        self.path, self.every, self.tokens_per_step, self.say = folder.metrics, every, tokens_per_step, say
+        self.start, self.waiting, self.reason = time.monotonic() - seconds, b"", ""
 
     def __enter__(self) -> Log:
         """Opens the file."""
@@ -78,10 +125,16 @@ class Log:
             raise Failed(f"can't write {show(self.path)}: {error.strerror}") from error
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        """Closes it."""
-        self.sync()
+    def __exit__(self, kind: Any, *error: Any) -> None:
+        """Closes it.
+
+        Raises:
+          Failed: lines are lost.
+        """
+        self._flush()
         self.file.close()
+        if self.waiting and kind is None:
+            raise Failed(f"can't write the last lines of {show(self.path)}: {self.reason}")
 
     def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Records one step where it is due; the first, and one that broke, always are."""
@@ -90,22 +143,30 @@ class Log:
             self.write(step, {k: float(v) for k, v in metrics.items() if np.ndim(v) == 0})
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one line at once, so that a crash loses none before it.
-
-        Raises:
-          Failed: the file can't be written; the disk is full, say.
-        """
+        """Writes one line at once, so that a crash loses none before it."""
         seconds = round(time.monotonic() - self.start, 3)
         record = {"step": step, "tokens": step * self.tokens_per_step, "seconds": seconds}
         record |= {name: value if math.isfinite(value) else None for name, value in values.items()}
-        line = json.dumps(record).encode() + b"\n"
+        self.waiting += json.dumps(record).encode() + b"\n"
+        self._flush()
+
+    def _flush(self) -> None:
         try:
-            if self.file.write(line) < len(line):  # what a disk does that is just now full
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            while self.waiting:
+                self.waiting = self.waiting[self.file.write(self.waiting) :]  # a disk that fills up takes a part
         except OSError as error:
-            raise Failed(f"can't write {show(self.path)} at step {step}: {error.strerror}") from error
+            if not self.reason:
+                self.say(f"can't write {show(self.path)}: {error.strerror}; its lines wait in memory")
+            self.reason = error.strerror
 
     def sync(self) -> None:
-        """Brings the lines to the disk itself: before a checkpoint, which must not outlive what led to it."""
+        """Brings the lines to the disk itself: before a checkpoint, which must not outlive what led to it.
+
+        Raises:
+          Unsaved: it doesn't take them all.
+        """
+        self._flush()
+        if self.waiting:
+            raise Unsaved(f"can't write {show(self.path)}: {self.reason}")
         with contextlib.suppress(OSError):  # a pipe can't
             os.fsync(self.file.fileno())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.evaluate import Abandoned
 from minigpt_flax.train.hooks import Hook
 from minigpt_flax.train.state import TrainState
-from minigpt_flax.train.stop import Diverged, Stop
+from minigpt_flax.train.stop import Diverged, Stop, Unsaved
 
 
 def train(
@@ -22,6 +23,8 @@ def train(
     *,
     hooks: Sequence[Hook],
     on_validation: Hook,
+    before_save: Callable[[], None],
+    say: Callable[[str], None],
     checkpoints: Checkpoints,
     stop: Stop,
     stop_after: int | None = None,
@@ -29,13 +32,16 @@ def train(
     """Runs the steps that ``state`` has not yet done.
 
     A validation is due after every ``eval_every`` steps and after the last. One that a request to stop cuts short is
-    done again, from the checkpoint of that step, before the run goes on.
+    done again, from the checkpoint of that step, before the run goes on. A save that fails is told, and the run goes
+    on, as long as there is a checkpoint from before; the last save must succeed.
 
     Args:
       run: the parts.
       state: where to begin.
       hooks: called with every step's metrics, one step late.
       on_validation: called with the results of every validation.
+      before_save: brings to the disk what a checkpoint must not outlive.
+      say: takes a line about a save that failed.
       checkpoints: where to save; its scores tell which validations are done.
       stop: tells when a signal asked to end.
       stop_after: end, as if asked, when this many steps of the run are done.
@@ -61,7 +67,28 @@ def train(
     def due(step: int) -> bool:
         return 0 < step and (step % config.eval_every == 0 or step == config.steps) and step not in checkpoints.scores
 
-    done = int(state.step)
+    def marked(step: int) -> bool:
+        return config.keep_every is not None and step % config.keep_every == 0
+
+    @contextmanager
+    def enduring() -> Iterator[None]:
+        """Lets the run go on after a save that failed, if not everything would be lost with it."""
+        try:
+            yield
+        except Unsaved as error:
+            saved = checkpoints.steps()
+            if not saved:
+                raise
+            say(f"{error}; going on, the checkpoint of step {saved[-1]} is whole")
+
+    def save(val_loss: float | None = None) -> None:
+        with enduring():
+            checkpoints.wait()
+        with enduring():
+            before_save()
+            checkpoints.save(state, val_loss)
+
+    start = done = int(state.step)
     last = config.steps if stop_after is None else min(config.steps, stop_after)
     while not stop():
         if due(done):
@@ -73,7 +100,10 @@ def train(
             on_validation(done, results)
             if not math.isfinite(results["val_loss"]):
                 raise Diverged(f"validation loss {results['val_loss']} at step {done}")
-            checkpoints.save(state, results["val_loss"])
+            save(results["val_loss"])
+        elif start < done and marked(done):
+            drain()
+            save()
         if done >= last:
             break
         state, metrics = run.step(state, run.batches(done))
@@ -81,6 +111,9 @@ def train(
         done += 1
         pending = (done, metrics)
     drain()
+    with enduring():
+        checkpoints.wait()
+    before_save()
     checkpoints.save(state)
     checkpoints.wait()
     return state

@@ -44,7 +44,7 @@ def build_optimizer(
     tx = chain(bound(said["clip"], "clip"), by_group(parts, groups, layout))
     for text in config.wrap:
         tx = bound(parse(text, "wrapper"), "wrapper", tx)
-    return base, tx
+    return base, bound(said["on_nan"], "policy").wrap(tx)
 
 
 def by_group(parts: dict[str, GradientTransformation], groups: Sequence[Group], layout: Any) -> GradientTransformation:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_mini import ClipByNormState, tree
+from jaxopt_mini import ClipByNormState, states, tree
 
 
 class StepView(NamedTuple):
@@ -135,6 +135,17 @@ def clip(view: StepView) -> dict[str, jax.Array]:
     return {}
 
 
+def skips(view: StepView) -> dict[str, jax.Array]:
+    """Steps that a wrapper or ``--on-nan skip`` left out, in all and one after another. Measured in every run.
+
+    Returns:
+      ``skipped``, ``skipped_in_a_row``.
+    """
+    fields = {"skipped": "skipped", "skipped_in_a_row": "in_a_row"}
+    counts = {name: list(states.get_all(view.opt_state, field).values()) for name, field in fields.items()}
+    return {name: jnp.sum(jnp.stack(found)).astype(jnp.float32) for name, found in counts.items() if found}
+
+
 def _by_role(values: Any, layout: Any) -> dict[str, list[jax.Array]]:
     groups: dict[str, list[jax.Array]] = {}
     for leaf, entry in zip(jax.tree.leaves(values), jax.tree.leaves(layout), strict=True):
@@ -147,4 +158,8 @@ def _states(state: Any, kind: type) -> Iterable[Any]:
     return (node for node in nodes if isinstance(node, kind))
 
 
+<<<<<<< HEAD
 PROBES: dict[str, Probe] = {f.__name__: f for f in (norms, ratios, layers, moments, clip)}
+=======
+PROBES: dict[str, Probe] = {f.__name__: f for f in (norms, ratios, moments, clip, skips)}
+>>>>>>> 6624292 (A save that the loop barely notices; every n-th checkpoint kept; what becomes of a step that isn't finite; signals heard in the compiler)

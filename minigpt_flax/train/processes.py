@@ -14,11 +14,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.train.stop import Stop
+from minigpt_flax.train.stop import Stop, Unsaved
 
 KEYS = {"coordinator": str, "processes": int, "process": int, "timeout": int}
 ENVIRONMENT = {"coordinator": "JAX_COORDINATOR_ADDRESS", "processes": "JAX_NUM_PROCESSES", "process": "JAX_PROCESS_ID"}
 PATIENCE = 300  # seconds
+TOLD = {error.__name__: error for error in (UserError, Unsaved)}  # what the first process meets and tells the others
 FORM = 'write --multihost auto, or --multihost "coordinator=HOST:PORT,processes=N,process=I"'
 
 
@@ -116,6 +117,7 @@ def from_first(function: Callable[[], Any]) -> Any:
 
     Raises:
       UserError: the function did.
+      Unsaved: the function did.
     """
     import jax
 
@@ -125,11 +127,11 @@ def from_first(function: Callable[[], Any]) -> Any:
     if is_first():
         try:
             said["found"] = function()
-        except UserError as error:
-            said["mistake"] = str(error)
+        except tuple(TOLD.values()) as error:
+            said |= {"mistake": str(error), "kind": type(error).__name__}
     said = json.loads(_broadcast(json.dumps(said).encode()))
     if "mistake" in said:
-        raise UserError(said["mistake"])
+        raise TOLD.get(said["kind"], UserError)(said["mistake"])
     return said["found"]
 
 

@@ -15,6 +15,7 @@ import jax
 from minigpt_flax.data import load_tokenizer
 from minigpt_flax.errors import UserError
 from minigpt_flax.train import console, speed
+from minigpt_flax.train.attempts import latest, train_on
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.cli import Request
@@ -31,13 +32,10 @@ from minigpt_flax.train.config import (
     to_json,
 )
 from minigpt_flax.train.folder import RunFolder, create_free, read, show
-from minigpt_flax.train.hooks import Guard, Log
-from minigpt_flax.train.loop import train
-from minigpt_flax.train.parts import part_names
 from minigpt_flax.train.processes import from_first, held_by_first, is_first, together
 from minigpt_flax.train.specs import parse
 from minigpt_flax.train.state import TrainState
-from minigpt_flax.train.stop import Diverged, Stop
+from minigpt_flax.train.stop import Failed, Stop
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jaxopt-mini")
 
@@ -48,19 +46,29 @@ def begin(request: Request, stop: Stop) -> None:
     config = resolve(request.given, preset)
     named = None if request.name is None else RunFolder(Path(request.out) / request.name)
     from_first(lambda: named and named.require_free())
-    run = build(config)
-    state = run.init()
     stop = together(stop)
-    if stop():
-        print("stopped before the first step; nothing was written")
+    if _early(stop):
+        return
+    run = build(config)
+    if _early(stop):
+        return
+    state = run.init()
+    if _early(stop):
         return
     stem = f"{preset}-{parse(config.opt, 'optimizer').name}-{config.seed}"
-    create = named.create if named is not None else lambda: create_free(request.out, stem)
+    create = (lambda: named.create(reuse=True)) if named is not None else (lambda: create_free(request.out, stem))
     folder = RunFolder(from_first(lambda: str(create().path)))
     with held_by_first(folder.claim()):
         from_first(lambda: folder.fill(to_json(config), environment(run), run.tokenizer.save))
-        with Checkpoints(folder.checkpoints, config.keep) as checkpoints:
+        with Checkpoints(folder.checkpoints, config.keep, config.keep_every) as checkpoints:
             follow(run, folder, checkpoints, state, stop, request.stop_after)
+
+
+def _early(stop: Stop) -> bool:
+    """Whether somebody asked to stop; says so. Asked between whatever takes seconds."""
+    if stop():
+        print("stopped before the first step; nothing was written")
+    return stop()
 
 
 def resume(request: Request, stop: Stop) -> None:
@@ -70,18 +78,14 @@ def resume(request: Request, stop: Stop) -> None:
     stop = together(stop)
     with held_by_first(folder.claim()):
         config = agree(request, from_json(read(folder.config), show(folder.config)))
-        with Checkpoints(folder.checkpoints, config.keep) as checkpoints:
+        with Checkpoints(folder.checkpoints, config.keep, config.keep_every) as checkpoints:
             if config.steps in folder.scores() and config.steps in checkpoints.steps():
                 print(f"{show(folder.path)} is finished: all {config.steps} steps are done")
                 return
+            if _early(stop):
+                return
             run = build(config, tokenizer=load_tokenizer(folder.path), data_hash=folder.data_hash())
-            if checkpoints.steps():
-                state = checkpoints.restore(run.state, print)
-            else:  # ended before the first save: its first state is known all the same
-                state = run.init()
-            done = int(state.step)
-            from_first(lambda: folder.forget_after(done))
-            checkpoints.scores = folder.scores()
+            state = latest(run, folder, checkpoints, print)
             follow(run, folder, checkpoints, state, stop, request.stop_after)
 
 
@@ -136,47 +140,23 @@ def commit() -> str | None:
 def follow(
     run: Run, folder: RunFolder, checkpoints: Checkpoints, state: TrainState, stop: Stop, stop_after: int | None
 ) -> None:
-    """Trains with every hook in place and reports the end."""
-    config, done, records = run.config, int(state.step), folder.records()
-    console.plan(run, folder, done)
-    names = part_names(run.layout, run.shapes)
-    seconds = records[-1]["seconds"] if records else 0.0
-    with (
-        speed.Compilation() as compilation,
-        console.Progress(config, done) as progress,
-        Log(folder, config.log_every, config.step_tokens, seconds) as log,
-    ):
-
-        def warn(step, norm, name):
-            log.write(step, {"explosion": norm})
-            progress.say(f"gradient norm {norm:.3g} exceeds {config.explosion:g} at step {step}; largest in {name}")
-
-        def on_validation(step, results):
-            log.write(step, results)
-            log.sync()
-            progress.validated(step, results)
-
-        guard = Guard(names, config.explosion, warn, warned=any("explosion" in record for record in records))
-        try:
-            state = train(
-                run,
-                state,
-                hooks=[log, guard, progress],
-                on_validation=on_validation,
-                checkpoints=checkpoints,
-                stop=stop,
-                stop_after=stop_after,
-            )
-        except Diverged as error:
-            checkpoints.wait()
-            saved = checkpoints.steps()
-            left = f"the checkpoint of step {saved[-1]} is from before that" if saved else "no checkpoint was saved"
-            raise Diverged(f"{error}; {left}; start anew with a lower --lr or --clip") from error
-    report(run, folder, state, progress.clock, compilation)
-    if config.steps in checkpoints.scores:
-        console.ending(run, folder, state)
-    else:
-        print(f"stopped at step {int(state.step)}; continue with: python train.py --resume {show(folder.path)}")
+    """Trains and reports the end."""
+    config, done = run.config, int(state.step)
+    if not stop():
+        console.plan(run, folder, done)
+    with speed.Compilation() as compilation, console.Progress(config, done) as progress:
+        state = train_on(run, folder, checkpoints, state, progress, stop, stop_after)
+    try:
+        if not stop():
+            report(run, folder, state, progress.clock, compilation)
+        if config.steps not in checkpoints.scores:
+            print(f"stopped at step {int(state.step)}; continue with: python train.py --resume {show(folder.path)}")
+        elif stop():
+            print(f"{show(folder.path)} is finished: all {config.steps} steps are done; no sample was drawn")
+        else:
+            console.ending(run, folder, state)
+    except OSError as error:
+        raise Failed(f"the run is saved, but {show(error.filename)} can't be written: {error.strerror}") from error
 
 
 def report(run: Run, folder: RunFolder, state: TrainState, clock: Clock, compilation: speed.Compilation) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxopt_mini import tree
+from jaxopt_mini import states, tree
 from jaxopt_mini.base import GradientTransformation, Schedule, apply_updates, with_extra_args_support
 from minigpt_flax.train.parts import part_squares
 from minigpt_flax.train.probes import Probe, StepView
@@ -72,7 +72,8 @@ def make_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss, key=step_key, loss_fn=loss_fn)
         # Written as a clip writes its norm, so that the compiler sees that the two are one.
         norm = jnp.sqrt(sum(jnp.sum(tree.absolute_square(g)) for g in jax.tree.leaves(grads)))
-        lr = jnp.asarray(schedule(state.step), jnp.float32)
+        taken = state.step - sum(states.get_all(state.opt_state, "skipped").values())  # the optimizer counts these
+        lr = jnp.asarray(schedule(taken), jnp.float32)
         metrics = {"loss": loss, "lr": lr, "grad_norm": norm, "grad_squares": part_squares(grads, layout)}
         view = StepView(state.step, state.params, grads, updates, opt_state, layout, lr)
         for probe in probes.values():

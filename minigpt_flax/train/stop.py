@@ -8,7 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 
@@ -16,15 +19,34 @@ class Failed(Exception):
     """A run that was asked for correctly can't go on; the command line prints one line and exits with status 1."""
 
 
+class Unsaved(Failed):
+    """A checkpoint could not be written; those before it are whole."""
+
+
 class Diverged(Failed):
-    """The loss, a gradient or a parameter is no longer a number."""
+    """The loss, a gradient or a parameter is no longer a number.
+
+    Args:
+      message: what broke.
+      step: the step that broke, where it is known that those before it are whole.
+    """
+
+    def __init__(self, message: str, step: int | None = None):
+        super().__init__(message)
+        self.step = step
+
+
+GRACE = 1.0  # seconds that the main thread gets to see a signal itself
+POLL = 0.05
+AGAIN = "(Ctrl-C: at once)"
 
 
 class Stop:
     """Turns Ctrl-C and SIGTERM into a request that the loop sees between two steps.
 
     A second Ctrl-C leaves at once; what is on disk stays whole. A second SIGTERM changes nothing, as schedulers send
-    several.
+    several. Python's handlers wait while the main thread is inside the compiler, which may be minutes: a thread beside
+    it tells that the signal has come, and ends the process at the second Ctrl-C.
 
     Attributes:
       signal: the first signal that came, None before.
@@ -35,17 +57,26 @@ class Stop:
     def __init__(self):
         self.signal: int | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._pipe: tuple[socket.socket, socket.socket] | None = None
 
     def __enter__(self) -> Stop:
         """Takes the signals over; in a thread, which may not have them, does nothing."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._request) for number in self.SIGNALS}
+            self._pipe = reader, writer = socket.socketpair()
+            writer.setblocking(False)
+            self._wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, args=(reader,), name="signals", daemon=True).start()
         return self
 
     def __exit__(self, *error: Any) -> None:
         """Gives them back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._pipe is not None:
+            signal.set_wakeup_fd(self._wakeup)
+            (_, writer), self._pipe = self._pipe, None
+            writer.close()  # which ends the thread
 
     def __call__(self) -> bool:
         """Whether somebody asked to stop."""
@@ -59,7 +90,33 @@ class Stop:
     def _request(self, number: int, frame: Any) -> None:
         if self.signal is None:
             self.signal = number
-            with contextlib.suppress(OSError):  # not print, which must not run inside another print
-                os.write(2, b"\nstopping after this step (Ctrl-C: at once)\n")
+            _tell(f"stopping after this step {AGAIN}")
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
+
+    def _watch(self, reader: socket.socket) -> None:
+        """Reads the signals as they come: C writes their numbers, whatever the main thread does."""
+        seen = 0
+        with reader:
+            while numbers := reader.recv(64):
+                for number in numbers:
+                    seen += number in self.SIGNALS
+                    if seen == 1 and not _soon(lambda: self.signal is not None):
+                        _tell(f"stopping as soon as this is compiled {AGAIN}")
+                    elif seen > 1 and number == signal.SIGINT and not _soon(lambda: self._pipe is None):
+                        _tell("left at once; the last checkpoint is whole")
+                        os._exit(128 + number)
+
+
+def _soon(happened: Callable[[], bool]) -> bool:
+    """Waits a little for something."""
+    end = time.monotonic() + GRACE
+    while not happened() and time.monotonic() < end:
+        time.sleep(POLL)
+    return happened()
+
+
+def _tell(line: str) -> None:
+    """Writes to standard error; not print, which must not run inside another print."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{line}\n".encode())

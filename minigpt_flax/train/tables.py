@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from jaxopt_mini import CLIPS, OPTIMIZERS, SCHEDULES, WRAPPERS, GradientTransformation, chain
 from minigpt_flax.data import CORPORA, TOKENIZERS
+from minigpt_flax.train.on_nan import POLICIES
 from minigpt_flax.train.probes import PROBES
 
 
@@ -37,6 +38,7 @@ KINDS = {
     "clip": Kind({**CLIPS, none.__name__: none}, "--clip", 0),
     "wrapper": Kind(WRAPPERS, "--wrap", 1),
     "probe": Kind(PROBES, "--probe", 1),
+    "policy": Kind(POLICIES, "--on-nan", 0),
     "tokenizer": Kind(TOKENIZERS, "--tokenizer", 1),
     "corpus": Kind(CORPORA, "--data", 0),
 }

@@ -90,6 +90,7 @@ def test_another_run_is_not_overwritten(finished, capfd):
 
 def test_a_folder_of_something_else(tmp_path, capfd):
     (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("")
     assert start(tmp_path / "photos") == 2
     assert "exists already and is no run" in one_line(capfd.readouterr().err)
     assert resume(tmp_path / "photos") == 2

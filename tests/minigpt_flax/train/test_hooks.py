@@ -1,13 +1,15 @@
 """The guard and the log."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
 
 from minigpt_flax.train.folder import RunFolder
-from minigpt_flax.train.hooks import Guard, Log
-from minigpt_flax.train.stop import Diverged, Failed
+from minigpt_flax.train.hooks import Guard, LeftOut, Log
+from minigpt_flax.train.stop import Diverged, Failed, Unsaved
 
 
 def metrics(loss=1.0, squares=(1.0, 3.0)):
@@ -51,10 +53,69 @@ def test_the_log_writes_what_is_due_and_what_broke(tmp_path):
     assert lines[3]["val_perplexity"] is None
 
 
-def test_a_full_disk_is_one_line(tmp_path):
+def test_a_full_disk_is_told_once_and_stops_a_checkpoint_and_the_end(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    told = []
     with (
-        pytest.raises(Failed, match="can't write /dev/full at step 3: No space left on device"),
-        Log(RunFolder(tmp_path), 1, 1) as log,
+        pytest.raises(Failed, match="can't write the last lines of /dev/full: No space left on device"),
+        Log(RunFolder(tmp_path), 1, 1, say=told.append) as log,
     ):
         log(3, metrics())
+        log(4, metrics())
+        with pytest.raises(Unsaved, match="can't write /dev/full: No space left on device"):
+            log.sync()
+    assert told == ["can't write /dev/full: No space left on device; its lines wait in memory"]
+
+
+class Filling:
+    """A file on a disk that has room for so many bytes."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = self.file.write(data[: self.room])
+        self.room -= written
+        return written
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_lines_wait_for_room_and_lose_nothing(tmp_path):
+    with Log(RunFolder(tmp_path), 1, 1, say=lambda line: None) as log:
+        log.file = Filling(log.file, room=100)
+        for step in range(1, 8):
+            log(step, metrics(loss=step))
+            if step == 5:
+                log.file.room = 10**6
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines] == list(range(1, 8))
+
+
+def left_out(skipped, in_a_row):
+    return {"skipped": np.float32(skipped), "skipped_in_a_row": np.float32(in_a_row)}
+
+
+def test_the_guard_lets_pass_what_was_left_out_but_not_for_ever():
+    guard = Guard(["a", "b"], 10.0, print, skips=2)
+    for in_a_row in (1, 2, 0, 1, 2):
+        guard(in_a_row, metrics(loss=np.nan if in_a_row else 1.0) | left_out(9, in_a_row))
+    with pytest.raises(Diverged, match="at step 7, after 2 others in a row that were left out") as error:
+        guard(7, metrics(loss=np.nan) | left_out(9, 3))
+    assert error.value.step == 7
+    with pytest.raises(Diverged, match="the update of step 8 is not finite"):
+        Guard(["a", "b"], 10.0, print)(8, metrics() | left_out(1, 1))
+
+
+def test_what_was_left_out_is_told_ever_more_rarely():
+    told = []
+    hook = LeftOut({"skipped": np.int32(2)}, told.append)
+    for step, skipped in enumerate([2, 3, 3, 4, 5, 6, 7, 8]):
+        hook(step, metrics(loss=9.0) | left_out(skipped, 1))
+    assert told == [
+        "step 3 was left out: loss 9, gradient norm 2; 4 so far",
+        "step 7 was left out: loss 9, gradient norm 2; 8 so far",
+    ]

@@ -1,0 +1,105 @@
+"""Training to the end, in one attempt or, with ``--on-nan rollback``, in several: a broken step ends one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+
+from minigpt_flax.train.build import Run
+from minigpt_flax.train.checkpoint import Checkpoints
+from minigpt_flax.train.console import Progress
+from minigpt_flax.train.folder import RunFolder
+from minigpt_flax.train.hooks import Guard, LeftOut, Log
+from minigpt_flax.train.loop import train
+from minigpt_flax.train.on_nan import number_of, passing_over
+from minigpt_flax.train.parts import part_names
+from minigpt_flax.train.processes import from_first
+from minigpt_flax.train.state import TrainState
+from minigpt_flax.train.stop import Diverged, Failed, Stop
+
+
+def latest(run: Run, folder: RunFolder, checkpoints: Checkpoints, say: Callable[[str], None]) -> TrainState:
+    """The newest state that can be used; records of steps after it are dropped, as they will be written again."""
+    if checkpoints.steps():
+        state = checkpoints.restore(run.state, say)
+    else:  # ended before the first save: its first state is known all the same
+        state = run.init()
+    done = int(state.step)
+    from_first(lambda: folder.forget_after(done))
+    checkpoints.scores = folder.scores()
+    return state
+
+
+def train_on(
+    run: Run,
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    progress: Progress,
+    stop: Stop,
+    stop_after: int | None,
+) -> TrainState:
+    """Trains; goes back and past the batch where a step broke, as often as the policy allows.
+
+    Returns:
+      The state at the end, saved.
+
+    Raises:
+      Diverged: and the policy doesn't go on; says what is left.
+      Failed: something can't be written.
+    """
+    while True:
+        passed = folder.passed_over()
+        try:
+            part = dataclasses.replace(run, batches=passing_over(run.batches, passed))
+            return _attempt(part, folder, checkpoints, state, progress, stop, stop_after)
+        except Diverged as error:
+            with contextlib.suppress(Failed):
+                checkpoints.wait()
+            saved = checkpoints.steps()
+            left = f"the checkpoint of step {saved[-1]} is from before that" if saved else "no checkpoint was saved"
+            if error.step is None or len(passed) >= run.on_nan.rollbacks:
+                raise Diverged(f"{error}; {left}; start anew with a lower --lr or --clip") from error
+            batch = number_of(error.step - 1, passed)
+            progress.say(f"{error}; {left}: going back, and on without batch {batch}")
+            from_first(lambda passed=passed, batch=batch: folder.pass_over([*passed, batch]))
+            state = latest(run, folder, checkpoints, progress.say)
+
+
+def _attempt(
+    run: Run,
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    progress: Progress,
+    stop: Stop,
+    stop_after: int | None,
+) -> TrainState:
+    """Trains with every hook in place."""
+    config, records = run.config, folder.records()
+    names = part_names(run.layout, run.shapes)
+    seconds = records[-1]["seconds"] if records else 0.0
+    with Log(folder, config.log_every, config.step_tokens, seconds, progress.say) as log:
+
+        def warn(step, norm, name):
+            log.write(step, {"explosion": norm})
+            progress.say(f"gradient norm {norm:.3g} exceeds {config.explosion:g} at step {step}; largest in {name}")
+
+        def on_validation(step, results):
+            log.write(step, results)
+            progress.validated(step, results)
+
+        warned = any("explosion" in record for record in records)
+        guard = Guard(names, config.explosion, warn, warned=warned, skips=run.on_nan.skips)
+        return train(
+            run,
+            state,
+            hooks=[log, guard, LeftOut(state.opt_state, progress.say), progress],
+            on_validation=on_validation,
+            before_save=lambda: from_first(log.sync),
+            say=progress.say,
+            checkpoints=checkpoints,
+            stop=stop,
+            stop_after=stop_after,
+        )
