@@ -1,19 +1,19 @@
 """What a run survives: ``python -m benchmarks.faults [--kills N] [--terms N] [--work DIR]``.
 
-Tiny runs of the real command, each in a process of its own, get a signal at a random moment of one of four phases
-(importing, compiling, training, saving) and are then resumed until they are done; half of them get further signals
-while they are resumed. Every one must end as the run that nobody disturbed: the same checkpoints, each tensor bit for
-bit, and the same records but for the clock. After SIGTERM the status must be 143 and, where the run has a folder, the
-state saved.
+Tiny runs get a signal at a random moment of one of four phases (starting, compiling, training, saving) and are then
+resumed until they are done; some get further signals while they are resumed. Every one must end as the run that nobody
+disturbed: the same checkpoints, each tensor bit for bit, and the same records but for the clock. After SIGTERM the
+status must be 143 and, where the run has a folder, the state saved.
 
+Each run is a process of its own: every tenth a new interpreter, the others forked from one that has done the imports.
 What is done is kept in DIR, so that this may be interrupted too. The figures go to
 ``benchmarks/results/<machine>.json``.
 """
 
 from __future__ import annotations
 
-import functools
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -38,13 +38,13 @@ from minigpt_flax.data import load_tokenizer
 from minigpt_flax.lab.records import lines
 from minigpt_flax.train.build import design
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.cli import Parser, guarded, whole
+from minigpt_flax.train.cli import Parser, guarded, leave, whole
 from minigpt_flax.train.config import from_json
 from minigpt_flax.train.folder import RunFolder
+from train import main as train
 
 ROOT = Path(__file__).parents[1]
-COMMAND = [sys.executable, "-W", "error", str(ROOT / "train.py")]
-STEPS, EVERY = 120, 8
+STEPS, EVERY = 60, 6
 TINY = {
     "preset": "nano",
     "data": ROOT / "LICENSE",
@@ -61,10 +61,48 @@ TINY = {
     "sample-tokens": 0,
 }
 FLAGS = [f"--{name}={value}" for name, value in TINY.items()]
-PATIENCE = 300.0  # seconds until a run counts as hanging
-AGAIN = 0.5  # share of the resumed runs that get a signal too
+PATIENCE = 600.0  # seconds until a run counts as hanging
+AGAIN = 0.25  # share of the resumed runs that get a signal too
+COLD = 10  # one in so many runs is a new interpreter
 AT_ONCE = 2
 POLL = 0.002  # seconds
+
+
+class Process(Protocol):
+    """What ``subprocess`` and ``multiprocessing`` have in common."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its number."""
+
+    def poll(self) -> int | None:
+        """The status, as ``subprocess`` counts; None before the end."""
+
+
+def cold(arguments: list[str], told: Path) -> Process:
+    """Runs the command in a new interpreter; what it says on standard error goes to a file."""
+    with told.open("wb") as file:
+        command = [sys.executable, "-W", "error", str(ROOT / "train.py"), *arguments]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
+
+
+class Warm(multiprocessing.get_context("forkserver").Process):
+    """Runs the command in a process that is forked after the imports."""
+
+    def __init__(self, arguments: list[str], told: Path):
+        super().__init__()
+        self.arguments, self.told = arguments, told
+        self.start()
+
+    def run(self) -> None:
+        """In the new process."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(self.told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        leave(train(self.arguments))
+
+    def poll(self) -> int | None:
+        """As ``subprocess`` has it."""
+        return self.exitcode
 
 
 @dataclass(frozen=True)
@@ -84,80 +122,71 @@ class Outcome:
     wrong: str
 
 
-def started(folder: RunFolder, process: subprocess.Popen) -> bool:
-    """The signals have handlers: the process is importing."""
-    try:
-        status = Path(f"/proc/{process.pid}/status").read_text()
-    except OSError:
-        return False
+def starting(folder: RunFolder, pid: int | None) -> bool:
+    """The signals have handlers: the process imports, reads the data, builds the step."""
+    status = _text(Path(f"/proc/{pid}/status"))
     caught = next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt")), 0)
     return bool(caught >> (signal.SIGTERM - 1) & 1)
 
 
-def building(folder: RunFolder, process: subprocess.Popen) -> bool:
-    """The folder of the run is there, or a resumed run has claimed it: what follows is compiling."""
-    return started(folder, process) and str(process.pid) in _text(folder.path / ".lock")
+def compiling(folder: RunFolder, pid: int | None) -> bool:
+    """The process holds the folder of the run; what takes time then is compiling."""
+    return f"process {pid} " in _text(folder.path / ".lock")
 
 
-def training(folder: RunFolder, process: subprocess.Popen) -> bool:
-    """A step has been recorded since the run was claimed."""
-    return building(folder, process) and _time(folder.metrics) > _time(folder.path / ".lock")
+def training(folder: RunFolder, pid: int | None) -> bool:
+    """The log has changed since."""
+    return compiling(folder, pid) and _time(folder.metrics) > _time(folder.path / ".lock")
 
 
-def saving(folder: RunFolder, process: subprocess.Popen) -> bool:
+def saving(folder: RunFolder, pid: int | None) -> bool:
     """A checkpoint is being written."""
     names = os.listdir(folder.checkpoints) if folder.checkpoints.is_dir() else []
-    return training(folder, process) and any(not name.isdecimal() for name in names)
+    return training(folder, pid) and any(not name.isdecimal() for name in names)
 
 
-PHASES: dict[str, tuple[Callable[[RunFolder, subprocess.Popen], bool], float]] = {
-    "importing": (started, 2.5),
-    "compiling": (building, 1.5),
-    "training": (training, 2.0),
-    "saving": (saving, 0.1),
-}
-"""Phase -> when it has begun, and the seconds from there within which the signal is sent."""
+PHASES = {phase.__name__: phase for phase in (starting, compiling, training, saving)}
+"""Phase -> whether it has begun."""
 
 
-def disturb(path: Path, number: signal.Signals, moments: random.Random) -> Iterator[tuple[str, int, str]]:
+def disturb(
+    path: Path, number: signal.Signals, moments: random.Random, lengths: dict[str, float], launch: Callable
+) -> Iterator[tuple[str, int, str]]:
     """Runs to the end, with signals on the way; yields (phase, status, standard error) of each that ended early.
 
     Raises:
       RuntimeError: a run failed by itself, or hangs.
     """
-    folder, disturbed = RunFolder(path), True
+    folder, told, disturbed = RunFolder(path), path.with_suffix(".err"), True
     while True:
         begun = folder.config.is_file()
         place = ["--resume", str(path)] if begun else [*FLAGS, f"--out={path.parent}", f"--name={path.name}"]
-        process = subprocess.Popen(
-            [*COMMAND, *place],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        phase = moments.choice(list(PHASES))
-        began, length = PHASES[phase]
+        process, phase = launch(place, told), moments.choice(list(PHASES))
         if disturbed:
-            _when(lambda began=began, process=process: began(folder, process), process)
-            time.sleep(moments.uniform(0, length))
-            process.send_signal(number)
-        try:
-            out, err = process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired as error:
-            process.kill()
-            raise RuntimeError(f"hangs after {number.name} while {phase}") from error
-        if process.returncode == 0:
+            _until(lambda pid=process.pid, begun=PHASES[phase]: begun(folder, pid), process)
+            time.sleep(moments.uniform(0, lengths[phase]))
+            if process.poll() is None:
+                os.kill(process.pid, number)
+        if not _until(lambda: False, process):
+            os.kill(process.pid, signal.SIGKILL)
+            raise RuntimeError(f"hangs after {number.name} while {phase}")
+        status, err = process.poll(), _text(told)
+        if status == 0:
             return
-        if not disturbed or process.returncode not in (-number, 128 + number):
-            raise RuntimeError(f"status {process.returncode} after {number.name} while {phase}: {err.strip()[-300:]}")
-        yield phase, process.returncode, err
+        if not disturbed or status not in (-number, 128 + number):
+            raise RuntimeError(f"status {status} after {number.name} while {phase}: {err.strip()[-300:]}")
+        yield phase, status, err
         disturbed = moments.random() < AGAIN
 
 
-def _when(begun: Callable[[], bool], process: subprocess.Popen) -> None:
-    """Waits for a phase, or for the end."""
-    while process.poll() is None and not begun():
+def _until(happened: Callable[[], bool], process: Process) -> bool:
+    """Waits for something, or for the end of the process; False if neither comes."""
+    end = time.monotonic() + PATIENCE
+    while process.poll() is None and not happened():
+        if time.monotonic() > end:
+            return False
         time.sleep(POLL)
+    return True
 
 
 def _text(path: Path) -> str:
@@ -174,12 +203,6 @@ def _time(path: Path) -> int:
         return 0
 
 
-@functools.cache
-def _like(path: Path) -> Any:
-    config = from_json((path / "config.json").read_text(), "config")
-    return jax.eval_shape(design(config, load_tokenizer(path).vocab_size).init)
-
-
 def contents(path: Path, like: Any) -> dict[str, Any]:
     """What must be the same of two runs."""
     with Checkpoints(path / "checkpoints", 1) as checkpoints:
@@ -193,14 +216,32 @@ class Trial:
     """All runs of one folder, against the one that nobody disturbed."""
 
     def __init__(self, work: Path):
-        self.work, self.lock = work, threading.Lock()
-        self.log = work / "outcomes.jsonl"
-        self.whole = work / "whole"
-        if not (self.whole / "curves.png").is_file():
-            shutil.rmtree(self.whole, ignore_errors=True)
-            subprocess.run([*COMMAND, *FLAGS, f"--out={work}", "--name=whole"], check=True, stdout=subprocess.PIPE)
-        self.like = _like(self.whole)
-        self.expected = contents(self.whole, self.like)
+        self.work, self.lock, self.log = work, threading.Lock(), work / "outcomes.jsonl"
+        whole = work / "whole"
+        self.lengths = self.undisturbed(whole)
+        config = from_json((whole / "config.json").read_text(), "config")
+        self.like = jax.eval_shape(design(config, load_tokenizer(whole).vocab_size).init)
+        self.expected = contents(whole, self.like)
+
+    def undisturbed(self, path: Path) -> dict[str, float]:
+        """Makes the run that the others are compared with; returns how long each phase lasted.
+
+        It is made twice: the first time everything is compiled, and kept.
+        """
+        for _ in range(2):
+            shutil.rmtree(path, ignore_errors=True)
+            process = Warm([*FLAGS, f"--out={path.parent}", f"--name={path.name}"], path.with_suffix(".err"))
+            times = {}
+            for name in ("starting", "compiling", "training"):
+                _until(lambda begun=PHASES[name], pid=process.pid: begun(RunFolder(path), pid), process)
+                times[name] = time.monotonic()
+            _until(lambda: (path / "checkpoints" / str(STEPS)).is_dir(), process)
+            ends = [*list(times.values())[1:], time.monotonic()]
+            _until(lambda: False, process)
+            if process.poll():
+                raise RuntimeError(_text(path.with_suffix(".err")))
+        lengths = {name: end - begin for (name, begin), end in zip(times.items(), ends, strict=True)}
+        return {**lengths, "saving": 2 * lengths["training"] / (STEPS / EVERY)}
 
     def known(self) -> list[Outcome]:
         """What is done."""
@@ -208,13 +249,15 @@ class Trial:
 
     def run(self, number: signal.Signals, index: int) -> Outcome:
         """One run, from its first start to the comparison."""
-        path = self.work / f"{number.name}-{index}"
-        shutil.rmtree(path, ignore_errors=True)
+        path, moments = self.work / f"{number.name}-{index}", random.Random(f"{number.name} {index}")
+        launch = Warm if index % COLD else cold
         phases, wrong = [], ""
         try:
-            for phase, status, err in disturb(path, number, random.Random(f"{number.name} {index}")):
-                phases.append(phase)
-                wrong = wrong or self.unsaved(path, number, status, err)
+            while not phases:  # the signal may come too late
+                shutil.rmtree(path, ignore_errors=True)
+                for phase, status, err in disturb(path, number, moments, self.lengths, launch):
+                    phases.append(phase)
+                    wrong = wrong or self.unsaved(path, number, status, err)
             with self.lock:
                 found = contents(path, self.like)
             differing = [key for key in self.expected | found if self.expected.get(key) != found.get(key)]
@@ -243,12 +286,13 @@ class Trial:
 def measure(work: Path, wanted: dict[signal.Signals, int]) -> dict[str, Any]:
     """Runs what isn't done yet and counts."""
     trial = Trial(work)
+    print(", ".join(f"{phase} {length:.2f} s" for phase, length in trial.lengths.items()), flush=True)
     done = {(outcome.signal, outcome.number) for outcome in trial.known()}
     rest = [(s, i) for s, count in wanted.items() for i in range(count) if (s.name, i) not in done]
     begin = time.monotonic()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for outcome in pool.map(lambda task: trial.run(*task), rest):
-            phases = ", ".join(outcome.phases) or "undisturbed"
+            phases = ", ".join(outcome.phases)
             print(f"{outcome.signal} {outcome.number}: {phases}: {outcome.wrong or 'identical'}", flush=True)
     print(f"{len(rest)} runs in {time.monotonic() - begin:.0f} s")
     return {number.name: figures(trial.known(), number.name) for number in wanted}
@@ -281,6 +325,8 @@ def run(arguments: list[str]) -> int:
     options = parser().parse(arguments)
     work = Path(options["work"] or tempfile.mkdtemp(prefix="faults-")).resolve()
     work.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["minigpt_flax.train.session", "matplotlib.pyplot", "benchmarks.faults"])
     os.environ |= {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(work / "compiled"),

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +81,33 @@ def test_the_last_and_the_best_are_kept(tmp_path):
         checkpoints.wait()
         assert checkpoints.steps() == [2, 4, 5]
         assert checkpoints.best() == 2
+
+
+def test_every_so_many_steps_one_stays(tmp_path):
+    with Checkpoints(tmp_path / "c", 1, keep_every=4) as checkpoints:
+        for step in (3, 4, 5, 8, 10, 11):
+            checkpoints.save(state_of(step))
+        checkpoints.wait()
+        assert checkpoints.steps() == [4, 8, 11]
+
+
+def test_a_save_costs_the_loop_no_more_than_a_copy(tmp_path, monkeypatch):
+    """Whatever Orbax does, it does while the loop goes on."""
+    with Checkpoints(tmp_path / "c", 1) as checkpoints:
+        begun, go_on = threading.Event(), threading.Event()
+        save = checkpoints._checkpointer.save
+
+        def slow(*args, **kwargs):
+            begun.set()
+            assert go_on.wait(30)
+            return save(*args, **kwargs)
+
+        monkeypatch.setattr(checkpoints._checkpointer, "save", slow)
+        checkpoints.save(state_of(1))
+        assert begun.wait(30) and checkpoints.steps() == []
+        go_on.set()
+        checkpoints.wait()
+        assert checkpoints.steps() == [1]
 
 
 def test_a_step_is_saved_once(tmp_path):
@@ -186,15 +214,33 @@ def test_a_checkpoint_under_the_wrong_number(damaged):
         checkpoints.read(7, state_of(0))
 
 
-def test_a_state_that_is_broken_is_never_written(damaged):
+def broken_states():
     state = state_of(3)
-    state = state._replace(params=state.params | {"matrix": state.params["matrix"].at[1, 2].set(jnp.nan)})
-    assert first_broken(state) == "params/matrix"
+    params = state.params | {"matrix": state.params["matrix"].at[1, 2].set(jnp.inf)}
+    yield state._replace(params=params), "params/matrix is not finite after step 3"
+    moments = jax.tree.map(lambda leaf: leaf * jnp.nan if leaf.ndim == 2 else leaf, state.opt_state)
+    yield state._replace(opt_state=moments), r"opt_state/.*mu/matrix is not finite after step 3"
+
+
+@pytest.mark.parametrize("case", range(2))
+def test_a_state_that_is_broken_is_never_written(damaged, case):
+    state, message = next(itertools.islice(broken_states(), case, None))
+    assert first_broken(state_of(3)) is None
     with Checkpoints(damaged, 1) as checkpoints:
-        with pytest.raises(Diverged, match="params/matrix is not finite after step 3"):
+        with pytest.raises(Diverged, match=message):
             checkpoints.save(state)
             checkpoints.wait()
         assert checkpoints.steps() == [1, 2]
+        checkpoints.save(state_of(3))
+        checkpoints.wait()
+        assert checkpoints.steps() == [3]
+
+
+def test_an_infinity_of_the_optimizer_may_be_meant(tmp_path):
+    state = state_of(3)._replace(opt_state={"best": jnp.float32(jnp.inf)})
+    with Checkpoints(tmp_path / "c", 1) as checkpoints:
+        checkpoints.save(state)
+    assert Checkpoints(tmp_path / "c", 1).steps() == [3]
 
 
 def test_a_place_that_can_not_be_written(tmp_path):

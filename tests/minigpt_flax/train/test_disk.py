@@ -1,0 +1,92 @@
+"""A disk that really is full, for a while or for good: the run goes on, checkpoints stay whole, nothing is lost."""
+
+import errno
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from minigpt_flax.data import Batches
+from minigpt_flax.train.checkpoint import Checkpoints
+from tests.minigpt_flax.train.runs import last_state, records, resume, start
+
+BATCH = Batches.__call__
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 4 MB, of which a run and its checkpoints take a part."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root may mount a disk")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def fill(path: Path):
+    """Leaves no byte of a disk."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"\0" * 4096)
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+
+
+def full(monkeypatch, disk, begin, end=None):
+    """The disk is full from the batch ``begin`` on to the batch ``end``."""
+
+    def call(self, step):
+        if step == begin:
+            fill(disk / "other")
+        elif step == end:
+            (disk / "other").unlink()
+        return BATCH(self, step)
+
+    monkeypatch.setattr(Batches, "__call__", call)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    assert start(path) == 0
+    return records(path), last_state(path)
+
+
+def test_a_disk_that_is_full_for_a_while(disk, whole, capfd, monkeypatch):
+    with monkeypatch.context() as patch:
+        full(patch, disk, begin=10, end=18)
+        assert start(disk / "run") == 0
+    said = capfd.readouterr()
+    assert said.err == ""
+    assert "metrics.jsonl: No space left on device; its lines wait in memory" in said.out
+    assert "No space left on device; going on, the checkpoint of step 8 is whole" in said.out
+    assert (records(disk / "run"), last_state(disk / "run")) == whole
+
+
+def test_a_disk_that_stays_full(disk, whole, capfd, monkeypatch):
+    path = disk / "run"
+    with monkeypatch.context() as patch:
+        full(patch, disk, begin=10)
+        assert start(path) == 1
+    said = capfd.readouterr().err
+    assert "No space left on device" in said and said.count("\n") == 1
+    assert Checkpoints(path / "checkpoints", 1).steps() == [8]
+    assert resume(path) == 2
+    said = capfd.readouterr().err
+    assert "No space left on device" in said and said.count("\n") == 1
+    (disk / "other").unlink()
+    assert resume(path) == 0
+    assert (records(path), last_state(path)) == whole
+
+
+def test_a_disk_that_is_full_before_the_first_checkpoint(disk, capfd, monkeypatch):
+    with monkeypatch.context() as patch:
+        full(patch, disk, begin=2)
+        assert start(disk / "run") == 1
+    said = capfd.readouterr().err
+    assert "No space left on device" in said and said.count("\n") == 1
