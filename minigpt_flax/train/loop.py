@@ -23,10 +23,10 @@ def train(
     *,
     hooks: Sequence[Hook],
     on_validation: Hook,
-    before_save: Callable[[], None],
-    say: Callable[[str], None],
     checkpoints: Checkpoints,
     stop: Stop,
+    before_save: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = print,
     stop_after: int | None = None,
 ) -> TrainState:
     """Runs the steps that ``state`` has not yet done.
@@ -40,10 +40,10 @@ def train(
       state: where to begin.
       hooks: called with every step's metrics, one step late.
       on_validation: called with the results of every validation.
-      before_save: brings to the disk what a checkpoint must not outlive.
-      say: takes a line about a save that failed.
       checkpoints: where to save; its scores tell which validations are done.
       stop: tells when a signal asked to end.
+      before_save: brings to the disk what a checkpoint must not outlive.
+      say: takes a line about a save that failed.
       stop_after: end, as if asked, when this many steps of the run are done.
 
     Returns:
