@@ -44,7 +44,7 @@ from minigpt_flax.train.folder import RunFolder
 from train import main as train
 
 ROOT = Path(__file__).parents[1]
-STEPS, EVERY = 60, 6
+STEPS, EVERY = 40, 5
 TINY = {
     "preset": "nano",
     "data": ROOT / "LICENSE",
@@ -56,7 +56,7 @@ TINY = {
     "steps": STEPS,
     "schedule": "warmup_cosine(warmup=4)",
     "eval-every": EVERY,
-    "keep-every": 32,
+    "keep-every": 16,
     "log-every": 1,
     "sample-tokens": 0,
 }
@@ -288,7 +288,8 @@ def measure(work: Path, wanted: dict[signal.Signals, int]) -> dict[str, Any]:
     trial = Trial(work)
     print(", ".join(f"{phase} {length:.2f} s" for phase, length in trial.lengths.items()), flush=True)
     done = {(outcome.signal, outcome.number) for outcome in trial.known()}
-    rest = [(s, i) for s, count in wanted.items() for i in range(count) if (s.name, i) not in done]
+    every = [(number, i) for i in range(max(wanted.values())) for number, count in wanted.items() if i < count]
+    rest = [(number, i) for number, i in every if (number.name, i) not in done]
     begin = time.monotonic()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for outcome in pool.map(lambda task: trial.run(*task), rest):
@@ -326,7 +327,7 @@ def run(arguments: list[str]) -> int:
     work = Path(options["work"] or tempfile.mkdtemp(prefix="faults-")).resolve()
     work.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["minigpt_flax.train.session", "matplotlib.pyplot", "benchmarks.faults"])
+    context.set_forkserver_preload(["minigpt_flax.train.session", "matplotlib.pyplot"])
     os.environ |= {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(work / "compiled"),

@@ -82,6 +82,8 @@ class Checkpoints:
         self._writer.shutdown(wait=patient)
         if patient:
             self._checkpointer.close()
+        if patient and self._saved is not None:
+            self._remove_all_but(set(self.steps()))  # writes that went on beside one that failed
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in order."""

