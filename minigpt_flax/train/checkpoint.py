@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int, keep_every: int | None = None):
         self.folder, self.keep, self.keep_every = folder.resolve(), keep, keep_every
         self.scores: dict[int, float] = {}
-        options = ocp.options.AsyncOptions(
-            create_directories_asynchronously=False,  # else a save into a folder that isn't writable hangs at exit
-            post_finalization_callback=self._sign,
-        )
-        self._checkpointer = ocp.StandardCheckpointer(async_options=options)
+        self._checkpointer = _checkpointer(self._sign)
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
         self._current: int | None = None  # the step last saved or restored
@@ -82,8 +79,6 @@ class Checkpoints:
         self._writer.shutdown(wait=patient)
         if patient:
             self._checkpointer.close()
-        if patient and self._saved is not None:
-            self._remove_all_but(set(self.steps()))  # writes that went on beside one that failed
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in order."""
@@ -220,8 +215,19 @@ class Checkpoints:
             raise
         except Exception as error:
             self._current = None
+            with suppress(Exception):  # of what went on beside it
+                self._checkpointer.close()
+            self._checkpointer = _checkpointer(self._sign)
             self._remove_all_but(set(self.steps()))  # makes room
             raise Unsaved(f"can't save the checkpoint of step {step}: {_line(error)}") from error
+
+
+def _checkpointer(sign: Callable[[], None]) -> ocp.StandardCheckpointer:
+    options = ocp.options.AsyncOptions(
+        create_directories_asynchronously=False,  # else a save into a folder that isn't writable hangs at exit
+        post_finalization_callback=sign,
+    )
+    return ocp.StandardCheckpointer(async_options=options)
 
 
 def first_broken(state: TrainState) -> str | None:
@@ -284,5 +290,5 @@ def _on_device(leaf: Any) -> jax.ShapeDtypeStruct:
 def _line(error: Exception) -> str:
     """An error as one line that isn't too long."""
     text = " ".join(str(error).split()) or type(error).__name__
-    system = re.search(r": ([^:]+) \[os_error_code", text)  # the end of TensorStore's longest messages
-    return system[1] if system else text if len(text) <= 200 else f"{text[:197]}..."
+    system = re.search(r"\[os_error_code='(\d+)'", text)  # at the end of TensorStore's longest messages
+    return os.strerror(int(system[1])) if system else text if len(text) <= 200 else f"{text[:197]}..."

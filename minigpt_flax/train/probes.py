@@ -158,8 +158,4 @@ def _states(state: Any, kind: type) -> Iterable[Any]:
     return (node for node in nodes if isinstance(node, kind))
 
 
-<<<<<<< HEAD
-PROBES: dict[str, Probe] = {f.__name__: f for f in (norms, ratios, layers, moments, clip)}
-=======
-PROBES: dict[str, Probe] = {f.__name__: f for f in (norms, ratios, moments, clip, skips)}
->>>>>>> 6624292 (A save that the loop barely notices; every n-th checkpoint kept; what becomes of a step that isn't finite; signals heard in the compiler)
+PROBES: dict[str, Probe] = {f.__name__: f for f in (norms, ratios, layers, moments, clip, skips)}

@@ -2,6 +2,7 @@
 
 import errno
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -37,11 +38,17 @@ def fill(path: Path):
             assert error.errno == errno.ENOSPC
 
 
-def full(monkeypatch, disk, begin, end=None):
-    """The disk is full from the batch ``begin`` on to the batch ``end``."""
+def wait_for(path: Path | None):
+    while path is not None and not path.exists():
+        time.sleep(0.01)
+
+
+def full(monkeypatch, disk, begin, end=None, saved=None):
+    """The disk is full from the batch ``begin`` on, when ``saved`` is there, to the batch ``end``."""
 
     def call(self, step):
         if step == begin:
+            wait_for(saved)
             fill(disk / "other")
         elif step == end:
             (disk / "other").unlink()
@@ -59,7 +66,7 @@ def whole(tmp_path_factory):
 
 def test_a_disk_that_is_full_for_a_while(disk, whole, capfd, monkeypatch):
     with monkeypatch.context() as patch:
-        full(patch, disk, begin=10, end=18)
+        full(patch, disk, begin=10, end=18, saved=disk / "run" / "checkpoints" / "8")
         assert start(disk / "run") == 0
     said = capfd.readouterr()
     assert said.err == ""
@@ -71,7 +78,7 @@ def test_a_disk_that_is_full_for_a_while(disk, whole, capfd, monkeypatch):
 def test_a_disk_that_stays_full(disk, whole, capfd, monkeypatch):
     path = disk / "run"
     with monkeypatch.context() as patch:
-        full(patch, disk, begin=10)
+        full(patch, disk, begin=10, saved=path / "checkpoints" / "8")
         assert start(path) == 1
     said = capfd.readouterr().err
     assert "No space left on device" in said and said.count("\n") == 1
