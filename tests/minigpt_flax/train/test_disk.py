@@ -2,6 +2,7 @@
 
 import errno
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from minigpt_flax.data import Batches
 from minigpt_flax.train.checkpoint import Checkpoints
 from tests.minigpt_flax.train.runs import last_state, records, resume, start
 
-BATCH = Batches.__call__
+BATCH, WRITE = Batches.__call__, Checkpoints._write
 
 
 @pytest.fixture
@@ -38,22 +39,26 @@ def fill(path: Path):
             assert error.errno == errno.ENOSPC
 
 
-def wait_for(path: Path | None):
-    while path is not None and not path.exists():
-        time.sleep(0.01)
+def full(monkeypatch, disk, begin, end=None):
+    """The disk is full from the batch ``begin`` to the batch ``end``, each after what is being written then."""
+    idle = threading.Event()
+    idle.set()
 
-
-def full(monkeypatch, disk, begin, end=None, saved=None):
-    """The disk is full from the batch ``begin`` on, when ``saved`` is there, to the batch ``end``."""
+    def write(self, step, state):
+        idle.clear()
+        try:
+            WRITE(self, step, state)
+        finally:
+            idle.set()
 
     def call(self, step):
-        if step == begin:
-            wait_for(saved)
-            fill(disk / "other")
-        elif step == end:
-            (disk / "other").unlink()
+        if step in (begin, end):
+            time.sleep(0.1)  # a save that has just been asked for begins
+            assert idle.wait(60)
+            fill(disk / "other") if step == begin else (disk / "other").unlink()
         return BATCH(self, step)
 
+    monkeypatch.setattr(Checkpoints, "_write", write)
     monkeypatch.setattr(Batches, "__call__", call)
 
 
@@ -66,27 +71,31 @@ def whole(tmp_path_factory):
 
 def test_a_disk_that_is_full_for_a_while(disk, whole, capfd, monkeypatch):
     with monkeypatch.context() as patch:
-        full(patch, disk, begin=10, end=18, saved=disk / "run" / "checkpoints" / "8")
+        full(patch, disk, begin=10, end=18)
         assert start(disk / "run") == 0
     said = capfd.readouterr()
     assert said.err == ""
-    assert "metrics.jsonl: No space left on device; its lines wait in memory" in said.out
-    assert "No space left on device; going on, the checkpoint of step 8 is whole" in said.out
+    assert (
+        "can't save the checkpoint of step 16: No space left on device; going on, the checkpoint of step 8 is whole"
+        in said.out
+    )
     assert (records(disk / "run"), last_state(disk / "run")) == whole
 
 
 def test_a_disk_that_stays_full(disk, whole, capfd, monkeypatch):
     path = disk / "run"
     with monkeypatch.context() as patch:
-        full(patch, disk, begin=10, saved=path / "checkpoints" / "8")
+        full(patch, disk, begin=10)
         assert start(path) == 1
     said = capfd.readouterr().err
     assert "No space left on device" in said and said.count("\n") == 1
     assert Checkpoints(path / "checkpoints", 1).steps() == [8]
+    fill(disk / "more")  # what the failed save has left free
     assert resume(path) == 2
     said = capfd.readouterr().err
     assert "No space left on device" in said and said.count("\n") == 1
     (disk / "other").unlink()
+    (disk / "more").unlink()
     assert resume(path) == 0
     assert (records(path), last_state(path)) == whole
 
