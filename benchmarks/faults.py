@@ -44,7 +44,7 @@ from minigpt_flax.train.folder import RunFolder
 from train import main as train
 
 ROOT = Path(__file__).parents[1]
-STEPS, EVERY = 40, 5
+STEPS, EVERY, KEPT = 40, 5, 16
 TINY = {
     "preset": "nano",
     "data": ROOT / "LICENSE",
@@ -56,7 +56,7 @@ TINY = {
     "steps": STEPS,
     "schedule": "warmup_cosine(warmup=4)",
     "eval-every": EVERY,
-    "keep-every": 16,
+    "keep-every": KEPT,
     "log-every": 1,
     "sample-tokens": 0,
 }
@@ -204,9 +204,10 @@ def _time(path: Path) -> int:
 
 
 def contents(path: Path, like: Any) -> dict[str, Any]:
-    """What must be the same of two runs."""
+    """What must be the same of two runs: a stop adds checkpoints of other steps."""
     with Checkpoints(path / "checkpoints", 1) as checkpoints:
-        states = {step: jax.tree.leaves(checkpoints.read(step, like)) for step in checkpoints.steps()}
+        kept = [step for step in checkpoints.steps() if step == STEPS or (step and step % KEPT == 0)]
+        states = {step: jax.tree.leaves(checkpoints.read(step, like)) for step in kept}
     bits = {f"checkpoint {step}": [np.asarray(leaf).tobytes() for leaf in state] for step, state in states.items()}
     records = [{k: v for k, v in record.items() if k != "seconds"} for _, record in lines(path / "metrics.jsonl")]
     return {"metrics.jsonl": records, **bits}

@@ -139,7 +139,7 @@ class Checkpoints:
     def _kept(self, saved: int) -> set[int | None]:
         """The steps whose checkpoints stay after that of ``saved``; those of later steps are of an abandoned future."""
         past = [step for step in self.steps() if step <= saved]
-        marks = [step for step in past if self.keep_every and step % self.keep_every == 0]
+        marks = [step for step in past if self.keep_every and 0 < step and step % self.keep_every == 0]
         return {*past[-self.keep :], *marks, self.best()}
 
     def restore(self, like: TrainState, say: Callable[[str], None]) -> TrainState:

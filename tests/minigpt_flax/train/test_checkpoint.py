@@ -85,7 +85,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
 
 def test_every_so_many_steps_one_stays(tmp_path):
     with Checkpoints(tmp_path / "c", 1, keep_every=4) as checkpoints:
-        for step in (3, 4, 5, 8, 10, 11):
+        for step in (0, 3, 4, 5, 8, 10, 11):
             checkpoints.save(state_of(step))
         checkpoints.wait()
         assert checkpoints.steps() == [4, 8, 11]
