@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.results import RESULTS, environment, machine, save
@@ -82,7 +83,7 @@ def side_by_side(data: str, lanes: int, steps: int = 50) -> dict[str, Any]:
     batches = [parts.single(config).batches for config in configs]
     joint, all_at_once = timed(
         parts.init_many(knobs),
-        lambda state, t: parts.step_many(knobs, state, np.stack([batch(t) for batch in batches])),
+        lambda state, t: parts.step_many(knobs, state, jnp.stack([batch(t) for batch in batches])),
         steps,
     )
     apart, one_by_one = [], 0.0

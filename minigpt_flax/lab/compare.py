@@ -9,7 +9,7 @@ from typing import Any
 
 from minigpt_flax.errors import UserError, check_name
 from minigpt_flax.lab import contest as contests, verdict_text
-from minigpt_flax.lab.contest import FILE, Contest
+from minigpt_flax.lab.contest import ALONE, FILE, Contest
 from minigpt_flax.lab.entries import entries_of, grouped
 from minigpt_flax.lab.records import read_run, show
 from minigpt_flax.lab.verdict import Entry, judge
@@ -51,7 +51,7 @@ def declare(parser: Parser) -> None:
     how("--vmap", action="store_true", help="train runs of one optimizer together, in one program")
     how("--jobs", type=whole, default=1, metavar="N", help="processes at once on this machine [1]")
     how("--share", metavar="I/N", help="do the I-th of N shares (from 0): for N hosts with one folder")
-    add_fields(parser, without=("opt", "schedule", "lr"))
+    add_fields(parser, without=("opt", "schedule", "lr", *ALONE))
 
 
 def run(**options: Any) -> int:

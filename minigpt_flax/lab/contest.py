@@ -20,7 +20,7 @@ from minigpt_flax.train.config import RunConfig, resolve
 
 VALIDATIONS = 8  # in a run whose --eval-every isn't given: enough to interpolate the step of a loss
 FILE = "comparison.json"
-ALONE = {"mesh": "data=1"}  # a run of a comparison has one device: several may share a program
+ALONE = {"parallel": "jit", "mesh": "data=1"}  # a run of a comparison has one device: several may share a program
 
 
 @dataclass(frozen=True)

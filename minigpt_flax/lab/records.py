@@ -44,7 +44,7 @@ class RunRecord:
     @property
     def tokens_per_step(self) -> int:
         """Tokens that a step trains on."""
-        return self.config.get("batch_size", 0) * self.config.get("context", 0)
+        return self.config.get("accum", 1) * self.config.get("batch_size", 0) * self.config.get("context", 0)
 
     @property
     def ms_per_step(self) -> float | None:

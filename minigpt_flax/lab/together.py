@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from minigpt_flax.lab.program import Program, stack
@@ -76,7 +77,7 @@ def together(parts: Program, group: Mapping[Path, RunConfig], stop: Stop, watch:
                     lane.validate(done, jax.tree.map(lambda leaf, i=i: leaf[i], states), stop)
             if done == config.steps or stop():
                 break
-            batches = np.stack([lane.run.batches(done) for lane in lanes])
+            batches = jnp.stack([lane.run.batches(done) for lane in lanes])
             states, metrics = parts.step_many(knobs, states, batches)
             _drain(lanes, before)
             before = (done + 1, metrics)

@@ -15,7 +15,7 @@ from minigpt_flax.lab.records import read_run
 from tests.minigpt_flax.lab.made import write
 from tests.minigpt_flax.train.runs import TINY, compiled, records, start
 
-SHARED = {name: value for name, value in TINY.items() if name not in ("steps", "eval-every")}
+SHARED = {name: value for name, value in TINY.items() if name not in ("steps", "eval-every", "mesh")}
 FLAGS = [f"--{name}={value}" for name, value in SHARED.items()]
 
 
