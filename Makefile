@@ -21,8 +21,9 @@ check: .venv/check       ## style and types
 bench: .venv/test        ## the figures that the README quotes
 	$(BIN)/python -m benchmarks
 
-docs: .venv/test         ## write the generated pages
+docs: .venv/docs         ## write the generated pages, and all of them as a site; a broken link is an error
 	$(BIN)/python -m docs.generate --measure
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs site
 
 .venv/%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -94,7 +94,7 @@ def zeros_like(tree: Tree, dtype: DTypeLike | None = None) -> Tree:
 
 
 def absolute_square(leaf: jax.Array) -> jax.Array:
-    """|x|^2 in at least float32, real also where ``leaf`` is complex."""
+    """``|x|^2`` in at least float32, real also where ``leaf`` is complex."""
     wide = widen(leaf)
     if jnp.iscomplexobj(wide):
         return jnp.square(wide.real) + jnp.square(wide.imag)
@@ -102,7 +102,7 @@ def absolute_square(leaf: jax.Array) -> jax.Array:
 
 
 def norm(tree: Tree, ord: int | float = 2) -> jax.Array:
-    """Norm of all entries of all leaves taken as one vector: (sum |x|^p)^(1/p), or max |x| for ``inf``.
+    """Norm of all entries of all leaves taken as one vector: ``(sum |x|^p)^(1/p)``, or ``max |x|`` for ``inf``.
 
     Args:
       tree: pytree of arrays.

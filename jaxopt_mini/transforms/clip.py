@@ -34,7 +34,7 @@ def clip_by_norm(threshold: ArrayLike, *, ord: int | float = 2) -> GradientTrans
 
     Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks" (2013, arXiv 1211.5063):
     ``g <- g * min(1, threshold / |g|)``: one number multiplies the whole tree, there is no choice between two trees.
-    torch divides by ``|g| + 1e-6`` instead: relative difference 1e-6 / |g|.
+    torch divides by ``|g| + 1e-6`` instead: relative difference ``1e-6 / |g|``.
 
     A zero gradient stays zero, also at threshold 0. A NaN anywhere makes every update NaN. An infinite norm (an
     infinite entry, or entries beyond 1e19, whose squares are infinite) makes infinite entries NaN and the others zero;
