@@ -13,7 +13,8 @@ import jax
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [page for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if "```python" in page.read_text()]
+EVERY = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [page for page in EVERY if "```python" in page.read_text("utf-8")]
 PROMISE = re.compile(r"print\(.*\)  # (.+)$", re.MULTILINE)
 
 
