@@ -11,10 +11,12 @@ from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.console import Progress
 from minigpt_flax.train.folder import RunFolder
 from minigpt_flax.train.hooks import Guard, LeftOut, Log
+from minigpt_flax.train.loggers import open_all
 from minigpt_flax.train.loop import train
 from minigpt_flax.train.on_nan import number_of, passing_over
+from minigpt_flax.train.once import call_once
 from minigpt_flax.train.parts import part_names
-from minigpt_flax.train.processes import from_first
+from minigpt_flax.train.processes import from_first, is_first
 from minigpt_flax.train.state import TrainState
 from minigpt_flax.train.stop import Diverged, Failed, Stop
 
@@ -24,7 +26,7 @@ def latest(run: Run, folder: RunFolder, checkpoints: Checkpoints, say: Callable[
     if checkpoints.steps():
         state = checkpoints.restore(run.state, say)
     else:  # ended before the first save: its first state is known all the same
-        state = run.init()
+        state = call_once(run.init)
     done = int(state.step)
     from_first(lambda: folder.forget_after(done))
     checkpoints.scores = folder.scores()
@@ -80,7 +82,8 @@ def _attempt(
     config, records = run.config, folder.records()
     names = part_names(run.layout, run.shapes)
     seconds = records[-1]["seconds"] if records else 0.0
-    with Log(folder, config.log_every, config.step_tokens, seconds, progress.say) as log:
+    more = open_all(config.log, folder.path, vars(config), int(state.step)) if is_first() else []
+    with Log(folder, config.log_every, config.step_tokens, seconds, progress.say, more) as log:
 
         def warn(step, norm, name):
             log.write(step, {"explosion": norm})

@@ -43,6 +43,8 @@ class Request:
       resume: folder of a run to continue.
       multihost: how this process finds the others of the run; None means that it is the only one.
       stop_after: end early, as if asked, after this many steps.
+      compile_cache: folder of what is compiled, or none; None takes the user's.
+      profile: FIRST:LAST, the steps to trace.
       list: show the names instead of training.
       explain: show what this name is instead of training.
     """
@@ -54,6 +56,8 @@ class Request:
     resume: str | None = None
     multihost: str | None = None
     stop_after: int | None = None
+    compile_cache: str | None = None
+    profile: str | None = None
     list: bool = False
     explain: str | None = None
 
@@ -137,6 +141,8 @@ def parser() -> Parser:
     )
     run.add_argument("--multihost", metavar="WHO", help="auto, or coordinator=HOST:PORT,processes=N,process=I")
     run.add_argument("--stop-after", type=whole, metavar="STEP", help="save and stop after this step of the run")
+    run.add_argument("--compile-cache", metavar="DIR", help="keep what is compiled here, or none [user's cache]")
+    run.add_argument("--profile", metavar="A:B", help="trace steps A to B with JAX's profiler")
     run.add_argument("--list", action="store_true", help="show every name that a flag takes, and stop")
     run.add_argument("--explain", metavar="NAME", help="show what a name is and takes, and stop")
     add_fields(build)

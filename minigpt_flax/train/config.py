@@ -64,6 +64,9 @@ class RunConfig:
 
     eval_every: int = _flag(250, "watching", "STEPS", "between validations and checkpoints")
     log_every: int = _flag(10, "watching", "STEPS", "between lines of metrics.jsonl", fixed=False)
+    log: tuple[str, ...] = _flag(
+        (), "watching", "NAME", "log to tensorboard or wandb too; may be repeated", fixed=False
+    )
     probe: tuple[str, ...] = _flag((), "watching", "NAME", "measure more in every step; may be repeated")
     keep: int = _flag(2, "watching", "N", "latest checkpoints to keep, beside the best", fixed=False)
     keep_every: int | None = _flag(

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress as Bar, TextColumn
 from rich.text import Text
 
-from minigpt_flax.lab.plots import curves
 from minigpt_flax.lab.records import read_run, show
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.clock import Clock, shorten, spell
@@ -119,6 +118,8 @@ def ending(run: Run, folder: RunFolder, state: TrainState) -> None:
     params = local(state.evaluation_params, run.mesh)
     if not is_first():
         return
+    from minigpt_flax.lab.plots import curves  # Matplotlib, which takes long to import
+
     record = read_run(folder.path)
     final, best, path = record.final, record.best, show(folder.path)
     if final is None or best is None:

@@ -24,9 +24,9 @@ def fit(request: Request) -> int:
             xla.mend()
             if request.multihost is not None:
                 join(request.multihost)
-            from minigpt_flax.train.session import begin, resume  # takes seconds
+            from minigpt_flax.train.session import sit  # takes seconds
 
-            (begin if request.resume is None else resume)(request, stop)
+            sit(request, stop)
         except Failed as error:
             print(f"train.py: {error}", file=sys.stderr)
             return 1

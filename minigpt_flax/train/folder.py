@@ -2,8 +2,8 @@
 
 ``config.json`` (all words and numbers), ``env.json`` (versions, devices, commit, data hash), ``tokenizer.json``,
 ``metrics.jsonl`` (a line a logged step), ``checkpoints/``, ``passed_over.json`` (batches that broke a step),
-``speed.json`` (how fast the last sitting was), ``samples.txt``, ``curves.png``; and ``.lock``, which the process that
-trains it holds.
+``speed.json`` (how fast the last sitting was), ``profile/`` (a trace, if asked for), ``samples.txt``, ``curves.png``;
+and ``.lock``, which the process that trains it holds.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.speed = self.path / "speed.json"
         self.passed = self.path / "passed_over.json"
+        self.profile = self.path / "profile"
         self.samples = self.path / "samples.txt"
         self.curves = self.path / "curves.png"
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxopt_mini.states import get_all
 from minigpt_flax.train.folder import RunFolder, show
+from minigpt_flax.train.loggers import Logger
 from minigpt_flax.train.processes import is_first
 from minigpt_flax.train.stop import Diverged, Failed, Unsaved
 
@@ -104,6 +105,7 @@ class Log:
       tokens_per_step: for the count of tokens.
       seconds: what the clock shows at the start: a continued run counts on.
       say: takes a line about lines that wait.
+      loggers: get every record too, and are closed with the file.
     """
 
     def __init__(
@@ -113,9 +115,11 @@ class Log:
         tokens_per_step: int,
         seconds: float = 0.0,
         say: Callable[[str], None] = print,
+        loggers: Sequence[Logger] = (),
     ):
         self.path, self.every, self.tokens_per_step, self.say = folder.metrics, every, tokens_per_step, say
         self.start, self.waiting, self.reason = time.monotonic() - seconds, b"", ""
+        self.loggers = loggers
 
     def __enter__(self) -> Log:
         """Opens the file."""
@@ -133,6 +137,8 @@ class Log:
         """
         self._flush()
         self.file.close()
+        for logger in self.loggers:
+            logger.close()
         if self.waiting and kind is None:
             raise Failed(f"can't write the last lines of {show(self.path)}: {self.reason}")
 
@@ -149,6 +155,8 @@ class Log:
         record |= {name: value if math.isfinite(value) else None for name, value in values.items()}
         self.waiting += json.dumps(record).encode() + b"\n"
         self._flush()
+        for logger in self.loggers:
+            logger(record)
 
     def _flush(self) -> None:
         try:

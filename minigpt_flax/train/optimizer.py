@@ -12,6 +12,7 @@ from jaxopt_mini import GradientTransformation, GradientTransformationExtraArgs,
 from jaxopt_mini.tree import path_name
 from minigpt_flax.train.config import RunConfig, complete_groups, words
 from minigpt_flax.train.groups import REST, Group, assign
+from minigpt_flax.train.once import call_once
 from minigpt_flax.train.specs import Word, bind, blame, parse
 from minigpt_flax.train.tables import KINDS, Offer
 
@@ -98,7 +99,7 @@ def decay_rates(config: RunConfig, layout: Any, shapes: Any) -> Any:
     _, tx = build_optimizer(config, layout, rate=lambda peak: jnp.ones_like)
     ones = jax.tree.map(lambda leaf: jnp.ones([min(size, 2) for size in leaf.shape], leaf.dtype), shapes)
     zeros = jax.tree.map(jnp.zeros_like, ones)
-    updates = jax.jit(lambda: _first_updates(tx, zeros, ones))()
+    updates = call_once(jax.jit(lambda: _first_updates(tx, zeros, ones)))
     return jax.tree.map(lambda update: 0.0 - float(update.mean()), updates)
 
 

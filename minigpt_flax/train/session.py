@@ -6,6 +6,7 @@ import dataclasses
 import json
 import platform
 import subprocess
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import jax
 
 from minigpt_flax.data import load_tokenizer
 from minigpt_flax.errors import UserError
-from minigpt_flax.train import console, speed
+from minigpt_flax.train import cache, console, loggers, speed
 from minigpt_flax.train.attempts import latest, train_on
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.checkpoint import Checkpoints
@@ -32,7 +33,9 @@ from minigpt_flax.train.config import (
     to_json,
 )
 from minigpt_flax.train.folder import RunFolder, create_free, read, show
+from minigpt_flax.train.once import Ahead, call_once
 from minigpt_flax.train.processes import from_first, held_by_first, is_first, together
+from minigpt_flax.train.profile import Profiled, read_steps
 from minigpt_flax.train.specs import parse
 from minigpt_flax.train.state import TrainState
 from minigpt_flax.train.stop import Failed, Stop
@@ -40,19 +43,30 @@ from minigpt_flax.train.stop import Failed, Stop
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jaxopt-mini")
 
 
-def begin(request: Request, stop: Stop) -> None:
+def sit(request: Request, stop: Stop) -> None:
+    """Begins a run, or goes on with one; listens from the start to what is compiled."""
+    keep_compiled(request)
+    with speed.Compilation() as compilation:
+        (begin if request.resume is None else resume)(request, stop, compilation)
+
+
+def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
     """Starts a new run; nothing is written before all of it is known to be right."""
     preset = request.preset or default_preset(jax.default_backend())
     config = resolve(request.given, preset)
     named = None if request.name is None else RunFolder(Path(request.out) / request.name)
     from_first(lambda: named and named.require_free())
+    loggers.require(config.log)
+    if request.profile is not None:
+        read_steps(request.profile, 0, last_step(config, request))
     stop = together(stop)
     if _early(stop):
         return
     run = build(config)
     if _early(stop):
         return
-    state = run.init()
+    run = dataclasses.replace(run, step=Ahead(run.step, run.state, run.batches(0)))
+    state = call_once(run.init)
     if _early(stop):
         return
     stem = f"{preset}-{parse(config.opt, 'optimizer').name}-{config.seed}"
@@ -61,7 +75,7 @@ def begin(request: Request, stop: Stop) -> None:
     with held_by_first(folder.claim()):
         from_first(lambda: folder.fill(to_json(config), environment(run), run.tokenizer.save))
         with Checkpoints(folder.checkpoints, config.keep, config.keep_every) as checkpoints:
-            follow(run, folder, checkpoints, state, stop, request.stop_after)
+            follow(run, folder, checkpoints, state, stop, request, compilation)
 
 
 def _early(stop: Stop) -> bool:
@@ -71,7 +85,7 @@ def _early(stop: Stop) -> bool:
     return stop()
 
 
-def resume(request: Request, stop: Stop) -> None:
+def resume(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
     """Continues a run where its newest checkpoint left it."""
     folder = RunFolder(request.resume or "")
     folder.require()
@@ -82,11 +96,12 @@ def resume(request: Request, stop: Stop) -> None:
             if config.steps in folder.scores() and config.steps in checkpoints.steps():
                 print(f"{show(folder.path)} is finished: all {config.steps} steps are done")
                 return
+            loggers.require(config.log)
             if _early(stop):
                 return
             run = build(config, tokenizer=load_tokenizer(folder.path), data_hash=folder.data_hash())
             state = latest(run, folder, checkpoints, print)
-            follow(run, folder, checkpoints, state, stop, request.stop_after)
+            follow(run, folder, checkpoints, state, stop, request, compilation)
 
 
 def agree(request: Request, config: RunConfig) -> RunConfig:
@@ -138,14 +153,22 @@ def commit() -> str | None:
 
 
 def follow(
-    run: Run, folder: RunFolder, checkpoints: Checkpoints, state: TrainState, stop: Stop, stop_after: int | None
+    run: Run,
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    stop: Stop,
+    request: Request,
+    compilation: speed.Compilation,
 ) -> None:
     """Trains and reports the end."""
     config, done = run.config, int(state.step)
+    traced = tracing(request, run, folder, done)
     if not stop():
         console.plan(run, folder, done)
-    with speed.Compilation() as compilation, console.Progress(config, done) as progress:
-        state = train_on(run, folder, checkpoints, state, progress, stop, stop_after)
+    with console.Progress(config, done) as progress, traced as step:
+        part = dataclasses.replace(run, step=step)
+        state = train_on(part, folder, checkpoints, state, progress, stop, request.stop_after)
     try:
         if not stop():
             report(run, folder, state, progress.clock, compilation)
@@ -157,6 +180,26 @@ def follow(
             console.ending(run, folder, state)
     except OSError as error:
         raise Failed(f"the run is saved, but {show(error.filename)} can't be written: {error.strerror}") from error
+
+
+def last_step(config: RunConfig, request: Request) -> int:
+    """The last step that this sitting will do."""
+    return min(config.steps, request.stop_after or config.steps)
+
+
+def tracing(request: Request, run: Run, folder: RunFolder, done: int) -> AbstractContextManager:
+    """The run's step, which traces itself where that is asked for."""
+    if request.profile is None:
+        return nullcontext(run.step)
+    first, last = read_steps(request.profile, done, last_step(run.config, request))
+    return Profiled(run.step, done, first, last, folder.profile, lambda line: console.say("profile", line))
+
+
+def keep_compiled(request: Request) -> None:
+    """Has what is compiled kept for the next time, or says why not."""
+    problem = cache.use(request.compile_cache, jax.devices()[0].device_kind)
+    if problem is not None:
+        console.say("cache", problem)
 
 
 def report(run: Run, folder: RunFolder, state: TrainState, clock: Clock, compilation: speed.Compilation) -> None:

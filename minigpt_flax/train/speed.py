@@ -126,7 +126,8 @@ class Speed:
         return f"{self._times()}\n{self._use()}"
 
     def _times(self) -> str:
-        around = f"compiling {self.compile_seconds:.1f} s, validations {self.validation_seconds:.1f} s"
+        cached = f" ({self.cached_programs} programs from the cache)" if self.cached_programs else ""
+        around = f"compiling {self.compile_seconds:.1f} s{cached}, validations {self.validation_seconds:.1f} s"
         if self.tokens_per_second is None or self.step_seconds is None:
             return f"too few steps to tell; {around}"
         return f"{shorten(self.tokens_per_second)} tokens/s, {self.step_seconds * 1e3:.1f} ms a step; {around}"
@@ -193,10 +194,14 @@ def peak_memory(state: Any, analyse: Callable[[], Any]) -> Memory:
         return Memory(max(known), "peak of the device")
     analysis = analyse()
     if analysis is not None:
-        outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes  # the others overwrite arguments
-        size = analysis.argument_size_in_bytes + outputs + analysis.temp_size_in_bytes
-        return Memory(size, "of a step, by XLA")
+        return Memory(planned(analysis), "of a step, by XLA")
     return Memory(resident(), "of the process")
+
+
+def planned(analysis: Any) -> int:
+    """Bytes of arguments, results and all between, by XLA's memory analysis of a compiled program."""
+    results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes  # the others overwrite arguments
+    return analysis.argument_size_in_bytes + results + analysis.temp_size_in_bytes
 
 
 def local(device: Any) -> bool:

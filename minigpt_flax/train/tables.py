@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from jaxopt_mini import CLIPS, OPTIMIZERS, SCHEDULES, WRAPPERS, GradientTransformation, chain
 from minigpt_flax.data import CORPORA, TOKENIZERS
+from minigpt_flax.train.loggers import LOGGERS
 from minigpt_flax.train.on_nan import POLICIES
 from minigpt_flax.train.probes import PROBES
 
@@ -19,7 +20,8 @@ class Kind:
     Attributes:
       table: name -> function.
       flag: where the word is typed.
-      given: number of leading arguments that the run gives: learning rate; peak and total steps; optimizer; text; view.
+      given: number of leading arguments that the run gives: learning rate; peak and total steps; optimizer; text; view;
+        folder, config and steps done.
     """
 
     table: dict[str, Callable]
@@ -39,6 +41,7 @@ KINDS = {
     "wrapper": Kind(WRAPPERS, "--wrap", 1),
     "probe": Kind(PROBES, "--probe", 1),
     "policy": Kind(POLICIES, "--on-nan", 0),
+    "logger": Kind(LOGGERS, "--log", 3),
     "tokenizer": Kind(TOKENIZERS, "--tokenizer", 1),
     "corpus": Kind(CORPORA, "--data", 0),
 }

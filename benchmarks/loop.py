@@ -1,0 +1,139 @@
+"""What the loop adds to the step: ``python -m benchmarks.loop [--rounds N]``.
+
+The whole of ``train`` at the preset ``nano``, with its hooks, log, progress and checkpoints, against the same compiled
+step called alone; then with every probe. Validations, which are work of their own, are left out. And whether the
+device ever waits for the host: how often a step was sent while the one before it was still running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.results import RESULTS, environment, machine, save
+from benchmarks.timing import race, ratios, spread
+from minigpt_flax.train import console
+from minigpt_flax.train.build import Run, build
+from minigpt_flax.train.checkpoint import Checkpoints
+from minigpt_flax.train.cli import Parser, guarded, whole
+from minigpt_flax.train.config import resolve
+from minigpt_flax.train.folder import RunFolder
+from minigpt_flax.train.hooks import Guard, Log
+from minigpt_flax.train.loop import train
+from minigpt_flax.train.parts import part_names
+from minigpt_flax.train.probes import PROBES
+
+STEPS = 250  # in a block, a checkpoint after it: the preset's own rhythm
+ROUNDS = 5
+BARS = {"loop": 1.03, "loop with probes": 1.05}
+
+
+class Watched:
+    """A step that notes whether the one before it was still running when it was sent.
+
+    Args:
+      step: the step.
+    """
+
+    def __init__(self, step: Any):
+        self.step, self.ahead, self.calls, self.before = step, 0, 0, None
+
+    def __call__(self, state: Any, batch: Any) -> Any:
+        """Does a step."""
+        state, metrics = self.step(state, batch)
+        if self.before is not None:
+            self.calls += 1
+            self.ahead += not self.before.is_ready()
+        self.before = metrics["loss"]
+        return state, metrics
+
+
+def bare(run: Run) -> None:
+    """The steps and their batches alone, one in flight as in the loop."""
+    state = run.init()
+    for step in range(STEPS):
+        state, _ = run.step(state, run.batches(step))
+    jax.block_until_ready(state)
+
+
+def whole_loop(run: Run) -> Watched:
+    """The steps as ``train.py`` does them."""
+    watched = Watched(run.step)
+    run = dataclasses.replace(run, step=watched, evaluate=lambda params, stop: {"val_loss": 1.0, "val_sem": 0.0})
+    config = run.config
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        folder = RunFolder(Path(scratch))
+        with (
+            Checkpoints(folder.checkpoints, config.keep) as checkpoints,
+            console.Progress(config, 0) as progress,
+            Log(folder, config.log_every, config.batch_size * config.context) as log,
+        ):
+            guard = Guard(part_names(run.layout, run.shapes), config.explosion, lambda *told: None)
+            hooks = [log, guard, progress]
+            train(run, run.init(), hooks=hooks, on_validation=progress.validated, checkpoints=checkpoints, stop=bool)
+    return watched
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Seconds of a block, in turn."""
+    plain, probed = (
+        build(resolve({"steps": STEPS, "eval_every": STEPS, "probe": probes}, "nano")) for probes in ((), tuple(PROBES))
+    )
+    seen: list[Watched] = []
+    seconds = race(
+        {
+            "step": lambda: bare(plain),
+            "loop": lambda: seen.append(whole_loop(plain)),
+            "loop with probes": lambda: whole_loop(probed),
+        },
+        rounds,
+    )
+    ahead = sum(watched.ahead for watched in seen) / sum(watched.calls for watched in seen)
+    return {
+        "steps": STEPS,
+        "rounds": rounds,
+        "seconds": {name: spread(values) for name, values in seconds.items()},
+        "ratios": {name: ratios(seconds[name], seconds["step"]) for name in BARS},
+        "sent_ahead": ahead,
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The times, for people."""
+    rows = [f"  {name:18s}{times['median'] / STEPS * 1e3:8.2f} ms a step" for name, times in found["seconds"].items()]
+    for name, bar in BARS.items():
+        ratio = found["ratios"][name]["median"]
+        rows.append(f"  {name} / step: {ratio:.3f}, {'within' if ratio <= bar else 'OVER'} {bar}")
+    rows.append(f"  {found['sent_ahead']:.1%} of the steps were sent while the one before was running")
+    return "\n".join(rows)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Measures."""
+    parser = Parser(prog="python -m benchmarks.loop", description=__doc__)
+    parser.add_argument("--rounds", metavar="N", type=whole, default=ROUNDS, help=f"rounds [{ROUNDS}]")
+    parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS, help="folder of the results")
+    given = parser.parse(list(arguments))
+    found = measure(given["rounds"])
+    print(f"loop, {machine()}\n{table(found)}")
+    path = given["out"] / f"{machine()}.json"
+    save(path, "loop", {**environment(), **found})
+    print(f"wrote {path}")
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    return guarded("benchmarks.loop", lambda: run(sys.argv[1:] if arguments is None else arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

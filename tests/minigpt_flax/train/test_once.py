@@ -1,0 +1,47 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from minigpt_flax.train.build import build
+from minigpt_flax.train.config import resolve
+from minigpt_flax.train.once import Ahead, call_once
+from tests.minigpt_flax.train.runs import TINY
+
+SMALL = {name.replace("-", "_"): value for name, value in TINY.items() if name != "preset"} | {
+    "data": str(TINY["data"])
+}
+
+
+def test_what_is_compiled_quickly_is_the_same_function():
+    function = jax.jit(lambda key, scale: {"x": scale * jax.random.normal(key, (4, 5))})
+    key = jax.random.key(3)
+    np.testing.assert_allclose(call_once(function, key, 2.0)["x"], function(key, 2.0)["x"], rtol=1e-6)
+
+
+def test_the_step_is_compiled_once_and_before_its_first_call():
+    run = build(resolve(SMALL, "nano"))
+    compiled = []
+
+    def listen(event, duration_secs, **kwargs):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(kwargs.get("fun_name"))
+
+    state = call_once(run.init)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        step = Ahead(run.step, jax.eval_shape(run.init), run.batches(0))
+        step.thread.join()
+        assert compiled == ["jit(step)"]
+        state, _ = step(state, run.batches(0))
+        step(state, run.batches(1))
+        assert compiled == ["jit(step)"]
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_an_error_is_raised_by_the_call():
+    step = Ahead(jax.jit(lambda x: x @ jnp.ones(3)), jax.ShapeDtypeStruct((2,), "float32"))
+    step.thread.join()
+    with pytest.raises(TypeError, match="dot_general"):
+        step(jnp.ones(2))
