@@ -20,8 +20,8 @@ def _number(value: float | None, form: str) -> str:
 
 
 COLUMNS: tuple[tuple[str, Callable[[Standing], str]], ...] = (
-    ("loss +- error", lambda s: f"{_number(s.mean, '.4f')} +-{_number(s.sem, '.4f')}" if s.mean else "-"),
-    ("lr", lambda s: f"{s.lr:.2g}{'*' if s.edge else ''}"),
+    ("loss +- error", lambda s: _number(s.mean, ".4f") + ("" if s.sem is None else f" +-{s.sem:.4f}")),
+    ("lr", lambda s: _number(s.lr, ".2g") + "*" * bool(s.edge)),
     ("steps", lambda s: _number(s.steps, ".0f")),
     ("secs", lambda s: _number(s.seconds, ".0f" if (s.seconds or 0) >= 100 else ".1f")),
     ("speed", lambda s: "-" if s.speedup is None else f"{s.speedup:.2f}x"),
@@ -135,7 +135,7 @@ def as_csv(verdict: Verdict) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(FIELDS)
-    writer.writerows([getattr(s, name) for name in FIELDS] for s in verdict.standings)
+    writer.writerows([_finite(getattr(s, name)) for name in FIELDS] for s in verdict.standings)
     return out.getvalue()
 
 

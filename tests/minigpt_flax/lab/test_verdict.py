@@ -82,6 +82,11 @@ def test_an_unfinished_run_is_named():
     assert "one: unfinished with seed 1" in text
 
 
+def test_a_contestant_without_any_run_yet_is_shown():
+    text = verdict_text.text(judge([entry("one", [2.0, 2.1]), Entry("two", [], (0, 1))]))
+    assert "two: unfinished with seed 0, 1" in text and "nan" not in text
+
+
 def test_the_best_rate_wins_and_an_edge_is_warned_of():
     rates = (0.001, 0.01)
     runs = [run([4.0, 3.0 - 10 * lr + 0.01 * seed], seed, lr=lr) for lr in rates for seed in (0, 1)]
