@@ -3,10 +3,17 @@
 import sys
 
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.lab import compare, diagnose, eval, report, sample
+from minigpt_flax.lab import compare, diagnose, eval, export, report, sample
 from minigpt_flax.train.cli import Parser, guarded
 
-COMMANDS = {"sample": sample, "eval": eval, "compare": compare, "report": report, "diagnose": diagnose}
+COMMANDS = {
+    "sample": sample,
+    "eval": eval,
+    "export": export,
+    "compare": compare,
+    "report": report,
+    "diagnose": diagnose,
+}
 
 
 def parser() -> Parser:

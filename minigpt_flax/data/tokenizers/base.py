@@ -49,6 +49,10 @@ class Tokenizer(ABC):
     def from_json(cls, fields: dict[str, Any]) -> Tokenizer:
         """Returns the tokenizer whose `to_json` gave `fields`."""
 
+    def hugging_face(self) -> str | None:
+        """Returns the same tokenizer as the JSON of Hugging Face's `tokenizers`; None where it has no such thing."""
+        return None
+
     def save(self, folder: Path) -> None:
         """Writes ``tokenizer.json`` into `folder`: all that `load_tokenizer` needs."""
         text = json.dumps({"name": self.name, **self.to_json()}, indent=1)

@@ -56,6 +56,10 @@ class Bpe(Tokenizer):
         """Returns the vocabulary and the merges, as Hugging Face writes them."""
         return {"model": json.loads(self._inner.to_str())}
 
+    def hugging_face(self) -> str:
+        """Returns its own JSON."""
+        return self._inner.to_str()
+
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Bpe:
         """Returns the tokenizer with these merges."""
