@@ -19,7 +19,6 @@ from minigpt_flax.train.config import to_json
 from minigpt_flax.train.folder import RunFolder
 from minigpt_flax.train.hooks import Guard, Log
 from minigpt_flax.train.loop import train
-from minigpt_flax.train.once import call_once
 from minigpt_flax.train.parts import part_names
 from minigpt_flax.train.session import environment
 from minigpt_flax.train.stop import Diverged, Stop
@@ -41,7 +40,7 @@ def trial(run: Run, path: Path, stop: Stop, watch: Watch = lambda step: None) ->
       Failed: something can't be written.
     """
     with prepared(run, path) as folder, Checkpoints(folder.checkpoints, run.config.keep) as checkpoints:
-        state = checkpoints.restore(run.state, print) if checkpoints.steps() else call_once(run.init)
+        state = checkpoints.restore(run.state, print) if checkpoints.steps() else run.init()
         folder.forget_after(int(state.step))
         checkpoints.scores, records = folder.scores(), folder.records()
         with log(run, folder, records[-1]["seconds"] if records else 0.0) as lines:
