@@ -221,7 +221,7 @@ class Trial:
         whole = work / "whole"
         self.lengths = self.undisturbed(whole)
         config = from_json((whole / "config.json").read_text(), "config")
-        self.like = jax.eval_shape(design(config, load_tokenizer(whole).vocab_size).init)
+        self.like = jax.eval_shape(design(config, load_tokenizer(whole)).init)
         self.expected = contents(whole, self.like)
 
     def undisturbed(self, path: Path) -> dict[str, float]:

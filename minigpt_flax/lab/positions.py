@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
 from minigpt_flax.model import gpt
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.model.loss import cross_entropy
 from minigpt_flax.train.evaluate import Window, mean_and_error, measure
 
 
@@ -37,8 +37,8 @@ def token_losses(model: ModelConfig) -> Callable[..., tuple[Float[Array, "B T"],
     """``(params, inputs, targets, mask) -> (loss, 1 where the token counts)`` of each token, jitted."""
 
     def losses(params: Any, inputs: Integer[Array, "B T"], targets: Integer[Array, "B T"], mask: Bool[Array, "B T"]):
-        one = lambda *token: cross_entropy(*(part[None, None] for part in token))
-        return jax.vmap(jax.vmap(one))(gpt.apply(model, params, inputs), targets, mask)
+        counts = mask.astype(jnp.float32)
+        return gpt.losses(model, params, inputs, targets) * counts, counts
 
     return jax.jit(losses)
 

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from minigpt_flax.model import gpt
 from minigpt_flax.train.build import Run, loss_sum, training_batches
 from minigpt_flax.train.config import RunConfig, complete_groups
 from minigpt_flax.train.optimizer import build_optimizer
@@ -81,7 +80,7 @@ def program(run: Run, length: int) -> Program:
         return build_optimizer(run.config, run.layout, rate=lambda peak: _at(knobs.rates[next(rows)]))
 
     def init(knobs: Knobs) -> Any:
-        return init_state(gpt.init_params(run.model, knobs.key), transformation(knobs)[1])
+        return init_state(run.draw(knobs.key), transformation(knobs)[1])
 
     def step(knobs: Knobs, state: Any, batch: Array) -> Any:
         schedule, tx = transformation(knobs)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.model.linear import INIT_STDDEV, Dense
+from minigpt_flax.model.config import DTYPE_NAMES, ModelConfig
+from minigpt_flax.model.documents import restart_positions
+from minigpt_flax.model.kernels import cudnn, tpu
+from minigpt_flax.model.linear import INIT_STDDEV, Dense, wide_product
 from minigpt_flax.model.norm import Norm
 from minigpt_flax.model.position import POSITIONS
 
@@ -21,7 +24,8 @@ def attend(
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     *,
-    drop: Callable[[Array], Array],
+    drop: Callable[[Array], Array] | None = None,
+    documents: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """Averages for each query the values at its own and earlier positions: ``softmax(q k^T / sqrt(H)) v``.
 
@@ -33,7 +37,8 @@ def attend(
         q: Queries.
         k: Keys; K divides N.
         v: Values.
-        drop: Applied to the attention weights.
+        drop: Applied to the attention weights. None leaves them.
+        documents: A number of each token's document; no query sees another one's keys. None means one document.
 
     Returns:
         A mixture of values per query, in the type of ``v``.
@@ -43,16 +48,35 @@ def attend(
     q = (q / size**0.5).reshape(batch, length, kv_heads, group, size).transpose(0, 2, 3, 1, 4)
     q = q.reshape(batch * kv_heads, group * length, size)
     k, v = (a.transpose(0, 2, 1, 3).reshape(batch * kv_heads, length, size) for a in (k, v))
-    scores = jnp.matmul(q, k.transpose(0, 2, 1)).astype(jnp.float32).reshape(batch * heads, length, length)
-    scores = jnp.where(jnp.tril(jnp.ones((length, length), bool))[None], scores, -jnp.inf)
-    weights = drop(jax.nn.softmax(scores, axis=-1).astype(v.dtype))
+    scores = wide_product(q, k.transpose(0, 2, 1)).reshape(batch * heads, length, length)
+    seen = jnp.tril(jnp.ones((length, length), bool))[None]
+    if documents is not None:
+        seen = jnp.repeat(seen & (documents[:, :, None] == documents[:, None, :]), heads, axis=0)
+    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1).astype(v.dtype)
+    weights = weights if drop is None else drop(weights)
     out = jnp.matmul(weights.reshape(batch * kv_heads, group * length, length), v)
     out = out.reshape(batch, kv_heads, group, length, size).transpose(0, 3, 1, 2, 4)
     return out.reshape(batch, length, heads, size)
 
 
+class Row(NamedTuple):
+    """One way to compute `attend`."""
+
+    attend: Callable[..., Array]
+    backend: str | None  # JAX's name of the only kind of device that has it; None means all
+    dtypes: tuple[str, ...]  # that it computes in
+    drops: bool  # whether it can drop weights
+
+
+ATTENTION: dict[str, Row] = {
+    "plain": Row(attend, None, DTYPE_NAMES, drops=True),
+    "cudnn": Row(cudnn, "gpu", ("bfloat16",), drops=False),
+    "tpu": Row(tpu, "tpu", DTYPE_NAMES, drops=False),
+}
+
+
 class Attention(nn.Module):
-    """Projections to queries, keys and values, `attend`, and the projection back to the residual stream."""
+    """Projections to queries, keys and values, a row of `ATTENTION`, and the projection back to the residual stream."""
 
     config: ModelConfig
     residual_stddev: float
@@ -68,14 +92,19 @@ class Attention(nn.Module):
         self.weights_dropout = nn.Dropout(config.dropout)
         self.output = Dense(config.width, config.bias, self.residual_stddev)
 
-    def __call__(self, x: Float[Array, "B T D"], *, deterministic: bool) -> Float[Array, "B T D"]:
-        """Mixes information from earlier tokens into each token."""
-        q, k, v = self.project(x, jnp.arange(x.shape[1]))
-        drop = functools.partial(self.weights_dropout, deterministic=deterministic)
-        return self.join(attend(q, k, v, drop=drop))
+    def __call__(
+        self, x: Float[Array, "B T D"], documents: Int[Array, "B T"] | None = None, *, deterministic: bool
+    ) -> Float[Array, "B T D"]:
+        """Mixes information from earlier tokens of its document into each token."""
+        config = self.config
+        positions = jnp.arange(x.shape[1]) if documents is None else restart_positions(documents)
+        drops = config.dropout > 0 and not deterministic
+        drop = functools.partial(self.weights_dropout, deterministic=False) if drops else None
+        q, k, v = self.project(x, positions)
+        return self.join(ATTENTION[config.attention].attend(q, k, v, drop=drop, documents=documents))
 
     def project(
-        self, x: Float[Array, "B T D"], positions: Int[Array, " T"]
+        self, x: Float[Array, "B T D"], positions: Int[Array, " T"] | Int[Array, "B T"]
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
         """Makes queries, keys and values of tokens at these positions: all that `attend` needs to know of them."""
         q, k, v = (
@@ -84,6 +113,7 @@ class Attention(nn.Module):
         if self.config.qk_norm:
             q, k = self.query_norm(q), self.key_norm(k)
         rotate = POSITIONS[self.config.position].rotate
+        positions = positions[:, None] if positions.ndim == 2 else positions  # the same for every head
         q, k = (rotate(a.swapaxes(1, 2), positions).swapaxes(1, 2) for a in (q, k))
         return q, k, v
 

@@ -1,7 +1,7 @@
 """What a GPT is made of: sizes, and one word from each table of parts.
 
 Imports no JAX, so that a command line can read, check and print a configuration at once. The words are those of the
-tables ``NORMS``, ``POSITIONS`` and ``MLPS``; a test holds the two together.
+tables ``NORMS``, ``POSITIONS``, ``MLPS``, ``ATTENTION`` and ``REMAT``; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from minigpt_flax.errors import UserError, nearest
 NORM_NAMES = ("layernorm", "rmsnorm")
 POSITION_NAMES = ("learned", "rope", "none")
 MLP_NAMES = ("gelu", "gelu_tanh", "swiglu", "relu2")
+ATTENTION_NAMES = ("plain", "cudnn", "tpu")
+DTYPE_NAMES = ("float32", "bfloat16")
+REMAT_NAMES = ("none", "full", "dots")
 PAIRED_POSITIONS = ("rope",)  # these turn features in pairs, so a head must hold an even number
 
 
@@ -41,6 +44,13 @@ class ModelConfig:
         norm_eps: Added to the variance in norms.
         scan_layers: Whether the blocks are one compiled loop (a short compilation, whatever the depth) or written out
             one after the other (a faster step on a small model). Parameters and numbers are the same.
+        dtype: What products of matrices and the residual stream are computed in. Softmax, the reductions of norms and
+            the loss are float32 in any case, and so are the parameters that `init_params` makes.
+        attention: A row of ``ATTENTION``.
+        remat: A row of ``REMAT``: what of a block the backward pass computes again.
+        end_of_text: The token between documents, if the loss keeps documents apart: then no attention crosses it, and
+            positions begin anew. None takes every sequence as one text, as writing does in any case.
+        loss_chunk: How many tokens' logits are made at once in the loss. None chooses by size, 0 means all.
 
     Raises:
         UserError: If a size, a word or a number cannot make a model.
@@ -63,6 +73,11 @@ class ModelConfig:
     dropout: float = 0.0
     norm_eps: float = 1e-5
     scan_layers: bool = False
+    dtype: str = "float32"
+    attention: str = "plain"
+    remat: str = "none"
+    end_of_text: int | None = None
+    loss_chunk: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses what cannot make a model."""
@@ -71,6 +86,9 @@ class ModelConfig:
         _check_word("norm", self.norm, NORM_NAMES)
         _check_word("position", self.position, POSITION_NAMES)
         _check_word("mlp", self.mlp, MLP_NAMES)
+        _check_word("dtype", self.dtype, DTYPE_NAMES)
+        _check_word("attention", self.attention, ATTENTION_NAMES)
+        _check_word("remat", self.remat, REMAT_NAMES)
         _check_divides("heads", self.heads, "width", self.width)
         _check_divides("kv_heads", self.key_value_heads, "heads", self.heads)
         if self.position in PAIRED_POSITIONS and self.head_size % 2:
@@ -82,6 +100,8 @@ class ModelConfig:
             raise UserError(f"dropout={self.dropout} is not in [0, 1)")
         if self.softcap is not None and not self.softcap > 0:
             raise UserError(f"softcap={self.softcap} is not a positive number; give one, or None for no bound")
+        if self.loss_chunk is not None and self.loss_chunk < 0:
+            raise UserError(f"loss_chunk={self.loss_chunk} is negative; give a number of tokens, or 0 for all at once")
         if not self.norm_eps > 0:
             raise UserError(f"norm_eps={self.norm_eps} is not a positive number; 1e-5 is usual")
 

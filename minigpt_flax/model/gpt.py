@@ -11,7 +11,7 @@ refactoring. Those of the blocks are stacked over layers: ``blocks/attention/que
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import flax.linen as nn
@@ -22,13 +22,22 @@ from jaxtyping import Array, Float, Int, Integer
 from minigpt_flax.errors import UserError
 from minigpt_flax.model.attention import Attention
 from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.model.documents import number_documents, restart_positions
 from minigpt_flax.model.layers import over_layers
-from minigpt_flax.model.linear import INIT_STDDEV, Dense, linear
+from minigpt_flax.model.linear import INIT_STDDEV, wide_product
+from minigpt_flax.model.loss import chunked_losses, tokens_at_once
 from minigpt_flax.model.mlp import Mlp
 from minigpt_flax.model.norm import Norm
 from minigpt_flax.model.position import POSITIONS
 
 Params = dict[str, Any]  # a nested dict of float32 arrays
+
+
+REMAT: dict[str, Callable[..., bool] | None] = {  # what of a block the forward pass keeps for the backward pass
+    "none": None,  # everything
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with weights; attention is made again
+}
 
 
 class Block(nn.Module):
@@ -44,10 +53,12 @@ class Block(nn.Module):
         self.attention, self.mlp = Attention(self.config, stddev), Mlp(self.config, stddev)
         self.residual_dropout = nn.Dropout(self.config.dropout)
 
-    def __call__(self, x: Float[Array, "B T D"], *, deterministic: bool) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B T D"], documents: Int[Array, "B T"] | None = None, *, deterministic: bool
+    ) -> Float[Array, "B T D"]:
         """Adds what this block has found to the stream."""
         drop = functools.partial(self.residual_dropout, deterministic=deterministic)
-        x = x + drop(self.attention(self.norm_1(x), deterministic=deterministic))
+        x = x + drop(self.attention(self.norm_1(x), documents, deterministic=deterministic))
         return x + drop(self.mlp(self.norm_2(x)))
 
     def project(
@@ -68,7 +79,7 @@ class GPT(nn.Module):
     config: ModelConfig
 
     def setup(self) -> None:
-        """Names the parts."""
+        """Names the parts around the blocks."""
         config, init = self.config, nn.initializers.normal(INIT_STDDEV)
         self.token_embedding = nn.Embed(config.vocab_size, config.width, embedding_init=init)
         if POSITIONS[config.position].table:
@@ -76,7 +87,7 @@ class GPT(nn.Module):
         self.embedding_dropout = nn.Dropout(config.dropout)
         self.final_norm = Norm(config)
         if not config.tie_head:
-            self.head = Dense(config.vocab_size, False, INIT_STDDEV)
+            self.head = Head(config)
 
     def __call__(self, tokens: Integer[Array, "B T"], *, deterministic: bool = True) -> Float[Array, "B T V"]:
         """Predicts the token after each position from that position and all earlier ones.
@@ -91,28 +102,45 @@ class GPT(nn.Module):
         Raises:
             UserError: If the sequence is longer than the context.
         """
-        config, length = self.config, tokens.shape[1]
-        if length > config.context:
-            raise UserError(f"a sequence of {length} tokens is longer than the context of {config.context}; cut it")
-        x = self.embedding_dropout(self.embed(tokens, jnp.arange(length)), deterministic=deterministic)
-        return self.read_out(self._through_blocks(x, deterministic))
+        return self.read_out(self.stream(tokens, None, deterministic))
 
-    def embed(self, tokens: Integer[Array, "B T"], positions: Int[Array, " T"]) -> Float[Array, "B T D"]:
+    def losses(
+        self, tokens: Integer[Array, "B T"], targets: Integer[Array, "B T"], *, deterministic: bool = True
+    ) -> Float[Array, "B T"]:
+        """`token_losses` of the predictions, each from its own document, made chunk by chunk where there are many."""
+        config = self.config
+        documents = None if config.end_of_text is None else number_documents(tokens, config.end_of_text)
+        x = self.final_norm(self.stream(tokens, documents, deterministic))
+        at_once = tokens_at_once(targets.size, config.vocab_size) if config.loss_chunk is None else config.loss_chunk
+        read_out = functools.partial(logits_of, config, self.head_matrix())
+        return chunked_losses(read_out, x, targets, at_once or targets.size)
+
+    def stream(
+        self, tokens: Integer[Array, "B T"], documents: Int[Array, "B T"] | None, deterministic: bool
+    ) -> Float[Array, "B T D"]:
+        """The residual stream after the last block."""
+        length = tokens.shape[1]
+        if length > self.config.context:
+            raise UserError(
+                f"a sequence of {length} tokens is longer than the context of {self.config.context}; cut it"
+            )
+        positions = jnp.arange(length) if documents is None else restart_positions(documents)
+        x = self.embedding_dropout(self.embed(tokens, positions), deterministic=deterministic)
+        return self.through_blocks(x, documents, deterministic)
+
+    def embed(
+        self, tokens: Integer[Array, "B T"], positions: Int[Array, " T"] | Int[Array, "B T"]
+    ) -> Float[Array, "B T D"]:
         """Begins the residual stream of tokens at these positions."""
         x = self.token_embedding(tokens)
         if POSITIONS[self.config.position].table:
-            x = x + self.position_embedding(positions)[None]
-        return x
-
-    def read_out(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
-        """Turns the end of the residual stream into float32 logits."""
-        config, x = self.config, self.final_norm(x)
-        logits = linear(x, self.token_embedding.embedding.T) if config.tie_head else self.head(x)
-        logits = logits.astype(jnp.float32)
-        return logits if config.softcap is None else config.softcap * jnp.tanh(logits / config.softcap)
+            x = x + self.position_embedding(positions if positions.ndim == 2 else positions[None])
+        return x.astype(self.config.dtype)
 
     @nn.compact
-    def _through_blocks(self, x: Float[Array, "B T D"], deterministic: bool) -> Float[Array, "B T D"]:
+    def through_blocks(
+        self, x: Float[Array, "B T D"], documents: Int[Array, "B T"] | None, deterministic: bool
+    ) -> Float[Array, "B T D"]:
         """Runs the blocks one after the other; their parameters are stored stacked over layers however they run."""
         config, block = self.config, Block(self.config, parent=None)
         key = None if deterministic or config.dropout == 0 else self.make_rng("dropout")
@@ -124,10 +152,40 @@ class GPT(nn.Module):
         def body(x: Array, layer: tuple[Params, Array]) -> tuple[Array, None]:
             params, i = layer
             rngs = {} if key is None else {"dropout": jax.random.fold_in(key, i)}
-            return cast(Array, block.apply({"params": params}, x, deterministic=deterministic, rngs=rngs)), None
+            y = block.apply({"params": params}, x, documents, deterministic=deterministic, rngs=rngs)
+            return cast(Array, y), None
 
+        if (keep := REMAT[config.remat]) is not None:
+            body = jax.checkpoint(body, policy=keep, prevent_cse=not config.scan_layers)
         layers = self.param("blocks", init), jnp.arange(config.layers)
         return over_layers(body, x, layers, loop=config.scan_layers)[0]
+
+    def read_out(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Turns the end of the residual stream into float32 logits."""
+        return logits_of(self.config, self.head_matrix(), self.final_norm(x))
+
+    def head_matrix(self) -> Float[Array, "D V"]:
+        """Features to logits, in the type that is computed in."""
+        matrix = self.token_embedding.embedding.T if self.config.tie_head else self.head()
+        return matrix.astype(self.config.dtype)
+
+
+class Head(nn.Module):
+    """The matrix of a head that is not the embedding."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "D V"]:
+        """Returns the matrix."""
+        shape = (self.config.width, self.config.vocab_size)
+        return self.param("kernel", nn.initializers.normal(INIT_STDDEV), shape)
+
+
+def logits_of(config: ModelConfig, matrix: Float[Array, "D V"], x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+    """Float32 logits of features, with their bound."""
+    logits = wide_product(x.reshape(-1, x.shape[-1]), matrix).reshape(*x.shape[:-1], matrix.shape[1])
+    return logits if config.softcap is None else config.softcap * jnp.tanh(logits / config.softcap)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -169,3 +227,31 @@ def apply(
     """
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
     return cast(Array, GPT(config).apply({"params": params}, tokens, deterministic=deterministic, rngs=rngs))
+
+
+def losses(
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    tokens: Integer[Array, "B T"],
+    targets: Integer[Array, "B T"],
+    *,
+    deterministic: bool = True,
+    dropout_key: Array | None = None,
+) -> Float[Array, "B T"]:
+    """The loss of each prediction: `token_losses` of `apply`, without holding all logits where they are many.
+
+    Args:
+        config: The configuration that made ``params``. Its ``loss_chunk`` says how many tokens are read out at once;
+            with its ``end_of_text``, a prediction knows its own document only.
+        params: A tree like that of `init_params`.
+        tokens: Token numbers.
+        targets: The token that came after each.
+        deterministic: False drops out.
+        dropout_key: As in `apply`.
+
+    Returns:
+        Nats, float32.
+    """
+    rngs, told = {} if dropout_key is None else {"dropout": dropout_key}, {"deterministic": deterministic}
+    found = GPT(config).apply({"params": params}, tokens, targets, **told, rngs=rngs, method="losses")
+    return cast(Array, found)

@@ -1,12 +1,19 @@
-"""The dense layer, in the form that XLA compiles well."""
+"""The dense layer, in the form that XLA compiles well, and what products of matrices do in low precision."""
 
 from __future__ import annotations
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 INIT_STDDEV = 0.02  # GPT-2's, for every matrix that does not write to the residual stream
+
+
+def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """The type for what bfloat16 has too few digits for, such as means over features: at least float32."""
+    return jnp.dtype(jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype)
 
 
 def linear(x: Float[Array, "*rows D"], w: Float[Array, "D F"]) -> Float[Array, "*rows F"]:
@@ -22,6 +29,27 @@ def linear(x: Float[Array, "*rows D"], w: Float[Array, "D F"]) -> Float[Array, "
     return jnp.matmul(rows, w).reshape(*x.shape[:-1], w.shape[1])
 
 
+def wide_product(a: Float[Array, "*batch M K"], b: Float[Array, "*batch K N"]) -> Float[Array, "*batch M N"]:
+    """``a @ b`` with every digit of the float32 sums, for scores and logits: bfloat16 would leave them two and a half.
+
+    Sums are float32 inside a product of bfloat16 matrices on every device; only the result is rounded, which this
+    function avoids. Its derivatives are products of bfloat16 matrices again: those that JAX would make of
+    ``preferred_element_type=float32`` multiply float32 with bfloat16, for which there is no fast unit.
+    """
+    return jnp.matmul(a, b) if a.dtype == jnp.float32 else _wide_product(a, b)
+
+
+@jax.custom_jvp
+def _wide_product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+
+@_wide_product.defjvp
+def _wide_product_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (a, b), (da, db) = primals, tangents
+    return _wide_product(a, b), jnp.matmul(da, b).astype(jnp.float32) + jnp.matmul(a, db).astype(jnp.float32)
+
+
 class Dense(nn.Module):
     """A kernel (in, out), normally distributed at first, and a bias if asked for, zero at first."""
 
@@ -31,10 +59,10 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows F"]:
-        """Returns ``x @ kernel + bias``."""
+        """Returns ``x @ kernel + bias``, in the type of ``x``."""
         kernel = self.param("kernel", nn.initializers.normal(self.stddev), (x.shape[-1], self.features))
-        y = linear(x, kernel)
+        y = linear(x, kernel.astype(x.dtype))
         if self.bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
             y = y + jnp.expand_dims(bias, tuple(range(y.ndim - 1)))
         return y

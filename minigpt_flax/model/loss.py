@@ -2,9 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
+
+MOST_LOGITS = 1 << 26  # at once: 256 MiB of float32; the backward pass has two or three such arrays
+
+
+def token_losses(logits: Float[Array, "B T V"], targets: Integer[Array, "B T"]) -> Float[Array, "B T"]:
+    """``-log softmax(logits)[target]`` of every token, in nats.
+
+    Args:
+        logits: Unnormalised log-probabilities, of any floating type; the arithmetic is float32.
+        targets: The tokens that came.
+    """
+    logits = logits.astype(jnp.float32)
+    # A comparison instead of a gather: its gradient is elementwise, where that of a gather is a scatter.
+    hit = targets.astype(jnp.int32)[..., None] == jnp.arange(logits.shape[-1])[None, None, :]
+    return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(hit, logits, 0), axis=-1)
+
+
+def total(
+    losses: Float[Array, "B T"], mask: Bool[Array, "B T"] | Float[Array, "B T"] | None = None
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Sums losses over tokens.
+
+    A sum and a count, not a mean: parts of a batch, on several devices or one after the other, then add up to the
+    loss of the whole, whatever number of tokens each holds.
+
+    Args:
+        losses: Of every token.
+        mask: Which tokens count, or with what weight. None means all.
+
+    Returns:
+        The sum in nats and the number (or total weight) of tokens, both float32.
+    """
+    if mask is None:
+        return jnp.sum(losses), jnp.float32(losses.size)
+    weight = mask.astype(jnp.float32)
+    return jnp.sum(losses * weight), jnp.sum(weight)
 
 
 def cross_entropy(
@@ -12,24 +50,49 @@ def cross_entropy(
     targets: Integer[Array, "B T"],
     mask: Bool[Array, "B T"] | Float[Array, "B T"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Sums ``-log softmax(logits)[target]`` over the tokens.
+    """The `total` of `token_losses`."""
+    return total(token_losses(logits, targets), mask)
 
-    A sum and a count, not a mean: parts of a batch, on several devices or one after the other, then add up to the
-    loss of the whole, whatever number of tokens each holds.
+
+def chunked_losses(
+    read_out: Callable[[Float[Array, "B t D"]], Float[Array, "B t V"]],
+    x: Float[Array, "B T D"],
+    targets: Integer[Array, "B T"],
+    chunk: int,
+) -> Float[Array, "B T"]:
+    """`token_losses` without ever holding all logits: a chunk's are made, used, and made again in the backward pass.
+
+    A chunk is a span of time of all sequences, not some of the sequences, so that a batch that is divided among devices
+    stays so.
 
     Args:
-        logits: Unnormalised log-probabilities, of any floating type; the arithmetic is float32.
+        read_out: Features to logits.
+        x: Features of every token.
         targets: The tokens that came.
-        mask: Which tokens count, or with what weight. None means all.
+        chunk: Tokens to read out at once, about: spans are equal and at least one token of each sequence.
 
     Returns:
-        The sum in nats and the number (or total weight) of tokens, both float32.
+        Losses in nats, float32.
     """
-    logits = logits.astype(jnp.float32)
-    # A comparison instead of a gather: its gradient is elementwise, where that of a gather is a scatter.
-    hit = targets.astype(jnp.int32)[..., None] == jnp.arange(logits.shape[-1])[None, None, :]
-    loss = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(hit, logits, 0), axis=-1)
-    if mask is None:
-        return jnp.sum(loss), jnp.float32(loss.size)
-    weight = mask.astype(jnp.float32)
-    return jnp.sum(loss * weight), jnp.sum(weight)
+    batch, length = targets.shape
+    spans = -(-length // max(1, chunk // batch))
+    if spans == 1:
+        return token_losses(read_out(x), targets)
+    width = -(-length // spans)
+
+    def cut(a: Array) -> Array:
+        padded = jnp.pad(a, ((0, 0), (0, spans * width - length), *[(0, 0)] * (a.ndim - 2)))
+        return padded.reshape(batch, spans, width, *a.shape[2:]).swapaxes(0, 1)
+
+    body = jax.checkpoint(lambda part: token_losses(read_out(part[0]), part[1]), prevent_cse=False)
+    losses = jax.lax.map(body, (cut(x), cut(targets)))
+    return losses.swapaxes(0, 1).reshape(batch, -1)[:, :length]
+
+
+def tokens_at_once(tokens: int, vocab_size: int) -> int:
+    """A size of chunk: all tokens where their logits are few, else as many as have `MOST_LOGITS`.
+
+    >>> tokens_at_once(12 * 64, vocab_size=65), tokens_at_once(8 * 1024, vocab_size=50257)
+    (768, 1335)
+    """
+    return tokens if tokens * vocab_size <= MOST_LOGITS else max(1, MOST_LOGITS // vocab_size)

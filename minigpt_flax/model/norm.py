@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.model.linear import wide_dtype
 
 
 def layernorm(x: Float[Array, "*rows D"], eps: float) -> Float[Array, "*rows D"]:
@@ -36,14 +37,14 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
-        """Normalises the last axis of ``x``."""
-        shape = x.shape[-1:]
-        y = NORMS[self.config.norm](x, self.config.norm_eps)
+        """Normalises the last axis of ``x``, in float32 whatever the type of ``x``."""
+        shape, wide = x.shape[-1:], wide_dtype(x.dtype)
+        y = NORMS[self.config.norm](x.astype(wide), self.config.norm_eps)
         y = y * _over_last(self.param("scale", nn.initializers.ones, shape), y)
         if self.config.bias:
             y = y + _over_last(self.param("bias", nn.initializers.zeros, shape), y)
-        return y
+        return y.astype(x.dtype)
 
 
 def _over_last(vector: Array, like: Array) -> Array:
-    return jnp.expand_dims(vector, tuple(range(like.ndim - 1)))
+    return jnp.expand_dims(vector.astype(like.dtype), tuple(range(like.ndim - 1)))

@@ -26,10 +26,11 @@ from minigpt_flax.data import (
 )
 from minigpt_flax.errors import UserError
 from minigpt_flax.model import gpt
+from minigpt_flax.model.choice import choose_attention
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.flops import training_flops
 from minigpt_flax.model.layout import layout as model_layout
-from minigpt_flax.model.loss import cross_entropy
+from minigpt_flax.model.loss import total
 from minigpt_flax.train import sharding
 from minigpt_flax.train.config import RunConfig
 from minigpt_flax.train.evaluate import evaluate
@@ -37,6 +38,7 @@ from minigpt_flax.train.launch import LAUNCHERS, Step, patient
 from minigpt_flax.train.mesh import batch_shares, check_tensor, choose_mesh
 from minigpt_flax.train.on_nan import Policy
 from minigpt_flax.train.optimizer import build_optimizer, rehearse
+from minigpt_flax.train.precision import require
 from minigpt_flax.train.probes import skips
 from minigpt_flax.train.specs import bind, look_up_name, parse
 from minigpt_flax.train.state import TrainState, init_state
@@ -52,11 +54,13 @@ class Design:
 
     config: RunConfig
     model: ModelConfig
+    hindered: str  # why the attention is another than the wanted one; empty if it isn't
     shapes: Any  # the parameters, abstract
     layout: Any
     flops: int  # products of matrices in a step
     schedule: Callable
     tx: GradientTransformationExtraArgs
+    draw: Callable[[Any], Any]  # key -> initial parameters
     on_nan: Policy
     init: Callable[[], TrainState]
 
@@ -95,7 +99,7 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
         )
     tokenizer, tokens = tokenize(corpus, config.tokenizer, tokenizer)
     train_tokens, val_tokens = split(tokens)
-    plan = design(config, tokenizer.vocab_size)
+    plan = design(config, tokenizer)
     probes = {name: look_up_name(name, KINDS["probe"].table, "probe") for name in config.probe}
     probes |= {skips.__name__: skips}
     key = jax.random.key(config.seed)
@@ -123,24 +127,44 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
     )
 
 
-def design(config: RunConfig, vocab_size: int) -> Design:
+def design(config: RunConfig, tokenizer: Tokenizer) -> Design:
     """Builds what doesn't need the data.
 
     Raises:
       UserError: a word or a number is wrong.
     """
-    model = model_config(config, vocab_size)
+    precision = bind(parse(config.dtype, "dtype"), KINDS["dtype"].table, "dtype")
+    require(precision.compute)
+    wanted = model_config(
+        config, tokenizer.vocab_size, dtype=precision.compute, end_of_text=end_of_text(config, tokenizer)
+    )
+    model, hindered = choose_attention(wanted, config.attention)
     key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(lambda: gpt.init_params(model, key))
+    draw = lambda key: precision.store(gpt.init_params(model, key))
+    shapes = jax.eval_shape(draw, key)
     layout = jax.tree.map(
         lambda axes: ParamLayout(axes.role, axes.stacked, axes.inputs, axes.outputs), model_layout(shapes)
     )
     schedule, tx = build_optimizer(config, layout)
     rehearse(config, schedule, tx, shapes)
-    init = jax.jit(lambda: init_state(gpt.init_params(model, key), tx))
+    init = jax.jit(lambda: init_state(draw(key), tx))
     flops = config.step_sequences * training_flops(model, shapes, config.context)
     policy = bind(parse(config.on_nan, "policy"), KINDS["policy"].table, "policy")
-    return Design(config, model, shapes, layout, flops, schedule, tx, policy, init)
+    return Design(config, model, hindered, shapes, layout, flops, schedule, tx, draw, policy, init)
+
+
+def end_of_text(config: RunConfig, tokenizer: Tokenizer) -> int | None:
+    """The token between documents, if the run keeps them apart.
+
+    Raises:
+      UserError: it should, and the tokenizer has none.
+    """
+    if config.document_mask and tokenizer.eot is None:
+        raise UserError(
+            f"--document-mask needs a token that ends a text, which the {tokenizer.name} tokenizer lacks: "
+            'take --tokenizer "bpe(eot=True)", or leave the flag out'
+        )
+    return tokenizer.eot if config.document_mask else None
 
 
 def training_batches(config: RunConfig, tokens: np.ndarray, mesh: Mesh) -> Callable[[int], Any]:
@@ -188,18 +212,18 @@ def tokenize(corpus: Corpus, word: str, tokenizer: Tokenizer | None = None) -> t
     return chosen, chosen.encode(text)
 
 
-def model_config(config: RunConfig, vocab_size: int) -> ModelConfig:
-    """The fields of a run that describe its model."""
+def model_config(config: RunConfig, vocab_size: int, **known: Any) -> ModelConfig:
+    """The fields of a run that describe its model, with those that are ``known`` otherwise; the attention is plain."""
     names = {f.name for f in dataclasses.fields(ModelConfig)} & {f.name for f in dataclasses.fields(RunConfig)}
-    return ModelConfig(vocab_size=vocab_size, **{name: getattr(config, name) for name in names})
+    values: dict[str, Any] = {name: getattr(config, name) for name in names} | {"attention": "plain"} | known
+    return ModelConfig(vocab_size=vocab_size, **values)
 
 
 def loss_sum(model: ModelConfig) -> Callable:
     """``(params, inputs, targets, key) -> (summed loss, tokens)`` of a training step."""
 
     def loss(params, inputs, targets, key):
-        logits = gpt.apply(model, params, inputs, deterministic=model.dropout == 0, dropout_key=key)
-        return cross_entropy(logits, targets)
+        return total(gpt.losses(model, params, inputs, targets, deterministic=model.dropout == 0, dropout_key=key))
 
     return loss
 
@@ -208,8 +232,7 @@ def window_losses(model: ModelConfig) -> Callable:
     """``(params, inputs, targets, mask) -> (summed loss, tokens)`` of each window."""
 
     def losses(params, inputs, targets, mask):
-        logits = gpt.apply(model, params, inputs)
-        one = lambda *window: cross_entropy(*(part[None] for part in window))
-        return jax.vmap(one)(logits, targets, mask)
+        found = gpt.losses(model, params, inputs, targets)
+        return jax.vmap(lambda *window: total(*(part[None] for part in window)))(found, mask)
 
     return losses

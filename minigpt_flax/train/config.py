@@ -57,7 +57,13 @@ class RunConfig:
     qk_norm: bool = _flag(False, "model", "", "normalise queries and keys")
     softcap: float | None = _flag(None, "model", "NUMBER", "bound of the logits: C tanh(logits / C) [none]")
     dropout: float = _flag(0.0, "model", "NUMBER", "probability of dropping out")
-    scan_layers: bool = _flag(False, "model", "", "compile the blocks as one loop: quicker for deep models")
+
+    dtype: str = _flag("float32", "computing", "WORD", "float32, bfloat16 or bfloat16(params='master')")
+    attention: str = _flag("auto", "computing", "NAME", "plain, cudnn, tpu, or auto: by device")
+    remat: str = _flag("none", "computing", "NAME", "what of a block is computed twice: none, full or dots")
+    scan_layers: bool = _flag(False, "computing", "", "compile the blocks as one loop: quicker for deep models")
+    loss_chunk: int | None = _flag(None, "computing", "N", "tokens whose logits are made at once; 0: all [by size]")
+    document_mask: bool = _flag(False, "computing", "", "let no attention cross the end of a document")
 
     parallel: str = _flag("jit", "devices", "NAME", "jit, or pmap (everything replicated)", fixed=False)
     mesh: str | None = _flag(None, "devices", "AXIS=N,...", "axes data, zero, fsdp, tensor [data=ALL]", fixed=False)
@@ -131,7 +137,14 @@ PRESET_NOTES = {
     "char": "nanoGPT's GPU recipe, 10.7 M parameters; the default on a GPU or TPU",
     "course": "the course's MiniGPT settings: AdamW 1e-4, cosine over 1000 steps",
 }
-WORDS = {"opt": "optimizer", "schedule": "schedule", "clip": "clip", "tokenizer": "tokenizer", "on_nan": "policy"}
+WORDS = {
+    "opt": "optimizer",
+    "schedule": "schedule",
+    "clip": "clip",
+    "tokenizer": "tokenizer",
+    "dtype": "dtype",
+    "on_nan": "policy",
+}
 DEFAULTS = Path(__file__).with_name("defaults.txt")
 
 

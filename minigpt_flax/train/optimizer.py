@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ def build_optimizer(
     tx = chain(bound(said["clip"], "clip"), by_group(parts, groups, layout))
     for text in config.wrap:
         tx = bound(parse(text, "wrapper"), "wrapper", tx)
-    return base, bound(said["on_nan"], "policy").wrap(tx)
+    return base, bound(said["on_nan"], "policy").wrap(bound(said["dtype"], "dtype").around(tx, layout))
 
 
 def by_group(parts: dict[str, GradientTransformation], groups: Sequence[Group], layout: Any) -> GradientTransformation:
@@ -96,8 +97,9 @@ def decay_rates(config: RunConfig, layout: Any, shapes: Any) -> Any:
     Returns:
       Tree of numbers, 0 where nothing decays.
     """
-    _, tx = build_optimizer(config, layout, rate=lambda peak: jnp.ones_like)
-    ones = jax.tree.map(lambda leaf: jnp.ones([min(size, 2) for size in leaf.shape], leaf.dtype), shapes)
+    exact = dataclasses.replace(config, dtype="float32")
+    _, tx = build_optimizer(exact, layout, rate=lambda peak: jnp.ones_like)
+    ones = jax.tree.map(lambda leaf: jnp.ones([min(size, 2) for size in leaf.shape]), shapes)
     zeros = jax.tree.map(jnp.zeros_like, ones)
     updates = call_once(jax.jit(lambda: _first_updates(tx, zeros, ones)))
     return jax.tree.map(lambda update: 0.0 - float(update.mean()), updates)

@@ -33,6 +33,7 @@ def plan(run: Run) -> list[tuple[str, str]]:
         ("device", _devices(run)),
         ("data", _data(run)),
         ("model", f"{_model(run)}\n{_roles(run, rates)}"),
+        ("compute", _compute(run)),
         ("batch", _batch(config)),
         ("optimizer", _optimizers(run)),
         ("rate", f"peak {config.lr:g}, {config.schedule}"),
@@ -81,6 +82,15 @@ def _model(run: Run) -> str:
     model, count = run.model, sum(leaf.size for leaf in jax.tree.leaves(run.shapes))
     sizes = f"{model.layers} layers, {model.heads} heads, width {model.width}, context {model.context}"
     return f"{sizes}: {count:,} parameters"
+
+
+def _compute(run: Run) -> str:
+    """What the numbers are, how attention is computed and why so, and what is done for memory or compilation."""
+    config, model = run.config, run.model
+    parts = [config.dtype, f"{model.attention} attention" + (f" ({run.hindered})" if run.hindered else "")]
+    parts += [f"remat {model.remat}"] * (model.remat != RunConfig.remat) + ["a loop over layers"] * model.scan_layers
+    parts += ["documents apart"] * (model.end_of_text is not None)
+    return textwrap.fill(", ".join(parts), COLUMNS - LABEL, subsequent_indent="  ")
 
 
 def _roles(run: Run, rates: dict[str, float]) -> str:

@@ -45,7 +45,7 @@ def restore(path: Path, step: str = "best") -> Restored:
     folder.require()
     config = from_json(read(folder.config), show(folder.config))
     tokenizer = load_tokenizer(folder.path)
-    plan = design(config, tokenizer.vocab_size)
+    plan = design(config, tokenizer)
     with open_checkpoints(path) as checkpoints:
         number = _choose(checkpoints, step)
         state = checkpoints.read(number, jax.eval_shape(plan.init))

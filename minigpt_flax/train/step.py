@@ -62,7 +62,9 @@ def make_step(
         slopes = lambda part, key: jax.value_and_grad(sums, has_aux=True)(state.params, part, key)
         (total, count), grads = _over_devices(_over_parts(slopes, batch, part_key), axis)
         loss = total / count
-        grads = jax.tree.map(lambda g, p: (g.astype(_wide(g)) / count).astype(p.dtype), grads, state.params)
+        grads = jax.tree.map(
+            lambda g, p: (g.astype(tree.wide_dtype(g.dtype)) / count).astype(p.dtype), grads, state.params
+        )
 
         def loss_fn(params: Any) -> Float[Array, ""]:
             params = _alike(params, axis)
@@ -89,16 +91,13 @@ def _over_parts(function: Callable[[Array, Array], Any], batch: Array, key: Arra
         return function(batch, key)
     keys = jax.random.split(key, batch.shape[0])
     again = jax.checkpoint(function, prevent_cse=False)  # who differentiates it keeps the insides of one part at a time
-    start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, _wide(leaf)), jax.eval_shape(function, batch[0], keys[0]))
+    shapes = jax.eval_shape(function, batch[0], keys[0])
+    start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, tree.wide_dtype(leaf.dtype)), shapes)
 
     def add(sums: Any, part: tuple[Array, Array]) -> tuple[Any, None]:
         return jax.tree.map(lambda total, x: total + x.astype(total.dtype), sums, again(*part)), None
 
     return jax.lax.scan(add, start, (batch, keys))[0]
-
-
-def _wide(leaf: Any) -> Any:
-    return jnp.promote_types(leaf.dtype, jnp.float32)
 
 
 # Under pmap every device holds the same parameters and a part of the loss. The derivative of the sum over the devices

@@ -10,6 +10,7 @@ from jaxopt_mini import CLIPS, OPTIMIZERS, SCHEDULES, WRAPPERS, GradientTransfor
 from minigpt_flax.data import CORPORA, TOKENIZERS
 from minigpt_flax.train.loggers import LOGGERS
 from minigpt_flax.train.on_nan import POLICIES
+from minigpt_flax.train.precision import DTYPES
 from minigpt_flax.train.probes import PROBES
 
 
@@ -44,6 +45,7 @@ KINDS = {
     "logger": Kind(LOGGERS, "--log", 3),
     "tokenizer": Kind(TOKENIZERS, "--tokenizer", 1),
     "corpus": Kind(CORPORA, "--data", 0),
+    "dtype": Kind(DTYPES, "--dtype", 0),
 }
 
 

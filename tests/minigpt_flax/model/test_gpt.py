@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from minigpt_flax.errors import UserError
-from minigpt_flax.model.config import MLP_NAMES, NORM_NAMES, POSITION_NAMES, ModelConfig
-from minigpt_flax.model.gpt import apply, init_params
-from minigpt_flax.model.loss import cross_entropy
+from minigpt_flax.model.config import MLP_NAMES, NORM_NAMES, POSITION_NAMES, REMAT_NAMES, ModelConfig
+from minigpt_flax.model.gpt import REMAT, apply, init_params, losses
+from minigpt_flax.model.loss import cross_entropy, token_losses
 
 SMALL = ModelConfig(vocab_size=11, context=6, layers=1, heads=4, width=16)
 SWITCHES = (
@@ -109,6 +109,71 @@ def test_a_loop_over_layers_and_layers_written_out_are_the_same_function(dropout
     (out, loop) = (jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, scan) for scan in (False, True))
     np.testing.assert_allclose(out[0], loop[0], rtol=1e-6)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7), out[1], loop[1])
+
+
+def test_what_is_computed_again_changes_no_number(draw):
+    assert tuple(REMAT) == REMAT_NAMES
+    config = small(layers=2, dropout=0.5)
+    params = draw(config, 0.1)
+
+    def loss(params, remat, scan_layers):
+        parts = dataclasses.replace(config, remat=remat, scan_layers=scan_layers)
+        return mean_loss(parts, params, deterministic=False, dropout_key=KEY)
+
+    run = jax.jit(jax.value_and_grad(loss), static_argnums=(1, 2))
+    (value, gradient), *others = (run(params, *how) for how in (("none", False), ("full", False), ("dots", True)))
+    for other, there in others:
+        np.testing.assert_allclose(value, other, rtol=1e-6)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7), gradient, there)
+
+
+def test_each_policy_keeps_less_for_the_backward_pass(draw):
+    def kept(remat):
+        config = small(remat=remat, layers=2)
+        shapes = jax.eval_shape(lambda: init_params(config, KEY))
+        _, back = jax.eval_shape(lambda params: jax.vjp(lambda p: mean_loss(config, p), params), shapes)
+        return sum(leaf.size for leaf in jax.tree.leaves(back))
+
+    assert kept("full") < kept("dots") < kept("none")
+
+
+@pytest.mark.parametrize("parts", [{}, {"tie_head": False, "softcap": 2.0}], ids=str)
+def test_losses_are_those_of_the_logits_in_whatever_chunks(parts, draw):
+    config = small(**parts)
+    params, tokens, targets = draw(config, 0.3), TOKENS[:, :-1], TOKENS[:, 1:]
+    whole = token_losses(run(config, params, tokens), targets)
+    for chunk in (None, 0, 8):
+        config = dataclasses.replace(config, loss_chunk=chunk)
+        np.testing.assert_allclose(jax.jit(losses, static_argnums=0)(config, params, tokens, targets), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("position", ["learned", "rope"])
+def test_packed_documents_have_the_losses_that_they_have_apart(position, draw):
+    config = small(position=position, layers=2, kv_heads=2, end_of_text=0)
+    params, run = draw(config, 0.3), jax.jit(losses, static_argnums=0)
+    tokens = jnp.array([[4, 5, 6, 0, 7, 8, 9]])
+    packed = run(config, params, tokens[:, :-1], tokens[:, 1:])
+    alone = [run(config, params, tokens[:, i:j], tokens[:, i + 1 : j + 1]) for i, j in ((0, 3), (3, 6))]
+    np.testing.assert_allclose(packed, np.concatenate(alone, axis=1), atol=2e-6)
+    mixed = run(dataclasses.replace(config, end_of_text=None), params, tokens[:, :-1], tokens[:, 1:])
+    assert np.abs(mixed - packed)[0, 3:].max() > 1e-3
+
+
+def test_bfloat16_computes_in_16_bits_and_stays_near_float32(draw):
+    config = small(layers=2, dtype="bfloat16", bias=True, qk_norm=True, position="rope")
+    params = draw(config, 0.1)
+    value = jax.jit(jax.value_and_grad(mean_loss, argnums=1), static_argnums=0)
+    (loss, gradient), (exact, wanted) = (
+        value(dataclasses.replace(config, dtype=d), params) for d in ("bfloat16", "float32")
+    )
+    np.testing.assert_allclose(loss, exact, rtol=2e-3)
+    assert loss != exact
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {np.dtype("float32")}
+    norm = lambda tree: np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree)))
+    assert norm(jax.tree.map(jnp.subtract, gradient, wanted)) < 0.03 * norm(wanted)
+    text = jax.jit(lambda: apply(config, params, TOKENS[:, :-1])).lower().as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products and not [line for line in products if "f32" in line.split(":")[-1].split("->")[0]]
 
 
 def test_gradients_of_positions_show_causality(draw):

@@ -1,12 +1,16 @@
 """Tests for `minigpt_flax.model.loss`."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from minigpt_flax.model.loss import cross_entropy
+from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.model.gpt import logits_of
+from minigpt_flax.model.loss import chunked_losses, cross_entropy, token_losses, tokens_at_once, total
 
 
 def test_by_hand():
@@ -49,3 +53,46 @@ def test_low_precision_logits_are_summed_in_float32():
     total, count = cross_entropy(logits, jnp.zeros((4, 1024), jnp.int32))
     assert total.dtype == count.dtype == jnp.float32
     np.testing.assert_allclose(total / count, np.log(2), rtol=1e-6)
+
+
+def summed(x, matrix, targets, *, chunk, softcap=None):
+    read_out = functools.partial(logits_of, ModelConfig(matrix.shape[1], softcap=softcap), matrix)
+    return total(chunked_losses(read_out, x, targets, chunk))[0]
+
+
+@pytest.mark.parametrize("chunk", [1, 6, 10, 14])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_losses_and_gradients_chunk_by_chunk_are_those_of_the_whole(chunk, softcap):
+    random = np.random.default_rng(0)
+    x, matrix = (jnp.asarray(random.standard_normal(shape), jnp.float32) for shape in ((2, 7, 4), (4, 11)))
+    targets = jnp.asarray(random.integers(0, 11, (2, 7)))
+    run = jax.jit(jax.value_and_grad(summed, (0, 1)), static_argnames=("chunk", "softcap"))
+    parts, whole = (run(x, matrix, targets, chunk=n, softcap=softcap) for n in (chunk, 14))
+    np.testing.assert_allclose(parts[0], whole[0], rtol=1e-6)
+    for a, b in zip(parts[1], whole[1], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_chunks_come_back_in_their_places():
+    x, targets = jnp.arange(10.0).reshape(2, 5, 1), jnp.zeros((2, 5), jnp.int32)
+    read_out = lambda x: jnp.concatenate([x, jnp.zeros_like(x)], axis=-1)
+    np.testing.assert_allclose(chunked_losses(read_out, x, targets, 4), token_losses(read_out(x), targets), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "vocab", "width"),
+    [(2, 256, 4096, 16), pytest.param(8, 1024, 50257, 768, marks=pytest.mark.slow)],
+)
+def test_chunks_need_a_quarter_of_the_memory_at_most(batch, length, vocab, width):
+    shapes = (batch, length, width), (width, vocab)
+    x, matrix = (jax.ShapeDtypeStruct(shape, "float32") for shape in shapes)
+    targets, tokens = jax.ShapeDtypeStruct((batch, length), "int32"), batch * length
+
+    def temporary(chunk):
+        program = jax.jit(jax.value_and_grad(functools.partial(summed, chunk=chunk), (0, 1)))
+        analysis = program.lower(x, matrix, targets).compile().memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
+
+    chunk = min(tokens // 8, tokens_at_once(tokens, vocab))
+    assert temporary(chunk) <= temporary(tokens) / 4
