@@ -74,7 +74,7 @@ def run(arguments: list[str]) -> int:
     path = given["out"] or RESULTS / f"{machine()}.json"
     done = load(path).get(SECTION, {}).get("optimizers", {})
     corpus = build(resolve({}, "nano"))
-    entropy = unigram_entropy(corpus.train_tokens, corpus.tokenizer.vocab_size)
+    entropy = unigram_entropy(corpus.data.parts[0].train, corpus.tokenizer.vocab_size)
     print(f"{'optimizer':22s}{'rate':>9s}{'loss':>9s}{'below':>8s}{'bar':>6s}   entropy {entropy:.4f}", flush=True)
     for name in [check_name(name, OPTIMIZERS, "optimizer") for name in given["only"] or OPTIMIZERS]:
         done[name] = measure(name, path, entropy)

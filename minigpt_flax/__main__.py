@@ -3,7 +3,7 @@
 import sys
 
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.lab import compare, diagnose, eval, export, report, sample
+from minigpt_flax.lab import compare, diagnose, eval, export, prepare, report, sample
 from minigpt_flax.train.cli import Parser, guarded
 
 COMMANDS = {
@@ -13,6 +13,7 @@ COMMANDS = {
     "compare": compare,
     "report": report,
     "diagnose": diagnose,
+    "prepare": prepare,
 }
 
 

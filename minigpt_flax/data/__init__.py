@@ -3,13 +3,20 @@
 from minigpt_flax.data.batches import Batches as Batches, evaluation_windows as evaluation_windows, split as split
 from minigpt_flax.data.corpora import (
     CORPORA as CORPORA,
-    TEXT_SUFFIXES as TEXT_SUFFIXES,
     Corpus as Corpus,
     load_corpus as load_corpus,
+    open_corpus as open_corpus,
 )
+from minigpt_flax.data.documents import encode as encode, joined as joined, running as running, whole as whole
 from minigpt_flax.data.measures import bits_per_character as bits_per_character, unigram_entropy as unigram_entropy
+from minigpt_flax.data.mixture import Mixture as Mixture, by_size as by_size, mix as mix, read_weights as read_weights
+from minigpt_flax.data.prefetch import Prefetch as Prefetch
+from minigpt_flax.data.sources import TEXT_SUFFIXES as TEXT_SUFFIXES
+from minigpt_flax.data.tokenfiles import TokenFiles as TokenFiles, Tokens as Tokens
 from minigpt_flax.data.tokenizers import (
+    READY_MADE as READY_MADE,
     TOKENIZERS as TOKENIZERS,
+    Ids as Ids,
     Tokenizer as Tokenizer,
     ids as ids,
     load_tokenizer as load_tokenizer,

@@ -12,15 +12,14 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer
 
+from minigpt_flax.data.tokenfiles import Tokens
 from minigpt_flax.errors import UserError
 
-Tokens = Integer[np.ndarray, " tokens"]
+Rows = slice | Integer[np.ndarray, "_"]
 Window = tuple[Int32[np.ndarray, "B T"], Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]
 
 
-def split(
-    tokens: Tokens, fraction: float = 0.1
-) -> tuple[Integer[np.ndarray, " training"], Integer[np.ndarray, " validation"]]:
+def split(tokens: Tokens, fraction: float = 0.1) -> tuple[Tokens, Tokens]:
     """Cuts the tokens into training and validation, as nanoGPT does: the last tenth validates.
 
     >>> training, validation = split(np.arange(25))
@@ -37,12 +36,22 @@ def split(
     Raises:
         UserError: the fraction is outside (0, 1), or leaves one of the two parts empty.
     """
+    start = border(len(tokens), fraction)
+    return tokens[:start], tokens[start:]
+
+
+def border(count: int, fraction: float = 0.1) -> int:
+    """Returns how many of `count` tokens come before the validation, see `split`.
+
+    Raises:
+        UserError: as `split`.
+    """
     if not 0 < fraction < 1:
         raise UserError(f"the validation fraction must be between 0 and 1, not {fraction}")
-    border = int((1 - fraction) * len(tokens))
-    if not 0 < border < len(tokens):
-        raise UserError(f"{len(tokens)} tokens are too few to take {fraction:g} of them for validation")
-    return tokens[:border], tokens[border:]
+    start = int((1 - fraction) * count)
+    if not 0 < start < count:
+        raise UserError(f"{count} tokens are too few to take {fraction:g} of them for validation")
+    return start
 
 
 class Batches:
@@ -89,14 +98,14 @@ class Batches:
         self._tokens, self._seed = tokens, seed
         self._epoch: tuple[int, Int64[np.ndarray, " windows"]] | None = None  # the last one used
 
-    def __call__(self, step: int, rows: slice | None = None) -> Int32[np.ndarray, "rows {self.context}+1"]:
+    def __call__(self, step: int, rows: Rows | None = None) -> Int32[np.ndarray, "_ {self.context}+1"]:
         """Returns the batch of a step, [B, T + 1]: inputs ``[:, :-1]``, targets ``[:, 1:]``.
 
         Args:
             step: any, from 0.
             rows: which rows of the batch to make, for a process that feeds only some devices; None makes all.
         """
-        return self.visit(step * self.batch_size + np.arange(self.batch_size)[rows or slice(None)])
+        return self.visit(visits(step, self.batch_size, rows))
 
     def visit(self, visits: Int64[np.ndarray, " rows"]) -> Int32[np.ndarray, "rows {self.context}+1"]:
         """Returns the windows of some visits, in their order; visit ``B * step + row`` is a row of a batch."""
@@ -121,6 +130,11 @@ class Batches:
         slack = len(self._tokens) - 1 - self.windows_per_epoch * self.context
         offset = int(raw[0]) % (slack + 1)
         return offset + self.context * np.argsort(raw[1:], kind="stable")
+
+
+def visits(step: int, batch_size: int, rows: Rows | None) -> Int64[np.ndarray, " rows"]:
+    """Returns the numbers of a step's rows, or of some of them, among all rows of the run."""
+    return step * batch_size + np.arange(batch_size)[slice(None) if rows is None else rows]
 
 
 def evaluation_windows(tokens: Tokens, context: int, batch_size: int) -> Iterator[Window]:

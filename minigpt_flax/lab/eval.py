@@ -21,7 +21,7 @@ SPLITS = ("validation", "training", "all")
 def declare(parser: Parser) -> None:
     """Adds the arguments."""
     parser.add_argument("folder", metavar="RUN", help="the run's folder")
-    parser.add_argument("--data", metavar="SOURCE", help="corpus, text file or folder, or .bin [the run's own]")
+    parser.add_argument("--data", metavar="SOURCE", help="corpus, file, folder, glob or hf:NAME [the run's own]")
     parser.add_argument("--split", metavar="NAME", help="validation, training or all [validation; all of --data]")
     parser.add_argument("--step", default="best", metavar="STEP", help="checkpoint: a step, best or last [best]")
     parser.add_argument("--json", metavar="FILE", help="write every number there")
@@ -61,27 +61,25 @@ def measured(folder: Path, source: str | None, part: str, step: str) -> dict[str
     Returns:
       What was measured, on what, and the numbers; losses in nats per token.
     """
-    from minigpt_flax.data import bits_per_character, evaluation_windows, load_corpus, split
+    from minigpt_flax.data import Ids, bits_per_character, evaluation_windows, load_corpus
     from minigpt_flax.lab.positions import losses_of
-    from minigpt_flax.train.build import EVALUATION_TOKENS, tokenize
+    from minigpt_flax.train.build import EVALUATION_TOKENS
+    from minigpt_flax.train.dataset import chained, tokens_of
     from minigpt_flax.train.evaluate import perplexity
     from minigpt_flax.train.restore import restore
 
     run = restore(folder, step)
-    corpus = load_corpus(run.config.data if source is None else source)
-    _, tokens = tokenize(corpus, run.config.tokenizer, run.tokenizer)
-    if part != "all":
-        training, validation = split(tokens)
-        tokens = {"training": training, "validation": validation}[part]
-    _check_vocabulary(tokens, run.model.vocab_size, corpus.name)
+    corpus = load_corpus(_only(run.config.data) if source is None else source)
+    training, validation = tokens_of(corpus, run.tokenizer)
+    tokens = {"training": training, "validation": validation, "all": chained(training, validation)}[part]
     batch = max(1, EVALUATION_TOKENS // run.model.context)
     windows = evaluation_windows(tokens, run.model.context, batch)
     count = -(-(len(tokens) - 1) // (batch * run.model.context))
     losses = losses_of(run.model, run.params, watched(windows, count))
     found = {"loss": losses.mean, "loss_sem": losses.error, "perplexity": perplexity(losses.mean)}
     size = {"tokens": len(tokens)}
-    if corpus.text is not None:
-        written = run.tokenizer.decode(tokens)
+    if not isinstance(run.tokenizer, Ids):
+        written = run.tokenizer.decode(np.asarray(tokens))
         size |= {"characters": len(written), "bytes": len(written.encode("utf-8", "surrogatepass"))}
         found["bits_per_character"] = bits_per_character(losses.mean, len(tokens), size["characters"])
         found["bits_per_byte"] = bits_per_character(losses.mean, len(tokens), size["bytes"])
@@ -126,14 +124,12 @@ def watched(windows: Iterable[Any], count: int) -> Iterator[Any]:
         yield from bar.track(windows, total=count, description="evaluating")
 
 
-def _check_vocabulary(tokens: np.ndarray, size: int, name: str) -> None:
-    """Refuses tokens that the model has no row for."""
-    largest = max((int(tokens[i : i + (1 << 22)].max()) for i in range(0, len(tokens), 1 << 22)), default=0)
-    if largest >= size:
-        raise UserError(
-            f"the data {name!r} has the token {largest}, but the model knows only 0 to {size - 1}: "
-            "give data that the run's own tokenizer made"
-        )
+def _only(sources: tuple[str, ...]) -> str:
+    """The source of a run that has one."""
+    first, *others = sources
+    if others:
+        raise UserError(f"the run was trained on several sources: give one of them as --data: {', '.join(sources)}")
+    return first
 
 
 def _number(value: float) -> float | None:

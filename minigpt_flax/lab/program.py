@@ -60,7 +60,7 @@ class Program:
         return dataclasses.replace(
             self.run,
             config=config,
-            batches=training_batches(config, self.run.train_tokens, self.run.mesh),
+            batches=training_batches(config, self.run.data, self.run.mesh),
             init=lambda: self.init(knobs),
             step=lambda state, batch: self.step(knobs, state, batch),
         )

@@ -22,7 +22,7 @@ from minigpt_flax.lab.records import Record, RunRecord, show
 
 LEVEL = 0.05  # of significance
 TRACK_3 = 0.004  # nats: (target - mean) sqrt(n) must be this much, the rule of modded-nanogpt's third track
-SAME = ("data", "tokenizer", "steps", "batch_size", "accum", "context")  # else losses or curves mean different things
+SAME = ("data", "mix", "tokenizer", "steps", "batch_size", "accum", "context")  # else losses differ in meaning
 
 
 @dataclass(frozen=True)

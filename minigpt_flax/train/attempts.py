@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
+import jax
+
+from minigpt_flax.data import Prefetch
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.console import Progress
@@ -83,7 +87,10 @@ def _attempt(
     names = part_names(run.layout, run.shapes)
     seconds = records[-1]["seconds"] if records else 0.0
     more = open_all(config.log, folder.path, vars(config), int(state.step)) if is_first() else []
-    with Log(folder, config.log_every, config.step_tokens, seconds, progress.say, more) as log:
+    with (
+        Prefetch(run.batches, first=int(state.step), stop=config.steps, put=_placed) as batches,
+        Log(folder, config.log_every, config.step_tokens, seconds, progress.say, more) as log,
+    ):
 
         def warn(step, norm, name):
             log.write(step, {"explosion": norm})
@@ -96,7 +103,7 @@ def _attempt(
         warned = any("explosion" in record for record in records)
         guard = Guard(names, config.explosion, warn, warned=warned, skips=run.on_nan.skips)
         return train(
-            run,
+            dataclasses.replace(run, batches=batches),
             state,
             hooks=[log, guard, LeftOut(state.opt_state, progress.say), progress],
             on_validation=on_validation,
@@ -106,3 +113,8 @@ def _attempt(
             stop=stop,
             stop_after=stop_after,
         )
+
+
+def _placed(batch: Any) -> Any:
+    """A batch on its device; one that lies on several already stays where it is."""
+    return batch if isinstance(batch, jax.Array) else jax.device_put(batch)

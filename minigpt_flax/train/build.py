@@ -9,21 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from jaxopt_mini import GradientTransformationExtraArgs, ParamLayout
 from jaxopt_mini.tree import path_name
-from minigpt_flax.data import (
-    Batches,
-    Corpus,
-    Tokenizer,
-    bits_per_character,
-    evaluation_windows,
-    ids,
-    load_corpus,
-    split,
-)
+from minigpt_flax.data import Tokenizer, bits_per_character, evaluation_windows
 from minigpt_flax.errors import UserError
 from minigpt_flax.model import gpt
 from minigpt_flax.model.choice import choose_attention
@@ -33,7 +23,8 @@ from minigpt_flax.model.layout import layout as model_layout
 from minigpt_flax.model.loss import total
 from minigpt_flax.train import sharding
 from minigpt_flax.train.config import RunConfig
-from minigpt_flax.train.evaluate import evaluate
+from minigpt_flax.train.dataset import Dataset, Part, load_dataset
+from minigpt_flax.train.evaluate import evaluate, together
 from minigpt_flax.train.launch import LAUNCHERS, Step, patient
 from minigpt_flax.train.mesh import batch_shares, check_tensor, choose_mesh
 from minigpt_flax.train.on_nan import Policy
@@ -69,10 +60,8 @@ class Design:
 class Run(Design):
     """A run, ready to go: pure functions and data, no state."""
 
-    corpus: Corpus
+    data: Dataset
     tokenizer: Tokenizer
-    train_tokens: np.ndarray
-    val_tokens: np.ndarray
     batches: Callable[[int], Any]  # step -> what ``step`` takes
     step: Callable[[TrainState, Any], tuple[TrainState, dict]]
     evaluate: Callable[..., dict[str, float]]  # (params, stop=...), see ``validation``
@@ -91,15 +80,8 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
     Raises:
       UserError: a word, a number or a file is wrong.
     """
-    corpus = load_corpus(config.data)
-    if data_hash not in (None, corpus.sha256):
-        raise UserError(
-            f"the data {config.data!r} has changed since this run began: bring back what had the SHA-256 {data_hash}, "
-            "or start another run"
-        )
-    tokenizer, tokens = tokenize(corpus, config.tokenizer, tokenizer)
-    train_tokens, val_tokens = split(tokens)
-    plan = design(config, tokenizer)
+    data = load_dataset(config, tokenizer=tokenizer, data_hash=data_hash)
+    plan = design(config, data.tokenizer)
     probes = {name: look_up_name(name, KINDS["probe"].table, "probe") for name in config.probe}
     probes |= {skips.__name__: skips}
     key = jax.random.key(config.seed)
@@ -115,13 +97,11 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
     known: dict[str, Any] = vars(plan) | {"init": jax.jit(plan.init, out_shardings=shardings)}
     return Run(
         **known,
-        corpus=corpus,
-        tokenizer=tokenizer,
-        train_tokens=train_tokens,
-        val_tokens=val_tokens,
-        batches=training_batches(config, train_tokens, mesh),
+        data=data,
+        tokenizer=data.tokenizer,
+        batches=training_batches(config, data, mesh),
         step=patient(LAUNCHERS[config.parallel].compile(make, mesh, shardings), mesh),
-        evaluate=validation(plan.model, mesh, val_tokens, config.context, characters(corpus, tokenizer, val_tokens)),
+        evaluate=validation(plan.model, mesh, data, config.context),
         mesh=mesh,
         state=sharding.abstract(shapes, shardings),
     )
@@ -167,9 +147,9 @@ def end_of_text(config: RunConfig, tokenizer: Tokenizer) -> int | None:
     return tokenizer.eot if config.document_mask else None
 
 
-def training_batches(config: RunConfig, tokens: np.ndarray, mesh: Mesh) -> Callable[[int], Any]:
+def training_batches(config: RunConfig, data: Dataset, mesh: Mesh) -> Callable[[int], Any]:
     """``step -> batch`` as the step of this configuration takes it."""
-    batches = Batches(tokens, config.step_sequences, config.context, config.seed)
+    batches = data.batches(config.step_sequences, config.context, config.seed)
     return sharding.feed(batches, *LAUNCHERS[config.parallel].order(config.accum, config.batch_size, mesh))
 
 
@@ -178,13 +158,8 @@ def tensor_axes(shapes: Any) -> dict[str, int | None]:
     return {path_name(path): axes.tensor for path, axes in jax.tree.leaves_with_path(model_layout(shapes))}
 
 
-def characters(corpus: Corpus, tokenizer: Tokenizer, tokens: np.ndarray) -> int | None:
-    """Number of characters that the tokens stand for; None when the data came as tokens."""
-    return None if corpus.text is None else len(tokenizer.decode(tokens))
-
-
-def validation(model: ModelConfig, mesh: Mesh, tokens: np.ndarray, context: int, characters: int | None) -> Callable:
-    """``(params, stop) -> results`` of ``evaluate``, with bits per character where there are characters.
+def validation(model: ModelConfig, mesh: Mesh, data: Dataset, context: int) -> Callable:
+    """``(params, stop) -> results`` of ``evaluate`` over every source, see ``together``.
 
     On any number of devices the windows are the same, and so are the losses that are added up.
     """
@@ -194,22 +169,17 @@ def validation(model: ModelConfig, mesh: Mesh, tokens: np.ndarray, context: int,
     put = functools.partial(sharding.put, sharding=sharding.batch_sharding(mesh))
     losses = lambda params, *window: compiled(params, *map(put, window))
 
-    def run(params: Any, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
-        results = evaluate(losses, params, evaluation_windows(tokens, context, per_batch), stop)
-        if characters is not None:
-            results["val_bits_per_char"] = bits_per_character(results["val_loss"], len(tokens), characters)
+    def measure(part: Part, params: Any, stop: Callable[[], bool]) -> dict[str, float]:
+        results = evaluate(losses, params, evaluation_windows(part.val, context, per_batch), stop)
+        if part.characters is not None:
+            results["val_bits_per_char"] = bits_per_character(results["val_loss"], len(part.val), part.characters)
         return results
 
+    def run(params: Any, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
+        found = {part.name: measure(part, params, stop) for part in data.parts}
+        return together(found, [float(weight) for weight in data.weights])
+
     return run
-
-
-def tokenize(corpus: Corpus, word: str, tokenizer: Tokenizer | None = None) -> tuple[Tokenizer, np.ndarray]:
-    """Encodes the corpus with ``tokenizer``, or with the one that ``word`` names, trained on it."""
-    if corpus.tokens is not None:
-        return tokenizer or ids(corpus.tokens), corpus.tokens
-    text = corpus.text or ""
-    chosen: Tokenizer = tokenizer or bind(parse(word, "tokenizer"), KINDS["tokenizer"].table, "tokenizer", text)
-    return chosen, chosen.encode(text)
 
 
 def model_config(config: RunConfig, vocab_size: int, **known: Any) -> ModelConfig:

@@ -185,7 +185,8 @@ def _default(item: dataclasses.Field) -> str:
         return " [preset's]"
     if isinstance(item.default, bool):
         return f" [{'yes' if item.default else 'no'}]"
-    return "" if item.default in (None, ()) else f" [{item.default}]"
+    default = ", ".join(item.default) if isinstance(item.default, tuple) else item.default
+    return "" if default in (None, "") else f" [{default}]"
 
 
 def parse(arguments: list[str] | None = None) -> Request:

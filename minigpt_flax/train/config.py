@@ -40,8 +40,9 @@ class RunConfig:
     tokens_per_step: int | None = _flag(None, "optimization", "N", "choose --accum so that a step has so many tokens")
     seed: int = _flag(0, "optimization", "N", "of weights, data order and dropout")
 
-    data: str = _flag("pydocs", "data", "SOURCE", "corpus, text file or folder, or nanoGPT .bin")
-    tokenizer: str = _flag("char", "data", "WORD", "char, byte or bpe")
+    data: tuple[str, ...] = _flag(("pydocs",), "data", "SOURCE", "corpus, file, folder, glob, hf:NAME; may be repeated")
+    mix: str | None = _flag(None, "data", "W,W,...", "share of each --data in the batches [by size]")
+    tokenizer: str = _flag("char", "data", "WORD", "char, byte, bpe or gpt2")
 
     layers: int = _flag(4, "model", "N", "transformer blocks")
     heads: int = _flag(4, "model", "N", "attention heads; must divide the width")
@@ -164,7 +165,7 @@ def resolve(given: dict[str, Any], preset: str) -> RunConfig:
       UserError: an unknown preset, or a value out of range.
     """
     chosen = PRESETS[check_name(preset, PRESETS, "preset")]
-    typed = {key: value for key, value in given.items() if value is not None}
+    typed = one_or_several({key: value for key, value in given.items() if value is not None})
     below = {**{f.name: f.default for f in dataclasses.fields(RunConfig)}, **chosen}
     values = spelled_out({**below, **typed}, below)
     opt = parse(values["opt"], "optimizer")
@@ -194,6 +195,12 @@ def with_accumulation(config: RunConfig, typed: Container[str]) -> RunConfig:
             f"--batch-size and --context: take {' or '.join(f'{number:,}' for number in sorted(near))}"
         )
     return dataclasses.replace(config, accum=wanted // unit)
+
+
+def one_or_several(values: dict[str, Any]) -> dict[str, Any]:
+    """The same values, with a lone source in a tuple: runs had only one at first, and many have only one."""
+    data = values.get("data")
+    return {**values, "data": (data,)} if isinstance(data, str) else values
 
 
 def spelled_out(typed: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
@@ -277,7 +284,7 @@ def from_json(text: str, where: str) -> RunConfig:
     """
     try:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
-        return check(RunConfig(**values))
+        return check(RunConfig(**one_or_several(values)))
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{where} is not the configuration of a run of this version: {error}") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -58,6 +58,28 @@ def mean_and_error(sums: Float[np.ndarray, " N"], counts: Float[np.ndarray, " N"
     # Ratio estimator: windows differ in their number of tokens, and padding has none and adds nothing.
     error = np.sqrt(np.sum((sums - mean * counts) ** 2)) / counts.sum()
     return float(mean), float(error)
+
+
+def together(results: Mapping[str, Mapping[str, float]], weights: Sequence[float]) -> dict[str, float]:
+    """The validations of several sources as one: what a batch of the run loses in expectation.
+
+    Args:
+      results: of ``evaluate``, by source.
+      weights: the sources' shares in the training batches; they sum to 1.
+
+    Returns:
+      Means by these weights, under the names that one source has; for several, also ``val_loss/SOURCE`` of each.
+    """
+    each = list(results.values())
+    if len(each) == 1:
+        return dict(each[0])
+    mean = lambda name: sum(weight * one[name] for weight, one in zip(weights, each, strict=True))
+    loss = mean("val_loss")
+    sem = math.hypot(*(weight * one["val_sem"] for weight, one in zip(weights, each, strict=True)))
+    found = {"val_loss": loss, "val_sem": sem, "val_perplexity": perplexity(loss)}
+    if all("val_bits_per_char" in one for one in each):
+        found["val_bits_per_char"] = mean("val_bits_per_char")
+    return found | {f"val_loss/{source}": one["val_loss"] for source, one in results.items()}
 
 
 def measure(

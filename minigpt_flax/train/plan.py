@@ -71,11 +71,13 @@ def _batch(config: RunConfig) -> str:
 
 
 def _data(run: Run) -> str:
-    entropy = unigram_entropy(run.train_tokens, run.tokenizer.vocab_size)
-    return (
-        f"{run.corpus.name}: {len(run.train_tokens):,} training and {len(run.val_tokens):,} validation tokens\n"
-        f"{run.tokenizer.name} tokenizer, {run.tokenizer.vocab_size:,} tokens, unigram entropy {entropy:.2f} nats"
-    )
+    parts, vocab_size = run.data.parts, run.tokenizer.vocab_size
+    lines = [f"{p.name}: {len(p.train):,} training and {len(p.val):,} validation tokens" for p in parts]
+    if len(parts) > 1:
+        lines = [f"{line}, {float(w):.4g} of a batch" for line, w in zip(lines, run.data.weights, strict=True)]
+    entropies = ", ".join(f"{unigram_entropy(part.train, vocab_size):.2f}" for part in parts)
+    lines.append(f"{run.tokenizer.name} tokenizer, {vocab_size:,} tokens, unigram entropy {entropies} nats")
+    return "\n".join(lines)
 
 
 def _model(run: Run) -> str:

@@ -138,7 +138,7 @@ def environment(run: Run) -> dict[str, Any]:
         "machine": platform.platform(),
         "devices": [str(device) for device in jax.devices()],
         "commit": commit(),
-        "data": {"name": run.corpus.name, "sha256": run.corpus.sha256},
+        "data": {"name": run.data.name, "sha256": run.data.sha256},
     }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxopt_mini.tree import path_name
-from minigpt_flax.data import Batches
+from minigpt_flax.data import Batches, Mixture
 from minigpt_flax.train.mesh import BATCH_AXES
 from minigpt_flax.train.probes import owner_of
 from minigpt_flax.train.state import TrainState
@@ -100,7 +100,7 @@ def cut(
     return spec
 
 
-def feed(batches: Batches, order: np.ndarray, sharding: NamedSharding) -> Callable[[int], Any]:
+def feed(batches: Batches | Mixture, order: np.ndarray, sharding: NamedSharding) -> Callable[[int], Any]:
     """``step -> batch``, placed on the devices; every process reads only what its own devices hold.
 
     Args:

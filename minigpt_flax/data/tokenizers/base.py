@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +16,10 @@ from numpy.typing import ArrayLike
 from minigpt_flax.errors import UserError
 
 FILE = "tokenizer.json"
+_BORDER = re.compile(r"(?<=\S)(?=[ \n]\S)")
+
+Texts = str | Iterable[str]
+"""What a tokenizer learns from: a text, or its pieces in order, which may be more than memory holds."""
 
 
 class Tokenizer(ABC):
@@ -35,6 +41,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
         """Returns the ids of `text`; raises `UserError` for text that it cannot encode."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " tokens"]]:
+        """Returns the ids of each text."""
+        return [self.encode(text) for text in texts]
 
     @abstractmethod
     def decode(self, ids: ArrayLike) -> str:
@@ -73,3 +83,24 @@ def utf8(text: str) -> bytes:
             f"the text has {text[error.start]!r} at character {error.start}, which is no character "
             "(the input was not UTF-8); give UTF-8 text"
         ) from error
+
+
+def pieces(texts: Texts) -> Iterable[str]:
+    """Returns the pieces of what a tokenizer learns from."""
+    return [texts] if isinstance(texts, str) else texts
+
+
+def cut(text: str, size: int) -> Iterator[str]:
+    r"""Cuts into pieces of `size` and a little more, where no token crosses; at least one.
+
+    Before a single space or line end between two visible characters a word begins in GPT-2's pattern, so the pieces
+    encode to what the whole text encodes to, in parallel and without its memory.
+
+    >>> list(cut("one two\nthree", 4))
+    ['one two', '\nthree']
+    """
+    start = 0
+    while border := _BORDER.search(text, start + size):
+        yield text[start : border.start()]
+        start = border.start()
+    yield text[start:]

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32
 from numpy.typing import ArrayLike
 
-from minigpt_flax.data.tokenizers.base import Tokenizer, utf8
+from minigpt_flax.data.tokenizers.base import Texts, Tokenizer, utf8
 
 
 class Byte(Tokenizer):
@@ -35,7 +35,7 @@ class Byte(Tokenizer):
         return cls()
 
 
-def byte(text: str) -> Byte:
+def byte(text: Texts) -> Byte:
     """One token for each byte of UTF-8, whatever the text.
 
     >>> byte("").encode("é").tolist()

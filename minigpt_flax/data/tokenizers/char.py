@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32
 from numpy.typing import ArrayLike
 
-from minigpt_flax.data.tokenizers.base import Tokenizer
+from minigpt_flax.data.tokenizers.base import Texts, Tokenizer, pieces
 from minigpt_flax.errors import UserError
 
 
@@ -57,14 +57,14 @@ class Char(Tokenizer):
         return cls(fields["characters"])
 
 
-def char(text: str) -> Char:
+def char(text: Texts) -> Char:
     """One token for each character that the text has.
 
     >>> tokenizer = char("hello")
     >>> tokenizer.characters, tokenizer.encode("hole").tolist()
     ('ehlo', [1, 3, 2, 0])
     """
-    return Char("".join(sorted(set(text))))
+    return Char("".join(sorted(set().union(*map(set, pieces(text))))))
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, Integer
+from jaxtyping import Int32
 from numpy.typing import ArrayLike
 
 from minigpt_flax.data.measures import token_counts
+from minigpt_flax.data.tokenfiles import Tokens
 from minigpt_flax.data.tokenizers.base import Tokenizer
 from minigpt_flax.errors import UserError
 
@@ -18,11 +19,18 @@ class Ids(Tokenizer):
 
     name = "ids"
 
-    def __init__(self, vocab_size: int):
-        """Takes the number of tokens, at least 1."""
+    def __init__(self, vocab_size: int, eot: int | None = None):
+        """Takes the number of tokens, at least 1, and the one that ends a document, if it is known."""
         if not isinstance(vocab_size, int) or vocab_size < 1:
             raise ValueError(f"vocab_size must be a positive integer, not {vocab_size!r}")
-        self.vocab_size = vocab_size
+        if eot is not None and not (isinstance(eot, int) and 0 <= eot < vocab_size):
+            raise ValueError(f"eot must be a token below {vocab_size}, not {eot!r}")
+        self.vocab_size, self._eot = vocab_size, eot
+
+    @property
+    def eot(self) -> int | None:
+        """The token that ends a document, if whoever made the tokens said so."""
+        return self._eot
 
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
         """Returns the numbers in, for example, ``"12 5 9"``.
@@ -44,16 +52,16 @@ class Ids(Tokenizer):
         return " ".join(str(i) for i in np.asarray(ids).tolist())
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the number of tokens."""
-        return {"vocab_size": self.vocab_size}
+        """Returns the number of tokens, and the one that ends a document."""
+        return {"vocab_size": self.vocab_size, "eot": self._eot}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Ids:
         """Returns the stand-in for that many tokens."""
-        return cls(fields["vocab_size"])
+        return cls(fields["vocab_size"], fields.get("eot"))
 
 
-def ids(tokens: Integer[np.ndarray, " tokens"]) -> Ids:
+def ids(tokens: Tokens) -> Ids:
     """Numbers instead of text: one for each token up to the largest in the data.
 
     >>> tokenizer = ids(np.array([3, 1, 4]))

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from jaxopt_mini import tree
-from minigpt_flax.data import Batches
 from minigpt_flax.lab.diagnosis.krylov import Spectrum, flat, spectrum
 from minigpt_flax.train.build import Run, loss_sum
 from minigpt_flax.train.restore import reopen
@@ -126,7 +125,7 @@ def _mean(function: Callable[[Array], Params], like: Params, batches: Int32[Arra
 def draw(run: Run, number: int) -> Int32[Array, "K B length"]:
     """Batches of the run's own size from its training data, in an order of their own."""
     config = run.config
-    order = Batches(run.train_tokens, config.batch_size, config.context, config.seed + LOOK_SEED)
+    order = run.data.batches(config.batch_size, config.context, config.seed + LOOK_SEED)
     return jnp.asarray(np.stack([order(t) for t in range(number)]))
 
 

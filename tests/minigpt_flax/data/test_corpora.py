@@ -66,10 +66,9 @@ def test_nanogpt_bin_is_memory_mapped_and_its_pickle_left_alone(tmp_path):
     tokens.tofile(tmp_path / "train.bin")
     (tmp_path / "meta.pkl").write_bytes(b"not a pickle")
     corpus = load_corpus(str(tmp_path / "train.bin"))
-    assert corpus.text is None and isinstance(corpus.tokens, np.memmap)
-    assert not corpus.tokens.flags.writeable
+    assert corpus.text is None and corpus.tokens is not None
+    assert [type(part) for part in corpus.tokens._parts] == [np.memmap] and not corpus.tokens._parts[0].flags.writeable
     np.testing.assert_array_equal(corpus.tokens, tokens)
-    assert corpus.sha256 == hashlib.sha256(tokens.tobytes()).hexdigest()
 
 
 BAD_FILES = {
@@ -116,9 +115,9 @@ def test_unreadable_source(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     path.write_text("text")
 
-    def refuse(self):
+    def refuse(self, *mode):
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    monkeypatch.setattr("pathlib.Path.open", refuse)
     with pytest.raises(UserError, match="cannot read .*a.txt: Permission denied"):
         load_corpus(str(path))

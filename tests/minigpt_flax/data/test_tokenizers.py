@@ -18,7 +18,8 @@ TEXTS = {
     "spaces": "  a\n\n\nb \r\n\tc\n d\ne   \n",
     "letter": "a",
 }
-TRAINED = [(name, text) for name in TOKENIZERS for text in TEXTS]
+LEARNED = [name for name in TOKENIZERS if name != "gpt2"]  # which has tests of its own
+TRAINED = [(name, text) for name in LEARNED for text in TEXTS]
 
 
 @pytest.mark.parametrize(("name", "text"), TRAINED)
@@ -37,7 +38,7 @@ def test_round_trip_in_memory_and_through_a_file(tmp_path, name, text):
     assert loaded.decode(encoded) == TEXTS[text]
 
 
-@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("name", LEARNED)
 def test_empty_text(name):
     tokenizer = TOKENIZERS[name]("abc")
     assert tokenizer.encode("").shape == (0,) and tokenizer.decode([]) == ""
@@ -106,7 +107,7 @@ def test_the_end_of_a_text_is_a_token_that_no_text_has():
     text = "a<|endoftext|>b"
     assert tokenizer.eot not in tokenizer.encode(text) and tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.decode([tokenizer.eot]) == "<|endoftext|>"
-    assert [TOKENIZERS[name]("abc").eot for name in TOKENIZERS] == [None] * len(TOKENIZERS)
+    assert [TOKENIZERS[name]("abc").eot for name in LEARNED] == [None] * len(LEARNED)
     assert ids(np.array([7])).eot is None
 
 

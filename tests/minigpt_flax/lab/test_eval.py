@@ -59,7 +59,7 @@ def test_a_picture(trained, tmp_path):
         (["--step", "7"], "no checkpoint of step '7'; there are: last, best, "),
         (["--data", "no-such-file"], "no corpus and no file or folder 'no-such-file'"),
         (["--data", "{tmp}/emoji.txt"], "the char tokenizer lacks '\U0001f600'"),
-        (["--data", "{tmp}/tokens.bin"], "has the token 65535, but the model knows only 0 to "),
+        (["--data", "{tmp}/tokens.bin"], "has the token 65535, but the tokenizer only "),
         (["--json", "{tmp}/no/where.json"], "there is no folder"),
         (["--picture", "{tmp}/loss.docx"], "can't write the picture"),
     ],

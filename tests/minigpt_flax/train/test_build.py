@@ -37,8 +37,8 @@ def test_decay_touches_matrices_and_embeddings_only():
 def test_what_is_given_of_a_run_is_used(tmp_path):
     first = build(config(tokenizer="bpe(vocab_size=300)"))
     first.tokenizer.save(tmp_path)
-    again = build(first.config, tokenizer=load_tokenizer(tmp_path), data_hash=first.corpus.sha256)
-    assert np.array_equal(again.train_tokens, first.train_tokens)
+    again = build(first.config, tokenizer=load_tokenizer(tmp_path), data_hash=first.data.sha256)
+    assert np.array_equal(again.data.parts[0].train, first.data.parts[0].train)
     with pytest.raises(UserError, match="has changed since this run began"):
         build(first.config, data_hash="0" * 64)
 
@@ -47,7 +47,7 @@ def test_tokens_need_no_tokenizer(tmp_path):
     np.arange(1000, dtype="<u2").tofile(tmp_path / "data.bin")
     run = build(config(data=str(tmp_path / "data.bin")))
     assert run.tokenizer.name == "ids" and run.model.vocab_size == 1000
-    assert len(run.train_tokens) == 900
+    assert len(run.data.parts[0].train) == 900
 
 
 def test_clip_none_leaves_the_optimizer_alone():

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from minigpt_flax.data import Batches
-from minigpt_flax.train import attempts, build, loop
+from minigpt_flax.data import Prefetch
+from minigpt_flax.train import attempts, build, dataset, loop
 from minigpt_flax.train.checkpoint import Checkpoints
 from tests.minigpt_flax.train.runs import last_state, records, resume, start
 
@@ -36,10 +36,10 @@ def at_call(monkeypatch, place, name, number, *signals):
 
 
 MOMENTS = {
-    "reading the data": (build, "load_corpus", 1),
-    "first step": (Batches, "__call__", 1),
-    "a step": (Batches, "__call__", 11),
-    "last step": (Batches, "__call__", 24),
+    "reading the data": (dataset, "load_corpus", 1),
+    "first step": (Prefetch, "__call__", 1),
+    "a step": (Prefetch, "__call__", 11),
+    "last step": (Prefetch, "__call__", 24),
     "first validation": (build, "evaluation_windows", 1),
     "last validation": (build, "evaluation_windows", 3),
     "before a save": (Checkpoints, "save", 2),
@@ -94,7 +94,7 @@ def test_a_second_ctrl_c_leaves_at_once_without_damage(tmp_path, capfd, monkeypa
 def test_a_second_sigterm_still_saves(tmp_path, monkeypatch):
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
-        at_call(patch, Batches, "__call__", 11, signal.SIGTERM, signal.SIGTERM)
+        at_call(patch, Prefetch, "__call__", 11, signal.SIGTERM, signal.SIGTERM)
         assert start(path) == 143
     assert (path / "checkpoints" / "11").is_dir()
 
@@ -104,8 +104,8 @@ def test_metrics_are_fetched_after_the_next_step_was_sent(tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         original = loop.jax.device_get
         patch.setattr(loop.jax, "device_get", lambda tree: order.append("get") or original(tree))
-        batch = Batches.__call__
-        patch.setattr(Batches, "__call__", lambda self, step: order.append("send") or batch(self, step))
+        batch = Prefetch.__call__
+        patch.setattr(Prefetch, "__call__", lambda self, step: order.append("send") or batch(self, step))
         assert start(tmp_path / "run", "--steps=5", "--schedule=constant", "--eval-every=99") == 0
     assert order.count("send") >= 5  # the report of the speed takes one more
     assert order[:4] == ["send", "send", "get", "send"]

@@ -1,0 +1,207 @@
+"""What stands behind ``--data SOURCE``: a file, a folder, a glob or a Hugging Face dataset, as documents or as tokens.
+
+Nothing is loaded here: documents come as a stream, tokens are mapped.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from minigpt_flax.data.documents import FIELD, Piece, document, read_jsonl, read_text, stripped
+from minigpt_flax.data.tokenfiles import Format, TokenFiles, read_bin
+from minigpt_flax.errors import UserError
+
+TEXT_SUFFIXES = (".md", ".py", ".rst", ".tex", ".txt")
+"""The files that are read when the source is a folder of text."""
+HUB = "hf:"
+BIN = ".bin"
+Stream = Callable[[], Iterator[Piece]]
+
+
+class Missing(UserError):
+    """There is no such file or folder."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Documents.
+
+    Attributes:
+        name: the source as it was given.
+        parts: the files or documents that it is joined from, in order.
+        read: begins to read the documents.
+        size: of what is read, in bytes; None if that is not known before.
+        validation: reads those that a model is validated on; None where nobody has set some apart.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    read: Stream
+    size: int | None = None
+    validation: Stream | None = None
+
+
+@dataclass(frozen=True)
+class Binary:
+    """Tokens that somebody has cut already.
+
+    Attributes:
+        name: the source as it was given.
+        files: of the training tokens, in order.
+        tokens: those of the files.
+        validation_files: empty where nobody has set some apart.
+        validation: their tokens; None where there are none.
+        format: of the files; None if they say nothing of themselves.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    tokens: TokenFiles
+    validation_files: tuple[Path, ...] = ()
+    validation: TokenFiles | None = None
+    format: Format | None = None
+
+
+def open_source(source: str) -> Text | Binary:
+    """Finds out what a source is.
+
+    Args:
+        source: a text file; a folder of text files (`TEXT_SUFFIXES`; subfolders included, hidden ones not) or of
+            ``.bin`` files; a ``.jsonl`` file; a ``.bin`` file of nanoGPT or llm.c; a glob of files, such as
+            ``books/*.txt``; or ``hf:NAME`` or ``hf:NAME:CONFIG``, a dataset of Hugging Face. ``SOURCE#FIELD`` names
+            the field of JSON records, or the column of a dataset, that holds the text.
+
+    Returns:
+        Its documents or its tokens. Validation data lies beside ``train`` files under the same name with ``val``
+        instead, is the split ``validation`` of a dataset, or is None.
+
+    Raises:
+        UserError: there is nothing of that name, or it is empty, damaged or mixed.
+    """
+    path, field = Path(source).expanduser(), None
+    if "#" in source and not path.exists():
+        source_path, _, field = source.rpartition("#")
+        path = Path(source_path).expanduser()
+    if source.startswith(HUB):
+        return _hugging_face(source, source.removeprefix(HUB).removesuffix(f"#{field}"), field)
+    if path.is_dir():
+        return _folder(source, path)
+    files = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+    files = [file for file in files if file.is_file()]
+    if not files:
+        raise _absent(source, path)
+    return _binary(source, files) if any(_is_bin(file) for file in files) else _text(source, files, field)
+
+
+def _absent(source: str, path: Path) -> UserError:
+    if glob.has_magic(str(path)):
+        return UserError(f"no file matches {source!r}; patterns are taken from the folder '{Path.cwd()}'")
+    return Missing(f"no file or folder {source!r}")
+
+
+def _folder(source: str, folder: Path) -> Text | Binary:
+    """The ``.bin`` files in a folder, or else every text file below it."""
+    tokens = sorted(file for file in folder.iterdir() if _is_bin(file) and file.is_file())
+    if tokens:
+        return _binary(source, tokens)
+    names = sorted(
+        file.relative_to(folder).as_posix()
+        for file in folder.rglob("*")
+        if file.suffix.lower() in TEXT_SUFFIXES and file.is_file()
+    )
+    names = [name for name in names if not any(part[0] == "." for part in name.split("/"))]
+    found = _text(source, [folder / name for name in names], None, names)
+    if not any(piece.text.strip() for piece in found.read()):
+        raise UserError(
+            f"the folder {source!r} has no text: no file in it that ends in one of {' '.join(TEXT_SUFFIXES)} has any "
+            "(nor a .bin file); give another folder, or a pattern such as 'folder/*.jsonl'"
+        )
+    return found
+
+
+def _text(source: str, files: list[Path], field: str | None, names: list[str] | None = None) -> Text:
+    """Files of documents: a single text file as it is, several without the empty lines at their ends."""
+    records = [file for file in files if file.suffix.lower() == ".jsonl"]
+    if field is not None and not records:
+        raise UserError(f"{source!r} names the field {field!r}, but only .jsonl files and {HUB} datasets have fields")
+
+    def read() -> Iterator[Piece]:
+        for file in files:
+            if file in records:
+                yield from read_jsonl(file, field or FIELD)
+            else:
+                yield from read_text(file) if len(files) == 1 and not names else stripped(read_text(file))
+
+    return Text(source, tuple(names or map(str, files)), read, sum(file.stat().st_size for file in files))
+
+
+def _is_bin(file: Path) -> bool:
+    return file.suffix.lower() == BIN
+
+
+def _is_validation(file: Path) -> bool:
+    """``val.bin``, ``fineweb_val_000000.bin``."""
+    return re.search(r"(^|[^a-z])val([^a-z]|$)", file.name.lower()) is not None
+
+
+def _beside(files: list[Path]) -> list[Path]:
+    """Validation files of training files: of the same name, but for ``val`` and the number of the shard."""
+    found = set()
+    for file in files:
+        if "train" in file.name:
+            pattern = re.sub(r"\d+", "*", glob.escape(file.name).replace("train", "val"))
+            found |= set(file.parent.glob(pattern))
+    return sorted(found)
+
+
+def _binary(source: str, files: list[Path]) -> Binary:
+    others = [file for file in files if not _is_bin(file)]
+    if others:
+        raise UserError(f"{source!r} has tokens (.bin) and text ('{others[0]}'): give each its own --data")
+    training = [file for file in files if not _is_validation(file)] or files
+    validation = [file for file in files if file not in training] or _beside(training)
+    read = [read_bin(file) for file in training + validation]
+    forms = {form for _, form in read}
+    if len(forms) > 1:
+        raise UserError(
+            f"{source!r} has .bin files of several formats (with and without llm.c's header): separate them"
+        )
+    parts = [tokens for tokens, _ in read]
+    tokens = TokenFiles(parts[: len(training)], source)
+    held_out = TokenFiles(parts[len(training) :], source) if validation else None
+    return Binary(source, tuple(training), tokens, tuple(validation), held_out, forms.pop())
+
+
+def _hugging_face(source: str, name: str, field: str | None) -> Text:
+    """A dataset of the hub, or of a local folder, as a stream: ``NAME`` or ``NAME:CONFIG``."""
+    try:
+        import datasets  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(f"{source!r} needs the package datasets: pip install datasets") from error
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every attempt without a network
+    name, _, config = name.partition(":")
+    try:
+        found: Any = datasets.load_dataset(name, config or None, streaming=True)
+    except Exception as error:  # of the network, the hub, the dataset, a parser: of no common kind
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(
+            f"can't open the dataset {name!r} of Hugging Face ({reason:.200}); check the name and the network, or "
+            "give a file"
+        ) from error
+    if "train" not in found:
+        raise UserError(f"the dataset {name!r} has no split 'train'; it has: {', '.join(found)}")
+    read = {split: partial(_rows, rows, field or FIELD, name) for split, rows in found.items()}
+    return Text(source, (name,), read["train"], None, read.get("validation"))
+
+
+def _rows(rows: Any, field: str, name: str) -> Iterator[Piece]:
+    for number, row in enumerate(rows):
+        text = document(row, field, f"the dataset {name!r}, row {number},")
+        yield Piece(text, True, len(text.encode()))
