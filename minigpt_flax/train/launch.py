@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import host_local_array_to_global_array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from minigpt_flax.train.sharding import batch_sharding, replicated
@@ -43,7 +44,8 @@ def _pmap(make: Callable[[str | None], Step], mesh: Mesh, state: TrainState) -> 
     """Every device runs the program on its part of the batch, and the step itself sums over the axis."""
     (axis,) = mesh.axis_names
     devices = list(mesh.devices.flat)
-    return jax.pmap(make(axis), axis, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices)
+    step = jax.pmap(make(axis), axis, in_axes=(None, 0), out_axes=None, donate_argnums=0, devices=devices)
+    return step if jax.process_count() == 1 else Shared(step, mesh)
 
 
 def _pmap_order(accum: int, batch_size: int, mesh: Mesh) -> tuple[np.ndarray, NamedSharding]:
@@ -52,6 +54,20 @@ def _pmap_order(accum: int, batch_size: int, mesh: Mesh) -> tuple[np.ndarray, Na
 
 
 LAUNCHERS = {"jit": Launcher(_jit, _jit_order), "pmap": Launcher(_pmap, _pmap_order)}
+
+
+class Shared:
+    """A step made by ``pmap`` whose results lie on the devices of all processes, as what it takes does.
+
+    ``pmap`` itself gives each process its own copy, on its own devices.
+    """
+
+    def __init__(self, function: Any, mesh: Mesh):
+        self.function, self.lower, self.mesh = function, function.lower, mesh
+
+    def __call__(self, *args: Any) -> Any:
+        """Calls it."""
+        return host_local_array_to_global_array(self.function(*args), self.mesh, PartitionSpec())
 
 
 class Patient:

@@ -80,7 +80,7 @@ def join(text: str) -> None:
         except (ValueError, RuntimeError) as error:
             raise UserError(f"--multihost {text!r} finds no other processes ({error}): {FORM}") from error
     if jax.process_index() > 0:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

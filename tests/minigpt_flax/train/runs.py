@@ -37,6 +37,7 @@ TINY = {
     "sample-tokens": 0,
     "mesh": "data=1",
 }
+ALONE = {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1", "PYTHONUNBUFFERED": "1"}
 
 
 @functools.cache
@@ -82,9 +83,7 @@ def spawn(*arguments: object, **variables: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ
-        | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": compiled(), "PYTHONUNBUFFERED": "1"}
-        | variables,
+        env=os.environ | ALONE | {"JAX_COMPILATION_CACHE_DIR": compiled()} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

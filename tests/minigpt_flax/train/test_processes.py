@@ -43,9 +43,14 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def ended(process):
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+def ended(*processes):
+    """Status, output and errors of each; none outlives this."""
+    try:
+        told = [process.communicate(timeout=300) for process in processes]
+        return [(process.returncode, *words) for process, words in zip(processes, told, strict=True)]
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def several(count, *arguments, **variables):
@@ -57,7 +62,7 @@ def several(count, *arguments, **variables):
 @pytest.mark.parametrize("process", [0, 1])
 def test_nobody_comes(process, tmp_path):
     word = f"coordinator=127.0.0.1:{free_port()},processes=2,process={process},timeout=2"
-    status, out, err = ended(spawn(*flags(out=tmp_path), f"--multihost={word}"))
+    ((status, out, err),) = ended(spawn(*flags(out=tmp_path), f"--multihost={word}"))
     assert (status, out, err.count("\n")) == (2, "", 1), err
     assert "127.0.0.1" in err and "within 2 s: start every process" in err
     assert list(tmp_path.iterdir()) == []
@@ -68,16 +73,23 @@ def test_no_cluster(capfd, tmp_path):
     assert "finds no other processes" in capfd.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """What one process records."""
+    path = tmp_path_factory.mktemp("alone") / "one"
+    assert start(path) == 0
+    return records(path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"mesh": "data=2"}, {"mesh": "fsdp=2"}, {"mesh": "data=2", "parallel": "pmap"}], ids=str
 )
-def test_two_processes_are_one(tmp_path, changes):
-    assert start(tmp_path / "one") == 0
-    ends = [ended(process) for process in several(2, *flags(out=tmp_path, name="two", **changes))]
+def test_two_processes_are_one(tmp_path, one, changes):
+    ends = ended(*several(2, *flags(out=tmp_path, name="two", **changes)))
     assert [(status, err) for status, _, err in ends] == [(0, ""), (0, "")]
     assert "validation loss" in ends[0][1] and ends[1][1] == ""
-    one, two = records(tmp_path / "one"), records(tmp_path / "two")
+    two = records(tmp_path / "two")
     assert [line["step"] for line in two] == [line["step"] for line in one]
     for ours, theirs in zip(two, one, strict=True):
         assert ours == pytest.approx(theirs, abs=2e-5)
@@ -91,7 +103,7 @@ def test_a_signal_to_one_ends_all_and_one_process_goes_on(tmp_path):
         assert processes[0].poll() is None
         time.sleep(0.05)
     processes[1].send_signal(signal.SIGTERM)
-    ends = [ended(process) for process in processes]
+    ends = ended(*processes)
     assert [status for status, _, _ in ends] == [143, 143], ends
     assert "continue with: python train.py --resume" in ends[0][1]
     done = records(path)[-1]["step"]
@@ -103,13 +115,14 @@ def test_a_signal_to_one_ends_all_and_one_process_goes_on(tmp_path):
 @pytest.mark.slow
 def test_a_mistake_of_the_first_is_told_to_all(tmp_path):
     (tmp_path / "run").mkdir()
-    ends = [ended(process) for process in several(2, *flags(out=tmp_path, name="run", mesh="data=2"))]
+    (tmp_path / "run" / "mine").touch()
+    ends = ended(*several(2, *flags(out=tmp_path, name="run", mesh="data=2")))
     assert [(status, err.count("\n")) for status, _, err in ends] == [(2, 1), (2, 1)], ends
     assert "exists already and is no run" in ends[0][2]
 
 
 @pytest.mark.slow
 def test_devices_that_do_not_match(tmp_path):
-    ends = [ended(process) for process in several(2, *flags(out=tmp_path, name="run", mesh="data=1"))]
+    ends = ended(*several(2, *flags(out=tmp_path, name="run", mesh="data=1")))
     assert all(status == 2 and "2 processes share them all" in err for status, _, err in ends), ends
     assert not (tmp_path / "run").exists()
