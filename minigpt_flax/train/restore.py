@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +54,9 @@ def restore(path: Path, step: str = "best") -> Restored:
 
 
 def reopen(path: Path, step: str = "last") -> tuple[Run, TrainState]:
-    """Builds a run again, its data included, and reads a checkpoint of it whole.
+    """Builds a run again, its data included, and reads a checkpoint of it whole, to be looked at.
+
+    All on one device, however many it was trained on: what looks at a step hands it plain batches.
 
     Raises:
       UserError: no such run or checkpoint, it can't be read, or the data has changed.
@@ -61,9 +64,10 @@ def reopen(path: Path, step: str = "last") -> tuple[Run, TrainState]:
     folder = RunFolder(path)
     folder.require()
     config = from_json(read(folder.config), show(folder.config))
+    config = dataclasses.replace(config, mesh="data=1", parallel="jit")
     run = build(config, tokenizer=load_tokenizer(folder.path), data_hash=folder.data_hash())
     with open_checkpoints(path) as checkpoints:
-        return run, checkpoints.read(_choose(checkpoints, step), jax.eval_shape(run.init))
+        return run, checkpoints.read(_choose(checkpoints, step), run.state)
 
 
 @contextmanager

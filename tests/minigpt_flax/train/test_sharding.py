@@ -9,6 +9,7 @@ import pytest
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config import resolve
 from minigpt_flax.train.plan import plan
+from minigpt_flax.train.restore import reopen
 from minigpt_flax.train.sharding import device_bytes
 from tests.minigpt_flax.train.runs import TINY, flags, records, resume, spawn, start
 
@@ -82,6 +83,15 @@ def test_a_run_goes_on_where_there_are_other_devices(tmp_path, capfd, before, af
     differences = np.abs(np.subtract(*losses))
     assert len(differences) == 60
     assert differences[:9].max() == 0 and differences[9] <= 1e-6 and differences.max() <= 1e-4
+
+
+@pytest.mark.parametrize("way", [("--mesh=data=2,fsdp=4",), ("--mesh=data=8", "--parallel=pmap")], ids=str)
+def test_a_run_on_many_devices_is_looked_at_on_one(tmp_path, way):
+    assert start(tmp_path / "run", *way, "--stop-after=1", batch_size=8) == 0
+    run, state = reopen(tmp_path / "run")
+    assert int(state.step) == 1 and all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(state))
+    after, _ = run.step(state, run.batches(1))
+    assert int(after.step) == 2
 
 
 def test_the_plan_says_how_the_work_is_spread():
