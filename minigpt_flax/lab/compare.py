@@ -51,7 +51,7 @@ def declare(parser: Parser) -> None:
     how("--vmap", action="store_true", help="train runs of one optimizer together, in one program")
     how("--jobs", type=whole, default=1, metavar="N", help="processes at once on this machine [1]")
     how("--share", metavar="I/N", help="do the I-th of N shares (from 0): for N hosts with one folder")
-    add_fields(parser, without=("opt", "schedule", "lr", *ALONE))
+    add_fields(parser, without=("opt", "schedule", "lr", "init", *ALONE))
 
 
 def run(**options: Any) -> int:

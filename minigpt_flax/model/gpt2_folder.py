@@ -64,19 +64,31 @@ def load_gpt2(folder: Path) -> tuple[ModelConfig, Params]:
     Raises:
         UserError: If one is missing or damaged, describes another model, or the tensors do not fit, naming each.
     """
+    config = read_gpt2_config(folder)
     try:
-        described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        config = _read_config(described, folder / CONFIG)
         return config, from_gpt2(load_file(folder / WEIGHTS), config)
     except OSError as error:
         raise UserError(f"can't read {error.filename or folder / WEIGHTS}: {error.strerror or error}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder / CONFIG} is damaged: {error}") from error
     except SafetensorError as error:
         raise UserError(f"{folder / WEIGHTS} is damaged: {error}") from error
 
 
-def _read_config(described: Any, path: Path) -> ModelConfig:
+def read_gpt2_config(folder: Path) -> ModelConfig:
+    """Reads the sizes alone.
+
+    Raises:
+        UserError: If ``config.json`` is missing or damaged, or describes another model.
+    """
+    path = folder / CONFIG
+    try:
+        return _model(json.loads(path.read_text(encoding="utf-8")), path)
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
+def _model(described: Any, path: Path) -> ModelConfig:
     if not isinstance(described, dict):
         raise UserError(f"{path} is damaged: it is no table of names and values")
     wrong = [f"{k}={described[k]!r}, not {v!r}" for k, v in FIXED.items() if described.get(k, v) != v]

@@ -18,7 +18,7 @@ from minigpt_flax.train.hooks import Guard, LeftOut, Log
 from minigpt_flax.train.loggers import open_all
 from minigpt_flax.train.loop import train
 from minigpt_flax.train.on_nan import number_of, passing_over
-from minigpt_flax.train.once import call_once
+from minigpt_flax.train.origin import first_state, origin
 from minigpt_flax.train.parts import part_names
 from minigpt_flax.train.processes import from_first, is_first
 from minigpt_flax.train.state import TrainState
@@ -30,7 +30,7 @@ def latest(run: Run, folder: RunFolder, checkpoints: Checkpoints, say: Callable[
     if checkpoints.steps():
         state = checkpoints.restore(run.state, say)
     else:  # ended before the first save: its first state is known all the same
-        state = call_once(run.init)
+        state = first_state(run, origin(run.config.init))
     done = int(state.step)
     from_first(lambda: folder.forget_after(done))
     checkpoints.scores = folder.scores()

@@ -183,10 +183,22 @@ def validation(model: ModelConfig, mesh: Mesh, data: Dataset, context: int) -> C
 
 
 def model_config(config: RunConfig, vocab_size: int, **known: Any) -> ModelConfig:
-    """The fields of a run that describe its model, with those that are ``known`` otherwise; the attention is plain."""
+    """The fields of a run that describe its model, with those that are ``known`` otherwise; the attention is plain.
+
+    The model has a row for every token of the tokenizer, and more where the run asks for them.
+
+    Raises:
+      UserError: there are more tokens than rows.
+    """
     names = {f.name for f in dataclasses.fields(ModelConfig)} & {f.name for f in dataclasses.fields(RunConfig)}
     values: dict[str, Any] = {name: getattr(config, name) for name in names} | {"attention": "plain"} | known
-    return ModelConfig(vocab_size=vocab_size, **values)
+    rows = vocab_size if config.vocab_size is None else config.vocab_size
+    if rows < vocab_size:
+        raise UserError(
+            f"the tokenizer has {vocab_size:,} tokens, and the model rows for {rows:,} only: take another "
+            "--tokenizer, or a larger --vocab-size"
+        )
+    return ModelConfig(**{**values, "vocab_size": rows})
 
 
 def loss_sum(model: ModelConfig) -> Callable:

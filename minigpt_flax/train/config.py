@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class RunConfig:
     mix: str | None = _flag(None, "data", "W,W,...", "share of each --data in the batches [by size]")
     tokenizer: str = _flag("char", "data", "WORD", "char, byte, bpe or gpt2")
 
+    init: str | None = _flag(None, "model", "FROM", "weights to start from: a GPT-2 folder, a run, or gpt2")
+    vocab_size: int | None = _flag(None, "model", "N", "tokens that the model has rows for [tokenizer's]")
     layers: int = _flag(4, "model", "N", "transformer blocks")
     heads: int = _flag(4, "model", "N", "attention heads; must divide the width")
     kv_heads: int | None = _flag(None, "model", "N", "key and value heads, if fewer (grouped query)")
@@ -52,6 +54,7 @@ class RunConfig:
     context: int = _flag(64, "model", "N", "tokens that a prediction sees at most")
     norm: str = _flag("layernorm", "model", "NAME", "layernorm or rmsnorm")
     position: str = _flag("learned", "model", "NAME", "learned, rope or none")
+    norm_eps: float = _flag(1e-5, "model", "NUMBER", "added to the variance in norms")
     mlp: str = _flag("gelu", "model", "NAME", "gelu, gelu_tanh, swiglu or relu2")
     bias: bool = _flag(False, "model", "", "biases in linear layers and norms")
     tie_head: bool = _flag(True, "model", "", "share the embedding with the head")
@@ -154,17 +157,22 @@ def defaults() -> dict[str, Word]:
     return {word.name: word for word in (parse(line, "optimizer") for line in DEFAULTS.read_text().splitlines())}
 
 
-def resolve(given: dict[str, Any], preset: str) -> RunConfig:
+def resolve(given: dict[str, Any], preset: str, known: Mapping[str, Any] | None = None) -> RunConfig:
     """Lays what was typed over a preset.
 
     A word that names the preset's own row keeps the preset's arguments where it says nothing of them: ``--opt adamw``
     under ``nano`` is ``adamw(b2=0.99, weight_decay=0.1)``. What neither says of an optimizer, above all its learning
     rate, is as :func:`defaults` has it.
 
+    Args:
+      given: what was typed; None where nothing was.
+      preset: what to begin with.
+      known: what must be whatever the preset says, such as the sizes of weights that are there already.
+
     Raises:
       UserError: an unknown preset, or a value out of range.
     """
-    chosen = PRESETS[check_name(preset, PRESETS, "preset")]
+    chosen = {**PRESETS[check_name(preset, PRESETS, "preset")], **(known or {})}
     typed = one_or_several({key: value for key, value in given.items() if value is not None})
     below = {**{f.name: f.default for f in dataclasses.fields(RunConfig)}, **chosen}
     values = spelled_out({**below, **typed}, below)

@@ -33,6 +33,7 @@ def plan(run: Run) -> list[tuple[str, str]]:
         ("device", _devices(run)),
         ("data", _data(run)),
         ("model", f"{_model(run)}\n{_roles(run, rates)}"),
+        *([] if config.init is None else [("weights", f"from {config.init}")]),
         ("compute", _compute(run)),
         ("batch", _batch(config)),
         ("optimizer", _optimizers(run)),

@@ -33,7 +33,8 @@ from minigpt_flax.train.config import (
     to_json,
 )
 from minigpt_flax.train.folder import RunFolder, create_free, read, show
-from minigpt_flax.train.once import Ahead, call_once
+from minigpt_flax.train.once import Ahead
+from minigpt_flax.train.origin import first_state, inherited, known_tokenizer, origin
 from minigpt_flax.train.processes import from_first, held_by_first, is_first, together
 from minigpt_flax.train.profile import Profiled, read_steps
 from minigpt_flax.train.specs import parse
@@ -53,7 +54,8 @@ def sit(request: Request, stop: Stop) -> None:
 def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
     """Starts a new run; nothing is written before all of it is known to be right."""
     preset = request.preset or default_preset(jax.default_backend())
-    config = resolve(request.given, preset)
+    source = origin(request.given.get("init"))
+    config = resolve(request.given, preset, inherited(request.given, source))
     named = None if request.name is None else RunFolder(Path(request.out) / request.name)
     from_first(lambda: named and named.require_free())
     loggers.require(config.log)
@@ -62,11 +64,11 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
     stop = together(stop)
     if _early(stop):
         return
-    run = build(config)
+    run = build(config, tokenizer=known_tokenizer(config, source))
     if _early(stop):
         return
     run = dataclasses.replace(run, step=Ahead(run.step, run.state, run.batches(0)))
-    state = call_once(run.init)
+    state = first_state(run, source)
     if _early(stop):
         return
     stem = f"{preset}-{parse(config.opt, 'optimizer').name}-{config.seed}"
