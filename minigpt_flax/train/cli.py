@@ -129,7 +129,7 @@ READERS: dict[type, Callable[[str], Any]] = {int: whole, float: number, str: str
 
 def parser() -> Parser:
     """Builds the parser from the fields of ``RunConfig``."""
-    presets = "\n".join(f"  {name:8s} {note}" for name, note in PRESET_NOTES.items())
+    presets = "\n".join(f"  {name:11s} {note}" for name, note in PRESET_NOTES.items())
     about = f"Train a GPT. Common lines:\n{LINES}\npresets (--preset NAME):\n{presets}\n\n{WORDS}"
     build = Parser(prog="train.py", usage="python train.py [--flag VALUE ...]", description=about)
     run = build.add_argument_group("run")
