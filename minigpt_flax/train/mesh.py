@@ -82,7 +82,8 @@ def choose_mesh(text: str | None, batch_size: int, devices: int, processes: int 
     total, shares = math.prod(sizes.values()), batch_shares(sizes)
     name = f"--mesh {spell_mesh(sizes)}"
     if total > devices:
-        raise UserError(f"{name} takes {total} devices and there are {devices}: the sizes multiply to their number")
+        fits = f"give a --mesh whose sizes multiply to at most {devices}"
+        raise UserError(f"{name} takes {total} devices and there are {devices}: {fits}")
     if processes > 1 and total != devices:
         raise UserError(f"{name} takes {total} of {devices} devices; {processes} processes share them all")
     if batch_size % shares:
