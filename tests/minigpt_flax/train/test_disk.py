@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from minigpt_flax.data import Batches
 from minigpt_flax.train.checkpoint import Checkpoints
+from minigpt_flax.train.hooks import Log
 from tests.minigpt_flax.train.runs import last_state, records, resume, start
 
-BATCH, WRITE = Batches.__call__, Checkpoints._write
+LOOK, WRITE = Log.__call__, Checkpoints._write
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def fill(path: Path):
 
 
 def full(monkeypatch, disk, begin, end=None):
-    """The disk is full from the batch ``begin`` to the batch ``end``, each after what is being written then."""
+    """The disk is full from when the loop looks at step ``begin`` to ``end``, each after what is being written then."""
     idle = threading.Event()
     idle.set()
 
@@ -51,15 +51,15 @@ def full(monkeypatch, disk, begin, end=None):
         finally:
             idle.set()
 
-    def call(self, step):
+    def call(self, step, metrics):
         if step in (begin, end):
             time.sleep(0.1)  # a save that has just been asked for begins
             assert idle.wait(60)
             fill(disk / "other") if step == begin else (disk / "other").unlink()
-        return BATCH(self, step)
+        LOOK(self, step, metrics)
 
     monkeypatch.setattr(Checkpoints, "_write", write)
-    monkeypatch.setattr(Batches, "__call__", call)
+    monkeypatch.setattr(Log, "__call__", call)
 
 
 @pytest.fixture(scope="module")
