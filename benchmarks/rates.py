@@ -41,7 +41,7 @@ adamw(b2=0.99,weight_decay=0.1,lr=3e-3) rmsprop(decay=0.99,bias_correction=True,
 came(b2=0.95,b3=0.95,lr=1e-3) yogi(b2=0.99,eps=1e-8,initial_accumulator_value=0.0,lr=3e-3)
 simplified_ademamix(b1=0.9,b2=0.99,lr=2e-4) prodigy(betas=(0.9,0.99),lr=1.0) sophia(b1=0.9,eps=3e-4,lr=1e-3)
 sm3(b2=0.5,lr=3e-3) adagrad(initial_accumulator_value=1e-4,lr=0.03) adadelta(rho=0.95,lr=1.0)
-novograd(b1=0.95,b2=0.98,lr=0.01) kron(precond_lr=0.3,lr=3e-3)
+novograd(b1=0.95,b2=0.98,lr=0.01) kron(precond_lr=0.5,lr=3e-3)
 """
 """Words with the rate that a search begins at, where that isn't ``USUAL``: the papers' or the field's. An optimizer is
 tried with keywords as well whose defaults are for longer runs (memories of 1000 steps and more), or for larger
