@@ -31,8 +31,8 @@ class Ahead:
 
     def __init__(self, function: Any, *arguments: Any):
         self.function, self.lower = function, function.lower
-        # A daemon: a second Ctrl-C doesn't wait for it.
-        self.thread = threading.Thread(target=self._compile, args=arguments, daemon=True)
+        # No daemon: an interpreter that ends while a thread compiles aborts. `cli.leave` doesn't wait after Ctrl-C.
+        self.thread = threading.Thread(target=self._compile, args=arguments)
         self.thread.start()
 
     def __call__(self, *arguments: Any) -> Any:

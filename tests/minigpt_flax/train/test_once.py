@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +9,7 @@ import pytest
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config import resolve
 from minigpt_flax.train.once import Ahead, call_once
-from tests.minigpt_flax.train.runs import TINY
+from tests.minigpt_flax.train.runs import ROOT, TINY
 
 SMALL = {name.replace("-", "_"): value for name, value in TINY.items() if name != "preset"} | {
     "data": str(TINY["data"])
@@ -45,3 +48,20 @@ def test_an_error_is_raised_by_the_call():
     step.thread.join()
     with pytest.raises(TypeError, match="dot_general"):
         step(jnp.ones(2))
+
+
+def test_a_process_that_ends_while_it_compiles_ends_in_order():
+    code = """
+import sys, jax, jax.numpy as jnp
+from minigpt_flax.train.once import Ahead
+
+def deep(x):
+    for i in range(300):
+        x = jnp.sin(x) @ x + i
+    return x
+
+Ahead(jax.jit(deep), jax.ShapeDtypeStruct((8, 8), jnp.float32))
+sys.exit(143)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert (ended.returncode, ended.stderr) == (143, "")
