@@ -1,4 +1,4 @@
-"""What the loop adds to the step: ``python -m benchmarks.loop [--rounds N]``.
+"""What the loop adds to the step: ``python -m benchmarks.loop [--rounds N] [--steps N]``.
 
 The whole of ``train`` at the preset ``nano``, with its hooks, log, progress and checkpoints, against the same compiled
 step called alone; then with every probe. Validations, which are work of their own, are left out. And whether the
@@ -20,19 +20,20 @@ import jax
 
 from benchmarks.results import RESULTS, environment, machine, save
 from benchmarks.timing import race, ratios, spread
-from minigpt_flax.train import console
+from minigpt_flax.errors import UserError
+from minigpt_flax.train.attempts import train_on
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.cli import Parser, guarded, whole
 from minigpt_flax.train.config import resolve
+from minigpt_flax.train.console import Progress
 from minigpt_flax.train.folder import RunFolder
-from minigpt_flax.train.hooks import Guard, Log
-from minigpt_flax.train.loop import train
-from minigpt_flax.train.parts import part_names
 from minigpt_flax.train.probes import PROBES
+from minigpt_flax.train.stop import Stop
 
 STEPS = 250  # in a block, a checkpoint after it: the preset's own rhythm
 ROUNDS = 5
+TINY = {"layers": 1, "heads": 2, "width": 16, "context": 8, "batch_size": 4}
 BARS = {"loop": 1.03, "loop with probes": 1.05}
 
 
@@ -59,34 +60,35 @@ class Watched:
 def bare(run: Run) -> None:
     """The steps and their batches alone, one in flight as in the loop."""
     state = run.init()
-    for step in range(STEPS):
+    for step in range(run.config.steps):
         state, _ = run.step(state, run.batches(step))
     jax.block_until_ready(state)
 
 
 def whole_loop(run: Run) -> Watched:
     """The steps as ``train.py`` does them."""
-    watched = Watched(run.step)
+    watched, config = Watched(run.step), run.config
     run = dataclasses.replace(run, step=watched, evaluate=lambda params, stop: {"val_loss": 1.0, "val_sem": 0.0})
-    config = run.config
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         folder = RunFolder(Path(scratch))
         with (
-            Checkpoints(folder.checkpoints, config.keep) as checkpoints,
-            console.Progress(config, 0) as progress,
-            Log(folder, config.log_every, config.batch_size * config.context) as log,
+            Checkpoints(folder.checkpoints, config.keep, config.keep_every) as checkpoints,
+            Progress(config, 0) as progress,
         ):
-            guard = Guard(part_names(run.layout, run.shapes), config.explosion, lambda *told: None)
-            hooks = [log, guard, progress]
-            train(run, run.init(), hooks=hooks, on_validation=progress.validated, checkpoints=checkpoints, stop=bool)
+            train_on(run, folder, checkpoints, run.init(), progress, Stop(), stop_after=None)
     return watched
 
 
-def measure(rounds: int) -> dict[str, Any]:
-    """Seconds of a block, in turn."""
-    plain, probed = (
-        build(resolve({"steps": STEPS, "eval_every": STEPS, "probe": probes}, "nano")) for probes in ((), tuple(PROBES))
-    )
+def measure(rounds: int, steps: int, changes: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of a block, in turn.
+
+    Args:
+      rounds: number of blocks of each contestant.
+      steps: in a block.
+      changes: to the preset.
+    """
+    given = changes | {"steps": steps, "eval_every": steps}
+    plain, probed = (build(resolve(given | {"probe": probes}, "nano")) for probes in ((), tuple(PROBES)))
     seen: list[Watched] = []
     seconds = race(
         {
@@ -98,7 +100,7 @@ def measure(rounds: int) -> dict[str, Any]:
     )
     ahead = sum(watched.ahead for watched in seen) / sum(watched.calls for watched in seen)
     return {
-        "steps": STEPS,
+        "steps": steps,
         "rounds": rounds,
         "seconds": {name: spread(values) for name, values in seconds.items()},
         "ratios": {name: ratios(seconds[name], seconds["step"]) for name in BARS},
@@ -108,7 +110,10 @@ def measure(rounds: int) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """The times, for people."""
-    rows = [f"  {name:18s}{times['median'] / STEPS * 1e3:8.2f} ms a step" for name, times in found["seconds"].items()]
+    rows = [
+        f"  {name:18s}{times['median'] / found['steps'] * 1e3:8.2f} ms a step"
+        for name, times in found["seconds"].items()
+    ]
     for name, bar in BARS.items():
         ratio = found["ratios"][name]["median"]
         rows.append(f"  {name} / step: {ratio:.3f}, {'within' if ratio <= bar else 'OVER'} {bar}")
@@ -120,11 +125,15 @@ def run(arguments: Sequence[str]) -> int:
     """Measures."""
     parser = Parser(prog="python -m benchmarks.loop", description=__doc__)
     parser.add_argument("--rounds", metavar="N", type=whole, default=ROUNDS, help=f"rounds [{ROUNDS}]")
+    parser.add_argument("--steps", metavar="N", type=whole, default=STEPS, help=f"steps in a block [{STEPS}]")
+    parser.add_argument("--tiny", action="store_true", help="only show that it runs: a smaller model")
     parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS, help="folder of the results")
     given = parser.parse(list(arguments))
-    found = measure(given["rounds"])
+    if min(given["rounds"], given["steps"] - 1) < 1:
+        raise UserError(f"--rounds must be at least 1 and --steps 2, got {given['rounds']} and {given['steps']}")
+    found = measure(given["rounds"], given["steps"], TINY if given["tiny"] else {})
     print(f"loop, {machine()}\n{table(found)}")
-    path = given["out"] / f"{machine()}.json"
+    path = given["out"] / f"{machine()}{'-tiny' if given['tiny'] else ''}.json"
     save(path, "loop", {**environment(), **found})
     print(f"wrote {path}")
     return 0

@@ -23,3 +23,12 @@ def test_a_step_that_was_sent_ahead_is_told_from_one_that_waited():
     jax.block_until_ready(watched.before)
     watched(state, None)
     assert (watched.calls, watched.ahead) == (1, 0)
+
+
+def test_the_loop_is_measured(tmp_path, capsys):
+    assert loop.main(["--tiny", "--rounds=1", "--steps=3", "--out", str(tmp_path)]) == 0
+    (file,) = tmp_path.glob("*.json")
+    found = json.loads(file.read_text())["loop"]
+    assert found["seconds"].keys() == {"step", *loop.BARS} and all(t["least"] > 0 for t in found["seconds"].values())
+    assert found["ratios"].keys() == loop.BARS.keys() and 0 <= found["sent_ahead"] <= 1
+    assert "loop with probes / step" in capsys.readouterr().out

@@ -67,7 +67,7 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
     run = build(config, tokenizer=known_tokenizer(config, source))
     if _early(stop):
         return
-    run = dataclasses.replace(run, step=Ahead(run.step, run.state, run.batches(0)))
+    run = compiling(run)
     state = first_state(run, source)
     if _early(stop):
         return
@@ -78,6 +78,11 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
         from_first(lambda: folder.fill(to_json(config), environment(run), run.tokenizer.save))
         with Checkpoints(folder.checkpoints, config.keep, config.keep_every) as checkpoints:
             follow(run, folder, checkpoints, state, stop, request, compilation)
+
+
+def compiling(run: Run) -> Run:
+    """The run, with its step being compiled while the first state is made or read."""
+    return dataclasses.replace(run, step=Ahead(run.step, run.state, run.batches(0)))
 
 
 def _early(stop: Stop) -> bool:
@@ -101,7 +106,7 @@ def resume(request: Request, stop: Stop, compilation: speed.Compilation) -> None
             loggers.require(config.log)
             if _early(stop):
                 return
-            run = build(config, tokenizer=load_tokenizer(folder.path), data_hash=folder.data_hash())
+            run = compiling(build(config, tokenizer=load_tokenizer(folder.path), data_hash=folder.data_hash()))
             state = latest(run, folder, checkpoints, print)
             follow(run, folder, checkpoints, state, stop, request, compilation)
 
@@ -214,7 +219,7 @@ def report(run: Run, folder: RunFolder, state: TrainState, clock: Clock, compila
         speed.peak_memory(state, analyse),
         tokens=run.config.step_tokens,
         flops=run.flops,
-        dtype="float32",
+        dtype=run.model.dtype,
     )
     console.say("speed", found.lines())
     if is_first():

@@ -108,11 +108,12 @@ def test_memory_is_xlas_where_the_device_tells_nothing():
 
 
 def test_a_run_ends_with_its_speed(tmp_path, capfd):
-    assert start(tmp_path / "run", "--stop-after=20") == 0
+    assert start(tmp_path / "run", "--stop-after=20", dtype="bfloat16") == 0
     said = capfd.readouterr().out
     record = json.loads((tmp_path / "run" / "speed.json").read_text())
     assert f"{record['step_seconds'] * 1e3:.1f} ms a step" in said and "no MFU on a CPU" in said
     assert record["steps"] == 20 - 3  # the first, and one after each of two validations
     assert record["tokens_per_second"] == pytest.approx(record["steps"] * 32 / record["seconds"])
     assert record["device"] == "cpu" and record["mfu"] is None and record["memory"]["size"] > 1e5
+    assert record["dtype"] == "bfloat16"
     assert speed.Speed(**{**{k: record[k] for k in Speed.__dataclass_fields__}, "memory": Memory(1, "")}).steps == 17
