@@ -5,7 +5,10 @@ import json
 import jax
 import pytest
 
-from benchmarks import loop, startup
+from benchmarks import generation, loop, startup
+from minigpt_flax.train.config import resolve
+
+SMALL = {"layers": 1, "heads": 1, "width": 8, "context": 8}
 
 
 @pytest.mark.slow
@@ -32,3 +35,13 @@ def test_the_loop_is_measured(tmp_path, capsys):
     assert found["seconds"].keys() == {"step", *loop.BARS} and all(t["least"] > 0 for t in found["seconds"].values())
     assert found["ratios"].keys() == loop.BARS.keys() and 0 <= found["sent_ahead"] <= 1
     assert "loop with probes / step" in capsys.readouterr().out
+
+
+def test_generation_says_who_is_absent(tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "TOKENS", 4)
+    monkeypatch.setattr(generation, "resolve", lambda given, preset: resolve({**given, **SMALL}, preset))
+    assert generation.main(["--rounds", "2", "--out", str(tmp_path)]) == 0
+    (file,) = tmp_path.glob("*.json")
+    found = json.loads(file.read_text())["generation"]
+    assert found["tokens_per_second"].keys() == {"cached", "uncached"} and "--peers" in found["absent"]["nanoGPT"]
+    assert all(speed["least"] > 0 for speed in found["tokens_per_second"].values())
