@@ -40,7 +40,7 @@ def norms(view: StepView) -> dict[str, jax.Array]:
     return {
         f"{name}_norm/{role}": tree.norm(leaves)
         for name, values in trees.items()
-        for role, leaves in _by_role(values, view.layout).items()
+        for role, leaves in by_role(values, view.layout).items()
     }
 
 
@@ -53,7 +53,7 @@ def ratios(view: StepView) -> dict[str, jax.Array]:
     Returns:
       ``update_ratio/ROLE``.
     """
-    updates, params = (_by_role(values, view.layout) for values in (view.updates, view.params))
+    updates, params = (by_role(values, view.layout) for values in (view.updates, view.params))
     return {f"update_ratio/{role}": tree.norm(updates[role]) / tree.norm(params[role]) for role in params}
 
 
@@ -87,7 +87,7 @@ def moments(view: StepView) -> dict[str, jax.Array]:
     Returns:
       ``NAME_norm/ROLE``.
     """
-    roles = {name: entry.role for name, entry in _by_name(view.layout).items()}
+    roles = {name: entry.role for name, entry in by_name(view.layout).items()}
     groups: dict[str, list[jax.Array]] = {}
     for field, owner, leaf in remembered(view.opt_state, view.layout):
         groups.setdefault(f"{field}_norm/{roles[owner]}", []).append(leaf)
@@ -99,8 +99,8 @@ def remembered(opt_state: Any, layout: Any) -> Iterator[tuple[str, str, Any]]:
 
     A moment lies where its parameter does, below its field: ``1/mu/blocks/mlp/up/kernel``.
     """
-    parameters = _by_name(layout)
-    for name, leaf in _by_name(opt_state).items():
+    parameters = by_name(layout)
+    for name, leaf in by_name(opt_state).items():
         owner = owner_of(name, parameters)
         if owner is not None and jnp.issubdtype(leaf.dtype, jnp.inexact):
             field = name.removesuffix(f"/{owner}").split("/")[-1]
@@ -119,7 +119,8 @@ def owner_of(name: str, parameters: Container[str]) -> str | None:
     return next((tail for tail in tails if tail in parameters), None)
 
 
-def _by_name(values: Any) -> dict[str, Any]:
+def by_name(values: Any) -> dict[str, Any]:
+    """The leaves of a tree by their names."""
     return {tree.path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(values)}
 
 
@@ -146,7 +147,8 @@ def skips(view: StepView) -> dict[str, jax.Array]:
     return {name: jnp.sum(jnp.stack(found)).astype(jnp.float32) for name, found in counts.items() if found}
 
 
-def _by_role(values: Any, layout: Any) -> dict[str, list[jax.Array]]:
+def by_role(values: Any, layout: Any) -> dict[str, list[jax.Array]]:
+    """The leaves of a tree like the parameters, by the roles that a tree of ``ParamLayout`` gives them."""
     groups: dict[str, list[jax.Array]] = {}
     for leaf, entry in zip(jax.tree.leaves(values), jax.tree.leaves(layout), strict=True):
         groups.setdefault(entry.role, []).append(leaf)

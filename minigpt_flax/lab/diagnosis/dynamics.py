@@ -16,7 +16,7 @@ from minigpt_flax.lab.diagnosis.finding import Finding
 from minigpt_flax.lab.diagnosis.stability import keywords
 from minigpt_flax.lab.diagnosis.subject import Subject
 from minigpt_flax.lab.plots import COLOURS, dress
-from minigpt_flax.train.probes import remembered
+from minigpt_flax.train.probes import by_name, by_role, remembered
 
 STEPS = 8
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
@@ -50,16 +50,9 @@ def _steps(subject: Subject) -> tuple[list[Any], list[Any], Any]:
     return updates, grads, state
 
 
-def _by_role(values: Any, layout: Any) -> dict[str, list[Any]]:
-    groups = defaultdict(list)
-    for leaf, entry in zip(jax.tree.leaves(values), jax.tree.leaves(layout), strict=True):
-        groups[entry.role].append(leaf)
-    return groups
-
-
 def effective_rates(updates: list[Any], grads: list[Any], layout: Any) -> dict[str, float]:
     """RMS of the updates over RMS of the gradients, by role: the rate of plain descent with steps of this length."""
-    moved, felt = (_by_role(values, layout) for values in (updates[-1], grads[-1]))
+    moved, felt = (by_role(values, layout) for values in (updates[-1], grads[-1]))
     return {role: float(tree.norm(moved[role]) / tree.norm(felt[role])) for role in moved}
 
 
@@ -69,7 +62,7 @@ def _cosine(a: Any, b: Any) -> float:
 
 def moment_quantiles(opt_state: Any, layout: Any) -> dict[str, dict[str, list[float]]]:
     """Quantiles (``QUANTILES``) of the sizes of what the optimizer remembers, by its name and the parameters' role."""
-    roles = {tree.path_name(path): entry.role for path, entry in jax.tree.leaves_with_path(layout)}
+    roles = {name: entry.role for name, entry in by_name(layout).items()}
     groups: dict[str, dict[str, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     for field, owner, leaf in remembered(opt_state, layout):
         groups[field][roles[owner]].append(np.abs(np.asarray(leaf, np.float32)).ravel())
@@ -85,7 +78,7 @@ def eps_share(subject: Subject, opt_state: Any) -> dict[str, float] | None:
     None for an optimizer without ``eps`` or ``nu``.
     """
     _, words = keywords(subject.run.config.opt)
-    roles = {tree.path_name(path): entry.role for path, entry in jax.tree.leaves_with_path(subject.run.layout)}
+    roles = {name: entry.role for name, entry in by_name(subject.run.layout).items()}
     groups: dict[str, list[np.ndarray]] = defaultdict(list)
     for field, owner, leaf in remembered(opt_state, subject.run.layout):
         if field == "nu" and isinstance(words.get("eps"), float):
