@@ -1,4 +1,18 @@
-"""How the pages are built: ``make docs`` writes ``site/``; a warning (a broken link, an unknown name) is an error."""
+"""How the pages are built: ``make docs`` writes ``site/``.
+
+A warning is an error: a broken link, an unknown name, a public name without an entry in the reference.
+"""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from sphinx.util import logging
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from docs.generate import public, surfaces
 
 project = "jaxopt-mini"
 author = "the jaxopt-mini authors"
@@ -21,4 +35,29 @@ autodoc_typehints = "none"  # the signature says it already
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 intersphinx_mapping: dict[str, tuple[str, None]] = {}
+
+
+def check_reference(app: Any, env: Any) -> None:
+    """Warns of every public name of the two packages, and of other modules on these pages, that has no entry."""
+    domain = env.get_domain("py")
+    known = {name.rpartition(".")[2] for name in domain.objects}
+    modules = {*surfaces("jaxopt_mini"), *surfaces("minigpt_flax"), *domain.modules}
+    for module in map(importlib.import_module, sorted(modules)):
+        for name in sorted(set(public(module)) - known):
+            logging.getLogger(__name__).warning("%s.%s has no entry in the reference", module.__name__, name)
+
+
+def escape_bars(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Lets the bars of norms, ``|g|``, be bars: reStructuredText would look for a substitution of that name."""
+    for i, line in enumerate(lines):
+        if not line.startswith("    "):  # a formula or an example, taken as it stands
+            parts = re.split(r"(``.*?``)", line)
+            lines[i] = "".join(part if part.startswith("``") else part.replace("|", r"\|") for part in parts)
+
+
+def setup(app: Any) -> None:
+    """Adds both to the build."""
+    app.connect("env-check-consistency", check_reference)
+    app.connect("autodoc-process-docstring", escape_bars, priority=100)

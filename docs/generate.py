@@ -6,12 +6,16 @@ them anew. A test compares the committed pages with what this would write.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
+import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
@@ -156,7 +160,42 @@ def untuned() -> str:
     return "".join(parts)
 
 
-PAGES = {"optimizers.md": optimizers, "schedules-and-clips.md": transforms, "choose.md": choice}
+def surfaces(package: str) -> list[str]:
+    """Modules that offer a package's names: itself if it re-exports any, else each module and package in it."""
+    root = importlib.import_module(package)
+    inner = [] if any(public(root)) else pkgutil.iter_modules(getattr(root, "__path__", ()), f"{package}.")
+    below = [name for info in inner if not info.name.endswith("__main__") for name in surfaces(info.name)]
+    return [package, *below]
+
+
+def public(module: ModuleType) -> Iterator[str]:
+    """Names of functions and classes that a module defines, or that a package's ``__init__`` takes from below it."""
+    for name, value in vars(module).items():
+        below = f"{getattr(value, '__module__', '')}.".startswith(f"{module.__name__}.")
+        if not name.startswith("_") and (inspect.isroutine(value) or inspect.isclass(value)) and below:
+            yield name
+
+
+def entry(module: str) -> str:
+    """A module's docstring and those of its public names."""
+    names = ", ".join(public(importlib.import_module(module)))
+    return f".. automodule:: {module}\n" + (f"   :members: {names}\n   :imported-members:\n" if names else "")
+
+
+def reference(title: str, package: str) -> str:
+    """The reference page of a package, module by module."""
+    return "\n".join([f"{HEAD}# {title}\n\n```{{eval-rst}}", *map(entry, surfaces(package))]) + "```\n"
+
+
+PAGES = {
+    "optimizers.md": optimizers,
+    "schedules-and-clips.md": transforms,
+    "choose.md": choice,
+    "api/model.md": partial(reference, "The model", "minigpt_flax.model"),
+    "api/data.md": partial(reference, "Data", "minigpt_flax.data"),
+    "api/train.md": partial(reference, "Training", "minigpt_flax.train"),
+    "api/lab.md": partial(reference, "The lab", "minigpt_flax.lab"),
+}
 
 
 def main(arguments: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,12 @@ def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
     once, one for each shape of matrix, wait for each other for ever (JAX 0.10, two cores).
     """
     looped = sequential_vmap(function)
-    return lambda *args: jax.lax.platform_dependent(*args, cpu=looped, default=function)
+
+    @functools.wraps(function)
+    def mapped(*args: Any) -> Any:
+        return jax.lax.platform_dependent(*args, cpu=looped, default=function)
+
+    return mapped
 
 
 @one_by_one

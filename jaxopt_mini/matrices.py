@@ -104,7 +104,7 @@ def matrices_and_rest(
 
 
 def as_matrices(tree: Tree, layout: Tree) -> Tree:
-    """Every leaf as (*stacked, inputs, outputs), with several input or output axes made one.
+    """Every leaf as ``(*stacked, inputs, outputs)``, with several input or output axes made one.
 
     >>> leaf, entry = jnp.zeros((3, 2, 8, 4)), ParamLayout("matrix", (1,), (2,), (0, 3))
     >>> as_matrices(leaf, entry).shape
@@ -187,7 +187,7 @@ def sides(function: Callable[..., Any], *given: Sides) -> Sides:
 
 
 def square_sides(layout: Tree, matrices: Tree, largest: int) -> Tree:
-    """Zeros (*stacked, side, side), float32, on each side of each matrix that is no longer than ``largest``.
+    """Zeros ``(*stacked, side, side)``, float32, on each side of each matrix that is no longer than ``largest``.
 
     A vector has none.
     """

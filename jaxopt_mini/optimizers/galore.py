@@ -42,7 +42,7 @@ def scale_by_galore(
 
     Returns:
       A transformation with an ``optax.contrib.GaLoreState``: count int32[], the inner state, and each matrix'
-      projector (*stacked, side, rank).
+      projector ``(*stacked, side, rank)``.
 
     Raises:
       ValueError: a number is out of range.
