@@ -13,10 +13,11 @@ from jaxtyping import Array, Float, Int
 
 from minigpt_flax.model.config import DTYPE_NAMES, ModelConfig
 from minigpt_flax.model.documents import restart_positions
+from minigpt_flax.model.init import INITS
 from minigpt_flax.model.kernels import cudnn, tpu
-from minigpt_flax.model.linear import INIT_STDDEV, Dense, wide_product
+from minigpt_flax.model.linear import Dense, wide_product
 from minigpt_flax.model.norm import Norm
-from minigpt_flax.model.position import POSITIONS
+from minigpt_flax.model.position import POSITIONS, rotate
 
 
 def attend(
@@ -26,8 +27,9 @@ def attend(
     *,
     drop: Callable[[Array], Array] | None = None,
     documents: Int[Array, "B T"] | None = None,
+    scale: float | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Averages for each query the values at its own and earlier positions: ``softmax(q k^T / sqrt(H)) v``.
+    """Averages for each query the values at its own and earlier positions: ``softmax(scale q k^T) v``.
 
     Query heads share key and value heads in groups of N / K neighbours (Ainslie et al. 2023, arXiv:2305.13245). The
     queries of one group become rows of one matrix, so both products are plain batched matrix products and keys and
@@ -39,13 +41,14 @@ def attend(
         v: Values.
         drop: Applied to the attention weights. None leaves them.
         documents: A number of each token's document; no query sees another one's keys. None means one document.
+        scale: Of the products. None means ``1 / sqrt(H)``.
 
     Returns:
         A mixture of values per query, in the type of ``v``.
     """
     batch, length, heads, size = q.shape
     kv_heads, group = k.shape[2], heads // k.shape[2]
-    q = (q / size**0.5).reshape(batch, length, kv_heads, group, size).transpose(0, 2, 3, 1, 4)
+    q = scaled(q, scale).reshape(batch, length, kv_heads, group, size).transpose(0, 2, 3, 1, 4)
     q = q.reshape(batch * kv_heads, group * length, size)
     k, v = (a.transpose(0, 2, 1, 3).reshape(batch * kv_heads, length, size) for a in (k, v))
     scores = wide_product(q, k.transpose(0, 2, 1)).reshape(batch * heads, length, length)
@@ -57,6 +60,11 @@ def attend(
     out = jnp.matmul(weights.reshape(batch * kv_heads, group * length, length), v)
     out = out.reshape(batch, kv_heads, group, length, size).transpose(0, 3, 1, 2, 4)
     return out.reshape(batch, length, heads, size)
+
+
+def scaled(q: Float[Array, "*rows H"], scale: float | None) -> Float[Array, "*rows H"]:
+    """Queries, multiplied by what their products with keys are to be multiplied by; None means ``1 / sqrt(H)``."""
+    return q / q.shape[-1] ** 0.5 if scale is None else q * scale
 
 
 class Row(NamedTuple):
@@ -79,18 +87,18 @@ class Attention(nn.Module):
     """Projections to queries, keys and values, a row of `ATTENTION`, and the projection back to the residual stream."""
 
     config: ModelConfig
-    residual_stddev: float
 
     def setup(self) -> None:
         """Names the parts."""
         config, size = self.config, self.config.head_size
-        self.query = Dense(config.heads * size, config.bias, INIT_STDDEV)
-        self.key = Dense(config.key_value_heads * size, config.bias, INIT_STDDEV)
-        self.value = Dense(config.key_value_heads * size, config.bias, INIT_STDDEV)
+        init = INITS[config.init_scheme]
+        self.query = Dense(config.heads * size, config.bias, init.first)
+        self.key = Dense(config.key_value_heads * size, config.bias, init.first)
+        self.value = Dense(config.key_value_heads * size, config.bias, init.first)
         if config.qk_norm:
-            self.query_norm, self.key_norm = Norm(config), Norm(config)
+            self.query_norm, self.key_norm = (Norm(config, learned=config.qk_norm_scale) for _ in range(2))
         self.weights_dropout = nn.Dropout(config.dropout)
-        self.output = Dense(config.width, config.bias, self.residual_stddev)
+        self.output = Dense(config.width, config.bias, init.output(config.layers))
 
     def __call__(
         self, x: Float[Array, "B T D"], documents: Int[Array, "B T"] | None = None, *, deterministic: bool
@@ -101,7 +109,8 @@ class Attention(nn.Module):
         drops = config.dropout > 0 and not deterministic
         drop = functools.partial(self.weights_dropout, deterministic=False) if drops else None
         q, k, v = self.project(x, positions)
-        return self.join(ATTENTION[config.attention].attend(q, k, v, drop=drop, documents=documents))
+        attend = functools.partial(ATTENTION[config.attention].attend, scale=config.attention_scale)
+        return self.join(attend(q, k, v, drop=drop, documents=documents))
 
     def project(
         self, x: Float[Array, "B T D"], positions: Int[Array, " T"] | Int[Array, "B T"]
@@ -112,9 +121,10 @@ class Attention(nn.Module):
         )
         if self.config.qk_norm:
             q, k = self.query_norm(q), self.key_norm(k)
-        rotate = POSITIONS[self.config.position].rotate
-        positions = positions[:, None] if positions.ndim == 2 else positions  # the same for every head
-        q, k = (rotate(a.swapaxes(1, 2), positions).swapaxes(1, 2) for a in (q, k))
+        if (angles := POSITIONS[self.config.position].angles) is not None:
+            turn = functools.partial(rotate, angles=angles, base=self.config.rope_base)
+            positions = positions[:, None] if positions.ndim == 2 else positions  # the same for every head
+            q, k = (turn(a.swapaxes(1, 2), positions).swapaxes(1, 2) for a in (q, k))
         return q, k, v
 
     def join(self, mixed: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from minigpt_flax.model.attention import attend
+from minigpt_flax.model.attention import attend, scaled
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.gpt import GPT, Block
 from minigpt_flax.model.layers import unstack
@@ -70,7 +70,8 @@ def read(
         q, k, v = call("project", x, positions, layer=layer)
         keys.append(_ring(k, lengths, config.context))
         values.append(_ring(v, lengths, config.context))
-        x = call("join", x, attend(q, k, v, drop=lambda weights: weights), layer=layer)
+        mixed = attend(q, k, v, drop=lambda weights: weights, scale=config.attention_scale)
+        x = call("join", x, mixed, layer=layer)
     logits = call("read_out", x[rows, lengths - 1][:, None])[:, 0]
     return logits, Cache(keys, values, lengths, jnp.int32(tokens.shape[1] % config.context))
 
@@ -99,7 +100,8 @@ def read_one(
         q, k, v = call("project", x, cache.lengths, layer=layer)
         keys.append(_write(cache.keys[layer], k[0], cache.slot))
         values.append(_write(cache.values[layer], v[0], cache.slot))
-        x = call("join", x, attend_to_ring(q[0], keys[-1], values[-1], seen)[None], layer=layer)
+        mixed = attend_to_ring(q[0], keys[-1], values[-1], seen, config.attention_scale)
+        x = call("join", x, mixed[None], layer=layer)
     return call("read_out", x)[0], Cache(keys, values, cache.lengths + 1, (cache.slot + 1) % config.context)
 
 
@@ -111,7 +113,11 @@ def _call(config: ModelConfig, parts: Parts, method: str, *args: Any, layer: int
 
 
 def attend_to_ring(
-    q: Float[Array, "B N H"], k: Float[Array, "B K C H"], v: Float[Array, "B K C H"], seen: Bool[Array, "B C"]
+    q: Float[Array, "B N H"],
+    k: Float[Array, "B K C H"],
+    v: Float[Array, "B K C H"],
+    seen: Bool[Array, "B C"],
+    scale: float | None = None,
 ) -> Float[Array, "B N H"]:
     """`attend` for one query a row, over the keys that it may see, in whatever order they lie.
 
@@ -120,12 +126,13 @@ def attend_to_ring(
         k: Keys; K divides N.
         v: Values.
         seen: Which keys each row may see, at least one.
+        scale: Of the products, as in `attend`.
 
     Returns:
         A mixture of values per query, in the type of ``v``.
     """
     batch, heads, size = q.shape
-    q = (q / size**0.5).reshape(batch, k.shape[1], -1, size)
+    q = scaled(q, scale).reshape(batch, k.shape[1], -1, size)
     scores = jnp.einsum("bkgh,bkch->bkgc", q, k).astype(jnp.float32)
     scores = jnp.where(seen[:, None, None], scores, -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,8 @@ def deviation(row: Row, config: ModelConfig) -> float:
     direction = jax.random.normal(keys[3], q.shape, config.dtype)
 
     def out_and_gradients(mix):
-        out, back = jax.vjp(lambda q, k, v: mix(q, k, v, documents=documents), q, k, v)
+        mix = functools.partial(mix, documents=documents, scale=config.attention_scale)
+        out, back = jax.vjp(mix, q, k, v)
         return [a.astype(jnp.float32) for a in (out, *back(direction))]
 
     here, there = (jax.jit(out_and_gradients, static_argnums=0)(mix) for mix in (row.attend, attend))

@@ -1,7 +1,8 @@
 """What a GPT is made of: sizes, and one word from each table of parts.
 
 Imports no JAX, so that a command line can read, check and print a configuration at once. The words are those of the
-tables ``NORMS``, ``POSITIONS``, ``MLPS``, ``ATTENTION`` and ``REMAT``; a test holds the two together.
+tables ``NORMS``, ``POSITIONS``, ``MLPS``, ``SOFTCAPS``, ``INITS``, ``ATTENTION`` and ``REMAT``; a test holds them
+together.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import dataclasses
 from minigpt_flax.errors import UserError, nearest
 
 NORM_NAMES = ("layernorm", "rmsnorm")
-POSITION_NAMES = ("learned", "rope", "none")
+POSITION_NAMES = ("learned", "rope", "half_rope", "none")
 MLP_NAMES = ("gelu", "gelu_tanh", "swiglu", "relu2")
+SOFTCAP_NAMES = ("tanh", "algebraic")
+INIT_NAMES = ("gpt2", "zero_out")
 ATTENTION_NAMES = ("plain", "cudnn", "tpu")
 DTYPE_NAMES = ("float32", "bfloat16")
 REMAT_NAMES = ("none", "full", "dots")
-PAIRED_POSITIONS = ("rope",)  # these turn features in pairs, so a head must hold an even number
+MULTIPLES = {"rope": 2, "half_rope": 4}  # what a head's features must come in, as these turn them in pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +38,21 @@ class ModelConfig:
             then have as many parameters as the others.
         norm: A row of ``NORMS``.
         position: A row of ``POSITIONS``.
+        rope_base: The longest wavelength of a rotation is 2 pi times this many tokens, or nearly so.
         mlp: A row of ``MLPS``.
-        bias: Whether linear layers and norms carry a bias.
+        bias: Whether linear layers carry a bias, and norms too where ``norm_bias`` says so; the head has its own word.
+        norm_bias: Whether norms have a bias where linear layers have one.
+        head_bias: Whether the logits have a bias.
         tie_head: Whether the head reads logits with the token embedding instead of its own matrix.
         qk_norm: Whether queries and keys are normalised per head before their product.
-        softcap: Bounds the logits to (-softcap, softcap) by a tanh. None means no bound.
+        qk_norm_scale: Whether that normalisation has a learned scale (and bias), as all others have.
+        attention_scale: What the products of queries and keys are multiplied by. None means 1 / sqrt(head size).
+        embedding_norm: Whether the residual stream begins normalised.
+        softcap: Bounds the logits to (-softcap, softcap). None means no bound.
+        softcap_form: A row of ``SOFTCAPS``, if they are bounded.
         dropout: Probability of dropping an embedding, an attention weight or a block's output, in [0, 1).
         norm_eps: Added to the variance in norms.
+        init_scheme: A row of ``INITS``, by which parameters are drawn.
         scan_layers: Whether the blocks are one compiled loop (a short compilation, whatever the depth) or written out
             one after the other (a faster step on a small model). Parameters and numbers are the same.
         dtype: What products of matrices and the residual stream are computed in. Softmax, the reductions of norms and
@@ -65,13 +76,21 @@ class ModelConfig:
     hidden: int | None = None
     norm: str = "layernorm"
     position: str = "learned"
+    rope_base: float = 10000.0
     mlp: str = "gelu"
     bias: bool = False
+    norm_bias: bool = True
+    head_bias: bool = False
     tie_head: bool = True
     qk_norm: bool = False
+    qk_norm_scale: bool = True
+    attention_scale: float | None = None
+    embedding_norm: bool = False
     softcap: float | None = None
+    softcap_form: str = "tanh"
     dropout: float = 0.0
     norm_eps: float = 1e-5
+    init_scheme: str = "gpt2"
     scan_layers: bool = False
     dtype: str = "float32"
     attention: str = "plain"
@@ -86,20 +105,29 @@ class ModelConfig:
         _check_word("norm", self.norm, NORM_NAMES)
         _check_word("position", self.position, POSITION_NAMES)
         _check_word("mlp", self.mlp, MLP_NAMES)
+        _check_word("softcap_form", self.softcap_form, SOFTCAP_NAMES)
+        _check_word("init_scheme", self.init_scheme, INIT_NAMES)
         _check_word("dtype", self.dtype, DTYPE_NAMES)
         _check_word("attention", self.attention, ATTENTION_NAMES)
         _check_word("remat", self.remat, REMAT_NAMES)
         _check_divides("heads", self.heads, "width", self.width)
         _check_divides("kv_heads", self.key_value_heads, "heads", self.heads)
-        if self.position in PAIRED_POSITIONS and self.head_size % 2:
+        if self.head_size % MULTIPLES.get(self.position, 1):
             raise UserError(
-                f"position={self.position!r} needs an even head size, but width={self.width} over heads={self.heads} "
-                f"is {self.head_size}; change width or heads"
+                f"position={self.position!r} needs a head size that is a multiple of {MULTIPLES[self.position]}, but "
+                f"width={self.width} over heads={self.heads} is {self.head_size}; change width or heads"
             )
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout={self.dropout} is not in [0, 1)")
         if self.softcap is not None and not self.softcap > 0:
             raise UserError(f"softcap={self.softcap} is not a positive number; give one, or None for no bound")
+        if self.attention_scale is not None and not self.attention_scale > 0:
+            raise UserError(
+                f"attention_scale={self.attention_scale} is not a positive number; give one, or None for "
+                "1 / sqrt(head size)"
+            )
+        if not self.rope_base > 1:
+            raise UserError(f"rope_base={self.rope_base} is not above 1; 10000 is usual")
         if self.loss_chunk is not None and self.loss_chunk < 0:
             raise UserError(f"loss_chunk={self.loss_chunk} is negative; give a number of tokens, or 0 for all at once")
         if not self.norm_eps > 0:

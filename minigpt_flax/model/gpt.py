@@ -1,6 +1,6 @@
 """The decoder-only transformer of GPT-2 (Radford et al. 2019), with newer parts where the configuration asks for them.
 
-    x = token embedding (+ position embedding)
+    x = token embedding (+ position embedding), as it is or normalised
     for each block:  x = x + attention(norm(x));  x = x + mlp(norm(x))
     logits = head(norm(x))
 
@@ -23,8 +23,9 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.model.attention import Attention
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.documents import number_documents, restart_positions
+from minigpt_flax.model.head import Head, logits_of
+from minigpt_flax.model.init import INITS
 from minigpt_flax.model.layers import over_layers
-from minigpt_flax.model.linear import INIT_STDDEV, wide_product
 from minigpt_flax.model.loss import chunked_losses, tokens_at_once
 from minigpt_flax.model.mlp import Mlp
 from minigpt_flax.model.norm import Norm
@@ -47,10 +48,8 @@ class Block(nn.Module):
 
     def setup(self) -> None:
         """Names the parts."""
-        # 2 layers branches write to the stream; GPT-2 keeps the variance of their sum independent of depth.
-        stddev = INIT_STDDEV / (2 * self.config.layers) ** 0.5
         self.norm_1, self.norm_2 = Norm(self.config), Norm(self.config)
-        self.attention, self.mlp = Attention(self.config, stddev), Mlp(self.config, stddev)
+        self.attention, self.mlp = Attention(self.config), Mlp(self.config)
         self.residual_dropout = nn.Dropout(self.config.dropout)
 
     def __call__(
@@ -80,14 +79,15 @@ class GPT(nn.Module):
 
     def setup(self) -> None:
         """Names the parts around the blocks."""
-        config, init = self.config, nn.initializers.normal(INIT_STDDEV)
+        config, init = self.config, INITS[self.config.init_scheme].embedding
         self.token_embedding = nn.Embed(config.vocab_size, config.width, embedding_init=init)
         if POSITIONS[config.position].table:
             self.position_embedding = nn.Embed(config.context, config.width, embedding_init=init)
+        if config.embedding_norm:
+            self.embedding_norm = Norm(config)
         self.embedding_dropout = nn.Dropout(config.dropout)
         self.final_norm = Norm(config)
-        if not config.tie_head:
-            self.head = Head(config)
+        self.head = Head(config)
 
     def __call__(self, tokens: Integer[Array, "B T"], *, deterministic: bool = True) -> Float[Array, "B T V"]:
         """Predicts the token after each position from that position and all earlier ones.
@@ -112,7 +112,7 @@ class GPT(nn.Module):
         documents = None if config.end_of_text is None else number_documents(tokens, config.end_of_text)
         x = self.final_norm(self.stream(tokens, documents, deterministic))
         at_once = tokens_at_once(targets.size, config.vocab_size) if config.loss_chunk is None else config.loss_chunk
-        read_out = functools.partial(logits_of, config, self.head_matrix())
+        read_out = functools.partial(logits_of, config, *self.head(self.token_embedding.embedding))
         return chunked_losses(read_out, x, targets, at_once or targets.size)
 
     def stream(
@@ -135,6 +135,8 @@ class GPT(nn.Module):
         x = self.token_embedding(tokens)
         if POSITIONS[self.config.position].table:
             x = x + self.position_embedding(positions if positions.ndim == 2 else positions[None])
+        if self.config.embedding_norm:
+            x = self.embedding_norm(x)
         return x.astype(self.config.dtype)
 
     @nn.compact
@@ -162,38 +164,12 @@ class GPT(nn.Module):
 
     def read_out(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Turns the end of the residual stream into float32 logits."""
-        return logits_of(self.config, self.head_matrix(), self.final_norm(x))
-
-    def head_matrix(self) -> Float[Array, "D V"]:
-        """Features to logits, in the type that is computed in."""
-        matrix = self.token_embedding.embedding.T if self.config.tie_head else self.head()
-        return matrix.astype(self.config.dtype)
-
-
-class Head(nn.Module):
-    """The matrix of a head that is not the embedding."""
-
-    config: ModelConfig
-
-    @nn.compact
-    def __call__(self) -> Float[Array, "D V"]:
-        """Returns the matrix."""
-        shape = (self.config.width, self.config.vocab_size)
-        return self.param("kernel", nn.initializers.normal(INIT_STDDEV), shape)
-
-
-def logits_of(config: ModelConfig, matrix: Float[Array, "D V"], x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
-    """Float32 logits of features, with their bound."""
-    logits = wide_product(x.reshape(-1, x.shape[-1]), matrix).reshape(*x.shape[:-1], matrix.shape[1])
-    return logits if config.softcap is None else config.softcap * jnp.tanh(logits / config.softcap)
+        return logits_of(self.config, *self.head(self.token_embedding.embedding), self.final_norm(x))
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def init_params(config: ModelConfig, key: Array) -> Params:
-    """Draws GPT-2's initial weights.
-
-    Matrices and embeddings are normal with standard deviation 0.02, those that write to the residual stream 0.02 /
-    sqrt(2 layers); biases are 0 and norm scales 1.
+    """Draws initial weights, by the scheme of the configuration; GPT-2's unless it says otherwise.
 
     Args:
         config: Sizes and parts.

@@ -126,7 +126,10 @@ def _check_format(config: ModelConfig) -> None:
         "position": "learned",
         "key_value_heads": config.heads,
         "tie_head": True,
+        "head_bias": False,
+        "embedding_norm": False,
         "qk_norm": False,
+        "attention_scale": None,
         "softcap": None,
     }
     wrong = [f"{k}={getattr(config, k)!r} (not {v!r})" for k, v in held.items() if getattr(config, k) != v]

@@ -45,8 +45,9 @@ RULES: tuple[tuple[str, Axes], ...] = (  # the first pattern that matches the wh
     (rf"blocks/{FIRST}/bias", Axes("vector", (0,), (), (1,), tensor=1)),
     (r"blocks/(attention/output|mlp/down)/kernel", Axes("matrix", (0,), (1,), (2,), tensor=1)),
     (r"blocks/.*/(scale|bias)", Axes("vector", (0,), (), (1,))),
-    (r"final_norm/(scale|bias)", Axes("vector", (), (), (0,))),
+    (r"(embedding|final)_norm/(scale|bias)", Axes("vector", (), (), (0,))),
     (r"head/kernel", Axes("head", (), (0,), (1,), tensor=1)),
+    (r"head/bias", Axes("vector", (), (), (0,), tensor=0)),
 )
 
 

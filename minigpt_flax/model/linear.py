@@ -5,10 +5,9 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
-
-INIT_STDDEV = 0.02  # GPT-2's, for every matrix that does not write to the residual stream
 
 
 def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
@@ -51,16 +50,16 @@ def _wide_product_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array
 
 
 class Dense(nn.Module):
-    """A kernel (in, out), normally distributed at first, and a bias if asked for, zero at first."""
+    """A kernel (in, out) and, if asked for, a bias that is zero at first."""
 
     features: int
     bias: bool
-    stddev: float
+    draw: Initializer
 
     @nn.compact
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows F"]:
         """Returns ``x @ kernel + bias``, in the type of ``x``."""
-        kernel = self.param("kernel", nn.initializers.normal(self.stddev), (x.shape[-1], self.features))
+        kernel = self.param("kernel", self.draw, (x.shape[-1], self.features))
         y = linear(x, kernel.astype(x.dtype))
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.model.linear import INIT_STDDEV, Dense
+from minigpt_flax.model.init import INITS
+from minigpt_flax.model.linear import Dense
 
 
 def relu2(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -52,16 +53,15 @@ class Mlp(nn.Module):
     """``down(activation(up(x)))``, or for gated rows ``down(activation(gate(x)) * up(x))``."""
 
     config: ModelConfig
-    residual_stddev: float
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Transforms each token by itself."""
-        row, bias = MLPS[self.config.mlp], self.config.bias
+        row, bias, init = MLPS[self.config.mlp], self.config.bias, INITS[self.config.init_scheme]
         features = hidden_size(self.config)
-        up = Dense(features, bias, INIT_STDDEV, name="up")(x)
+        up = Dense(features, bias, init.first, name="up")(x)
         if row.gated:
-            up = row.activation(Dense(features, bias, INIT_STDDEV, name="gate")(x)) * up
+            up = row.activation(Dense(features, bias, init.first, name="gate")(x)) * up
         else:
             up = row.activation(up)
-        return Dense(self.config.width, bias, self.residual_stddev, name="down")(up)
+        return Dense(self.config.width, bias, init.output(self.config.layers), name="down")(up)

@@ -31,17 +31,22 @@ NORMS: dict[str, Callable[..., Array]] = {f.__name__: f for f in (layernorm, rms
 
 
 class Norm(nn.Module):
-    """A row of `NORMS` over the last axis, then a learned scale and, where the configuration has biases, a bias."""
+    """A row of `NORMS` over the last axis, then a learned scale and, where the configuration has biases, a bias.
+
+    Neither follows where ``learned`` is false.
+    """
 
     config: ModelConfig
+    learned: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         """Normalises the last axis of ``x``, in float32 whatever the type of ``x``."""
         shape, wide = x.shape[-1:], wide_dtype(x.dtype)
         y = NORMS[self.config.norm](x.astype(wide), self.config.norm_eps)
-        y = y * _over_last(self.param("scale", nn.initializers.ones, shape), y)
-        if self.config.bias:
+        if self.learned:
+            y = y * _over_last(self.param("scale", nn.initializers.ones, shape), y)
+        if self.learned and self.config.bias and self.config.norm_bias:
             y = y + _over_last(self.param("bias", nn.initializers.zeros, shape), y)
         return y.astype(x.dtype)
 

@@ -77,7 +77,8 @@ def _would_use(request: Request, word: str) -> str:
 
 def _explain_preset(name: str) -> str:
     config = resolve({}, name)
-    flags = [typed(key, getattr(config, key)) for key in PRESETS[name]]
+    values = {key: getattr(config, key) for key in PRESETS[name]}
+    flags = [typed(k, each) for k, value in values.items() for each in (value if isinstance(value, tuple) else [value])]
     return f"preset, {PRESET_NOTES[name]}:\n\n" + "\n".join(f"  {flag}" for flag in flags)
 
 
@@ -89,7 +90,7 @@ def typed(name: str, value: object) -> str:
     """
     if isinstance(value, bool):
         return flag_of(name if value else f"no_{name}")
-    return f'{flag_of(name)} "{value}"' if name in WORDS else f"{flag_of(name)} {value}"
+    return f'{flag_of(name)} "{value}"' if name in WORDS or "(" in str(value) else f"{flag_of(name)} {value}"
 
 
 def _plain(text: str) -> str:

@@ -181,6 +181,8 @@ def _add(group: Any, item: dataclasses.Field, kind: Any) -> None:
 
 
 def _default(item: dataclasses.Field) -> str:
+    if item.metadata["help"].endswith("]"):
+        return ""
     if any(item.name in preset for preset in PRESETS.values()):
         return " [preset's]"
     if isinstance(item.default, bool):

@@ -26,7 +26,8 @@ HUB = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt
 HUB_FILES = ["config.json", "model.safetensors"]  # without its tokenizer, which is the one of the word gpt2
 SHAPE = (  # the fields that parameters fit into; all others of a model are free
     *("vocab_size", "layers", "heads", "kv_heads", "width", "hidden", "context", "norm", "norm_eps", "position"),
-    *("mlp", "bias", "tie_head", "qk_norm", "softcap"),
+    *("rope_base", "mlp", "bias", "norm_bias", "head_bias", "tie_head", "embedding_norm"),
+    *("qk_norm", "qk_norm_scale", "attention_scale", "softcap", "softcap_form"),
 )
 
 

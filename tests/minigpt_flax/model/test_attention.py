@@ -7,7 +7,7 @@ import pytest
 
 from minigpt_flax.model.attention import attend as attend_eagerly
 
-attend = jax.jit(attend_eagerly, static_argnames="drop")
+attend = jax.jit(attend_eagerly, static_argnames=("drop", "scale"))
 
 
 def keep(weights):
@@ -33,6 +33,13 @@ def test_equals_the_definition(kv_heads):
         weights = np.exp(scores) / np.exp(scores).sum()
         out[b, t, n] = weights @ v[b, : t + 1, shared]
     np.testing.assert_allclose(attend(*map(jnp.asarray, (q, k, v)), drop=keep), out, atol=1e-6)
+
+
+def test_the_scale_of_the_products_is_free():
+    q, k, v = draw(4, 2)
+    found = attend(q, k, v, drop=keep, scale=0.12)
+    np.testing.assert_allclose(found, attend(0.24 * q, k, v, drop=keep), atol=1e-6)  # 1 / sqrt(4) times 0.24
+    assert np.abs(found - attend(q, k, v, drop=keep)).max() > 0.01
 
 
 def test_grouped_equals_repeated_heads():

@@ -8,6 +8,8 @@ import pytest
 from minigpt_flax.errors import UserError
 from minigpt_flax.model import config as words
 from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.model.head import SOFTCAPS
+from minigpt_flax.model.init import INITS
 from minigpt_flax.model.mlp import MLPS
 from minigpt_flax.model.norm import NORMS
 from minigpt_flax.model.position import POSITIONS
@@ -17,7 +19,9 @@ def test_words_are_those_of_the_tables():
     assert words.NORM_NAMES == tuple(NORMS)
     assert words.POSITION_NAMES == tuple(POSITIONS)
     assert words.MLP_NAMES == tuple(MLPS)
-    assert set(words.PAIRED_POSITIONS) <= set(POSITIONS)
+    assert set(words.MULTIPLES) == {name for name, row in POSITIONS.items() if row.angles is not None}
+    assert words.SOFTCAP_NAMES == tuple(SOFTCAPS)
+    assert words.INIT_NAMES == tuple(INITS)
 
 
 def test_importing_the_configuration_imports_no_jax():
@@ -35,8 +39,22 @@ def test_importing_the_configuration_imports_no_jax():
             "unknown mlp 'swigl' (did you mean 'swiglu'?); it is one of: gelu, gelu_tanh, swiglu, relu2",
         ),
         ({"norm": "batch"}, "unknown norm 'batch'; it is one of: layernorm, rmsnorm"),
-        ({"position": "Rope"}, "unknown position 'Rope' (did you mean 'rope'?); it is one of: learned, rope, none"),
-        ({"position": "rope", "width": 12}, "position='rope' needs an even head size, but width=12 over heads=4 is 3"),
+        (
+            {"position": "Rope"},
+            "unknown position 'Rope' (did you mean 'rope'?); it is one of: learned, rope, half_rope, none",
+        ),
+        (
+            {"position": "rope", "width": 12},
+            "position='rope' needs a head size that is a multiple of 2, but width=12 over heads=4 is 3; change width",
+        ),
+        (
+            {"position": "half_rope", "width": 24},
+            "position='half_rope' needs a head size that is a multiple of 4, but width=24 over heads=4 is 6",
+        ),
+        ({"rope_base": 1.0}, "rope_base=1.0 is not above 1; 10000 is usual"),
+        ({"attention_scale": 0.0}, "attention_scale=0.0 is not a positive number; give one, or None for 1 / sqrt"),
+        ({"softcap_form": "tan"}, "unknown softcap_form 'tan' (did you mean 'tanh'?); it is one of: tanh, algebraic"),
+        ({"init_scheme": "zero"}, "unknown init_scheme 'zero'"),
         ({"dropout": 1.0}, "dropout=1.0 is not in [0, 1)"),
         ({"dropout": -0.1}, "dropout=-0.1 is not in [0, 1)"),
         ({"dropout": float("nan")}, "dropout=nan is not in [0, 1)"),

@@ -9,12 +9,14 @@ import pytest
 from minigpt_flax.model import gpt
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.flops import forward_flops, multiplied_parameters, training_flops
+from tests.minigpt_flax.model import speedrun
 
 CONFIGS = {
     "plain": {},
     "head of its own": {"tie_head": False, "bias": True},
     "grouped queries": {"kv_heads": 2, "position": "rope"},
     "gated": {"mlp": "swiglu", "hidden": 40, "norm": "rmsnorm", "qk_norm": True},
+    "speedrun": {**speedrun.PARTS, "width": 64},
     "one layer": {"layers": 1, "softcap": 15.0},
 }
 

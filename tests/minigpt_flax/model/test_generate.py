@@ -14,6 +14,7 @@ from minigpt_flax.model.draw import sample_logits
 from minigpt_flax.model.generate import CHUNK, append, generate, stream
 from minigpt_flax.model.gpt import apply
 from minigpt_flax.model.uncached import generate_uncached
+from tests.minigpt_flax.model import speedrun
 
 KEY = jax.random.key(0)
 CONFIG = ModelConfig(vocab_size=11, context=5, layers=1, heads=2, width=8, tie_head=False)
@@ -21,6 +22,7 @@ PARTS = [
     {},
     {"position": "rope", "norm": "rmsnorm", "mlp": "swiglu", "heads": 4, "kv_heads": 2, "qk_norm": True},
     {"position": "none", "softcap": 2.0, "bias": True, "tie_head": True, "heads": 2, "kv_heads": 1},
+    {**speedrun.PARTS, "width": 32},
 ]
 
 
@@ -52,9 +54,10 @@ def test_every_part_draws_the_same_with_and_without_memory(parts, draw):
     settings = {"vocab_size": 13, "context": 12, "layers": 2, "heads": 2, "width": 16} | parts
     config = ModelConfig(**settings)
     params, prompt = draw(config, 0.7), np.random.default_rng(0).integers(0, 13, (3, 4))
-    how = {"max_tokens": 2 * CHUNK + 3, "temperature": 0.9}
-    found = generate(config, params, prompt, KEY, **how)
-    np.testing.assert_array_equal(found, generate_uncached(config, params, jnp.asarray(prompt), KEY, **how))
+    for temperature in (0.9, 0.0):
+        how = {"max_tokens": 2 * CHUNK + 3, "temperature": temperature}
+        found = generate(config, params, prompt, KEY, **how)
+        np.testing.assert_array_equal(found, generate_uncached(config, params, jnp.asarray(prompt), KEY, **how))
 
 
 def test_a_prompt_becomes_what_it_becomes_alone(draw):

@@ -9,6 +9,7 @@ from minigpt_flax.model.gpt import init_params
 from minigpt_flax.model.layout import Axes, layout
 
 EVERYTHING = {"bias": True, "mlp": "swiglu", "qk_norm": True, "tie_head": False, "kv_heads": 1}
+EVERYTHING |= {"head_bias": True, "embedding_norm": True}
 
 
 def shapes(**parts):
@@ -30,6 +31,7 @@ def test_covers_every_parameter_and_every_axis(parts):
 def test_roles():
     axes = layout(shapes(**EVERYTHING))
     assert axes["head"]["kernel"] == Axes("head", (), (0,), (1,), tensor=1)
+    assert axes["head"]["bias"] == Axes("vector", (), (), (0,), tensor=0)
     assert axes["token_embedding"]["embedding"].role == axes["position_embedding"]["embedding"].role == "embedding"
     attention = axes["blocks"]["attention"]
     assert {attention[part]["kernel"].role for part in ("query", "key", "value", "output")} == {"matrix"}

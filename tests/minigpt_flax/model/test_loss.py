@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.model.gpt import logits_of
+from minigpt_flax.model.head import logits_of
 from minigpt_flax.model.loss import chunked_losses, cross_entropy, token_losses, tokens_at_once, total
 
 
@@ -56,7 +56,7 @@ def test_low_precision_logits_are_summed_in_float32():
 
 
 def summed(x, matrix, targets, *, chunk, softcap=None):
-    read_out = functools.partial(logits_of, ModelConfig(matrix.shape[1], softcap=softcap), matrix)
+    read_out = functools.partial(logits_of, ModelConfig(matrix.shape[1], softcap=softcap), matrix, None)
     return total(chunked_losses(read_out, x, targets, chunk))[0]
 
 

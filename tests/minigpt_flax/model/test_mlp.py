@@ -28,7 +28,7 @@ def test_activation_by_its_formula(name):
 @pytest.mark.parametrize("name", MLPS)
 def test_layer_by_its_formula(name):
     config = ModelConfig(vocab_size=8, width=4, heads=1, mlp=name)
-    module = Mlp(config, 0.02)
+    module = Mlp(config)
     x = np.random.default_rng(0).standard_normal((1, 2, 4)).astype(np.float32)
     params = jax.jit(module.init)(jax.random.key(1), x)["params"]
     kernel = {part: np.asarray(params[part]["kernel"]) for part in params}

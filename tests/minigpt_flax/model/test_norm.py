@@ -31,6 +31,17 @@ def test_scale_of_the_input_does_not_matter_and_zero_stays_finite(name):
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize(("parts", "learned"), [({"norm_bias": False}, True), ({}, False)], ids=str)
+def test_a_norm_without_a_bias_and_one_that_learns_nothing(parts, learned):
+    module, x = Norm(ModelConfig(vocab_size=8, bias=True, norm="rmsnorm", **parts), learned=learned), normal(2, 3, 8)
+    params = {"scale": jnp.arange(8.0)} if learned else {}
+    y = module.apply({"params": params}, x)
+    wide = np.asarray(x, np.float64)
+    expected = wide / np.sqrt(np.mean(wide**2, axis=-1, keepdims=True) + 1e-5) * np.arange(8.0) ** learned
+    np.testing.assert_allclose(y, expected, rtol=1e-5)
+    assert jax.tree.structure(module.init(jax.random.key(0), x).get("params", {})) == jax.tree.structure(params)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_scale_and_bias_act_on_the_last_axis(bias):
     module = Norm(ModelConfig(vocab_size=8, bias=bias))

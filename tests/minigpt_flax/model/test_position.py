@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minigpt_flax.model.position import rotate as rotate_eagerly
+from minigpt_flax.model.position import full, half_truncated, rotate as rotate_eagerly
 
-rotate = jax.jit(rotate_eagerly)
+rotate = jax.jit(rotate_eagerly, static_argnums=(2, 3))
 
 
 def normal(*shape, seed=0):
@@ -27,6 +27,22 @@ def test_scores_depend_on_distance_alone():
     shifted = np.asarray(rotate(q, later)) @ np.asarray(rotate(k, later)).T
     np.testing.assert_allclose(scores, shifted, atol=1e-4)
     assert np.abs(scores - np.asarray(q) @ np.asarray(k).T).max() > 0.1
+
+
+def test_the_slower_half_of_the_pairs_stays_where_rope_is_truncated():
+    x, positions = normal(5, 16), np.arange(5) * 7
+    found = np.asarray(rotate(x, jnp.asarray(positions), half_truncated, 1024.0))
+    x = np.asarray(x)
+    angles = positions[:, None] * 1024.0 ** -np.array([0, 1 / 3, 2 / 3, 1])
+    points = (x[:, :4] + 1j * x[:, 8:12]) * np.exp(1j * angles)
+    np.testing.assert_allclose(found[:, :4] + 1j * found[:, 8:12], points, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found[:, 4:8], x[:, 4:8])
+    np.testing.assert_array_equal(found[:, 12:], x[:, 12:])
+
+
+def test_the_base_is_the_paces_of_the_slowest_pair():
+    angles = full(4, 16.0, jnp.float32)
+    np.testing.assert_allclose(angles, [1, 1 / 2, 1 / 4, 1 / 8], rtol=1e-6)
 
 
 def test_lengths_and_position_zero_stay():
