@@ -7,7 +7,6 @@ is in the one that ``--peers`` names. All take turns in one process, so that wha
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.peers import why_no_torch
-from benchmarks.results import RESULTS, cores, environment, machine, save
+from benchmarks import peers
+from benchmarks.results import RESULTS, environment, machine, save
 from benchmarks.timing import race, ratios, spread
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.generate import generate
@@ -47,13 +46,7 @@ def nanogpt(folder: Path, config: ModelConfig) -> Callable[[], object]:
     """``generate`` of nanoGPT's own model."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    torch.set_num_threads(cores())
-    spec = importlib.util.spec_from_file_location("nanogpt", folder / "model.py")
-    assert spec is not None and spec.loader is not None, "the path ends in .py"
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sizes = {"n_layer": config.layers, "n_head": config.heads, "n_embd": config.width, "block_size": config.context}
-    model = module.GPT(module.GPTConfig(vocab_size=config.vocab_size, dropout=0.0, bias=config.bias, **sizes)).eval()
+    model = peers.nanogpt(folder, config).eval()
     prompt = torch.zeros((1, 1), dtype=torch.long)
 
     def write() -> object:
@@ -63,20 +56,13 @@ def nanogpt(folder: Path, config: ModelConfig) -> Callable[[], object]:
     return write
 
 
-def why_not(peers: Path | None) -> str | None:
-    """Why nanoGPT can't take part, None if it can."""
-    if peers is None or not (peers / "nanoGPT" / "model.py").is_file():
-        return "nanoGPT (github.com/karpathy/nanoGPT) is not in a folder given by --peers"
-    return why_no_torch()
-
-
-def measure(rounds: int, peers: Path | None) -> dict[str, Any]:
+def measure(rounds: int, folder: Path | None) -> dict[str, Any]:
     """Tokens a second of everybody, and ours over theirs."""
     config = model_config(resolve({"dropout": 0.0}, "char"), VOCABULARY)
     contestants = ours(config)
-    absent = why_not(peers)
-    if absent is None and peers is not None:
-        contestants["nanoGPT"] = nanogpt(peers / "nanoGPT", config)
+    absent = peers.why_not("nanoGPT/model", folder)
+    if absent is None and folder is not None:
+        contestants["nanoGPT"] = nanogpt(folder, config)
     seconds = race(contestants, rounds)
     found = {
         "tokens": TOKENS,

@@ -1,8 +1,11 @@
-"""Torch's side of a contest: its own AdamW, and the optimizers of authors whose files are given in a folder."""
+"""Torch's side of a contest: its AdamW, nanoGPT, and the optimizers of authors whose files are given in a folder."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,10 +16,12 @@ import numpy as np
 
 from benchmarks.results import cores
 from benchmarks.trees import layers
+from minigpt_flax.model.config import ModelConfig
 
 HOME = {
     "muon": "github.com/KellerJordan/Muon",
     "soap": "github.com/nikhilvyas/SOAP",
+    "nanoGPT/model": "github.com/karpathy/nanoGPT",
 }
 """Where the authors' files are from, by the files' names."""
 
@@ -37,9 +42,9 @@ def why_not(name: str, folder: Path | None) -> str | None:
 
 def load(name: str, folder: Path) -> ModuleType:
     """Runs the authors' file."""
-    spec = importlib.util.spec_from_file_location(f"peer_{name}", folder / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"peer_{Path(name).name}", folder / f"{name}.py")
     assert spec is not None and spec.loader is not None, "the path ends in .py"
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -92,3 +97,15 @@ def muon(folder: Path, params: Any, grads: Any, layout: Any, rate: float) -> Cal
 def soap(folder: Path, params: Any, grads: Any, layout: Any, rate: float) -> Callable:
     """The authors' SOAP."""
     return load("soap", folder).SOAP([p for p, _ in parameters(params, grads, layout)], lr=rate).step
+
+
+def nanogpt(folder: Path, config: ModelConfig) -> Any:
+    """NanoGPT's model of the same sizes."""
+    import torch
+
+    torch.set_num_threads(cores())
+    module = load("nanoGPT/model", folder)
+    sizes = {"n_layer": config.layers, "n_head": config.heads, "n_embd": config.width, "block_size": config.context}
+    told = {"vocab_size": config.vocab_size, "dropout": config.dropout, "bias": config.bias}
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells its number of parameters
+        return module.GPT(module.GPTConfig(**sizes, **told))

@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 
+from minigpt_flax.train.xla import cores
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "jaxlib", "optax", "flax", "torch")
 
@@ -25,11 +27,6 @@ def machine() -> str:
     else:
         name = f"{_processor()} {cores()} cores"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

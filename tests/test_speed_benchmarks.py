@@ -5,7 +5,7 @@ import json
 import jax
 import pytest
 
-from benchmarks import generation, loop, startup
+from benchmarks import generation, loop, startup, step
 from minigpt_flax.train.config import resolve
 
 SMALL = {"layers": 1, "heads": 1, "width": 8, "context": 8}
@@ -45,3 +45,13 @@ def test_generation_says_who_is_absent(tmp_path, monkeypatch):
     found = json.loads(file.read_text())["generation"]
     assert found["tokens_per_second"].keys() == {"cached", "uncached"} and "--peers" in found["absent"]["nanoGPT"]
     assert all(speed["least"] > 0 for speed in found["tokens_per_second"].values())
+
+
+def test_a_step_is_measured_by_ourselves_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(step, "resolve", lambda given, preset: resolve({**given, **SMALL}, preset))
+    monkeypatch.setitem(step.PRESETS, "nanogpt", (1.0, 2, 2))
+    assert step.main(["--out", str(tmp_path)]) == 0
+    (file,) = tmp_path.glob("*.json")
+    found = json.loads(file.read_text())["step"]["nanogpt"]
+    assert found["ms_per_step"].keys() == step.WAYS.keys() and "--peers" in found["absent"]["nanoGPT"]
+    assert found["losses_apart"]["ours, one device"] < 1e-5

@@ -26,7 +26,7 @@ from minigpt_flax.train.config import RunConfig
 from minigpt_flax.train.dataset import Dataset, Part, load_dataset
 from minigpt_flax.train.evaluate import evaluate, together
 from minigpt_flax.train.launch import LAUNCHERS, Step, patient
-from minigpt_flax.train.mesh import batch_shares, check_tensor, choose_mesh
+from minigpt_flax.train.mesh import batch_shares, check_tensor, choose_mesh, worthwhile
 from minigpt_flax.train.on_nan import Policy
 from minigpt_flax.train.optimizer import build_optimizer, rehearse
 from minigpt_flax.train.precision import require
@@ -90,7 +90,7 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
     def make(axis: str | None) -> Step:
         return make_step(losses, plan.tx, plan.schedule, key=key, layout=plan.layout, probes=probes, axis=axis)
 
-    mesh = sharding.make_mesh(choose_mesh(config.mesh, config.batch_size, jax.device_count(), jax.process_count()))
+    mesh = sharding.make_mesh(_mesh_sizes(config, plan.shapes))
     check_tensor(mesh.shape.get("tensor", 1), heads=plan.model.heads, kv_heads=plan.model.key_value_heads)
     shapes = jax.eval_shape(plan.init)
     shardings = sharding.state_shardings(mesh, shapes, plan.layout, tensor_axes(plan.shapes))
@@ -105,6 +105,14 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
         mesh=mesh,
         state=sharding.abstract(shapes, shardings),
     )
+
+
+def _mesh_sizes(config: RunConfig, shapes: Any) -> dict[str, int]:
+    devices, processes = jax.device_count(), jax.process_count()
+    if config.mesh is None and processes == 1:
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+        devices = worthwhile(devices, cores=jax.default_backend() == "cpu", parameters=parameters)
+    return choose_mesh(config.mesh, config.batch_size, devices, processes)
 
 
 def design(config: RunConfig, tokenizer: Tokenizer) -> Design:

@@ -22,7 +22,9 @@ def fit(request: Request) -> int:
     with Stop() as stop:
         try:
             xla.mend()
-            if request.multihost is not None:
+            if request.multihost is None:
+                xla.device_per_core()
+            else:  # processes are what the cores of a machine are then divided among
                 join(request.multihost)
             from minigpt_flax.train.session import sit  # takes seconds
 

@@ -17,6 +17,7 @@ AXES = {
     "tensor": "the matrices of attention and MLP, head by head and feature by feature",
 }
 BATCH_AXES = ("data", "zero", "fsdp")
+SMALL = 1 << 25  # parameters, of which every core of a machine may hold a copy
 PARALLEL = ("jit", "pmap")
 
 
@@ -91,6 +92,22 @@ def choose_mesh(text: str | None, batch_size: int, devices: int, processes: int 
         near = above if below == 0 else f"{below} or {above}"
         raise UserError(f"--batch-size {batch_size} does not divide among the {shares} shares of {name}: take {near}")
     return sizes
+
+
+def worthwhile(devices: int, *, cores: bool, parameters: int) -> int:
+    """How many of the devices a run takes if it isn't told.
+
+    Those that are cores of one machine share its memory, and one of them can use all the cores for a large product.
+
+    Args:
+      devices: how many there are.
+      cores: whether they are cores.
+      parameters: of the model.
+
+    >>> worthwhile(8, cores=True, parameters=10_000_000), worthwhile(8, cores=True, parameters=124_000_000)
+    (8, 1)
+    """
+    return 1 if cores and parameters > SMALL else devices
 
 
 def batch_shares(sizes: Mapping[str, int]) -> int:
