@@ -1,22 +1,20 @@
 """Train a GPT: words in, a run out: ``python train.py --opt adamw --schedule warmup_cosine``, or ``--help``."""
 
-from minigpt_flax.train import cli
+import sys
+
+from minigpt_flax import installed
+from minigpt_flax.train import cli, command
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Does what the words say; returns the exit status."""
-    return cli.guarded("train.py", lambda: run(cli.parse(arguments)))
+    return cli.guarded("train.py", lambda: run(sys.argv[1:] if arguments is None else arguments))
 
 
-def run(request: cli.Request) -> int:
-    """Shows names, or trains. What imports JAX is imported only here, when it is needed."""
-    if request.list or request.explain is not None:
-        from minigpt_flax.train.catalog import show
-
-        return show(request)
-    from minigpt_flax.train.fit import fit
-
-    return fit(request)
+def run(arguments: list[str]) -> int:
+    """Parses, and trains or shows names."""
+    installed.require()
+    return command.run(**cli.parser().parse(arguments))
 
 
 if __name__ == "__main__":

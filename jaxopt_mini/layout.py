@@ -41,7 +41,7 @@ class ParamLayout:
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Checks role and axes."""
         if self.role not in ROLES:
             raise ValueError(f"role {self.role!r} is unknown; the roles are {', '.join(ROLES)}")

@@ -6,7 +6,7 @@ and leaves its singular vectors alone. Coefficients that push (0, 1] towards 1, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -46,7 +46,12 @@ POLAR_EXPRESS = (
     ),
     (1.875, -1.25, 0.375),
 )
-COEFFICIENTS = {"standard": STANDARD, "muon": STANDARD, "dion": DION, "polar_express": POLAR_EXPRESS}
+COEFFICIENTS: dict[str, tuple[Any, ...]] = {
+    "standard": STANDARD,
+    "muon": STANDARD,
+    "dion": DION,
+    "polar_express": POLAR_EXPRESS,
+}
 
 # Rounding in a Gram matrix grows by a^2 a step where singular values are small. After three steps the iterate is formed
 # and its Gram matrix anew: then the result is as close to exact arithmetic as the plain iteration's.
@@ -89,7 +94,12 @@ def _schatten(gram):
 
 
 # What X X' is measured by before the first step; the rows of X are divided by the root of it.
-PRECONDITIONINGS = {"frobenius": None, "spectral": _spectral, "aol": _aol, "schatten": _schatten}
+PRECONDITIONINGS: dict[str, Callable[..., Any] | None] = {
+    "frobenius": None,
+    "spectral": _spectral,
+    "aol": _aol,
+    "schatten": _schatten,
+}
 
 
 def arithmetic(rows: int, columns: int, steps: int) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.scale import scale_by_learning_rate
 from jaxopt_mini.tree import cast_like, narrowest_dtype, norm, times, widen
 
-FIRST_DISTANCE = {
+FIRST_DISTANCE: dict[str, Callable[..., Any]] = {
     "distance": lambda value, params: value,
     "heuristic": lambda value, params: value * (1 + norm(params)),
     "learning_rate": lambda value, params: 0.0,

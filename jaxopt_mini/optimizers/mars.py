@@ -63,7 +63,7 @@ def reduce_variance(
     return GradientTransformationExtraArgs(lambda params: ReduceVarianceState(zeros_like(params)), update)
 
 
-FORMS = {
+FORMS: dict[str, Callable[..., Any]] = {
     "adamw": scale_by_adam,
     "lion": lambda b1, b2, eps: scale_by_lion(b1, b1),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from numbers import Real
 
 import jax
@@ -15,7 +16,10 @@ from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms.scale import scale_by_learning_rate
 from jaxopt_mini.tree import norm, times
 
-VARIANTS = {"sps": lambda gap: gap, "sps+": lambda gap: jnp.maximum(gap, 0)}
+VARIANTS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "sps": lambda gap: gap,
+    "sps+": lambda gap: jnp.maximum(gap, 0),
+}
 
 
 def scale_by_polyak(

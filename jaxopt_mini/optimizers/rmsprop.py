@@ -31,7 +31,7 @@ from jaxopt_mini.tree import (
     zeros_like,
 )
 
-STATES = {  # (centered, bias_correction) -> the type that Optax keeps for it
+STATES: dict[tuple[bool, bool], type] = {  # (centered, bias_correction) -> the type that Optax keeps for it
     (False, False): ScaleByRmsState,
     (False, True): ScaleByRmsWithCountState,
     (True, False): ScaleByRStdDevState,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jaxopt_mini.base import GradientTransformation, GradientTransformationExtra
 from jaxopt_mini.layout import resolve
 from jaxopt_mini.tree import times, widen
 
-SCALINGS = {
+SCALINGS: dict[str, Callable[[jax.Array, int], jax.Array]] = {
     "mean": lambda share, size: 1 / jnp.maximum(share, 1e-3),
     "count": lambda share, size: 1 / (share + 1 / size),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -34,7 +35,7 @@ def _loss(updates, extra):
     return jnp.asarray(extra["value"])
 
 
-WATCHED = {"norm": lambda updates, extra: norm(updates), "loss": _loss}
+WATCHED: dict[str, Callable[..., jax.Array]] = {"norm": lambda updates, extra: norm(updates), "loss": _loss}
 
 
 def _bound(history, count, sigmas):

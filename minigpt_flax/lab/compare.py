@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt_flax.errors import UserError, check_name
+from minigpt_flax.invoked import line
 from minigpt_flax.lab import contest as contests, verdict_text
 from minigpt_flax.lab.contest import ALONE, FILE, Contest
 from minigpt_flax.lab.entries import entries_of, grouped
@@ -34,7 +35,7 @@ OWN = (
 
 def declare(parser: Parser) -> None:
     """Adds the arguments."""
-    parser.usage = "python -m minigpt_flax compare [RUN ...] [--flag VALUE ...]"
+    parser.usage = f"{line('compare')} [RUN ...] [--flag VALUE ...]"
     parser.description = f"{SUMMARY}\n{LINES}"
     parser.add_argument("folders", nargs="*", metavar="RUN", help="finished runs, or one comparison, to judge")
     add = parser.add_argument_group("contestants").add_argument

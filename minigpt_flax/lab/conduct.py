@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 from minigpt_flax.errors import UserError
+from minigpt_flax.invoked import line
 from minigpt_flax.lab import contest as contests
 from minigpt_flax.lab.contest import Contest
 from minigpt_flax.lab.meter import Meter
 from minigpt_flax.lab.records import show
 from minigpt_flax.lab.sweep import Share, Stopped, Sweep
 from minigpt_flax.train.build import build
-from minigpt_flax.train.stop import Failed, Stop
+from minigpt_flax.train.stop import Stop
 
 
 def conduct(contest: Contest, folder: Path, *, vmap: bool = False, jobs: int = 1, share: str | None = None) -> int:
@@ -28,10 +29,11 @@ def conduct(contest: Contest, folder: Path, *, vmap: bool = False, jobs: int = 1
       share: ``I/N``: only this part of the work.
 
     Returns:
-      Exit status: 0, 1 when something can't be written, 128 + the signal that ended it.
+      Exit status: 0, or 128 + the signal that ended it.
 
     Raises:
       UserError: what was asked for can't be done.
+      Failed: something can't be written.
     """
     mine = _share(share)
     if jobs < 1:
@@ -49,10 +51,7 @@ def conduct(contest: Contest, folder: Path, *, vmap: bool = False, jobs: int = 1
         try:
             Sweep(contest, folder, stop, meter, vmap=vmap, share=mine).run()
         except Stopped:
-            print(f"stopped; go on with: python -m minigpt_flax compare --resume {show(folder)}")
-        except Failed as error:
-            print(f"minigpt_flax: {error}", file=sys.stderr)
-            return 1
+            print(f"stopped; go on with: {line('compare')} --resume {show(folder)}")
         return stop.status
 
 

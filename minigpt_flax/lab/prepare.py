@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpt_flax.errors import UserError
+from minigpt_flax.invoked import line
 from minigpt_flax.lab.records import show
 from minigpt_flax.train.cli import Parser
 
@@ -58,7 +59,7 @@ def run(*, source: str, out: str, tokenizer: str) -> int:
     print(f"tokenizer  {chosen.name}, {chosen.vocab_size:,} tokens{end}")
     print(f"speed      {watch.read / 1e6:,.1f} MB read in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s{_memory()}")
     print(f"sha256     {meta.sha256}")
-    print(f"go on      python train.py --data {show(folder)}")
+    print(f"go on      {line('train')} --data {show(folder)}")
     return 0
 
 

@@ -8,7 +8,6 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.lab import contest as contests
 from minigpt_flax.lab.contest import FILE
 from minigpt_flax.lab.entries import entries_of, grouped
-from minigpt_flax.lab.page import Shown, page
 from minigpt_flax.lab.records import read_run, show
 from minigpt_flax.lab.verdict import Entry, best_runs, judge, same
 from minigpt_flax.train.cli import Parser
@@ -29,6 +28,8 @@ def run(*, folders: list[str], out: str, title: str | None) -> int:
     Raises:
       UserError: a folder is no run or holds none, runs of different data or length, or the page can't be written.
     """
+    from minigpt_flax.lab.page import Shown, page  # Matplotlib, which takes long to import
+
     paths = [Path(folder) for folder in folders]
     entries, target = gather(paths)
     best = [(entry.name, best_runs(entry)) for entry in entries]

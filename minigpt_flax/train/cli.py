@@ -16,17 +16,19 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from minigpt_flax.errors import UserError, check_name, nearest
+from minigpt_flax.invoked import line
 from minigpt_flax.train.config import PRESET_NOTES, PRESETS, RunConfig, flag_of
+from minigpt_flax.train.stop import Failed
 
 COLUMNS = 80
-LINES = """
-  python train.py                                  the preset of this machine
-  python train.py --preset demo                    a minute or two on a laptop
-  python train.py --opt lion --schedule wsd        another optimizer, schedule
-  python train.py --opt "adamw(b2=0.95)" --lr 3e-3 --steps 500 --name mine
-  python train.py --data book.txt --tokenizer "bpe(vocab_size=512)"
-  python train.py --resume runs/mine               go on where it stopped
-"""
+LINES = {
+    "": "the preset of this machine",
+    "--preset demo": "a minute or two on a laptop",
+    "--opt lion --schedule wsd": "other rules",
+    '--opt "adamw(b2=0.95)" --lr 3e-3 --name mine': "",
+    '--data book.txt --tokenizer "bpe(vocab_size=512)"': "",
+    "--resume runs/mine": "go on where it stopped",
+}
 WORDS = """A WORD is a name or "name(key=value, ...)": --list shows the names, --explain
 NAME what one is and takes. [In brackets: what holds if you leave a flag out.]"""
 
@@ -81,9 +83,17 @@ class Parser(argparse.ArgumentParser):
         """
         known, unknown = self.parse_known_args(_joined(arguments))
         if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings]
+            flags = self.flags(arguments)
             raise UserError(f"unknown argument {unknown[0]!r}{nearest(unknown[0].split('=')[0], flags)}; see --help")
         return vars(known)
+
+    def flags(self, arguments: Collection[str]) -> list[str]:
+        """The flags that these arguments could have: its own, and those of the command that they name."""
+        found = [flag for action in self._actions for flag in action.option_strings]
+        commands = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        for named in (parsers[name] for parsers in commands for name in arguments if name in parsers):
+            return found + named.flags(())
+        return found
 
 
 def _format(prog: str) -> argparse.HelpFormatter:
@@ -128,10 +138,19 @@ READERS: dict[type, Callable[[str], Any]] = {int: whole, float: number, str: str
 
 
 def parser() -> Parser:
-    """Builds the parser from the fields of ``RunConfig``."""
+    """Builds the parser of ``train.py``."""
+    build = Parser(prog="train.py")
+    declare(build)
+    return build
+
+
+def declare(build: Parser) -> None:
+    """Adds the arguments: those of a sitting, then the fields of ``RunConfig``."""
+    typed = line("train")
+    lines = "\n".join(f"  {f'{typed} {flags}':47s}  {note}".rstrip() for flags, note in LINES.items())
     presets = "\n".join(f"  {name:11s} {note}" for name, note in PRESET_NOTES.items())
-    about = f"Train a GPT. Common lines:\n{LINES}\npresets (--preset NAME):\n{presets}\n\n{WORDS}"
-    build = Parser(prog="train.py", usage="python train.py [--flag VALUE ...]", description=about)
+    build.usage = f"{typed} [--flag VALUE ...]"
+    build.description = f"Train a GPT. Common lines:\n\n{lines}\n\npresets (--preset NAME):\n{presets}\n\n{WORDS}"
     run = build.add_argument_group("run")
     run.add_argument("--preset", metavar="NAME", help="what all other flags start from [by device]")
     run.add_argument("--out", default="runs", metavar="DIR", help="folder that holds the runs [runs]")
@@ -146,7 +165,6 @@ def parser() -> Parser:
     run.add_argument("--list", action="store_true", help="show every name that a flag takes, and stop")
     run.add_argument("--explain", metavar="NAME", help="show what a name is and takes, and stop")
     add_fields(build)
-    return build
 
 
 def add_fields(build: argparse.ArgumentParser, without: Collection[str] = ()) -> None:
@@ -191,13 +209,12 @@ def _default(item: dataclasses.Field) -> str:
     return "" if default in (None, "") else f" [{default}]"
 
 
-def parse(arguments: list[str] | None = None) -> Request:
-    """Parses the command line.
+def requested(values: dict[str, Any]) -> Request:
+    """What was typed, out of what the parser read.
 
     Raises:
-      UserError: an unknown flag or preset, or a value of the wrong type.
+      UserError: an unknown preset.
     """
-    values = parser().parse(sys.argv[1:] if arguments is None else arguments)
     if values["preset"] is not None:
         check_name(values["preset"], PRESETS, "preset")
     return Request(given=given_fields(values), **values)
@@ -216,15 +233,16 @@ def guarded(program: str, command: Callable[[], int]) -> int:
     """Runs a command.
 
     Returns:
-      Its exit status: its own; 2 after a :class:`UserError`, which is told in one line; 130 after Ctrl-C.
+      Its exit status: its own; 2 after a :class:`UserError` and 1 after a :class:`Failed`, which are told in one
+      line; 130 after Ctrl-C.
     """
     try:
         status = command()
         sys.stdout.flush()
         return status
-    except UserError as error:
+    except (UserError, Failed) as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `| head` has seen enough; Python must not notice again while it exits

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress as Bar, TextColumn
 from rich.text import Text
 
+from minigpt_flax.invoked import line
 from minigpt_flax.lab.records import read_run, show
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.clock import Clock, shorten, spell
@@ -138,7 +139,7 @@ def ending(run: Run, folder: RunFolder, state: TrainState) -> None:
     say("curves", show(folder.curves))
     say(
         "go on",
-        f'python -m minigpt_flax sample {path} --prompt "The "\npython -m minigpt_flax compare {path} OTHER_RUN',
+        f'{line("sample")} {path} --prompt "The "\n{line("compare")} {path} OTHER_RUN',
     )
 
 

@@ -7,17 +7,18 @@ import sys
 from minigpt_flax.train import xla
 from minigpt_flax.train.cli import Request
 from minigpt_flax.train.processes import join
-from minigpt_flax.train.stop import Failed, Stop
+from minigpt_flax.train.stop import Stop
 
 
 def fit(request: Request) -> int:
     """Trains.
 
     Returns:
-      The exit status: 0; 1 when the run can't go on (it diverged, the disk is full); 128 + the signal that ended it.
+      The exit status: 0, or 128 + the signal that ended it.
 
     Raises:
-      UserError: what was asked for can't be done (status 2).
+      UserError: what was asked for can't be done.
+      Failed: the run can't go on (it diverged, the disk is full).
     """
     with Stop() as stop:
         try:
@@ -29,9 +30,6 @@ def fit(request: Request) -> int:
             from minigpt_flax.train.session import sit  # takes seconds
 
             sit(request, stop)
-        except Failed as error:
-            print(f"train.py: {error}", file=sys.stderr)
-            return 1
         except KeyboardInterrupt:
             print("left at once; the last checkpoint is whole", file=sys.stderr)
         return stop.status

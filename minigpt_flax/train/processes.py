@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from minigpt_flax.errors import UserError, nearest
+from minigpt_flax.invoked import program
 from minigpt_flax.train.stop import Stop, Unsaved
 
 KEYS = {"coordinator": str, "processes": int, "process": int, "timeout": int}
@@ -90,7 +91,9 @@ def _deadline(seconds: int, found: Mapping[str, Any]) -> Iterator[None]:
     who = f"no answer from {where}" if found.get("process") else f"not all processes have come to {where}"
 
     def leave() -> None:
-        os.write(2, f"train.py: {who} within {seconds} s: start every process, and let the port be reached\n".encode())
+        os.write(
+            2, f"{program()}: {who} within {seconds} s: start every process, and let the port be reached\n".encode()
+        )
         os._exit(2)
 
     timer = threading.Timer(seconds, leave)

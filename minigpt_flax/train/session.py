@@ -15,6 +15,7 @@ import jax
 
 from minigpt_flax.data import load_tokenizer
 from minigpt_flax.errors import UserError
+from minigpt_flax.invoked import line
 from minigpt_flax.train import cache, console, loggers, speed
 from minigpt_flax.train.attempts import latest, train_on
 from minigpt_flax.train.build import Run, build
@@ -180,7 +181,7 @@ def follow(
         if not stop():
             report(run, folder, state, progress.clock, compilation)
         if config.steps not in checkpoints.scores:
-            print(f"stopped at step {int(state.step)}; continue with: python train.py --resume {show(folder.path)}")
+            print(f"stopped at step {int(state.step)}; continue with: {line('train')} --resume {show(folder.path)}")
         elif stop():
             print(f"{show(folder.path)} is finished: all {config.steps} steps are done; no sample was drawn")
         else:

@@ -81,7 +81,10 @@ def test_wandb_has_the_same_numbers_offline(tmp_path, monkeypatch):
 
 def test_an_absent_package_is_one_line(tmp_path, capfd, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda name: None)
+    find = loggers.importlib.util.find_spec
+    monkeypatch.setattr(
+        loggers.importlib.util, "find_spec", lambda name: None if name == "tensorboardX" else find(name)
+    )
     assert call(*flags(out=tmp_path, name="run"), "--log=tensorboard") == 2
     said = capfd.readouterr().err
     assert said == (

@@ -1,0 +1,117 @@
+"""What is installed: the wheel's files, what the library imports, the command and what it needs."""
+
+import contextlib
+import io
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from minigpt_flax import installed
+from minigpt_flax.__main__ import COMMANDS, main
+from minigpt_flax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PACKAGES = ("jaxopt_mini", "minigpt_flax")
+MODULE_OF = {"orbax-checkpoint": "orbax"}  # where it isn't the package's own name
+HEAVY = {"flax", "orbax", "matplotlib", "rich", "jaxtyping", "minigpt_flax"}
+
+
+@pytest.mark.parametrize("extra", installed.MODULES)
+def test_every_package_of_the_extra_is_looked_for(extra):
+    needed = [re.split(r"[<>=\[]", requirement)[0] for requirement in PROJECT["optional-dependencies"][extra]]
+    assert sorted(installed.MODULES[extra]) == sorted(MODULE_OF.get(name, name) for name in needed)
+
+
+def test_what_is_missing_is_named_with_what_installs_it(monkeypatch):
+    monkeypatch.setitem(installed.MODULES, "gpt", ("flax", "no_such_module"))
+    with pytest.raises(UserError, match=r"^not installed: no_such_module; for this: pip install 'jaxopt-mini\[gpt\]'$"):
+        installed.require()
+
+
+def test_a_mistyped_flag_of_a_command_is_told_with_the_nearest(capfd):
+    assert main(["train", "--stps", "5"]) == 2
+    assert capfd.readouterr().err == "minigpt_flax: unknown argument '--stps' (did you mean '--steps'?); see --help\n"
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_fits_a_terminal(command, capfd):
+    with pytest.raises(SystemExit, match="0"):
+        main([] if command is None else [command, "--help"])
+    said = capfd.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    assert command is not None or all(name in said for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("minigpt co", {"compare", "completion"}),
+        ("minigpt train --opt mu", {"muon"}),
+        ("minigpt compare --weight", set()),
+        ("minigpt train --resu", {"--resume"}),
+    ],
+)
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_bash_completes(typed, offered, script):
+    *words, last = typed.split(" ")
+    ask = f'{script}\nCOMP_WORDS=({typed}); COMP_CWORD={len(words)}; _shtab_minigpt; echo "${{COMPREPLY[@]}}"'
+    said = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True, timeout=60)
+    assert set(said.stdout.split()) == offered
+
+
+@pytest.fixture(scope="module")
+def script():
+    """What completes commands in bash."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main(["completion", "bash"]) == 0
+    return said.getvalue()
+
+
+def modules_after(code, path, cwd):
+    """Top-level modules that a fresh process has after running ``code``."""
+    said = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; print(*{{name.split('.')[0] for name in sys.modules}})"],
+        env={"PYTHONPATH": str(path), "PATH": "", "JAX_PLATFORMS": "cpu"},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(said.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from the sources as git has them."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    for name in filter(None, tracked.decode().split("\0")):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert len(list(out.glob("*.tar.gz"))) == 1
+    (path,) = out.glob("*.whl")  # made from the sdist, which so is whole
+    return path
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    tracked = subprocess.run(["git", "ls-files", *PACKAGES], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert names == set(tracked.stdout.split())
+    assert {"jaxopt_mini/py.typed", "minigpt_flax/py.typed"} <= names
+
+
+@pytest.mark.slow
+def test_the_library_alone_pulls_no_more_than_jax_and_optax(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    found = modules_after("import jaxopt_mini; jaxopt_mini.adamw(1e-3)", tmp_path / "site", tmp_path)
+    assert {"jax", "optax"} <= found and found.isdisjoint(HEAVY)
