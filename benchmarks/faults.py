@@ -41,6 +41,7 @@ from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.cli import Parser, guarded, leave, whole
 from minigpt_flax.train.config import from_json
 from minigpt_flax.train.folder import RunFolder
+from minigpt_flax.train.xla import device_per_core
 from train import main as train
 
 ROOT = Path(__file__).parents[1]
@@ -334,6 +335,7 @@ def run(arguments: list[str]) -> int:
         "JAX_COMPILATION_CACHE_DIR": str(work / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
+    device_per_core()  # the process that the others are forked from imports JAX before train.py says it
     found = measure(work, {signal.SIGKILL: options["kills"], signal.SIGTERM: options["terms"]})
     for name, counts in found.items():
         print(f"{name}: {counts['identical']} of {counts['runs']} runs identical after {counts['signals']} signals")
