@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,6 +67,8 @@ def run(**options: Any) -> int:
     """
     typed = {name: options.pop(name) for name in OWN}
     given = given_fields(options)
+    if typed["jobs"] > 1:  # else the first process takes most of an accelerator's memory
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if typed["folders"]:
         return _judge_folders([Path(folder) for folder in typed["folders"]], typed, given)
     if typed["resume"]:
@@ -77,7 +80,14 @@ def run(**options: Any) -> int:
     from minigpt_flax.lab.conduct import conduct  # takes seconds: JAX
 
     status = conduct(contest, folder, vmap=typed["vmap"], jobs=typed["jobs"], share=typed["share"])
-    return status or _tell(entries_of(contest, folder), contest.target, folder)
+    if status:
+        return status
+    if typed["share"]:
+        print(
+            f"share {typed['share']} is done; the verdict, when all are: python -m minigpt_flax compare {show(folder)}"
+        )
+        return 0
+    return _tell(entries_of(contest, folder), contest.target, folder)
 
 
 def _contest(typed: Mapping[str, Any], given: dict[str, Any]) -> Contest:

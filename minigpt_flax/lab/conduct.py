@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -41,10 +43,9 @@ def conduct(contest: Contest, folder: Path, *, vmap: bool = False, jobs: int = 1
     for who in contest.contestants:  # a mistake in the last one's words shows before the first one trains
         build(contest.config(who))
     contests.save(contest, folder)
-    print(
-        f"{show(folder)}: {len(contest.contestants)} contestants, {contest.runs} runs, {contest.budget:,} steps in all",
-        flush=True,
-    )
+    if share is None:
+        who = f"{len(contest.contestants)} contestants"
+        print(f"{show(folder)}: {who}, {contest.runs} runs, {contest.budget:,} steps in all", flush=True)
     if jobs > 1 and share is None:
         return _spawn(folder, jobs, vmap)
     with Stop() as stop, Meter(contest.budget, shown=share is None) as meter:
@@ -69,11 +70,17 @@ def _share(text: str | None) -> Share:
     return int(found[1]), int(found[2])
 
 
+def command(folder: Path, vmap: bool) -> list[str]:
+    """What goes on with a comparison, as it is typed."""
+    return [sys.executable, "-m", "minigpt_flax", "compare", "--resume", str(folder), *["--vmap"] * vmap]
+
+
 def _spawn(folder: Path, jobs: int, vmap: bool) -> int:
-    """Gives each of so many processes its share; what one prints, all print."""
-    command = [sys.executable, "-m", "minigpt_flax", "compare", "--resume", str(folder), *["--vmap"] * vmap]
+    """Gives each of so many processes its share and, where the system can, its cores; what one prints, all print."""
     with Stop() as stop:
-        children = [subprocess.Popen([*command, f"--share={i}/{jobs}"]) for i in range(jobs)]
+        children = [subprocess.Popen([*command(folder, vmap), f"--share={i}/{jobs}"]) for i in range(jobs)]
+        for i, child in enumerate(children):
+            _keep_to_cores(child.pid, i, jobs)
         while any(child.poll() is None for child in children):
             if stop():
                 for child in children:
@@ -83,4 +90,13 @@ def _spawn(folder: Path, jobs: int, vmap: bool) -> int:
                     child.wait(timeout=0.2)
                 except subprocess.TimeoutExpired:
                     continue
-        return stop.status or max(child.returncode for child in children)
+        failed = [child.returncode for child in children if child.returncode]
+        return stop.status or (abs(failed[0]) + 128 * (failed[0] < 0) if failed else 0)
+
+
+def _keep_to_cores(process: int, index: int, count: int) -> None:
+    """Gives a new process its part of the cores, where the system can: pools of threads for all cores would quarrel."""
+    if hasattr(os, "sched_setaffinity"):
+        mine = sorted(os.sched_getaffinity(0))[index::count]
+        with contextlib.suppress(ProcessLookupError):  # it has ended already, and says why itself
+            os.sched_setaffinity(process, mine or os.sched_getaffinity(0))

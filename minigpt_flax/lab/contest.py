@@ -49,7 +49,7 @@ class Contest:
       schedules: schedules, as typed; none takes the preset's.
       lr: learning rates to try; none takes each optimizer's own.
       search: find the rate, around each optimizer's own.
-      seeds: of the runs.
+      seeds: of the runs that are judged.
       target: validation loss to be reached; None takes what the first contestant reached.
     """
 
@@ -66,6 +66,11 @@ class Contest:
     def steps(self) -> int:
         """Length of the runs that count."""
         return self.config(self.contestants[0]).steps
+
+    @property
+    def search_seed(self) -> int:
+        """Of the search's runs: one that isn't judged, as the best of several runs flatters itself."""
+        return max(self.seeds) + 1
 
     @property
     def contestants(self) -> list[Contestant]:
@@ -125,7 +130,7 @@ class Contest:
         for who in self.contestants:
             count, full = len(self.rates(who)), self.steps
             if self.search:
-                lengths = halving.lengths(full) + [full] * (len(self.seeds) - 1)
+                lengths = halving.lengths(full) + [full] * len(self.seeds)
             else:
                 lengths = [full] * (count * len(self.seeds))
             found.append((who, lengths))

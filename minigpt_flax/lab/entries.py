@@ -22,6 +22,7 @@ def entries_of(contest: Contest, folder: Path) -> list[Entry]:
             [read_run(path.parent) for path in sorted((folder / who.folder).glob("*/config.json"))],
             contest.seeds,
             contest.rates(who),
+            contest.search_seed if contest.search else None,
         )
         for who in contest.contestants
     ]

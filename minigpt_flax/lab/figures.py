@@ -103,6 +103,15 @@ def rates(entries: Sequence[Entry]) -> Figure | None:
     return figure
 
 
+def comparable(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs with the seeds that every rate has: the mean over others would compare seeds."""
+    seeds: dict[float, set[int]] = {}
+    for run in runs:
+        seeds.setdefault(run.config["lr"], set()).add(run.config["seed"])
+    common = set.intersection(*seeds.values())
+    return [run for run in runs if run.config["seed"] in common]
+
+
 def _rates(entry: Entry) -> list[float]:
     return [run.config["lr"] for run in entry.runs]
 
@@ -110,10 +119,10 @@ def _rates(entry: Entry) -> list[float]:
 def _sensitivity(axes: Axes, entry: Entry, steps: int, full: int, index: int) -> None:
     points: dict[float, list[float]] = {}
     broken: set[float] = set()
-    for run in entry.runs:
-        if run.config["steps"] == steps and run.state == "finished" and run.final:
+    for run in comparable([run for run in entry.runs if run.config["steps"] == steps]):
+        if run.state == "finished" and run.final:
             points.setdefault(run.config["lr"], []).append(run.final["val_loss"])
-        elif run.config["steps"] == steps and run.state == "diverged":
+        elif run.state == "diverged":
             broken.add(run.config["lr"])
     whole, how = steps == full, style(index)
     means = {rate: statistics.fmean(values) for rate, values in sorted(points.items())}

@@ -1,7 +1,8 @@
 """The search of ``--lr auto``: successive halving (Jamieson & Talwalkar, 2015, arXiv:1502.07943) over a small grid.
 
-All rates get a quarter of the steps, the better three a half, the best two all of them. Every run is trained to the end
-of its own, shorter schedule: a rate isn't judged in the middle of its decay.
+All rates get a quarter of the steps, the better two a half. Every run is trained to the end of its own, shorter
+schedule: a rate isn't judged in the middle of its decay. On a small GPT (AdamW, Muon; three seeds, 300 steps) this
+chose the rate that is best at full length every time, as longer searches did; a quarter alone did not.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-RUNGS = ((5, 4), (3, 2), (2, 1))  # so many rates, each for the steps divided by so much
+RUNGS = ((5, 4), (2, 2))  # so many rates, each for the steps divided by so much
 SHORTEST = 8  # steps of which a quarter is still a run
 RATIO = math.sqrt(10)  # between neighbouring rates
 
@@ -28,13 +29,13 @@ def lengths(steps: int) -> list[int]:
     """Steps of every run of a search.
 
     >>> lengths(300), sum(lengths(300))
-    ([75, 75, 75, 75, 75, 150, 150, 150, 300, 300], 1425)
+    ([75, 75, 75, 75, 75, 150, 150], 675)
     """
     return [steps // divisor for count, divisor in RUNGS for _ in range(count)]
 
 
 def search(rates: Sequence[float], steps: int, score: Callable[[Sequence[float], int], Sequence[float]]) -> float:
-    """Finds the best rate.
+    """Finds the rate to take.
 
     Args:
       rates: as many as the first rung takes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 import time
@@ -44,7 +45,7 @@ class Sweep:
     ):
         self.contest, self.folder, self.stop, self.meter = contest, folder, stop, meter
         self.vmap, self.share = vmap, share
-        self.programs: dict[str, Program] = {}
+        self.programs: dict[RunConfig, Program] = {}
         self.started = time.monotonic()
 
     def run(self) -> None:
@@ -59,7 +60,6 @@ class Sweep:
             else:
                 full = [self.contest.config(who, lr, None, s) for lr in self.contest.rates(who) for s in seeds]
                 self.train(who, full)
-            self.programs.clear()  # what was compiled for one contestant is of no use to the next
 
     def units(self) -> list[tuple[Contestant, tuple[int, ...]]]:
         """The work of this process: contestants, and which of their seeds."""
@@ -69,16 +69,15 @@ class Sweep:
         return (apart if count > 1 and not self.contest.search else whole)[index::count]
 
     def search(self, who: Contestant) -> None:
-        """Finds the contestant's learning rate with the first seed, then trains the other seeds with it."""
-        first, *others = self.contest.seeds
+        """Finds the contestant's learning rate with a seed that isn't judged, then trains those that are."""
 
         def score(rates: Sequence[float], steps: int) -> list[float]:
-            configs = [self.contest.config(who, lr, steps, first) for lr in rates]
+            configs = [self.contest.config(who, lr, steps, self.contest.search_seed) for lr in rates]
             self.train(who, configs)
             return [loss(self.contest.path(self.folder, who, config)) for config in configs]
 
         best = halving.search(self.contest.rates(who), self.contest.steps, score)
-        self.train(who, [self.contest.config(who, best, None, seed) for seed in others])
+        self.train(who, [self.contest.config(who, best, None, seed) for seed in self.contest.seeds])
 
     def train(self, who: Contestant, configs: Sequence[RunConfig]) -> None:
         """Trains those that aren't finished.
@@ -104,10 +103,12 @@ class Sweep:
         return lambda step: self.meter.at(f"{what}: {step}/{first.steps}", step * len(group))
 
     def program(self, who: Contestant) -> Program:
-        """The contestant's program, compiled once."""
-        if who.folder not in self.programs:
-            self.programs[who.folder] = program(build(self.contest.config(who)), self.contest.steps)
-        return self.programs[who.folder]
+        """The contestant's program, compiled once; the next contestant's too, if only its schedule is another."""
+        config = self.contest.config(who)
+        kind = dataclasses.replace(config, lr=RunConfig.lr, schedule=RunConfig.schedule)
+        if kind not in self.programs:
+            self.programs = {kind: program(build(config), self.contest.steps)}
+        return self.programs[kind]
 
     def tell(self, who: Contestant, group: Mapping[Path, RunConfig]) -> None:
         """Says what runs came to, and forgets what only a continuation of a search's run would need.

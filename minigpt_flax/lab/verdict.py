@@ -30,14 +30,16 @@ class Entry:
     Attributes:
       name: its words.
       runs: finished or not.
-      seeds: that there should be.
+      seeds: that there should be, and that are judged; empty takes whatever is there.
       searched: rates that were tried, from low to high.
+      search_seed: of the runs that chose among them; None where the judged runs do.
     """
 
     name: str
     runs: Sequence[RunRecord]
     seeds: Sequence[int] = ()
     searched: Sequence[float] = ()
+    search_seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,16 @@ class Verdict:
       pairs: every two contestants, tested.
       target: validation loss, None where it is what the first contestant reached with the same seed.
       first: name of the contestant that the others' speed is measured by.
+      rates: that a contestant tried, at most.
+      search_seed: of the runs that chose the rates; None where the judged runs did.
     """
 
     standings: Sequence[Standing]
     pairs: Sequence[Pair]
     target: float | None
     first: str
+    rates: int = 1
+    search_seed: int | None = None
 
 
 def judge(entries: Sequence[Entry], target: float | None = None) -> Verdict:
@@ -148,7 +154,8 @@ def judge(entries: Sequence[Entry], target: float | None = None) -> Verdict:
     standings = [_with_speedup(standing, standings[0]) for standing in standings]
     pairs = holm([_test(a, b) for a, b in combinations(standings, 2)])
     order = lambda s: (s.mean is None, bool(s.broken or s.missing), s.mean or 0.0)
-    return Verdict(sorted(standings, key=order), pairs, target, entries[0].name)
+    rates = max(len(entry.searched) for entry in entries)
+    return Verdict(sorted(standings, key=order), pairs, target, entries[0].name, rates, entries[0].search_seed)
 
 
 def same(runs: Sequence[RunRecord]) -> None:
@@ -174,11 +181,11 @@ def _field(run: RunRecord, name: str) -> Any:
 
 
 def best_runs(entry: Entry) -> dict[int, RunRecord]:
-    """The full-length runs at the learning rate with the most seeds and, among those, the lowest mean loss."""
+    """The full-length runs of the judged seeds, at the rate with the most and, of such, the lowest mean loss."""
     full = max((run.config["steps"] for run in entry.runs), default=0)
     by_rate: dict[float, dict[int, RunRecord]] = {}
     for run in entry.runs:
-        if run.config["steps"] == full:
+        if run.config["steps"] == full and (run.config["seed"] in entry.seeds or not entry.seeds):
             by_rate.setdefault(run.config["lr"], {})[run.config["seed"]] = run
     if not by_rate:
         return {}

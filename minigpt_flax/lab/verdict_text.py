@@ -71,7 +71,16 @@ def findings(verdict: Verdict) -> list[str]:
     if count:
         pairs = f"{count} pair{'s' * (count > 1)}"
         lines.append(f"(paired t-test, same weights and batches; p by Holm over {pairs}, level {LEVEL:g})")
-    return lines + [line for s in verdict.standings for line in remarks(s, verdict.target)]
+    return lines + _choice(verdict) + [line for s in verdict.standings for line in remarks(s, verdict.target)]
+
+
+def _choice(verdict: Verdict) -> list[str]:
+    """Which runs chose the rates: those that are judged choose in their own favour."""
+    if verdict.search_seed is not None:
+        return [f"(rates chosen by runs with seed {verdict.search_seed}, which are not judged)"]
+    if verdict.rates > 1:
+        return [f"(each is judged by the runs that chose its rate out of {verdict.rates}: they flatter it a little)"]
+    return []
 
 
 def _of_the_winner(verdict: Verdict) -> list[Pair]:
@@ -153,7 +162,8 @@ def as_values(verdict: Verdict) -> dict[str, Any]:
         for s in verdict.standings
     ]
     pairs = [vars(test) | {"significant": test.significant} for test in verdict.pairs]
-    return {"target": verdict.target, "first": verdict.first, "standings": standings, "pairs": pairs}
+    about = {"target": verdict.target, "first": verdict.first, "search_seed": verdict.search_seed}
+    return {**about, "standings": standings, "pairs": pairs}
 
 
 def _finite(value: Any) -> Any:

@@ -4,13 +4,14 @@ import json
 import os
 import shutil
 import signal
+import sys
 
 import jax
 import numpy as np
 import pytest
 
 from minigpt_flax.__main__ import main
-from minigpt_flax.lab import sweep
+from minigpt_flax.lab import conduct, halving, sweep
 from minigpt_flax.lab.records import read_run
 from tests.minigpt_flax.lab.made import write
 from tests.minigpt_flax.train.runs import TINY, compiled, records, start
@@ -63,7 +64,7 @@ def one_line(capfd):
 
 def test_a_search_trains_what_it_said_and_judges(searched):
     lengths = sorted(read_run(path).config["steps"] for path in runs_of(searched).values())
-    assert lengths == sorted(2 * ([4] * 5 + [8] * 3 + [16] * 3))
+    assert lengths == sorted(2 * (halving.lengths(16) + [16] * 2))
     values = json.loads((searched / "results.json").read_text())
     assert {s["name"] for s in values["standings"]} == {"adamw", "sgd"}
     assert all(set(s["losses"]) == {"0", "1"} for s in values["standings"])
@@ -75,7 +76,18 @@ def test_contestants_of_a_seed_have_the_same_weights(searched):
     for path in runs_of(searched).values():
         run = read_run(path)
         first.setdefault(run.config["seed"], set()).add(run.training[0]["loss"])
-    assert {seed: len(losses) for seed, losses in first.items()} == {0: 1, 1: 1}  # step 1 sees no optimizer yet
+    assert {seed: len(losses) for seed, losses in first.items()} == {0: 1, 1: 1, 2: 1}  # step 1 sees no optimizer yet
+
+
+def test_who_is_judged_did_not_choose_its_rate(searched):
+    seeds = {}
+    for path in runs_of(searched).values():
+        config = read_run(path).config
+        seeds.setdefault(config["seed"], set()).add((config["opt"].split("(")[0], config["lr"]))
+    assert all(len(rates) == 2 for seed, rates in seeds.items() if seed != 2)  # one of each contestant
+    assert len(seeds[2]) == 10
+    assert json.loads((searched / "results.json").read_text())["search_seed"] == 2
+    assert "rates chosen by runs with seed 2, which are not judged" in (searched / "results.md").read_text()
 
 
 def test_a_run_is_the_one_that_train_py_makes(searched, tmp_path):
@@ -145,6 +157,26 @@ def test_shares_are_the_whole(searched, tmp_path):
     for share in ("0/2", "1/2"):
         assert train(tmp_path, "--lr=auto", "--seeds=2", f"--share={share}") == 0
     assert losses_of(tmp_path / "c") == losses_of(searched)
+
+
+@pytest.mark.slow
+def test_jobs_are_the_whole_and_one_verdict(searched, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", compiled())
+    assert train(tmp_path, "--lr=auto", "--seeds=2", "--jobs=2") == 0
+    said = capfd.readouterr().out
+    assert said.count("p by Holm") == 1 and said.count("steps in all") == 1
+    ours, theirs = losses_of(tmp_path / "c"), losses_of(searched)
+    assert ours.keys() == theirs.keys()
+    for name, losses in ours.items():  # children see one device, this process eight
+        pairs = [(a, b) for a, b in zip(losses, theirs[name], strict=True) if a is not None]
+        np.testing.assert_allclose(*zip(*pairs, strict=True), atol=1e-4)
+
+
+def test_a_job_that_fails_fails_the_whole(tmp_path, capfd, monkeypatch):
+    for status in (-signal.SIGKILL, 1):
+        code = f"import os; os.kill(os.getpid(), 9) if {status} < 0 else os._exit({status})"
+        monkeypatch.setattr(conduct, "command", lambda folder, vmap, code=code: [sys.executable, "-c", code])
+        assert train(tmp_path, "--jobs=2") == (1 if status == 1 else 128 + signal.SIGKILL)
 
 
 def test_finished_runs_are_judged_by_their_folders(tmp_path, capfd):

@@ -41,8 +41,8 @@ def test_what_cannot_be_compared_is_refused(changes, said):
 def test_the_budget_counts_every_run():
     assert (contest().runs, contest().budget) == (6, 240)
     assert (contest(lr=(0.1, 0.2)).runs, contest(lr=(0.1, 0.2)).budget) == (12, 480)
-    searched = contest(search=True)  # 5 of 10, 3 of 20 and 2 of 40 steps, then two seeds more; twice
-    assert (searched.runs, searched.budget) == (24, 2 * (50 + 60 + 80 + 80))
+    searched = contest(search=True)  # 5 of 10 and 2 of 20 steps, then three seeds of 40; twice
+    assert (searched.runs, searched.budget) == (20, 2 * (50 + 40 + 120))
 
 
 def test_a_search_takes_the_best_of_the_last_rung_and_pays_what_it_said():

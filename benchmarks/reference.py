@@ -1,0 +1,238 @@
+"""The reference comparison: ``python -m benchmarks.reference --shakespeare tinyshakespeare.txt [--jobs 2]``.
+
+Twelve optimizers train preset ``nano`` on the default corpus, five of them on tiny Shakespeare too, if its file is
+given: 1000 steps decayed to zero, the rate of each found by the search of ``compare --lr auto``, then three seeds that
+the search hasn't seen. What it will take is measured first, printed, and refused if it is over ``--hours``.
+
+Ctrl-C stops it, and the same line goes on: a run that is finished is never trained again. In the end it writes
+``docs/reference.md`` with its pictures, and the verdicts into ``benchmarks/results/<machine>.json``. The same line once
+more only writes them again. ``--steps 24 --opt adamw --opt lion --out /tmp/x --docs /tmp/y`` shows in a minute or two
+that everything works.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.results import RESULTS, environment, machine, save
+from minigpt_flax.errors import UserError
+from minigpt_flax.lab import contest as contests, halving
+from minigpt_flax.lab.conduct import conduct
+from minigpt_flax.lab.contest import VALIDATIONS, Contest, Contestant
+from minigpt_flax.lab.entries import entries_of
+from minigpt_flax.lab.figures import losses, rates
+from minigpt_flax.lab.program import program
+from minigpt_flax.lab.records import show
+from minigpt_flax.lab.verdict import Entry, Verdict, judge
+from minigpt_flax.lab.verdict_text import as_values, markdown, text
+from minigpt_flax.train.build import build
+from minigpt_flax.train.cli import Parser, guarded, number, whole
+from minigpt_flax.train.clock import spell
+
+OPTS = (
+    "adamw", "nadamw", "adam", "lion", "muon", "soap", "sgd", "ademamix", "mars", "adafactor", "lamb", "radam",
+)  # fmt: skip
+FEW = ("adamw", "nadamw", "lion", "muon", "soap")
+STEPS, SEEDS, HOURS = 1000, 3, 2.5
+SCHEDULE = "warmup_cosine(warmup=0.05, floor=0.0)"
+TIMED = 5  # steps
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the comparisons.
+
+    Attributes:
+      name: of its folder, pictures and results.
+      title: of its section.
+      contest: what it trains.
+    """
+
+    name: str
+    title: str
+    contest: Contest
+
+
+def parts(opts: Sequence[str], few: Sequence[str], steps: int, shakespeare: str | None) -> list[Part]:
+    """The default corpus and, if there is a file of it, Shakespeare."""
+
+    def contest(words: Sequence[str], **more: Any) -> Contest:
+        given = {"steps": steps, "schedule": SCHEDULE, **more}
+        return contests.check(Contest("nano", given, tuple(words), (), (), True, tuple(range(SEEDS))))
+
+    found = [Part("pydocs", "The Python documentation", contest(opts))]
+    if shakespeare is not None:
+        found.append(Part("shakespeare", "Tiny Shakespeare", contest(few, data=(shakespeare,))))
+    return found
+
+
+def pace(contest: Contest, who: Contestant) -> tuple[float, float]:
+    """Seconds of a step of this contestant, and of one validation."""
+    config = contest.config(who)
+    run = build(config)
+    one = program(run, config.steps).single(config)
+    state, _ = one.step(one.init(), one.batches(0))  # compiles
+    before = time.perf_counter()
+    for t in range(TIMED):
+        state, _ = one.step(state, one.batches(t))
+    jax.block_until_ready(state)
+    step = (time.perf_counter() - before) / TIMED
+    run.evaluate(state.evaluation_params)
+    before = time.perf_counter()
+    run.evaluate(state.evaluation_params)
+    return step, time.perf_counter() - before
+
+
+def paces(part: Part, path: Path) -> dict[str, tuple[float, float]]:
+    """The pace of every contestant, each measured once: what a folder holds is not measured again."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    for who in part.contest.contestants:
+        if who.name not in known:
+            known[who.name] = pace(part.contest, who)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(known, indent=1) + "\n")
+    return known
+
+
+def seconds(contest: Contest, step: float, validation: float) -> float:
+    """What a contestant takes: the steps of its search and of its seeds, and their validations."""
+    search = halving.lengths(contest.steps)
+    validations = len(search) + SEEDS * VALIDATIONS
+    return step * (sum(search) + SEEDS * contest.steps) + validation * validations
+
+
+def budget(part: Part, folder: Path) -> float:
+    """Prints what the part will take; returns it in seconds."""
+    known = paces(part, folder / f"{part.name}-pace.json")
+    print(f"{part.title}: {part.contest.runs} runs, {part.contest.budget:,} steps", flush=True)
+    total = 0.0
+    for name, (step, validation) in known.items():
+        total += (each := seconds(part.contest, step, validation))
+        print(f"  {name:12s}{1000 * step:7.0f} ms a step{spell(each):>9s}", flush=True)
+    return total
+
+
+@contextmanager
+def clocked(path: Path) -> Iterator[None]:
+    """Adds the seconds of this sitting to those of earlier ones, however it ends."""
+    before = time.monotonic()
+    try:
+        yield
+    finally:
+        path.write_text(json.dumps(spent(path) + time.monotonic() - before))
+
+
+def spent(path: Path) -> float:
+    """Seconds of all sittings."""
+    return json.loads(path.read_text()) if path.exists() else 0.0
+
+
+def section(part: Part, entries: Sequence[Entry], verdict: Verdict, took: float, docs: Path) -> str:
+    """The part as text, with its pictures beside the page."""
+    by_name = {standing.name: standing for standing in verdict.standings}
+    best = [by_name[who.name] for who in part.contest.contestants if by_name[who.name].mean is not None]
+    pictures = {"loss": losses(best), "rates": rates(entries)}
+    lines = [f"## {part.title}", "", f"{part.contest.runs} runs in {spell(took)}.", "", markdown(verdict)]
+    for name, figure in pictures.items():
+        if figure is not None:
+            figure.savefig(docs / f"reference-{part.name}-{name}.png", dpi=72)
+            lines += [f"![{name}](reference-{part.name}-{name}.png)", ""]
+    return "\n".join(lines)
+
+
+HEAD = """<!-- written by python -m benchmarks.reference -->
+# The reference comparison
+
+Preset `nano` (0.8 M parameters), {steps:,} steps of 768 characters, the rate warmed up over 5 % and decayed to zero.
+Each optimizer's rate is the best of {rates} around the one that `train.py` takes, half a decade apart, found by
+successive halving with a seed of its own; then it is judged over {seeds} seeds that the search hasn't seen, with the
+same initial weights and batches for all. Machine: {machine}, {date}. Expected before it began: {expected}; it took
+{took}. All of it, resumable, by
+
+    {command}
+
+**What it doesn't say.** The model is small, the run short, and batches are small: what is quick in the first thousand
+steps leads here, and the order at scale may be another. Only the rate is tuned; every other keyword is a default. The
+grid is coarse: a rate between two of it may be better. Where a warning says that the best rate is the last tried, the
+optimizer may do better than shown.
+
+"""
+
+
+def write(sections: Sequence[str], docs: Path, **facts: Any) -> Path:
+    """Writes the page, and names it in the table of contents."""
+    page, index = docs / "reference.md", docs / "index.md"
+    page.write_text(HEAD.format(**facts) + "\n".join(sections), encoding="utf-8")
+    if index.exists() and "\nreference\n" not in (said := index.read_text(encoding="utf-8")):
+        index.write_text(said.replace("\nchoose\n", "\nchoose\nreference\n"), encoding="utf-8")
+    return page
+
+
+def run(arguments: list[str]) -> int:
+    """Says what it takes, trains, judges, writes."""
+    parser = Parser(prog="python -m benchmarks.reference", description=__doc__)
+    add = parser.add_argument
+    add("--shakespeare", metavar="FILE", help="tiny Shakespeare, for the second part")
+    add("--opt", action="append", metavar="WORD", help="instead of the twelve; may be repeated")
+    add("--few", action="append", metavar="WORD", help="instead of the second part's five; may be repeated")
+    add("--steps", type=whole, default=STEPS, metavar="N", help=f"of a run [{STEPS}]")
+    add("--hours", type=number, default=HOURS, metavar="H", help=f"refuse to take longer [{HOURS}]")
+    add("--jobs", type=whole, default=1, metavar="N", help="processes at once [1]")
+    add("--out", type=Path, default=Path("runs/reference"), metavar="DIR", help="takes the runs [runs/reference]")
+    add("--docs", type=Path, default=DOCS, metavar="DIR", help="takes the page [docs]")
+    add("--results", type=Path, metavar="FILE", help="takes the verdicts [the results of this machine]")
+    given = parser.parse(arguments)
+    todo = parts(given["opt"] or OPTS, given["few"] or FEW, given["steps"], given["shakespeare"])
+    clock = given["out"] / "seconds.json"
+    expected = sum(budget(part, given["out"]) for part in todo)
+    print(f"all in all {spell(expected)}, on this machine as it is now", flush=True)
+    if expected > given["hours"] * 3600:
+        raise UserError(f"that is over --hours {given['hours']:g}: give fewer --opt or --steps, or more --hours")
+    sections = []
+    for part in todo:
+        folder, before = given["out"] / part.name, given["out"] / f"{part.name}-seconds.json"
+        with clocked(before), clocked(clock):
+            status = conduct(part.contest, folder, jobs=given["jobs"])
+        if status:
+            return status
+        entries = entries_of(part.contest, folder)
+        verdict = judge(entries)
+        print(f"\n{part.title}\n\n{text(verdict)}\n")
+        given["docs"].mkdir(parents=True, exist_ok=True)
+        sections.append(section(part, entries, verdict, spent(before), given["docs"]))
+        values = {**environment(), "steps": given["steps"], "seconds": round(spent(before)), **as_values(verdict)}
+        save(given["results"] or RESULTS / f"{machine()}.json", f"reference, {part.name}", values)
+    facts = environment()
+    page = write(
+        sections,
+        given["docs"],
+        steps=given["steps"],
+        rates=halving.RUNGS[0][0],
+        seeds=SEEDS,
+        machine=facts["machine"],
+        date=facts["date"],
+        expected=spell(expected),
+        took=spell(spent(clock)),
+        command="python -m benchmarks.reference" + " --shakespeare tinyshakespeare.txt" * (len(todo) > 1),
+    )
+    print(f"{show(page)} is written")
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    return guarded("benchmarks.reference", lambda: run(sys.argv[1:] if arguments is None else arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
