@@ -14,13 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from minigpt_flax.train.build import Run, loss_sum, training_batches
+from minigpt_flax.train.build import Run, chosen_probes, loss_sum, training_batches
 from minigpt_flax.train.config import RunConfig, complete_groups
 from minigpt_flax.train.optimizer import build_optimizer
-from minigpt_flax.train.specs import look_up_name
 from minigpt_flax.train.state import init_state
 from minigpt_flax.train.step import make_step
-from minigpt_flax.train.tables import KINDS
 
 
 class Knobs(NamedTuple):
@@ -73,7 +71,7 @@ def program(run: Run, length: int) -> Program:
       run: built from a configuration of this optimizer, with any rate, length and seed.
       length: steps of the longest run.
     """
-    probes = {name: look_up_name(name, KINDS["probe"].table, "probe") for name in run.config.probe}
+    probes = chosen_probes(run.config)
 
     def transformation(knobs: Knobs) -> tuple[Any, Any]:
         rows = iter(range(len(knobs.rates)))

@@ -31,10 +31,11 @@ from minigpt_flax.train.on_nan import Policy
 from minigpt_flax.train.optimizer import build_optimizer, rehearse
 from minigpt_flax.train.precision import require
 from minigpt_flax.train.probes import skips
-from minigpt_flax.train.specs import bind, look_up_name, parse
+from minigpt_flax.train.specs import bind, blame, parse, ready
 from minigpt_flax.train.state import TrainState, init_state
 from minigpt_flax.train.step import make_step
 from minigpt_flax.train.tables import KINDS
+from minigpt_flax.train.view import Probe
 
 EVALUATION_TOKENS = 4096  # in one batch of a validation
 
@@ -82,8 +83,7 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
     """
     data = load_dataset(config, tokenizer=tokenizer, data_hash=data_hash)
     plan = design(config, data.tokenizer)
-    probes = {name: look_up_name(name, KINDS["probe"].table, "probe") for name in config.probe}
-    probes |= {skips.__name__: skips}
+    probes = chosen_probes(config) | {skips.__name__: skips}
     key = jax.random.key(config.seed)
     losses = loss_sum(plan.model)
 
@@ -94,12 +94,15 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
     check_tensor(mesh.shape.get("tensor", 1), heads=plan.model.heads, kv_heads=plan.model.key_value_heads)
     shapes = jax.eval_shape(plan.init)
     shardings = sharding.state_shardings(mesh, shapes, plan.layout, tensor_axes(plan.shapes))
+    batches = training_batches(config, data, mesh)
+    if config.probe:  # a value that no probe can take shows before anything is written
+        blame(f"probe {', '.join(config.probe)}", lambda: jax.eval_shape(make(None), shapes, batches(0)))
     known: dict[str, Any] = vars(plan) | {"init": jax.jit(plan.init, out_shardings=shardings)}
     return Run(
         **known,
         data=data,
         tokenizer=data.tokenizer,
-        batches=training_batches(config, data, mesh),
+        batches=batches,
         step=patient(LAUNCHERS[config.parallel].compile(make, mesh, shardings), mesh),
         evaluate=validation(plan.model, mesh, data, config.context),
         mesh=mesh,
@@ -113,6 +116,16 @@ def _mesh_sizes(config: RunConfig, shapes: Any) -> dict[str, int]:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         devices = worthwhile(devices, cores=jax.default_backend() == "cpu", parameters=parameters)
     return choose_mesh(config.mesh, config.batch_size, devices, processes)
+
+
+def chosen_probes(config: RunConfig) -> dict[str, Probe]:
+    """The probes of a run, by their words.
+
+    Raises:
+      UserError: a word is wrong.
+    """
+    kind = KINDS["probe"]
+    return {text: ready(parse(text, "probe"), kind.table, "probe", kind.given) for text in config.probe}
 
 
 def design(config: RunConfig, tokenizer: Tokenizer) -> Design:

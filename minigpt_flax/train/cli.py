@@ -47,6 +47,7 @@ class Request:
       stop_after: end early, as if asked, after this many steps.
       compile_cache: folder of what is compiled, or none; None takes the user's.
       profile: FIRST:LAST, the steps to trace.
+      watch: draw the curves in the terminal.
       list: show the names instead of training.
       explain: show what this name is instead of training.
     """
@@ -60,6 +61,7 @@ class Request:
     stop_after: int | None = None
     compile_cache: str | None = None
     profile: str | None = None
+    watch: bool = False
     list: bool = False
     explain: str | None = None
 
@@ -162,6 +164,7 @@ def declare(build: Parser) -> None:
     run.add_argument("--stop-after", type=whole, metavar="STEP", help="save and stop after this step of the run")
     run.add_argument("--compile-cache", metavar="DIR", help="keep what is compiled here, or none [user's cache]")
     run.add_argument("--profile", metavar="A:B", help="trace steps A to B with JAX's profiler")
+    run.add_argument("--watch", action="store_true", help="draw the curves in the terminal while it trains")
     run.add_argument("--list", action="store_true", help="show every name that a flag takes, and stop")
     run.add_argument("--explain", metavar="NAME", help="show what a name is and takes, and stop")
     add_fields(build)

@@ -85,7 +85,7 @@ class RunConfig:
     log: tuple[str, ...] = _flag(
         (), "watching", "NAME", "log to tensorboard or wandb too; may be repeated", fixed=False
     )
-    probe: tuple[str, ...] = _flag((), "watching", "NAME", "measure more in every step; may be repeated")
+    probe: tuple[str, ...] = _flag((), "watching", "WORD", "measure more in the steps; may be repeated")
     keep: int = _flag(2, "watching", "N", "latest checkpoints to keep, beside the best", fixed=False)
     keep_every: int | None = _flag(
         None, "watching", "STEPS", "save every so many steps too, and keep those [none]", fixed=False

@@ -88,9 +88,13 @@ class Progress:
         self.shown = time.monotonic()
         text = self._text(step, metrics)
         if self.console.is_terminal:
-            self.bar.update(self.task, completed=step, description=text, refresh=True)
+            self.move(step, text)
         else:
             self.say(f"step {text}")
+
+    def move(self, step: int, text: str) -> None:
+        """Moves the line of a terminal."""
+        self.bar.update(self.task, completed=step, description=text, refresh=True)
 
     def _text(self, step: int, metrics: Mapping[str, Any]) -> str:
         """At most 66 columns, which leaves room for the bar."""

@@ -19,6 +19,8 @@ from minigpt_flax.train.loggers import Logger
 from minigpt_flax.train.processes import is_first
 from minigpt_flax.train.stop import Diverged, Failed, Unsaved
 
+ALWAYS = ("loss", "lr", "grad_norm")  # are on record even where they are no number
+
 Hook = Callable[[int, Mapping[str, Any]], None]
 """Called with the number of steps done and the metrics of the last of them, as NumPy values."""
 
@@ -143,10 +145,15 @@ class Log:
             raise Failed(f"can't write the last lines of {show(self.path)}: {self.reason}")
 
     def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Records one step where it is due; the first, and one that broke, always are."""
+        """Records one step where it is due; the first, and one that broke, always are.
+
+        A probe that has nothing to say of a step gives NaN, and is left out.
+        """
         broke = not np.isfinite(metrics["loss"] + metrics["grad_norm"])
         if step % self.every == 0 or step == 1 or broke:
-            self.write(step, {k: float(v) for k, v in metrics.items() if np.ndim(v) == 0})
+            numbers = {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
+            measured = lambda name: name in ALWAYS or not math.isnan(numbers[name])
+            self.write(step, {name: value for name, value in numbers.items() if measured(name)})
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one line at once, so that a crash loses none before it."""

@@ -13,6 +13,7 @@ from jaxopt_mini import GradientTransformation, GradientTransformationExtraArgs,
 from jaxopt_mini.tree import path_name
 from minigpt_flax.train.config import RunConfig, complete_groups, words
 from minigpt_flax.train.groups import REST, Group, assign
+from minigpt_flax.train.monitors import MONITORS
 from minigpt_flax.train.once import call_once
 from minigpt_flax.train.specs import Word, bind, blame, parse
 from minigpt_flax.train.tables import KINDS, Offer
@@ -46,6 +47,8 @@ def build_optimizer(
     tx = chain(bound(said["clip"], "clip"), by_group(parts, groups, layout))
     for text in config.wrap:
         tx = bound(parse(text, "wrapper"), "wrapper", tx)
+    for name in dict.fromkeys(parse(text, "probe").name for text in config.probe):
+        tx = MONITORS[name](tx) if name in MONITORS else tx
     return base, bound(said["on_nan"], "policy").wrap(bound(said["dtype"], "dtype").around(tx, layout))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
@@ -15,10 +16,12 @@ from minigpt_flax.train.build import Run
 from minigpt_flax.train.clock import quantity
 from minigpt_flax.train.config import RunConfig, complete_groups
 from minigpt_flax.train.groups import REST
+from minigpt_flax.train.loss_probes import WORK
 from minigpt_flax.train.mesh import spell_mesh
 from minigpt_flax.train.optimizer import decay_rates, labels
-from minigpt_flax.train.probes import remembered
+from minigpt_flax.train.probes import PROBES, remembered
 from minigpt_flax.train.sharding import device_bytes
+from minigpt_flax.train.specs import parse
 
 COLUMNS = 80
 LABEL = 11  # columns of the labels on the left
@@ -41,6 +44,7 @@ def plan(run: Run) -> list[tuple[str, str]]:
         ("clip", config.clip),
         *(("wrapped", text) for text in config.wrap),
         ("decay", _decay(rates)),
+        *(("probe", _probe(text, config.step_sequences)) for text in config.probe),
     ]
 
 
@@ -125,6 +129,15 @@ def _optimizers(run: Run) -> str:
         names = [name for name, found in assigned.items() if found == label]
         texts.append(f"{rule} on {len(names)} tensors: {', '.join(patterns(names))}")
     return "\n".join(textwrap.fill(text, COLUMNS - LABEL, subsequent_indent="  ") for text in texts)
+
+
+def _probe(text: str, sequences: int) -> str:
+    """A probe and what it costs."""
+    word = parse(text, "probe")
+    if word.name not in WORK:
+        return f"{text}: a pass over the parameters in every step"
+    defaults = {p.name: p.default for p in inspect.signature(PROBES[word.name]).parameters.values()}
+    return f"{text}: about {WORK[word.name]({**defaults, **word.keywords}, sequences):.1%} more work"
 
 
 def _decay(rates: dict[str, float]) -> str:

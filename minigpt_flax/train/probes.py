@@ -1,33 +1,21 @@
 """Probes: measurements inside the step, ``StepView -> {name: float32[]}``. They look and never touch.
 
 A probe returns only what there is to measure: an optimizer without moments has no moments' norms. Sums run over all
-parameters of a role (matrix, embedding, head, vector).
+parameters of a role (matrix, embedding, head, vector). Those that compute the loss anew are in ``loss_probes``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Container, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxopt_mini import ClipByNormState, states, tree
-
-
-class StepView(NamedTuple):
-    """What a probe sees of a step."""
-
-    step: jax.Array  # int32[]
-    params: Any  # before the update
-    grads: Any  # mean over tokens, before clipping
-    updates: Any  # what is added to the parameters
-    opt_state: Any  # after the update
-    layout: Any  # tree of ParamLayout
-    lr: jax.Array  # float32[]
-
-
-Probe = Callable[[StepView], dict[str, jax.Array]]
+from minigpt_flax.train.loss_probes import noise, sharpness
+from minigpt_flax.train.monitors import ClipCountState, LastUpdateState, find
+from minigpt_flax.train.view import Probe, StepView
 
 
 def norms(view: StepView) -> dict[str, jax.Array]:
@@ -125,15 +113,30 @@ def by_name(values: Any) -> dict[str, Any]:
 
 
 def clip(view: StepView) -> dict[str, jax.Array]:
-    """What ``clip_by_norm`` did: the norm before, the factor, and whether it clipped.
+    """What ``clip_by_norm`` did: the norm before, the factor, whether it clipped, and how often so far.
 
     Returns:
-      ``clip/norm``, ``clip/factor`` (1 is untouched), ``clip/clipped`` (0 or 1: its mean is the rate of clipping).
+      ``clip/norm``, ``clip/factor`` (1 is untouched), ``clip/clipped`` (0 or 1), ``clip/rate`` (share of all steps).
     """
-    for state in _states(view.opt_state, ClipByNormState):
+    found: dict[str, jax.Array] = {}
+    for state in find(view.opt_state, ClipByNormState)[:1]:
         clipped = (state.factor < 1).astype(jnp.float32)
-        return {"clip/norm": state.norm, "clip/factor": state.factor, "clip/clipped": clipped}
-    return {}
+        found |= {"clip/norm": state.norm, "clip/factor": state.factor, "clip/clipped": clipped}
+        for count in find(view.opt_state, ClipCountState):
+            found["clip/rate"] = count.clipped / (view.step + 1)
+    return found
+
+
+def cosine(view: StepView) -> dict[str, jax.Array]:
+    """Cosine of the angle between this update and the one before: near 1 keeps its way, below 0 turns back.
+
+    Costs one pass over the parameters, and the memory of one update.
+
+    Returns:
+      ``update_cosine``; NaN, which the log leaves out, in the first step.
+    """
+    (state,) = find(view.opt_state, LastUpdateState)
+    return {"update_cosine": state.cosine}
 
 
 def skips(view: StepView) -> dict[str, jax.Array]:
@@ -155,9 +158,6 @@ def by_role(values: Any, layout: Any) -> dict[str, list[jax.Array]]:
     return groups
 
 
-def _states(state: Any, kind: type) -> Iterable[Any]:
-    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kind))
-    return (node for node in nodes if isinstance(node, kind))
-
-
-PROBES: dict[str, Probe] = {f.__name__: f for f in (norms, ratios, layers, moments, clip, skips)}
+PROBES: dict[str, Probe] = {
+    f.__name__: f for f in (norms, ratios, layers, moments, cosine, clip, noise, sharpness, skips)
+}

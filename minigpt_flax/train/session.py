@@ -15,8 +15,12 @@ import jax
 
 from minigpt_flax.data import load_tokenizer
 from minigpt_flax.errors import UserError
+<<<<<<< HEAD
 from minigpt_flax.invoked import line
 from minigpt_flax.train import cache, console, loggers, speed
+=======
+from minigpt_flax.train import cache, console, loggers, speed, watch
+>>>>>>> 9bc1bd6 (--probe cosine, clip rate, noise and sharpness every so many steps, with what they cost; --watch draws curves in the terminal)
 from minigpt_flax.train.attempts import latest, train_on
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.checkpoint import Checkpoints
@@ -174,7 +178,7 @@ def follow(
     traced = tracing(request, run, folder, done)
     if not stop():
         console.plan(run, folder, done)
-    with console.Progress(config, done) as progress, traced as step:
+    with (watch.Curves if request.watch else console.Progress)(config, done) as progress, traced as step:
         part = dataclasses.replace(run, step=step)
         state = train_on(part, folder, checkpoints, state, progress, stop, request.stop_after)
     try:

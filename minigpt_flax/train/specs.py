@@ -136,19 +136,30 @@ def bind(
     Raises:
       UserError: unknown name, keyword or number of arguments, or a value that the row refuses.
     """
+    return blame(f"{kind} '{word}'", lambda: ready(word, table, kind, len(given), offered)(*given))
+
+
+def ready(
+    word: Word, table: Mapping[str, Callable], kind: str, given: int, offered: Mapping[str, Any] | None = None
+) -> Callable:
+    """The row that ``word`` names with its arguments, waiting for the ``given`` leading ones; see :func:`bind`.
+
+    Raises:
+      UserError: unknown name, keyword or number of arguments.
+    """
     row = look_up(word, table, kind)
-    names = keywords_of(row, len(given))
+    names = keywords_of(row, given)
     for key in word.keywords:
         if key not in names:
             there = f"it has: {', '.join(names) or 'none'}"
             raise UserError(f"{kind} {word.name!r} has no keyword {key!r}{nearest(key, names)}; {there}")
     context = {k: v for k, v in (offered or {}).items() if k in names and k not in word.keywords}
     try:
-        inspect.signature(row).bind(*given, *word.args, **context, **word.keywords)
+        inspect.signature(row).bind(*[None] * given, *word.args, **context, **word.keywords)
     except TypeError as error:
-        shown = signature(row, skip=len(given), without=offered or ())
+        shown = signature(row, skip=given, without=offered or ())
         raise UserError(f"{kind} '{word}': {error}; write {shown}") from error
-    return blame(f"{kind} '{word}'", lambda: row(*given, *word.args, **context, **word.keywords))
+    return lambda *leading: row(*leading, *word.args, **context, **word.keywords)
 
 
 def blame(what: str, call: Callable[[], Any]) -> Any:

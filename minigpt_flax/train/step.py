@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int
 from jaxopt_mini import states, tree
 from jaxopt_mini.base import GradientTransformation, Schedule, apply_updates, with_extra_args_support
 from minigpt_flax.train.parts import part_squares
-from minigpt_flax.train.probes import Probe, StepView
 from minigpt_flax.train.state import TrainState
+from minigpt_flax.train.view import Probe, StepView
 
 LossSum = Callable[[Any, Array, Array, Array], tuple[Float[Array, ""], Float[Array, ""]]]
 """``(params, inputs [B, T], targets [B, T], key) -> (summed loss in nats, number of tokens)``."""
@@ -71,13 +71,17 @@ def make_step(
             part_loss = lambda part, key: sums(params, part, key)[0]
             return _summed(_over_parts(part_loss, batch, part_key), axis) / count
 
+        def loss_of(params: Any, sequences: Int[Array, "b length"]) -> Float[Array, ""]:
+            total, count = sums(_alike(params, axis), sequences, part_key)
+            return _summed(total, axis) / _over_devices(count, axis)
+
         updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss, key=step_key, loss_fn=loss_fn)
         # Written as a clip writes its norm, so that the compiler sees that the two are one.
         norm = jnp.sqrt(sum(jnp.sum(tree.absolute_square(g)) for g in jax.tree.leaves(grads)))
         taken = state.step - sum(states.get_all(state.opt_state, "skipped").values())  # the optimizer counts these
         lr = jnp.asarray(schedule(taken), jnp.float32)
         metrics = {"loss": loss, "lr": lr, "grad_norm": norm, "grad_squares": part_squares(grads, layout)}
-        view = StepView(state.step, state.params, grads, updates, opt_state, layout, lr)
+        view = StepView(state.step, state.params, grads, updates, opt_state, layout, lr, batch, loss_of)
         for probe in probes.values():
             metrics.update(probe(view))
         return TrainState(state.step + 1, apply_updates(state.params, updates), opt_state), metrics

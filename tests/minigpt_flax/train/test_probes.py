@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_mini import ParamLayout
-from minigpt_flax.train.probes import StepView, layers
+from minigpt_flax.train.probes import layers
+from minigpt_flax.train.view import StepView
 
 
 def test_ratios_by_layer_are_those_of_the_layers_apart():
