@@ -31,10 +31,10 @@ def keep_update(inner: GradientTransformation) -> GradientTransformationExtraArg
     """Remembers the last update, and the cosine of the angle to the one before; 4 bytes for each parameter."""
     inner = with_extra_args_support(inner)
 
-    def init(params: Any) -> LastUpdateState:
+    def init(params):
         return LastUpdateState(tree.zeros_like(params), jnp.float32(jnp.nan), inner.init(params))
 
-    def update(updates: Any, state: LastUpdateState, params: Any = None, **told: Any) -> tuple[Any, LastUpdateState]:
+    def update(updates, state, params=None, **told):
         new, inner_state = inner.update(updates, state.inner_state, params, **told)
         cosine = tree.inner(new, state.last_update) / (tree.norm(new) * tree.norm(state.last_update))
         kept = tree.cast_like(new, state.last_update)
@@ -47,10 +47,10 @@ def count_clips(inner: GradientTransformation) -> GradientTransformationExtraArg
     """Counts the steps in which ``clip_by_norm`` clipped."""
     inner = with_extra_args_support(inner)
 
-    def init(params: Any) -> ClipCountState:
+    def init(params):
         return ClipCountState(jnp.zeros((), jnp.int32), inner.init(params))
 
-    def update(updates: Any, state: ClipCountState, params: Any = None, **told: Any) -> tuple[Any, ClipCountState]:
+    def update(updates, state, params=None, **told):
         new, inner_state = inner.update(updates, state.inner_state, params, **told)
         clips = [clip.factor < 1 for clip in find(inner_state, ClipByNormState)]
         clipped = jnp.stack(clips).any() if clips else jnp.zeros((), bool)

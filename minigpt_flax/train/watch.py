@@ -20,7 +20,7 @@ NARROWEST, LOWEST = 60, 18  # columns and rows that curves need
 SMALL = 7  # rows of the rate's and the gradient's curve
 POINTS = 200  # of a curve: means of neighbouring steps
 
-Points = Sequence[tuple[float, float]]
+Points = Sequence[tuple[int | float, float]]
 
 
 class Curves(Progress):
@@ -34,8 +34,8 @@ class Curves(Progress):
     def __init__(self, config: RunConfig, done: int):
         super().__init__(config, done)
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
-        self.steps: list[tuple[float, float, float, float]] = []  # step, loss, rate, gradient norm
-        self.validations: list[tuple[float, float]] = []
+        self.steps: list[tuple[int | float, ...]] = []  # step, loss, rate, gradient norm
+        self.validations: list[tuple[int, float]] = []
         self.drawn = 0.0
 
     @property
@@ -86,7 +86,7 @@ class Curves(Progress):
         self.live.update(Group(Text.from_ansi("\n".join(lines)), self.bar.get_renderable()), refresh=True)
 
 
-def page(steps: Sequence[Sequence[float]], validations: Points, width: int, height: int) -> list[str]:
+def page(steps: Sequence[Sequence[int | float]], validations: Points, width: int, height: int) -> list[str]:
     """All curves as lines of text.
 
     Args:
