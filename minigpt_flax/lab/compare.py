@@ -83,9 +83,7 @@ def run(**options: Any) -> int:
     if status:
         return status
     if typed["share"]:
-        print(
-            f"share {typed['share']} is done; the verdict, when all are: python -m minigpt_flax compare {show(folder)}"
-        )
+        print(f"share {typed['share']} is done; the verdict, when all are: {line('compare')} {show(folder)}")
         return 0
     return _tell(entries_of(contest, folder), contest.target, folder)
 

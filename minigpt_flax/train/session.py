@@ -15,12 +15,8 @@ import jax
 
 from minigpt_flax.data import load_tokenizer
 from minigpt_flax.errors import UserError
-<<<<<<< HEAD
 from minigpt_flax.invoked import line
-from minigpt_flax.train import cache, console, loggers, speed
-=======
 from minigpt_flax.train import cache, console, loggers, speed, watch
->>>>>>> 9bc1bd6 (--probe cosine, clip rate, noise and sharpness every so many steps, with what they cost; --watch draws curves in the terminal)
 from minigpt_flax.train.attempts import latest, train_on
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.checkpoint import Checkpoints
