@@ -5,7 +5,7 @@ import json
 import jax
 import pytest
 
-from benchmarks import generation, loop, startup, step
+from benchmarks import __main__ as benchmarks_main, compiling, generation, loop, startup, step
 from minigpt_flax.train.config import resolve
 
 SMALL = {"layers": 1, "heads": 1, "width": 8, "context": 8}
@@ -55,3 +55,20 @@ def test_a_step_is_measured_by_ourselves_alone(tmp_path, monkeypatch):
     found = json.loads(file.read_text())["step"]["nanogpt"]
     assert found["ms_per_step"].keys() == step.WAYS.keys() and "--peers" in found["absent"]["nanoGPT"]
     assert found["losses_apart"]["ours, one device"] < 1e-5
+
+
+def test_what_xla_makes_of_a_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiling, "DEPTHS", (1, 2))
+    monkeypatch.setattr(compiling, "REPEATS", 1)
+    monkeypatch.setattr(compiling, "MEMORY", {name: compiling.MEMORY[name] for name in ("all logits at once",)})
+    monkeypatch.setattr(compiling, "GPT2", {**SMALL, "batch_size": 2, "tokens_per_step": 16, "dtype": "float32"})
+    assert compiling.main(["--out", str(tmp_path)]) == 0
+    (file,) = tmp_path.glob("*.json")
+    found = json.loads(file.read_text())["compiling"]
+    assert found["memory"]["bytes"].keys() == compiling.MEMORY.keys() and found["depth"]["seconds"].keys() == {"1", "2"}
+
+
+def test_one_command_leaves_out_what_lacks_its_peers(capfd):
+    assert benchmarks_main.main(["--only", "time to loss"]) == 0
+    assert "left out without --peers and --data" in capfd.readouterr().out
+    assert benchmarks_main.main(["--peers", "nowhere"]) == 2
