@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.results import RESULTS, environment, machine, save
+from benchmarks.results import RESULTS, cores, environment, machine, save
 from benchmarks.timing import race, ratios, spread
 from minigpt_flax.errors import UserError
 from minigpt_flax.train.attempts import train_on
@@ -145,4 +145,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", cores())  # as train.py has it
     sys.exit(main())

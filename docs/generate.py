@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from benchmarks.defaults import is_present
 from benchmarks.results import RESULTS
+from docs import fast
 from jaxopt_mini import CLIPS, OPTIMIZERS, SCHEDULES, WRAPPERS, adam, states
 from tests.cases import CASES
 from tests.cases_wrappers import WRAPPED
@@ -37,6 +38,7 @@ of any recorded trajectory, in units of max(1, mean movement of the leaf), in fl
 step by step, as well.
 """
 BLOCK = "<!-- generated: {} -->"
+README, MACHINE = "../README.md", "amd-epyc-2-cores.json"
 
 
 def blocks(function: Callable) -> list[str]:
@@ -139,11 +141,11 @@ def transforms() -> str:
     return f"{HEAD}# Schedules and clips\n\n{calls('Schedules', SCHEDULES)}\n{calls('Clips', CLIPS)}"
 
 
-def choice() -> str:
-    """The page on choosing, with the measurements put in."""
-    page = (HERE / "choose.md").read_text(encoding="utf-8")
-    begin, end = BLOCK.format("defaults"), BLOCK.format("end")
-    return re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n{untuned()}{end}", page, flags=re.DOTALL)
+def filled(name: str, block: str, text: Callable[[], str]) -> str:
+    """A page with one block written anew."""
+    page = (HERE / name).read_text(encoding="utf-8")
+    begin, end = BLOCK.format(block), BLOCK.format("end")
+    return re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n{text()}{end}", page, flags=re.DOTALL)
 
 
 def untuned() -> str:
@@ -158,6 +160,12 @@ def untuned() -> str:
             title = f"On {measurement['machine']}, {measurement['date']}, {measurement['steps']} steps:"
             parts.append(f"\n{title}\n\n{table(('optimizer', 'peak rate', 'validation loss'), rows)}\n")
     return "".join(parts)
+
+
+def speeds() -> str:
+    """What was measured against peers on the machine of the tables."""
+    measured = json.loads((RESULTS / MACHINE).read_text())
+    return table(("what", "here", "its peer", "`python -m ...`"), fast.rows(measured))
 
 
 def surfaces(package: str) -> list[str]:
@@ -190,7 +198,8 @@ def reference(title: str, package: str) -> str:
 PAGES = {
     "optimizers.md": optimizers,
     "schedules-and-clips.md": transforms,
-    "choose.md": choice,
+    "choose.md": partial(filled, "choose.md", "defaults", untuned),
+    README: partial(filled, README, "speeds", speeds),
     "api/model.md": partial(reference, "The model", "minigpt_flax.model"),
     "api/data.md": partial(reference, "Data", "minigpt_flax.data"),
     "api/train.md": partial(reference, "Training", "minigpt_flax.train"),
@@ -204,7 +213,7 @@ def main(arguments: list[str]) -> None:
         DEVIATIONS.write_text(json.dumps({file: [by, size] for file, by, size in rounded()}, indent=1) + "\n")
     for name, page in PAGES.items():
         (HERE / name).write_text(page(), encoding="utf-8")
-        print(f"wrote docs/{name}")
+        print(f"wrote {(HERE / name).resolve().relative_to(HERE.parent)}")
 
 
 def rounded() -> Iterable[tuple[str, str, float]]:
