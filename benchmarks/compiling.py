@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.results import RESULTS, environment, load, machine, save
+from benchmarks.results import RESULTS, publish
 from benchmarks.timing import ratios, spread
 from minigpt_flax.data.tokenizers.ids import Ids
 from minigpt_flax.train.build import design, loss_sum
@@ -90,10 +90,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS, help="folder of the results")
     given = parser.parse(list(arguments))
     found = {name: SECTIONS[name]() for name in given["only"]}
-    print(f"compiling, {machine()}\n{table(found)}")
-    path = given["out"] / f"{machine()}.json"
-    save(path, "compiling", {**load(path).get("compiling", {}), **environment(), **found})
-    print(f"wrote {path}")
+    publish(given["out"], "compiling", "compiling", table(found), found)
     return 0
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import peers
-from benchmarks.results import RESULTS, environment, machine, save
+from benchmarks.results import RESULTS, publish
 from benchmarks.timing import race, ratios, spread
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.generate import generate
@@ -94,10 +94,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS, help="folder of the results")
     given = parser.parse(list(arguments))
     found = measure(given["rounds"], given["peers"])
-    print(f"generation, {machine()}\n{table(found)}")
-    path = given["out"] / f"{machine()}.json"
-    save(path, "generation", {**environment(), **found})
-    print(f"wrote {path}")
+    publish(given["out"], "generation", "generation", table(found), found)
     return 0
 
 

@@ -60,3 +60,19 @@ def save(path: Path, section: str, values: dict[str, Any]) -> None:
     scratch = path.with_suffix(".tmp")
     scratch.write_text(json.dumps(merged, indent=1) + "\n", "utf-8")
     os.replace(scratch, path)  # an interrupted write loses nothing
+
+
+def publish(folder: Path, section: str, title: str, table: str, found: dict[str, Any]) -> None:
+    """Prints what was found, and keeps it with what it depends on.
+
+    Args:
+      folder: of the files of results.
+      section: of this machine's file.
+      title: says what was measured.
+      table: for people.
+      found: for the file; what the section has of other names stays.
+    """
+    print(f"{title}, {machine()}\n{table}")
+    path = folder / f"{machine()}.json"
+    save(path, section, {**load(path).get(section, {}), **environment(), **found})
+    print(f"wrote {path}")

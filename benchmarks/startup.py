@@ -14,9 +14,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks.results import RESULTS, environment, machine, save
+from benchmarks.results import RESULTS, publish
 from benchmarks.timing import spread
 from minigpt_flax.train.cli import Parser, guarded, whole
 
@@ -94,11 +93,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS, help="folder of the results")
     given = parser.parse(list(arguments))
     seconds = measure(given["repeats"])
-    print(f"start-up, {machine()}\n{table(seconds)}")
-    found: dict[str, Any] = {name: spread(values) for name, values in seconds.items()}
-    path = given["out"] / f"{machine()}.json"
-    save(path, "startup", {**environment(), "repeats": given["repeats"], "seconds": found})
-    print(f"wrote {path}")
+    found = {"repeats": given["repeats"], "seconds": {name: spread(values) for name, values in seconds.items()}}
+    publish(given["out"], "startup", "start-up", table(seconds), found)
     return 0
 
 

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from benchmarks import peers
-from benchmarks.results import RESULTS, cores, environment, load, machine, save
+from benchmarks.results import RESULTS, cores, publish
 from benchmarks.timing import race, ratios, spread
 from minigpt_flax.model.gpt2 import to_gpt2
 from minigpt_flax.train.build import Run, build
@@ -149,10 +149,7 @@ def run(arguments: Sequence[str]) -> int:
     preset = given["preset"]
     rounds = PRESETS[preset][2] if given["rounds"] is None else given["rounds"]
     found = measure(preset, given["peers"], rounds, given["compile"])
-    print(f"training step of {preset}, {machine()}\n{table(preset, found)}")
-    path = given["out"] / f"{machine()}.json"
-    save(path, "step", {**load(path).get("step", {}), preset: {**environment(), **found}})
-    print(f"wrote {path}")
+    publish(given["out"], f"step {preset}", f"training step of {preset}", table(preset, found), found)
     return 0
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import peers
-from benchmarks.results import RESULTS, environment, machine, save
+from benchmarks.results import RESULTS, publish
 from benchmarks.startup import TRAIN, alone
 from benchmarks.timing import ratios, spread
 from minigpt_flax.errors import UserError
@@ -146,10 +146,7 @@ def run(arguments: Sequence[str]) -> int:
     if absent := peers.why_not("nanoGPT/model", given["peers"]):
         raise UserError(f"nanoGPT can't take part: {absent}")
     found = measure(given["data"].resolve(), given["peers"] / "nanoGPT", given["repeats"])
-    print(f"time to loss, {machine()}\n{table(found)}")
-    path = given["out"] / f"{machine()}.json"
-    save(path, "to_loss", {**environment(), **found})
-    print(f"wrote {path}")
+    publish(given["out"], "to_loss", "time to loss", table(found), found)
     return 0
 
 

@@ -32,12 +32,16 @@ def part(ratio: dict[str, float]) -> str:
     return f"**{ratio['median']:.2f}** of it"
 
 
-def steps(found: dict[str, Any]) -> Iterator[Row]:
-    """Training steps."""
-    for preset, one in found.items():
-        times, command = one["ms_per_step"], f"benchmarks.step --preset {preset} --peers DIR"
-        for peer, ratio in one["ours_over"]["ours"].items():
+def step(preset: str) -> Callable[[dict[str, Any]], Iterator[Row]]:
+    """A training step."""
+    command = f"benchmarks.step --preset {preset} --peers DIR"
+
+    def rows(found: dict[str, Any]) -> Iterator[Row]:
+        times = found["ms_per_step"]
+        for peer, ratio in found["ours_over"]["ours"].items():
             yield f"training step of `{preset}`", ms(times["ours"]), f"{peer} {ms(times[peer])}: {part(ratio)}", command
+
+    return rows
 
 
 def to_loss(found: dict[str, Any]) -> Iterator[Row]:
@@ -83,7 +87,8 @@ def loop(found: dict[str, Any]) -> Iterator[Row]:
 
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
-    "step": steps,
+    "step nanogpt": step("nanogpt"),
+    "step char": step("char"),
     "to_loss": to_loss,
     "generation": generation,
     "adamw gpt2": update("adamw", "gpt2"),

@@ -52,7 +52,7 @@ def test_a_step_is_measured_by_ourselves_alone(tmp_path, monkeypatch):
     monkeypatch.setitem(step.PRESETS, "nanogpt", (1.0, 2, 2))
     assert step.main(["--out", str(tmp_path)]) == 0
     (file,) = tmp_path.glob("*.json")
-    found = json.loads(file.read_text())["step"]["nanogpt"]
+    found = json.loads(file.read_text())["step nanogpt"]
     assert found["ms_per_step"].keys() == step.WAYS.keys() and "--peers" in found["absent"]["nanoGPT"]
     assert found["losses_apart"]["ours, one device"] < 1e-5
 
