@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks.results import RESULTS, environment, machine, save
 from minigpt_flax.errors import UserError, nearest
+from minigpt_flax.lab.contest import ALONE
 from minigpt_flax.lab.program import Program, program, stack
 from minigpt_flax.lab.records import RunRecord, read_run
 from minigpt_flax.lab.together import together
@@ -40,7 +41,7 @@ REPETITIONS, SEEDS, LANES = 20, 3, 30
 
 def null(data: str) -> dict[str, Any]:
     """Twenty comparisons of an optimizer with itself; how many are called significant, and the p of each."""
-    config = resolve({**TINY, "data": data}, "nano")
+    config = resolve({**TINY, "data": data, **ALONE}, "nano")
     parts = program(build(config), config.steps)
     with tempfile.TemporaryDirectory() as scratch:
         runs = train_seeds(parts, config, 2 * SEEDS * REPETITIONS, Path(scratch))
@@ -76,7 +77,7 @@ def paired(runs: list[RunRecord]) -> list[RunRecord]:
 
 def side_by_side(data: str, lanes: int, steps: int = 50) -> dict[str, Any]:
     """Preset ``nano``: half the lanes at twice the rate, seeds of their own; together, then one by one."""
-    base = resolve({"steps": steps, "data": data}, "nano")
+    base = resolve({"steps": steps, "data": data, **ALONE}, "nano")
     configs = [dataclasses.replace(base, seed=i, lr=base.lr * (1 + i % 2)) for i in range(lanes)]
     parts = program(build(base), steps)
     knobs = stack([parts.knobs(config) for config in configs])

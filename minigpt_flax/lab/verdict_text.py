@@ -93,7 +93,8 @@ def _of_the_winner(verdict: Verdict) -> list[Pair]:
 def sentence(test: Pair) -> str:
     """One comparison in words."""
     if test.p is None:
-        return f"{test.better} against {test.worse}: no test, {test.seeds} seed{'s' * (test.seeds != 1)} in common"
+        shared = f"{test.seeds} seed{'s' * (test.seeds != 1)} in common"
+        return f"{test.better} against {test.worse}: no test, which takes two: {shared}"
     size = f"{test.difference:.4f} +- {test.sem:.4f} over {test.seeds} seeds, p = {test.corrected:.2g}"
     if test.significant:
         return f"{test.better} beats {test.worse} by {size}"

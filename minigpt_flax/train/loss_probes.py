@@ -75,7 +75,7 @@ def sharpness(view: StepView, *, every: int = 100, sequences: int = 4, depth: in
     def measure() -> dict[str, jax.Array]:
         # Backwards twice: a layer with a gradient of its own can't be differentiated forwards.
         product = lambda vector: jax.vjp(slope, view.params)[1](vector)[0]
-        return {"sharpness": largest_eigenvalue(product, _signs(view.params), depth)}
+        return {"sharpness": largest_eigenvalue(product, signs(view.params), depth)}
 
     return now_and_then(view, every, measure)
 
@@ -122,7 +122,7 @@ def largest_eigenvalue(product: Callable[[Any], Any], start: Any, depth: int) ->
 _TINY = jnp.finfo(jnp.float32).tiny
 
 
-def _signs(params: Any) -> Any:
+def signs(params: Any) -> Any:
     """Random signs, the same in every step."""
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(0), len(leaves))

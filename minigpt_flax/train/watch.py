@@ -18,6 +18,7 @@ REDRAW = 0.5  # seconds between two drawings, which take some hundredths
 WIDEST, TALLEST = 100, 30
 NARROWEST, LOWEST = 60, 18  # columns and rows that curves need
 SMALL = 7  # rows of the rate's and the gradient's curve
+TICK = 13  # columns between two numbers below
 POINTS = 200  # of a curve: means of neighbouring steps
 
 Points = Sequence[tuple[int | float, float]]
@@ -128,5 +129,8 @@ def chart(series: Mapping[str, Points], width: int, height: int) -> list[str]:
             xs, ys = (list(map(float, column)) for column in zip(*points, strict=True))
             draw = plotext.scatter if i else plotext.plot
             draw(xs, ys, label=name, marker="o" if i else "braille")
+    places = [x for points in series.values() for x, _ in points]
+    ticks = np.unique(np.linspace(min(places), max(places), width // TICK).round().astype(int)).tolist()
+    plotext.xticks(ticks, list(map(str, ticks)))
     lines = plotext.uncolorize(plotext.build()).split("\n")[:height]
     return [line.ljust(width)[:width] for line in lines]

@@ -1,0 +1,1 @@
+"""Three questions and an edge, answered by measurement: the pages in ``docs/answers``."""

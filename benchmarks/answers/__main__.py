@@ -1,0 +1,45 @@
+"""``python -m benchmarks.answers [decay | geometry | schedules ...]``: measures what is missing, writes the pages."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from benchmarks.answers import decay, geometry, page, schedules
+from benchmarks.answers.small import Kept
+from benchmarks.results import RESULTS, environment, machine, save
+from minigpt_flax.errors import UserError, nearest
+from minigpt_flax.lab.records import show
+from minigpt_flax.train.cli import Parser, guarded
+
+PAGES = {"decay": decay.answer, "geometry": geometry.answer, "schedules": schedules.answer}
+DOCS = Path(__file__).parents[2] / "docs" / "answers"
+
+
+def run(arguments: list[str]) -> int:
+    """Writes the pages that are asked for."""
+    parser = Parser(prog="python -m benchmarks.answers", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="PAGE", help=f"{', '.join(PAGES)} [all]")
+    parser.add_argument("--out", type=Path, default=Path("runs/answers"), metavar="DIR", help="takes what is measured")
+    parser.add_argument("--docs", type=Path, default=DOCS, metavar="DIR", help="takes the pages [docs/answers]")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="takes the facts [the results of this machine]")
+    given = parser.parse(arguments)
+    for name in given["names"] or PAGES:
+        if name not in PAGES:
+            raise UserError(f"no page is called {name!r}{nearest(name, PAGES)}; there are: {', '.join(PAGES)}")
+    for name in given["names"] or PAGES:
+        kept = Kept(given["out"] / f"{name}.json")
+        pictures, facts = PAGES[name](kept)
+        facts |= {"seconds": f"{kept.seconds:,.0f}", "machine": machine()}
+        print(f"{show(page.write(given['docs'], name, pictures, facts))} is written")
+        save(given["results"] or RESULTS / f"{machine()}.json", f"answers, {name}", {**environment(), **facts})
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    return guarded("benchmarks.answers", lambda: run(sys.argv[1:] if arguments is None else arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""Why AdamW beats Adam: decay decoupled from the gradient, over decay and learning rate; and what coupling does."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.answers.small import Kept, config, mean_loss
+from jaxopt_mini import adam, adamw, add_decayed_weights, apply_updates, chain, clip_by_norm, warmup_cosine
+from minigpt_flax.lab.plots import COLOURS, DASHES, dress
+from minigpt_flax.lab.verdict import p_value, sem
+from minigpt_flax.train.build import Run, build
+from minigpt_flax.train.optimizer import decay_mask
+
+STEPS, SEEDS, B2 = 400, (0, 1, 2), 0.99
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+CHARACTERS = 30_000  # of the corpus: seen about five times, so that there is something to regularise
+DECAYS = {"AdamW": (0.0, 0.1, 0.3, 1.0, 3.0), "Adam + L2": (0.0, 1e-4, 1e-3, 1e-2, 1e-1)}
+NOISES, TOY_STEPS, TOY_RATE = (1.0, 10.0), 2000, 1e-3
+
+
+def optimizer(kind: str, rate: Any, decay: Any, mask: Any = None) -> Any:
+    """Adam with decay, decoupled or as a penalty in the gradient."""
+    kinds = {
+        "AdamW": lambda: adamw(rate, b2=B2, weight_decay=decay, mask=mask),
+        "Adam + L2": lambda: chain(add_decayed_weights(decay, mask), adam(rate, b2=B2)),
+    }
+    return kinds[kind]()
+
+
+@functools.cache
+def setting(folder: Path) -> Run:
+    """The small GPT on the beginning of the corpus."""
+    whole = build(config(STEPS))
+    text = whole.tokenizer.decode(whole.data.parts[0].train[:CHARACTERS].tolist())
+    file = folder / "decay.txt"
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return build(config(STEPS, data=(str(file),)))
+
+
+@functools.cache
+def trainer(run: Run, kind: str) -> Callable[..., Any]:
+    """``(params, batches, rate, decay) -> params``, all steps in one."""
+    loss, mask = mean_loss(run), decay_mask(run.layout)
+
+    def train(params, data, rate, decay):
+        tx = chain(clip_by_norm(1.0), optimizer(kind, warmup_cosine(rate, STEPS, floor=0.0), decay, mask))
+
+        def step(carry, batch):
+            params, state = carry
+            updates, state = tx.update(jax.grad(loss)(params, batch), state, params)
+            return (apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, tx.init(params)), data)[0][0]
+
+    return jax.jit(train)
+
+
+def final(run: Run, kind: str, rate: float, decay: float, seed: int) -> float:
+    """Validation loss at the end of a run."""
+    order = run.data.batches(run.config.batch_size, run.config.context, seed)
+    data = jnp.asarray(np.stack([order(t) for t in range(STEPS)]))
+    params = trainer(run, kind)(run.draw(jax.random.key(seed)), data, jnp.float32(rate), jnp.float32(decay))
+    return run.evaluate(params)["val_loss"]
+
+
+def shrink(kind: str, decay: float) -> list[list[float]]:
+    """Two weights at 1 whose gradients are noise of different size, and nothing else: how decay alone moves them."""
+    tx, sizes = optimizer(kind, TOY_RATE, decay), jnp.array(NOISES)
+
+    def step(carry, key):
+        weights, state = carry
+        updates, state = tx.update(sizes * jax.random.normal(key, sizes.shape), state, weights)
+        weights = apply_updates(weights, updates)
+        return (weights, state), weights
+
+    def one(key):
+        start = jnp.ones_like(sizes)
+        return jax.lax.scan(step, (start, tx.init(start)), jax.random.split(key, TOY_STEPS))[1]
+
+    many = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 200))  # their mean: noise alone pushes nowhere
+    return many.mean(0)[:: TOY_STEPS // 50].T.tolist()
+
+
+def measure(kept: Kept, folder: Path) -> dict[str, Any]:
+    """Losses by (kind, rate, decay, seed), and how two weights shrink."""
+    names = [(k, r, d, s) for k, decays in DECAYS.items() for d in decays for r in RATES for s in SEEDS]
+    losses = {n: kept.get(key(*n), lambda n=n: final(setting(folder), *n)) for n in names}
+    toys = {"AdamW": 1.0, "Adam + L2": 1.0}
+    return {
+        "losses": losses,
+        "shrink": {k: kept.get(f"shrink {k}", lambda k=k, d=d: shrink(k, d)) for k, d in toys.items()},
+    }
+
+
+def key(kind: str, rate: float, decay: float, seed: int) -> str:
+    """Where a loss is kept; without decay the two kinds are one."""
+    return f"{kind if decay else 'Adam'} {rate:g} {decay:g} {seed}"
+
+
+def means(losses: Mapping[Any, float], kind: str) -> np.ndarray:
+    """float[decays, rates], over seeds."""
+    return np.array([[statistics.fmean(losses[kind, r, d, s] for s in SEEDS) for r in RATES] for d in DECAYS[kind]])
+
+
+def pictures(found: Mapping[str, Any]) -> dict[str, Figure]:
+    """Loss over decay and rate, and two weights that shrink."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    grids = {kind: means(found["losses"], kind) for kind in DECAYS}
+    low = min(grid.min() for grid in grids.values())
+    for axes, (kind, grid) in zip(figure.subplots(1, 2), grids.items(), strict=True):
+        axes.imshow(grid, cmap="cividis_r", vmin=low, vmax=low + 0.6, aspect="auto", origin="lower")
+        for (i, j), value in np.ndenumerate(grid):
+            weight = "bold" if value == grid.min() else "normal"
+            axes.text(
+                j,
+                i,
+                f"{value:.3f}",
+                ha="center",
+                va="center",
+                weight=weight,
+                color="white" if value > low + 0.3 else "black",
+            )
+        axes.set_xticks(range(len(RATES)), [f"{rate:g}" for rate in RATES])
+        axes.set_yticks(range(len(DECAYS[kind])), [f"{decay:g}" for decay in DECAYS[kind]])
+        axes.set_xlabel("peak learning rate")
+        axes.set_ylabel("decay")
+        axes.set_title(kind, fontsize="medium")
+    toy = Figure(figsize=(7, 3.4), layout="constrained")
+    axes = toy.subplots()
+    for i, (kind, curves) in enumerate(found["shrink"].items()):
+        for j, (noise, curve) in enumerate(zip(NOISES, curves, strict=True)):
+            steps = np.linspace(0, TOY_STEPS, len(curve))
+            axes.plot(steps, curve, color=COLOURS[i], linestyle=DASHES[j], label=f"{kind}, noise {noise:g}")
+    axes.set_xlabel("step")
+    axes.legend(frameon=False)
+    dress(axes, "weight")
+    return {"grid": figure, "shrink": toy}
+
+
+def answer(kept: Kept) -> tuple[dict[str, Figure], dict[str, str]]:
+    """Measures what is missing; returns the page's pictures and facts."""
+    found = measure(kept, kept.path.parent)
+    points = [(rate, i) for rate in RATES for i in range(len(DECAYS["AdamW"]))]
+    best = {
+        kind: min(((rate, decays[i]) for rate, i in points), key=lambda at, kind=kind: _mean(found, kind, *at))
+        for kind, decays in DECAYS.items()
+    }
+    runs = {kind: [found["losses"][kind, *best[kind], seed] for seed in SEEDS] for kind in DECAYS}
+    said = {
+        kind: f"{statistics.fmean(values):.3f} (rate {best[kind][0]:g}, decay {best[kind][1]:g})"
+        for kind, values in runs.items()
+    }
+    ahead = [b - a for a, b in zip(runs["AdamW"], runs["Adam + L2"], strict=True)]
+    left = {kind: [f"{curve[-1]:.2f}" for curve in curves] for kind, curves in found["shrink"].items()}
+    facts = dict(
+        adamw=said["AdamW"],
+        l2=said["Adam + L2"],
+        none=f"{min(_mean(found, 'AdamW', rate, 0.0) for rate in RATES):.3f}",
+        ahead=f"{statistics.fmean(ahead):.3f} +- {sem(ahead):.3f}",
+        p=f"{p_value(ahead):.2g}",
+        free_quiet=left["AdamW"][0],
+        free_noisy=left["AdamW"][1],
+        tied_quiet=left["Adam + L2"][0],
+        tied_noisy=left["Adam + L2"][1],
+        expected=f"{np.exp(-TOY_RATE * TOY_STEPS):.2f}",
+        toy_rate=f"{TOY_RATE:g}",
+        toy_steps=f"{TOY_STEPS:,}",
+        steps=f"{STEPS:,}",
+        characters=f"{CHARACTERS:,}",
+        seeds=str(len(SEEDS)),
+    )
+    return pictures(found), facts
+
+
+def _mean(found: Mapping[str, Any], kind: str, rate: float, decay: float) -> float:
+    return statistics.fmean(found["losses"][kind, rate, decay, s] for s in SEEDS)

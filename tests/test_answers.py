@@ -1,0 +1,91 @@
+"""The pages that are written from measurements, from made-up ones: every number finds its place, and the right one."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from benchmarks.answers import decay, edge, geometry, page, schedules
+from benchmarks.answers.small import Kept
+from jaxopt_mini import SCHEDULES
+
+
+def decays():
+    found = {
+        decay.key(kind, rate, d, seed): 2.0
+        + abs(np.log10(rate / 3e-3))
+        + 0.1 * (d != decays[2])
+        + 0.01 * seed
+        + 0.2 * i
+        for i, (kind, decays) in enumerate(decay.DECAYS.items())
+        for d in decays
+        for rate in decay.RATES
+        for seed in decay.SEEDS
+    }
+    return found | {f"shrink {kind}": [[1.0, 0.5, 0.25], [1.0, 0.9, 0.75]] for kind in decay.DECAYS}
+
+
+def schedule_runs():
+    order = {name: i for i, name in enumerate(SCHEDULES)}
+    runs = {
+        f"{name} {rate} {seed}": 2.0 + 0.1 * order[name] + (rate != 3e-3) + 0.01 * seed * (1 + order[name])
+        for name in SCHEDULES
+        for rate in schedules.RATES
+        for seed in schedules.SEEDS
+    }
+    return runs | {f"rates {name}": [0.5, 1.0, 0.1] for name in SCHEDULES}
+
+
+def surfaces():
+    trail = np.linspace((-1.0, 1.0), (0.5, 0.2), 20).tolist()
+    steps = list(range(30, 3030, 30))
+    found = {
+        f"{name} {surface}": {"rate": 0.1, "steps": 100 * (i + 1) if i else geometry.LIMIT, "trail": trail}
+        for surface in geometry.SURFACES
+        for i, name in enumerate(geometry.OPTIMIZERS)
+    }
+    found["convex"] = {"steps": [1, 10, 100], "gap": [0.5, 0.05, 0.001], "bound": [1.0, 0.1, 0.01]}
+    for opt in ("sgd", "adamw"):
+        found[f"curvature {opt}"] = {"step": [0, 50], "top": [2.0, 8.0], "bottom": [-1.0, -0.5], "bound": [9e9, 20.0]}
+    for name, (_, _, rates) in edge.RUNS.items():
+        for lr in rates:
+            factor = {"gradient descent": 2, "Adam": 38}[name]
+            found[f"edge {name} {lr:g}"] = {"step": steps, "loss": [1.0] * 100, "curvature": [0.9 * factor / lr] * 100}
+    return found
+
+
+CASES = {
+    "decay": (decay, decays, ["AdamW 2.010 (rate 0.003, decay 0.3)", "L2 penalty 2.210", "0.200 +- 0.000", "0.75"]),
+    "schedules": (schedules, schedule_runs, [f"best schedule (`{next(iter(SCHEDULES))}`)", "| 0.003 |"]),
+    "geometry": (geometry, surfaces, ["not in 20,000", "at most 0.50 of it", "down to -1 under sgd", "at 0.05: 0.90"]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_page_has_every_number_and_picture(tmp_path, name):
+    module, made, said = CASES[name]
+    (tmp_path / "kept.json").write_text(json.dumps(made() | {"seconds": 61.0}))
+    pictures, facts = module.answer(Kept(tmp_path / "kept.json"))
+    text = page.write(tmp_path, name, pictures, {**facts, "seconds": "61", "machine": "here"}).read_text()
+    assert "$" not in text and all(words in text for words in [*said, "61 seconds of processor time on here"]), text
+    for picture in re.findall(r"\]\((.+?\.png)\)", text):
+        assert imread(tmp_path / picture)[..., :3].std() > 0.01
+    assert len(re.findall(r"\]\(", text)) == len(pictures)
+
+
+def test_what_is_measured_is_not_measured_again(tmp_path):
+    calls = []
+    for _ in range(2):
+        kept = Kept(tmp_path / "kept.json")
+        assert kept.get("one", lambda: calls.append(1) or [1.0]) == [1.0]
+    assert calls == [1] and kept.seconds > 0
+
+
+def test_the_quickest_rate_on_a_round_bowl_is_one_over_its_curvature(monkeypatch):
+    monkeypatch.setitem(geometry.SURFACES, "bowl", (lambda x, y: 2 * (x**2 + y**2), (1.0, 1.0), 1e-3))
+    monkeypatch.setattr(geometry, "GRID", np.array([0.05, 0.25, 0.6]))
+    monkeypatch.setattr(geometry, "LIMIT", 200)
+    found = geometry.quickest("sgd", "bowl")
+    assert (found["rate"], found["steps"]) == (0.25, 1)

@@ -1,0 +1,73 @@
+"""The script of the reference comparison, with runs made up: what it costs, what it writes, what it refuses."""
+
+import pytest
+
+from benchmarks import reference
+from jaxopt_mini import OPTIMIZERS
+from minigpt_flax.lab.entries import entries_of
+from minigpt_flax.lab.verdict import judge
+from tests.minigpt_flax.lab.made import write
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A part of which every run is there."""
+    (part,) = reference.parts(("adamw", "lion"), (), 40, None)
+    for i, who in enumerate(part.contest.contestants):
+        for seed in part.contest.seeds:
+            config = part.contest.config(who, seed=seed)
+            losses = [4.0, 3.0 + 0.1 * i + 0.01 * seed]
+            write(part.contest.path(tmp_path, who, config), losses, seed=seed, lr=config.lr, steps=40, opt=config.opt)
+    return part, tmp_path
+
+
+def test_the_optimizers_are_there_and_enough():
+    assert set(reference.OPTS) | set(reference.FEW) <= set(OPTIMIZERS)
+    assert len(set(reference.OPTS)) >= 12 and {"adamw", "nadamw", "lion", "muon", "soap"} <= set(reference.FEW)
+    assert len(reference.parts(reference.OPTS, reference.FEW, 1000, "x.txt")) == 2
+
+
+def test_the_budget_is_the_steps_of_the_contest():
+    (part,) = reference.parts(("adamw", "lion"), (), 1000, None)
+    assert 2 * reference.seconds(part.contest, 1.0, 0.0) == part.contest.budget
+    assert reference.seconds(part.contest, 0.0, 1.0) == 7 + 3 * 8  # the search's runs once, eight times each seed's
+
+
+def test_paces_are_measured_once(tmp_path, monkeypatch):
+    (part,) = reference.parts(("adamw", "lion"), (), 40, None)
+    monkeypatch.setattr(reference, "pace", lambda contest, who: (0.1, 1.0))
+    assert reference.budget(part, tmp_path) == pytest.approx(0.1 * part.contest.budget + 2 * 31)
+    monkeypatch.setattr(reference, "pace", None)
+    assert set(reference.paces(part, tmp_path / "pydocs-pace.json")) == {"adamw", "lion"}
+
+
+def test_what_takes_too_long_is_refused_before_anything_is_trained(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(reference, "pace", lambda contest, who: (0.1, 1.0))
+    assert reference.main(["--opt=adamw", "--opt=lion", "--hours=0.1", f"--out={tmp_path}"]) == 2
+    assert "over --hours 0.1" in capfd.readouterr().err
+    assert not (tmp_path / "pydocs").exists()
+
+
+def test_the_page_has_table_pictures_and_what_it_took(finished, tmp_path):
+    part, folder = finished
+    entries = entries_of(part.contest, folder)
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "index.md").write_text("```{toctree}\n\nchoose\n```\n")
+    text = reference.section(part, entries, judge(entries), 75.0, docs)
+    facts = {"steps": 40, "rates": 5, "seeds": 3, "machine": "here", "date": "now", "expected": "1:00", "took": "1:15"}
+    page = reference.write([text], docs, command="again", **facts)
+    said = page.read_text()
+    assert "20 runs in 1:15" in said and "| adamw | 3.0100 +-0.0058 |" in said and "Machine: here" in said
+    assert (docs / "reference-pydocs-loss.png").stat().st_size < 100_000
+    assert "\nchoose\nreference\n" in (docs / "index.md").read_text()
+
+
+def test_the_seconds_of_sittings_add_up(tmp_path):
+    for _ in range(2):
+        with reference.clocked(tmp_path / "seconds.json"):
+            pass
+    first = reference.spent(tmp_path / "seconds.json")
+    with pytest.raises(KeyboardInterrupt), reference.clocked(tmp_path / "seconds.json"):
+        raise KeyboardInterrupt
+    assert reference.spent(tmp_path / "seconds.json") > first > 0
