@@ -41,7 +41,7 @@ class Sizes:
       scatter: tokens, width and vocabularies.
       attention: shapes (batch, length, heads, size of a head).
       dtype: of activations.
-      models: name -> fields of a ``RunConfig``; the first also for the optimizers.
+      models: presets, and what is changed of each; the first also for the optimizers.
       vocab_size: of these models.
       batch: sequences in a step, where nothing else is said.
       batches: to be compared with it.
@@ -64,15 +64,12 @@ class Sizes:
     runs: int
 
 
-GPT2 = {"context": 1024, "layers": 12, "heads": 12, "width": 768}
-SPEEDRUN = {**GPT2, "heads": 6, "norm": "rmsnorm", "position": "rope", "mlp": "relu2", "qk_norm": True}
-SPEEDRUN |= {"tie_head": False}  # modded-nanogpt's track 3, whose step is of 524,288 tokens
 SMALL = {"context": 16, "layers": 2, "heads": 2, "width": 32}
 FULL = Sizes(
     scatter=(65536, 768, (65, 256, 50304)),
     attention=((16, 1024, 12, 64), (32, 1024, 6, 128), (8, 2048, 12, 64), (4, 4096, 16, 128)),
     dtype="bfloat16",
-    models={"gpt2": GPT2, "speedrun": SPEEDRUN},
+    models={"gpt2": {}, "speedrun": {}},
     vocab_size=50304,
     batch=32,
     batches=(8, 16, 64),
@@ -85,7 +82,7 @@ TINY = Sizes(
     scatter=(64, 8, (7,)),
     attention=((2, 16, 2, 8),),
     dtype="float32",
-    models={"speedrun": {**SPEEDRUN, **SMALL}},
+    models={"speedrun": {**SMALL, "vocab_size": 61}},
     vocab_size=61,
     batch=2,
     batches=(4,),
@@ -168,9 +165,10 @@ def attention_row(row: Any, model: ModelConfig, batch: int) -> dict[str, Any]:
     return {"ms": timed(lambda: grads(*given)) * 1e3, "deviation": deviation(row, model)}
 
 
-def training_step(size: Sizes, fields: dict[str, Any]) -> dict[str, Any]:
+def training_step(size: Sizes, preset: str, changes: dict[str, Any]) -> dict[str, Any]:
     """A whole training step as ``train.py`` does it: compiled, run, and measured against the device."""
-    config = resolve({"lr": RATE, "dtype": size.dtype, "batch_size": size.batch, **fields}, "nano")
+    fields = {"dtype": size.dtype, "batch_size": size.batch, "accum": 1} | size.models[preset] | changes
+    config = resolve(fields, preset)
     plan, key = design(config, Ids(size.vocab_size)), jax.random.key(0)
     step = make_step(loss_sum(plan.model), plan.tx, plan.schedule, key=key, layout=plan.layout)
     shape = (config.accum,) * (config.accum > 1) + (config.batch_size, config.context + 1)
@@ -202,8 +200,8 @@ def train(size: Sizes) -> Iterator[Row]:
     changes |= {f"remat {name}": {"remat": name} for name in ("full", "dots")}
     changes |= {"loss at once": {"loss_chunk": 0}, "plain attention": {"attention": "plain"}}
     for title, change in changes.items():
-        for name, fields in size.models.items():
-            yield f"{name}, {title}", attempt(training_step, size, {**fields, **change})
+        for name in size.models:
+            yield f"{name}, {title}", attempt(training_step, size, name, change)
 
 
 def optimizer(size: Sizes) -> Iterator[Row]:
@@ -223,7 +221,7 @@ def optimizer(size: Sizes) -> Iterator[Row]:
 
     without = None
     for name in ("sgd", "adamw", "muon", "soap"):
-        found = attempt(update, name) | attempt(training_step, size, {**next(iter(size.models.values())), "opt": name})
+        found = attempt(update, name) | attempt(training_step, size, next(iter(size.models)), {"opt": name})
         without = without or found.get("ms")
         yield name, found | ({"share": 1 - without / found["ms"]} if without and "ms" in found else {})
 
