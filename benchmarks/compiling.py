@@ -27,12 +27,14 @@ from minigpt_flax.train.step import make_step
 
 GPT2 = {"batch_size": 8, "tokens_per_step": 8 * 1024, "dtype": "float32"}
 VOCABULARY = 50_257
+LOOP = {"scan_layers": True}
 MEMORY: dict[str, dict[str, Any]] = {
-    "all logits at once": {"loss_chunk": 0},
-    "loss in chunks, as it comes": {},
-    "and remat dots": {"remat": "dots"},
-    "and remat full": {"remat": "full"},
-    "and layers as a loop, remat full": {"remat": "full", "scan_layers": True},
+    "layers written out, all logits at once": {"loss_chunk": 0},
+    "layers written out": {},
+    "layers written out, remat full": {"remat": "full"},
+    "layers as a loop": LOOP,
+    "layers as a loop, remat dots": LOOP | {"remat": "dots"},
+    "layers as a loop, remat full": LOOP | {"remat": "full"},
 }
 DEPTHS = (12, 48)
 NARROW = {"scan_layers": True, "width": 128, "heads": 4, "context": 64, "batch_size": 4}

@@ -105,3 +105,9 @@ def rows(results: dict[str, Any]) -> list[str]:
     """The lines of the table, of those sections that a machine has."""
     found = [row for name, read in SECTIONS.items() if name in results for row in read(results[name])]
     return [f"{what} | {ours} | {theirs} | `{command}`" for what, ours, theirs, command in found]
+
+
+def memory(results: dict[str, Any]) -> list[str]:
+    """The lines of the table of a step's memory."""
+    sizes = results["compiling"]["memory"]["bytes"]
+    return [f"{way} | {size / 2**20:,.0f} MiB" for way, size in sizes.items()]

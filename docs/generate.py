@@ -168,6 +168,12 @@ def speeds() -> str:
     return table(("what", "here", "its peer", "`python -m ...`"), fast.rows(measured))
 
 
+def memory() -> str:
+    """What a step of GPT-2 needs."""
+    measured = json.loads((RESULTS / MACHINE).read_text())
+    return table(("a step of `gpt2`, 8 x 1024 tokens", "peak by XLA's analysis"), fast.memory(measured))
+
+
 def surfaces(package: str) -> list[str]:
     """Modules that offer a package's names: itself if it re-exports any, else each module and package in it."""
     root = importlib.import_module(package)
@@ -200,6 +206,7 @@ PAGES = {
     "schedules-and-clips.md": transforms,
     "choose.md": partial(filled, "choose.md", "defaults", untuned),
     README: partial(filled, README, "speeds", speeds),
+    "speed.md": partial(filled, "speed.md", "memory", memory),
     "api/model.md": partial(reference, "The model", "minigpt_flax.model"),
     "api/data.md": partial(reference, "Data", "minigpt_flax.data"),
     "api/train.md": partial(reference, "Training", "minigpt_flax.train"),

@@ -60,7 +60,7 @@ def test_a_step_is_measured_by_ourselves_alone(tmp_path, monkeypatch):
 def test_what_xla_makes_of_a_step(tmp_path, monkeypatch):
     monkeypatch.setattr(compiling, "DEPTHS", (1, 2))
     monkeypatch.setattr(compiling, "REPEATS", 1)
-    monkeypatch.setattr(compiling, "MEMORY", {name: compiling.MEMORY[name] for name in ("all logits at once",)})
+    monkeypatch.setattr(compiling, "MEMORY", {name: compiling.MEMORY[name] for name in ("layers as a loop",)})
     monkeypatch.setattr(compiling, "GPT2", {**SMALL, "batch_size": 2, "tokens_per_step": 16, "dtype": "float32"})
     assert compiling.main(["--out", str(tmp_path)]) == 0
     (file,) = tmp_path.glob("*.json")
