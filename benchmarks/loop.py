@@ -21,7 +21,7 @@ import jax
 from benchmarks.results import RESULTS, cores, environment, machine, save
 from benchmarks.timing import race, ratios, spread
 from minigpt_flax.errors import UserError
-from minigpt_flax.train.attempts import train_on
+from minigpt_flax.train.attempts import Sitting, train_on
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.cli import Parser, guarded, whole
@@ -75,7 +75,7 @@ def whole_loop(run: Run) -> Watched:
             Checkpoints(folder.checkpoints, config.keep, config.keep_every) as checkpoints,
             Progress(config, 0) as progress,
         ):
-            train_on(run, folder, checkpoints, run.init(), progress, Stop(), stop_after=None)
+            train_on(run, run.init(), Sitting(folder, checkpoints, progress, Stop()))
     return watched
 
 

@@ -196,3 +196,8 @@ def path_name(path: tuple[Any, ...]) -> str:
     ['a/b', 'c/0']
     """
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def by_name(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their names, see :func:`path_name`."""
+    return {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}

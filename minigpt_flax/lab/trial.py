@@ -87,11 +87,12 @@ def log(run: Run, folder: RunFolder, seconds: float = 0.0) -> Log:
 
 
 def guard(run: Run, lines: Log) -> Guard:
-    """Ends a run that breaks; an explosion is put on record."""
+    """Ends a run that breaks, or leaves out too many steps in a row; an explosion is put on record."""
     return Guard(
         part_names(run.layout, run.shapes),
         run.config.explosion,
         lambda step, norm, name: lines.write(step, {"explosion": norm}),
+        skips=run.on_nan.skips,
     )
 
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from minigpt_flax.data import Prefetch
+from minigpt_flax.errors import UserError
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.console import Progress
-from minigpt_flax.train.folder import RunFolder
+from minigpt_flax.train.folder import RunFolder, show
 from minigpt_flax.train.hooks import Guard, LeftOut, Log
 from minigpt_flax.train.loggers import open_all
 from minigpt_flax.train.loop import train
 from minigpt_flax.train.on_nan import number_of, passing_over
-from minigpt_flax.train.origin import first_state, origin
+from minigpt_flax.train.origin import digest, first_params, first_state, origin
 from minigpt_flax.train.parts import part_names
 from minigpt_flax.train.processes import from_first, is_first
 from minigpt_flax.train.state import TrainState
@@ -26,26 +27,50 @@ from minigpt_flax.train.stop import Diverged, Failed, Stop
 
 
 def latest(run: Run, folder: RunFolder, checkpoints: Checkpoints, say: Callable[[str], None]) -> TrainState:
-    """The newest state that can be used; records of steps after it are dropped, as they will be written again."""
+    """The newest state that can be used; records of steps after it are dropped, as they will be written again.
+
+    Raises:
+      UserError: the run has saved nothing yet, and the weights that it began with have changed.
+    """
     if checkpoints.steps():
         state = checkpoints.restore(run.state, say)
     else:  # ended before the first save: its first state is known all the same
-        state = first_state(run, origin(run.config.init))
+        state = first_state(run, _first_params(run, folder))
     done = int(state.step)
     from_first(lambda: folder.forget_after(done))
     checkpoints.scores = folder.scores()
     return state
 
 
-def train_on(
-    run: Run,
-    folder: RunFolder,
-    checkpoints: Checkpoints,
-    state: TrainState,
-    progress: Progress,
-    stop: Stop,
-    stop_after: int | None,
-) -> TrainState:
+def _first_params(run: Run, folder: RunFolder) -> Any:
+    params, expected = first_params(run, origin(run.config.init)), folder.init_hash()
+    if params is not None and expected not in (None, digest(params)):
+        raise UserError(
+            f"the weights of --init {run.config.init} have changed since {show(folder.path)} began, which has saved "
+            f"none of its own yet: bring back those with the SHA-256 {expected}, or start another run"
+        )
+    return params
+
+
+class Sitting(NamedTuple):
+    """What surrounds a run while it trains.
+
+    Attributes:
+      folder: of the run.
+      checkpoints: in it.
+      progress: shows where it stands.
+      stop: whether somebody asked to stop.
+      stop_after: the last step to do; None means the run's.
+    """
+
+    folder: RunFolder
+    checkpoints: Checkpoints
+    progress: Progress
+    stop: Stop
+    stop_after: int | None = None
+
+
+def train_on(run: Run, state: TrainState, sitting: Sitting) -> TrainState:
     """Trains; goes back and past the batch where a step broke, as often as the policy allows.
 
     Returns:
@@ -55,11 +80,12 @@ def train_on(
       Diverged: and the policy doesn't go on; says what is left.
       Failed: something can't be written.
     """
+    folder, checkpoints, say = sitting.folder, sitting.checkpoints, sitting.progress.say
     while True:
         passed = folder.passed_over()
         try:
             part = dataclasses.replace(run, batches=passing_over(run.batches, passed))
-            return _attempt(part, folder, checkpoints, state, progress, stop, stop_after)
+            return _attempt(part, state, sitting)
         except Diverged as error:
             with contextlib.suppress(Failed):
                 checkpoints.wait()
@@ -68,21 +94,14 @@ def train_on(
             if error.step is None or len(passed) >= run.on_nan.rollbacks:
                 raise Diverged(f"{error}; {left}; start anew with a lower --lr or --clip") from error
             batch = number_of(error.step - 1, passed)
-            progress.say(f"{error}; {left}: going back, and on without batch {batch}")
+            say(f"{error}; {left}: going back, and on without batch {batch}")
             from_first(lambda passed=passed, batch=batch: folder.pass_over([*passed, batch]))
-            state = latest(run, folder, checkpoints, progress.say)
+            state = latest(run, folder, checkpoints, say)
 
 
-def _attempt(
-    run: Run,
-    folder: RunFolder,
-    checkpoints: Checkpoints,
-    state: TrainState,
-    progress: Progress,
-    stop: Stop,
-    stop_after: int | None,
-) -> TrainState:
+def _attempt(run: Run, state: TrainState, sitting: Sitting) -> TrainState:
     """Trains with every hook in place."""
+    folder, progress = sitting.folder, sitting.progress
     config, records = run.config, folder.records()
     names = part_names(run.layout, run.shapes)
     seconds = records[-1]["seconds"] if records else 0.0
@@ -109,9 +128,9 @@ def _attempt(
             on_validation=on_validation,
             before_save=lambda: from_first(log.sync),
             say=progress.say,
-            checkpoints=checkpoints,
-            stop=stop,
-            stop_after=stop_after,
+            checkpoints=sitting.checkpoints,
+            stop=sitting.stop,
+            stop_after=sitting.stop_after,
         )
 
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxopt_mini.tree import path_name
+from jaxopt_mini.tree import by_name
 from minigpt_flax.errors import UserError
 from minigpt_flax.train.folder import read, show
 from minigpt_flax.train.state import TrainState
@@ -177,7 +177,7 @@ class Checkpoints:
         try:
             check_digests(path)
             metadata: Any = self._checkpointer.metadata(path).item_metadata
-            _check_shapes(_by_name(metadata.tree), _by_name(like))
+            _check_shapes(by_name(metadata.tree), by_name(like))
             state = self._checkpointer.restore(path, jax.tree.map(_on_device, like))
         except Exception as error:  # damage shows as any error that Orbax or what it calls knows
             raise UserError(f"checkpoint {show(path)} can't be used ({_line(error)})") from error
@@ -235,16 +235,12 @@ def first_broken(state: TrainState) -> str | None:
 
     An infinity in the optimizer's state may be meant.
     """
-    for name, leaf in _by_name(state).items():
+    for name, leaf in by_name(state).items():
         math = jnp if isinstance(leaf, jax.Array) else np
         inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
         if inexact and (math.isnan(leaf).any() or name.startswith("params") and math.isinf(leaf).any()):
             return name
     return None
-
-
-def _by_name(tree: Any) -> dict[str, Any]:
-    return {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def _check_shapes(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

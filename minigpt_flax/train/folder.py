@@ -130,11 +130,22 @@ class RunFolder:
         Raises:
           UserError: ``env.json`` is missing or damaged.
         """
+        return str(self._began_with("data", lambda env: env["data"]["sha256"]))
+
+    def init_hash(self) -> str | None:
+        """Hash of the weights of ``--init`` that the run began with; None where they were drawn.
+
+        Raises:
+          UserError: ``env.json`` is missing or damaged.
+        """
+        return self._began_with("weights", lambda env: (env.get("init") or {}).get("sha256"))
+
+    def _began_with(self, what: str, find: Callable[[Any], Any]) -> Any:
         text = read(self.env)
         try:
-            return str(json.loads(text)["data"]["sha256"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{show(self.env)} is damaged: it doesn't say what data the run began with") from error
+            return find(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{show(self.env)} is damaged: it doesn't say what {what} the run began with") from error
 
     def records(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``; a last line cut short by a crash is left out.

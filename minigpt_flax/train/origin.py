@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from minigpt_flax.data.tokenizers.bpe import Bpe
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.lab.records import read
 from minigpt_flax.model.gpt2_folder import load_gpt2, read_gpt2_config
+from minigpt_flax.model.layout import path_name
 from minigpt_flax.train.build import Run, model_config
 from minigpt_flax.train.config import RunConfig, flag_of, from_json, spelled_out
 from minigpt_flax.train.folder import RunFolder, show
@@ -133,15 +135,34 @@ def known_tokenizer(config: RunConfig, source: Origin) -> Tokenizer | None:
     return source.tokenizer if config.tokenizer == source.fields.get("tokenizer") else None
 
 
-def first_state(run: Run, source: Origin) -> TrainState:
-    """The state before the first step, where the run wants it: parameters, and an optimizer that remembers nothing.
+def first_params(run: Run, source: Origin) -> Any:
+    """The parameters that a source gives, as the run has them; None where they are drawn.
 
     Raises:
-      UserError: the parameters can't be read, or don't fit.
+      UserError: they can't be read, or don't fit.
     """
-    if source.load is None:
+    return None if source.load is None else jax.tree.map(_fitted, source.load(), run.state.params)
+
+
+def digest(params: Any) -> str:
+    """SHA-256 of parameters: their names, types, shapes and numbers."""
+    hashed = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(params):
+        hashed.update(
+            f"{path_name(path)} {leaf.dtype.name}{list(leaf.shape)}\n".encode() + np.ascontiguousarray(leaf).tobytes()
+        )
+    return hashed.hexdigest()
+
+
+def first_state(run: Run, params: Any) -> TrainState:
+    """The state before the first step, where the run wants it: parameters, and an optimizer that remembers nothing.
+
+    Args:
+      run: what begins.
+      params: see :func:`first_params`; None draws them.
+    """
+    if params is None:
         return call_once(run.init)
-    params = jax.tree.map(_fitted, source.load(), run.state.params)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, run.state)
     copied = lambda params: init_state(jax.tree.map(jnp.copy, params), run.tx)  # no buffer is donated twice
     return call_once(jax.jit(copied, out_shardings=shardings), params)

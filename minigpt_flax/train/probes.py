@@ -75,7 +75,7 @@ def moments(view: StepView) -> dict[str, jax.Array]:
     Returns:
       ``NAME_norm/ROLE``.
     """
-    roles = {name: entry.role for name, entry in by_name(view.layout).items()}
+    roles = {name: entry.role for name, entry in tree.by_name(view.layout).items()}
     groups: dict[str, list[jax.Array]] = {}
     for field, owner, leaf in remembered(view.opt_state, view.layout):
         groups.setdefault(f"{field}_norm/{roles[owner]}", []).append(leaf)
@@ -87,8 +87,8 @@ def remembered(opt_state: Any, layout: Any) -> Iterator[tuple[str, str, Any]]:
 
     A moment lies where its parameter does, below its field: ``1/mu/blocks/mlp/up/kernel``.
     """
-    parameters = by_name(layout)
-    for name, leaf in by_name(opt_state).items():
+    parameters = tree.by_name(layout)
+    for name, leaf in tree.by_name(opt_state).items():
         owner = owner_of(name, parameters)
         if owner is not None and jnp.issubdtype(leaf.dtype, jnp.inexact):
             field = name.removesuffix(f"/{owner}").split("/")[-1]
@@ -105,11 +105,6 @@ def owner_of(name: str, parameters: Container[str]) -> str | None:
     keys = name.split("/")
     tails = ("/".join(keys[i:]) for i in range(1, len(keys)))
     return next((tail for tail in tails if tail in parameters), None)
-
-
-def by_name(values: Any) -> dict[str, Any]:
-    """The leaves of a tree by their names."""
-    return {tree.path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(values)}
 
 
 def clip(view: StepView) -> dict[str, jax.Array]:

@@ -17,7 +17,7 @@ from minigpt_flax.data import load_tokenizer
 from minigpt_flax.errors import UserError
 from minigpt_flax.invoked import line
 from minigpt_flax.train import cache, console, loggers, speed, watch
-from minigpt_flax.train.attempts import latest, train_on
+from minigpt_flax.train.attempts import Sitting, latest, train_on
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.cli import Request
@@ -35,7 +35,7 @@ from minigpt_flax.train.config import (
 )
 from minigpt_flax.train.folder import RunFolder, create_free, read, show
 from minigpt_flax.train.once import Ahead
-from minigpt_flax.train.origin import first_state, inherited, known_tokenizer, origin
+from minigpt_flax.train.origin import digest, first_params, first_state, inherited, known_tokenizer, origin
 from minigpt_flax.train.processes import from_first, held_by_first, is_first, together
 from minigpt_flax.train.profile import Profiled, read_steps
 from minigpt_flax.train.specs import parse
@@ -69,14 +69,15 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
     if _early(stop):
         return
     run = compiling(run)
-    state = first_state(run, source)
+    params = first_params(run, source)
+    state = first_state(run, params)
     if _early(stop):
         return
     stem = f"{preset}-{parse(config.opt, 'optimizer').name}-{config.seed}"
     create = (lambda: named.create(reuse=True)) if named is not None else (lambda: create_free(request.out, stem))
     folder = RunFolder(from_first(lambda: str(create().path)))
     with held_by_first(folder.claim()):
-        from_first(lambda: folder.fill(to_json(config), environment(run), run.tokenizer.save))
+        from_first(lambda: folder.fill(to_json(config), environment(run, params), run.tokenizer.save))
         with Checkpoints(folder.checkpoints, config.keep, config.keep_every) as checkpoints:
             follow(run, folder, checkpoints, state, stop, request, compilation)
 
@@ -133,8 +134,13 @@ def agree(request: Request, config: RunConfig) -> RunConfig:
     return check(dataclasses.replace(config, **typed))
 
 
-def environment(run: Run) -> dict[str, Any]:
-    """What the numbers depend on beside the config."""
+def environment(run: Run, params: Any = None) -> dict[str, Any]:
+    """What the numbers depend on beside the config.
+
+    Args:
+      run: the run.
+      params: that it begins with, where they aren't drawn.
+    """
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -147,6 +153,7 @@ def environment(run: Run) -> dict[str, Any]:
         "devices": [str(device) for device in jax.devices()],
         "commit": commit(),
         "data": {"name": run.data.name, "sha256": run.data.sha256},
+        "init": None if params is None else {"name": run.config.init, "sha256": digest(params)},
     }
 
 
@@ -176,7 +183,7 @@ def follow(
         console.plan(run, folder, done)
     with (watch.Curves if request.watch else console.Progress)(config, done) as progress, traced as step:
         part = dataclasses.replace(run, step=step)
-        state = train_on(part, folder, checkpoints, state, progress, stop, request.stop_after)
+        state = train_on(part, state, Sitting(folder, checkpoints, progress, stop, request.stop_after))
     try:
         if not stop():
             report(run, folder, state, progress.clock, compilation)

@@ -16,7 +16,7 @@ from minigpt_flax.lab.diagnosis.finding import Finding
 from minigpt_flax.lab.diagnosis.stability import keywords
 from minigpt_flax.lab.diagnosis.subject import Subject
 from minigpt_flax.lab.plots import COLOURS, dress
-from minigpt_flax.train.probes import by_name, by_role, remembered
+from minigpt_flax.train.probes import by_role, remembered
 
 STEPS = 8
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
@@ -62,7 +62,7 @@ def _cosine(a: Any, b: Any) -> float:
 
 def moment_quantiles(opt_state: Any, layout: Any) -> dict[str, dict[str, list[float]]]:
     """Quantiles (``QUANTILES``) of the sizes of what the optimizer remembers, by its name and the parameters' role."""
-    roles = {name: entry.role for name, entry in by_name(layout).items()}
+    roles = {name: entry.role for name, entry in tree.by_name(layout).items()}
     groups: dict[str, dict[str, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     for field, owner, leaf in remembered(opt_state, layout):
         groups[field][roles[owner]].append(np.abs(np.asarray(leaf, np.float32)).ravel())
@@ -78,7 +78,7 @@ def eps_share(subject: Subject, opt_state: Any) -> dict[str, float] | None:
     None for an optimizer without ``eps`` or ``nu``.
     """
     _, words = keywords(subject.run.config.opt)
-    roles = {name: entry.role for name, entry in by_name(subject.run.layout).items()}
+    roles = {name: entry.role for name, entry in tree.by_name(subject.run.layout).items()}
     groups: dict[str, list[np.ndarray]] = defaultdict(list)
     for field, owner, leaf in remembered(opt_state, subject.run.layout):
         if field == "nu" and isinstance(words.get("eps"), float):

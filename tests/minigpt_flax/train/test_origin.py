@@ -16,7 +16,7 @@ from minigpt_flax.model.gpt2_folder import load_gpt2
 from minigpt_flax.model.loss import cross_entropy
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config import resolve
-from minigpt_flax.train.origin import SHAPE, first_state, inherited, known_tokenizer, origin
+from minigpt_flax.train.origin import SHAPE, first_params, first_state, inherited, known_tokenizer, origin
 from minigpt_flax.train.restore import restore
 from tests.minigpt_flax.model.test_gpt2_folder import GOLDEN
 from tests.minigpt_flax.train.runs import TINY, call, flags, last_state, records, resume, start
@@ -50,12 +50,20 @@ def test_a_run_goes_on_from_anothers_average(source, tmp_path):
     assert (tmp_path / "tuned" / "tokenizer.json").read_text() == (source / "tokenizer.json").read_text()
 
 
-def test_ended_before_the_first_save_it_begins_from_the_same_parameters(source, tmp_path):
-    assert call(*tuned(tmp_path / "whole", init=source, steps=4)) == 0
-    assert call(*tuned(tmp_path / "cut", init=source, steps=4)) == 0
+def test_ended_before_the_first_save_it_begins_from_the_same_parameters_or_not_at_all(source, tmp_path, capsys):
+    copied = shutil.copytree(source, tmp_path / "source")
+    assert call(*tuned(tmp_path / "whole", init=copied, steps=4)) == 0
+    assert call(*tuned(tmp_path / "cut", init=copied, steps=4)) == 0
     shutil.rmtree(tmp_path / "cut" / "tuned" / "checkpoints")
     assert resume(tmp_path / "cut" / "tuned") == 0
     assert last_state(tmp_path / "cut" / "tuned") == last_state(tmp_path / "whole" / "tuned")
+    scores = {line["val_loss"]: line["step"] for line in records(copied) if "val_loss" in line}
+    shutil.rmtree(copied / "checkpoints" / str(scores[min(scores)]))
+    shutil.rmtree(tmp_path / "cut" / "tuned" / "checkpoints")
+    capsys.readouterr()
+    assert resume(tmp_path / "cut" / "tuned") == 2
+    said = capsys.readouterr().err
+    assert "source have changed since" in said and "bring back those with the SHA-256" in said and said.count("\n") == 1
 
 
 def config_of(init, **given):
@@ -67,7 +75,7 @@ def config_of(init, **given):
 def test_the_first_loss_is_gpt2s_own(wrap):
     run = build(config_of(GPT2, wrap=wrap))
     assert (run.model.vocab_size, run.model.bias, run.model.mlp, run.model.context) == (96, True, "gelu_tanh", 64)
-    state = first_state(run, origin(GPT2))
+    state = first_state(run, first_params(run, origin(GPT2)))
     assert len({leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)}) == len(jax.tree.leaves(state))
     tokens = jnp.asarray(np.load(GOLDEN / "gpt2" / "expected.npz")["tokens"])
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
@@ -82,7 +90,7 @@ def test_the_first_loss_is_gpt2s_own(wrap):
 def test_a_shorter_context_keeps_the_first_positions():
     run = build(config_of(GPT2, context=16))
     assert run.model.context == 16
-    params = first_state(run, origin(GPT2)).params
+    params = first_state(run, first_params(run, origin(GPT2))).params
     whole = load_gpt2(GOLDEN / "gpt2")[1]["position_embedding"]["embedding"]
     np.testing.assert_array_equal(params["position_embedding"]["embedding"], whole[:16])
 
