@@ -19,7 +19,7 @@ from minigpt_flax.train.view import StepView
 PARTS = 4  # of the batch, whose gradients are compared
 
 
-def noise(view: StepView, *, every: int = 50) -> dict[str, jax.Array]:
+def noise(view: StepView, *, every: int = 100) -> dict[str, jax.Array]:
     """Gradient noise scale: the batch, in tokens, at which signal and noise of the gradient are equal.
 
     McCandlish et al. (2018, arXiv 1812.06162), from the gradients g_i of four parts of the batch and their mean m:
@@ -54,7 +54,7 @@ def noise_of(view: StepView) -> dict[str, jax.Array]:
     return {"noise/scale": spread / signal, "noise/spread": spread, "noise/signal": signal}
 
 
-def sharpness(view: StepView, *, every: int = 100, sequences: int = 4, depth: int = 10) -> dict[str, jax.Array]:
+def sharpness(view: StepView, *, every: int = 200, sequences: int = 2, depth: int = 10) -> dict[str, jax.Array]:
     """The largest eigenvalue of the Hessian on a part of the batch: plain gradient descent oscillates above 2 / lr.
 
     By Lanczos from a fixed random start; after 10 products usually within some per cent, and never above.
