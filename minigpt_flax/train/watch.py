@@ -96,9 +96,9 @@ def page(steps: Sequence[Sequence[int | float]], validations: Points, width: int
       width: columns.
       height: rows.
     """
-    if not steps:
-        return ["compiling the step ..."]
-    means = thin(np.array(steps))
+    means = thin(np.array(steps).reshape(-1, 4))
+    if not len(means):
+        return ["no number yet ..."]
     curve = lambda column: list(zip(means[:, 0], means[:, column], strict=True))
     loss = chart({"loss": curve(1), "validation": validations}, width, height - SMALL)
     half = width // 2
@@ -107,14 +107,14 @@ def page(steps: Sequence[Sequence[int | float]], validations: Points, width: int
 
 
 def thin(rows: np.ndarray, points: int = POINTS) -> np.ndarray:
-    """Means of so many blocks of neighbouring rows; what is no number is left out of them.
+    """Means of at most so many blocks of neighbouring rows; what is no number is left out of them.
 
     >>> thin(np.arange(8.0).reshape(4, 2), 2).tolist()
     [[1.0, 2.0], [5.0, 6.0]]
     """
-    blocks = np.array_split(rows, min(points, len(rows)))
-    finite = (np.where(np.isfinite(block), block, np.nan) for block in blocks)
-    return np.stack([np.nanmean(block, axis=0) for block in finite if not np.isnan(block).all(axis=0).any()])
+    whole = rows[np.isfinite(rows).all(axis=1)]
+    blocks = np.array_split(whole, min(points, len(whole))) if len(whole) else []
+    return np.array([block.mean(axis=0) for block in blocks]).reshape(-1, rows.shape[1])
 
 
 def chart(series: Mapping[str, Points], width: int, height: int) -> list[str]:

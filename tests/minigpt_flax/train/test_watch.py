@@ -43,7 +43,8 @@ def test_a_page_has_the_size_it_is_given():
 
 def test_a_loss_that_is_no_number_leaves_the_rest():
     broken = [*STEPS, (301, np.nan, 1e-3, np.inf)]
-    assert page(broken, [], 80, 22) and page(broken[-1:] + STEPS[:1], [], 80, 22)
+    assert len(page(broken, [], 80, 22)) == len(page(broken[-1:] + STEPS[:1], [], 80, 22)) == 22
+    assert page(broken[-1:], [], 80, 22) == page([], [], 80, 22) == ["no number yet ..."]
 
 
 def test_a_large_terminal_shows_curves_and_a_small_one_a_line():
