@@ -53,6 +53,15 @@ def test_the_log_writes_what_is_due_and_what_broke(tmp_path):
     assert lines[3]["val_perplexity"] is None
 
 
+def test_a_probe_that_has_nothing_to_say_is_left_out(tmp_path):
+    with Log(RunFolder(tmp_path), every=1, tokens_per_step=10) as log:
+        log(1, {**metrics(loss=np.nan), "sharpness": np.float32(7)})
+        log(2, {**metrics(), "sharpness": np.float32(np.nan), "ratio": np.float32(np.inf)})
+    first, second = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert first["loss"] is None and first["sharpness"] == 7
+    assert "sharpness" not in second and second["ratio"] is None
+
+
 def test_a_full_disk_is_told_once_and_stops_a_checkpoint_and_the_end(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     told = []
