@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,15 +17,16 @@ from benchmarks.answers import edge, page
 from benchmarks.answers.small import Kept, config, mean_loss
 from jaxopt_mini import adam, apply_updates, momentum, rmsprop, sgd, sign_sgd
 from minigpt_flax.lab.diagnosis.stability import RULES, keywords
-from minigpt_flax.lab.plots import COLOURS, DASHES, MARKERS, dress
+from minigpt_flax.lab.plots import COLOURS, DASHES, dress
 from minigpt_flax.train.build import build
 from minigpt_flax.train.loss_probes import largest_eigenvalue, signs
 
 OPTIMIZERS = {"sgd": sgd, "momentum": momentum, "rmsprop": rmsprop, "adam": adam, "sign_sgd": sign_sgd}
+FALL = 0.02  # of the saddle: how much less it bends down than up
 SURFACES: dict[str, tuple[Callable[..., Any], tuple[float, float], float]] = {  # function, start, loss that is "there"
     "quadratic": (lambda x, y: (x**2 + 100 * y**2) / 2, (-4.0, 1.0), 1e-3),
     "Rosenbrock": (lambda x, y: (1 - x) ** 2 + 100 * (y - x**2) ** 2, (-1.2, 1.0), 1e-3),
-    "saddle": (lambda x, y: x**2 / 2 - y**2 / 2 + y**4 / 4 + 0.25, (1.0, 1e-5), 1e-3),
+    "saddle": (lambda x, y: x**2 / 2 + FALL * (y**4 / 4 - y**2 / 2 + 0.25), (1.0, 1e-5), 1e-4),
 }
 LIMIT, GRID = 20_000, np.geomspace(1e-4, 3.0, 28)  # steps; rates that each may choose from
 TRAIL = 400  # steps in the picture
@@ -63,14 +65,16 @@ def quickest(name: str, surface: str) -> dict[str, Any]:
 
 def convex() -> dict[str, list[float]]:
     """Gradient descent on a logistic regression, and the bound |w0 - w*|^2 / (2 lr T) that convexity promises."""
-    x = jax.random.normal(jax.random.key(0), (200, 20)) * jnp.geomspace(1, 0.01, 20)  # flat directions: no faster rate
-    y = jnp.sign(x @ jnp.ones(20) + 0.3 * jax.random.normal(jax.random.key(1), (200,)))
+    x = jax.random.normal(jax.random.key(0), (2000, 50)) * jnp.geomspace(1, 0.03, 50)  # flat directions: no faster rate
+    chance = jax.nn.sigmoid(x @ jnp.ones(50))
+    y = jnp.where(jax.random.uniform(jax.random.key(1), chance.shape) < chance, 1.0, -1.0)
     loss = lambda w: jnp.mean(jnp.logaddexp(0.0, -y * (x @ w)))
     rate = 4 / float(jnp.linalg.eigvalsh(x.T @ x / len(x))[-1])  # 1 / smoothness
     step = lambda w, _: (w - rate * jax.grad(loss)(w), loss(w))
-    newton = lambda w, _: (w - jnp.linalg.solve(jax.hessian(loss)(w) + 1e-7 * jnp.eye(20), jax.grad(loss)(w)), None)
-    best, _ = jax.lax.scan(newton, jnp.zeros(20), length=100)
-    _, losses = jax.lax.scan(step, jnp.zeros(20), length=10_000)
+    newton = lambda w, _: (w - jnp.linalg.solve(jax.hessian(loss)(w), jax.grad(loss)(w)), None)
+    start = jnp.zeros(50)
+    best, _ = jax.lax.scan(newton, start, length=20)
+    _, losses = jax.lax.scan(step, start, length=10_000)
     steps = np.unique(np.geomspace(1, 9999, 60).astype(int))
     gap = np.asarray(losses, np.float64)[steps] - float(loss(best))
     return {"steps": steps.tolist(), "gap": gap.tolist(), "bound": (float(best @ best) / (2 * rate * steps)).tolist()}
@@ -119,7 +123,7 @@ def measure(kept: Kept) -> dict[str, Any]:
 
 def surfaces(ways: Mapping[tuple[str, str], Mapping[str, Any]]) -> Figure:
     """The ways over the three surfaces."""
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
     boxes = {
         "quadratic": (-4.5, 1.5, -1.6, 1.6),
         "Rosenbrock": (-1.6, 1.4, -0.6, 1.6),
@@ -134,8 +138,7 @@ def surfaces(ways: Mapping[tuple[str, str], Mapping[str, Any]]) -> Figure:
         )
         for i, name in enumerate(OPTIMIZERS):
             trail = np.array(ways[name, surface]["trail"])
-            axes.plot(*trail.T, color=COLOURS[i], linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i], markersize=2.5,
-                      markevery=0.02, linewidth=1, label=name)  # fmt: skip
+            axes.plot(*trail.T, color=COLOURS[i], linestyle=DASHES[i % len(DASHES)], linewidth=1.2, label=name)
         axes.set_xlim(left, right)
         axes.set_ylim(low, high)
         axes.set_title(surface, fontsize="medium")
@@ -163,7 +166,7 @@ def gpt(found: Mapping[str, Any]) -> Figure:
         axes.plot(curves["step"], curves["top"], "-o", color=COLOURS[0], markersize=4, label="largest eigenvalue")
         axes.plot(curves["step"], curves["bottom"], "--s", color=COLOURS[1], markersize=4, label="smallest eigenvalue")
         axes.plot(curves["step"][1:], curves["bound"][1:], ":", color="black", label="2 / rate")
-        axes.set_ylim(-2 * max(map(abs, curves["bottom"])), 1.5 * max(curves["top"]))
+        axes.set_yscale("symlog", linthresh=1)
         axes.axhline(0, color="0.8", linewidth=0.8)
         axes.set_title(opt, fontsize="medium")
         axes.set_xlabel("step")
@@ -202,6 +205,7 @@ def answer(kept: Kept) -> tuple[dict[str, Figure], dict[str, str]]:
         for name, value in (
             ("top", max(curves["top"])),
             ("bottom", min(curves["bottom"])),
+            ("late", statistics.median(curves["top"][2:])),
             ("bound", curves["bound"][-1]),
         )
     }
@@ -218,6 +222,8 @@ def answer(kept: Kept) -> tuple[dict[str, Figure], dict[str, str]]:
         low=f"{GRID[0]:g}",
         high=f"{GRID[-1]:g}",
         share=f"{np.max(gap / promised):.2f}",
+        looks=str(sum(len(curves["bottom"]) for curves in found["gpt"].values())),
+        saddles=str(sum(value < 0 for curves in found["gpt"].values() for value in curves["bottom"])),
         **ends,
         ratios="; ".join(ratios),
         edge_steps=f"{edge.STEPS:,}",

@@ -20,6 +20,7 @@ from minigpt_flax.lab.program import Program, program, rate_tables
 from minigpt_flax.lab.verdict import sem
 from minigpt_flax.train.build import build
 
+SIZES = {"width": 32}
 STEPS, RATES, SEEDS = 300, (1e-3, 3e-3, 1e-2), (0, 1, 2)
 SHOWN = ("constant", "step", "cosine", "one_cycle", "inverse_sqrt", "wsd", "warmup_linear")  # in the picture of rates
 
@@ -27,7 +28,7 @@ SHOWN = ("constant", "step", "cosine", "one_cycle", "inverse_sqrt", "wsd", "warm
 @functools.cache
 def parts() -> tuple[Program, Callable[..., Any]]:
     """The small GPT's program, and all steps of a run of it in one."""
-    made = program(build(config(STEPS)), STEPS)
+    made = program(build(config(STEPS, **SIZES)), STEPS)
 
     def train(knobs: Any, data: jax.Array) -> Any:
         return jax.lax.scan(lambda state, batch: (made.step(knobs, state, batch)[0], None), made.init(knobs), data)[0]
@@ -38,7 +39,7 @@ def parts() -> tuple[Program, Callable[..., Any]]:
 def final(schedule: str, rate: float, seed: int) -> float | None:
     """Validation loss at the end of a run."""
     made, train = parts()
-    one = made.single(dataclasses.replace(config(STEPS, schedule=schedule, lr=rate), seed=seed))
+    one = made.single(dataclasses.replace(config(STEPS, schedule=schedule, lr=rate, **SIZES), seed=seed))
     return final_loss(one, train(made.knobs(one.config), batches(one, STEPS)))
 
 
@@ -49,7 +50,8 @@ def measure(kept: Kept) -> dict[str, Any]:
     layout = parts()[0].run.layout
     shapes = {
         name: kept.get(
-            f"rates {name}", lambda name=name: rate_tables(config(STEPS, schedule=name), layout, STEPS)[0].tolist()
+            f"rates {name}",
+            lambda name=name: rate_tables(config(STEPS, schedule=name, **SIZES), layout, STEPS)[0].tolist(),
         )
         for name in SCHEDULES
     }
