@@ -25,6 +25,7 @@ bench: .venv/test        ## the figures that the README quotes
 
 docs: .venv/docs         ## write the generated pages, and all of them as a site; a broken link is an error
 	$(BIN)/python -m docs.generate --measure
+	$(BIN)/python -m docs.drawing
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs site
 
 .venv/%: pyproject.toml

@@ -37,6 +37,11 @@ of any recorded trajectory, in units of max(1, mean movement of the leaf), in fl
 `python -m tests.deviations` prints each. Where it says "Optax", numbers and state trees were compared with Optax's,
 step by step, as well.
 """
+PICTURED = """\
+Each with its own arguments, as a share of the peak over a run of 1000 steps:
+
+![the course of every schedule over a run](pictures/schedules.png)
+"""
 BLOCK = "<!-- generated: {} -->"
 README, MACHINE = "../README.md", "amd-epyc-2-cores.json"
 
@@ -138,7 +143,7 @@ def calls(title: str, functions: dict[str, Callable]) -> str:
 
 def transforms() -> str:
     """Schedules and clips."""
-    return f"{HEAD}# Schedules and clips\n\n{calls('Schedules', SCHEDULES)}\n{calls('Clips', CLIPS)}"
+    return f"{HEAD}# Schedules and clips\n\n{calls('Schedules', SCHEDULES)}\n{PICTURED}\n{calls('Clips', CLIPS)}"
 
 
 def filled(name: str, block: str, text: Callable[[], str]) -> str:

@@ -31,6 +31,12 @@ def curves(records: Sequence[Record], path: Path, title: str) -> None:
       title: of the picture.
     """
     figure = Figure(figsize=(8, 7.5), layout="constrained")
+    draw_curves(figure, records, title)
+    figure.savefig(path, dpi=120)
+
+
+def draw_curves(figure: Figure, records: Sequence[Record], title: str) -> None:
+    """Fills an empty figure with what :func:`curves` shows."""
     loss, lr, norm = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 1))
     figure.suptitle(title)
     loss.plot(*_series(records, "loss"), color=GREY, linewidth=1, label="training batches")
@@ -44,7 +50,6 @@ def curves(records: Sequence[Record], path: Path, title: str) -> None:
     for axes, name in ((loss, "loss (nats/token)"), (lr, "learning rate"), (norm, "gradient norm")):
         dress(axes, name)
     norm.set_xlabel("step")
-    figure.savefig(path, dpi=120)
 
 
 def by_position(losses: Sequence[float | None], errors: Sequence[float | None], path: Path, title: str) -> None:

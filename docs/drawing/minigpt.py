@@ -1,0 +1,57 @@
+"""Pictures of the course's last page: one run of ``--preset course``, seen two ways."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from docs.drawing.canvas import finish, line, steps
+from minigpt_flax.lab.plots import draw_curves
+from minigpt_flax.lab.records import read_run
+from minigpt_flax.train import cli, command
+
+FLAGS = "--preset course --probe moments --probe ratios --keep 6 --sample-tokens 0 --name course"
+
+_KEPT: list[tempfile.TemporaryDirectory] = []
+
+
+@cache
+def trained(quick: bool) -> Path:
+    """Trains the course's MiniGPT once, in a folder that lasts as long as the process."""
+    holder = tempfile.TemporaryDirectory(prefix="course-")
+    length = steps(1000, quick)
+    flags = [*FLAGS.split(), "--out", holder.name, "--steps", str(length), "--eval-every", str(max(1, length // 5))]
+    flags += ["--log-every", str(max(1, length // 200))]
+    with contextlib.redirect_stdout(io.StringIO()):
+        status = command.run(**cli.parser().parse(flags))
+    if status:
+        raise RuntimeError(f"training ended with status {status}")
+    _KEPT.append(holder)
+    return Path(holder.name) / "course"
+
+
+def run(figure: Figure, quick: bool) -> None:
+    """Loss, learning rate and gradient norm."""
+    figure.set_size_inches(7, 5.5)
+    draw_curves(figure, read_run(trained(quick)).records, "python train.py --preset course")
+
+
+def moments(figure: Figure, quick: bool) -> None:
+    """Adam's two moments and the length of the steps, role by role."""
+    figure.set_size_inches(9, 3.2)
+    records = [record for record in read_run(trained(quick)).records if "loss" in record]
+    panels = {
+        "mu_norm": "norm of the first moment",
+        "nu_norm": "norm of the second",
+        "update_ratio": "update / parameter",
+    }
+    for axes, (name, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        for i, role in enumerate(("matrix", "embedding", "vector")):
+            line(axes, i, [r["step"] for r in records], [r[f"{name}/{role}"] for r in records], role)
+        axes.set_yscale("log")
+        finish(axes, title, "step", "", legend=name == "mu_norm")

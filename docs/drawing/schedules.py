@@ -1,0 +1,75 @@
+"""Pictures of the course's third page: every schedule, the length of early steps, ends and middles."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from docs.drawing.canvas import answers, finish, line, steps
+from jaxopt_mini import SCHEDULES, adam, constant, cosine, sgd, warmup, wsd
+
+COLUMNS = 4
+
+
+def every(figure: Figure, quick: bool) -> None:
+    """Each row of ``SCHEDULES`` with the arguments that it has by itself."""
+    rows = -(-len(SCHEDULES) // COLUMNS)
+    figure.set_size_inches(8.5, 1.45 * rows)
+    panels = figure.subplots(rows, COLUMNS, sharex=True, sharey=True).ravel()
+    length = steps(1000, quick)
+    for axes, (name, make) in zip(panels, SCHEDULES.items(), strict=False):
+        axes.plot(jax.vmap(make(1.0, length))(jnp.arange(length + 1)), color="black", linewidth=1.5)
+        axes.set_title(name, fontsize=9, family="monospace")
+        axes.set(xticks=[0, length], yticks=[0, 1], ylim=(-0.05, 1.1))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(SCHEDULES) :]:
+        axes.remove()
+
+
+def early(figure: Figure, quick: bool) -> None:
+    """The length of Adam's first steps on gradients that are nothing but noise, with warm-up and without."""
+    figure.set_size_inches(6.5, 3.1)
+    axes = figure.subplots()
+    length = steps(200, quick)
+    noise = np.random.default_rng(0).normal(size=(length, 2000)).astype(np.float32)
+    plain = constant(1.0, length)
+    for i, (name, rate) in enumerate({"constant rate": plain, "warmup(..., 50)": warmup(plain, 50)}.items()):
+        moved = answers(adam(rate), noise, jnp.zeros(2000))
+        line(axes, i, np.arange(1, length + 1), np.sqrt((moved**2).mean(axis=1)), name)
+    axes.set_ylim(0, 1.05)
+    finish(axes, "Adam on pure noise: the gradients have no direction", "step", "length of the step / rate")
+
+
+def ends(figure: Figure, quick: bool) -> None:
+    """The mean loss of many noisy walks down a parabola under four schedules: who leads changes at the end."""
+    figure.set_size_inches(6.5, 3.4)
+    axes = figure.subplots()
+    length = steps(1000, quick)
+    schedules = {
+        "constant(0.3)": constant(0.3, length),
+        "constant(0.03)": constant(0.03, length),
+        "cosine(0.3)": cosine(0.3, length),
+        "wsd(0.3)": wsd(0.3, length, cooldown=0.2),
+    }
+    for i, (name, schedule) in enumerate(schedules.items()):
+        losses = _noisy_losses(sgd(schedule), length)
+        line(axes, i, np.arange(1, length + 1), losses, name)
+    axes.set_yscale("log")
+    finish(axes, "SGD on a parabola with noisy gradients, mean of 2000 walks", "step", "loss")
+
+
+def _noisy_losses(tx, length: int, walks: int = 2000) -> np.ndarray:
+    """Mean over ``walks`` of the loss |w|^2 / 2 after each step; gradients carry noise of unit size."""
+    place = jnp.full((walks,), 3.0)
+
+    def step(carry, key):
+        place, state = carry
+        updates, state = tx.update(place + jax.random.normal(key, place.shape), state, place)
+        place = place + updates
+        return (place, state), jnp.mean(place**2) / 2
+
+    keys = jax.random.split(jax.random.key(0), length)
+    return np.asarray(jax.lax.scan(step, (place, tx.init(place)), keys)[1])
