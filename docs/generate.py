@@ -196,8 +196,11 @@ def public(module: ModuleType) -> Iterator[str]:
 
 
 def entry(module: str) -> str:
-    """A module's docstring and those of its public names."""
-    names = ", ".join(public(importlib.import_module(module)))
+    """A module's docstring and those of its public names; of a package, those that it takes from below it."""
+    found = importlib.import_module(module)
+    if not hasattr(found, "__path__"):
+        return f".. automodule:: {module}\n   :members:\n"
+    names = ", ".join(public(found))
     return f".. automodule:: {module}\n" + (f"   :members: {names}\n   :imported-members:\n" if names else "")
 
 
