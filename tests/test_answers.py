@@ -62,8 +62,17 @@ def surfaces():
 
 
 CASES = {
-    "decay": (decay, decays, ["AdamW 2.010 (rate 0.003, decay 0.3)", "L2 penalty 2.210", "0.200 +- 0.000", "0.75"]),
-    "schedules": (schedules, schedule_runs, [f"best schedule (`{next(iter(SCHEDULES))}`)", "| 0.003 |"]),
+    "decay": (
+        decay,
+        decays,
+        [
+            "2.010 (rate 0.003, decay 1) for AdamW",
+            "2.210 (rate 0.003, decay 0.01) for Adam with an L2",
+            "0.200 +- 0.000",
+            "0.75",
+        ],
+    ),
+    "schedules": (schedules, schedule_runs, [f"from `{next(iter(SCHEDULES))}`\nto", "| 0.003 |"]),
     "geometry": (
         geometry,
         surfaces,

@@ -16,15 +16,15 @@ from matplotlib.figure import Figure
 from benchmarks.answers.small import Kept, config, mean_loss
 from jaxopt_mini import adam, adamw, add_decayed_weights, apply_updates, chain, clip_by_norm, warmup_cosine
 from minigpt_flax.lab.plots import COLOURS, DASHES, dress
-from minigpt_flax.lab.verdict import p_value, sem
+from minigpt_flax.lab.verdict import LEVEL, p_value, sem
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.optimizer import decay_mask
 
 SIZES = {"layers": 1, "width": 32, "heads": 2, "batch_size": 8}
 STEPS, SEEDS, B2 = 1500, (0, 1, 2), 0.99
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (1e-3, 3e-3)
 CHARACTERS = 6_000  # of the corpus: seen so often that there is something to regularise
-DECAYS = {"AdamW": (0.0, 0.1, 0.3, 1.0, 3.0), "Adam + L2": (0.0, 1e-4, 1e-3, 1e-2, 1e-1)}
+DECAYS = {"AdamW": (0.0, 0.1, 1.0, 3.0), "Adam + L2": (0.0, 1e-3, 1e-2, 1e-1)}
 NOISES, TOY_STEPS, TOY_RATE = (1.0, 10.0), 2000, 1e-3
 
 
@@ -162,13 +162,15 @@ def answer(kept: Kept) -> tuple[dict[str, Figure], dict[str, str]]:
         for kind, values in runs.items()
     }
     ahead = [b - a for a, b in zip(runs["AdamW"], runs["Adam + L2"], strict=True)]
+    chance = p_value(ahead) or 0.0
     left = {kind: [f"{curve[-1]:.2f}" for curve in curves] for kind, curves in found["shrink"].items()}
     facts = dict(
         adamw=said["AdamW"],
         l2=said["Adam + L2"],
         none=f"{min(_mean(found, 'AdamW', rate, 0.0) for rate in RATES):.3f}",
         ahead=f"{statistics.fmean(ahead):.3f} +- {sem(ahead):.3f}",
-        p=f"{p_value(ahead):.2g}",
+        p=f"{chance:.2g}",
+        verdict="more than noise" if chance < LEVEL else "not significant",
         free_quiet=left["AdamW"][0],
         free_noisy=left["AdamW"][1],
         tied_quiet=left["Adam + L2"][0],

@@ -21,7 +21,7 @@ from minigpt_flax.lab.verdict import sem
 from minigpt_flax.train.build import build
 
 SIZES = {"width": 32}
-STEPS, RATES, SEEDS = 300, (1e-3, 3e-3, 1e-2), (0, 1, 2)
+STEPS, RATES, SEEDS = 800, (3e-3, 1e-2), (0, 1)
 SHOWN = ("constant", "step", "cosine", "one_cycle", "inverse_sqrt", "wsd", "warmup_linear")  # in the picture of rates
 
 
