@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util import logging
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -30,6 +32,7 @@ myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "jaxopt-mini"
+html_math_renderer = "mathml"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the signature says it already
 autodoc_preserve_defaults = True
@@ -57,7 +60,15 @@ def escape_bars(app: Any, what: str, name: str, thing: Any, options: Any, lines:
             lines[i] = "".join(part if part.startswith("``") else part.replace("|", r"\|") for part in parts)
 
 
+def write_math(writer: Any, node: Any) -> None:
+    """Writes a formula as MathML, which browsers show without a script or a network."""
+    block = isinstance(node, nodes.math_block)
+    writer.body.append(f"<div>{tex2mathml(node.astext(), as_block=True)}</div>" if block else tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
 def setup(app: Any) -> None:
-    """Adds both to the build."""
+    """Adds all of these to the build."""
+    app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
     app.connect("env-check-consistency", check_reference)
     app.connect("autodoc-process-docstring", escape_bars, priority=100)

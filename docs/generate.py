@@ -135,9 +135,20 @@ def optimizers() -> str:
     )
 
 
+def call(name: str, function: Callable) -> str:
+    """How a function is called, without the types of its arguments.
+
+    >>> call("f", lambda peak, *, floor=0.0: None)
+    'f(peak, *, floor=0.0)'
+    """
+    signature = inspect.signature(function)
+    bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    return f"{name}{signature.replace(parameters=bare, return_annotation=signature.empty)}"
+
+
 def calls(title: str, functions: dict[str, Callable]) -> str:
     """A table of calls and first lines."""
-    rows = [f"`{name}{inspect.signature(f)}` | {blocks(f)[0]}" for name, f in functions.items()]
+    rows = [f"`{call(name, f)}` | {blocks(f)[0]}" for name, f in functions.items()]
     return f"## {title}\n\n{table(('call', 'what it is'), rows)}"
 
 
