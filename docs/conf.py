@@ -63,7 +63,9 @@ def escape_bars(app: Any, what: str, name: str, thing: Any, options: Any, lines:
 def write_math(writer: Any, node: Any) -> None:
     """Writes a formula as MathML, which browsers show without a script or a network."""
     block = isinstance(node, nodes.math_block)
-    writer.body.append(f"<div>{tex2mathml(node.astext(), as_block=True)}</div>" if block else tex2mathml(node.astext()))
+    formula = tex2mathml(node.astext(), as_block=block)
+    # On a phone a long one scrolls in its own box.
+    writer.body.append(f'<div style="overflow-x: auto">{formula}</div>' if block else formula)
     raise nodes.SkipNode
 
 
