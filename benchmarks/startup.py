@@ -1,13 +1,14 @@
 """From the start of the process to the first step: ``python -m benchmarks.startup [--repeats N]``.
 
-``--help``, and the preset ``nano`` with an empty cache of compiled programs (cold) and with what that run has left
-there (warm), each in processes of their own. The first step counts as done when its line is in ``metrics.jsonl``. The
-results go to ``benchmarks/results/<machine>.json``.
+``--help``; ``import jaxopt_mini``, and whose time that is; and the preset ``nano`` with an empty cache of compiled
+programs (cold) and with what that run has left there (warm), each in processes of their own. The first step counts as
+done when its line is in ``metrics.jsonl``. The results go to ``benchmarks/results/<machine>.json``.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,17 +22,33 @@ from minigpt_flax.train.cli import Parser, guarded, whole
 
 ROOT = Path(__file__).parents[1]
 TRAIN = [sys.executable, str(ROOT / "train.py")]
-BARS = {"help": 0.7, "cold": 8.0, "warm": 5.0}  # seconds
+IMPORT = [sys.executable, "-c", "import jaxopt_mini"]
+BARS = {"help": 0.7, "import": 1.5, "cold": 8.0, "warm": 5.0}  # seconds
+OWNERS = {"jaxopt_mini": "jaxopt_mini", "optax": "optax", "chex": "optax", "absl": "optax"}  # the rest is JAX or Python
 REPEATS = 3
 PATIENCE = 300.0  # seconds
 LOOK = 0.005  # seconds between two looks
 
 
-def help_seconds() -> float:
-    """Time of ``--help``."""
+def seconds_of(command: Sequence[str]) -> float:
+    """Time of a process, from its start to its end."""
     start = time.perf_counter()
-    subprocess.run([*TRAIN, "--help"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
     return time.perf_counter() - start
+
+
+def import_split() -> dict[str, float]:
+    """Seconds of importing ``jaxopt_mini`` by whose modules take them, as Python counts them.
+
+    What JAX needs (NumPy, SciPy, ...) is counted as JAX's.
+    """
+    command = [IMPORT[0], "-X", "importtime", *IMPORT[1:]]
+    said = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True, cwd=ROOT).stderr
+    split = {"python": 0.0, "jax": 0.0, "optax": 0.0, "jaxopt_mini": 0.0}
+    for own, _, module in re.findall(r"^import time:\s*(\d+) \|\s*(\d+) \|\s*([\w.]+)$", said, re.MULTILINE):
+        top = module.split(".")[0]
+        split[OWNERS.get(top, "python" if top in sys.stdlib_module_names else "jax")] += int(own) / 1e6
+    return split
 
 
 def first_step_seconds(cache: Path, out: Path) -> float:
@@ -69,7 +86,8 @@ def measure(repeats: int) -> dict[str, list[float]]:
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            seconds["help"].append(help_seconds())
+            seconds["help"].append(seconds_of([*TRAIN, "--help"]))
+            seconds["import"].append(seconds_of(IMPORT))
             for name in ("cold", "warm"):
                 seconds[name].append(first_step_seconds(folder / "cache", folder / name))
     return seconds
@@ -93,8 +111,10 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS, help="folder of the results")
     given = parser.parse(list(arguments))
     seconds = measure(given["repeats"])
+    split = import_split()
     found = {"repeats": given["repeats"], "seconds": {name: spread(values) for name, values in seconds.items()}}
-    publish(given["out"], "startup", "start-up", table(seconds), found)
+    told = f"  import: {', '.join(f'{owner} {part:.2f} s' for owner, part in split.items())}, each its own modules"
+    publish(given["out"], "startup", "start-up", f"{table(seconds)}\n{told}", {**found, "import_seconds": split})
     return 0
 
 

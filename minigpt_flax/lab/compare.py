@@ -15,8 +15,10 @@ from minigpt_flax.lab.contest import ALONE, FILE, Contest
 from minigpt_flax.lab.entries import entries_of, grouped
 from minigpt_flax.lab.records import read_run, show
 from minigpt_flax.lab.verdict import Entry, judge
+from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser, add_fields, given_fields, number, whole
 from minigpt_flax.train.config import PRESETS, default_preset
+from minigpt_flax.train.output import Output
 
 SUMMARY = "Compare optimizers, or finished runs: who wins, and is it significant."
 LINES = """
@@ -30,7 +32,8 @@ AUTO = "auto"
 SEEDS = 3
 FORMS = {"results.json": verdict_text.as_json, "results.csv": verdict_text.as_csv, "results.md": verdict_text.markdown}
 OWN = (
-    "folders", "opt", "schedule", "lr", "seeds", "target", "preset", "out", "name", "resume", "vmap", "jobs", "share"
+    "folders", "opt", "schedule", "lr", "seeds", "target", "preset", "out", "name", "resume", "vmap", "jobs", "share",
+    "quiet", "json"
 )  # fmt: skip
 
 
@@ -53,6 +56,7 @@ def declare(parser: Parser) -> None:
     how("--vmap", action="store_true", help="train runs of one optimizer together, in one program")
     how("--jobs", type=whole, default=1, metavar="N", help="processes at once on this machine [1]")
     how("--share", metavar="I/N", help="do the I-th of N shares (from 0): for N hosts with one folder")
+    output.declare(parser.add_argument_group("output"))
     add_fields(parser, without=("opt", "schedule", "lr", "init", *ALONE))
 
 
@@ -67,10 +71,11 @@ def run(**options: Any) -> int:
     """
     typed = {name: options.pop(name) for name in OWN}
     given = given_fields(options)
+    answer = Output(typed["quiet"], typed["json"])
     if typed["jobs"] > 1:  # else the first process takes most of an accelerator's memory
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if typed["folders"]:
-        return _judge_folders([Path(folder) for folder in typed["folders"]], typed, given)
+        return _judge_folders([Path(folder) for folder in typed["folders"]], typed, given, answer)
     if typed["resume"]:
         folder = Path(typed["resume"])
         contest = contests.load(folder)
@@ -79,13 +84,14 @@ def run(**options: Any) -> int:
         folder = Path(typed["out"]) / (typed["name"] or _name(contest))
     from minigpt_flax.lab.conduct import conduct  # takes seconds: JAX
 
-    status = conduct(contest, folder, vmap=typed["vmap"], jobs=typed["jobs"], share=typed["share"])
+    status = conduct(contest, folder, vmap=typed["vmap"], jobs=typed["jobs"], share=typed["share"], shown=answer.human)
     if status:
         return status
     if typed["share"]:
-        print(f"share {typed['share']} is done; the verdict, when all are: {line('compare')} {show(folder)}")
+        if answer.human:
+            print(f"share {typed['share']} is done; the verdict, when all are: {line('compare')} {show(folder)}")
         return 0
-    return _tell(entries_of(contest, folder), contest.target, folder)
+    return _tell(entries_of(contest, folder), contest.target, folder, answer)
 
 
 def _contest(typed: Mapping[str, Any], given: dict[str, Any]) -> Contest:
@@ -127,7 +133,7 @@ def _name(contest: Contest) -> str:
     return re.sub(r"-+", "-", f"compare-{contest.preset}-{contest.steps}-{words}")[:100].rstrip("-")
 
 
-def _judge_folders(folders: list[Path], typed: Mapping[str, Any], given: Mapping[str, Any]) -> int:
+def _judge_folders(folders: list[Path], typed: Mapping[str, Any], given: Mapping[str, Any], answer: Output) -> int:
     """Judges without training."""
     trained = [f"--{name}" for name in ("opt", "schedule", "lr", "resume", "preset") if typed[name]]
     unused = trained + [f"--{name.replace('_', '-')}" for name in given]
@@ -135,17 +141,17 @@ def _judge_folders(folders: list[Path], typed: Mapping[str, Any], given: Mapping
         raise UserError(f"{unused[0]} trains, and folders of runs are only judged: leave the one or the other out")
     if len(folders) == 1 and (folders[0] / FILE).is_file():
         contest = contests.load(folders[0])
-        return _tell(entries_of(contest, folders[0]), typed["target"] or contest.target, folders[0])
+        return _tell(entries_of(contest, folders[0]), typed["target"] or contest.target, folders[0], answer)
     entries = grouped([read_run(folder) for folder in folders])
     if len(entries) < 2:
         raise UserError("a comparison needs two contestants: these runs differ in their seed at most; name another run")
-    return _tell(entries, typed["target"], Path(typed["out"]) / (typed["name"] or "compare"))
+    return _tell(entries, typed["target"], Path(typed["out"]) / (typed["name"] or "compare"), answer)
 
 
-def _tell(entries: list[Entry], target: float | None, folder: Path) -> int:
+def _tell(entries: list[Entry], target: float | None, folder: Path, answer: Output) -> int:
     """Prints the verdict and writes it into the folder, with the pictures."""
     verdict = judge(entries, target)
-    print(verdict_text.text(verdict))
+    answer.result(verdict_text.text(verdict), {"folder": show(folder), **verdict_text.as_values(verdict)})
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, form in FORMS.items():
@@ -154,5 +160,7 @@ def _tell(entries: list[Entry], target: float | None, folder: Path) -> int:
         raise UserError(f"can't write into {show(folder)}: {error.strerror}") from error
     from minigpt_flax.lab.figures import pictures  # takes half a second
 
-    print(f"\n{show(folder)}: {', '.join([*FORMS, *pictures(entries, verdict, folder)])}")
+    files = [*FORMS, *pictures(entries, verdict, folder)]
+    if answer.human:
+        print(f"\n{show(folder)}: {', '.join(files)}")
     return 0

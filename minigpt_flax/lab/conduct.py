@@ -20,7 +20,9 @@ from minigpt_flax.train.build import build
 from minigpt_flax.train.stop import Stop
 
 
-def conduct(contest: Contest, folder: Path, *, vmap: bool = False, jobs: int = 1, share: str | None = None) -> int:
+def conduct(
+    contest: Contest, folder: Path, *, vmap: bool = False, jobs: int = 1, share: str | None = None, shown: bool = True
+) -> int:
     """Trains all runs of a comparison that aren't finished.
 
     Args:
@@ -29,6 +31,7 @@ def conduct(contest: Contest, folder: Path, *, vmap: bool = False, jobs: int = 1
       vmap: train runs of one contestant together.
       jobs: processes on this machine.
       share: ``I/N``: only this part of the work.
+      shown: whether somebody wants to be told what goes on.
 
     Returns:
       Exit status: 0, or 128 + the signal that ended it.
@@ -43,16 +46,17 @@ def conduct(contest: Contest, folder: Path, *, vmap: bool = False, jobs: int = 1
     for who in contest.contestants:  # a mistake in the last one's words shows before the first one trains
         build(contest.config(who))
     contests.save(contest, folder)
-    if share is None:
+    if shown and share is None:
         who = f"{len(contest.contestants)} contestants"
         print(f"{show(folder)}: {who}, {contest.runs} runs, {contest.budget:,} steps in all", flush=True)
     if jobs > 1 and share is None:
-        return _spawn(folder, jobs, vmap)
-    with Stop() as stop, Meter(contest.budget, shown=share is None) as meter:
+        return _spawn(folder, jobs, vmap, shown)
+    with Stop() as stop, Meter(contest.budget, told=shown, moving=share is None) as meter:
         try:
             Sweep(contest, folder, stop, meter, vmap=vmap, share=mine).run()
         except Stopped:
-            print(f"stopped; go on with: {line('compare')} --resume {show(folder)}")
+            if shown:
+                print(f"stopped; go on with: {line('compare')} --resume {show(folder)}")
         return stop.status
 
 
@@ -70,15 +74,16 @@ def _share(text: str | None) -> Share:
     return int(found[1]), int(found[2])
 
 
-def command(folder: Path, vmap: bool) -> list[str]:
+def command(folder: Path, vmap: bool, shown: bool = True) -> list[str]:
     """What goes on with a comparison, as it is typed."""
-    return [sys.executable, "-m", "minigpt_flax", "compare", "--resume", str(folder), *["--vmap"] * vmap]
+    more = [*["--vmap"] * vmap, *["--quiet"] * (not shown)]
+    return [sys.executable, "-m", "minigpt_flax", "compare", "--resume", str(folder), *more]
 
 
-def _spawn(folder: Path, jobs: int, vmap: bool) -> int:
+def _spawn(folder: Path, jobs: int, vmap: bool, shown: bool) -> int:
     """Gives each of so many processes its share and, where the system can, its cores; what one prints, all print."""
     with Stop() as stop:
-        children = [subprocess.Popen([*command(folder, vmap), f"--share={i}/{jobs}"]) for i in range(jobs)]
+        children = [subprocess.Popen([*command(folder, vmap, shown), f"--share={i}/{jobs}"]) for i in range(jobs)]
         for i, child in enumerate(children):
             _keep_to_cores(child.pid, i, jobs)
         while any(child.poll() is None for child in children):

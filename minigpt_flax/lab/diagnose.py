@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Callable, Sequence
+from json import dumps
 from pathlib import Path
 from typing import Any
 
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.lab.records import show
+from minigpt_flax.train import output
 from minigpt_flax.train.cli import COLUMNS, Parser, number, whole
+from minigpt_flax.train.output import Output
 
 SUMMARY = "Look inside a run: landscape, curvature, gradient noise, optimizer."
 STUDIES = ("landscape", "curvature", "noise", "optimizer")
@@ -27,6 +29,7 @@ def declare(parser: Parser) -> None:
     parser.add_argument("--parameter", metavar="NAME", help="parameter that noise is added to [the first matrix]")
     parser.add_argument("--noise", type=number, default=0.01, metavar="STD", help="standard deviation of it [0.01]")
     parser.add_argument("--out", metavar="DIR", help="folder of numbers and pictures [RUN/diagnosis]")
+    output.declare(parser)
 
 
 def run(
@@ -38,12 +41,15 @@ def run(
     parameter: str | None,
     noise: float,
     out: str | None,
+    quiet: bool,
+    json: bool,
 ) -> int:
-    """Studies the checkpoint; prints sentences, writes a JSON file and a picture for each study.
+    """Studies the checkpoint; prints sentences or a record of each study, writes numbers and a picture of each.
 
     Raises:
       UserError: no such run, checkpoint, study or parameter, or the folder can't be written.
     """
+    answer = Output(quiet, json)
     for name in only or ():
         if name not in STUDIES:
             raise UserError(f"no study is called {name!r}{nearest(name, STUDIES)}; there are: {', '.join(STUDIES)}")
@@ -61,13 +67,18 @@ def run(
         "optimizer": dynamics.study,
     }
     target = Path(out) if out else Path(folder) / "diagnosis"
-    with _progress() as report:
+    with _progress(answer.human) as report:
         subject = load(Path(folder), step, batches, report)
-        print(f"{show(folder)} at step {int(subject.state.step)}, over {batches} batches of {subject.tokens} tokens\n")
+        where = {"run": show(folder), "step": int(subject.state.step), "batches": batches, "tokens": subject.tokens}
+        if answer.human:
+            print(f"{where['run']} at step {where['step']}, over {batches} batches of {subject.tokens} tokens\n")
         _writable(target)
         for name in only or STUDIES:
-            _present(name, studies[name](subject), target)
-    print(f"numbers and pictures: {show(target)}")
+            finding = studies[name](subject)
+            _keep(name, finding, target)
+            answer.result(_told(name, finding), {"study": name, **where, **finding.numbers})
+    if answer.human:
+        print(f"numbers and pictures: {show(target)}")
     return 0
 
 
@@ -78,24 +89,26 @@ def _writable(target: Path) -> None:
         raise UserError(f"can't make the folder {show(target)}: {error.strerror}; give another --out") from error
 
 
-def _present(name: str, finding: Any, target: Path) -> None:
-    """Prints what a study found and writes it down."""
+def _told(name: str, finding: Any) -> str:
+    """What a study found, as a person reads it."""
+    wrapped = (textwrap.fill(text, COLUMNS, initial_indent="  ", subsequent_indent="  ") for text in finding.sentences)
+    return "\n".join((name, *wrapped, ""))
+
+
+def _keep(name: str, finding: Any, target: Path) -> None:
+    """Writes down what a study found."""
     from matplotlib.figure import Figure
 
-    print(name)
-    for sentence in finding.sentences:
-        print(textwrap.fill(sentence, COLUMNS, initial_indent="  ", subsequent_indent="  "))
-    print()
     figure = Figure(figsize=(12, 4.2) if name != "curvature" else (8, 4.2), layout="constrained")
     finding.draw(figure)
     try:
-        (target / f"{name}.json").write_text(json.dumps(finding.numbers, indent=1) + "\n", encoding="utf-8")
+        (target / f"{name}.json").write_text(dumps(finding.numbers, indent=1) + "\n", encoding="utf-8")
         figure.savefig(target / f"{name}.png", dpi=120)
     except OSError as error:
         raise UserError(f"can't write {show(target)}: {error.strerror}; give another --out") from error
 
 
-def _progress() -> Any:
+def _progress(shown: bool) -> Any:
     """A context whose value reports progress on stderr: a moving bar in a terminal, nothing elsewhere."""
     from contextlib import contextmanager
 
@@ -106,7 +119,9 @@ def _progress() -> Any:
     def bar():
         columns = (TextColumn("{task.description:10s}"), BarColumn(24), TimeRemainingColumn())
         console = Console(stderr=True)
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        with Progress(
+            *columns, console=console, transient=True, disable=not (shown and console.is_terminal)
+        ) as progress:
             tasks: dict[str, Any] = {}
 
             def report(what: str, done: int, total: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,7 +11,9 @@ import numpy as np
 
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.lab.records import show
+from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser
+from minigpt_flax.train.output import Output
 
 SUMMARY = "Measure a run's loss on a whole split or another text."
 SPLITS = ("validation", "training", "all")
@@ -24,32 +25,32 @@ def declare(parser: Parser) -> None:
     parser.add_argument("--data", metavar="SOURCE", help="corpus, file, folder, glob or hf:NAME [the run's own]")
     parser.add_argument("--split", metavar="NAME", help="validation, training or all [validation; all of --data]")
     parser.add_argument("--step", default="best", metavar="STEP", help="checkpoint: a step, best or last [best]")
-    parser.add_argument("--json", metavar="FILE", help="write every number there")
     parser.add_argument("--picture", metavar="FILE", help="draw the loss by position there, PNG, PDF or SVG")
+    output.declare(parser)
 
 
-def run(*, folder: str, data: str | None, split: str | None, step: str, json: str | None, picture: str | None) -> int:
-    """Prints the loss; writes what was asked for.
+def run(
+    *, folder: str, data: str | None, split: str | None, step: str, picture: str | None, quiet: bool, json: bool
+) -> int:
+    """Prints the loss; draws what was asked for.
 
     Raises:
       UserError: no such run, checkpoint, data or split; data that isn't the model's; a file that can't be written.
     """
+    answer = Output(quiet, json)
     part = split or ("validation" if data is None else "all")
     if part not in SPLITS:
         raise UserError(f"no split is called {part!r}{nearest(part, SPLITS)}; there are: {', '.join(SPLITS)}")
-    for file in filter(None, (json, picture)):
-        if not Path(file).absolute().parent.is_dir():
-            raise UserError(f"can't write {file}: there is no folder {show(Path(file).absolute().parent)}")
-    report = measured(Path(folder), data, part, step)
-    print(text(report))
-    if json is not None:
-        _write(Path(json), report)
+    if picture is not None and not Path(picture).absolute().parent.is_dir():
+        raise UserError(f"can't write {picture}: there is no folder {show(Path(picture).absolute().parent)}")
+    report = measured(Path(folder), data, part, step, bar=answer.human)
+    answer.result(text(report), report)
     if picture is not None:
         _draw(Path(picture), report)
     return 0
 
 
-def measured(folder: Path, source: str | None, part: str, step: str) -> dict[str, Any]:
+def measured(folder: Path, source: str | None, part: str, step: str, *, bar: bool = False) -> dict[str, Any]:
     """Evaluates a run's model.
 
     Args:
@@ -57,6 +58,7 @@ def measured(folder: Path, source: str | None, part: str, step: str) -> dict[str
       source: the data; None takes the run's own.
       part: of the data, one of ``SPLITS``.
       step: of the checkpoint.
+      bar: show in a terminal how far it is.
 
     Returns:
       What was measured, on what, and the numbers; losses in nats per token.
@@ -75,7 +77,7 @@ def measured(folder: Path, source: str | None, part: str, step: str) -> dict[str
     batch = max(1, EVALUATION_TOKENS // run.model.context)
     windows = evaluation_windows(tokens, run.model.context, batch)
     count = -(-(len(tokens) - 1) // (batch * run.model.context))
-    losses = losses_of(run.model, run.params, watched(windows, count))
+    losses = losses_of(run.model, run.params, watched(windows, count, bar))
     found = {"loss": losses.mean, "loss_sem": losses.error, "perplexity": perplexity(losses.mean)}
     size = {"tokens": len(tokens)}
     if not isinstance(run.tokenizer, Ids):
@@ -114,13 +116,13 @@ def text(report: dict[str, Any]) -> str:
     )
 
 
-def watched(windows: Iterable[Any], count: int) -> Iterator[Any]:
+def watched(windows: Iterable[Any], count: int, shown: bool) -> Iterator[Any]:
     """Passes on ``count`` batches behind a bar on the terminal's error stream; without a terminal, without a bar."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
         yield from bar.track(windows, total=count, description="evaluating")
 
 
@@ -134,13 +136,6 @@ def _only(sources: tuple[str, ...]) -> str:
 
 def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _write(path: Path, report: dict[str, Any]) -> None:
-    try:
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror}") from error
 
 
 def _draw(path: Path, report: dict[str, Any]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from json import dumps
 from pathlib import Path
 
 from minigpt_flax.errors import UserError
 from minigpt_flax.lab.records import show
+from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser
+from minigpt_flax.train.output import Output
 
 SUMMARY = "Write a run's model in GPT-2's format, for transformers."
 
@@ -18,14 +20,16 @@ def declare(parser: Parser) -> None:
     parser.add_argument("folder", metavar="RUN", help="the run's folder")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to make; must not be there yet")
     parser.add_argument("--step", default="best", metavar="STEP", help="checkpoint: a step, best or last [best]")
+    output.declare(parser)
 
 
-def run(*, folder: str, out: str, step: str) -> int:
+def run(*, folder: str, out: str, step: str, quiet: bool, json: bool) -> int:
     """Writes the folder.
 
     Raises:
       UserError: no such run or checkpoint, a model that the format can't hold, or a folder that can't be made.
     """
+    answer = Output(quiet, json)
     from minigpt_flax.model.gpt2_folder import save_gpt2
     from minigpt_flax.train.restore import restore
 
@@ -40,12 +44,13 @@ def run(*, folder: str, out: str, step: str) -> int:
         if tokenizer is not None:
             (target / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
             about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": found.model.context}
-            (target / "tokenizer_config.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+            (target / "tokenizer_config.json").write_text(dumps(about) + "\n", encoding="utf-8")
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)  # nothing half-written
         raise
-    files = ", ".join(sorted(path.name for path in target.iterdir()))
-    print(f"{show(target)}: {files}, of step {found.step:,}")
+    files = sorted(path.name for path in target.iterdir())
+    said = f"{show(target)}: {', '.join(files)}, of step {found.step:,}"
     if tokenizer is None:
-        print(f"the {found.tokenizer.name} tokenizer has no such form: encode with this run's own")
+        said += f"\nthe {found.tokenizer.name} tokenizer has no such form: encode with this run's own"
+    answer.note(said, {"folder": show(target), "files": files, "step": found.step})
     return 0

@@ -14,13 +14,14 @@ class Meter:
 
     Args:
       total: steps of all runs.
-      shown: whether there is a line to move, if this is a terminal.
+      told: whether anything is said at all.
+      moving: whether there is a line to move, if this is a terminal.
     """
 
-    def __init__(self, total: int, shown: bool = True):
-        self.console = Console(highlight=False, soft_wrap=True)
+    def __init__(self, total: int, told: bool = True, moving: bool = True):
+        self.console = Console(highlight=False, soft_wrap=True, quiet=not told)
         columns = [BarColumn(20), TextColumn("{task.description}", markup=False), TimeRemainingColumn()]
-        hidden = not (shown and self.console.is_terminal)
+        hidden = not (told and moving and self.console.is_terminal)
         self.bar = Progress(*columns, console=self.console, transient=True, disable=hidden)
         self.task = self.bar.add_task("", total=total)
         self.done = 0  # steps of runs that are over

@@ -77,7 +77,7 @@ def by_position(losses: Sequence[float | None], errors: Sequence[float | None], 
     figure.savefig(path, dpi=120)
 
 
-def _series(records: Sequence[Record], name: str, x: str = "step") -> tuple[list[float], list[float]]:
+def _series(records: Sequence[Record], name: str, x: str = "step") -> tuple[list[int | float], list[float]]:
     """The x and y of every record that has a number of this name."""
     points = [(record[x], record[name]) for record in records if record.get(name) is not None]
     return [x for x, _ in points], [y for _, y in points]

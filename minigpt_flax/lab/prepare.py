@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from minigpt_flax.errors import UserError
 from minigpt_flax.invoked import line
 from minigpt_flax.lab.records import show
+from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser
+from minigpt_flax.train.output import Output
 
 if TYPE_CHECKING:
     from minigpt_flax.data import Tokenizer
@@ -28,9 +30,10 @@ def declare(parser: Parser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="what --data takes: a corpus, file, folder, 'glob/*', hf:NAME")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to make, for --data FOLDER")
     parser.add_argument("--tokenizer", default="char", metavar="WORD", help="char, byte, bpe or gpt2 [char]")
+    output.declare(parser)
 
 
-def run(*, source: str, out: str, tokenizer: str) -> int:
+def run(*, source: str, out: str, tokenizer: str, quiet: bool, json: bool) -> int:
     """Makes the folder and says what it holds.
 
     Raises:
@@ -40,11 +43,11 @@ def run(*, source: str, out: str, tokenizer: str) -> int:
     from minigpt_flax.data.prepared import require_free, write_prepared
     from minigpt_flax.data.sources import Binary
 
-    folder, begun = Path(out), time.monotonic()
+    answer, folder, begun = Output(quiet, json), Path(out), time.monotonic()
     require_free(folder)
     try:
         found = open_corpus(source)
-        with Watch() as watch:
+        with Watch(answer.human) as watch:
             if isinstance(found, Binary):
                 chosen, training, validation = _of_tokens(found, tokenizer, watch)
             else:
@@ -55,11 +58,15 @@ def run(*, source: str, out: str, tokenizer: str) -> int:
     seconds, tokens = time.monotonic() - begun, meta.train + meta.val
     end = "" if chosen.eot is None else f"; documents end with token {chosen.eot:,}"
     size = sum((folder / name).stat().st_size for name in ("train.bin", "val.bin"))
-    print(f"tokens     {meta.train:,} training and {meta.val:,} validation tokens, {size / 1e6:,.1f} MB")
-    print(f"tokenizer  {chosen.name}, {chosen.vocab_size:,} tokens{end}")
-    print(f"speed      {watch.read / 1e6:,.1f} MB read in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s{_memory()}")
-    print(f"sha256     {meta.sha256}")
-    print(f"go on      {line('train')} --data {show(folder)}")
+    lines = (
+        f"tokens     {meta.train:,} training and {meta.val:,} validation tokens, {size / 1e6:,.1f} MB",
+        f"tokenizer  {chosen.name}, {chosen.vocab_size:,} tokens{end}",
+        f"speed      {watch.read / 1e6:,.1f} MB read in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s{_memory()}",
+        f"sha256     {meta.sha256}",
+        f"go on      {line('train')} --data {show(folder)}",
+    )
+    record = {"folder": show(folder), "training": meta.train, "validation": meta.val, "vocab_size": chosen.vocab_size}
+    answer.note("\n".join(lines), record | {"tokenizer": chosen.name, "sha256": meta.sha256, "seconds": seconds})
     return 0
 
 
@@ -95,15 +102,18 @@ def _of_tokens(found: Binary, word: str, watch: Watch) -> tuple[Tokenizer, Itera
 class Watch:
     """Shows how far a stream is read: a bar with the time left in a terminal, elsewhere a line now and then.
 
+    Args:
+      shown: whether anybody wants to know.
+
     Attributes:
       read: bytes of the source, of the last pass over it.
     """
 
-    def __init__(self):
+    def __init__(self, shown: bool):
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Console(highlight=False, soft_wrap=True, quiet=not shown)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(20),
@@ -111,7 +121,9 @@ class Watch:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.bar = Progress(
+            *columns, console=self.console, transient=True, disable=not (shown and self.console.is_terminal)
+        )
         self.read = 0
 
     def __enter__(self) -> Watch:

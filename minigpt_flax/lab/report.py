@@ -10,7 +10,9 @@ from minigpt_flax.lab.contest import FILE
 from minigpt_flax.lab.entries import entries_of, grouped
 from minigpt_flax.lab.records import read_run, show
 from minigpt_flax.lab.verdict import Entry, best_runs, judge, same
+from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser
+from minigpt_flax.train.output import Output
 
 SUMMARY = "Write runs or a comparison as one HTML page that opens offline."
 
@@ -20,9 +22,10 @@ def declare(parser: Parser) -> None:
     parser.add_argument("folders", nargs="+", metavar="RUN", help="folders of runs or of comparisons")
     parser.add_argument("--out", default="report.html", metavar="FILE", help="page to write [report.html]")
     parser.add_argument("--title", metavar="TEXT", help="its heading [the folders' names]")
+    output.declare(parser)
 
 
-def run(*, folders: list[str], out: str, title: str | None) -> int:
+def run(*, folders: list[str], out: str, title: str | None, quiet: bool, json: bool) -> int:
     """Writes the page.
 
     Raises:
@@ -30,7 +33,7 @@ def run(*, folders: list[str], out: str, title: str | None) -> int:
     """
     from minigpt_flax.lab.page import Shown, page  # Matplotlib, which takes long to import
 
-    paths = [Path(folder) for folder in folders]
+    answer, paths = Output(quiet, json), [Path(folder) for folder in folders]
     entries, target = gather(paths)
     best = [(entry.name, best_runs(entry)) for entry in entries]
     shown = [
@@ -47,7 +50,8 @@ def run(*, folders: list[str], out: str, title: str | None) -> int:
         Path(out).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"can't write {out}: {error.strerror}") from error
-    print(f"{show(out)}: {len(shown)} runs, {len(text) / 1e6:.2f} MB; open it in a browser")
+    said = f"{show(out)}: {len(shown)} runs, {len(text) / 1e6:.2f} MB; open it in a browser"
+    answer.note(said, {"page": show(out), "runs": len(shown), "bytes": len(text.encode())})
     return 0
 
 

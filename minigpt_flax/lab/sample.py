@@ -6,11 +6,13 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from minigpt_flax.errors import UserError
 from minigpt_flax.lab.records import read
+from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser, number, whole
+from minigpt_flax.train.output import Output
 
 SUMMARY = "Print text that a run's model writes."
 
@@ -30,6 +32,7 @@ def declare(parser: Parser) -> None:
     parser.add_argument("--top-p", type=number, metavar="P", help="draw from the likeliest that hold P [1]")
     parser.add_argument("--seed", type=whole, default=0, metavar="N", help="other draws [0]")
     parser.add_argument("--step", default="best", metavar="STEP", help="checkpoint: a step, best or last [best]")
+    output.declare(parser)
 
 
 def run(
@@ -40,13 +43,16 @@ def run(
     num: int,
     stop: list[str] | None,
     step: str,
+    quiet: bool,
+    json: bool,
     **how: Any,
 ) -> int:
-    """Prints the texts as they come, and to the error stream how fast they came.
+    """Prints the texts as they come, and to the error stream how fast they came; or a record of each.
 
     Raises:
       UserError: no such run, checkpoint or file, a prompt that the tokenizer can't encode, a number out of range.
     """
+    answer = Output(quiet, json)
     if num < 1:
         raise UserError(f"--num must be at least 1, got {num}")
     if stop and not all(stop):
@@ -57,16 +63,31 @@ def run(
     from minigpt_flax.train.sample import write
 
     model = restore(Path(folder), step)
-    show(write(model.model, model.params, model.tokenizer, prompts, stops=stop or (), **how), prompts)
+    pieces = write(model.model, model.params, model.tokenizer, prompts, stops=stop or (), **how)
+    if json:
+        tell(pieces, prompts, answer)
+    else:
+        show(pieces, prompts, sys.stderr if answer.human else None)
     return 0
 
 
-def show(pieces: Iterable[Sequence[Any]], prompts: Sequence[str | None]) -> None:
+def tell(pieces: Iterable[Sequence[Any]], prompts: Sequence[str | None], answer: Output) -> None:
+    """Prints a record of each text when all are written: its prompt, what follows, and of how many tokens that is."""
+    texts, tokens = [""] * len(prompts), [0] * len(prompts)
+    for piece in (piece for chunk in pieces for piece in chunk):
+        texts[piece.row] += piece.text
+        tokens[piece.row] += piece.tokens
+    for prompt, text, count in zip(prompts, texts, tokens, strict=True):
+        answer.result(text, {"prompt": prompt or "", "text": text, "tokens": count})
+
+
+def show(pieces: Iterable[Sequence[Any]], prompts: Sequence[str | None], aside: TextIO | None) -> None:
     """Prints one text after the other, each as far as it has come; the others are written meanwhile.
 
     Args:
       pieces: what ``write`` returns.
       prompts: of the texts.
+      aside: takes a line about the speed, if anything does.
     """
     waiting = [prompt or "" for prompt in prompts]
     ended = [False] * len(prompts)
@@ -85,7 +106,8 @@ def show(pieces: Iterable[Sequence[Any]], prompts: Sequence[str | None]) -> None
             print()
             row += 1
             _head(row, len(prompts))
-    print(speed, file=sys.stderr)
+    if aside is not None:
+        print(speed, file=aside)
 
 
 class Speed:

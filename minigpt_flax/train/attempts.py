@@ -13,7 +13,7 @@ from minigpt_flax.data import Prefetch
 from minigpt_flax.errors import UserError
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.console import Progress
+from minigpt_flax.train.console import Timekeeper
 from minigpt_flax.train.folder import RunFolder, show
 from minigpt_flax.train.hooks import Guard, LeftOut, Log
 from minigpt_flax.train.loggers import open_all
@@ -65,7 +65,7 @@ class Sitting(NamedTuple):
 
     folder: RunFolder
     checkpoints: Checkpoints
-    progress: Progress
+    progress: Timekeeper
     stop: Stop
     stop_after: int | None = None
 
@@ -105,10 +105,10 @@ def _attempt(run: Run, state: TrainState, sitting: Sitting) -> TrainState:
     config, records = run.config, folder.records()
     names = part_names(run.layout, run.shapes)
     seconds = records[-1]["seconds"] if records else 0.0
-    more = open_all(config.log, folder.path, vars(config), int(state.step)) if is_first() else []
+    opened = open_all(config.log, folder.path, vars(config), int(state.step)) if is_first() else []
     with (
         Prefetch(run.batches, first=int(state.step), stop=config.steps, put=_placed) as batches,
-        Log(folder, config.log_every, config.step_tokens, seconds, progress.say, more) as log,
+        Log(folder, config.log_every, config.step_tokens, seconds, progress.say, [*progress.loggers, *opened]) as log,
     ):
 
         def warn(step, norm, name):

@@ -17,7 +17,9 @@ from typing import Any, NoReturn
 
 from minigpt_flax.errors import UserError, check_name, nearest
 from minigpt_flax.invoked import line
+from minigpt_flax.train import output
 from minigpt_flax.train.config import PRESET_NOTES, PRESETS, RunConfig, flag_of
+from minigpt_flax.train.output import Output
 from minigpt_flax.train.stop import Failed
 
 COLUMNS = 80
@@ -50,6 +52,7 @@ class Request:
       watch: draw the curves in the terminal.
       list: show the names instead of training.
       explain: show what this name is instead of training.
+      output: how it answers.
     """
 
     given: dict[str, Any] = field(default_factory=dict)
@@ -64,6 +67,7 @@ class Request:
     watch: bool = False
     list: bool = False
     explain: str | None = None
+    output: Output = Output()
 
 
 class Parser(argparse.ArgumentParser):
@@ -167,6 +171,7 @@ def declare(build: Parser) -> None:
     run.add_argument("--watch", action="store_true", help="draw the curves in the terminal while it trains")
     run.add_argument("--list", action="store_true", help="show every name that a flag takes, and stop")
     run.add_argument("--explain", metavar="NAME", help="show what a name is and takes, and stop")
+    output.declare(run)
     add_fields(build)
 
 
@@ -220,7 +225,8 @@ def requested(values: dict[str, Any]) -> Request:
     """
     if values["preset"] is not None:
         check_name(values["preset"], PRESETS, "preset")
-    return Request(given=given_fields(values), **values)
+    how = Output(values.pop("quiet"), values.pop("json"))
+    return Request(given=given_fields(values), output=how, **values)
 
 
 def leave(status: int) -> NoReturn:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress as Bar, TextColumn
@@ -17,6 +17,7 @@ from minigpt_flax.train.build import Run
 from minigpt_flax.train.clock import Clock, shorten, spell
 from minigpt_flax.train.config import RunConfig
 from minigpt_flax.train.folder import RunFolder
+from minigpt_flax.train.loggers import Logger
 from minigpt_flax.train.plan import LABEL, plan as plan_of
 from minigpt_flax.train.processes import is_first
 from minigpt_flax.train.sample import TEMPERATURE, sample
@@ -41,7 +42,34 @@ def plan(run: Run, folder: RunFolder, done: int) -> None:
         say(label, text)
 
 
-class Progress:
+class Timekeeper:
+    """A hook that only keeps time.
+
+    Args:
+      say: takes a line about something that went wrong.
+      loggers: get every line of ``metrics.jsonl``.
+    """
+
+    def __init__(self, say: Callable[[str], None], loggers: Sequence[Logger] = ()):
+        self.say, self.loggers, self.clock = say, loggers, Clock()
+
+    def __enter__(self) -> Timekeeper:
+        """Begins."""
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Ends."""
+
+    def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Counts a step."""
+        self.clock.step()
+
+    def validated(self, step: int, results: Mapping[str, float]) -> None:
+        """Counts a validation."""
+        self.clock.pause()
+
+
+class Progress(Timekeeper):
     """A hook that shows where the run stands: a moving line in a terminal, now and then a line elsewhere.
 
     Args:
@@ -50,13 +78,14 @@ class Progress:
     """
 
     def __init__(self, config: RunConfig, done: int):
+        super().__init__(self.print)
         self.config = config
         self.console = Console(highlight=False, soft_wrap=True)
         columns = [BarColumn(12), TextColumn("{task.description}", markup=False)]
         self.bar = Bar(*columns, console=self.console, auto_refresh=False, transient=True)
         self.task = self.bar.add_task("compiling the step ...", total=config.steps, completed=done)
         self.every = max(config.log_every, config.steps // LINES)
-        self.clock, self.shown, self.best = Clock(), time.monotonic(), math.inf
+        self.shown, self.best = time.monotonic(), math.inf
 
     def __enter__(self) -> Progress:
         """Begins."""
@@ -71,13 +100,13 @@ class Progress:
         """Clears the bar away."""
         self.bar.stop()
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         """Prints a line, above the bar."""
         self.console.print(Text(line))
 
     def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Shows a step."""
-        self.clock.step()
+        super().__call__(step, metrics)
         idle = time.monotonic() - self.shown
         if self.console.is_terminal:
             due = idle > REFRESH
@@ -110,7 +139,7 @@ class Progress:
 
     def validated(self, step: int, results: Mapping[str, float]) -> None:
         """Shows a validation."""
-        self.clock.pause()
+        super().validated(step, results)
         loss, known = results["val_loss"], self.best
         self.best = min(loss, known)
         self.say(
@@ -118,28 +147,51 @@ class Progress:
         )
 
 
-def ending(run: Run, folder: RunFolder, state: TrainState) -> None:
-    """Says what came of a finished run, draws its curves and samples from it."""
+class Outcome(NamedTuple):
+    """What came of a finished run.
+
+    Attributes:
+      final: the last validation, a line of ``metrics.jsonl``.
+      best: that with the lowest loss.
+      sample: a text, if the run asks for one.
+    """
+
+    final: Mapping[str, Any]
+    best: Mapping[str, Any]
+    sample: str | None
+
+
+def outcome(run: Run, folder: RunFolder, state: TrainState) -> Outcome | None:
+    """Draws a finished run's curves and samples from it, into its folder; None but in the first process."""
     params = local(state.evaluation_params, run.mesh)
     if not is_first():
-        return
+        return None
     from minigpt_flax.lab.plots import curves  # Matplotlib, which takes long to import
 
     record = read_run(folder.path)
-    final, best, path = record.final, record.best, show(folder.path)
-    if final is None or best is None:
+    if record.final is None or record.best is None:
+        return None
+    text = draw(run, params) if run.config.sample_tokens else None
+    if text is not None:
+        folder.samples.write_text(text, encoding="utf-8")
+    curves(record.records, folder.curves, f"{record.name}: {run.config.opt}")
+    return Outcome(record.final, record.best, text)
+
+
+def ending(run: Run, folder: RunFolder, state: TrainState) -> None:
+    """Says what came of a finished run."""
+    found = outcome(run, folder, state)
+    if found is None:
         return
+    final, best, path = found.final, found.best, show(folder.path)
     say("validation", f"loss {final['val_loss']:.4f} +- {final['val_sem']:.4f} nats/token, over the whole split")
     say(
         "",
         f"perplexity {final['val_perplexity']:.2f}{_bits(final)}; best {best['val_loss']:.4f} at step {best['step']}",
     )
-    if run.config.sample_tokens:
-        text = draw(run, params)
-        folder.samples.write_text(text, encoding="utf-8")
+    if found.sample is not None:
         say("sample", f"temperature {TEMPERATURE}, also in {show(folder.samples)}:\n")
-        print(text, end="\n\n")
-    curves(record.records, folder.curves, f"{record.name}: {run.config.opt}")
+        print(found.sample, end="\n\n")
     say("curves", show(folder.curves))
     say(
         "go on",

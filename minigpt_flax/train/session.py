@@ -16,7 +16,7 @@ import jax
 from minigpt_flax.data import load_tokenizer
 from minigpt_flax.errors import UserError
 from minigpt_flax.invoked import line
-from minigpt_flax.train import cache, console, loggers, speed, watch
+from minigpt_flax.train import cache, loggers, speed, voices
 from minigpt_flax.train.attempts import Sitting, latest, train_on
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.checkpoint import Checkpoints
@@ -63,15 +63,15 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
     if request.profile is not None:
         read_steps(request.profile, 0, last_step(config, request))
     stop = together(stop)
-    if _early(stop):
+    if _early(stop, request):
         return
     run = build(config, tokenizer=known_tokenizer(config, source))
-    if _early(stop):
+    if _early(stop, request):
         return
     run = compiling(run)
     params = first_params(run, source)
     state = first_state(run, params)
-    if _early(stop):
+    if _early(stop, request):
         return
     stem = f"{preset}-{parse(config.opt, 'optimizer').name}-{config.seed}"
     create = (lambda: named.create(reuse=True)) if named is not None else (lambda: create_free(request.out, stem))
@@ -87,29 +87,30 @@ def compiling(run: Run) -> Run:
     return dataclasses.replace(run, step=Ahead(run.step, run.state, run.batches(0)))
 
 
-def _early(stop: Stop) -> bool:
+def _early(stop: Stop, request: Request) -> bool:
     """Whether somebody asked to stop; says so. Asked between whatever takes seconds."""
     if stop():
-        print("stopped before the first step; nothing was written")
+        voices.of(request).note("stopped before the first step; nothing was written")
     return stop()
 
 
 def resume(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
     """Continues a run where its newest checkpoint left it."""
-    folder = RunFolder(request.resume or "")
+    folder, voice = RunFolder(request.resume or ""), voices.of(request)
     folder.require()
     stop = together(stop)
     with held_by_first(folder.claim()):
         config = agree(request, from_json(read(folder.config), show(folder.config)))
         with Checkpoints(folder.checkpoints, config.keep, config.keep_every) as checkpoints:
             if config.steps in folder.scores() and config.steps in checkpoints.steps():
-                print(f"{show(folder.path)} is finished: all {config.steps} steps are done")
+                finished = f"{show(folder.path)} is finished: all {config.steps} steps are done"
+                voice.note(finished, run=show(folder.path), step=config.steps)
                 return
             loggers.require(config.log)
-            if _early(stop):
+            if _early(stop, request):
                 return
             run = compiling(build(config, tokenizer=load_tokenizer(folder.path), data_hash=folder.data_hash()))
-            state = latest(run, folder, checkpoints, print)
+            state = latest(run, folder, checkpoints, voice.warn)
             follow(run, folder, checkpoints, state, stop, request, compilation)
 
 
@@ -177,22 +178,23 @@ def follow(
     compilation: speed.Compilation,
 ) -> None:
     """Trains and reports the end."""
-    config, done = run.config, int(state.step)
+    config, done, voice = run.config, int(state.step), voices.of(request)
     traced = tracing(request, run, folder, done)
     if not stop():
-        console.plan(run, folder, done)
-    with (watch.Curves if request.watch else console.Progress)(config, done) as progress, traced as step:
+        voice.plan(run, folder, done)
+    with voice.progress(config, done) as progress, traced as step:
         part = dataclasses.replace(run, step=step)
         state = train_on(part, state, Sitting(folder, checkpoints, progress, stop, request.stop_after))
     try:
         if not stop():
-            report(run, folder, state, progress.clock, compilation)
+            voice.speed(report(run, folder, state, progress.clock, compilation))
+        path, step = show(folder.path), int(state.step)
         if config.steps not in checkpoints.scores:
-            print(f"stopped at step {int(state.step)}; continue with: {line('train')} --resume {show(folder.path)}")
+            voice.note(f"stopped at step {step}; continue with: {line('train')} --resume {path}", run=path, step=step)
         elif stop():
-            print(f"{show(folder.path)} is finished: all {config.steps} steps are done; no sample was drawn")
+            voice.note(f"{path} is finished: all {step} steps are done; no sample was drawn", run=path, step=step)
         else:
-            console.ending(run, folder, state)
+            voice.ending(run, folder, state)
     except OSError as error:
         raise Failed(f"the run is saved, but {show(error.filename)} can't be written: {error.strerror}") from error
 
@@ -207,18 +209,18 @@ def tracing(request: Request, run: Run, folder: RunFolder, done: int) -> Abstrac
     if request.profile is None:
         return nullcontext(run.step)
     first, last = read_steps(request.profile, done, last_step(run.config, request))
-    return Profiled(run.step, done, first, last, folder.profile, lambda line: console.say("profile", line))
+    return Profiled(run.step, done, first, last, folder.profile, lambda text: voices.of(request).label("profile", text))
 
 
 def keep_compiled(request: Request) -> None:
     """Has what is compiled kept for the next time, or says why not."""
     problem = cache.use(request.compile_cache, jax.devices()[0].device_kind)
     if problem is not None:
-        console.say("cache", problem)
+        voices.of(request).label("cache", problem)
 
 
-def report(run: Run, folder: RunFolder, state: TrainState, clock: Clock, compilation: speed.Compilation) -> None:
-    """Says how fast the sitting was, and keeps it."""
+def report(run: Run, folder: RunFolder, state: TrainState, clock: Clock, compilation: speed.Compilation) -> speed.Speed:
+    """How fast the sitting was; kept in the folder too."""
     analyse = lambda: run.step.lower(state, run.batches(0)).compile().memory_analysis()
     found = speed.measure(
         clock,
@@ -229,6 +231,6 @@ def report(run: Run, folder: RunFolder, state: TrainState, clock: Clock, compila
         flops=run.flops,
         dtype=run.model.dtype,
     )
-    console.say("speed", found.lines())
     if is_first():
         folder.speed.write_text(json.dumps(found.record(), indent=2) + "\n", encoding="utf-8")
+    return found

@@ -11,10 +11,12 @@ from tests.minigpt_flax.train.runs import TINY, records
 
 
 def evaluated(capfd, *arguments):
-    """The report of one call, and what it printed."""
-    target = arguments[0].parent / "report.json"
-    assert main(["eval", *map(str, arguments), "--json", str(target)]) == 0
-    return json.loads(target.read_text()), capfd.readouterr().out
+    """The record of one call, and what the same call tells a person."""
+    said = []
+    for form in ("--json", "--quiet"):
+        assert main(["eval", *map(str, arguments), form]) == 0
+        said.append(capfd.readouterr().out)
+    return json.loads(said[0]), said[1]
 
 
 def test_the_runs_own_validation_again(trained, capfd):
@@ -60,7 +62,7 @@ def test_a_picture(trained, tmp_path):
         (["--data", "no-such-file"], "no corpus and no file or folder 'no-such-file'"),
         (["--data", "{tmp}/emoji.txt"], "the char tokenizer lacks '\U0001f600'"),
         (["--data", "{tmp}/tokens.bin"], "has the token 65535, but the tokenizer only "),
-        (["--json", "{tmp}/no/where.json"], "there is no folder"),
+        (["--picture", "{tmp}/no/where.png"], "there is no folder"),
         (["--picture", "{tmp}/loss.docx"], "can't write the picture"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,

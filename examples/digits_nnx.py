@@ -1,0 +1,74 @@
+"""Handwritten digits, in Flax NNX: ``python examples/digits_nnx.py``.
+
+The data, 1797 pictures of 8 x 8 pixels, ship with scikit-learn: ``pip install 'jaxopt-mini[gpt,examples]'``.
+``nnx.Optimizer`` takes our optimizers as it takes Optax's: Muon for the hidden matrices, AdamW for the rest.
+"""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from jaxopt_mini import chain, clip_by_norm, muon, warmup_cosine
+
+try:
+    from sklearn.datasets import load_digits
+except ImportError:
+    sys.exit("this example needs scikit-learn: pip install 'jaxopt-mini[examples]'")
+
+
+class Network(nnx.Module):
+    """Two hidden layers."""
+
+    def __init__(self, rngs, width=128):
+        self.layers = nnx.List([nnx.Linear(64, width, rngs=rngs), nnx.Linear(width, width, rngs=rngs)])
+        self.head = nnx.Linear(width, 10, rngs=rngs)
+
+    def __call__(self, x):
+        """Pictures, (B, 64), to logits, (B, 10)."""
+        for layer in self.layers:
+            x = nnx.relu(layer(x))
+        return self.head(x)
+
+
+def digits():
+    """Training and test pictures, each with its digit."""
+    data = load_digits()
+    pictures, labels = jnp.asarray(data.data, jnp.float32) / 16, jnp.asarray(data.target)
+    order = jax.random.permutation(jax.random.key(0), len(labels))
+    train, test = order[:1437], order[1437:]
+    return (pictures[train], labels[train]), (pictures[test], labels[test])
+
+
+@nnx.jit
+def step(network, optimizer, x, y):
+    """One step; returns the loss."""
+
+    def loss(network):
+        return optax.softmax_cross_entropy_with_integer_labels(network(x), y).mean()
+
+    value, grads = nnx.value_and_grad(loss)(network)
+    optimizer.update(network, grads)
+    return value
+
+
+def main(steps=400, batch=128):
+    """Trains, and prints the share of test pictures that are read rightly."""
+    (x, y), (x_test, y_test) = digits()
+    network = Network(nnx.Rngs(0))
+    tx = chain(clip_by_norm(1.0), muon(warmup_cosine(0.01, steps)))
+    optimizer = nnx.Optimizer(network, tx, wrt=nnx.Param)
+    for t in range(steps):
+        rows = jax.random.choice(jax.random.fold_in(jax.random.key(1), t), len(y), (batch,))
+        value = step(network, optimizer, x[rows], y[rows])
+        if t % 50 == 0 or t == steps - 1:
+            print(f"step {t:4d}  loss {value:.4f}")
+    accuracy = float(jnp.mean(network(x_test).argmax(-1) == y_test))
+    print(f"{accuracy:.1%} of {len(y_test)} test pictures read rightly")
+    return accuracy
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Many learning rates in one program: ``python examples/lr_sweep.py``.
+
+An optimizer is a pair of pure functions, and its learning rate may be traced: ``jax.vmap`` over the rate trains one
+model for each, side by side, in one compiled program. Here a small network learns a sine.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxopt_mini import adamw, apply_updates, chain, clip_by_norm, warmup_cosine
+
+x = jnp.linspace(-jnp.pi, jnp.pi, 64)[:, None]
+y = jnp.sin(3 * x)
+
+
+def init(key, width=32):
+    """Weights of a network with one hidden layer."""
+    first, second = jax.random.split(key)
+    return {
+        "first": {"kernel": jax.random.normal(first, (1, width)), "bias": jnp.zeros(width)},
+        "second": {"kernel": jax.random.normal(second, (width, 1)) / width**0.5, "bias": jnp.zeros(1)},
+    }
+
+
+def loss(params):
+    """Mean squared error."""
+    hidden = jnp.tanh(x @ params["first"]["kernel"] + params["first"]["bias"])
+    return jnp.mean((hidden @ params["second"]["kernel"] + params["second"]["bias"] - y) ** 2)
+
+
+def train(rate, steps):
+    """The loss at the end, as a pure function of the learning rate."""
+    tx = chain(clip_by_norm(1.0), adamw(warmup_cosine(rate, steps), weight_decay=0.0))
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return (apply_updates(params, updates), state), None
+
+    params = init(jax.random.key(0))
+    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=steps)
+    return loss(params)
+
+
+def main(steps=1000, rates=13):
+    """Prints the loss of every rate, and which is best."""
+    grid = jnp.geomspace(1e-3, 10.0, rates)
+    ends = jax.jit(jax.vmap(lambda rate: train(rate, steps)))(grid)
+    for rate, end in zip(grid, ends, strict=True):
+        bar = "#" * round(8 * max(0.0, 5 + float(jnp.log10(end))))
+        print(f"{rate:8.1e}  {end:8.5f}  {bar}")
+    best = float(grid[jnp.nanargmin(ends)])
+    print(f"best rate {best:.1e}")
+    return best, ends
+
+
+if __name__ == "__main__":
+    main()
