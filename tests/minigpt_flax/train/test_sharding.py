@@ -118,3 +118,25 @@ def test_five_hundred_steps_on_many_devices_do_not_wait_for_each_other(tmp_path,
         process.kill()
     assert (process.returncode, err) == (0, ""), out
     assert records(tmp_path / "run")[-1]["step"] == 500
+
+
+def test_speedruns_parts_are_spread_and_do_what_they_do_on_one_device():
+    """Among them the bias of the logits, which lies with its columns of the head's matrix."""
+    sizes = {**SIZES, "data": str(TINY["data"]), "tokenizer": "byte", "vocab_size": 256, "tokens_per_step": 64}
+    words = {"opt": "sgd", "group": ("none",), "dtype": "float32", "init_scheme": "gpt2"}  # at once, gradients flow
+
+    def losses(mesh):
+        run = build(resolve({**sizes, **words, "mesh": mesh}, "speedrun"))
+        state, found = run.init(), []
+        for t in range(3):
+            state, metrics = run.step(state, run.batches(t))
+            found += [float(metrics["loss"]), float(metrics["grad_norm"])]
+        return found, state.params["head"]
+
+    (one, _), (many, head) = losses("data=1"), losses("data=4,tensor=2")
+    np.testing.assert_allclose(many, one, rtol=1e-5)
+    assert np.ptp(one[::2]) > 1e-3
+    assert {name: leaf.sharding.shard_shape(leaf.shape) for name, leaf in head.items()} == {
+        "kernel": (16, 128),
+        "bias": (128,),
+    }
