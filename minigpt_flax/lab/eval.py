@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from minigpt_flax.train.output import Output
 
 SUMMARY = "Measure a run's loss on a whole split or another text."
 SPLITS = ("validation", "training", "all")
+SIZES = ("tokens", "characters", "bytes")
 
 
 def declare(parser: Parser) -> None:
     """Adds the arguments."""
     parser.add_argument("folder", metavar="RUN", help="the run's folder")
-    parser.add_argument("--data", metavar="SOURCE", help="corpus, file, folder, glob or hf:NAME [the run's own]")
+    parser.add_argument(
+        "--data", metavar="SOURCE", help="corpus, file, folder, glob or hf:NAME [the run's own, mixed as in training]"
+    )
     parser.add_argument("--split", metavar="NAME", help="validation, training or all [validation; all of --data]")
     parser.add_argument("--step", default="best", metavar="STEP", help="checkpoint: a step, best or last [best]")
     parser.add_argument("--picture", metavar="FILE", help="draw the loss by position there, PNG, PDF or SVG")
@@ -63,45 +67,71 @@ def measured(folder: Path, source: str | None, part: str, step: str, *, bar: boo
     Returns:
       What was measured, on what, and the numbers; losses in nats per token.
     """
-    from minigpt_flax.data import Ids, bits_per_character, evaluation_windows, load_corpus
-    from minigpt_flax.lab.positions import losses_of
-    from minigpt_flax.train.build import EVALUATION_TOKENS
-    from minigpt_flax.train.dataset import chained, tokens_of
-    from minigpt_flax.train.evaluate import perplexity
+    from minigpt_flax.train.dataset import chained, load_dataset
     from minigpt_flax.train.restore import restore
 
     run = restore(folder, step)
-    corpus = load_corpus(_only(run.config.data) if source is None else source)
-    training, validation = tokens_of(corpus, run.tokenizer)
-    tokens = {"training": training, "validation": validation, "all": chained(training, validation)}[part]
+    config = run.config if source is None else dataclasses.replace(run.config, data=(source,), mix=None)
+    data = load_dataset(config, tokenizer=run.tokenizer)
+    ways = {"training": lambda one: one.train, "validation": lambda one: one.val}
+    ways["all"] = lambda one: chained(one.train, one.val)
+    each = {one.name: _of_tokens(run, ways[part](one), bar) for one in data.parts}
+    about = {"run": show(folder), "step": run.step, "data": data.name, "sha256": data.sha256, "split": part}
+    return about | mixed(each, [float(weight) for weight in data.weights])
+
+
+def _of_tokens(run: Any, tokens: Any, bar: bool) -> dict[str, Any]:
+    """The numbers of one source."""
+    from minigpt_flax.data import Ids, bits_per_character, evaluation_windows
+    from minigpt_flax.lab.positions import losses_of
+    from minigpt_flax.train.build import EVALUATION_TOKENS
+
     batch = max(1, EVALUATION_TOKENS // run.model.context)
     windows = evaluation_windows(tokens, run.model.context, batch)
     count = -(-(len(tokens) - 1) // (batch * run.model.context))
     losses = losses_of(run.model, run.params, watched(windows, count, bar))
-    found = {"loss": losses.mean, "loss_sem": losses.error, "perplexity": perplexity(losses.mean)}
-    size = {"tokens": len(tokens)}
+    found: dict[str, Any] = {"tokens": len(tokens), "loss": losses.mean, "loss_sem": losses.error}
     if not isinstance(run.tokenizer, Ids):
         written = run.tokenizer.decode(np.asarray(tokens))
-        size |= {"characters": len(written), "bytes": len(written.encode("utf-8", "surrogatepass"))}
-        found["bits_per_character"] = bits_per_character(losses.mean, len(tokens), size["characters"])
-        found["bits_per_byte"] = bits_per_character(losses.mean, len(tokens), size["bytes"])
-    about = {"run": show(folder), "step": run.step, "data": corpus.name, "sha256": corpus.sha256, "split": part}
-    return (
-        about
-        | size
-        | found
-        | {
-            "loss_by_position": [_number(value) for value in losses.by_position],
-            "loss_by_position_sem": [_number(value) for value in losses.errors],
-        }
-    )
+        found |= {"characters": len(written), "bytes": len(written.encode("utf-8", "surrogatepass"))}
+        found["bits_per_character"] = bits_per_character(losses.mean, len(tokens), found["characters"])
+        found["bits_per_byte"] = bits_per_character(losses.mean, len(tokens), found["bytes"])
+    return found | {"loss_by_position": losses.by_position, "loss_by_position_sem": losses.errors}
+
+
+def mixed(each: Mapping[str, Mapping[str, Any]], weights: Sequence[float]) -> dict[str, Any]:
+    """The numbers of several sources as one: what the run's batches would lose in expectation.
+
+    Args:
+      each: numbers by source.
+      weights: the sources' shares in the batches; they sum to 1.
+
+    Returns:
+      Sizes are sums, losses and bits means by these weights; for several sources also the loss of each.
+    """
+    from minigpt_flax.train.evaluate import perplexity
+
+    parts = list(each.values())
+    weighted = lambda name: [weight * one[name] for weight, one in zip(weights, parts, strict=True)]
+    mean = lambda name: np.sum(weighted(name), axis=0)
+    error = lambda name: np.sqrt(np.sum(np.square(weighted(name)), axis=0))
+    found: dict[str, Any] = {name: sum(one[name] for one in parts) for name in SIZES if name in parts[0]}
+    found |= {"loss": float(mean("loss")), "loss_sem": float(error("loss_sem")), "perplexity": perplexity(mean("loss"))}
+    found |= {name: float(mean(name)) for name in ("bits_per_character", "bits_per_byte") if name in parts[0]}
+    if len(parts) > 1:
+        shares = zip(each.items(), weights, strict=True)
+        found["sources"] = {name: {"loss": one["loss"], "share": share} for (name, one), share in shares}
+    return found | {
+        "loss_by_position": [_number(value) for value in mean("loss_by_position")],
+        "loss_by_position_sem": [_number(value) for value in error("loss_by_position_sem")],
+    }
 
 
 def text(report: dict[str, Any]) -> str:
     """A report as a person reads it, in 80 columns."""
     from minigpt_flax.lab.positions import table
 
-    sizes = [f"{report[name]:,} {name}" for name in ("tokens", "characters", "bytes") if name in report]
+    sizes = [f"{report[name]:,} {name}" for name in SIZES if name in report]
     bits = [f", {report[f'bits_per_{unit}']:.3f} bits/{unit}" for unit in ("character", "byte") if "bytes" in report]
     values = np.array([math.nan if value is None else value for value in report["loss_by_position"]])
     return "\n".join(
@@ -110,6 +140,10 @@ def text(report: dict[str, Any]) -> str:
             f"data       {report['data']}, {report['split']}: {', '.join(sizes)}",
             f"loss       {report['loss']:.4f} +- {report['loss_sem']:.4f} nats/token",
             f"           perplexity {report['perplexity']:.2f}{''.join(bits)}",
+            *(
+                f"           {one['loss']:.4f} on {one['share']:.1%} of the batches, {name}"
+                for name, one in report.get("sources", {}).items()
+            ),
             "",
             table(values),
         )
@@ -124,14 +158,6 @@ def watched(windows: Iterable[Any], count: int, shown: bool) -> Iterator[Any]:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
         yield from bar.track(windows, total=count, description="evaluating")
-
-
-def _only(sources: tuple[str, ...]) -> str:
-    """The source of a run that has one."""
-    first, *others = sources
-    if others:
-        raise UserError(f"the run was trained on several sources: give one of them as --data: {', '.join(sources)}")
-    return first
 
 
 def _number(value: float) -> float | None:

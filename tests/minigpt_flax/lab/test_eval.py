@@ -7,7 +7,7 @@ import pytest
 
 from minigpt_flax.__main__ import main
 from minigpt_flax.data import split
-from tests.minigpt_flax.train.runs import TINY, records
+from tests.minigpt_flax.train.runs import TINY, records, start
 
 
 def evaluated(capfd, *arguments):
@@ -33,6 +33,24 @@ def test_the_runs_own_validation_again(trained, capfd):
     assert f"{report['loss']:.4f} +- {report['loss_sem']:.4f} nats/token" in said
     assert f"{report['bits_per_byte']:.3f} bits/byte" in said and "5 to 8" in said
     assert max(map(len, said.splitlines()[2:])) <= 80  # above is a path
+
+
+def test_several_sources_are_mixed_as_in_training(tmp_path, capfd):
+    other = tmp_path / "other.txt"
+    other.write_text("To the extent possible. " * 40, encoding="utf-8")
+    assert start(tmp_path / "run", f"--data={other}", "--mix=0.75,0.25", steps=8) == 0
+    recorded = [line for line in records(tmp_path / "run") if "val_loss" in line][-1]
+    capfd.readouterr()
+    report, said = evaluated(capfd, tmp_path / "run")
+    assert report["loss"] == pytest.approx(recorded["val_loss"], rel=1e-5)
+    assert report["loss_sem"] == pytest.approx(recorded["val_sem"], rel=1e-5)
+    found = report["sources"]
+    assert [one["share"] for one in found.values()] == [0.75, 0.25]
+    for name, one in found.items():
+        assert one["loss"] == pytest.approx(recorded[f"val_loss/{name}"], rel=1e-5)
+        assert f"{one['loss']:.4f} on {one['share']:.1%} of the batches, {name}" in said
+    alone, _ = evaluated(capfd, tmp_path / "run", "--data", other, "--split", "validation")
+    assert alone["loss"] == pytest.approx(found[str(other)]["loss"], rel=1e-6) and "sources" not in alone
 
 
 def test_splits_add_up_to_the_whole(trained, capfd):

@@ -140,3 +140,19 @@ def test_speedruns_parts_are_spread_and_do_what_they_do_on_one_device():
         "kernel": (16, 128),
         "bias": (128,),
     }
+
+
+def test_a_mixture_is_on_many_devices_what_it_is_on_one(tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("To the extent possible. " * 40, encoding="utf-8")
+
+    def losses(mesh):
+        data = {"data": (str(TINY["data"]), str(other)), "mix": "0.75,0.25", "opt": "sgd", "mesh": mesh}
+        run = build(resolve({**SIZES, **data}, "nano"))
+        state, found = run.init(), []
+        for t in range(3):
+            state, metrics = run.step(state, run.batches(t))
+            found.append(float(metrics["loss"]))
+        return [*found, *run.evaluate(state.evaluation_params).values()]
+
+    np.testing.assert_allclose(losses("data=2,fsdp=4"), losses("data=1"), rtol=1e-5)
