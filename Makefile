@@ -17,7 +17,7 @@ check: .venv/check       ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	@said=$$(PYTHONPATH=. $(BIN)/pyright --pythonpath $(BIN)/python --verifytypes jaxopt_mini --ignoreexternal) \
+	@said=$$(PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=. pyright --verifytypes jaxopt_mini --ignoreexternal) \
 		|| { echo "$$said"; exit 1; }  # every public name of the library has a type
 
 bench: .venv/test        ## the figures that the README quotes
