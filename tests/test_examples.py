@@ -39,6 +39,7 @@ def test_each_is_short_and_has_its_line_in_the_readme():
         assert f"examples/{path.name}" in readme
 
 
+@pytest.mark.slow
 def test_quadratic():
     left = example("quadratic")(steps=300)
     along, across = zip(*left.values(), strict=True)
@@ -48,16 +49,19 @@ def test_quadratic():
     assert np.isfinite([*along, *across]).all()
 
 
+@pytest.mark.slow
 def test_lr_sweep():
     best, ends = example("lr_sweep")(steps=200, rates=5)
     assert 2e-3 < best < 9 and min(ends) < ends[0] / 2  # the best rate is none of those at the ends
 
 
+@pytest.mark.slow
 def test_digits_nnx():
     pytest.importorskip("sklearn")
     assert example("digits_nnx")(steps=60) > 0.9
 
 
+@pytest.mark.slow
 def test_own_text(capfd):
     loss = example("own_text")(str(ROOT / "LICENSE"), steps=30, mesh="data=1", **SIZES)
     said = capfd.readouterr().out

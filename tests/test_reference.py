@@ -48,6 +48,7 @@ def test_what_takes_too_long_is_refused_before_anything_is_trained(tmp_path, mon
     assert not (tmp_path / "pydocs").exists()
 
 
+@pytest.mark.slow
 def test_the_page_has_table_pictures_and_what_it_took(finished, tmp_path):
     part, folder = finished
     entries = entries_of(part.contest, folder)

@@ -120,6 +120,7 @@ def test_five_hundred_steps_on_many_devices_do_not_wait_for_each_other(tmp_path,
     assert records(tmp_path / "run")[-1]["step"] == 500
 
 
+@pytest.mark.slow
 def test_speedruns_parts_are_spread_and_do_what_they_do_on_one_device():
     """Among them the bias of the logits, which lies with its columns of the head's matrix."""
     sizes = {**SIZES, "data": str(TINY["data"]), "tokenizer": "byte", "vocab_size": 256, "tokens_per_step": 64}
@@ -142,6 +143,7 @@ def test_speedruns_parts_are_spread_and_do_what_they_do_on_one_device():
     }
 
 
+@pytest.mark.slow
 def test_a_mixture_is_on_many_devices_what_it_is_on_one(tmp_path):
     other = tmp_path / "other.txt"
     other.write_text("To the extent possible. " * 40, encoding="utf-8")
