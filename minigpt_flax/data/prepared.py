@@ -153,22 +153,30 @@ def _scratch(out: Path) -> Iterator[Path]:
     """A folder to write into, gone again if that fails."""
     require_free(out)
     scratch = out.with_name(f"{out.name}.partial")
+    ours = not scratch.exists()  # Ctrl-C may come as soon as it is made
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scratch.mkdir()
-    except FileExistsError as error:
-        raise UserError(
-            f"{scratch} is there: another process is preparing {out.name}, or one was killed; remove it if none does"
-        ) from error
-    except OSError as error:
-        raise UserError(f"can't make the folder {scratch}: {error.strerror}") from error
-    try:
+        _make(scratch)
         yield scratch
     except BaseException as error:
+        if not ours:
+            raise
         shutil.rmtree(scratch, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
             raise UserError(f"can't write {out}: {error.strerror}; nothing is left of it") from error
         raise
+
+
+def _make(scratch: Path) -> None:
+    try:
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        scratch.mkdir()
+    except FileExistsError as error:
+        raise UserError(
+            f"{scratch} is there: another process is preparing {scratch.stem}, or one was killed; remove it if none "
+            "does"
+        ) from error
+    except OSError as error:
+        raise UserError(f"can't make the folder {scratch}: {error.strerror}") from error
 
 
 def _write(path: Path, tokens: Stream, dtype: np.dtype, digest) -> int:

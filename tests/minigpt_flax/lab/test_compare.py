@@ -175,7 +175,7 @@ def test_jobs_are_the_whole_and_one_verdict(searched, tmp_path, capfd, monkeypat
 def test_a_job_that_fails_fails_the_whole(tmp_path, capfd, monkeypatch):
     for status in (-signal.SIGKILL, 1):
         code = f"import os; os.kill(os.getpid(), 9) if {status} < 0 else os._exit({status})"
-        monkeypatch.setattr(conduct, "command", lambda folder, vmap, code=code: [sys.executable, "-c", code])
+        monkeypatch.setattr(conduct, "command", lambda *_, code=code: [sys.executable, "-c", code])
         assert train(tmp_path, "--jobs=2") == (1 if status == 1 else 128 + signal.SIGKILL)
 
 

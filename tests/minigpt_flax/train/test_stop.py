@@ -26,6 +26,7 @@ def busy(rounds):
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None and process.stdout.readline() == "busy\n"
+    time.sleep(0.2)  # until it is inside
     return process
 
 
