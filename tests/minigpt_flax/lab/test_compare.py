@@ -101,6 +101,7 @@ def test_a_run_is_the_one_that_train_py_makes(searched, tmp_path):
         np.testing.assert_allclose(*values, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_line_again_trains_nothing(searched, monkeypatch, capfd):
     monkeypatch.setattr(sweep, "trial", None)
     before = (searched / "results.json").read_text()
@@ -110,6 +111,7 @@ def test_the_same_line_again_trains_nothing(searched, monkeypatch, capfd):
     assert "p by Holm over 1 pair" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_one_that_is_stopped_goes_on_where_it_was(searched, tmp_path, capfd, monkeypatch):
     told = sweep.Sweep.tell
 
@@ -142,7 +144,7 @@ def test_trained_together_equals_trained_alone(searched, tmp_path):
     assert read_run(path).env["together"] >= 1
 
 
-@pytest.mark.parametrize("more", [(), ("--vmap",)])
+@pytest.mark.parametrize("more", [pytest.param((), marks=pytest.mark.slow), ("--vmap",)])
 def test_a_rate_that_breaks_is_shown_and_the_others_go_on(tmp_path, capfd, more):
     assert train(tmp_path, "--lr=1e-3,1e30", "--clip=none", "--seeds=2", *more, steps=8) == 0
     values = json.loads((tmp_path / "c" / "results.json").read_text())

@@ -69,6 +69,7 @@ def test_hutchinsons_trace(seed):
     assert abs(found.trace - values.sum()) < 3 * found.trace_sem
 
 
+@pytest.mark.slow
 def test_the_hessian_of_a_network_against_dense_algebra(subject):
     product = flat(lambda v: subject.hessian_product(subject.params, v), subject.params)
     loss = lambda vector: subject.mean_loss(ravel_pytree(subject.params)[1](vector))

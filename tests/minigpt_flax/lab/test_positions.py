@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from minigpt_flax.data import evaluation_windows
 from minigpt_flax.lab.positions import losses_of, octaves, table
@@ -12,6 +13,7 @@ from minigpt_flax.model.gpt import apply, init_params
 MODEL = ModelConfig(vocab_size=7, context=6, layers=1, heads=1, width=8)
 
 
+@pytest.mark.slow
 def test_means_and_errors_are_those_of_every_token_by_itself():
     params = jax.tree.map(lambda leaf: 20 * leaf, init_params(MODEL, jax.random.key(0)))
     tokens = np.random.default_rng(0).integers(0, 7, 6 * 5 + 4)  # five whole windows and half a one

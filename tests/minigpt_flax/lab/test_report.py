@@ -58,6 +58,7 @@ def test_a_broken_run_is_there_and_said_to_be_broken(pair):
     assert '"state":"diverged"' in text and "diverged with seed 0" in text
 
 
+@pytest.mark.slow
 def test_twenty_long_runs_stay_small(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(20):

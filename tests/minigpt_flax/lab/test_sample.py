@@ -20,6 +20,7 @@ def sampled(capfd, run, *arguments):
     return said.out
 
 
+@pytest.mark.slow
 def test_prompts_of_different_lengths_become_what_they_become_alone(trained, capfd):
     how = ["--max-tokens", "40", "--temperature", "0"]
     alone = [sampled(capfd, trained, "--prompt", text, *how) for text in ("The", "You must give any")]

@@ -33,6 +33,7 @@ def test_several_sources_share_a_tokenizer(two):
     assert float(load_dataset(config(data=two)).weights[0]) == pytest.approx(sizes[0] / sum(sizes), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_mixture_resumes_exactly_and_validates_each(tmp_path, two):
     sources = [f"--data={source}" for source in two]
     assert start(tmp_path / "whole", *sources, "--mix=0.7,0.3", data=two[0]) == 2  # the first is given twice

@@ -29,6 +29,7 @@ def trained(run, steps=20):
     return state, losses
 
 
+@pytest.mark.slow
 def test_every_dtype_trains_alike():
     exact = trained(build(config()))[1]
     for word, kept in (("bfloat16", "float32"), ("bfloat16(params='master')", "bfloat16")):
