@@ -38,10 +38,9 @@ def mend_scatter(jaxlib: str, cuda: bool, environment: MutableMapping[str, str] 
 def device_per_core(environment: MutableMapping[str, str] = os.environ) -> None:
     """Lets JAX see each core of this machine as a device, which the batch is then divided among like among others.
 
-    One program that divides every product among the cores leaves them waiting for each other after each, most of the
-    time where products are small: with a part of the batch each they meet once a step. Seen in a trace of the preset
-    ``nano`` on two cores: one of them is idle for nearly half of a step (92 ms; 54 ms as two devices). What the
-    environment already says stays.
+    One program that divides every product among the cores leaves them waiting for each other after each, much of the
+    time where products are small: with a part of the batch each they meet once a step. A step of the preset ``nano``
+    takes 81 ms on two cores, and 56 ms as two devices (``benchmarks.step``). What the environment already says stays.
 
     >>> device_per_core(environment := {"JAX_NUM_CPU_DEVICES": "1"})
     >>> environment
