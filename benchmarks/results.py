@@ -70,9 +70,9 @@ def publish(folder: Path, section: str, title: str, table: str, found: dict[str,
       section: of this machine's file.
       title: says what was measured.
       table: for people.
-      found: for the file; what the section has of other names stays.
+      found: for the file, in the place of what the section held.
     """
     print(f"{title}, {machine()}\n{table}")
     path = folder / f"{machine()}.json"
-    save(path, section, {**load(path).get(section, {}), **environment(), **found})
+    save(path, section, {**found, **environment()})
     print(f"wrote {path}")
