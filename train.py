@@ -3,7 +3,7 @@
 import sys
 
 from minigpt_flax import installed
-from minigpt_flax.train import cli, command
+from minigpt_flax.train import cli, command, xla
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,4 +18,5 @@ def run(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    xla.huge_pages()
     cli.leave(main())

@@ -30,6 +30,7 @@ from minigpt_flax.train.console import Progress
 from minigpt_flax.train.folder import RunFolder
 from minigpt_flax.train.probes import PROBES
 from minigpt_flax.train.stop import Stop
+from minigpt_flax.train.xla import huge_pages
 
 STEPS = 250  # in a block, a checkpoint after it: the preset's own rhythm
 ROUNDS = 5
@@ -145,5 +146,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", cores())  # as train.py has it
+    huge_pages()  # both as train.py has them
+    jax.config.update("jax_num_cpu_devices", cores())
     sys.exit(main())

@@ -1,8 +1,9 @@
 """Speed of a training step against nanoGPT's: ``python -m benchmarks.step [--preset NAME] [--peers DIR] [--compile]``.
 
 The model, batch, precision and optimizer of a preset, here and in PyTorch, from the same weights on the same batches:
-forward, backward, clip, AdamW. Everybody does a few steps in turn, in one process, so that whatever else the machine
-does slows all. Where nothing is dropped out, the losses of both are compared as well. The results go to
+forward, backward, clip, AdamW. Everybody does a few steps in turn, so that whatever else the machine does slows all;
+ours with huge pages, as ``train.py`` has them, nanoGPT in a process of its own without, as its ``train.py``, and in
+another with. Where nothing is dropped out, the losses of both are compared as well. The results go to
 ``benchmarks/results/<machine>.json``.
 """
 
@@ -19,12 +20,14 @@ import jax
 import numpy as np
 
 from benchmarks import peers
+from benchmarks.apart import Apart
 from benchmarks.results import RESULTS, cores, publish
 from benchmarks.timing import race, ratios, spread
 from minigpt_flax.model.gpt2 import to_gpt2
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.cli import Parser, guarded, whole
 from minigpt_flax.train.config import resolve
+from minigpt_flax.train.xla import huge_pages
 
 PRESETS = {  # name -> bar of our time over nanoGPT's, steps in a turn, turns
     "nanogpt": (1.0, 10, 15),
@@ -34,6 +37,12 @@ WAYS = {  # what we do it with
     "ours": {},
     "ours, one device": {"mesh": "data=1"},
     "ours, bfloat16": {"dtype": "bfloat16"},
+}
+THEIRS = {  # what nanoGPT does it with: torch.compile, huge pages
+    "nanoGPT": (False, False),
+    "nanoGPT, compiled": (True, False),
+    "nanoGPT, huge pages": (False, True),
+    "nanoGPT, compiled, huge pages": (True, True),
 }
 ADAMW = {"weight_decay": 0.1, "betas": (0.9, 0.99)}  # nanoGPT's for these sizes
 BATCHES = 8  # different ones, made beforehand
@@ -52,10 +61,11 @@ def ours(run: Run) -> Callable[[], float]:
     return step
 
 
-def nanogpt(run: Run, folder: Path, compiled: bool) -> Callable[[], float]:
-    """The same step by nanoGPT's model and optimizer, and the lines of its ``train.py`` between them."""
+def nanogpt(preset: str, folder: Path, compiled: bool, steps: int) -> Callable[[], list[float]]:
+    """The same steps by nanoGPT's model and optimizer, and the lines of its ``train.py`` between them."""
     import torch  # pyright: ignore[reportMissingImports]
 
+    run = build(resolve({}, preset))
     model = peers.nanogpt(folder, run.model)
     ours = to_gpt2(run.init().params, run.model)
     flipped = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -81,16 +91,18 @@ def nanogpt(run: Run, folder: Path, compiled: bool) -> Callable[[], float]:
         return loss.item()
 
     rates = np.asarray(jax.vmap(run.schedule)(np.arange(run.config.steps)))
-    return step
+    return lambda: [step() for _ in range(steps)]
 
 
-def turns(step: Callable[[], float], steps: int, losses: list[float]) -> Callable[[], None]:
-    """Several steps, which leave their losses in a list."""
+def turns(run: Run, steps: int) -> Callable[[], list[float]]:
+    """Several steps of ours; their losses."""
+    step = ours(run)
+    return lambda: jax.block_until_ready([step() for _ in range(steps)])
 
-    def turn() -> None:
-        losses.extend(jax.block_until_ready([step() for _ in range(steps)]))
 
-    return turn
+def noting(turn: Callable[[], list[float]], losses: list[float]) -> Callable[[], None]:
+    """A turn that leaves its losses in a list."""
+    return lambda: losses.extend(turn())
 
 
 def measure(preset: str, folder: Path | None, rounds: int, compiled: bool) -> dict[str, Any]:
@@ -98,14 +110,14 @@ def measure(preset: str, folder: Path | None, rounds: int, compiled: bool) -> di
     _, steps, _ = PRESETS[preset]
     runs = {name: build(resolve(given, preset)) for name, given in WAYS.items()}
     run = runs["ours"]
-    contestants = {name: ours(each) for name, each in runs.items()}
+    contestants: dict[str, Callable[[], list[float]]] = {name: turns(each, steps) for name, each in runs.items()}
     absent = peers.why_not("nanoGPT/model", folder)
     if absent is None and folder is not None:
-        contestants["nanoGPT"] = nanogpt(run, folder, compiled=False)
-        if compiled:
-            contestants["nanoGPT, compiled"] = nanogpt(run, folder, compiled=True)
+        for name, (compiling, huge_pages) in THEIRS.items():
+            if compiled or not compiling:
+                contestants[name] = Apart(nanogpt, preset, folder, compiling, steps, huge_pages=huge_pages)
     losses: dict[str, list[float]] = {name: [] for name in contestants}
-    seconds = race({name: turns(step, steps, losses[name]) for name, step in contestants.items()}, rounds)
+    seconds = race({name: noting(turn, losses[name]) for name, turn in contestants.items()}, rounds)
     found: dict[str, Any] = {
         "rounds": rounds,
         "steps_in_a_round": steps,
@@ -159,5 +171,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", cores())  # as train.py has it
+    huge_pages()  # both as train.py has them
+    jax.config.update("jax_num_cpu_devices", cores())
     sys.exit(main())

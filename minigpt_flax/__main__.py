@@ -6,7 +6,7 @@ from minigpt_flax import completion, installed
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invoked import line, program
 from minigpt_flax.lab import compare, diagnose, eval, export, prepare, report, sample
-from minigpt_flax.train import command as train
+from minigpt_flax.train import command as train, xla
 from minigpt_flax.train.cli import Parser, guarded, leave
 
 COMMANDS = {
@@ -51,6 +51,7 @@ def run(arguments: list[str]) -> int:
 
 def console() -> None:
     """What the installed ``minigpt`` calls."""
+    xla.huge_pages()
     leave(main())
 
 

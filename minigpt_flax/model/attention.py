@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from minigpt_flax.model.config import DTYPE_NAMES, ModelConfig
 from minigpt_flax.model.documents import restart_positions
+from minigpt_flax.model.dropout import Dropout
 from minigpt_flax.model.init import INITS
 from minigpt_flax.model.kernels import cudnn, tpu
 from minigpt_flax.model.linear import Dense, wide_product
@@ -97,7 +98,7 @@ class Attention(nn.Module):
         self.value = Dense(config.key_value_heads * size, config.bias, init.first)
         if config.qk_norm:
             self.query_norm, self.key_norm = (Norm(config, learned=config.qk_norm_scale) for _ in range(2))
-        self.weights_dropout = nn.Dropout(config.dropout)
+        self.weights_dropout = Dropout(config.dropout)
         self.output = Dense(config.width, config.bias, init.output(config.layers))
 
     def __call__(

@@ -23,6 +23,7 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.model.attention import Attention
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.documents import number_documents, restart_positions
+from minigpt_flax.model.dropout import Dropout
 from minigpt_flax.model.head import Head, logits_of
 from minigpt_flax.model.init import INITS
 from minigpt_flax.model.layers import over_layers
@@ -50,7 +51,7 @@ class Block(nn.Module):
         """Names the parts."""
         self.norm_1, self.norm_2 = Norm(self.config), Norm(self.config)
         self.attention, self.mlp = Attention(self.config), Mlp(self.config)
-        self.residual_dropout = nn.Dropout(self.config.dropout)
+        self.residual_dropout = Dropout(self.config.dropout)
 
     def __call__(
         self, x: Float[Array, "B T D"], documents: Int[Array, "B T"] | None = None, *, deterministic: bool
@@ -85,7 +86,7 @@ class GPT(nn.Module):
             self.position_embedding = nn.Embed(config.context, config.width, embedding_init=init)
         if config.embedding_norm:
             self.embedding_norm = Norm(config)
-        self.embedding_dropout = nn.Dropout(config.dropout)
+        self.embedding_dropout = Dropout(config.dropout)
         self.final_norm = Norm(config)
         self.head = Head(config)
 
