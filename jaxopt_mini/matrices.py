@@ -3,16 +3,19 @@
 A rule for one matrix, written for a single (inputs, outputs) array, is applied to a whole tree in one go: leaves whose
 matrices have equal shapes are stacked, with the copies that each leaf is stacked of, and the rule is mapped over the
 stack. Sixty small products become one large one, and the compiled program does not grow with the number of layers.
+Where a mesh of several devices is set (``jax.set_mesh``), they divide the stack among them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, PartitionSpec
 from optax import MaskedNode
 
 from jaxopt_mini.base import GradientTransformation, Params
@@ -157,7 +160,7 @@ def map_matrices(function: Callable[..., Tree], layout: Tree, *trees: Tree) -> T
     results: list[Any] = [None] * len(rows)
     for members in _alike(flat).values():
         together = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *(flat[i] for i in members))
-        mapped = jax.vmap(function)(*together)
+        mapped = _divided(jax.vmap(function)(*_divided(together)))
         start = 0
         for i in members:
             stop = start + int(np.prod(stacks[i]))
@@ -214,6 +217,21 @@ def on_sides(matrix: jax.Array, by: Sides) -> jax.Array:
 def grams(matrix: jax.Array) -> Sides:
     """M M' and M' M."""
     return Sides(multiply(matrix, matrix.conj().mT), multiply(matrix.conj().mT, matrix))
+
+
+def _divided(stacks: Tree) -> Tree:
+    """Gives each device of the mesh that is set, if any, a part of the copies, instead of all copies to all of them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    automatic = [name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto]
+
+    def one(stack):
+        axes: list[str] = []
+        for name in automatic:
+            if len(stack) % math.prod(mesh.shape[axis] for axis in (*axes, name)) == 0:
+                axes.append(name)
+        return jax.lax.with_sharding_constraint(stack, PartitionSpec(tuple(axes))) if axes else stack
+
+    return jax.tree.map(one, stacks)
 
 
 def _leading(row: Tree, count: int) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ from minigpt_flax.train.config import RunConfig
 from minigpt_flax.train.dataset import Dataset, Part, load_dataset
 from minigpt_flax.train.evaluate import evaluate, together
 from minigpt_flax.train.launch import LAUNCHERS, Step, patient
+from minigpt_flax.train.look import Look, costly
 from minigpt_flax.train.mesh import batch_shares, check_tensor, choose_mesh, worthwhile
 from minigpt_flax.train.on_nan import Policy
 from minigpt_flax.train.optimizer import build_optimizer, rehearse
@@ -33,7 +34,7 @@ from minigpt_flax.train.precision import require
 from minigpt_flax.train.probes import skips
 from minigpt_flax.train.specs import bind, blame, parse, ready
 from minigpt_flax.train.state import TrainState, init_state
-from minigpt_flax.train.step import make_step
+from minigpt_flax.train.step import make_look, make_step
 from minigpt_flax.train.tables import KINDS
 from minigpt_flax.train.view import Probe
 
@@ -65,6 +66,7 @@ class Run(Design):
     tokenizer: Tokenizer
     batches: Callable[[int], Any]  # step -> what ``step`` takes
     step: Callable[[TrainState, Any], tuple[TrainState, dict]]
+    look: Callable[[int, TrainState, Any], dict]  # what seldom probes see of the step to come
     evaluate: Callable[..., dict[str, float]]  # (params, stop=...), see ``validation``
     mesh: Mesh
     state: TrainState  # abstract, with its shardings
@@ -84,11 +86,15 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
     data = load_dataset(config, tokenizer=tokenizer, data_hash=data_hash)
     plan = design(config, data.tokenizer)
     probes = chosen_probes(config) | {skips.__name__: skips}
+    seldom = {text: probes.pop(text) for text in config.probe if costly(text)}
     key = jax.random.key(config.seed)
     losses = loss_sum(plan.model)
 
     def make(axis: str | None) -> Step:
         return make_step(losses, plan.tx, plan.schedule, key=key, layout=plan.layout, probes=probes, axis=axis)
+
+    def make_seldom(axis: str | None) -> Callable:
+        return make_look(losses, key=key, layout=plan.layout, probes=seldom, axis=axis)
 
     mesh = sharding.make_mesh(_mesh_sizes(config, plan.shapes))
     check_tensor(mesh.shape.get("tensor", 1), heads=plan.model.heads, kv_heads=plan.model.key_value_heads)
@@ -96,14 +102,17 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
     shardings = sharding.state_shardings(mesh, shapes, plan.layout, tensor_axes(plan.shapes))
     batches = training_batches(config, data, mesh)
     if config.probe:  # a value that no probe can take shows before anything is written
-        blame(f"probe {', '.join(config.probe)}", lambda: jax.eval_shape(make(None), shapes, batches(0)))
+        for made in (make, make_seldom):
+            blame(f"probe {', '.join(config.probe)}", lambda: jax.eval_shape(made(None), shapes, batches(0)))  # noqa: B023
+    launcher = LAUNCHERS[config.parallel]
     known: dict[str, Any] = vars(plan) | {"init": jax.jit(plan.init, out_shardings=shardings)}
     return Run(
         **known,
         data=data,
         tokenizer=data.tokenizer,
         batches=batches,
-        step=patient(LAUNCHERS[config.parallel].compile(make, mesh, shardings), mesh),
+        step=patient(launcher.compile(make, mesh, shardings), mesh),
+        look=Look(patient(launcher.watch(make_seldom, mesh), mesh), seldom),
         evaluate=validation(plan.model, mesh, data, config.context),
         mesh=mesh,
         state=sharding.abstract(shapes, shardings),

@@ -106,10 +106,12 @@ def train(
             save()
         if done >= last:
             break
-        state, metrics = run.step(state, run.batches(done))
+        batch = run.batches(done)
+        seen = run.look(done, state, batch)  # before the step takes the state
+        state, metrics = run.step(state, batch)
         drain()
         done += 1
-        pending = (done, metrics)
+        pending = (done, metrics | seen)
     drain()
     with enduring():
         checkpoints.wait()

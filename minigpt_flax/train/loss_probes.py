@@ -1,7 +1,8 @@
 """Probes that compute the loss anew: of parts of the batch, or bent. They cost, and so they look only now and then.
 
-In the steps between they give NaN, which the log leaves out. Let ``every`` be a multiple of ``--log-every``, as only
-logged steps are kept. Under ``compare --vmap`` they cost their full price in every step.
+They need of a :class:`StepView` its parameters, batch and loss. In the steps between they give NaN, which the log
+leaves out. Let ``every`` be a multiple of ``--log-every``, as only logged steps are kept. Under ``compare --vmap`` they
+cost their full price in every step.
 """
 
 from __future__ import annotations
@@ -90,10 +91,14 @@ WORK: dict[str, Callable[[Mapping[str, Any], int], float]] = {
 def now_and_then(view: StepView, every: int, measure: Callable[[], dict[str, jax.Array]]) -> dict[str, jax.Array]:
     """Measures in the first step and after every so many; NaN in the others."""
     _refuse(every < 1, f"every must be at least 1, got {every}")
-    due = (view.step == 0) | ((view.step + 1) % every == 0)
     shapes = jax.eval_shape(measure)
     absent = lambda: {name: jnp.full(leaf.shape, jnp.nan, leaf.dtype) for name, leaf in shapes.items()}
-    return jax.lax.cond(due, measure, absent)
+    return jax.lax.cond(due(view.step, every), measure, absent)
+
+
+def due(step: Any, every: int) -> Any:
+    """Whether such a probe looks at the step after ``step`` others, an int or int32[]."""
+    return (step == 0) | ((step + 1) % every == 0)
 
 
 def largest_eigenvalue(product: Callable[[Any], Any], start: Any, depth: int) -> Float[Array, ""]:

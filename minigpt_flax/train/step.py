@@ -56,8 +56,7 @@ def make_step(
     probes = probes or {}
 
     def step(state: TrainState, batch: Int[Array, ...]) -> tuple[TrainState, Metrics]:
-        step_key = jax.random.fold_in(key, state.step)
-        part_key = step_key if axis is None else jax.random.fold_in(step_key, jax.lax.axis_index(axis))
+        step_key, part_key = _keys(key, state.step, axis)
         sums = lambda params, part, key: loss_sum(params, part[..., :-1], part[..., 1:], key)
         slopes = lambda part, key: jax.value_and_grad(sums, has_aux=True)(state.params, part, key)
         (total, count), grads = _over_devices(_over_parts(slopes, batch, part_key), axis)
@@ -71,22 +70,59 @@ def make_step(
             part_loss = lambda part, key: sums(params, part, key)[0]
             return _summed(_over_parts(part_loss, batch, part_key), axis) / count
 
-        def loss_of(params: Any, sequences: Int[Array, "b length"]) -> Float[Array, ""]:
-            total, count = sums(_alike(params, axis), sequences, part_key)
-            return _summed(total, axis) / _over_devices(count, axis)
-
         updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss, key=step_key, loss_fn=loss_fn)
         # Written as a clip writes its norm, so that the compiler sees that the two are one.
         norm = jnp.sqrt(sum(jnp.sum(tree.absolute_square(g)) for g in jax.tree.leaves(grads)))
         taken = state.step - sum(states.get_all(state.opt_state, "skipped").values())  # the optimizer counts these
         lr = jnp.asarray(schedule(taken), jnp.float32)
         metrics = {"loss": loss, "lr": lr, "grad_norm": norm, "grad_squares": part_squares(grads, layout)}
+        loss_of = _mean_loss(loss_sum, part_key, axis)
         view = StepView(state.step, state.params, grads, updates, opt_state, layout, lr, batch, loss_of)
         for probe in probes.values():
             metrics.update(probe(view))
         return TrainState(state.step + 1, apply_updates(state.params, updates), opt_state), metrics
 
     return step
+
+
+def make_look(
+    loss_sum: LossSum, *, key: Array, layout: Any, probes: Mapping[str, Probe], axis: str | None = None
+) -> Callable[[TrainState, Int[Array, ...]], Metrics]:
+    """Builds what looks at a step beside it: probes of the parameters and the loss alone.
+
+    Args:
+      loss_sum: the model and its loss.
+      key: random key of the run; what is dropped out is what the step drops out.
+      layout: tree of ``ParamLayout``.
+      probes: name -> function of a :class:`StepView` without gradients and updates.
+      axis: as in :func:`make_step`.
+
+    Returns:
+      A pure function of the state before the step, and its batch.
+    """
+
+    def look(state: TrainState, batch: Int[Array, ...]) -> Metrics:
+        loss_of = _mean_loss(loss_sum, _keys(key, state.step, axis)[1], axis)
+        view = StepView(state.step, state.params, None, None, state.opt_state, layout, None, batch, loss_of)
+        return {name: value for probe in probes.values() for name, value in probe(view).items()}
+
+    return look
+
+
+def _keys(key: Array, step: Array, axis: str | None) -> tuple[Array, Array]:
+    """The random key of a step, and that of this device's part of it."""
+    step_key = jax.random.fold_in(key, step)
+    return step_key, step_key if axis is None else jax.random.fold_in(step_key, jax.lax.axis_index(axis))
+
+
+def _mean_loss(loss_sum: LossSum, key: Array, axis: str | None) -> Callable[[Any, Int[Array, "b length"]], Array]:
+    """``(params, sequences) -> loss`` in nats per token."""
+
+    def loss_of(params: Any, sequences: Int[Array, "b length"]) -> Float[Array, ""]:
+        total, count = loss_sum(_alike(params, axis), sequences[..., :-1], sequences[..., 1:], key)
+        return _summed(total, axis) / _over_devices(count, axis)
+
+    return loss_of
 
 
 def _over_parts(function: Callable[[Array, Array], Any], batch: Array, key: Array) -> Any:
