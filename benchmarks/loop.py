@@ -32,8 +32,8 @@ from minigpt_flax.train.probes import PROBES
 from minigpt_flax.train.stop import Stop
 from minigpt_flax.train.xla import huge_pages
 
-STEPS = 250  # in a block, a checkpoint after it: the preset's own rhythm
-ROUNDS = 5
+STEPS = 500  # in a block, a checkpoint after it; a look of the seldom probes is in the first, whatever their rhythm
+ROUNDS = 3
 TINY = {"layers": 1, "heads": 2, "width": 16, "context": 8, "batch_size": 4}
 BARS = {"loop": 1.03, "loop with probes": 1.05}
 

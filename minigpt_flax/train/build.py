@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from minigpt_flax.train.evaluate import evaluate, together
 from minigpt_flax.train.launch import LAUNCHERS, Step, patient
 from minigpt_flax.train.look import Look, costly
 from minigpt_flax.train.mesh import batch_shares, check_tensor, choose_mesh, worthwhile
+from minigpt_flax.train.metrics import Metrics
 from minigpt_flax.train.on_nan import Policy
 from minigpt_flax.train.optimizer import build_optimizer, rehearse
 from minigpt_flax.train.precision import require
@@ -65,7 +66,7 @@ class Run(Design):
     data: Dataset
     tokenizer: Tokenizer
     batches: Callable[[int], Any]  # step -> what ``step`` takes
-    step: Callable[[TrainState, Any], tuple[TrainState, dict]]
+    step: Callable[[TrainState, Any], tuple[TrainState, Mapping]]
     look: Callable[[int, TrainState, Any], dict]  # what seldom probes see of the step to come
     evaluate: Callable[..., dict[str, float]]  # (params, stop=...), see ``validation``
     mesh: Mesh
@@ -91,7 +92,13 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
     losses = loss_sum(plan.model)
 
     def make(axis: str | None) -> Step:
-        return make_step(losses, plan.tx, plan.schedule, key=key, layout=plan.layout, probes=probes, axis=axis)
+        step = make_step(losses, plan.tx, plan.schedule, key=key, layout=plan.layout, probes=probes, axis=axis)
+
+        def packing(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+            state, metrics = step(state, batch)
+            return state, Metrics.of(metrics)
+
+        return packing
 
     def make_seldom(axis: str | None) -> Callable:
         return make_look(losses, key=key, layout=plan.layout, probes=seldom, axis=axis)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from minigpt_flax.train.sharding import batch_sharding, replicated
 from minigpt_flax.train.state import TrainState
 
-Step = Callable[[TrainState, Any], tuple[TrainState, dict]]
+Step = Callable[[TrainState, Any], tuple[TrainState, Mapping]]
 Look = Callable[[TrainState, Any], dict]
 
 
@@ -35,7 +35,7 @@ def _jit(make: Callable[[str | None], Step], mesh: Mesh, state: TrainState) -> S
     """The compiler cuts the program by where its arrays lie and puts the sums over devices in."""
     step = make(None)
 
-    def on_mesh(state: TrainState, batch: Any) -> tuple[TrainState, dict]:
+    def on_mesh(state: TrainState, batch: Any) -> tuple[TrainState, Mapping]:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # what an optimizer divides its matrices among
             return step(state, batch)
 

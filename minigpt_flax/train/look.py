@@ -18,7 +18,7 @@ def costly(text: str) -> dict[str, Any] | None:
     """The keywords of such a probe by its word, those that it leaves out too; None of another probe.
 
     >>> costly("noise"), costly("ratios")
-    ({'every': 100}, None)
+    ({'every': 200}, None)
     """
     word = parse(text, "probe")
     if word.name not in WORK:

@@ -59,8 +59,8 @@ def train(
     def drain() -> None:
         nonlocal pending
         if pending is not None:
-            (step, metrics), pending = pending, None
-            metrics = jax.device_get(metrics)
+            (step, measured), pending = pending, None
+            metrics = {name: value for each in jax.device_get(measured) for name, value in each.items()}
             for hook in hooks:
                 hook(step, metrics)
 
@@ -111,7 +111,7 @@ def train(
         state, metrics = run.step(state, batch)
         drain()
         done += 1
-        pending = (done, metrics | seen)
+        pending = (done, (metrics, seen))
     drain()
     with enduring():
         checkpoints.wait()

@@ -20,7 +20,7 @@ from minigpt_flax.train.view import StepView
 PARTS = 4  # of the batch, whose gradients are compared
 
 
-def noise(view: StepView, *, every: int = 100) -> dict[str, jax.Array]:
+def noise(view: StepView, *, every: int = 200) -> dict[str, jax.Array]:
     """Gradient noise scale: the batch, in tokens, at which signal and noise of the gradient are equal.
 
     McCandlish et al. (2018, arXiv 1812.06162), from the gradients g_i of four parts of the batch and their mean m:
@@ -30,7 +30,7 @@ def noise(view: StepView, *, every: int = 100) -> dict[str, jax.Array]:
 
     Args:
       view: of the step.
-      every: steps between two looks; each costs one more gradient of the batch.
+      every: steps between two looks; each costs about two gradients of the batch: its parts keep a device less busy.
 
     Returns:
       ``noise/scale`` (tokens), ``noise/spread`` (S), ``noise/signal`` (|G|^2).
@@ -55,7 +55,7 @@ def noise_of(view: StepView) -> dict[str, jax.Array]:
     return {"noise/scale": spread / signal, "noise/spread": spread, "noise/signal": signal}
 
 
-def sharpness(view: StepView, *, every: int = 200, sequences: int = 2, depth: int = 10) -> dict[str, jax.Array]:
+def sharpness(view: StepView, *, every: int = 500, sequences: int = 2, depth: int = 10) -> dict[str, jax.Array]:
     """The largest eigenvalue of the Hessian on a part of the batch: plain gradient descent oscillates above 2 / lr.
 
     By Lanczos from a fixed random start; after 10 products usually within some per cent, and never above.
@@ -64,7 +64,7 @@ def sharpness(view: StepView, *, every: int = 200, sequences: int = 2, depth: in
       view: of the step.
       every: steps between two looks.
       sequences: of the batch to look with.
-      depth: products with the Hessian; each costs about two gradients of these sequences.
+      depth: products with the Hessian; each costs about three gradients of these sequences.
 
     Returns:
       ``sharpness``.
@@ -83,8 +83,8 @@ def sharpness(view: StepView, *, every: int = 200, sequences: int = 2, depth: in
 
 # Work of a probe over that of a step, averaged: (its keywords, sequences in a step) -> number. A gradient is a step's.
 WORK: dict[str, Callable[[Mapping[str, Any], int], float]] = {
-    "noise": lambda words, size: 1 / words["every"],
-    "sharpness": lambda words, size: 2 * words["depth"] * min(words["sequences"], size) / size / words["every"],
+    "noise": lambda words, size: 2 / words["every"],
+    "sharpness": lambda words, size: 3 * words["depth"] * min(words["sequences"], size) / size / words["every"],
 }
 
 

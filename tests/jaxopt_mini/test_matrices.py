@@ -1,10 +1,12 @@
 """Leaves as matrices and back, and Optax's ways to say which leaves are."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxopt_mini import ParamLayout
 from jaxopt_mini.matrices import (
@@ -53,6 +55,26 @@ def test_a_rule_sees_one_matrix_and_what_belongs_to_it():
     for name in tree:
         np.testing.assert_array_equal(doubled[name], 2 * tree[name])
     assert sides["b"].inputs is None and sides["b"].outputs.shape == (4, 3) and sides["c"].inputs.shape == (5,)
+
+
+@pytest.mark.parametrize(("axes", "parts"), [({"data": 2}, 2), ({"data": 2, "fsdp": 2}, 4), ({"data": 3}, 1)])
+def test_the_devices_of_a_mesh_divide_the_stack(axes, parts):
+    """Each does its part of the products, and the result is that of one device."""
+    mesh = jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
+    layout = {"a": ParamLayout("matrix", (0,), (1,), (2,)), "b": ParamLayout("matrix", (0,), (1,), (2,))}
+    tree = normal({"a": (4, 16, 16), "b": (4, 16, 16)}, 0)
+
+    def squares(tree):
+        return map_matrices(lambda m: m @ m, layout, tree)
+
+    def on_mesh(tree):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return squares(tree)
+
+    whole = NamedSharding(mesh, PartitionSpec())
+    compiled = jax.jit(on_mesh, in_shardings=whole, out_shardings=whole).lower(tree).compile()
+    assert f"f32[{8 // parts},16,16]" in next(line for line in compiled.as_text().splitlines() if " dot(" in line)
+    chex.assert_trees_all_close(compiled(jax.device_put(tree, whole)), squares(tree), rtol=1e-6)
 
 
 def test_an_empty_tree_has_no_matrices():

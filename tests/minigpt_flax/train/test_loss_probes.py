@@ -7,7 +7,7 @@ import pytest
 
 from jaxopt_mini import chain, clip_by_norm, sgd
 from minigpt_flax.errors import UserError
-from minigpt_flax.train.build import build
+from minigpt_flax.train.build import build, loss_sum
 from minigpt_flax.train.config import resolve
 from minigpt_flax.train.loss_probes import largest_eigenvalue, noise, noise_of, sharpness
 from minigpt_flax.train.monitors import count_clips, keep_update
@@ -128,6 +128,35 @@ def test_a_word_that_no_probe_takes_is_refused(words, said):
     given = {name.replace("-", "_"): value for name, value in TINY.items() if name not in ("preset", "data")}
     with pytest.raises(UserError, match=said):
         build(resolve({**given, "data": str(TINY["data"]), "probe": (words,)}, "nano"))
+
+
+@pytest.mark.parametrize("ways", [{}, {"mesh": "data=2"}, {"parallel": "pmap", "mesh": "data=2"}])
+def test_a_seldom_probe_looks_beside_the_step_and_sees_what_the_step_takes(ways):
+    given = {name.replace("-", "_"): value for name, value in TINY.items() if name not in ("preset", "data")}
+    words = ("noise(every=3)", "sharpness(every=4)", "ratios")
+    run = build(resolve({**given, "data": str(TINY["data"]), "probe": words, **ways}, "nano"))
+    state, seen = run.init(), []
+    for t in range(4):
+        seen.append(run.look(t, state, run.batches(t)))
+        expected = noise_of(view(jnp.asarray(run.batches(t)), _loss_of(run), state.params))
+        state, metrics = run.step(state, run.batches(t))
+        assert not {"noise/scale", "sharpness"} & metrics.keys() and "update_ratio/matrix" in metrics
+        if t in (0, 2) and "parallel" not in ways:  # whose devices cut other parts of the batch
+            np.testing.assert_allclose(float(seen[t]["noise/spread"]), float(expected["noise/spread"]), rtol=2e-4)
+    assert [sorted(name for name, value in each.items() if np.isfinite(value)) for each in seen] == [
+        ["noise/scale", "noise/signal", "noise/spread", "sharpness"],
+        [],
+        ["noise/scale", "noise/signal", "noise/spread"],
+        ["sharpness"],
+    ]
+
+
+def _loss_of(run):
+    def loss_of(params, sequences):
+        total, count = loss_sum(run.model)(params, sequences[..., :-1], sequences[..., 1:], jax.random.key(0))
+        return total / count
+
+    return loss_of
 
 
 def test_a_batch_of_one_has_no_noise_to_see():
