@@ -47,7 +47,7 @@ def device_per_core(environment: MutableMapping[str, str] = os.environ) -> None:
 
     One program that divides every product among the cores leaves them waiting for each other after each, much of the
     time where products are small: with a part of the batch each they meet once a step. A step of the preset ``nano``
-    takes 81 ms on two cores, and 56 ms as two devices (``benchmarks.step``). What the environment already says stays.
+    takes 65 ms on two cores, and 50 ms as two devices (``benchmarks.step``). What the environment already says stays.
 
     >>> device_per_core(environment := {"JAX_NUM_CPU_DEVICES": "1"})
     >>> environment

@@ -130,7 +130,14 @@ def test_a_word_that_no_probe_takes_is_refused(words, said):
         build(resolve({**given, "data": str(TINY["data"]), "probe": (words,)}, "nano"))
 
 
-@pytest.mark.parametrize("ways", [{}, {"mesh": "data=2"}, {"parallel": "pmap", "mesh": "data=2"}])
+@pytest.mark.parametrize(
+    "ways",
+    [
+        {},
+        pytest.param({"mesh": "data=2"}, marks=pytest.mark.slow),
+        pytest.param({"parallel": "pmap", "mesh": "data=2"}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_seldom_probe_looks_beside_the_step_and_sees_what_the_step_takes(ways):
     given = {name.replace("-", "_"): value for name, value in TINY.items() if name not in ("preset", "data")}
     words = ("noise(every=3)", "sharpness(every=4)", "ratios")
