@@ -18,7 +18,7 @@ AXES = {
 }
 BATCH_AXES = ("data", "zero", "fsdp")
 SMALL = 1 << 25  # parameters, of which every core of a machine may hold a copy
-SHORT = 5e11  # floating-point operations of a step whose products are too small for several cores
+SHORT = 500_000_000_000  # floating-point operations of a step whose products are too small for several cores
 PARALLEL = ("jit", "pmap")
 
 
@@ -95,12 +95,12 @@ def choose_mesh(text: str | None, batch_size: int, devices: int, processes: int 
     return sizes
 
 
-def worthwhile(devices: int, *, cores: bool, parameters: int, flops: float) -> int:
+def worthwhile(devices: int, *, cores: bool, parameters: int, flops: int) -> int:
     """How many of the devices a run takes if it isn't told.
 
     Those that are cores of one machine share its memory, and one of them can use all the cores for a large product. On
-    two cores a step of the preset ``char`` (1e12 operations) takes 12.5 s as one device and 18.5 s as two, with a quarter
-    of its batch 3.9 and 3.5 s; one of ``nano`` 65 and 50 ms.
+    two cores a step of the preset ``char`` (1e12 operations) takes 12.5 s as one device and 18.5 s as two, with a
+    quarter of its batch 3.9 and 3.5 s; one of ``nano`` 65 and 50 ms.
 
     Args:
       devices: how many there are.
@@ -108,10 +108,9 @@ def worthwhile(devices: int, *, cores: bool, parameters: int, flops: float) -> i
       parameters: of the model.
       flops: of a step.
 
-    >>> worthwhile(8, cores=True, parameters=10**7, flops=1e11), worthwhile(8, cores=True, parameters=10**7, flops=1e12)
-    (8, 1)
-    >>> worthwhile(8, cores=True, parameters=10**8, flops=1e11)
-    1
+    >>> sizes = (10**7, 10**11), (10**7, 10**12), (10**8, 10**11)
+    >>> [worthwhile(8, cores=True, parameters=parameters, flops=flops) for parameters, flops in sizes]
+    [8, 1, 1]
     """
     return 1 if cores and (parameters > SMALL or flops > SHORT) else devices
 
