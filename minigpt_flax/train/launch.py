@@ -33,13 +33,13 @@ class Launcher(NamedTuple):
 
 def _jit(make: Callable[[str | None], Step], mesh: Mesh, state: TrainState) -> Step:
     """The compiler cuts the program by where its arrays lie and puts the sums over devices in."""
-    step = make(None)
+    made = make(None)
 
-    def on_mesh(state: TrainState, batch: Any) -> tuple[TrainState, Mapping]:
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, Mapping]:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # what an optimizer divides its matrices among
-            return step(state, batch)
+            return made(state, batch)
 
-    return jax.jit(on_mesh, donate_argnums=0, out_shardings=(state, replicated(mesh)))
+    return jax.jit(step, donate_argnums=0, out_shardings=(state, replicated(mesh)))
 
 
 def _jit_watch(make: Callable[[str | None], Look], mesh: Mesh) -> Look:
