@@ -103,7 +103,7 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
     def make_seldom(axis: str | None) -> Callable:
         return make_look(losses, key=key, layout=plan.layout, probes=seldom, axis=axis)
 
-    mesh = sharding.make_mesh(_mesh_sizes(config, plan))
+    mesh = sharding.make_mesh(_mesh_sizes(config, plan.shapes))
     check_tensor(mesh.shape.get("tensor", 1), heads=plan.model.heads, kv_heads=plan.model.key_value_heads)
     shapes = jax.eval_shape(plan.init)
     shardings = sharding.state_shardings(mesh, shapes, plan.layout, tensor_axes(plan.shapes))
@@ -126,12 +126,11 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
     )
 
 
-def _mesh_sizes(config: RunConfig, plan: Design) -> dict[str, int]:
+def _mesh_sizes(config: RunConfig, shapes: Any) -> dict[str, int]:
     devices, processes = jax.device_count(), jax.process_count()
     if config.mesh is None and processes == 1:
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(plan.shapes))
-        cores = jax.default_backend() == "cpu"
-        devices = worthwhile(devices, cores=cores, parameters=parameters, flops=plan.flops)
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+        devices = worthwhile(devices, cores=jax.default_backend() == "cpu", parameters=parameters)
     return choose_mesh(config.mesh, config.batch_size, devices, processes)
 
 

@@ -18,7 +18,6 @@ AXES = {
 }
 BATCH_AXES = ("data", "zero", "fsdp")
 SMALL = 1 << 25  # parameters, of which every core of a machine may hold a copy
-SHORT = 500_000_000_000  # floating-point operations of a step whose products are too small for several cores
 PARALLEL = ("jit", "pmap")
 
 
@@ -95,24 +94,20 @@ def choose_mesh(text: str | None, batch_size: int, devices: int, processes: int 
     return sizes
 
 
-def worthwhile(devices: int, *, cores: bool, parameters: int, flops: int) -> int:
+def worthwhile(devices: int, *, cores: bool, parameters: int) -> int:
     """How many of the devices a run takes if it isn't told.
 
-    Those that are cores of one machine share its memory, and one of them can use all the cores for a large product. On
-    two cores a step of the preset ``char`` (1e12 operations) takes 12.5 s as one device and 18.5 s as two, with a
-    quarter of its batch 3.9 and 3.5 s; one of ``nano`` 65 and 50 ms.
+    Those that are cores of one machine share its memory, and one of them can use all the cores for a large product.
 
     Args:
       devices: how many there are.
       cores: whether they are cores.
       parameters: of the model.
-      flops: of a step.
 
-    >>> sizes = (10**7, 10**11), (10**7, 10**12), (10**8, 10**11)
-    >>> [worthwhile(8, cores=True, parameters=parameters, flops=flops) for parameters, flops in sizes]
-    [8, 1, 1]
+    >>> worthwhile(8, cores=True, parameters=10_000_000), worthwhile(8, cores=True, parameters=124_000_000)
+    (8, 1)
     """
-    return 1 if cores and (parameters > SMALL or flops > SHORT) else devices
+    return 1 if cores and parameters > SMALL else devices
 
 
 def batch_shares(sizes: Mapping[str, int]) -> int:
