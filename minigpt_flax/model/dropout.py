@@ -34,9 +34,9 @@ class Dropout(nn.Module):
 def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> tuple[Bool[Array, ...], float]:
     """Draws what stays.
 
-    JAX's generator makes two words of 32 bits for every element and Flax's dropout a float of them: a quarter of a step
-    of the preset ``char`` on two cores, seen by leaving it out. A byte decides as well where the rate is near a
-    multiple of 1/256, and takes a seventh of that.
+    JAX's generator makes two words of 32 bits for every element and Flax's dropout a float of them. A byte decides as
+    well where the rate is near a multiple of 1/256: a step of the preset ``char`` with 16 sequences takes 2.6 s on two
+    cores instead of 3.1 s.
 
     Args:
         key: Random key.

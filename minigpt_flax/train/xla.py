@@ -65,7 +65,7 @@ def huge_pages() -> None:
 
     XLA:CPU takes the memory of a step from malloc and gives it back after it. Each time the kernel hands it out anew,
     page by page, each by a fault of its own and cleared: half a million faults in a step of the preset ``char`` with 16
-    sequences, a quarter of its time (3.6 against 2.7 s on two cores; seen by ``getrusage``). malloc asks for huge pages
+    sequences, a fifth of its time (3.5 against 2.8 s on two cores; seen by ``getrusage``). malloc asks for huge pages
     if glibc is told so, which it reads only at the start of a process. What the environment already says stays, and
     where the words of this process aren't those that Python was started with (a notebook's ``%run``), nothing is done.
     """
