@@ -113,9 +113,9 @@ def measure(preset: str, folder: Path | None, rounds: int, compiled: bool) -> di
     contestants: dict[str, Callable[[], list[float]]] = {name: turns(each, steps) for name, each in runs.items()}
     absent = peers.why_not("nanoGPT/model", folder)
     if absent is None and folder is not None:
-        for name, (compiling, huge_pages) in THEIRS.items():
+        for name, (compiling, pages) in THEIRS.items():
             if compiled or not compiling:
-                contestants[name] = Apart(nanogpt, preset, folder, compiling, steps, huge_pages=huge_pages)
+                contestants[name] = Apart(nanogpt, preset, folder, compiling, steps, huge_pages=pages)
     losses: dict[str, list[float]] = {name: [] for name in contestants}
     seconds = race({name: noting(turn, losses[name]) for name, turn in contestants.items()}, rounds)
     found: dict[str, Any] = {

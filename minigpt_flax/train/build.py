@@ -87,7 +87,8 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
     data = load_dataset(config, tokenizer=tokenizer, data_hash=data_hash)
     plan = design(config, data.tokenizer)
     probes = chosen_probes(config) | {skips.__name__: skips}
-    seldom = {text: probes.pop(text) for text in config.probe if costly(text)}
+    periods = {text: words["every"] for text in config.probe if (words := costly(text)) is not None}
+    seldom = {text: probes.pop(text) for text in periods}
     key = jax.random.key(config.seed)
     losses = loss_sum(plan.model)
 
@@ -119,7 +120,7 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
         tokenizer=data.tokenizer,
         batches=batches,
         step=patient(launcher.compile(make, mesh, shardings), mesh),
-        look=Look(patient(launcher.watch(make_seldom, mesh), mesh), seldom),
+        look=Look(patient(launcher.watch(make_seldom, mesh), mesh), tuple(periods.values())),
         evaluate=validation(plan.model, mesh, data, config.context),
         mesh=mesh,
         state=sharding.abstract(shapes, shardings),

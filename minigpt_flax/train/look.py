@@ -6,7 +6,7 @@ Inside the step, though skipped, they slowed every one: by a tenth at the preset
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from minigpt_flax.train.loss_probes import WORK, due
@@ -32,12 +32,11 @@ class Look:
 
     Args:
       function: ``(state, batch) -> metrics``.
-      probes: their words.
+      periods: steps between two looks, of each probe.
     """
 
-    def __init__(self, function: Callable[[Any, Any], dict], probes: Iterable[str]):
-        self.function = function
-        self.periods = [words["every"] for text in probes if (words := costly(text)) is not None]
+    def __init__(self, function: Callable[[Any, Any], dict], periods: Sequence[int]):
+        self.function, self.periods = function, periods
 
     def __call__(self, step: int, state: Any, batch: Any) -> dict:
         """What they see of the step after ``step`` others; its state is not yet given away."""
