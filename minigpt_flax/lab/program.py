@@ -55,13 +55,14 @@ class Program:
     def single(self, config: RunConfig) -> Run:
         """One run of this program, for the ordinary loop."""
         knobs = self.knobs(config)
+        step = lambda state, batch: self.step(knobs, state, batch)  # with all probes
         return dataclasses.replace(
             self.run,
             config=config,
             batches=training_batches(config, self.run.data, self.run.mesh),
             init=lambda: self.init(knobs),
-            step=lambda state, batch: self.step(knobs, state, batch),
-            look=lambda *_: {},  # all probes are in the step
+            step=step,
+            observed=step,
         )
 
 

@@ -26,7 +26,6 @@ from minigpt_flax.train.config import RunConfig
 from minigpt_flax.train.dataset import Dataset, Part, load_dataset
 from minigpt_flax.train.evaluate import evaluate, together
 from minigpt_flax.train.launch import LAUNCHERS, Step, patient
-from minigpt_flax.train.look import Look, costly
 from minigpt_flax.train.mesh import batch_shares, check_tensor, choose_mesh, worthwhile
 from minigpt_flax.train.metrics import Metrics
 from minigpt_flax.train.on_nan import Policy
@@ -35,11 +34,12 @@ from minigpt_flax.train.precision import require
 from minigpt_flax.train.probes import skips
 from minigpt_flax.train.specs import bind, blame, parse, ready
 from minigpt_flax.train.state import TrainState, init_state
-from minigpt_flax.train.step import make_look, make_step
+from minigpt_flax.train.step import make_step
 from minigpt_flax.train.tables import KINDS
 from minigpt_flax.train.view import Probe
 
 EVALUATION_TOKENS = 4096  # in one batch of a validation
+ALWAYS: dict[str, Probe] = {skips.__name__: skips}  # in every step
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Run(Design):
     tokenizer: Tokenizer
     batches: Callable[[int], Any]  # step -> what ``step`` takes
     step: Callable[[TrainState, Any], tuple[TrainState, Mapping]]
-    look: Callable[[int, TrainState, Any], dict]  # what seldom probes see of the step to come
+    observed: Callable[[TrainState, Any], tuple[TrainState, Mapping]]  # the step with its probes
     evaluate: Callable[..., dict[str, float]]  # (params, stop=...), see ``validation``
     mesh: Mesh
     state: TrainState  # abstract, with its shardings
@@ -86,13 +86,10 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
     """
     data = load_dataset(config, tokenizer=tokenizer, data_hash=data_hash)
     plan = design(config, data.tokenizer)
-    probes = chosen_probes(config) | {skips.__name__: skips}
-    periods = {text: words["every"] for text in config.probe if (words := costly(text)) is not None}
-    seldom = {text: probes.pop(text) for text in periods}
     key = jax.random.key(config.seed)
     losses = loss_sum(plan.model)
 
-    def make(axis: str | None) -> Step:
+    def make(axis: str | None, probes: Mapping[str, Probe]) -> Step:
         step = make_step(losses, plan.tx, plan.schedule, key=key, layout=plan.layout, probes=probes, axis=axis)
 
         def packing(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
@@ -101,26 +98,24 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
 
         return packing
 
-    def make_seldom(axis: str | None) -> Callable:
-        return make_look(losses, key=key, layout=plan.layout, probes=seldom, axis=axis)
-
+    bare, probed = functools.partial(make, probes=ALWAYS), functools.partial(make, probes=chosen_probes(config))
     mesh = sharding.make_mesh(_mesh_sizes(config, plan.shapes))
     check_tensor(mesh.shape.get("tensor", 1), heads=plan.model.heads, kv_heads=plan.model.key_value_heads)
     shapes = jax.eval_shape(plan.init)
     shardings = sharding.state_shardings(mesh, shapes, plan.layout, tensor_axes(plan.shapes))
     batches = training_batches(config, data, mesh)
     if config.probe:  # a value that no probe can take shows before anything is written
-        for made in (make, make_seldom):
-            blame(f"probe {', '.join(config.probe)}", lambda: jax.eval_shape(made(None), shapes, batches(0)))  # noqa: B023
-    launcher = LAUNCHERS[config.parallel]
+        blame(f"probe {', '.join(config.probe)}", lambda: jax.eval_shape(probed(None), shapes, batches(0)))
+    launched = lambda make: patient(LAUNCHERS[config.parallel].compile(make, mesh, shardings), mesh)
+    step = launched(bare)
     known: dict[str, Any] = vars(plan) | {"init": jax.jit(plan.init, out_shardings=shardings)}
     return Run(
         **known,
         data=data,
         tokenizer=data.tokenizer,
         batches=batches,
-        step=patient(launcher.compile(make, mesh, shardings), mesh),
-        look=Look(patient(launcher.watch(make_seldom, mesh), mesh), tuple(periods.values())),
+        step=step,
+        observed=launched(probed) if config.probe else step,
         evaluate=validation(plan.model, mesh, data, config.context),
         mesh=mesh,
         state=sharding.abstract(shapes, shardings),
@@ -136,13 +131,13 @@ def _mesh_sizes(config: RunConfig, shapes: Any) -> dict[str, int]:
 
 
 def chosen_probes(config: RunConfig) -> dict[str, Probe]:
-    """The probes of a run, by their words.
+    """The probes of a run by their words, and what is always measured.
 
     Raises:
       UserError: a word is wrong.
     """
     kind = KINDS["probe"]
-    return {text: ready(parse(text, "probe"), kind.table, "probe", kind.given) for text in config.probe}
+    return {text: ready(parse(text, "probe"), kind.table, "probe", kind.given) for text in config.probe} | ALWAYS
 
 
 def design(config: RunConfig, tokenizer: Tokenizer) -> Design:

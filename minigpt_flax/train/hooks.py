@@ -96,6 +96,11 @@ class LeftOut:
             self.say(f"step {step} was left out: loss {loss:.4g}, gradient norm {norm:.3g}; {self.skipped} so far")
 
 
+def on_record(step: int, every: int) -> bool:
+    """Whether the log keeps this step: the first, and every so many. Probes measure in these alone."""
+    return step == 1 or step % every == 0
+
+
 class Log:
     """Appends a line to ``metrics.jsonl`` every ``every`` steps. A number that isn't finite is ``null`` there.
 
@@ -150,7 +155,7 @@ class Log:
         A probe that has nothing to say of a step gives NaN, and is left out.
         """
         broke = not np.isfinite(metrics["loss"] + metrics["grad_norm"])
-        if step % self.every == 0 or step == 1 or broke:
+        if on_record(step, self.every) or broke:
             numbers = {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
             measured = lambda name: name in ALWAYS or not math.isnan(numbers[name])
             self.write(step, {name: value for name, value in numbers.items() if measured(name)})

@@ -14,7 +14,6 @@ from minigpt_flax.train.sharding import batch_sharding, replicated
 from minigpt_flax.train.state import TrainState
 
 Step = Callable[[TrainState, Any], tuple[TrainState, Mapping]]
-Look = Callable[[TrainState, Any], dict]
 
 
 class Launcher(NamedTuple):
@@ -22,12 +21,10 @@ class Launcher(NamedTuple):
 
     Attributes:
       compile: ``(make, mesh, shardings of the state) -> step``; ``make`` takes the name of the devices' axis, or None.
-      watch: ``(make, mesh) -> function of state and batch`` that leaves them and gives what is whole on every device.
       order: ``(accum, batch size, mesh) -> (numbers of the rows as the step takes them, their sharding)``.
     """
 
     compile: Callable[[Callable[[str | None], Step], Mesh, TrainState], Step]
-    watch: Callable[[Callable[[str | None], Look], Mesh], Look]
     order: Callable[[int, int, Mesh], tuple[np.ndarray, NamedSharding]]
 
 
@@ -42,10 +39,6 @@ def _jit(make: Callable[[str | None], Step], mesh: Mesh, state: TrainState) -> S
     return jax.jit(step, donate_argnums=0, out_shardings=(state, replicated(mesh)))
 
 
-def _jit_watch(make: Callable[[str | None], Look], mesh: Mesh) -> Look:
-    return jax.jit(make(None), out_shardings=replicated(mesh))
-
-
 def _jit_order(accum: int, batch_size: int, mesh: Mesh) -> tuple[np.ndarray, NamedSharding]:
     rows = np.arange(accum * batch_size)
     if accum == 1:
@@ -55,16 +48,9 @@ def _jit_order(accum: int, batch_size: int, mesh: Mesh) -> tuple[np.ndarray, Nam
 
 def _pmap(make: Callable[[str | None], Step], mesh: Mesh, state: TrainState) -> Step:
     """Every device runs the program on its part of the batch, and the step itself sums over the axis."""
-    return _mapped(make, mesh, donate_argnums=0)
-
-
-def _pmap_watch(make: Callable[[str | None], Look], mesh: Mesh) -> Look:
-    return _mapped(make, mesh)
-
-
-def _mapped(make: Callable[[str | None], Callable], mesh: Mesh, **how: Any) -> Callable:
     (axis,) = mesh.axis_names
-    function = jax.pmap(make(axis), axis, in_axes=(None, 0), out_axes=None, devices=list(mesh.devices.flat), **how)
+    devices = list(mesh.devices.flat)
+    function = jax.pmap(make(axis), axis, in_axes=(None, 0), out_axes=None, devices=devices, donate_argnums=0)
     return function if jax.process_count() == 1 else Shared(function, mesh)
 
 
@@ -73,7 +59,7 @@ def _pmap_order(accum: int, batch_size: int, mesh: Mesh) -> tuple[np.ndarray, Na
     return (rows[:, 0] if accum == 1 else rows), NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
 
 
-LAUNCHERS = {"jit": Launcher(_jit, _jit_watch, _jit_order), "pmap": Launcher(_pmap, _pmap_watch, _pmap_order)}
+LAUNCHERS = {"jit": Launcher(_jit, _jit_order), "pmap": Launcher(_pmap, _pmap_order)}
 
 
 class Shared:

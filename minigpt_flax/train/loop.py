@@ -12,7 +12,7 @@ import jax
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.evaluate import Abandoned
-from minigpt_flax.train.hooks import Hook
+from minigpt_flax.train.hooks import Hook, on_record
 from minigpt_flax.train.state import TrainState
 from minigpt_flax.train.stop import Diverged, Stop, Unsaved
 
@@ -60,7 +60,7 @@ def train(
         nonlocal pending
         if pending is not None:
             (step, measured), pending = pending, None
-            metrics = {name: value for each in jax.device_get(measured) for name, value in each.items()}
+            metrics = jax.device_get(measured)
             for hook in hooks:
                 hook(step, metrics)
 
@@ -106,12 +106,11 @@ def train(
             save()
         if done >= last:
             break
-        batch = run.batches(done)
-        seen = run.look(done, state, batch)  # before the step takes the state
-        state, metrics = run.step(state, batch)
+        step = run.observed if on_record(done + 1, config.log_every) else run.step
+        state, metrics = step(state, run.batches(done))
         drain()
         done += 1
-        pending = (done, (metrics, seen))
+        pending = (done, metrics)
     drain()
     with enduring():
         checkpoints.wait()

@@ -1,8 +1,8 @@
 """Probes that compute the loss anew: of parts of the batch, or bent. They cost, and so they look only now and then.
 
 They need of a :class:`StepView` its parameters, batch and loss. In the steps between they give NaN, which the log
-leaves out. Let ``every`` be a multiple of ``--log-every``, as only logged steps are kept. Under ``compare --vmap`` they
-cost their full price in every step.
+leaves out. Let ``every`` be a multiple of ``--log-every``, as nothing is measured in steps that the log doesn't keep.
+Under ``compare --vmap`` they cost their full price in every step.
 """
 
 from __future__ import annotations

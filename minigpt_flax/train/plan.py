@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
@@ -15,11 +16,10 @@ from minigpt_flax.train.build import Run
 from minigpt_flax.train.clock import quantity
 from minigpt_flax.train.config import RunConfig, complete_groups
 from minigpt_flax.train.groups import REST
-from minigpt_flax.train.look import costly
 from minigpt_flax.train.loss_probes import WORK
 from minigpt_flax.train.mesh import spell_mesh
 from minigpt_flax.train.optimizer import decay_rates, labels
-from minigpt_flax.train.probes import remembered
+from minigpt_flax.train.probes import PROBES, remembered
 from minigpt_flax.train.sharding import device_bytes
 from minigpt_flax.train.specs import parse
 
@@ -133,10 +133,11 @@ def _optimizers(run: Run) -> str:
 
 def _probe(text: str, sequences: int) -> str:
     """A probe and what it costs."""
-    words = costly(text)
-    if words is None:
-        return f"{text}: a pass over the parameters in every step"
-    return f"{text}: about {WORK[parse(text, 'probe').name](words, sequences):.1%} more work"
+    word = parse(text, "probe")
+    if word.name not in WORK:
+        return f"{text}: a pass over the parameters in the steps on record"
+    defaults = {p.name: p.default for p in inspect.signature(PROBES[word.name]).parameters.values()}
+    return f"{text}: about {WORK[word.name]({**defaults, **word.keywords}, sequences):.1%} more work"
 
 
 def _decay(rates: dict[str, float]) -> str:

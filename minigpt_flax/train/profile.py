@@ -39,24 +39,23 @@ def read_steps(text: str, done: int, last: int) -> tuple[int, int]:
     return first, end
 
 
-class Profiled:
-    """A step that traces itself from its call number ``first`` to number ``last``.
+class Trace:
+    """Makes of a step one that traces itself from step number ``first`` to number ``last``.
 
     Args:
-      step: the step.
-      done: steps that were done before its first call.
+      done: steps that were done before.
       first: step to begin with.
       last: step to end after.
       folder: takes the trace.
       say: takes a line when it is written.
     """
 
-    def __init__(self, step: Callable, done: int, first: int, last: int, folder: Path, say: Callable[[str], None]):
-        self.step, self.count, self.first, self.last = step, done, first, last
+    def __init__(self, done: int, first: int, last: int, folder: Path, say: Callable[[str], None]):
+        self.count, self.first, self.last = done, first, last
         self.folder, self.say = folder, say
         self._tracing = False
 
-    def __enter__(self) -> Profiled:
+    def __enter__(self) -> Trace:
         """Begins."""
         return self
 
@@ -64,23 +63,23 @@ class Profiled:
         """Ends a trace that the run didn't come to the end of."""
         self._stop()
 
-    def __call__(self, state: Any, batch: Any) -> Any:
-        """Does a step."""
-        self.count += 1
-        if self.count == self.first:
-            jax.block_until_ready(state)  # or the trace would begin in the middle of the step before
-            jax.profiler.start_trace(str(self.folder), create_perfetto_trace=True)
-            self._tracing = True
-        with jax.profiler.StepTraceAnnotation("step", step_num=self.count):
-            result = self.step(state, batch)
-        if self.count == self.last:
-            jax.block_until_ready(result)
-            self._stop()
-        return result
+    def __call__(self, step: Callable) -> Callable:
+        """The step, traced; all that are made so are counted together."""
 
-    def __getattr__(self, name: str) -> Any:
-        """Whatever else the step has."""
-        return getattr(self.step, name)
+        def traced(state: Any, batch: Any) -> Any:
+            self.count += 1
+            if self.count == self.first:
+                jax.block_until_ready(state)  # or the trace would begin in the middle of the step before
+                jax.profiler.start_trace(str(self.folder), create_perfetto_trace=True)
+                self._tracing = True
+            with jax.profiler.StepTraceAnnotation("step", step_num=self.count):
+                result = step(state, batch)
+            if self.count == self.last:
+                jax.block_until_ready(result)
+                self._stop()
+            return result
+
+        return traced
 
     def _stop(self) -> None:
         if not self._tracing:

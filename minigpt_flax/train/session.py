@@ -37,7 +37,7 @@ from minigpt_flax.train.folder import RunFolder, create_free, read, show
 from minigpt_flax.train.once import Ahead
 from minigpt_flax.train.origin import digest, first_params, first_state, inherited, known_tokenizer, origin
 from minigpt_flax.train.processes import from_first, held_by_first, is_first, together
-from minigpt_flax.train.profile import Profiled, read_steps
+from minigpt_flax.train.profile import Trace, read_steps
 from minigpt_flax.train.specs import parse
 from minigpt_flax.train.state import TrainState
 from minigpt_flax.train.stop import Failed, Stop
@@ -83,8 +83,10 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
 
 
 def compiling(run: Run) -> Run:
-    """The run, with its step being compiled while the first state is made or read."""
-    return dataclasses.replace(run, step=Ahead(run.step, run.state, run.batches(0)))
+    """The run, with its step being compiled while the first state is made or read; of both, that with probes first."""
+    observed = Ahead(run.observed, run.state, run.batches(0))
+    step = observed if run.step is run.observed else Ahead(run.step, run.state, run.batches(0))
+    return dataclasses.replace(run, step=step, observed=observed)
 
 
 def _early(stop: Stop, request: Request) -> bool:
@@ -179,11 +181,11 @@ def follow(
 ) -> None:
     """Trains and reports the end."""
     config, done, voice = run.config, int(state.step), voices.of(request)
-    traced = tracing(request, run, folder, done)
+    traced = tracing(request, config, folder, done)
     if not stop():
         voice.plan(run, folder, done)
-    with voice.progress(config, done) as progress, traced as step:
-        part = dataclasses.replace(run, step=step)
+    with voice.progress(config, done) as progress, traced as trace:
+        part = dataclasses.replace(run, step=trace(run.step), observed=trace(run.observed))
         state = train_on(part, state, Sitting(folder, checkpoints, progress, stop, request.stop_after))
     try:
         if not stop():
@@ -204,12 +206,12 @@ def last_step(config: RunConfig, request: Request) -> int:
     return min(config.steps, request.stop_after or config.steps)
 
 
-def tracing(request: Request, run: Run, folder: RunFolder, done: int) -> AbstractContextManager:
-    """The run's step, which traces itself where that is asked for."""
+def tracing(request: Request, config: RunConfig, folder: RunFolder, done: int) -> AbstractContextManager:
+    """Makes of a step one that traces itself where that is asked for."""
     if request.profile is None:
-        return nullcontext(run.step)
-    first, last = read_steps(request.profile, done, last_step(run.config, request))
-    return Profiled(run.step, done, first, last, folder.profile, lambda text: voices.of(request).label("profile", text))
+        return nullcontext(lambda step: step)
+    first, last = read_steps(request.profile, done, last_step(config, request))
+    return Trace(done, first, last, folder.profile, lambda text: voices.of(request).label("profile", text))
 
 
 def keep_compiled(request: Request) -> None:

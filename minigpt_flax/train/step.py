@@ -56,7 +56,8 @@ def make_step(
     probes = probes or {}
 
     def step(state: TrainState, batch: Int[Array, ...]) -> tuple[TrainState, Metrics]:
-        step_key, part_key = _keys(key, state.step, axis)
+        step_key = jax.random.fold_in(key, state.step)
+        part_key = step_key if axis is None else jax.random.fold_in(step_key, jax.lax.axis_index(axis))
         sums = lambda params, part, key: loss_sum(params, part[..., :-1], part[..., 1:], key)
         slopes = lambda part, key: jax.value_and_grad(sums, has_aux=True)(state.params, part, key)
         (total, count), grads = _over_devices(_over_parts(slopes, batch, part_key), axis)
@@ -83,36 +84,6 @@ def make_step(
         return TrainState(state.step + 1, apply_updates(state.params, updates), opt_state), metrics
 
     return step
-
-
-def make_look(
-    loss_sum: LossSum, *, key: Array, layout: Any, probes: Mapping[str, Probe], axis: str | None = None
-) -> Callable[[TrainState, Int[Array, ...]], Metrics]:
-    """Builds what looks at a step beside it: probes of the parameters and the loss alone.
-
-    Args:
-      loss_sum: the model and its loss.
-      key: random key of the run; what is dropped out is what the step drops out.
-      layout: tree of ``ParamLayout``.
-      probes: name -> function of a :class:`StepView` without gradients and updates.
-      axis: as in :func:`make_step`.
-
-    Returns:
-      A pure function of the state before the step, and its batch.
-    """
-
-    def look(state: TrainState, batch: Int[Array, ...]) -> Metrics:
-        loss_of = _mean_loss(loss_sum, _keys(key, state.step, axis)[1], axis)
-        view = StepView(state.step, state.params, None, None, state.opt_state, layout, None, batch, loss_of)
-        return {name: value for probe in probes.values() for name, value in probe(view).items()}
-
-    return look
-
-
-def _keys(key: Array, step: Array, axis: str | None) -> tuple[Array, Array]:
-    """The random key of a step, and that of this device's part of it."""
-    step_key = jax.random.fold_in(key, step)
-    return step_key, step_key if axis is None else jax.random.fold_in(step_key, jax.lax.axis_index(axis))
 
 
 def _mean_loss(loss_sum: LossSum, key: Array, axis: str | None) -> Callable[[Any, Int[Array, "b length"]], Array]:

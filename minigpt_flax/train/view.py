@@ -13,11 +13,11 @@ class StepView(NamedTuple):
 
     step: jax.Array  # int32[]
     params: Any  # before the update
-    grads: Any  # mean over tokens, before clipping; None beside the step
-    updates: Any  # what is added to the parameters; None beside the step
-    opt_state: Any  # after the update; before it beside the step
+    grads: Any  # mean over tokens, before clipping
+    updates: Any  # what is added to the parameters
+    opt_state: Any  # after the update
     layout: Any  # tree of ParamLayout
-    lr: jax.Array | None  # float32[]; None beside the step
+    lr: jax.Array  # float32[]
     batch: Any = None  # int32[B, T + 1], or int32[K, B, T + 1] of K micro-batches
     loss_of: Any = None  # (params, int32[b, T + 1]) -> float32[], mean loss in nats per token of some sequences
 

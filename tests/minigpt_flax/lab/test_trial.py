@@ -2,9 +2,11 @@
 
 from contextlib import nullcontext
 
+import jax
 import numpy as np
 import pytest
 
+from minigpt_flax.lab.program import program
 from minigpt_flax.lab.trial import guard, log
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config import resolve
@@ -19,5 +21,7 @@ def test_a_step_that_was_left_out_ends_only_a_run_that_leaves_none_out(policy, g
     run = build(resolve({**sizes, "data": str(TINY["data"]), "mesh": "data=1", "on_nan": policy}, "nano"))
     look = guard(run, log(run, RunFolder(tmp_path)))
     broken = {"loss": np.nan, "grad_norm": np.nan, "grad_squares": np.full(len(look.names), np.nan)}
+    step = program(run, run.config.steps).single(run.config).step
+    assert ("skipped_in_a_row" in jax.eval_shape(step, run.state, run.batches(0))[1]) == goes_on
     with nullcontext() if goes_on else pytest.raises(Diverged):
         look(3, broken | {"skipped_in_a_row": 1})

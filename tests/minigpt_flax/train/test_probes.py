@@ -1,11 +1,15 @@
-"""What a probe says of a step against the same computed by hand."""
+"""What a probe says of a step against the same computed by hand, and in which steps it is asked."""
+
+import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_mini import ParamLayout
+from minigpt_flax.train import session
 from minigpt_flax.train.probes import layers
 from minigpt_flax.train.view import StepView
+from tests.minigpt_flax.train.runs import records, start
 
 
 def test_ratios_by_layer_are_those_of_the_layers_apart():
@@ -24,3 +28,28 @@ def test_ratios_by_layer_are_those_of_the_layers_apart():
     measured = layers(view)
     assert measured.keys() == expected.keys()
     np.testing.assert_allclose(list(measured.values()), list(expected.values()), rtol=1e-5)
+
+
+def test_only_the_steps_on_record_are_observed(tmp_path, monkeypatch):
+    counted = {"step": 0, "observed": 0}
+
+    def counting(run, name):
+        function = getattr(run, name)
+
+        def step(*given):
+            counted[name] += 1
+            return function(*given)
+
+        step.lower = function.lower
+        return step
+
+    def build(*given, built=session.build, **more):
+        run = built(*given, **more)
+        return dataclasses.replace(run, **{name: counting(run, name) for name in counted})
+
+    monkeypatch.setattr(session, "build", build)
+    assert start(tmp_path / "run", "--probe=ratios", "--probe=sharpness(every=6)", log_every=3, steps=8) == 0
+    assert counted == {"step": 5, "observed": 3}
+    lines = [line for line in records(tmp_path / "run") if "loss" in line]
+    assert [(line["step"], "sharpness" in line) for line in lines] == [(1, True), (3, False), (6, True)]
+    assert all("update_ratio/matrix" in line for line in lines)
