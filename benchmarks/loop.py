@@ -69,7 +69,10 @@ def bare(run: Run) -> None:
 def whole_loop(run: Run) -> Watched:
     """The steps as ``train.py`` does them."""
     watched, config = Watched(run.step), run.config
-    run = dataclasses.replace(run, step=watched, evaluate=lambda params, stop: {"val_loss": 1.0, "val_sem": 0.0})
+    observed = watched if run.observed is run.step else run.observed
+    run = dataclasses.replace(
+        run, step=watched, observed=observed, evaluate=lambda params, stop: {"val_loss": 1.0, "val_sem": 0.0}
+    )
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         folder = RunFolder(Path(scratch))
         with (

@@ -1,12 +1,12 @@
-"""How the schedule changes the final result: all of them, at the same budget, each at the best of three rates."""
+"""How the schedule changes the final result: all of them, at the same budget, each at the best of two rates."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import statistics
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,17 +19,34 @@ from minigpt_flax.lab.plots import COLOURS, DASHES, dress
 from minigpt_flax.lab.program import Program, program, rate_tables
 from minigpt_flax.lab.verdict import sem
 from minigpt_flax.train.build import build
+from minigpt_flax.train.config import RunConfig
 
-# Noisy, and long enough that settling pays: in 800 steps of 12 sequences a constant rate was ahead.
-SIZES = {"width": 32, "batch_size": 4}
-STEPS, RATES, SEEDS = 3000, (3e-3, 1e-2), (0, 1)
+
+class Size(NamedTuple):
+    """Of a run."""
+
+    steps: int
+    batch_size: int
+
+
+LONG, SHORT = Size(3000, 4), Size(800, 12)  # noisy, and long enough that settling pays; and the opposite
+RATES, SEEDS = (3e-3, 1e-2), (0, 1, 2, 3)
+IN_SHORT = ("constant", "warmup_constant", "warmup_cosine", "wsd")
+WARMED = {"cosine": "warmup_cosine", "linear": "warmup_linear", "constant": "warmup_constant"}
+Losses = Mapping[tuple[str, float, int], float | None]
+Ranked = dict[str, tuple[float, list[float]]]
 SHOWN = ("constant", "step", "cosine", "one_cycle", "inverse_sqrt", "wsd", "warmup_linear")  # in the picture of rates
 
 
+def smaller(size: Size, **more: Any) -> RunConfig:
+    """A run of a GPT that is smaller still."""
+    return config(**size._asdict(), width=32, **more)
+
+
 @functools.cache
-def parts() -> tuple[Program, Callable[..., Any]]:
-    """The small GPT's program, and all steps of a run of it in one."""
-    made = program(build(config(STEPS, **SIZES)), STEPS)
+def parts(size: Size) -> tuple[Program, Callable[..., Any]]:
+    """Its program, and all steps of a run of it in one."""
+    made = program(build(smaller(size)), size.steps)
 
     def train(knobs: Any, data: jax.Array) -> Any:
         return jax.lax.scan(lambda state, batch: (made.step(knobs, state, batch)[0], None), made.init(knobs), data)[0]
@@ -37,32 +54,32 @@ def parts() -> tuple[Program, Callable[..., Any]]:
     return made, jax.jit(train)
 
 
-def final(schedule: str, rate: float, seed: int) -> float | None:
+def final(size: Size, schedule: str, rate: float, seed: int) -> float | None:
     """Validation loss at the end of a run."""
-    made, train = parts()
-    one = made.single(dataclasses.replace(config(STEPS, schedule=schedule, lr=rate, **SIZES), seed=seed))
-    return final_loss(one, train(made.knobs(one.config), batches(one, STEPS)))
+    made, train = parts(size)
+    one = made.single(dataclasses.replace(smaller(size, schedule=schedule, lr=rate), seed=seed))
+    return final_loss(one, train(made.knobs(one.config), batches(one, size.steps)))
 
 
-def measure(kept: Kept) -> dict[str, Any]:
-    """Losses of every run, by its words; the rates of every schedule."""
-    names = [(schedule, rate, seed) for schedule in SCHEDULES for rate in RATES for seed in SEEDS]
-    found = {name: kept.get(" ".join(map(str, name)), functools.partial(final, *name)) for name in names}
-    layout = parts()[0].run.layout
-    shapes = {
-        name: kept.get(
-            f"rates {name}",
-            lambda name=name: rate_tables(config(STEPS, schedule=name, **SIZES), layout, STEPS)[0].tolist(),
-        )
-        for name in SCHEDULES
+def losses(kept: Kept, size: Size, schedules: Iterable[str]) -> Losses:
+    """The loss of every run, by its words."""
+    names = [(schedule, rate, seed) for schedule in schedules for rate in RATES for seed in SEEDS]
+    return {
+        name: kept.get(" ".join(map(str, (size.steps, *name))), functools.partial(final, size, *name)) for name in names
     }
-    return {"losses": found, "rates": shapes}
 
 
-def best(losses: Mapping[tuple[str, float, int], float | None]) -> dict[str, tuple[float, list[float]]]:
+def shapes(kept: Kept) -> dict[str, list[float]]:
+    """The rate of every step of the long run, by schedule."""
+    layout = parts(LONG)[0].run.layout
+    table = lambda name: rate_tables(smaller(LONG, schedule=name), layout, LONG.steps)[0].tolist()
+    return {name: kept.get(f"rates {name}", functools.partial(table, name)) for name in SCHEDULES}
+
+
+def best(losses: Losses) -> dict[str, tuple[float, list[float]]]:
     """Schedule -> its best rate and the losses at it, the best schedule first; a rate at which one broke is out."""
     found = {}
-    for schedule in SCHEDULES:
+    for schedule in dict.fromkeys(schedule for schedule, _, _ in losses):
         curves = {rate: [losses[schedule, rate, seed] for seed in SEEDS] for rate in RATES}
         whole = {rate: values for rate, values in curves.items() if None not in values}
         rate = min(whole, key=lambda rate: statistics.fmean(whole[rate]))
@@ -70,17 +87,16 @@ def best(losses: Mapping[tuple[str, float, int], float | None]) -> dict[str, tup
     return dict(sorted(found.items(), key=lambda item: statistics.fmean(item[1][1])))
 
 
-def pictures(found: Mapping[str, Any]) -> dict[str, Figure]:
+def pictures(shapes: Mapping[str, list[float]], ranked: Ranked) -> dict[str, Figure]:
     """The rates over the run, and the final losses."""
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = Figure(figsize=(11, 5), layout="constrained")
     rates, finals = figure.subplots(1, 2, width_ratios=(1, 1.2))
     for i, name in enumerate(SHOWN):
         how = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
-        rates.plot(np.array(found["rates"][name]) / max(found["rates"][name]), label=name, **how)
+        rates.plot(np.array(shapes[name]) / max(shapes[name]), label=name, **how)
     rates.set_xlabel("step")
-    rates.legend(frameon=False, fontsize=8)
+    rates.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     dress(rates, "rate / peak")
-    ranked = best(found["losses"])
     for i, (_, values) in enumerate(reversed(ranked.values())):
         finals.plot(values, [i] * len(values), ".", color="0.6")
         finals.plot([statistics.fmean(values)], [i], "D", color=COLOURS[0])
@@ -92,31 +108,39 @@ def pictures(found: Mapping[str, Any]) -> dict[str, Figure]:
 
 def answer(kept: Kept) -> tuple[dict[str, Figure], dict[str, str]]:
     """Measures what is missing; returns the page's pictures and facts."""
-    found = measure(kept)
-    ranked = best(found["losses"])
-    rows = [
-        [f"`{name}`", f"{rate:g}", f"{statistics.fmean(values):.4f}", f"{sem(values):.4f}", _against(values, ranked)]
-        for name, (rate, values) in ranked.items()
-    ]
+    ranked, short = best(losses(kept, LONG, SCHEDULES)), best(losses(kept, SHORT, IN_SHORT))
+    of = lambda name: ranked[name][1]
     first, last = next(iter(ranked)), list(ranked)[-1]
-    spread = statistics.fmean(ranked[last][1]) - statistics.fmean(ranked[first][1])
-    constant = statistics.fmean(ranked["constant"][1]) - statistics.fmean(ranked[first][1])
     facts = dict(
         first=first,
         last=last,
-        constant=f"{constant:.2f}",
-        spread=f"{spread:.2f}",
-        table=page.table(["schedule", "best peak", "loss", "+- error", "behind the first"], rows),
+        constant=behind(of("constant"), of(first)),
+        spread=behind(of(last), of(first)),
+        table=table(ranked),
+        short=table(short),
+        warmed=", ".join(f"`{warm}` {behind(of(cold), of(warm))} below `{cold}`" for cold, warm in WARMED.items()),
         rates=", ".join(f"{rate:g}" for rate in RATES),
         seeds=str(len(SEEDS)),
-        steps=f"{STEPS:,}",
-        tokens=str(config(STEPS, **SIZES).step_tokens),
+        steps=f"{LONG.steps:,}",
+        tokens=str(smaller(LONG).step_tokens),
+        short_steps=str(SHORT.steps),
+        short_tokens=str(smaller(SHORT).step_tokens),
     )
-    return pictures(found), facts
+    return pictures(shapes(kept), ranked), facts
 
 
-def _against(values: list[float], ranked: Mapping[str, tuple[float, list[float]]]) -> str:
-    """The mean difference to the first, seed by seed, and its standard error."""
+def table(ranked: Ranked) -> str:
+    """The schedules, the best first."""
     first = next(iter(ranked.values()))[1]
-    differences = [a - b for a, b in zip(values, first, strict=True)]
-    return f"{statistics.fmean(differences):.4f} +- {sem(differences):.4f}"
+    rows = [
+        [f"`{name}`", f"{rate:g}", f"{statistics.fmean(values):.3f}", f"{sem(values):.3f}", behind(values, first)]
+        for name, (rate, values) in ranked.items()
+    ]
+    rows[0][-1] = ""
+    return page.table(["schedule", "best peak", "loss", "+- error", "behind the first"], rows)
+
+
+def behind(values: Sequence[float], others: Sequence[float]) -> str:
+    """The mean difference, seed by seed, and its standard error."""
+    differences = [a - b for a, b in zip(values, others, strict=True)]
+    return f"{statistics.fmean(differences):.3f} +- {sem(differences):.3f}"
