@@ -118,7 +118,9 @@ def answer(kept: Kept) -> tuple[dict[str, Figure], dict[str, str]]:
         spread=behind(of(last), of(first)),
         table=table(ranked),
         short=table(short),
-        warmed=", ".join(f"`{warm}` {behind(of(cold), of(warm))} below `{cold}`" for cold, warm in WARMED.items()),
+        warmed="\n".join(
+            f"- `{warm}` ends {behind(of(cold), of(warm))} below `{cold}`" for cold, warm in WARMED.items()
+        ),
         rates=", ".join(f"{rate:g}" for rate in RATES),
         seeds=str(len(SEEDS)),
         steps=f"{LONG.steps:,}",
