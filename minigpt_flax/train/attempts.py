@@ -115,6 +115,9 @@ def _attempt(run: Run, state: TrainState, sitting: Sitting) -> TrainState:
             log.write(step, {"explosion": norm})
             progress.say(f"gradient norm {norm:.3g} exceeds {config.explosion:g} at step {step}; largest in {name}")
 
+        def evaluate(params, stop):
+            return run.evaluate(params, progress.validating(stop))
+
         def on_validation(step, results):
             log.write(step, results)
             progress.validated(step, results)
@@ -122,7 +125,7 @@ def _attempt(run: Run, state: TrainState, sitting: Sitting) -> TrainState:
         warned = any("explosion" in record for record in records)
         guard = Guard(names, config.explosion, warn, warned=warned, skips=run.on_nan.skips)
         return train(
-            dataclasses.replace(run, batches=batches),
+            dataclasses.replace(run, batches=batches, evaluate=evaluate),
             state,
             hooks=[log, guard, LeftOut(state.opt_state, progress.say), progress],
             on_validation=on_validation,

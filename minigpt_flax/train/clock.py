@@ -34,8 +34,11 @@ class Clock:
     def left(self, steps: int, pauses: int) -> float | None:
         """Seconds that so many steps and validations will take; None before that can be known."""
         speed = self.steps_per_second()
-        pause = self.paused / self.pauses if self.pauses else 0.0
-        return None if speed is None else steps / speed + pauses * pause
+        return None if speed is None else steps / speed + pauses * (self.pause_seconds() or 0.0)
+
+    def pause_seconds(self) -> float | None:
+        """Mean length of a validation; None before there is one."""
+        return self.paused / self.pauses if self.pauses else None
 
     def _lap(self) -> float:
         before, self.last = self.last, time.monotonic()

@@ -64,6 +64,10 @@ class Timekeeper:
         """Counts a step."""
         self.clock.step()
 
+    def validating(self, stop: Callable[[], bool]) -> Callable[[], bool]:
+        """What a validation asks before every batch: whether to stop."""
+        return stop
+
     def validated(self, step: int, results: Mapping[str, float]) -> None:
         """Counts a validation."""
         self.clock.pause()
@@ -85,7 +89,7 @@ class Progress(Timekeeper):
         self.bar = Bar(*columns, console=self.console, auto_refresh=False, transient=True)
         self.task = self.bar.add_task("compiling the step ...", total=config.steps, completed=done)
         self.every = max(config.log_every, config.steps // LINES)
-        self.shown, self.best = time.monotonic(), math.inf
+        self.done, self.shown, self.best = done, time.monotonic(), math.inf
 
     def __enter__(self) -> Progress:
         """Begins."""
@@ -107,17 +111,17 @@ class Progress(Timekeeper):
     def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Shows a step."""
         super().__call__(step, metrics)
-        idle = time.monotonic() - self.shown
-        if self.console.is_terminal:
-            due = idle > REFRESH
-        else:
-            due = step % self.every == 0 or idle > PATIENCE
-        if not due:
-            return
+        self.done = step
+        if self._due() or (step % self.every == 0 and not self.console.is_terminal):
+            self._show(self._text(step, metrics))
+
+    def _due(self) -> bool:
+        return time.monotonic() - self.shown > (REFRESH if self.console.is_terminal else PATIENCE)
+
+    def _show(self, text: str) -> None:
         self.shown = time.monotonic()
-        text = self._text(step, metrics)
         if self.console.is_terminal:
-            self.move(step, text)
+            self.move(self.done, text)
         else:
             self.say(f"step {text}")
 
@@ -136,6 +140,18 @@ class Progress(Timekeeper):
         if speed is None or left is None:
             return ""
         return f" {shorten(speed * self.config.step_tokens)} tok/s {spell(left)} left"
+
+    def validating(self, stop: Callable[[], bool]) -> Callable[[], bool]:
+        """The same, and shows how long it is going on, and how long it may."""
+        start, usual = time.monotonic(), self.clock.pause_seconds()
+
+        def asked() -> bool:
+            if self._due():
+                about = "" if usual is None else f" of about {spell(usual)}"
+                self._show(f"{self.done}/{self.config.steps} validating, {spell(time.monotonic() - start)}{about}")
+            return stop()
+
+        return asked
 
     def validated(self, step: int, results: Mapping[str, float]) -> None:
         """Shows a validation."""

@@ -6,6 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.live import Live
 
+from minigpt_flax.train import console
 from minigpt_flax.train.config import resolve
 from minigpt_flax.train.watch import Curves, page
 
@@ -52,6 +53,16 @@ def test_a_large_terminal_shows_curves_and_a_small_one_a_line():
     assert drawing and "learning rate" in text and "validation loss 1.5000" in text and "3/300" in text
     drawing, text = watched(80, 10)
     assert not drawing and "learning rate" not in text and "3/300" in text
+
+
+def test_a_validation_that_takes_long_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(console, "PATIENCE", 0.0)
+    progress = console.Progress(resolve({"steps": 40}, "nano"), 20)
+    assert not progress.validating(lambda: False)() and progress.validating(lambda: True)()
+    progress.clock.paused, progress.clock.pauses = 130.0, 2
+    progress.validating(lambda: False)()
+    first, _, last = capsys.readouterr().out.splitlines()
+    assert first == "step 20/40 validating, 0:00" and last == f"{first} of about 1:05"
 
 
 def test_elsewhere_there_are_lines():
