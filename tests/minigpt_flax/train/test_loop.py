@@ -46,12 +46,22 @@ MOMENTS = {
     "waiting for the last save": (Checkpoints, "wait", 7),
     "opening the log": (attempts, "Log", 1),
 }
+QUICK = (
+    "reading the data",
+    "a step",
+    "first validation",
+    "before a save",
+    "opening the log",
+)  # the others are like one
 
 
-@pytest.mark.parametrize(
-    ("number", "moment"), [(signal.SIGINT, "a step"), *((signal.SIGTERM, moment) for moment in MOMENTS)]
-)
-def test_a_signal_saves_and_the_run_goes_on(tmp_path, capfd, monkeypatch, moment, number):
+def quick_first(moments):
+    return [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in moments]
+
+
+@pytest.mark.parametrize("moment", quick_first(MOMENTS))
+def test_a_signal_saves_and_the_run_goes_on(tmp_path, capfd, monkeypatch, moment):
+    number = signal.SIGINT if moment == "a step" else signal.SIGTERM
     path = tmp_path / "run"
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
@@ -80,7 +90,9 @@ def test_a_validation_that_is_cut_short_is_not_on_record(tmp_path, monkeypatch):
     assert records(path)[-1]["step"] == 16
 
 
-@pytest.mark.parametrize("place", ["a step", "first validation", "before a save", "waiting for the last save"])
+@pytest.mark.parametrize(
+    "place", quick_first(["a step", "last validation", "before a save", "waiting for the last save"])
+)
 def test_a_second_ctrl_c_leaves_at_once_without_damage(tmp_path, capfd, monkeypatch, place):
     path = tmp_path / "run"
     with monkeypatch.context() as patch:

@@ -86,9 +86,9 @@ def deviations(bias, *way):
     [
         (False,),
         (True,),
-        (True, "jit", "data=1", 4),
         (True, "jit", "data=2,tensor=2", 1),
-        (True, "pmap", "data=4", 1),
+        pytest.param((True, "jit", "data=1", 4), marks=pytest.mark.slow),
+        pytest.param((True, "pmap", "data=4", 1), marks=pytest.mark.slow),
         pytest.param((False, "jit", "data=1", 4), marks=pytest.mark.slow),
         pytest.param((False, "jit", "data=2,fsdp=2", 1), marks=pytest.mark.slow),
         pytest.param((False, "pmap", "data=4", 1), marks=pytest.mark.slow),
