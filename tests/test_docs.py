@@ -11,7 +11,7 @@ from tests.cases import CASES
 from tests.cases_wrappers import WRAPPED
 
 WRITTEN = [HERE.parent / "README.md", *sorted(HERE.rglob("*.md"))]
-TRAINED = {"course-run", "moments"}
+TRAINED = {"course-run", "moments", "landscape"}
 
 
 @pytest.mark.parametrize("name", PAGES)

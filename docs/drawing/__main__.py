@@ -29,6 +29,7 @@ PICTURES: dict[str, Callable[[Figure, bool], None]] = {
     "edge": stability.edge,
     "course-run": minigpt.run,
     "moments": minigpt.moments,
+    "landscape": minigpt.landscape,
 }
 
 

@@ -1,4 +1,4 @@
-"""Pictures of the course's last page: one run of ``--preset course``, seen two ways."""
+"""Pictures of one run of ``--preset course``: its curves, its moments, the loss around its end."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from docs.drawing.canvas import finish, line, steps
+from minigpt_flax.lab.diagnosis.landscape import study
+from minigpt_flax.lab.diagnosis.subject import load
 from minigpt_flax.lab.plots import draw_curves
 from minigpt_flax.lab.records import read_run
 from minigpt_flax.train import cli, command
@@ -55,3 +57,9 @@ def moments(figure: Figure, quick: bool) -> None:
             line(axes, i, [r["step"] for r in records], [r[f"{name}/{role}"] for r in records], role)
         axes.set_yscale("log")
         finish(axes, title, "step", "", legend=name == "mu_norm")
+
+
+def landscape(figure: Figure, quick: bool) -> None:
+    """Lines, a plane, and the run's own way, as ``diagnose --only landscape`` draws them."""
+    figure.set_size_inches(11, 3.6)
+    study(load(trained(quick), "last", 1 if quick else 4, lambda *_: None)).draw(figure)

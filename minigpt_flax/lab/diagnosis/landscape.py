@@ -260,7 +260,7 @@ def _draw(figure: Figure, numbers: dict[str, Any]) -> None:
         lines.plot(share, found["loss"], color=colour, linestyle=dash, label=f"{name}, to {SPAN[name]:g}")
     lines.set_title("lines; gradient: uphill to the right", fontsize=10)
     lines.set_xlabel("distance, as a part of the span named")
-    lines.legend(frameon=False)
+    lines.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     dress(lines, "loss (nats/token)")
     _contours(plane, numbers["plane"], "random plane, filter-normalised")
     if numbers["path"] is None:
