@@ -73,7 +73,7 @@ def _subtitle(shown: Sequence[Shown]) -> str:
     config = shown[0].run.config
     tokens = config["steps"] * shown[0].run.tokens_per_step
     runs = f"{len(shown)} run{'s' * (len(shown) > 1)}"
-    return f"{runs} of {config['steps']:,} steps, {tokens:,} tokens, on {config['data']}"
+    return f"{runs} of {config['steps']:,} steps, {tokens:,} tokens, on {', '.join(config['data'])}"
 
 
 def _verdict(verdict: Verdict) -> str:

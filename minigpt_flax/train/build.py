@@ -39,7 +39,7 @@ from minigpt_flax.train.tables import KINDS
 from minigpt_flax.train.view import Probe
 
 EVALUATION_TOKENS = 4096  # in one batch of a validation
-ALWAYS: dict[str, Probe] = {skips.__name__: skips}  # in every step
+UNASKED: dict[str, Probe] = {skips.__name__: skips}  # measured in every step
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
 
         return packing
 
-    bare, probed = functools.partial(make, probes=ALWAYS), functools.partial(make, probes=chosen_probes(config))
+    bare, probed = functools.partial(make, probes=UNASKED), functools.partial(make, probes=chosen_probes(config))
     mesh = sharding.make_mesh(_mesh_sizes(config, plan.shapes))
     check_tensor(mesh.shape.get("tensor", 1), heads=plan.model.heads, kv_heads=plan.model.key_value_heads)
     shapes = jax.eval_shape(plan.init)
@@ -137,7 +137,7 @@ def chosen_probes(config: RunConfig) -> dict[str, Probe]:
       UserError: a word is wrong.
     """
     kind = KINDS["probe"]
-    return {text: ready(parse(text, "probe"), kind.table, "probe", kind.given) for text in config.probe} | ALWAYS
+    return {text: ready(parse(text, "probe"), kind.table, "probe", kind.given) for text in config.probe} | UNASKED
 
 
 def design(config: RunConfig, tokenizer: Tokenizer) -> Design:

@@ -1,7 +1,7 @@
 """Probes: measurements inside the step, ``StepView -> {name: float32[]}``. They look and never touch.
 
 A run with probes has two programs for its step: one that measures, for the steps that the log keeps, and one that
-doesn't, for all others.
+doesn't, for all others. The compiler may round differently in the two.
 
 A probe returns only what there is to measure: an optimizer without moments has no moments' norms. Sums run over all
 parameters of a role (matrix, embedding, head, vector). Those that compute the loss anew are in ``loss_probes``.

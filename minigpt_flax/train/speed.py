@@ -122,21 +122,16 @@ class Speed:
         return dataclasses.asdict(self) | {name: getattr(self, name) for name in names}
 
     def lines(self) -> str:
-        """Two lines for people."""
-        return f"{self._times()}\n{self._use()}"
-
-    def _times(self) -> str:
+        """Three lines for people."""
         cached = f" ({self.cached_programs} programs from the cache)" if self.cached_programs else ""
         around = f"compiling {self.compile_seconds:.1f} s{cached}, validations {self.validation_seconds:.1f} s"
-        if self.tokens_per_second is None or self.step_seconds is None:
-            return f"too few steps to tell; {around}"
-        return f"{shorten(self.tokens_per_second)} tokens/s, {self.step_seconds * 1e3:.1f} ms a step; {around}"
+        return f"{self._pace()}\n{around}\nmemory {quantity(self.memory.size, 'B')} ({self.memory.source})"
 
-    def _use(self) -> str:
-        memory = f"memory {quantity(self.memory.size, 'B')} ({self.memory.source})"
-        if self.flops_per_second is None:
-            return memory
-        return f"{quantity(self.flops_per_second, 'FLOP/s')}, {self._utilisation()}; {memory}"
+    def _pace(self) -> str:
+        if self.tokens_per_second is None or self.step_seconds is None or self.flops_per_second is None:
+            return "too few steps to tell"
+        pace = f"{shorten(self.tokens_per_second)} tokens/s, {self.step_seconds * 1e3:.1f} ms a step"
+        return f"{pace}; {quantity(self.flops_per_second, 'FLOP/s')}, {self._utilisation()}"
 
     def _utilisation(self) -> str:
         if self.mfu is not None:

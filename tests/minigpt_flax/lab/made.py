@@ -6,7 +6,7 @@ import json
 
 from minigpt_flax.lab.records import RunRecord
 
-CONFIG = {"opt": "adamw", "lr": 0.001, "steps": 20, "batch_size": 4, "context": 8, "tokenizer": "char", "data": "x"}
+CONFIG = {"opt": "adamw", "lr": 0.001, "steps": 20, "batch_size": 4, "context": 8, "tokenizer": "char", "data": ["x"]}
 
 
 def run(losses, seed=0, env=None, **config):

@@ -61,8 +61,9 @@ def test_utilisation():
     assert found.step_seconds == 0.1 and found.tokens_per_second == 10_000
     assert found.mfu == 1e15 / 2e15
     assert found.lines() == (
-        "10.0k tokens/s, 100.0 ms a step; compiling 3.0 s, validations 2.0 s\n"
-        "1.00 PFLOP/s, MFU 50.0%; memory 2.00 GB (peak of the device)"
+        "10.0k tokens/s, 100.0 ms a step; 1.00 PFLOP/s, MFU 50.0%\n"
+        "compiling 3.0 s, validations 2.0 s\n"
+        "memory 2.00 GB (peak of the device)"
     )
 
 
@@ -73,7 +74,7 @@ def test_an_unknown_device_says_so():
 
 def test_without_a_timed_step_there_is_no_speed():
     found = sitting(steps=0, seconds=0.0, flops_per_step=1, peak_flops=1.0)
-    assert found.lines().startswith("too few steps to tell; compiling 3.0 s") and found.record()["mfu"] is None
+    assert found.lines().startswith("too few steps to tell\ncompiling 3.0 s") and found.record()["mfu"] is None
 
 
 def test_the_clock_leaves_out_compilation_and_validation(monkeypatch):
