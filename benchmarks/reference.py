@@ -165,8 +165,8 @@ same initial weights and batches for all. Machine: {machine}, {date}. Expected b
 **What it doesn't say.** The model is small, the run short, and batches are small: what is quick in the first thousand
 steps leads here, and the order at scale may be another. Only the rate is tuned; every other keyword is a default. The
 grid is coarse: a rate between two of it may be better. Where a warning says that the best rate is the last tried, the
-optimizer may do better than shown. Seconds and milliseconds are of runs that were trained an hour apart, on a machine that
-others use too: compare losses and steps.
+optimizer may do better than shown. Seconds and milliseconds are of runs that were trained an hour apart, on a machine
+that others use too: compare losses and steps.
 
 """
 
