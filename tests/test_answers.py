@@ -30,7 +30,8 @@ def decays():
 def schedule_runs():
     order = {name: i for i, name in enumerate(SCHEDULES)}
     runs = {
-        f"{name} {rate} {seed}": 2.0 + 0.1 * order[name] + (rate != 3e-3) + 0.01 * seed * (1 + order[name])
+        f"{size.steps} {name} {rate} {seed}": 2.0 + 0.1 * order[name] + (rate != 3e-3) + 0.01 * seed * (1 + order[name])
+        for size in (schedules.LONG, schedules.SHORT)
         for name in SCHEDULES
         for rate in schedules.RATES
         for seed in schedules.SEEDS
