@@ -71,7 +71,7 @@ def config_of(init, **given):
     return resolve(given, "nano", inherited(given, origin(init)))
 
 
-@pytest.mark.parametrize("wrap", [(), ("ema_params(decay=0.9)",)])
+@pytest.mark.parametrize("wrap", [(), pytest.param(("ema_params(decay=0.9)",), marks=pytest.mark.slow)])
 def test_the_first_loss_is_gpt2s_own(wrap):
     run = build(config_of(GPT2, wrap=wrap))
     assert (run.model.vocab_size, run.model.bias, run.model.mlp, run.model.context) == (96, True, "gelu_tanh", 64)

@@ -22,7 +22,9 @@ def uninterrupted():
     return records(path), last_state(path)
 
 
-@pytest.mark.parametrize("after", [0, 1, 7, 8, 23, 24])
+@pytest.mark.parametrize(
+    "after", [pytest.param(n, marks=[] if n in (0, 7, 24) else pytest.mark.slow) for n in (0, 1, 7, 8, 23, 24)]
+)
 def test_stop_after(tmp_path, after):
     path = tmp_path / "run"
     assert start(path, "--stop-after", after) == 0
