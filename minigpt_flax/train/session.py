@@ -84,8 +84,9 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
 
 def compiling(run: Run) -> Run:
     """The run, with its step being compiled while the first state is made or read; of both, that with probes first."""
-    observed = Ahead(run.observed, run.state, run.batches(0))
-    step = observed if run.step is run.observed else Ahead(run.step, run.state, run.batches(0))
+    batch = run.batches(0)
+    observed = Ahead(run.observed, run.state, batch)
+    step = observed if run.step is run.observed else Ahead(run.step, run.state, batch)
     return dataclasses.replace(run, step=step, observed=observed)
 
 

@@ -55,13 +55,14 @@ QUICK = (
 )  # the others are like one
 
 
-def quick_first(moments):
-    return [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in moments]
+def at(moment, *given):
+    return pytest.param(*given, moment, marks=[] if moment in QUICK else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("moment", quick_first(MOMENTS))
-def test_a_signal_saves_and_the_run_goes_on(tmp_path, capfd, monkeypatch, moment):
-    number = signal.SIGINT if moment == "a step" else signal.SIGTERM
+@pytest.mark.parametrize(
+    ("number", "moment"), [at("a step", signal.SIGINT), *(at(moment, signal.SIGTERM) for moment in MOMENTS)]
+)
+def test_a_signal_saves_and_the_run_goes_on(tmp_path, capfd, monkeypatch, moment, number):
     path = tmp_path / "run"
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
@@ -91,7 +92,7 @@ def test_a_validation_that_is_cut_short_is_not_on_record(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "place", quick_first(["a step", "last validation", "before a save", "waiting for the last save"])
+    "place", [at(name) for name in ("a step", "first validation", "before a save", "waiting for the last save")]
 )
 def test_a_second_ctrl_c_leaves_at_once_without_damage(tmp_path, capfd, monkeypatch, place):
     path = tmp_path / "run"
