@@ -1,26 +1,27 @@
-"""The reference comparison: ``python -m benchmarks.reference --shakespeare tinyshakespeare.txt [--jobs 2]``.
+"""The reference comparison: ``python -m benchmarks.reference --shakespeare tinyshakespeare.txt [--only PART]``.
 
 Twelve optimizers train preset ``nano`` on the default corpus, five of them on tiny Shakespeare too, if its file is
 given: 1000 steps decayed to zero, the rate of each found by the search of ``compare --lr auto``, then three seeds that
 the search hasn't seen. What it will take is measured first, printed, and refused if it is over ``--hours``.
 
-Ctrl-C stops it, and the same line goes on: a run that is finished is never trained again. In the end it writes
-``docs/reference.md`` with its pictures, and the verdicts into ``benchmarks/results/<machine>.json``. The same line once
-more only writes them again. ``--steps 24 --opt adamw --opt lion --out /tmp/x --docs /tmp/y`` shows in a minute or two
-that everything works.
+Ctrl-C stops it, and the same line goes on: a run that is finished is never trained again. Each part, when it is done,
+takes its place in ``docs/reference.md`` with its pictures, and its verdict in ``benchmarks/results/<machine>.json``;
+the page's other part stays. The same line once more only writes them again. ``--steps 24 --opt adamw --opt lion
+--out /tmp/x --docs /tmp/y`` shows in a minute or two that everything works.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -138,18 +139,7 @@ def spent(path: Path) -> float:
     return json.loads(path.read_text()) if path.exists() else 0.0
 
 
-def section(part: Part, entries: Sequence[Entry], verdict: Verdict, took: float, docs: Path) -> str:
-    """The part as text, with its pictures beside the page."""
-    by_name = {standing.name: standing for standing in verdict.standings}
-    best = [by_name[who.name] for who in part.contest.contestants if by_name[who.name].mean is not None]
-    pictures = {"loss": losses(best), "rates": rates(entries)}
-    lines = [f"## {part.title}", "", f"{part.contest.runs} runs in {spell(took)}.", "", markdown(verdict)]
-    for name, figure in pictures.items():
-        if figure is not None:
-            figure.savefig(docs / f"reference-{part.name}-{name}.png", dpi=72)
-            lines += [f"![{name}](reference-{part.name}-{name}.png)", ""]
-    return "\n".join(lines)
-
+MARKS = "<!-- part: {} -->", "<!-- part: end -->"  # around a part of the page
 
 HEAD = """<!-- written by python -m benchmarks.reference -->
 # The reference comparison
@@ -157,27 +147,64 @@ HEAD = """<!-- written by python -m benchmarks.reference -->
 Preset `nano` (0.8 M parameters), {steps:,} steps of 768 characters, the rate warmed up over 5 % and decayed to zero.
 Each optimizer's rate is the best of {rates} around the one that `train.py` takes, half a decade apart, found by
 successive halving with a seed of its own; then it is judged over {seeds} seeds that the search hasn't seen, with the
-same initial weights and batches for all. Machine: {machine}, {date}. Expected before it began: {expected}; it took
-{took}. All of it, resumable, by
+same initial weights and batches for all. All of it, resumable, by
 
-    {command}
+    python -m benchmarks.reference --shakespeare tinyshakespeare.txt
 
 **What it doesn't say.** The model is small, the run short, and batches are small: what is quick in the first thousand
 steps leads here, and the order at scale may be another. Only the rate is tuned; every other keyword is a default. The
 grid is coarse: a rate between two of it may be better. Where a warning says that the best rate is the last tried, the
 optimizer may do better than shown. Seconds and milliseconds are of runs that were trained an hour apart, on a machine
 that others use too: compare losses and steps.
-
 """
 
 
-def write(sections: Sequence[str], docs: Path, **facts: Any) -> Path:
-    """Writes the page, and names it in the table of contents."""
+def section(part: Part, entries: Sequence[Entry], verdict: Verdict, facts: Mapping[str, str], docs: Path) -> str:
+    """The part as text, with its pictures beside the page.
+
+    Args:
+      part: which.
+      entries: of its runs.
+      verdict: on them.
+      facts: ``machine``, ``date``, and the time that was ``expected`` and that it ``took``.
+      docs: folder of the page.
+    """
+    by_name = {standing.name: standing for standing in verdict.standings}
+    best = [by_name[who.name] for who in part.contest.contestants if by_name[who.name].mean is not None]
+    pictures = {"loss": losses(best), "rates": rates(entries)}
+    spent = "{runs} runs in {took}; {expected} were expected before they began. Machine: {machine}, {date}."
+    lines = [f"## {part.title}", "", spent.format(runs=part.contest.runs, **facts), "", markdown(verdict)]
+    for name, figure in pictures.items():
+        if figure is not None:
+            figure.savefig(docs / f"reference-{part.name}-{name}.png", dpi=72)
+            lines += [f"![{name}](reference-{part.name}-{name}.png)", ""]
+    return "\n".join(lines)
+
+
+def write(sections: Mapping[str, str], steps: int, docs: Path) -> Path:
+    """Writes parts of the page, leaves its others, and names the page in the table of contents.
+
+    Args:
+      sections: texts by the names of their parts.
+      steps: of every run.
+      docs: folder of the page.
+    """
     page, index = docs / "reference.md", docs / "index.md"
-    page.write_text(HEAD.format(**facts) + "\n".join(sections), encoding="utf-8")
+    start, end = MARKS
+    marked = re.compile(re.escape(start).replace(r"\{\}", r"(\w+)") + r"\n(.*?)" + re.escape(end), re.DOTALL)
+    known = dict(marked.findall(page.read_text(encoding="utf-8"))) if page.exists() else {}
+    head = HEAD.format(steps=steps, rates=halving.RUNGS[0][0], seeds=SEEDS)
+    body = "".join(f"\n{start.format(name)}\n{text}{end}\n" for name, text in {**known, **sections}.items())
+    page.write_text(head + body, encoding="utf-8")
     if index.exists() and "\nreference\n" not in (said := index.read_text(encoding="utf-8")):
         index.write_text(said.replace("\nchoose\n", "\nchoose\nreference\n"), encoding="utf-8")
     return page
+
+
+def refuse(name: str, todo: Sequence[Part]) -> NoReturn:
+    """Says which parts there are."""
+    hint = "" if len(todo) > 1 else "; --shakespeare FILE adds one"
+    raise UserError(f"--only {name}: the parts are {', '.join(part.name for part in todo)}{hint}")
 
 
 def run(arguments: list[str]) -> int:
@@ -185,6 +212,7 @@ def run(arguments: list[str]) -> int:
     parser = Parser(prog="python -m benchmarks.reference", description=__doc__)
     add = parser.add_argument
     add("--shakespeare", metavar="FILE", help="tiny Shakespeare, for the second part")
+    add("--only", metavar="PART", help="pydocs, or shakespeare")
     add("--opt", action="append", metavar="WORD", help="instead of the twelve; may be repeated")
     add("--few", action="append", metavar="WORD", help="instead of the second part's five; may be repeated")
     add("--steps", type=whole, default=STEPS, metavar="N", help=f"of a run [{STEPS}]")
@@ -195,39 +223,28 @@ def run(arguments: list[str]) -> int:
     add("--results", type=Path, metavar="FILE", help="takes the verdicts [the results of this machine]")
     given = parser.parse(arguments)
     todo = parts(given["opt"] or OPTS, given["few"] or FEW, given["steps"], given["shakespeare"])
-    clock = given["out"] / "seconds.json"
-    expected = sum(budget(part, given["out"]) for part in todo)
-    print(f"all in all {spell(expected)}, on this machine as it is now", flush=True)
-    if expected > given["hours"] * 3600:
+    if given["only"] is not None:
+        todo = [part for part in todo if part.name == given["only"]] or refuse(given["only"], todo)
+    expected = {part.name: budget(part, given["out"]) for part in todo}
+    print(f"all in all {spell(sum(expected.values()))}, on this machine as it is now", flush=True)
+    if sum(expected.values()) > given["hours"] * 3600:
         raise UserError(f"that is over --hours {given['hours']:g}: give fewer --opt or --steps, or more --hours")
-    sections = []
+    given["docs"].mkdir(parents=True, exist_ok=True)
     for part in todo:
-        folder, before = given["out"] / part.name, given["out"] / f"{part.name}-seconds.json"
-        with clocked(before), clocked(clock):
+        folder, clock = given["out"] / part.name, given["out"] / f"{part.name}-seconds.json"
+        with clocked(clock):
             status = conduct(part.contest, folder, jobs=given["jobs"])
         if status:
             return status
         entries = entries_of(part.contest, folder)
-        verdict = judge(entries)
+        verdict, known = judge(entries), environment()
         print(f"\n{part.title}\n\n{text(verdict)}\n")
-        given["docs"].mkdir(parents=True, exist_ok=True)
-        sections.append(section(part, entries, verdict, spent(before), given["docs"]))
-        values = {**environment(), "steps": given["steps"], "seconds": round(spent(before)), **as_values(verdict)}
+        values = {**known, "steps": given["steps"], "seconds": round(spent(clock)), **as_values(verdict)}
         save(given["results"] or RESULTS / f"{machine()}.json", f"reference, {part.name}", values)
-    facts = environment()
-    page = write(
-        sections,
-        given["docs"],
-        steps=given["steps"],
-        rates=halving.RUNGS[0][0],
-        seeds=SEEDS,
-        machine=facts["machine"],
-        date=facts["date"],
-        expected=spell(expected),
-        took=spell(spent(clock)),
-        command="python -m benchmarks.reference" + " --shakespeare tinyshakespeare.txt" * (len(todo) > 1),
-    )
-    print(f"{show(page)} is written")
+        facts = {name: known[name] for name in ("machine", "date")}
+        facts |= {"expected": spell(expected[part.name]), "took": spell(spent(clock))}
+        written = section(part, entries, verdict, facts, given["docs"])
+        print(f"{show(write({part.name: written}, given['steps'], given['docs']))} is written")
     return 0
 
 

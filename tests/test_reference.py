@@ -55,13 +55,25 @@ def test_the_page_has_table_pictures_and_what_it_took(finished, tmp_path):
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "index.md").write_text("```{toctree}\n\nchoose\n```\n")
-    text = reference.section(part, entries, judge(entries), 75.0, docs)
-    facts = {"steps": 40, "rates": 5, "seeds": 3, "machine": "here", "date": "now", "expected": "1:00", "took": "1:15"}
-    page = reference.write([text], docs, command="again", **facts)
-    said = page.read_text()
-    assert "20 runs in 1:15" in said and "| adamw | 3.0100 +-0.0058 |" in said and "Machine: here" in said
+    facts = {"machine": "here", "date": "now", "expected": "1:00", "took": "1:15"}
+    text = reference.section(part, entries, judge(entries), facts, docs)
+    said = reference.write({"pydocs": text}, 40, docs).read_text()
+    assert "20 runs in 1:15; 1:00 were expected" in said and "Machine: here, now." in said
+    assert "| adamw | 3.0100 +-0.0058 |" in said and "\nchoose\nreference\n" in (docs / "index.md").read_text()
     assert (docs / "reference-pydocs-loss.png").stat().st_size < 100_000
-    assert "\nchoose\nreference\n" in (docs / "index.md").read_text()
+
+
+def test_a_part_is_written_anew_and_the_other_stays(tmp_path):
+    reference.write({"pydocs": "## One\n\nold text\n"}, 40, tmp_path)
+    reference.write({"shakespeare": "## Two\n\nother\n"}, 40, tmp_path)
+    before = reference.write({"pydocs": "## One\n\nagain\n"}, 40, tmp_path).read_text()
+    assert "old text" not in before and before.index("again") < before.index("## Two")
+    assert reference.write({"shakespeare": "## Two\n\nother\n"}, 40, tmp_path).read_text() == before
+
+
+def test_a_part_that_is_not_there_is_refused(tmp_path, capfd):
+    assert reference.main(["--only=shakespeare", f"--out={tmp_path}"]) == 2
+    assert "the parts are pydocs; --shakespeare FILE adds one" in capfd.readouterr().err
 
 
 def test_the_seconds_of_sittings_add_up(tmp_path):

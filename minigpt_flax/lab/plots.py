@@ -22,6 +22,14 @@ MARKERS = "osD^vPX"
 GREY = "0.55"
 
 
+class Plain(LogFormatter):
+    """Labels the same ticks of a logarithmic axis, with 0.6 instead of 6e-01."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The label of a tick; empty where there is none."""
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def curves(records: Sequence[Record], path: Path, title: str) -> None:
     """Draws one run: training and validation loss, learning rate, gradient norm.
 
@@ -46,7 +54,7 @@ def draw_curves(figure: Figure, records: Sequence[Record], title: str) -> None:
     norm.plot(*_series(records, "grad_norm"), color=COLOURS[2], linewidth=1)
     norm.set_yscale("log")
     for place in (norm.yaxis.set_major_formatter, norm.yaxis.set_minor_formatter):
-        place(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.4)))  # 0.6 instead of 6 x 10^-1
+        place(Plain(labelOnlyBase=False, minor_thresholds=(2, 0.4)))
     for axes, name in ((loss, "loss (nats/token)"), (lr, "learning rate"), (norm, "gradient norm")):
         dress(axes, name)
     norm.set_xlabel("step")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TextColumn
+from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from minigpt_flax.invoked import line
@@ -40,6 +41,16 @@ def plan(run: Run, folder: RunFolder, done: int) -> None:
     say("run", f"{show(folder.path)}: steps {done:,} to {run.config.steps:,}, seed {run.config.seed}")
     for label, text in plan_of(run):
         say(label, text)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Shows in a terminal, while something goes on of which nobody knows how long it takes, that it does."""
+    console = Console(highlight=False)
+    columns = [BarColumn(12), TextColumn("{task.description} ...", markup=False), TimeElapsedColumn()]
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar.add_task(what, total=None)
+        yield
 
 
 class Timekeeper:

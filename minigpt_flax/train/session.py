@@ -43,6 +43,7 @@ from minigpt_flax.train.state import TrainState
 from minigpt_flax.train.stop import Failed, Stop
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jaxopt-mini")
+READING = "reading the data"  # and learning a tokenizer from it, which is what takes long
 
 
 def sit(request: Request, stop: Stop) -> None:
@@ -65,7 +66,8 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
     stop = together(stop)
     if _early(stop, request):
         return
-    run = build(config, tokenizer=known_tokenizer(config, source))
+    with voices.of(request).working(READING):
+        run = build(config, tokenizer=known_tokenizer(config, source))
     if _early(stop, request):
         return
     run = compiling(run)
@@ -112,7 +114,9 @@ def resume(request: Request, stop: Stop, compilation: speed.Compilation) -> None
             loggers.require(config.log)
             if _early(stop, request):
                 return
-            run = compiling(build(config, tokenizer=load_tokenizer(folder.path), data_hash=folder.data_hash()))
+            with voice.working(READING):
+                run = build(config, tokenizer=load_tokenizer(folder.path), data_hash=folder.data_hash())
+            run = compiling(run)
             state = latest(run, folder, checkpoints, voice.warn)
             follow(run, folder, checkpoints, state, stop, request, compilation)
 

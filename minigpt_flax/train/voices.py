@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -33,6 +34,10 @@ class Silent:
 
     def label(self, label: str, text: str) -> None:
         """A detail under its label."""
+
+    def working(self, what: str) -> AbstractContextManager[None]:
+        """Around something that may take long."""
+        return nullcontext()
 
     def plan(self, run: Run, folder: RunFolder, done: int) -> None:
         """What the run will do."""
@@ -119,6 +124,10 @@ class Person(Silent):
     def label(self, label: str, text: str) -> None:
         """A labelled line."""
         console.say(label, text)
+
+    def working(self, what: str) -> AbstractContextManager[None]:
+        """A bar without an end, in a terminal."""
+        return console.working(what)
 
     def plan(self, run: Run, folder: RunFolder, done: int) -> None:
         """A page."""
