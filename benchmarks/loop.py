@@ -72,13 +72,10 @@ def bare(run: Run) -> None:
     jax.block_until_ready(state)
 
 
-def whole_loop(run: Run) -> Watched:
-    """The steps as ``train.py`` does them."""
-    watched, config = Watched(run.step), run.config
-    observed = watched if run.observed is run.step else run.observed
-    run = dataclasses.replace(
-        run, step=watched, observed=observed, evaluate=lambda params, stop: {"val_loss": 1.0, "val_sem": 0.0}
-    )
+def whole_loop(run: Run) -> Any:
+    """The steps as ``train.py`` does them; returns the watched one."""
+    config, evaluate = run.config, lambda params, stop: {"val_loss": 1.0, "val_sem": 0.0}
+    run = dataclasses.replace(run.each_step(Watched), evaluate=evaluate)
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         folder = RunFolder(Path(scratch))
         with (
@@ -86,7 +83,7 @@ def whole_loop(run: Run) -> Watched:
             Progress(config, 0) as progress,
         ):
             train_on(run, run.init(), Sitting(folder, checkpoints, progress, Stop()))
-    return watched
+    return run.step
 
 
 def measure(rounds: int, steps: int, changes: dict[str, Any]) -> dict[str, Any]:

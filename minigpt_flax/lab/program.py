@@ -55,15 +55,13 @@ class Program:
     def single(self, config: RunConfig) -> Run:
         """One run of this program, for the ordinary loop."""
         knobs = self.knobs(config)
-        step = lambda state, batch: self.step(knobs, state, batch)  # with all probes
+        step = lambda state, batch: self.step(knobs, state, batch)  # with all probes, whatever is due
         return dataclasses.replace(
             self.run,
             config=config,
             batches=training_batches(config, self.run.data, self.run.mesh),
             init=lambda: self.init(knobs),
-            step=step,
-            observed=step,
-        )
+        ).each_step(lambda _: step)
 
 
 def program(run: Run, length: int) -> Program:
@@ -73,7 +71,7 @@ def program(run: Run, length: int) -> Program:
       run: built from a configuration of this optimizer, with any rate, length and seed.
       length: steps of the longest run.
     """
-    probes = chosen_probes(run.config)
+    probes = chosen_probes(run.config.probe)
 
     def transformation(knobs: Knobs) -> tuple[Any, Any]:
         rows = iter(range(len(knobs.rates)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,14 +25,17 @@ from minigpt_flax.train import sharding
 from minigpt_flax.train.config import RunConfig
 from minigpt_flax.train.dataset import Dataset, Part, load_dataset
 from minigpt_flax.train.evaluate import evaluate, together
+from minigpt_flax.train.hooks import on_record
 from minigpt_flax.train.launch import LAUNCHERS, Step, patient
+from minigpt_flax.train.loss_probes import due
 from minigpt_flax.train.mesh import batch_shares, check_tensor, choose_mesh, worthwhile
 from minigpt_flax.train.metrics import Metrics
+from minigpt_flax.train.monitors import LastUpdateState, find
 from minigpt_flax.train.on_nan import Policy
 from minigpt_flax.train.optimizer import build_optimizer, rehearse
 from minigpt_flax.train.precision import require
 from minigpt_flax.train.probes import skips
-from minigpt_flax.train.specs import bind, blame, parse, ready
+from minigpt_flax.train.specs import bind, blame, parse, ready, settings
 from minigpt_flax.train.state import TrainState, init_state
 from minigpt_flax.train.step import make_step
 from minigpt_flax.train.tables import KINDS
@@ -66,11 +69,35 @@ class Run(Design):
     data: Dataset
     tokenizer: Tokenizer
     batches: Callable[[int], Any]  # step -> what ``step`` takes
-    step: Callable[[TrainState, Any], tuple[TrainState, Mapping]]
-    observed: Callable[[TrainState, Any], tuple[TrainState, Mapping]]  # the step with its probes
+    step: Step
+    observed: Step  # the step with the probes of every record
+    looking: Step  # with those too that look only now and then
+    periods: tuple[int, ...]  # steps between two looks of each of these
     evaluate: Callable[..., dict[str, float]]  # (params, stop=...), see ``validation``
     mesh: Mesh
     state: TrainState  # abstract, with its shardings
+
+    def at(self, number: int) -> Step:
+        """The program for step ``number``, from 1: it measures what is due there, and otherwise does the same.
+
+        The step before one on record is observed too, where a probe compares the two.
+        """
+        every = self.config.log_every
+        if not (on_record(number, every) or (self.compares and on_record(number + 1, every))):
+            return self.step
+        return self.looking if any(due(number - 1, every) for every in self.periods) else self.observed
+
+    @functools.cached_property
+    def compares(self) -> bool:
+        """Whether a probe compares a step with the one before."""
+        return bool(find(self.state.opt_state, LastUpdateState))
+
+    def each_step(self, change: Callable[[Step], Step]) -> Run:
+        """The run with all programs of its step changed, what comes first first; those that are one stay one."""
+        changed = functools.cache(change)
+        return dataclasses.replace(
+            self, looking=changed(self.looking), step=changed(self.step), observed=changed(self.observed)
+        )
 
 
 def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: str | None = None) -> Run:
@@ -89,8 +116,9 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
     key = jax.random.key(config.seed)
     losses = loss_sum(plan.model)
 
-    def make(axis: str | None, probes: Mapping[str, Probe]) -> Step:
-        step = make_step(losses, plan.tx, plan.schedule, key=key, layout=plan.layout, probes=probes, axis=axis)
+    def make(axis: str | None, words: tuple[str, ...]) -> Step:
+        told = {"probes": chosen_probes(words), "observed": bool(words)}
+        step = make_step(losses, plan.tx, plan.schedule, key=key, layout=plan.layout, axis=axis, **told)
 
         def packing(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
             state, metrics = step(state, batch)
@@ -98,24 +126,33 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
 
         return packing
 
-    bare, probed = functools.partial(make, probes=UNASKED), functools.partial(make, probes=chosen_probes(config))
     mesh = sharding.make_mesh(_mesh_sizes(config, plan.shapes))
     check_tensor(mesh.shape.get("tensor", 1), heads=plan.model.heads, kv_heads=plan.model.key_value_heads)
     shapes = jax.eval_shape(plan.init)
     shardings = sharding.state_shardings(mesh, shapes, plan.layout, tensor_axes(plan.shapes))
     batches = training_batches(config, data, mesh)
     if config.probe:  # a value that no probe can take shows before anything is written
-        blame(f"probe {', '.join(config.probe)}", lambda: jax.eval_shape(probed(None), shapes, batches(0)))
-    launched = lambda make: patient(LAUNCHERS[config.parallel].compile(make, mesh, shardings), mesh)
-    step = launched(bare)
+        blame(
+            f"probe {', '.join(config.probe)}",
+            lambda: jax.eval_shape(make(None, config.probe), shapes, batches(0)),
+        )
+
+    @functools.cache
+    def launched(words: tuple[str, ...]) -> Step:
+        ready = functools.partial(make, words=words)
+        return patient(LAUNCHERS[config.parallel].compile(ready, mesh, shardings), mesh)
+
+    seldom = periods(config.probe)
     known: dict[str, Any] = vars(plan) | {"init": jax.jit(plan.init, out_shardings=shardings)}
     return Run(
         **known,
         data=data,
         tokenizer=data.tokenizer,
         batches=batches,
-        step=step,
-        observed=launched(probed) if config.probe else step,
+        step=launched(()),
+        observed=launched(tuple(word for word in config.probe if word not in seldom)),
+        looking=launched(config.probe),
+        periods=tuple(seldom.values()),
         evaluate=validation(plan.model, mesh, data, config.context),
         mesh=mesh,
         state=sharding.abstract(shapes, shardings),
@@ -130,14 +167,21 @@ def _mesh_sizes(config: RunConfig, shapes: Any) -> dict[str, int]:
     return choose_mesh(config.mesh, config.batch_size, devices, processes)
 
 
-def chosen_probes(config: RunConfig) -> dict[str, Probe]:
-    """The probes of a run by their words, and what is always measured.
+def chosen_probes(words: Iterable[str]) -> dict[str, Probe]:
+    """The probes that words name, by these, and what is always measured.
 
     Raises:
       UserError: a word is wrong.
     """
     kind = KINDS["probe"]
-    return {text: ready(parse(text, "probe"), kind.table, "probe", kind.given) for text in config.probe} | UNASKED
+    return {text: ready(parse(text, "probe"), kind.table, "probe", kind.given) for text in words} | UNASKED
+
+
+def periods(words: Iterable[str]) -> dict[str, int]:
+    """Those of the words of probes that look only now and then, each with the steps between two looks."""
+    found = {text: parse(text, "probe") for text in words}
+    values = {text: settings(word, KINDS["probe"].table[word.name]) for text, word in found.items()}
+    return {text: given["every"] for text, given in values.items() if "every" in given}
 
 
 def design(config: RunConfig, tokenizer: Tokenizer) -> Design:

@@ -12,7 +12,7 @@ import jax
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.evaluate import Abandoned
-from minigpt_flax.train.hooks import Hook, on_record
+from minigpt_flax.train.hooks import Hook
 from minigpt_flax.train.state import TrainState
 from minigpt_flax.train.stop import Diverged, Stop, Unsaved
 
@@ -106,8 +106,7 @@ def train(
             save()
         if done >= last:
             break
-        step = run.observed if on_record(done + 1, config.log_every) else run.step
-        state, metrics = step(state, run.batches(done))
+        state, metrics = run.at(done + 1)(state, run.batches(done))
         drain()
         done += 1
         pending = (done, metrics)

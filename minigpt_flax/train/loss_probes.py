@@ -45,7 +45,7 @@ def noise_of(view: StepView) -> dict[str, jax.Array]:
     _refuse(count < 2, "noise compares parts of the batch: it needs a --batch-size of 2 at least")
     size = len(sequences) // count
     parts = sequences[: count * size].reshape(count, size, -1)
-    grads = jax.lax.map(lambda part: jax.grad(view.loss_of)(view.params, part), parts)
+    grads = view.each(lambda part: jax.grad(view.loss_of)(view.params, part))(parts)
     mean = jax.tree.map(lambda leaf: leaf.mean(0), grads)
     square = jnp.square(tree.norm(mean))
     squares = jnp.square(tree.norm(grads)) / count
@@ -136,7 +136,8 @@ def signs(params: Any) -> Any:
 
 
 def _sequences(view: StepView) -> Array:
-    return view.batch.reshape(-1, view.batch.shape[-1])
+    """What the probes look at: the batch, or the first of several micro-batches, as more may not fit."""
+    return view.batch if view.batch.ndim == 2 else view.batch[0]
 
 
 def _refuse(wrong: bool, why: str) -> None:

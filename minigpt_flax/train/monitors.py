@@ -15,8 +15,7 @@ from jaxopt_mini.base import OptState, with_extra_args_support
 class LastUpdateState(NamedTuple):
     """State of :func:`keep_update`."""
 
-    last_update: Any  # tree like the parameters
-    cosine: jax.Array  # float32[]: between the last two updates; NaN before there are two
+    last_update: Any  # tree like the parameters: the last one that was observed; zeros before there is one
     inner_state: OptState
 
 
@@ -28,17 +27,19 @@ class ClipCountState(NamedTuple):
 
 
 def keep_update(inner: GradientTransformation) -> GradientTransformationExtraArgs:
-    """Remembers the last update, and the cosine of the angle to the one before; 4 bytes for each parameter."""
+    """Remembers the last update; as many bytes as the parameters.
+
+    To remember is a pass over the parameters, and so it takes a keyword ``observed``: False leaves what was remembered.
+    """
     inner = with_extra_args_support(inner)
 
     def init(params):
-        return LastUpdateState(tree.zeros_like(params), jnp.float32(jnp.nan), inner.init(params))
+        return LastUpdateState(tree.zeros_like(params), inner.init(params))
 
-    def update(updates, state, params=None, **told):
+    def update(updates, state, params=None, *, observed=True, **told):
         new, inner_state = inner.update(updates, state.inner_state, params, **told)
-        cosine = tree.inner(new, state.last_update) / (tree.norm(new) * tree.norm(state.last_update))
-        kept = tree.cast_like(new, state.last_update)
-        return new, LastUpdateState(kept, cosine.astype(jnp.float32), inner_state)
+        kept = tree.cast_like(new, state.last_update) if observed else state.last_update
+        return new, LastUpdateState(kept, inner_state)
 
     return GradientTransformationExtraArgs(init, update)
 

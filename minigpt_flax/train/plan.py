@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
@@ -21,7 +20,7 @@ from minigpt_flax.train.mesh import spell_mesh
 from minigpt_flax.train.optimizer import decay_rates, labels
 from minigpt_flax.train.probes import PROBES, remembered
 from minigpt_flax.train.sharding import device_bytes
-from minigpt_flax.train.specs import parse
+from minigpt_flax.train.specs import parse, settings
 
 COLUMNS = 80
 LABEL = 11  # columns of the labels on the left
@@ -136,8 +135,7 @@ def _probe(text: str, sequences: int) -> str:
     word = parse(text, "probe")
     if word.name not in WORK:
         return f"{text}: a pass over the parameters in the steps on record"
-    defaults = {p.name: p.default for p in inspect.signature(PROBES[word.name]).parameters.values()}
-    return f"{text}: about {WORK[word.name]({**defaults, **word.keywords}, sequences):.1%} more work"
+    return f"{text}: about {WORK[word.name](settings(word, PROBES[word.name]), sequences):.1%} more work"
 
 
 def _decay(rates: dict[str, float]) -> str:

@@ -1,7 +1,8 @@
 """Probes: measurements inside the step, ``StepView -> {name: float32[]}``. They look and never touch.
 
-A run with probes has two programs for its step: one that measures, for the steps that the log keeps, and one that
-doesn't, for all others. The compiler may round differently in the two.
+A run with probes has several programs for its step: one that measures, for the steps that the log keeps, one that
+doesn't, for all others, and one for those where a probe looks that does so only now and then. The compiler may round
+differently in them.
 
 A probe returns only what there is to measure: an optimizer without moments has no moments' norms. Sums run over all
 parameters of a role (matrix, embedding, head, vector). Those that compute the loss anew are in ``loss_probes``.
@@ -128,13 +129,14 @@ def clip(view: StepView) -> dict[str, jax.Array]:
 def cosine(view: StepView) -> dict[str, jax.Array]:
     """Cosine of the angle between this update and the one before: near 1 keeps its way, below 0 turns back.
 
-    Costs one pass over the parameters, and the memory of one update.
+    Costs the memory of one update.
 
     Returns:
       ``update_cosine``; NaN, which the log leaves out, in the first step.
     """
-    (state,) = find(view.opt_state, LastUpdateState)
-    return {"update_cosine": state.cosine}
+    (before,), (after,) = (find(state, LastUpdateState) for state in (view.last_state, view.opt_state))
+    one, other = before.last_update, after.last_update
+    return {"update_cosine": tree.inner(one, other) / (tree.norm(one) * tree.norm(other))}
 
 
 def skips(view: StepView) -> dict[str, jax.Array]:

@@ -85,11 +85,9 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
 
 
 def compiling(run: Run) -> Run:
-    """The run, with its step being compiled while the first state is made or read; of both, that with probes first."""
+    """The run, with its step being compiled while the first state is made or read."""
     batch = run.batches(0)
-    observed = Ahead(run.observed, run.state, batch)
-    step = observed if run.step is run.observed else Ahead(run.step, run.state, batch)
-    return dataclasses.replace(run, step=step, observed=observed)
+    return run.each_step(lambda step: Ahead(step, run.state, batch))
 
 
 def _early(stop: Stop, request: Request) -> bool:
@@ -190,8 +188,7 @@ def follow(
     if not stop():
         voice.plan(run, folder, done)
     with voice.progress(config, done) as progress, traced as trace:
-        part = dataclasses.replace(run, step=trace(run.step), observed=trace(run.observed))
-        state = train_on(part, state, Sitting(folder, checkpoints, progress, stop, request.stop_after))
+        state = train_on(run.each_step(trace), state, Sitting(folder, checkpoints, progress, stop, request.stop_after))
     try:
         if not stop():
             voice.speed(report(run, folder, state, progress.clock, compilation))

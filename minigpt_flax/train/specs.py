@@ -176,6 +176,16 @@ def blame(what: str, call: Callable[[], Any]) -> Any:
         raise UserError(f"{what}: {' '.join(str(error).split())}") from error
 
 
+def settings(word: Word, row: Callable) -> dict[str, Any]:
+    """Value of every keyword of ``row`` that has one: what the word says, or else the default.
+
+    >>> settings(parse("noise(every=5)", "probe"), lambda view, *, every=200, parts=4: {})
+    {'every': 5, 'parts': 4}
+    """
+    defaults = {p.name: p.default for p in inspect.signature(row).parameters.values() if p.default is not p.empty}
+    return {**defaults, **word.keywords}
+
+
 def keywords_of(row: Callable, skip: int) -> list[str]:
     """Names of the arguments of ``row`` after the first ``skip``, which the contract of its table fixes."""
     return list(inspect.signature(row).parameters)[skip:]

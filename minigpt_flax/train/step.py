@@ -30,6 +30,7 @@ def make_step(
     layout: Any = None,
     probes: Mapping[str, Probe] | None = None,
     axis: str | None = None,
+    observed: bool = True,
 ) -> Callable[[TrainState, Int[Array, ...]], tuple[TrainState, Metrics]]:
     """Builds the step.
 
@@ -44,6 +45,7 @@ def make_step(
       layout: tree of ``ParamLayout``, for the record and the probes; None takes no parameter as stacked.
       probes: name -> function of a :class:`StepView` to scalars.
       axis: of the devices under ``pmap``, each with its own part of the batch; None where the compiler knows them.
+      observed: whether the optimizer keeps for a probe what it wouldn't keep for itself, see ``monitors``.
 
     Returns:
       A pure function of the state and a batch, int32[B, T + 1], of which the inputs are all but the last column and the
@@ -54,6 +56,8 @@ def make_step(
     """
     tx = with_extra_args_support(tx)
     probes = probes or {}
+    # Under pmap each device has its part of everything already, and the sums over devices below can't be batched.
+    each = jax.vmap if axis is None else lambda function: lambda parts: jax.lax.map(function, parts)
 
     def step(state: TrainState, batch: Int[Array, ...]) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
@@ -71,14 +75,16 @@ def make_step(
             part_loss = lambda part, key: sums(params, part, key)[0]
             return _summed(_over_parts(part_loss, batch, part_key), axis) / count
 
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss, key=step_key, loss_fn=loss_fn)
+        told = {"value": loss, "key": step_key, "loss_fn": loss_fn, "observed": observed}
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, **told)
         # Written as a clip writes its norm, so that the compiler sees that the two are one.
         norm = jnp.sqrt(sum(jnp.sum(tree.absolute_square(g)) for g in jax.tree.leaves(grads)))
         taken = state.step - sum(states.get_all(state.opt_state, "skipped").values())  # the optimizer counts these
         lr = jnp.asarray(schedule(taken), jnp.float32)
         metrics = {"loss": loss, "lr": lr, "grad_norm": norm, "grad_squares": part_squares(grads, layout)}
         loss_of = _mean_loss(loss_sum, part_key, axis)
-        view = StepView(state.step, state.params, grads, updates, opt_state, layout, lr, batch, loss_of)
+        both = (opt_state, state.opt_state)
+        view = StepView(state.step, state.params, grads, updates, *both, layout, lr, batch, loss_of, each)
         for probe in probes.values():
             metrics.update(probe(view))
         return TrainState(state.step + 1, apply_updates(state.params, updates), opt_state), metrics

@@ -21,7 +21,7 @@ LENGTH, WIDTH = 5, 64  # tokens of a sequence, entries of the parameters
 
 def view(batch, loss_of, params=None, step=0):
     params = jnp.zeros(WIDTH) if params is None else params
-    return StepView(jnp.int32(step), params, None, None, None, None, jnp.float32(1), batch, loss_of)
+    return StepView(jnp.int32(step), params, None, None, None, None, None, jnp.float32(1), batch, loss_of)
 
 
 @jax.jit
@@ -97,9 +97,11 @@ def test_the_cosine_is_that_of_two_updates_in_a_row():
     state, grads = tx.init(params), [jnp.array(g, jnp.float32) for g in ([1, 0, 0], [1, 1, 0], [-1, -1, 0])]
     found = []
     for grad in grads:
-        _, state = tx.update({"w": grad}, state, params)
-        found.append(float(cosine(view(None, None)._replace(opt_state=state))["update_cosine"]))
+        before, (_, state) = state, tx.update({"w": grad}, state, params)
+        found.append(float(cosine(view(None, None)._replace(last_state=before, opt_state=state))["update_cosine"]))
     np.testing.assert_allclose(found, [np.nan, np.sqrt(0.5), -1.0], rtol=1e-6)
+    unseen = tx.update({"w": grads[0]}, state, params, observed=False)[1]
+    np.testing.assert_array_equal(unseen.last_update["w"], state.last_update["w"])
 
 
 def test_clips_are_counted_and_nothing_else_changes():
@@ -147,9 +149,11 @@ def test_the_observed_step_is_the_step_and_sees_what_it_takes(ways):
     for t in range(4):
         before = state.params
         after, plain = run.step(jax.tree.map(jnp.copy, state), run.batches(t))
-        state, metrics = run.observed(jax.tree.map(jnp.copy, state), run.batches(t))
+        _, usual = run.observed(jax.tree.map(jnp.copy, state), run.batches(t))
+        state, metrics = run.looking(jax.tree.map(jnp.copy, state), run.batches(t))
         chex.assert_trees_all_close(after, state, rtol=1e-6, atol=1e-7)
-        assert plain.keys() < metrics.keys() and not any("/" in name for name in plain)
+        assert plain.keys() < usual.keys() < metrics.keys() and not any("/" in name for name in plain)
+        assert usual.keys() == {name for name in metrics if not name.startswith(("noise", "sharpness"))}
         if t in (0, 2) and "parallel" not in ways:  # whose devices cut other parts of the batch
             expected = noise_of(view(jnp.asarray(run.batches(t)), _loss_of(run), before))
             np.testing.assert_allclose(float(metrics["noise/spread"]), float(expected["noise/spread"]), rtol=2e-4)

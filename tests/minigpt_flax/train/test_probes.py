@@ -21,7 +21,7 @@ def test_ratios_by_layer_are_those_of_the_layers_apart():
         "head": ParamLayout("head", (), (0,), (1,)),
     }
     updates, params = tree(), tree()
-    view = StepView(jnp.int32(0), params, None, updates, None, layout, jnp.float32(0))
+    view = StepView(jnp.int32(0), params, None, updates, None, None, layout, jnp.float32(0))
     apart = lambda values, i: np.concatenate([leaf[i].ravel() for leaf in values["blocks"].values()])
     norm = np.linalg.norm
     expected = {f"update_ratio/layer_{i}": norm(apart(updates, i)) / norm(apart(params, i)) for i in range(3)}
@@ -30,8 +30,17 @@ def test_ratios_by_layer_are_those_of_the_layers_apart():
     np.testing.assert_allclose(list(measured.values()), list(expected.values()), rtol=1e-5)
 
 
+def test_the_cosine_is_of_two_steps_in_a_row_whatever_is_on_record(tmp_path):
+    for every in (1, 3):
+        assert start(tmp_path / str(every), "--probe=cosine", log_every=every, steps=6, eval_every=6) == 0
+    of = lambda name: {line["step"]: line.get("update_cosine") for line in records(tmp_path / name) if "loss" in line}
+    all_steps, some = of("1"), of("3")
+    assert some.keys() == {1, 3, 6} and some[1] is None
+    np.testing.assert_allclose([some[3], some[6]], [all_steps[3], all_steps[6]], rtol=1e-4)
+
+
 def test_only_the_steps_on_record_are_observed(tmp_path, monkeypatch):
-    counted = {"step": 0, "observed": 0}
+    counted = {"step": 0, "observed": 0, "looking": 0}
 
     def counting(run, name):
         function = getattr(run, name)
@@ -49,7 +58,7 @@ def test_only_the_steps_on_record_are_observed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(session, "build", build)
     assert start(tmp_path / "run", "--probe=ratios", "--probe=sharpness(every=6)", log_every=3, steps=8) == 0
-    assert counted == {"step": 5, "observed": 3}
+    assert counted == {"step": 5, "observed": 1, "looking": 2}
     lines = [line for line in records(tmp_path / "run") if "loss" in line]
     assert [(line["step"], "sharpness" in line) for line in lines] == [(1, True), (3, False), (6, True)]
     assert all("update_ratio/matrix" in line for line in lines)
