@@ -82,7 +82,7 @@ def table(head: tuple[str, ...], rows: Iterable[str]) -> str:
 
 def parent(function: Callable) -> str | None:
     """The optimizer that the paragraph on its origin names first."""
-    found = re.search(r":func:`(\w+)`", (inspect.getdoc(function) or "").split("\n\n")[1])
+    found = re.search(r":func:`(\w+)`", "".join((inspect.getdoc(function) or "").split("\n\n")[1:2]))
     return found[1] if found else None
 
 
@@ -101,7 +101,7 @@ def family(root: str | None = None, depth: int = 0) -> list[str]:
 
 def rule(name: str) -> str:
     """Paper and formula of an optimizer."""
-    origin, *rest = blocks(OPTIMIZERS[name])[1:]
+    origin, *rest = blocks(OPTIMIZERS[name])[1:] or [""]
     formula = f"\n```text\n{inspect.cleandoc(rest[0])}\n```\n" if rest and rest[0].startswith(" ") else ""
     return f"### {name}\n\n{origin.removesuffix('::')}\n{formula}"
 
