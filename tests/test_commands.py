@@ -1,0 +1,66 @@
+"""Every command that a page shows is one: its flags are there, and its words name what is there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from minigpt_flax import __main__ as minigpt
+from minigpt_flax.lab import compare
+from minigpt_flax.lab.contest import check
+from minigpt_flax.train import cli
+from minigpt_flax.train.config import resolve
+from minigpt_flax.train.specs import parse, ready
+from minigpt_flax.train.tables import KINDS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SHOWN = re.compile(r"^[ $]*(?:\S+ )*?(?:python (?:-m )?(train\.py|minigpt_flax)|(minigpt)) (.*)$", re.MULTILINE)
+WORDS = {"probe": "probe", "wrap": "wrapper", "log": "logger"}  # which a configuration keeps as they were typed
+
+
+def lines_of(page):
+    """The command lines of a page's blocks, as (program, arguments)."""
+    text = page.read_text(encoding="utf-8")
+    fences = re.findall(r"^```(?:bash|sh|text)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    indented = re.findall(
+        r"(?:^    .*\n)+", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE
+    )
+    for block in (*fences, *indented):
+        for script, installed, rest in SHOWN.findall(block.replace("\\\n", " ")):
+            arguments = shlex.split(re.split(r" [|&>;]|(?<=\s)\[", rest)[0], comments=True)
+            if "..." not in arguments and "|" not in arguments:
+                yield script or installed, arguments
+
+
+FOUND = sorted({(name, *rest) for page in PAGES for name, rest in lines_of(page)})
+
+
+def look_up(given, preset):
+    """Builds the configuration, and looks up the words that it keeps as typed."""
+    config = resolve(given, preset)
+    for field, kind in WORDS.items():
+        for text in getattr(config, field) or ():
+            ready(parse(text, kind), KINDS[kind].table, kind, KINDS[kind].given)
+
+
+def test_pages_show_commands():
+    assert len(FOUND) > 60
+
+
+@pytest.mark.parametrize("command", FOUND, ids=" ".join)
+def test_the_command_is_understood(command):
+    program, *arguments = command
+    values = (cli if program == "train.py" else minigpt).parser().parse(arguments)
+    run = values.pop("run", None)
+    if "preset" not in values:
+        return
+    if run is compare.run:
+        typed = {name: values.pop(name) for name in compare.OWN}
+        if not (typed["folders"] or typed["resume"]):
+            check(compare._contest({**typed, "preset": typed["preset"] or "nano"}, cli.given_fields(values)))
+        return
+    request = cli.requested(values)
+    if request.resume is None and request.explain is None:
+        look_up(request.given, request.preset or "nano")
