@@ -82,9 +82,19 @@ def make_step(
         taken = state.step - sum(states.get_all(state.opt_state, "skipped").values())  # the optimizer counts these
         lr = jnp.asarray(schedule(taken), jnp.float32)
         metrics = {"loss": loss, "lr": lr, "grad_norm": norm, "grad_squares": part_squares(grads, layout)}
-        loss_of = _mean_loss(loss_sum, part_key, axis)
-        both = (opt_state, state.opt_state)
-        view = StepView(state.step, state.params, grads, updates, *both, layout, lr, batch, loss_of, each)
+        view = StepView(
+            state.step,
+            state.params,
+            grads,
+            updates,
+            opt_state,
+            last_state=state.opt_state,
+            layout=layout,
+            lr=lr,
+            batch=batch,
+            loss_of=_mean_loss(loss_sum, part_key, axis),
+            each=each,
+        )
         for probe in probes.values():
             metrics.update(probe(view))
         return TrainState(state.step + 1, apply_updates(state.params, updates), opt_state), metrics
