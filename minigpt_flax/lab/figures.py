@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from minigpt_flax.lab.plots import COLOURS, DASHES, MARKERS, dress
 from minigpt_flax.lab.records import RunRecord
@@ -63,6 +64,7 @@ def losses(standings: Sequence[Standing]) -> Figure:
             _band(axes, standing, x, i)
         dress(axes, "validation loss (nats/token)" if x == AXES[0] else "")
         axes.set_xlabel({"step": "steps", "seconds": "seconds of training"}.get(x, x))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 500k, which leaves room for the next
     _legend(figure)
     return figure
 
