@@ -159,7 +159,7 @@ that others use too: compare losses and steps.
 """
 
 
-def section(part: Part, entries: Sequence[Entry], verdict: Verdict, facts: Mapping[str, str], docs: Path) -> str:
+def section(part: Part, entries: Sequence[Entry], verdict: Verdict, facts: Mapping[str, Any], docs: Path) -> str:
     """The part as text, with its pictures beside the page.
 
     Args:
@@ -172,8 +172,8 @@ def section(part: Part, entries: Sequence[Entry], verdict: Verdict, facts: Mappi
     by_name = {standing.name: standing for standing in verdict.standings}
     best = [by_name[who.name] for who in part.contest.contestants if by_name[who.name].mean is not None]
     pictures = {"loss": losses(best), "rates": rates(entries)}
-    spent = "{runs} runs in {took}; {expected} were expected before they began. Machine: {machine}, {date}."
-    lines = [f"## {part.title}", "", spent.format(runs=part.contest.runs, **facts), "", markdown(verdict)]
+    cost = "{runs} runs in {took}; {expected} were expected before they began. Machine: {machine}, {date}."
+    lines = [f"## {part.title}", "", cost.format(runs=part.contest.runs, **facts), "", markdown(verdict)]
     for name, figure in pictures.items():
         if figure is not None:
             figure.savefig(docs / f"reference-{part.name}-{name}.png", dpi=72)
@@ -241,8 +241,7 @@ def run(arguments: list[str]) -> int:
         print(f"\n{part.title}\n\n{text(verdict)}\n")
         values = {**known, "steps": given["steps"], "seconds": round(spent(clock)), **as_values(verdict)}
         save(given["results"] or RESULTS / f"{machine()}.json", f"reference, {part.name}", values)
-        facts = {name: known[name] for name in ("machine", "date")}
-        facts |= {"expected": spell(expected[part.name]), "took": spell(spent(clock))}
+        facts = {**known, "expected": spell(expected[part.name]), "took": spell(spent(clock))}
         written = section(part, entries, verdict, facts, given["docs"])
         print(f"{show(write({part.name: written}, given['steps'], given['docs']))} is written")
     return 0

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
@@ -13,9 +12,8 @@ from minigpt_flax.train import cli
 from minigpt_flax.train.config import resolve
 from minigpt_flax.train.specs import parse, ready
 from minigpt_flax.train.tables import KINDS
+from tests.test_snippets import EVERY
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHOWN = re.compile(r"^[ $]*(?:\S+ )*?(?:python (?:-m )?(train\.py|minigpt_flax)|(minigpt)) (.*)$", re.MULTILINE)
 WORDS = {"probe": "probe", "wrap": "wrapper", "log": "logger"}  # which a configuration keeps as they were typed
 
@@ -34,7 +32,7 @@ def lines_of(page):
                 yield script or installed, arguments
 
 
-FOUND = sorted({(name, *rest) for page in PAGES for name, rest in lines_of(page)})
+FOUND = sorted({(name, *rest) for page in EVERY for name, rest in lines_of(page)})
 
 
 def look_up(given, preset):

@@ -85,7 +85,7 @@ class Run(Design):
         every = self.config.log_every
         if not (on_record(number, every) or (self.compares and on_record(number + 1, every))):
             return self.step
-        return self.looking if any(due(number - 1, every) for every in self.periods) else self.observed
+        return self.looking if any(due(number - 1, period) for period in self.periods) else self.observed
 
     @functools.cached_property
     def compares(self) -> bool:
@@ -139,8 +139,8 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
 
     @functools.cache
     def launched(words: tuple[str, ...]) -> Step:
-        ready = functools.partial(make, words=words)
-        return patient(LAUNCHERS[config.parallel].compile(ready, mesh, shardings), mesh)
+        compiled = LAUNCHERS[config.parallel].compile(functools.partial(make, words=words), mesh, shardings)
+        return patient(compiled, mesh)
 
     seldom = periods(config.probe)
     known: dict[str, Any] = vars(plan) | {"init": jax.jit(plan.init, out_shardings=shardings)}

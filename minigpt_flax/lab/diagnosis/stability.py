@@ -7,7 +7,6 @@ arXiv 2103.00065; 2022, arXiv 2207.14484). Training often hovers at the bound, a
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_mini import OPTIMIZERS, states
-from minigpt_flax.train.specs import parse
+from minigpt_flax.train.specs import parse, settings
 
 
 class Rule(NamedTuple):
@@ -75,8 +74,7 @@ def keywords(word: str) -> tuple[str, dict[str, Any]]:
     (0.95, 0.9)
     """
     parsed = parse(word, "optimizer")
-    defaults = {name: p.default for name, p in inspect.signature(OPTIMIZERS[parsed.name]).parameters.items()}
-    return parsed.name, {**defaults, **parsed.keywords}
+    return parsed.name, settings(parsed, OPTIMIZERS[parsed.name])
 
 
 def rule_of(word: str) -> tuple[Rule | None, dict[str, Any]]:
