@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from benchmarks import peers
+from benchmarks.apart import Apart
 from benchmarks.contestants import FLOATS_MOVED, FLOATS_SCALED, compiled, ours
+from benchmarks.timing import race, ratios
 from benchmarks.trees import model_tree
 from jaxopt_mini import apply_updates
 from minigpt_flax.data.tokenizers.ids import Ids
@@ -26,6 +32,7 @@ from minigpt_flax.train.devices import peak_flops
 from minigpt_flax.train.speed import planned
 from minigpt_flax.train.step import make_step
 
+NANOGPT_ROUNDS = 7
 BLOCKS, CALLS = 3, 10  # timed blocks, calls in each: as many as SOAP's updates from one pair of bases to the next
 SLOW = 10.0  # a scatter to repeated places that takes this many times one to distinct places is the regression
 RATE = 1e-3
@@ -49,6 +56,7 @@ class Sizes:
       tree: of the updates without a step, a row of ``benchmarks.trees.MODELS``.
       sweep: preset of the runs of the sweep, and changes to it.
       runs: of the sweep.
+      peers: folder that has nanoGPT, None where it isn't compared.
     """
 
     scatter: tuple[int, int, tuple[int, ...]]
@@ -62,6 +70,7 @@ class Sizes:
     tree: str
     sweep: tuple[str, dict[str, Any]]
     runs: int
+    peers: Path | None = None
 
 
 SMALL = {"context": 16, "layers": 2, "heads": 2, "width": 32}
@@ -93,14 +102,14 @@ TINY = Sizes(
 )
 
 
-def timed(call: Callable[[], Any]) -> float:
+def timed(call: Callable[[], Any], calls: int = CALLS) -> float:
     """Median seconds of a call, in blocks of which only the last result is waited for; two more before don't count."""
     seconds = []
     jax.block_until_ready([call() for _ in range(2)][-1])
     for _ in range(BLOCKS):
         start = time.perf_counter()
-        jax.block_until_ready([call() for _ in range(CALLS)][-1])
-        seconds.append((time.perf_counter() - start) / CALLS)
+        jax.block_until_ready([call() for _ in range(calls)][-1])
+        seconds.append((time.perf_counter() - start) / calls)
     return statistics.median(seconds)
 
 
@@ -165,28 +174,52 @@ def attention_row(row: Any, model: ModelConfig, batch: int) -> dict[str, Any]:
     return {"ms": timed(lambda: grads(*given)) * 1e3, "deviation": deviation(row, model)}
 
 
+class TrainingStep:
+    """A whole training step as ``train.py`` does it, on random tokens.
+
+    Args:
+      size: of everything.
+      preset: of the run.
+      changes: to it.
+
+    Attributes:
+      config: of the run.
+      plan: of the run.
+      compile_seconds: what tracing and compiling took.
+      program: the step.
+    """
+
+    def __init__(self, size: Sizes, preset: str, changes: dict[str, Any]):
+        fields = {"dtype": size.dtype, "batch_size": size.batch, "accum": 1} | size.models[preset] | changes
+        self.config = config = resolve(fields, preset)
+        self.plan, key = design(config, Ids(size.vocab_size)), jax.random.key(0)
+        plan = self.plan
+        step = make_step(loss_sum(plan.model), plan.tx, plan.schedule, key=key, layout=plan.layout)
+        shape = (config.accum,) * (config.accum > 1) + (config.batch_size, config.context + 1)
+        self.tokens, self.state = jax.random.randint(key, shape, 0, size.vocab_size), plan.init()
+        start = time.perf_counter()
+        self.program = jax.jit(step, donate_argnums=0).lower(self.state, self.tokens).compile()
+        self.compile_seconds = time.perf_counter() - start
+
+    def __call__(self) -> jax.Array:
+        """Trains a step; its loss."""
+        self.state, metrics = self.program(self.state, self.tokens)
+        return metrics["loss"]
+
+
 def training_step(size: Sizes, preset: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """A whole training step as ``train.py`` does it: compiled, run, and measured against the device."""
-    fields = {"dtype": size.dtype, "batch_size": size.batch, "accum": 1} | size.models[preset] | changes
-    config = resolve(fields, preset)
-    plan, key = design(config, Ids(size.vocab_size)), jax.random.key(0)
-    step = make_step(loss_sum(plan.model), plan.tx, plan.schedule, key=key, layout=plan.layout)
-    shape = (config.accum,) * (config.accum > 1) + (config.batch_size, config.context + 1)
-    tokens, state = jax.random.randint(key, shape, 0, size.vocab_size), plan.init()
-    start = time.perf_counter()
-    program = jax.jit(step, donate_argnums=0).lower(state, tokens).compile()
-    compiling = time.perf_counter() - start
-    call = repeated(lambda carry: program(carry[0], tokens), (state, None))
-    del state
-    seconds, peak = timed(call), peak_flops(jax.devices()[0].device_kind, plan.model.dtype)
+    """A training step, measured against the device."""
+    step = TrainingStep(size, preset, changes)
+    plan, seconds = step.plan, timed(step, max(2, CALLS // step.config.accum))
+    peak = peak_flops(jax.devices()[0].device_kind, plan.model.dtype)
     return {
         "ms": seconds * 1e3,
-        "tokens_per_second": config.step_tokens / seconds,
+        "tokens_per_second": step.config.step_tokens / seconds,
         "mfu": None if peak is None else plan.flops / seconds / peak,
-        "memory_bytes": planned(program.memory_analysis()),
-        "compile_seconds": compiling,
+        "memory_bytes": planned(step.program.memory_analysis()),
+        "compile_seconds": step.compile_seconds,
         "attention": plan.model.attention + (f" ({plan.hindered})" if plan.hindered else ""),
-        "loss": float(call()[1]["loss"]),
+        "loss": float(step()),
     }
 
 
@@ -194,22 +227,26 @@ def train(size: Sizes) -> Iterator[Row]:
     """A step of every model, and one change at a time."""
     largest = max(size.batches)
     changes: dict[str, dict[str, Any]] = {"base": {}}
-    changes |= {f"batch {batch}": {"batch_size": batch} for batch in size.batches}
     changes |= {"whole step": {"batch_size": largest, "accum": size.accum}}
     changes |= {"layers as a loop": {"scan_layers": True}}
-    changes |= {f"remat {name}": {"remat": name} for name in ("full", "dots")}
     changes |= {"loss at once": {"loss_chunk": 0}, "plain attention": {"attention": "plain"}}
+    changes |= {f"batch {batch}": {"batch_size": batch} for batch in size.batches}
+    changes |= {f"remat {name}": {"remat": name} for name in ("full", "dots")}
     for title, change in changes.items():
         for name in size.models:
             yield f"{name}, {title}", attempt(training_step, size, name, change)
 
 
 def optimizer(size: Sizes) -> Iterator[Row]:
-    """Updates alone against the speed of memory, and their share of a step: what SGD's step doesn't have."""
+    """Updates alone against the speed of memory, and their share of a step: what SGD's step doesn't have.
+
+    Beside the share of a step of one micro-batch that of a whole one, whose micro-batches share an update.
+    """
     tree = model_tree(size.tree)
     floats = lambda seed: jax.tree.map(jnp.array, tree.filled(seed, 0.02))
-    scale = jax.jit(lambda params, one: jax.tree.map(lambda leaf: leaf * one, params), donate_argnums=0)
-    floor = timed(repeated(lambda params: scale(params, jnp.float32(1)), floats(0))) * FLOATS_MOVED / FLOATS_SCALED
+    scale = jax.jit(lambda row, one: row * one, donate_argnums=0)
+    row = jnp.ones(tree.size)
+    floor = timed(repeated(lambda row: scale(row, jnp.float32(1)), row)) * FLOATS_MOVED / FLOATS_SCALED
     yield "memory floor of AdamW", {"update_ms": floor * 1e3}
 
     def update(name: str) -> dict[str, Any]:
@@ -223,7 +260,55 @@ def optimizer(size: Sizes) -> Iterator[Row]:
     for name in ("sgd", "adamw", "muon", "soap"):
         found = attempt(update, name) | attempt(training_step, size, next(iter(size.models)), {"opt": name})
         without = without or found.get("ms")
-        yield name, found | ({"share": 1 - without / found["ms"]} if without and "ms" in found else {})
+        if without and "ms" in found:
+            whole = without * max(size.batches) * size.accum / size.batch + found["ms"] - without
+            found |= {"share": 1 - without / found["ms"], "share_of_whole": (found["ms"] - without) / whole}
+        yield name, found
+
+
+def nanogpt(size: Sizes) -> Iterator[Row]:
+    """A step of the first model in turns with nanoGPT's, compiled by torch, in bfloat16, with its fused AdamW."""
+    preset = next(iter(size.models))
+    absent = peers.why_not("nanoGPT/model", size.peers, device="gpu")
+    if absent is not None or size.peers is None:
+        yield "nanoGPT", {"absent": absent}
+        return
+    step = TrainingStep(size, preset, {})
+    theirs = Apart(nanogpt_steps, size.peers, step.plan.model, size.batch, CALLS)
+    contestants = {"jaxopt_mini": lambda: jax.block_until_ready([step() for _ in range(CALLS)]), "nanoGPT": theirs}
+    seconds = race(contestants, NANOGPT_ROUNDS)
+    for name, times in seconds.items():
+        rate = step.config.step_tokens * CALLS / statistics.median(times)
+        over = {"over_nanogpt": ratios(times, seconds["nanoGPT"])["median"]} if name != "nanoGPT" else {}
+        yield f"{preset}, {name}", {"ms": statistics.median(times) * 1e3 / CALLS, "tokens_per_second": rate} | over
+
+
+def nanogpt_steps(folder: Path, config: ModelConfig, batch: int, steps: int) -> Callable[[], None]:
+    """As nanoGPT's ``train.py`` does them on a GPU."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    model = peers.nanogpt(folder, config).to("cuda")
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells what it decays
+        optimizer = model.configure_optimizers(0.1, RATE, (0.9, 0.95), device_type="cuda")
+    forward = torch.compile(model)
+    tokens = torch.randint(config.vocab_size, (batch, config.context + 1), device="cuda")
+    inputs, targets = (part.contiguous() for part in (tokens[:, :-1], tokens[:, 1:]))
+
+    def step() -> None:
+        with torch.autocast("cuda", torch.bfloat16):
+            _, loss = forward(inputs, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def turn() -> None:
+        for _ in range(steps):
+            step()
+        torch.cuda.synchronize()
+
+    return turn
 
 
 def sweep(size: Sizes) -> Iterator[Row]:
@@ -244,5 +329,5 @@ def sweep(size: Sizes) -> Iterator[Row]:
 
 
 SECTIONS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
-    f.__name__: f for f in (scatter, attention, train, optimizer, sweep)
+    f.__name__: f for f in (scatter, attention, train, optimizer, nanogpt, sweep)
 }

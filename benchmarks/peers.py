@@ -26,18 +26,18 @@ HOME = {
 """Where the authors' files are from, by the files' names."""
 
 
-def why_no_torch() -> str | None:
-    """Why torch can't take part, None if it can."""
-    if jax.default_backend() != "cpu":
-        return "torch is compared on the CPU only"
+def why_no_torch(device: str = "cpu") -> str | None:
+    """Why torch can't take part in a contest on that kind of device, None if it can."""
+    if jax.default_backend() != device:
+        return f"torch is compared on a {device} here"
     return None if importlib.util.find_spec("torch") else "torch is not installed"
 
 
-def why_not(name: str, folder: Path | None) -> str | None:
+def why_not(name: str, folder: Path | None, device: str = "cpu") -> str | None:
     """Why the authors' code can't take part, None if it can."""
     if folder is None or not (folder / f"{name}.py").is_file():
         return f"the authors' {name}.py ({HOME[name]}) is not in a folder given by --peers"
-    return why_no_torch()
+    return why_no_torch(device)
 
 
 def load(name: str, folder: Path) -> ModuleType:

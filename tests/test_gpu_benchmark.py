@@ -32,9 +32,11 @@ def test_a_section_that_fails_or_takes_too_long_leaves_the_others_alone(monkeypa
 
     monkeypatch.setitem(gpu.SECTIONS, "scatter", broken)
     monkeypatch.setitem(gpu.SECTIONS, "sweep", endless)
-    failed = gpu.measure("scatter", accelerator.TINY, 60)
+    kept = []
+    failed = gpu.measure("scatter", accelerator.TINY, 60, lambda found: kept.append(dict(found)))
     assert failed["rows"] == {"first": {"ms": 1.0}} and failed["error"] == "MemoryError: too large"
-    assert not gpu.measure("sweep", accelerator.TINY, 0)["complete"]
+    assert kept == [{"rows": failed["rows"], "complete": False}, failed]
+    assert not gpu.measure("sweep", accelerator.TINY, 0, kept.append)["complete"]
     assert "out of time" in capsys.readouterr().out
 
 

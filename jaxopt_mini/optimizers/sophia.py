@@ -53,7 +53,8 @@ def hutchinson_estimator_diag_hessian(random_seed: jax.Array | None = None) -> G
         key, now = jax.random.split(state.key)
         signs = optax.tree.random_like(now, params, jax.random.rademacher, dtype=jnp.float32)
         signs = cast_like(signs, params)
-        product = jax.jvp(jax.grad(loss), (params,), (signs,))[1]
+        # Backwards twice: what has a gradient of its own, such as a fast attention, can't be differentiated forwards.
+        (product,) = jax.vjp(jax.grad(loss), params)[1](signs)
         return jax.tree.map(lambda h, r: widen(h) * widen(r), product, signs), HutchinsonState(key)
 
     return GradientTransformationExtraArgs(init, update)

@@ -19,6 +19,7 @@ from minigpt_flax.model.kernels import cudnn, tpu
 from minigpt_flax.model.linear import Dense, wide_product
 from minigpt_flax.model.norm import Norm
 from minigpt_flax.model.position import POSITIONS, rotate
+from minigpt_flax.model.twice import differentiable_twice
 
 
 def attend(
@@ -79,8 +80,8 @@ class Row(NamedTuple):
 
 ATTENTION: dict[str, Row] = {
     "plain": Row(attend, None, DTYPE_NAMES, drops=True),
-    "cudnn": Row(cudnn, "gpu", ("bfloat16",), drops=False),
-    "tpu": Row(tpu, "tpu", DTYPE_NAMES, drops=False),
+    "cudnn": Row(differentiable_twice(cudnn, attend), "gpu", ("bfloat16",), drops=False),
+    "tpu": Row(differentiable_twice(tpu, attend), "tpu", DTYPE_NAMES, drops=False),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -68,12 +67,13 @@ def deviation(row: Row, config: ModelConfig) -> float:
     documents = None if config.end_of_text is None else (jnp.arange(length) > length // 3).astype(jnp.int32)[None]
     direction = jax.random.normal(keys[3], q.shape, config.dtype)
 
-    def out_and_gradients(mix):
-        mix = functools.partial(mix, documents=documents, scale=config.attention_scale)
-        out, back = jax.vjp(mix, q, k, v)
+    def out_and_gradients(mix, q, k, v, documents, direction):
+        out, back = jax.vjp(lambda *qkv: mix(*qkv, documents=documents, scale=config.attention_scale), q, k, v)
         return [a.astype(jnp.float32) for a in (out, *back(direction))]
 
-    here, there = (jax.jit(out_and_gradients, static_argnums=0)(mix) for mix in (row.attend, attend))
+    # All are arguments: what a program knows when it is compiled, XLA computes then, on the host and slowly.
+    given = q, k, v, documents, direction
+    here, there = (jax.jit(out_and_gradients, static_argnums=0)(mix, *given) for mix in (row.attend, attend))
     return max(
         float(jnp.max(jnp.abs(a - b)) / jnp.maximum(1, jnp.max(jnp.abs(b)))) for a, b in zip(here, there, strict=True)
     )

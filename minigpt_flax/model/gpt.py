@@ -10,6 +10,7 @@ refactoring. Those of the blocks are stacked over layers: ``blocks/attention/que
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -24,10 +25,10 @@ from minigpt_flax.model.attention import Attention
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.documents import number_documents, restart_positions
 from minigpt_flax.model.dropout import Dropout
-from minigpt_flax.model.head import Head, logits_of
+from minigpt_flax.model.head import Head, bound_of, logits_of, unbounded_logits
 from minigpt_flax.model.init import INITS
 from minigpt_flax.model.layers import over_layers
-from minigpt_flax.model.loss import chunked_losses, tokens_at_once
+from minigpt_flax.model.loss import chunked_losses, loss_of_logits, own_memory, tokens_at_once
 from minigpt_flax.model.mlp import Mlp
 from minigpt_flax.model.norm import Norm
 from minigpt_flax.model.position import POSITIONS
@@ -112,9 +113,12 @@ class GPT(nn.Module):
         config = self.config
         documents = None if config.end_of_text is None else number_documents(tokens, config.end_of_text)
         x = self.final_norm(self.stream(tokens, documents, deterministic))
-        at_once = tokens_at_once(targets.size, config.vocab_size) if config.loss_chunk is None else config.loss_chunk
-        read_out = functools.partial(logits_of, config, *self.head(self.token_embedding.embedding))
-        return chunked_losses(read_out, x, targets, at_once or targets.size)
+        at_once = config.loss_chunk
+        if at_once is None:
+            at_once = tokens_at_once(targets.size, config.vocab_size, own_memory())
+        read_out = functools.partial(unbounded_logits, *self.head(self.token_embedding.embedding))
+        losses_of = loss_of_logits(bound_of(config))
+        return chunked_losses(read_out, x, targets, at_once or targets.size, losses_of)
 
     def stream(
         self, tokens: Integer[Array, "B T"], documents: Int[Array, "B T"] | None, deterministic: bool
@@ -146,10 +150,11 @@ class GPT(nn.Module):
     ) -> Float[Array, "B T D"]:
         """Runs the blocks one after the other; their parameters are stored stacked over layers however they run."""
         config, block = self.config, Block(self.config, parent=None)
+        drawing = Block(_plain(config), parent=None)
         key = None if deterministic or config.dropout == 0 else self.make_rng("dropout")
 
         def init(key: Array) -> Params:
-            one = lambda key: block.init(key, jnp.zeros((1, 1, config.width)), deterministic=True)["params"]
+            one = lambda key: drawing.init(key, jnp.zeros((1, 1, config.width)), deterministic=True)["params"]
             return cast(Params, jax.vmap(one)(jax.random.split(key, config.layers)))
 
         def body(x: Array, layer: tuple[Params, Array]) -> tuple[Array, None]:
@@ -168,6 +173,11 @@ class GPT(nn.Module):
         return logits_of(self.config, *self.head(self.token_embedding.embedding), self.final_norm(x))
 
 
+def _plain(config: ModelConfig) -> ModelConfig:
+    """What draws parameters: it runs on one token, which is too few for a kernel of attention, and in float32."""
+    return dataclasses.replace(config, attention="plain")
+
+
 @functools.partial(jax.jit, static_argnames="config")
 def init_params(config: ModelConfig, key: Array) -> Params:
     """Draws initial weights, by the scheme of the configuration; GPT-2's unless it says otherwise.
@@ -179,7 +189,7 @@ def init_params(config: ModelConfig, key: Array) -> Params:
     Returns:
         A plain nested dict of float32 arrays.
     """
-    return cast(Params, GPT(config).init(key, jnp.zeros((1, 1), jnp.int32))["params"])
+    return cast(Params, GPT(_plain(config)).init(key, jnp.zeros((1, 1), jnp.int32))["params"])
 
 
 def apply(

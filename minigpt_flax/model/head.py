@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -45,7 +46,19 @@ def logits_of(
     config: ModelConfig, matrix: Float[Array, "D V"], bias: Float[Array, " V"] | None, x: Float[Array, "B T D"]
 ) -> Float[Array, "B T V"]:
     """Float32 logits of features, with their bias and their bound."""
+    return bound_of(config)(unbounded_logits(matrix, bias, x))
+
+
+def unbounded_logits(
+    matrix: Float[Array, "D V"], bias: Float[Array, " V"] | None, x: Float[Array, "B T D"]
+) -> Float[Array, "B T V"]:
+    """Float32 logits of features, with their bias."""
     logits = wide_product(x.reshape(-1, x.shape[-1]), matrix).reshape(*x.shape[:-1], matrix.shape[1])
-    if bias is not None:
-        logits = logits + bias[None, None].astype(logits.dtype)
-    return logits if config.softcap is None else SOFTCAPS[config.softcap_form](logits, config.softcap)
+    return logits if bias is None else logits + bias[None, None].astype(logits.dtype)
+
+
+def bound_of(config: ModelConfig) -> Callable[[Array], Array]:
+    """What bounds the logits; what leaves them alone where nothing does."""
+    if config.softcap is None:
+        return lambda logits: logits
+    return functools.partial(SOFTCAPS[config.softcap_form], bound=config.softcap)

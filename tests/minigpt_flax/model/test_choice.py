@@ -6,11 +6,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from minigpt_flax.data.tokenizers.ids import Ids
 from minigpt_flax.errors import UserError
+from minigpt_flax.model import gpt
 from minigpt_flax.model.attention import ATTENTION, Row, attend
 from minigpt_flax.model.choice import choose_attention, deviation, what_hinders
 from minigpt_flax.model.config import ATTENTION_NAMES, DTYPE_NAMES, ModelConfig
 from minigpt_flax.model.kernels import cudnn, tpu
+from minigpt_flax.train.build import design, loss_sum
+from minigpt_flax.train.config import resolve
+from minigpt_flax.train.step import make_step
 
 CONFIG = ModelConfig(11, context=8, heads=4, kv_heads=2, width=32)
 
@@ -79,3 +84,28 @@ def test_the_tpu_kernel_lowers_for_a_tpu(documents):
 
     exported = jax.export.export(jax.jit(gradients), platforms=["tpu"])(*shapes, marks)
     assert exported.mlir_module().count("tpu_custom_call") >= 3  # forward, keys and values, queries
+
+
+def test_a_kernel_sees_whole_contexts_in_its_own_type_only(monkeypatch):
+    seen = []
+
+    def picky(q, k, v, **known):
+        seen.append((q.shape[1], q.dtype.name))
+        return attend(q, k, v, **known)
+
+    monkeypatch.setitem(ATTENTION, "cudnn", own(picky, dtypes=("bfloat16",)))
+    plan = design(resolve({"dtype": "bfloat16", "layers": 1, "context": 8, "width": 8}, "nano"), Ids(11))
+    model = dataclasses.replace(plan.model, attention="cudnn")
+    step = make_step(loss_sum(model), plan.tx, plan.schedule, key=jax.random.key(0))
+    params = jax.eval_shape(lambda: gpt.init_params(model, jax.random.key(0)))
+    assert jax.tree.structure(params) == jax.tree.structure(plan.shapes) and not seen
+    jax.eval_shape(step, jax.eval_shape(plan.init), jax.ShapeDtypeStruct((2, 9), "int32"))
+    assert set(seen) == {(8, "bfloat16")}
+
+
+def test_the_trial_compiles_nothing_into_the_program():
+    def mix(q, k, v, **known):
+        assert all(isinstance(a, jax.core.Tracer) for a in (q, k, v, known["documents"]))
+        return attend(q, k, v, **known)
+
+    assert deviation(own(mix), dataclasses.replace(CONFIG, end_of_text=0)) == 0

@@ -1,0 +1,88 @@
+"""Second derivatives for a kernel that has only the first ones."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float, Int
+
+
+def differentiable_twice(fast: Callable[..., Array], exact: Callable[..., Array]) -> Callable[..., Array]:
+    """``fast``, whose gradients can be differentiated backwards: what that takes is computed by ``exact``.
+
+    A kernel comes with its gradient, as a kernel too, and ends there. Products with the Hessian, for the sharpness or
+    for Sophia, need one derivative more. The loss and its gradient cost here what they cost before, so a run that needs
+    such products now and then is slow in these steps only.
+
+    Forwards it can't be differentiated, as everything with a gradient of its own: take ``vjp`` of ``grad``.
+
+    Args:
+        fast: An attention, with the arguments of `minigpt_flax.model.attention.attend`.
+        exact: The same function, differentiable as often as one likes.
+
+    Returns:
+        The function ``fast``.
+    """
+
+    def bound(attend: Callable[..., Array], scale: float | None, documents: Array | None) -> Callable[..., Array]:
+        return lambda q, k, v: attend(q, k, v, documents=documents, scale=scale)
+
+    def slopes(scale: float | None, q: Array, k: Array, v: Array, documents: Array | None, along: Array) -> Any:
+        return jax.vjp(bound(exact, scale, documents), q, k, v)[1](along)
+
+    without_derivative = functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+
+    @without_derivative
+    def forward(scale: float | None, q: Array, k: Array, v: Array, documents: Array | None) -> Any:
+        return jax.vjp(bound(fast, scale, documents), q, k, v)  # with what the kernel of the gradient needs
+
+    @without_derivative
+    def backward(scale: float | None, back: Any, q: Array, k: Array, v: Array, documents: Any, along: Array) -> Any:
+        return back(along)
+
+    def backward_again(scale: float | None, kept: tuple[Any, ...], directions: Any) -> tuple[Any, ...]:
+        q, k, v, documents, along = kept
+        gradients = lambda q, k, v, along: slopes(scale, q, k, v, documents, along)
+        *of_inputs, of_along = jax.vjp(gradients, q, k, v, along)[1](directions)
+        return None, *of_inputs, None, of_along
+
+    # What `back` holds is a function of q, k and v, whose share in the derivative `backward` has.
+    forward.defvjp(
+        lambda scale, *given: (forward(scale, *given), given),
+        lambda scale, given, directions: (*slopes(scale, *given, directions[0]), None),
+    )
+    backward.defvjp(
+        lambda scale, back, *given: (backward(scale, back, *given), given),
+        backward_again,
+    )
+
+    @without_derivative
+    def attention(scale: float | None, q: Array, k: Array, v: Array, documents: Array | None) -> Array:
+        return fast(q, k, v, documents=documents, scale=scale)
+
+    def attention_forward(scale: float | None, *given: Any) -> tuple[Array, Any]:
+        out, back = forward(scale, *given)
+        return out, (back, *given)
+
+    attention.defvjp(
+        attention_forward,
+        lambda scale, kept, along: (*backward(scale, *kept, along), None),
+    )
+
+    @functools.wraps(fast)
+    def attend(
+        q: Float[Array, "B T N H"],
+        k: Float[Array, "B T K H"],
+        v: Float[Array, "B T K H"],
+        *,
+        drop: None = None,
+        documents: Int[Array, "B T"] | None = None,
+        scale: float | None = None,
+    ) -> Float[Array, "B T N H"]:
+        del drop
+        return attention(scale, q, k, v, documents)
+
+    return attend

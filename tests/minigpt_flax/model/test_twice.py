@@ -1,0 +1,89 @@
+"""Tests for `minigpt_flax.model.twice`, with a kernel that has no second derivative, as those of devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from minigpt_flax.model.attention import attend
+from minigpt_flax.model.twice import differentiable_twice
+
+
+def opaque(function, *arguments):
+    """A function of arrays that can't be differentiated, as a call of a kernel can't."""
+    return jax.pure_callback(
+        jax.jit(function), jax.eval_shape(function, *arguments), *arguments, vmap_method="sequential"
+    )
+
+
+def kernel(q, k, v, *, documents=None, scale=None):
+    plain = lambda q, k, v, documents: attend(q, k, v, documents=documents, scale=scale)
+
+    @jax.custom_vjp
+    def run(q, k, v, documents):
+        return opaque(plain, q, k, v, documents)
+
+    def gradients(q, k, v, documents, along):
+        return jax.vjp(lambda *qkv: plain(*qkv, documents), q, k, v)[1](along)
+
+    run.defvjp(
+        lambda *given: (opaque(plain, *given), given),
+        lambda kept, along: (*opaque(gradients, *kept, along), None),
+    )
+    return run(q, k, v, documents)
+
+
+FAST = differentiable_twice(kernel, attend)
+SCALES = [None, 0.3]
+
+
+def given(batch=2):
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v = (jax.random.normal(key, (batch, 6, heads, 4)) for key, heads in zip(keys[:3], (4, 2, 2), strict=True))
+    return q, k, v
+
+
+def loss(mix, scale, q, k, v):
+    return jnp.sum(jnp.sin(mix(q, k, v, scale=scale)))
+
+
+def product(mix, scale, qkv, along):
+    slope = jax.grad(functools.partial(loss, mix, scale), argnums=(0, 1, 2))
+    return jax.vjp(slope, *qkv)[1](along)
+
+
+def test_the_kernel_alone_has_no_second_derivative():
+    with pytest.raises(ValueError, match="Pure callbacks do not support"):
+        product(kernel, None, given(), given())
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_value_gradient_and_product_with_the_hessian(scale):
+    qkv, along = given(), tuple(jnp.cos(a) for a in given())
+    close = functools.partial(np.testing.assert_allclose, atol=1e-5)
+    close(FAST(*qkv, scale=scale), attend(*qkv, scale=scale))
+    for fast, exact in zip(
+        jax.jit(lambda *qkv: product(FAST, scale, qkv, along))(*qkv), product(attend, scale, qkv, along), strict=True
+    ):
+        close(fast, exact)
+    slopes = [jax.grad(functools.partial(loss, mix, scale), argnums=(0, 1, 2))(*qkv) for mix in (FAST, attend)]
+    jax.tree.map(close, *slopes)
+
+
+def test_batched_with_documents_of_their_own():
+    qkv = given(batch=3)
+    documents = jnp.array([[0, 0, 1, 1, 2, 2], [0] * 6, [0, 1, 1, 1, 1, 1]])
+    parts = [a[:, None] for a in (*qkv, documents)]
+
+    def slope(mix, q, k, v, documents):
+        return jax.grad(lambda q: jnp.sum(mix(q, k, v, documents=documents) ** 2))(q)
+
+    found = jax.vmap(functools.partial(slope, FAST))(*parts)
+    np.testing.assert_allclose(found[:, 0], slope(attend, *qkv, documents), atol=1e-5)
+
+
+def test_a_step_of_gradients_runs_the_kernels_only():
+    program = jax.jit(jax.grad(functools.partial(loss, FAST, None))).lower(*given()).as_text()
+    assert program.count("@xla_ffi_python_cpu_callback") == 2 and "exponential" not in program
