@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import statistics
 import time
@@ -26,6 +27,9 @@ from minigpt_flax.lab.program import program, stack
 from minigpt_flax.model.attention import ATTENTION
 from minigpt_flax.model.choice import deviation, what_hinders
 from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.model.head import SOFTCAPS
+from minigpt_flax.model.loss import token_losses
+from minigpt_flax.model.one_pass import one_pass_losses
 from minigpt_flax.train.build import build, design, loss_sum
 from minigpt_flax.train.config import resolve
 from minigpt_flax.train.devices import peak_flops
@@ -223,6 +227,26 @@ def training_step(size: Sizes, preset: str, changes: dict[str, Any]) -> dict[str
     }
 
 
+def loss(size: Sizes) -> Iterator[Row]:
+    """Loss and gradient of bounded logits of a step of the base: read in one pass, against the plain form."""
+    length = next(iter(size.attention))[1]
+    shape, bound = (size.batch, length, size.vocab_size), functools.partial(SOFTCAPS["algebraic"], bound=15.0)
+    logits = jax.jit(lambda key: 3 * jax.random.normal(key, shape))(jax.random.key(0))
+    targets = jax.random.randint(jax.random.key(1), shape[:2], 0, size.vocab_size)
+    forms = {"plain": lambda a, t: token_losses(bound(a), t), "one pass": functools.partial(one_pass_losses, bound)}
+    for name, form in forms.items():
+
+        def narrow(logits: Any, targets: Any, form: Any = form) -> Any:  # the gradient as a product would take it
+            value, slope = jax.value_and_grad(lambda logits: form(logits, targets).mean())(logits)
+            return value, slope.astype(size.dtype)
+
+        call = jax.jit(narrow)
+        yield (
+            name,
+            {"ms": timed(lambda call=call: call(logits, targets)) * 1e3, "loss": float(call(logits, targets)[0])},
+        )
+
+
 def train(size: Sizes) -> Iterator[Row]:
     """A step of every model, and one change at a time."""
     largest = max(size.batches)
@@ -329,5 +353,5 @@ def sweep(size: Sizes) -> Iterator[Row]:
 
 
 SECTIONS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
-    f.__name__: f for f in (scatter, attention, train, optimizer, nanogpt, sweep)
+    f.__name__: f for f in (scatter, attention, loss, train, optimizer, nanogpt, sweep)
 }

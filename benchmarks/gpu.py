@@ -1,12 +1,12 @@
 """One accelerator, from its traps to whole training steps: ``python -m benchmarks.gpu [--only SECTION ...] [--tiny]``.
 
 Sections: ``scatter`` (is the regression of jaxlib 0.10.2 to 0.11.0 there), ``attention`` (the implementations against
-each other), ``train`` (the presets gpt2 and speedrun: batch sizes, layers as a loop, rematerialisation, chunks of the
-loss), ``optimizer`` (against the speed of memory, and the share of a step), ``nanogpt`` (a step in turns with
-nanoGPT's, whose folder ``--peers`` gives; torch needs memory that JAX leaves it: XLA_PYTHON_CLIENT_MEM_FRACTION=0.5),
-``sweep`` (16 runs in one program against one run). A section that fails or runs out of time says so and leaves the
-others alone; what cannot be measured, for want of memory say, is a row that says why. The results go to
-``benchmarks/results/<machine>.json``.
+each other), ``loss`` (its two forms), ``train`` (the presets gpt2 and speedrun: batch sizes, layers as a loop,
+rematerialisation, chunks of the loss), ``optimizer`` (against the speed of memory, and the share of a step),
+``nanogpt`` (a step in turns with nanoGPT's, whose folder ``--peers`` gives; torch needs memory that JAX leaves it:
+XLA_PYTHON_CLIENT_MEM_FRACTION=0.5), ``sweep`` (16 runs in one program against one run). A section that fails or runs
+out of time says so and leaves the others alone; what cannot be measured, for want of memory say, is a row that says
+why. The results go to ``benchmarks/results/<machine>.json``.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from benchmarks.gpu import FORMS
+
 Row = tuple[str, str, str, str]  # what, ours, the peer's, command
 
 
@@ -111,3 +113,14 @@ def memory(results: dict[str, Any]) -> list[str]:
     """The lines of the table of a step's memory."""
     sizes = results["compiling"]["memory"]["bytes"]
     return [f"{way} | {size / 2**20:,.0f} MiB" for way, size in sizes.items()]
+
+
+def accelerator(results: dict[str, Any]) -> list[str]:
+    """The lines of the table of an accelerator: everything that was measured, without what it lacks."""
+    shown = ("ms", "tokens_per_second", "mfu", "update_ms", "over_nanogpt", "share", "times_distinct")
+    lines = []
+    for section, found in results.items():
+        for name, values in found["rows"].items():
+            figures = [FORMS[key](values[key]) for key in shown if key in values]
+            lines += [f"{section.removeprefix('gpu ')} | {name} | {', '.join(figures)}"] * bool(figures)
+    return lines

@@ -157,11 +157,13 @@ def transforms() -> str:
     return f"{HEAD}# Schedules and clips\n\n{calls('Schedules', SCHEDULES)}\n{PICTURED}\n{calls('Clips', CLIPS)}"
 
 
-def filled(name: str, block: str, text: Callable[[], str]) -> str:
-    """A page with one block written anew."""
-    page = (HERE / name).read_text(encoding="utf-8")
-    begin, end = BLOCK.format(block), BLOCK.format("end")
-    return re.sub(f"{begin}.*?{end}", lambda _: f"{begin}\n{text()}{end}", page, flags=re.DOTALL)
+def filled(name: str, blocks: dict[str, Callable[[], str]]) -> str:
+    """A page with its blocks written anew."""
+    page, end = (HERE / name).read_text(encoding="utf-8"), BLOCK.format("end")
+    for block, text in blocks.items():
+        before, rest = page.split(begin := BLOCK.format(block), 1)
+        page = f"{before}{begin}\n{text()}{end}{rest.split(end, 1)[1]}"
+    return page
 
 
 def untuned() -> str:
@@ -188,6 +190,17 @@ def memory() -> str:
     """What a step of GPT-2 needs."""
     measured = json.loads((RESULTS / MACHINE).read_text())
     return table(("a step of `gpt2`, 8 x 1024 tokens", "peak by XLA's analysis"), fast.memory(measured))
+
+
+def accelerators() -> str:
+    """What was measured on GPUs."""
+    parts = []
+    for path in sorted(RESULTS.glob("[0-9]*-x-*.json")):
+        measured = json.loads(path.read_text())
+        first = next(iter(measured.values()))
+        title = f"{path.stem}, JAX {first['versions']['jax']}, {first['date']}"
+        parts.append(f"\n{title}\n\n{table(('section', 'what', 'measured'), fast.accelerator(measured))}\n")
+    return "".join(parts)
 
 
 def surfaces(package: str) -> list[str]:
@@ -223,9 +236,9 @@ def reference(title: str, package: str) -> str:
 PAGES = {
     "optimizers.md": optimizers,
     "schedules-and-clips.md": transforms,
-    "choose.md": partial(filled, "choose.md", "defaults", untuned),
-    README: partial(filled, README, "speeds", speeds),
-    "speed.md": partial(filled, "speed.md", "memory", memory),
+    "choose.md": partial(filled, "choose.md", {"defaults": untuned}),
+    README: partial(filled, README, {"speeds": speeds}),
+    "speed.md": partial(filled, "speed.md", {"memory": memory, "accelerators": accelerators}),
     "api/model.md": partial(reference, "The model", "minigpt_flax.model"),
     "api/data.md": partial(reference, "Data", "minigpt_flax.data"),
     "api/train.md": partial(reference, "Training", "minigpt_flax.train"),
