@@ -28,6 +28,7 @@ def test_a_step_that_was_sent_ahead_is_told_from_one_that_waited():
     assert (watched.calls, watched.ahead) == (1, 0)
 
 
+@pytest.mark.slow
 def test_the_loop_is_measured(tmp_path, capsys):
     assert loop.main(["--tiny", "--rounds=1", "--steps=3", "--out", str(tmp_path)]) == 0
     (file,) = tmp_path.glob("*.json")

@@ -37,11 +37,14 @@ def differentiable_twice(fast: Callable[..., Array], exact: Callable[..., Array]
 
     @without_derivative
     def forward(scale: float | None, q: Array, k: Array, v: Array, documents: Array | None) -> Any:
-        return jax.vjp(bound(fast, scale, documents), q, k, v)  # with what the kernel of the gradient needs
+        out, back = jax.vjp(bound(fast, scale, documents), q, k, v)
+        return out, jax.tree.leaves(back)  # what the kernel of the gradient needs
 
     @without_derivative
-    def backward(scale: float | None, back: Any, q: Array, k: Array, v: Array, documents: Any, along: Array) -> Any:
-        return back(along)
+    def backward(scale: float | None, needs: Any, q: Array, k: Array, v: Array, documents: Any, along: Array) -> Any:
+        # Traced anew, as the structure of what one trace has made is not that of another's.
+        back = jax.eval_shape(lambda *qkv: jax.vjp(bound(fast, scale, documents), *qkv)[1], q, k, v)
+        return jax.tree.unflatten(jax.tree.structure(back), needs)(along)
 
     def backward_again(scale: float | None, kept: tuple[Any, ...], directions: Any) -> tuple[Any, ...]:
         q, k, v, documents, along = kept
@@ -49,13 +52,13 @@ def differentiable_twice(fast: Callable[..., Array], exact: Callable[..., Array]
         *of_inputs, of_along = jax.vjp(gradients, q, k, v, along)[1](directions)
         return None, *of_inputs, None, of_along
 
-    # What `back` holds is a function of q, k and v, whose share in the derivative `backward` has.
+    # What the kernel needs is a function of q, k and v, and `backward_again` has its share in the derivative.
     forward.defvjp(
         lambda scale, *given: (forward(scale, *given), given),
         lambda scale, given, directions: (*slopes(scale, *given, directions[0]), None),
     )
     backward.defvjp(
-        lambda scale, back, *given: (backward(scale, back, *given), given),
+        lambda scale, needs, *given: (backward(scale, needs, *given), given),
         backward_again,
     )
 
@@ -64,8 +67,8 @@ def differentiable_twice(fast: Callable[..., Array], exact: Callable[..., Array]
         return fast(q, k, v, documents=documents, scale=scale)
 
     def attention_forward(scale: float | None, *given: Any) -> tuple[Array, Any]:
-        out, back = forward(scale, *given)
-        return out, (back, *given)
+        out, needs = forward(scale, *given)
+        return out, (needs, *given)
 
     attention.defvjp(
         attention_forward,

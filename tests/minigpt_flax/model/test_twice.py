@@ -1,5 +1,6 @@
 """Tests for `minigpt_flax.model.twice`, with a kernel that has no second derivative, as those of devices."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,8 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minigpt_flax.model.attention import attend
+from minigpt_flax.data.tokenizers.ids import Ids
+from minigpt_flax.model.attention import ATTENTION, Row, attend
 from minigpt_flax.model.twice import differentiable_twice
+from minigpt_flax.train.build import chosen_probes, design, loss_sum
+from minigpt_flax.train.config import resolve
+from minigpt_flax.train.step import make_step
 
 
 def opaque(function, *arguments):
@@ -87,3 +92,14 @@ def test_batched_with_documents_of_their_own():
 def test_a_step_of_gradients_runs_the_kernels_only():
     program = jax.jit(jax.grad(functools.partial(loss, FAST, None))).lower(*given()).as_text()
     assert program.count("@xla_ffi_python_cpu_callback") == 2 and "exponential" not in program
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_sophia_and_the_sharpness_go_through_a_kernel(monkeypatch, remat):
+    monkeypatch.setitem(ATTENTION, "cudnn", Row(FAST, None, ("float32",), drops=False))
+    plan = design(resolve({"opt": "sophia", "layers": 2, "context": 8, "width": 8, "remat": remat}, "nano"), Ids(11))
+    model = dataclasses.replace(plan.model, attention="cudnn")
+    probes = chosen_probes(("sharpness(every=1)",))
+    step = make_step(loss_sum(model), plan.tx, plan.schedule, key=jax.random.key(0), layout=plan.layout, probes=probes)
+    _, metrics = jax.eval_shape(step, jax.eval_shape(plan.init), jax.ShapeDtypeStruct((2, 9), "int32"))
+    assert "sharpness" in metrics
