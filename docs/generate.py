@@ -35,7 +35,7 @@ NOTE = """\
 State is counted for a 256 x 256 float32 matrix, beyond the matrix itself. The deviation is the largest at any step
 of any recorded trajectory, in units of max(1, mean movement of the leaf), in float32, in one digit;
 `python -m tests.deviations` prints each. Where it says "Optax", numbers and state trees were compared with Optax's,
-step by step, as well.
+step by step, as well. Lines are those of its file, docstring and all.
 """
 PICTURED = """\
 Each with its own arguments, as a share of the peak over a run of 1000 steps:
@@ -65,6 +65,11 @@ def state_bytes(tx: Any) -> str:
     """Bytes of state a float32 parameter, for a 256 x 256 matrix."""
     params = {"layer": {"kernel": jnp.zeros((256, 256))}}
     return f"{states.bytes_per_parameter(tx, params):.4g}"
+
+
+def lines(function: Callable) -> int:
+    """Length of the file that a function is in."""
+    return len(Path(inspect.getsourcefile(inspect.unwrap(function)) or "").read_text(encoding="utf-8").splitlines())
 
 
 def evidence(case: Any, found: dict[str, list[Any]]) -> str:
@@ -110,7 +115,7 @@ def optimizers() -> str:
     """The optimizers: table, family, rules."""
     found = json.loads(DEVIATIONS.read_text())
     rows = [
-        f"[`{name}`](#{name}) | {blocks(f)[0]} | {state_bytes(f(1e-3))} | {evidence(CASES[name], found)}"
+        f"[`{name}`](#{name}) | {blocks(f)[0]} | {state_bytes(f(1e-3))} | {evidence(CASES[name], found)} | {lines(f)}"
         for name, f in sorted(OPTIMIZERS.items())
     ]
     wrapped = [
@@ -118,11 +123,12 @@ def optimizers() -> str:
         for name, f in WRAPPERS.items()
     ]
     head = ("name", "what it is", "state, bytes a parameter", "compared with", "largest deviation")
+    names = (*head, "lines")
     return "\n".join(
         [
             f"{HEAD}# Optimizers\n",
             NOTE,
-            table(head, rows),
+            table(names, rows),
             "## Wrappers\n",
             "Around `adam`, whose own state is 8 bytes a parameter.\n",
             table(head, wrapped),

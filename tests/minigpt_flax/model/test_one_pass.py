@@ -69,6 +69,13 @@ def test_a_model_has_the_same_losses_and_gradients_with_it(monkeypatch, chunk):
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), jax.value_and_grad(total)(params), exact)
 
 
+def test_batched():
+    logits, targets, _ = given()
+    slope = jax.grad(lambda logits, targets: jnp.sum(one_pass_losses(BOUNDS["tanh"], logits, targets)))
+    apart = jax.vmap(slope)(logits[:, None], targets[:, None])[:, 0]
+    np.testing.assert_allclose(apart, slope(logits, targets), atol=1e-6)
+
+
 def test_logits_divided_among_devices():
     logits, targets, _ = given()
     logits = jnp.concatenate([logits, logits[..., :5]], -1)
