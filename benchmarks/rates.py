@@ -42,7 +42,7 @@ came(b2=0.95,b3=0.95,lr=1e-3) yogi(b2=0.99,eps=1e-8,initial_accumulator_value=0.
 simplified_ademamix(b1=0.9,b2=0.99,lr=2e-4) prodigy(betas=(0.9,0.99),lr=1.0)
 sophia(b1=0.8,eps=1e-5,update_interval=5,lr=6e-4)
 sm3(b2=0.5,lr=3e-3) adagrad(initial_accumulator_value=1e-4,lr=0.03) adadelta(rho=0.95,lr=1.0)
-novograd(b1=0.8,b2=0.1,lr=0.03) kron(precond_lr=0.5,lr=3e-3)
+novograd(b1=0.8,b2=0.1,lr=0.03) kron(precond_lr=0.5,lr=3e-3) adan(b1=0.9,b2=0.9,b3=0.95,lr=6e-3)
 """
 """Words with the rate that a search begins at, where that isn't ``USUAL``: the papers' or the field's. An optimizer is
 tried with keywords as well whose defaults are for longer runs (memories of 1000 steps and more), or for larger
