@@ -111,7 +111,7 @@ def novograd(
 
     >>> tx, params = novograd(0.1), {"w": jnp.zeros(2)}
     >>> updates, _ = tx.update({"w": jnp.array([30.0, 40.0])}, tx.init(params), params)
-    >>> print(updates["w"])
+    >>> print(updates["w"].round(2))
     [-0.06 -0.08]
     """
     check_nonnegative(learning_rate=learning_rate)
