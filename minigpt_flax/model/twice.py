@@ -33,14 +33,14 @@ def differentiable_twice(fast: Callable[..., Array], exact: Callable[..., Array]
     def slopes(scale: float | None, q: Array, k: Array, v: Array, documents: Array | None, along: Array) -> Any:
         return jax.vjp(bound(exact, scale, documents), q, k, v)[1](along)
 
-    without_derivative = functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+    with_a_derivative = functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 
-    @without_derivative
+    @with_a_derivative
     def forward(scale: float | None, q: Array, k: Array, v: Array, documents: Array | None) -> Any:
         out, back = jax.vjp(bound(fast, scale, documents), q, k, v)
         return out, jax.tree.leaves(back)  # what the kernel of the gradient needs
 
-    @without_derivative
+    @with_a_derivative
     def backward(scale: float | None, needs: Any, q: Array, k: Array, v: Array, documents: Any, along: Array) -> Any:
         # Traced anew, as the structure of what one trace has made is not that of another's.
         back = jax.eval_shape(lambda *qkv: jax.vjp(bound(fast, scale, documents), *qkv)[1], q, k, v)
@@ -62,7 +62,7 @@ def differentiable_twice(fast: Callable[..., Array], exact: Callable[..., Array]
         backward_again,
     )
 
-    @without_derivative
+    @with_a_derivative
     def attention(scale: float | None, q: Array, k: Array, v: Array, documents: Array | None) -> Array:
         return fast(q, k, v, documents=documents, scale=scale)
 
