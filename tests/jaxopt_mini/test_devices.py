@@ -6,6 +6,7 @@ Every step is waited for: on a CPU, steps with a collective that run ahead can w
 from __future__ import annotations
 
 import dataclasses
+from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from tests.harness import LAYOUT, half_square
 from tests.jaxopt_mini.test_laws import STEPS, close, expected, law, start
 
 AXIS = "data"
+CRASHES = {"galore"} if version("jaxlib").startswith("0.11.") else set()  # its compiler for CPUs, under pmap
 
 
 def stepper(case):
@@ -38,6 +40,8 @@ def at(tree, t):
 @law
 def test_replicated_under_pmap_it_is_the_same(case):
     """The devices have different gradients, and their mean is the gradient."""
+    if case.optimizer.__name__ in CRASHES:
+        pytest.skip("XLA ends in a segmentation fault")
     init, step = stepper(case)
 
     def on_each(params, state, grads, t):
