@@ -50,7 +50,7 @@ def run(*, folders: list[str], out: str, title: str | None, quiet: bool, json: b
         Path(out).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"can't write {out}: {error.strerror}") from error
-    said = f"{show(out)}: {len(shown)} runs, {len(text) / 1e6:.2f} MB; open it in a browser"
+    said = f"{show(out)}: {len(shown)} run{'s' * (len(shown) > 1)}, {len(text) / 1e6:.2f} MB; open it in a browser"
     answer.note(said, {"page": show(out), "runs": len(shown), "bytes": len(text.encode())})
     return 0
 
