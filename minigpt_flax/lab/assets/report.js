@@ -5,7 +5,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
   const canvas = $("canvas"), context = canvas.getContext("2d"), tip = $("tip");
-  const MARGIN = { left: 58, right: 12, top: 10, bottom: 40 };
+  const MARGIN = { left: 58, right: 20, top: 10, bottom: 40 };
   const NAMES = { step: "steps", tokens: "tokens", seconds: "seconds" };
   const hidden = new Set();
   let view = null; // [x0, x1, y0, y1] in axis units (log10 where the axis is), null for everything
