@@ -31,7 +31,7 @@ class Dropout(nn.Module):
         return jnp.where(kept, x / jnp.asarray(1 - rate, x.dtype), 0)
 
 
-def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> tuple[Bool[Array, "..."], float]:
+def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> tuple[Bool[Array, "*sizes"], float]:
     """Draws what stays.
 
     JAX's generator makes two words of 32 bits for every element and Flax's dropout a float of them. A byte decides as

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -59,6 +58,7 @@ def unbounded_logits(
 
 def bound_of(config: ModelConfig) -> Callable[[Array], Array]:
     """What bounds the logits; what leaves them alone where nothing does."""
-    if config.softcap is None:
+    if (bound := config.softcap) is None:
         return lambda logits: logits
-    return functools.partial(SOFTCAPS[config.softcap_form], bound=config.softcap)
+    cap = SOFTCAPS[config.softcap_form]
+    return lambda logits: cap(logits, bound)

@@ -33,7 +33,8 @@ def differentiable_twice(fast: Callable[..., Array], exact: Callable[..., Array]
     def slopes(scale: float | None, q: Array, k: Array, v: Array, documents: Array | None, along: Array) -> Any:
         return jax.vjp(bound(exact, scale, documents), q, k, v)[1](along)
 
-    with_a_derivative = functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def with_a_derivative(function: Callable[..., Any]) -> Any:
+        return jax.custom_vjp(function, nondiff_argnums=(0,))
 
     @with_a_derivative
     def forward(scale: float | None, q: Array, k: Array, v: Array, documents: Array | None) -> Any:
@@ -55,7 +56,7 @@ def differentiable_twice(fast: Callable[..., Array], exact: Callable[..., Array]
     # What the kernel needs is a function of q, k and v, and `backward_again` has its share in the derivative.
     forward.defvjp(
         lambda scale, *given: (forward(scale, *given), given),
-        lambda scale, given, directions: (*slopes(scale, *given, directions[0]), None),
+        lambda scale, given, directions: (*slopes(scale, *given, along=directions[0]), None),
     )
     backward.defvjp(
         lambda scale, needs, *given: (backward(scale, needs, *given), given),

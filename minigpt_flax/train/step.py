@@ -31,7 +31,7 @@ def make_step(
     probes: Mapping[str, Probe] | None = None,
     axis: str | None = None,
     observed: bool = True,
-) -> Callable[[TrainState, Int[Array, "..."]], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Int[Array, "*sizes"]], tuple[TrainState, Metrics]]:
     """Builds the step.
 
     Loss and gradient are sums over tokens, of every micro-batch and every device, divided once by their number. The
@@ -59,7 +59,7 @@ def make_step(
     # Under pmap each device has its part of everything already, and the sums over devices below can't be batched.
     each = jax.vmap if axis is None else lambda function: lambda parts: jax.lax.map(function, parts)
 
-    def step(state: TrainState, batch: Int[Array, "..."]) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Int[Array, "*sizes"]) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
         part_key = step_key if axis is None else jax.random.fold_in(step_key, jax.lax.axis_index(axis))
         sums = lambda params, part, key: loss_sum(params, part[..., :-1], part[..., 1:], key)
