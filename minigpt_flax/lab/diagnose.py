@@ -72,6 +72,8 @@ def run(
         where = {"run": show(folder), "step": int(subject.state.step), "batches": batches, "tokens": subject.tokens}
         if answer.human:
             print(f"{where['run']} at step {where['step']}, over {batches} batches of {subject.tokens} tokens\n")
+            if subject.over:
+                print("The run is over and its learning rate 0: steps are looked at with its peak rate.\n")
         _writable(target)
         for name in only or STUDIES:
             finding = studies[name](subject)

@@ -47,7 +47,9 @@ def test_a_layout_that_does_not_fit_names_the_leaf():
     params = {"dense": {"kernel": jnp.zeros((3, 2))}}
     with pytest.raises(ValueError, match=r"layout of dense/kernel is .* but the parameter has shape \(3, 2\)"):
         layout.resolve({"dense": {"kernel": ParamLayout("vector", (), (), (0,))}}, params)
-    with pytest.raises(ValueError, match="(?s)isn't a tree like the parameters: .*kernel"):
+    with pytest.raises(
+        ValueError, match="isn't a tree like the parameters: (pytree structure error|Dict key mismatch)"
+    ):
         layout.resolve({"dense": {"bias": ParamLayout("vector")}}, params)
 
 

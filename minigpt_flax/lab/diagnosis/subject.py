@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int32
 
 from jaxopt_mini import tree
 from minigpt_flax.lab.diagnosis.krylov import Spectrum, flat, spectrum
-from minigpt_flax.train.build import Run, loss_sum
+from minigpt_flax.train.build import Run, build, loss_sum
 from minigpt_flax.train.restore import reopen
 from minigpt_flax.train.state import TrainState
 
@@ -40,6 +40,7 @@ class Subject:
       batches: int32[K, B, T + 1], fixed.
       folder: of the run.
       report: told of progress.
+      over: whether the run's schedule has ended at 0; steps from here are then looked at with the peak rate.
     """
 
     run: Run
@@ -47,6 +48,7 @@ class Subject:
     batches: Int32[Array, "K B length"]
     folder: Path
     report: Report
+    over: bool = False
 
     @property
     def params(self) -> Params:
@@ -60,7 +62,7 @@ class Subject:
 
     @property
     def lr(self) -> float:
-        """Learning rate of the step after the checkpoint."""
+        """Learning rate of the step after the checkpoint, the peak if the run is over."""
         return float(self.run.schedule(self.state.step))
 
     @property
@@ -142,4 +144,6 @@ def load(folder: Path, step: str, number: int, report: Report) -> Subject:
       UserError: no such run or checkpoint, or its data has changed.
     """
     run, state = reopen(folder, step)
-    return Subject(run, state, draw(run, number), folder, report)
+    if over := float(run.schedule(state.step)) == 0:  # no step would move, and any curvature would be stable
+        run = build(dataclasses.replace(run.config, schedule="constant"), tokenizer=run.tokenizer)
+    return Subject(run, state, draw(run, number), folder, report, over)

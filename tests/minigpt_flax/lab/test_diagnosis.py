@@ -39,6 +39,16 @@ def subject(folder):
     return load(folder, "last", 2, lambda *told: None)
 
 
+def test_a_run_that_has_decayed_to_zero_is_looked_at_with_its_peak_rate(tmp_path, capsys):
+    assert start(tmp_path / "over", width=8, steps=4, schedule="warmup_cosine(warmup=1, floor=0.0)", lr=1e-2) == 0
+    assert main(["diagnose", str(tmp_path / "over"), "--only", "optimizer", "--json"]) == 0
+    (found,) = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"study"' in line]
+    assert found["lr"] == pytest.approx(1e-2)
+    assert all(map(math.isfinite, found["update_cosine"]))
+    assert main(["diagnose", str(tmp_path / "over"), "--only", "optimizer"]) == 0
+    assert "its learning rate 0: steps are looked at with its peak rate" in capsys.readouterr().out
+
+
 def test_the_ends_of_a_known_spectrum():
     values = np.concatenate([[-3.0, 40.0], np.linspace(0, 1, 78)])
     matrix, ticks = symmetric(values), []
