@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import io
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -240,11 +238,8 @@ def loss(size: Sizes) -> Iterator[Row]:
             value, slope = jax.value_and_grad(lambda logits: form(logits, targets).mean())(logits)
             return value, slope.astype(size.dtype)
 
-        call = jax.jit(narrow)
-        yield (
-            name,
-            {"ms": timed(lambda call=call: call(logits, targets)) * 1e3, "loss": float(call(logits, targets)[0])},
-        )
+        call = functools.partial(jax.jit(narrow), logits, targets)
+        yield name, {"ms": timed(call) * 1e3, "loss": float(call()[0])}
 
 
 def train(size: Sizes) -> Iterator[Row]:
@@ -313,23 +308,13 @@ def nanogpt_steps(folder: Path, config: ModelConfig, batch: int, steps: int) -> 
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     model = peers.nanogpt(folder, config).to("cuda")
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells what it decays
-        optimizer = model.configure_optimizers(0.1, RATE, (0.9, 0.95), device_type="cuda")
-    forward = torch.compile(model)
+    _, step = peers.nanogpt_training(model, RATE, (0.9, 0.95), device="cuda", compiled=True)
     tokens = torch.randint(config.vocab_size, (batch, config.context + 1), device="cuda")
     inputs, targets = (part.contiguous() for part in (tokens[:, :-1], tokens[:, 1:]))
 
-    def step() -> None:
-        with torch.autocast("cuda", torch.bfloat16):
-            _, loss = forward(inputs, targets)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
     def turn() -> None:
         for _ in range(steps):
-            step()
+            step(inputs, targets)
         torch.cuda.synchronize()
 
     return turn

@@ -24,6 +24,7 @@ HOME = {
     "nanoGPT/model": "github.com/karpathy/nanoGPT",
 }
 """Where the authors' files are from, by the files' names."""
+NANOGPT_DECAY = 0.1
 
 
 def why_no_torch(device: str = "cpu") -> str | None:
@@ -109,3 +110,25 @@ def nanogpt(folder: Path, config: ModelConfig) -> Any:
     told = {"vocab_size": config.vocab_size, "dropout": config.dropout, "bias": config.bias}
     with contextlib.redirect_stdout(io.StringIO()):  # it tells its number of parameters
         return module.GPT(module.GPTConfig(**sizes, **told))
+
+
+def nanogpt_training(
+    model: Any, rate: float, betas: tuple[float, float], *, device: str, compiled: bool
+) -> tuple[Any, Callable[[Any, Any], Any]]:
+    """NanoGPT's optimizer of its model, and what its ``train.py`` does in a step: (inputs, targets) -> loss."""
+    import torch
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells what it decays
+        optimizer = model.configure_optimizers(NANOGPT_DECAY, rate, betas, device_type=device)
+    forward = torch.compile(model) if compiled else model
+
+    def step(inputs: Any, targets: Any) -> Any:
+        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
+            _, loss = forward(inputs, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    return optimizer, step

@@ -9,8 +9,6 @@ another with. Where nothing is dropped out, the losses of both are compared as w
 
 from __future__ import annotations
 
-import contextlib
-import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +42,7 @@ THEIRS = {  # what nanoGPT does it with: torch.compile, huge pages
     "nanoGPT, huge pages": (False, True),
     "nanoGPT, compiled, huge pages": (True, True),
 }
-ADAMW = {"weight_decay": 0.1, "betas": (0.9, 0.99)}  # nanoGPT's for these sizes
+BETAS = 0.9, 0.99  # nanoGPT's for these sizes
 BATCHES = 8  # different ones, made beforehand
 
 
@@ -71,9 +69,7 @@ def nanogpt(preset: str, folder: Path, compiled: bool, steps: int) -> Callable[[
     flipped = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
     theirs = {name: torch.tensor(a.T if name.endswith(flipped) else a) for name, a in ours.items()}
     model.load_state_dict({**theirs, "lm_head.weight": theirs["transformer.wte.weight"]})
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells what it decays
-        optimizer = model.configure_optimizers(ADAMW["weight_decay"], 0.0, ADAMW["betas"], device_type="cpu")
-    forward = torch.compile(model) if compiled else model
+    optimizer, train = peers.nanogpt_training(model, 0.0, BETAS, device="cpu", compiled=compiled)
     batches = [torch.from_numpy(np.asarray(run.batches(i)).astype(np.int64)) for i in range(BATCHES)]
     turn = 0
 
@@ -83,12 +79,7 @@ def nanogpt(preset: str, folder: Path, compiled: bool, steps: int) -> Callable[[
             group["lr"] = float(rates[min(turn, len(rates) - 1)])
         batch = batches[turn % BATCHES]
         turn += 1
-        _, loss = forward(batch[:, :-1].contiguous(), batch[:, 1:].contiguous())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss.item()
+        return train(batch[:, :-1].contiguous(), batch[:, 1:].contiguous()).item()
 
     rates = np.asarray(jax.vmap(run.schedule)(np.arange(run.config.steps)))
     return lambda: [step() for _ in range(steps)]

@@ -149,29 +149,25 @@ def time_compilations(tree: Tree, repeats: int) -> dict[str, Any]:
         makers = {OURS: (lambda name=name: ours(name, RATE, tree), apply_updates)}
         if factory is not None:
             makers["optax"] = (lambda factory=factory: theirs(factory, RATE, tree), optax.apply_updates)
-        rows[name] = {}
-        for who, seconds in _compilations(tree, makers, repeats).items():
-            rows[name][who] = seconds if isinstance(seconds, str) else statistics.median(seconds)
+        found: dict[str, list[Any]] = {who: [] for who in makers}
+        for turn in range(repeats):
+            for who in list(makers)[:: 1 if turn % 2 else -1]:
+                found[who].append(_compilation(tree, *makers[who]))
+        reasons = {who: next((each for each in values if isinstance(each, str)), None) for who, values in found.items()}
+        rows[name] = {who: reasons[who] or statistics.median(values) for who, values in found.items()}
         print(f"  {name:22s}{_compile_row(rows[name])}", flush=True)
     return {"repeats": repeats, "seconds": rows}
 
 
-def _compilations(
-    tree: Tree, makers: dict[str, tuple[Callable, Callable]], repeats: int
-) -> dict[str, list[float] | str]:
-    """Seconds of everybody, or why it can't compile an update of this tree."""
-    seconds: dict[str, list[float] | str] = {name: [] for name in makers}
-    for turn in range(repeats):
-        for name, (make, add) in list(makers.items())[:: 1 if turn % 2 else -1]:
-            if isinstance(found := seconds[name], list):
-                try:
-                    tx = make()
-                    state = jax.eval_shape(tx.init, tree.shapes)
-                    jax.clear_caches()
-                    found.append(compiled(tx, add, tree.shapes, state, tree.shapes)[0])
-                except (ValueError, TypeError) as error:
-                    seconds[name] = " ".join(str(error).split())
-    return seconds
+def _compilation(tree: Tree, make: Callable, add: Callable) -> float | str:
+    """Seconds, or why an update of this tree can't be compiled."""
+    try:
+        tx = make()
+        state = jax.eval_shape(tx.init, tree.shapes)
+        jax.clear_caches()
+        return compiled(tx, add, tree.shapes, state, tree.shapes)[0]
+    except (ValueError, TypeError) as error:
+        return " ".join(str(error).split())
 
 
 def _compile_row(row: dict[str, Any]) -> str:

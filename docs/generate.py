@@ -123,12 +123,11 @@ def optimizers() -> str:
         for name, f in WRAPPERS.items()
     ]
     head = ("name", "what it is", "state, bytes a parameter", "compared with", "largest deviation")
-    names = (*head, "lines")
     return "\n".join(
         [
             f"{HEAD}# Optimizers\n",
             NOTE,
-            table(names, rows),
+            table((*head, "lines"), rows),
             "## Wrappers\n",
             "Around `adam`, whose own state is 8 bytes a parameter.\n",
             table(head, wrapped),

@@ -15,12 +15,10 @@ def cudnn(
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     *,
-    drop: None = None,
     documents: Int[Array, "B T"] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "B T N H"]:
     """FlashAttention by NVIDIA's cuDNN, on bfloat16 (Dao et al. 2022, arXiv:2205.14135)."""
-    del drop
     mask = None if documents is None else (documents[:, :, None] == documents[:, None, :])[:, None]
     how = {"mask": mask, "scale": scale, "is_causal": True, "implementation": "cudnn"}
     return jax.nn.dot_product_attention(q, k, v, **how)
@@ -31,14 +29,12 @@ def tpu(
     k: Float[Array, "B T K H"],
     v: Float[Array, "B T K H"],
     *,
-    drop: None = None,
     documents: Int[Array, "B T"] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "B T N H"]:
     """FlashAttention by the Pallas kernel that JAX has for TPUs."""
     from jax.experimental.pallas.ops.tpu.flash_attention import SegmentIds, flash_attention
 
-    del drop
     group, scale = q.shape[2] // k.shape[2], q.shape[3] ** -0.5 if scale is None else scale
     k, v = (jnp.repeat(a, group, axis=2) for a in (k, v))  # the kernel knows no groups
     q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from minigpt_flax.model.one_pass import one_pass_losses
+from minigpt_flax.model.one_pass import hits, one_pass_losses
 
 MOST_LOGITS = 1 << 26  # at once: 256 MiB of float32; the backward pass has two or three such arrays
 LARGEST_SHARE = 1 / 6  # of an accelerator's memory that logits may take
@@ -23,9 +23,7 @@ def token_losses(logits: Float[Array, "B T V"], targets: Integer[Array, "B T"]) 
         targets: The tokens that came.
     """
     logits = logits.astype(jnp.float32)
-    # A comparison instead of a gather: its gradient is elementwise, where that of a gather is a scatter.
-    hit = targets.astype(jnp.int32)[..., None] == jnp.arange(logits.shape[-1])[None, None, :]
-    return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(hit, logits, 0), axis=-1)
+    return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(hits(logits, targets), logits, 0), axis=-1)
 
 
 def total(

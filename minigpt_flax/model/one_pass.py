@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer
 
 
 def one_pass_losses(
@@ -32,11 +32,12 @@ def one_pass_losses(
     Returns:
         Nats, float32.
     """
-    return _losses(bound, logits, targets.astype(jnp.int32))
+    return _losses(bound, logits, targets)
 
 
-def _hits(shape: tuple[int, ...], targets: Array) -> Array:
-    return targets[..., None] == jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
+def hits(logits: Float[Array, "B T V"], targets: Integer[Array, "B T"]) -> Bool[Array, "B T V"]:
+    """Which logit is the target's. Its use has an elementwise gradient, where that of a gather is a scatter."""
+    return targets.astype(jnp.int32)[..., None] == jnp.arange(logits.shape[-1])[None, None, :]
 
 
 @jax.custom_vjp
@@ -48,7 +49,7 @@ def _reduced(logits: Array, targets: Array) -> tuple[Array, Array]:
         larger = jnp.maximum(most, most_2)
         return larger, total * jnp.exp(most - larger) + total_2 * jnp.exp(most_2 - larger), hit + hit_2
 
-    hit = jnp.where(_hits(logits.shape, targets), logits, 0)
+    hit = jnp.where(hits(logits, targets), logits, 0)
     start = tuple(jnp.asarray(x, logits.dtype) for x in (jnp.finfo(logits.dtype).min, 0, 0))
     most, total, hit = jax.lax.reduce((logits, jnp.ones_like(logits), hit), start, join, (logits.ndim - 1,))
     return most + jnp.log(total), hit
@@ -62,7 +63,7 @@ def _reduced_forward(logits: Array, targets: Array) -> tuple[tuple[Array, Array]
 def _reduced_backward(kept: tuple[Array, ...], along: tuple[Array, Array]) -> tuple[Array, None]:
     logits, targets, logsumexp = kept
     of_sum, of_hit = (part[..., None] for part in along)
-    return of_sum * jnp.exp(logits - logsumexp[..., None]) + jnp.where(_hits(logits.shape, targets), of_hit, 0), None
+    return of_sum * jnp.exp(logits - logsumexp[..., None]) + jnp.where(hits(logits, targets), of_hit, 0), None
 
 
 _reduced.defvjp(_reduced_forward, _reduced_backward)

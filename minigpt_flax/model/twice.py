@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
 
 def differentiable_twice(fast: Callable[..., Array], exact: Callable[..., Array]) -> Callable[..., Array]:
@@ -20,11 +20,11 @@ def differentiable_twice(fast: Callable[..., Array], exact: Callable[..., Array]
     Forwards it can't be differentiated, as everything with a gradient of its own: take ``vjp`` of ``grad``.
 
     Args:
-        fast: An attention, with the arguments of `minigpt_flax.model.attention.attend`.
+        fast: A kernel, with the arguments of `minigpt_flax.model.attention.attend` but ``drop``.
         exact: The same function, differentiable as often as one likes.
 
     Returns:
-        The function ``fast``.
+        The function ``fast``, that takes a ``drop`` of None as well.
     """
 
     def bound(attend: Callable[..., Array], scale: float | None, documents: Array | None) -> Callable[..., Array]:
@@ -78,14 +78,14 @@ def differentiable_twice(fast: Callable[..., Array], exact: Callable[..., Array]
 
     @functools.wraps(fast)
     def attend(
-        q: Float[Array, "B T N H"],
-        k: Float[Array, "B T K H"],
-        v: Float[Array, "B T K H"],
+        q: Array,
+        k: Array,
+        v: Array,
         *,
         drop: None = None,
-        documents: Int[Array, "B T"] | None = None,
+        documents: Array | None = None,
         scale: float | None = None,
-    ) -> Float[Array, "B T N H"]:
+    ) -> Array:
         del drop
         return attention(scale, q, k, v, documents)
 

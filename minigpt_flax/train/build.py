@@ -111,7 +111,15 @@ def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: s
     Raises:
       UserError: a word, a number or a file is wrong.
     """
-    data = load_dataset(config, tokenizer=tokenizer, data_hash=data_hash)
+    return assemble(config, load_dataset(config, tokenizer=tokenizer, data_hash=data_hash))
+
+
+def assemble(config: RunConfig, data: Dataset) -> Run:
+    """Builds every part of a run around its data.
+
+    Raises:
+      UserError: a word or a number is wrong.
+    """
     plan = design(config, data.tokenizer)
     key = jax.random.key(config.seed)
     losses = loss_sum(plan.model)

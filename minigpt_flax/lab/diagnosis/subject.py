@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int32
 
 from jaxopt_mini import tree
 from minigpt_flax.lab.diagnosis.krylov import Spectrum, flat, spectrum
-from minigpt_flax.train.build import Run, build, loss_sum
+from minigpt_flax.train.build import Run, assemble, loss_sum
 from minigpt_flax.train.restore import reopen
 from minigpt_flax.train.state import TrainState
 
@@ -145,5 +145,5 @@ def load(folder: Path, step: str, number: int, report: Report) -> Subject:
     """
     run, state = reopen(folder, step)
     if over := float(run.schedule(state.step)) == 0:  # no step would move, and any curvature would be stable
-        run = build(dataclasses.replace(run.config, schedule="constant"), tokenizer=run.tokenizer)
+        run = assemble(dataclasses.replace(run.config, schedule="constant"), run.data)
     return Subject(run, state, draw(run, number), folder, report, over)
