@@ -41,7 +41,9 @@ def step(preset: str) -> Callable[[dict[str, Any]], Iterator[Row]]:
     def rows(found: dict[str, Any]) -> Iterator[Row]:
         times = found["ms_per_step"]
         for peer, ratio in found["ours_over"]["ours"].items():
-            yield f"training step of `{preset}`", ms(times["ours"]), f"{peer} {ms(times[peer])}: {part(ratio)}", command
+            flags = " --compile" if "compiled" in peer else ""
+            theirs = f"{peer} {ms(times[peer])}: {part(ratio)}"
+            yield f"training step of `{preset}`", ms(times["ours"]), theirs, command + flags
 
     return rows
 

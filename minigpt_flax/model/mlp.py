@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,6 +15,17 @@ from jaxtyping import Array, Float
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.init import INITS
 from minigpt_flax.model.linear import Dense
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The Gaussian error linear unit (Hendrycks and Gimpel 2016, arXiv:1606.08415): ``x (1 + erf(x / sqrt(2))) / 2``.
+
+    `jax.nn.gelu` has ``erfc(-x / sqrt(2))`` in place of the sum, which loses no digits where that is near 0. With the
+    few of bfloat16 that counts. In float32 the sum is off by less than 1e-6, PyTorch has it too, and ``erfc`` takes
+    three times as long on a CPU.
+    """
+    narrow = jnp.finfo(x.dtype).bits < 32
+    return jax.nn.gelu(x, approximate=False) if narrow else 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
 def relu2(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -29,7 +41,7 @@ class MlpRow(NamedTuple):
 
 
 MLPS: dict[str, MlpRow] = {
-    "gelu": MlpRow(functools.partial(jax.nn.gelu, approximate=False), gated=False),  # by erf: nanoGPT
+    "gelu": MlpRow(gelu, gated=False),  # by erf: nanoGPT
     "gelu_tanh": MlpRow(functools.partial(jax.nn.gelu, approximate=True), gated=False),  # GPT-2's `gelu_new`
     "swiglu": MlpRow(jax.nn.silu, gated=True),  # Shazeer 2020, arXiv:2002.05202
     "relu2": MlpRow(relu2, gated=False),

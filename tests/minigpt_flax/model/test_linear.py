@@ -24,22 +24,20 @@ def test_values_and_gradients_are_those_of_a_product(shape):
     chex.assert_trees_all_close(through(linear), through(jnp.matmul), rtol=1e-5, atol=1e-6)
 
 
-def test_every_kind_of_derivative_exists():
+def test_a_gradient_has_derivatives_in_both_modes():
     x, w, dw = (normal(3, 3, seed=i) for i in range(3))
 
-    def loss(w):
-        return jnp.sin(linear(jnp.tanh(linear(x, w)), w)).sum()
+    def products(product):
+        def loss(w):
+            return jnp.sin(product(jnp.tanh(product(x, w)), w)).sum()
 
-    @jax.jit
-    def products(w):
-        _, forward_over_reverse = jax.jvp(jax.grad(loss), (w,), (dw,))
-        reverse_over_reverse = jax.grad(lambda w: jnp.vdot(jax.grad(loss)(w), dw))(w)
-        reverse_over_forward = jax.grad(lambda w: jax.jvp(loss, (w,), (dw,))[1])(w)
-        return forward_over_reverse, reverse_over_reverse, reverse_over_forward
+        _, forwards = jax.jvp(jax.grad(loss), (w,), (dw,))
+        backwards = jax.grad(lambda w: jnp.vdot(jax.grad(loss)(w), dw))(w)
+        return forwards, backwards
 
-    forward_over_reverse, reverse_over_reverse, reverse_over_forward = products(w)
-    np.testing.assert_allclose(forward_over_reverse, reverse_over_reverse, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(forward_over_reverse, reverse_over_forward, rtol=1e-4, atol=1e-5)
+    expected, _ = products(jnp.matmul)
+    for found in jax.jit(lambda: products(linear))():
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_maps_over_kernels():

@@ -25,6 +25,13 @@ def test_activation_by_its_formula(name):
     np.testing.assert_allclose(y, [FORMULAS[name](x) for x in POINTS], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize(("dtype", "rtol", "atol"), [(jnp.float32, 3e-7, 1e-6), (jnp.bfloat16, 5e-3, 1e-3)])
+def test_gelu_keeps_the_digits_that_its_type_has(dtype, rtol, atol):
+    x = jnp.linspace(-3, 6, 400, dtype=dtype)
+    expected = [FORMULAS["gelu"](point) for point in np.asarray(x, float)]
+    np.testing.assert_allclose(np.asarray(MLPS["gelu"].activation(x), float), expected, rtol=rtol, atol=atol)
+
+
 @pytest.mark.parametrize("name", MLPS)
 def test_layer_by_its_formula(name):
     config = ModelConfig(vocab_size=8, width=4, heads=1, mlp=name)
