@@ -19,6 +19,7 @@ COMMANDS = {  # name -> module, what it is given, what it can't do without
     "start-up": ("startup", (), ()),
     "step": ("step", ("--preset=nanogpt", PEERS), ()),
     "step of char": ("step", ("--preset=char", PEERS), ()),
+    "parts": ("parts", (), ()),
     "time to loss": ("to_loss", (PEERS, DATA), (PEERS, DATA)),
     "loop": ("loop", (), ()),
     "generation": ("generation", (PEERS,), ()),

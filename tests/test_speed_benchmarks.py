@@ -5,7 +5,8 @@ import json
 import jax
 import pytest
 
-from benchmarks import __main__ as benchmarks_main, compiling, generation, loop, startup, step
+from benchmarks import __main__ as benchmarks_main, compiling, generation, loop, parts, startup, step
+from minigpt_flax.train.build import build
 from minigpt_flax.train.config import resolve
 
 SMALL = {"layers": 1, "heads": 1, "width": 8, "context": 8}
@@ -57,6 +58,25 @@ def test_a_step_is_measured_by_ourselves_alone(tmp_path, monkeypatch):
     found = json.loads(file.read_text())["step nanogpt"]
     assert found["ms_per_step"].keys() == step.WAYS.keys() and "--peers" in found["absent"]["nanoGPT"]
     assert found["losses_apart"]["ours, one device"] < 1e-5
+
+
+def test_a_steps_parts_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "resolve", lambda given, preset: resolve({**given, **SMALL}, preset))
+    assert parts.main(["--rounds", "1", "--out", str(tmp_path)]) == 0
+    (file,) = tmp_path.glob("*.json")
+    found = json.loads(file.read_text())["parts"]
+    assert found["ms_per_step"].keys() == found["over"].keys() == parts.CHANGES.keys()
+
+
+@pytest.mark.parametrize("name", [name for name in parts.CHANGES if name != parts.AS_IT_IS])
+def test_a_part_that_is_left_out_is_not_in_the_program(name):
+    def program(change):
+        with change():
+            run = build(resolve({**SMALL, "mesh": "data=1"}, "nanogpt"))
+            return run.step.lower(run.init(), run.batches(0)).as_text()
+
+    whole, again, without = (program(parts.CHANGES[which]) for which in (parts.AS_IT_IS, parts.AS_IT_IS, name))
+    assert whole == again != without
 
 
 def test_what_xla_makes_of_a_step(tmp_path, monkeypatch):
