@@ -88,7 +88,7 @@ def run(**options: Any) -> int:
     if status:
         return status
     if typed["share"]:
-        if answer.human:
+        if answer.human and typed["jobs"] == 1:
             print(f"share {typed['share']} is done; the verdict, when all are: {line('compare')} {show(folder)}")
         return 0
     return _tell(entries_of(contest, folder), contest.target, folder, answer)

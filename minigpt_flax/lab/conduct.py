@@ -83,7 +83,9 @@ def command(folder: Path, vmap: bool, shown: bool = True) -> list[str]:
 def _spawn(folder: Path, jobs: int, vmap: bool, shown: bool) -> int:
     """Gives each of so many processes its share and, where the system can, its cores; what one prints, all print."""
     with Stop() as stop:
-        children = [subprocess.Popen([*command(folder, vmap, shown), f"--share={i}/{jobs}"]) for i in range(jobs)]
+        # Told of the jobs, a share keeps its end to itself.
+        words = [*command(folder, vmap, shown), f"--jobs={jobs}"]
+        children = [subprocess.Popen([*words, f"--share={i}/{jobs}"]) for i in range(jobs)]
         for i, child in enumerate(children):
             _keep_to_cores(child.pid, i, jobs)
         while any(child.poll() is None for child in children):

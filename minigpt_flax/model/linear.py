@@ -34,7 +34,8 @@ def turned_product(x: Float[Array, "R D"], w: Float[Array, "D F"]) -> Float[Arra
     That gradient sums over the rows of both matrices. XLA:CPU has its fast products for sums over the columns of the
     first, and leaves others to Eigen's (``dot`` instead of ``ynn_fusion`` in its program): 50 instead of 80 GFLOP/s for
     384 rows of 128 and 512, on a core of an AMD EPYC. The copy takes a tenth of such a product, and is shared by all
-    that ``x`` is multiplied with.
+    that ``x`` is multiplied with. A derivative by JAX's rules would be the transpose of a product the other way round,
+    which XLA mends on one device but not on several, where the sum over them comes between the two.
 
     Forwards it can't be differentiated; its gradient can, in both modes.
     """

@@ -155,9 +155,10 @@ def test_a_rate_that_breaks_is_shown_and_the_others_go_on(tmp_path, capfd, more)
 
 
 @pytest.mark.slow
-def test_shares_are_the_whole(searched, tmp_path):
+def test_shares_are_the_whole(searched, tmp_path, capfd):
     for share in ("0/2", "1/2"):
         assert train(tmp_path, "--lr=auto", "--seeds=2", f"--share={share}") == 0
+        assert f"share {share} is done" in capfd.readouterr().out
     assert losses_of(tmp_path / "c") == losses_of(searched)
 
 
@@ -166,7 +167,7 @@ def test_jobs_are_the_whole_and_one_verdict(searched, tmp_path, capfd, monkeypat
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", compiled())
     assert train(tmp_path, "--lr=auto", "--seeds=2", "--jobs=2") == 0
     said = capfd.readouterr().out
-    assert said.count("p by Holm") == 1 and said.count("steps in all") == 1
+    assert said.count("p by Holm") == 1 and said.count("steps in all") == 1 and "is done" not in said
     ours, theirs = losses_of(tmp_path / "c"), losses_of(searched)
     assert ours.keys() == theirs.keys()
     for name, losses in ours.items():  # children see one device, this process eight
