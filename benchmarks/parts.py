@@ -7,11 +7,11 @@ a few steps in turn. The results go to ``benchmarks/results/<machine>.json``.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from benchmarks.results import RESULTS, publish
 from benchmarks.step import ours
 from benchmarks.timing import race, ratios, spread
+from minigpt_flax.errors import UserError
 from minigpt_flax.model import linear
 from minigpt_flax.model.mlp import MLPS
 from minigpt_flax.model.norm import NORMS
@@ -33,7 +34,7 @@ from minigpt_flax.train.xla import huge_pages
 ROUNDS = 40
 STEPS = 5  # in a turn
 AS_IT_IS = "as it is"
-Change = Callable[[], AbstractContextManager[Any]]
+Change = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 def gelu_as(activation: Callable[[jax.Array], jax.Array]) -> Change:
@@ -42,7 +43,7 @@ def gelu_as(activation: Callable[[jax.Array], jax.Array]) -> Change:
 
 
 CHANGES: dict[str, Change] = {
-    AS_IT_IS: nullcontext,
+    AS_IT_IS: contextlib.nullcontext,
     "gradients of weights without a copy": lambda: mock.patch.object(linear, "turned_product", jnp.matmul),
     "GELU by erfc": gelu_as(functools.partial(jax.nn.gelu, approximate=False)),
     "rectifier for GELU": gelu_as(jax.nn.relu),
@@ -70,6 +71,23 @@ def measure(rounds: int) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def on_one_core() -> Iterator[None]:
+    """Keeps this process, and the threads that JAX starts meanwhile, to one core; a machine is named by all it has.
+
+    Raises:
+      UserError: the system can't.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        raise UserError("benchmarks.parts needs a system that keeps a process to one core, such as Linux")
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(everywhere)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, everywhere)
+
+
 def table(found: dict[str, Any]) -> str:
     """The times, for people."""
     rows = [f"  {'':36s}{'ms':>8s}{'quartiles':>18s}{'ratio':>8s}"]
@@ -85,10 +103,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", metavar="N", type=whole, default=ROUNDS, help=f"rounds [{ROUNDS}]")
     parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS, help="folder of the results")
     given = parser.parse(list(arguments))
-    everywhere = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(everywhere)})  # before JAX starts its threads
-    found = measure(given["rounds"])
-    os.sched_setaffinity(0, everywhere)  # a machine is called by all of its cores
+    with on_one_core():
+        found = measure(given["rounds"])
     publish(given["out"], "parts", "a step's parts", table(found), found)
     return 0
 
