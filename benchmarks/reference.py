@@ -27,13 +27,13 @@ import jax
 
 from benchmarks.results import RESULTS, environment, machine, save
 from minigpt_flax.errors import UserError
+from minigpt_flax.invoked import show
 from minigpt_flax.lab import contest as contests, halving
 from minigpt_flax.lab.conduct import conduct
 from minigpt_flax.lab.contest import VALIDATIONS, Contest, Contestant
 from minigpt_flax.lab.entries import entries_of
 from minigpt_flax.lab.figures import losses, rates
 from minigpt_flax.lab.program import program
-from minigpt_flax.lab.records import show
 from minigpt_flax.lab.verdict import Entry, Verdict, judge
 from minigpt_flax.lab.verdict_text import as_values, markdown, text
 from minigpt_flax.train.build import build

@@ -1,4 +1,4 @@
-"""The one error that a person caused and a person can mend."""
+"""The errors that the command line prints as one line: a user's mistake, or a run that can't continue."""
 
 from __future__ import annotations
 
@@ -8,6 +8,27 @@ from collections.abc import Iterable
 
 class UserError(ValueError):
     """A mistake in a word, a number or a file; the command line prints it as one line and exits with status 2."""
+
+
+class Failed(Exception):
+    """What was asked for correctly can't be done; the command line prints it as one line and exits with status 1."""
+
+
+class Unsaved(Failed):
+    """A checkpoint could not be written; those before it are intact."""
+
+
+class Diverged(Failed):
+    """The loss, a gradient or a parameter is not finite.
+
+    Args:
+      message: what is not finite.
+      step: the step that diverged, where those before it are known to be intact.
+    """
+
+    def __init__(self, message: str, step: int | None = None):
+        super().__init__(message)
+        self.step = step
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

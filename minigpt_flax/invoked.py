@@ -1,7 +1,8 @@
-"""How this process was started, so that a line which it tells somebody to type can be typed."""
+"""Commands and paths as they can be typed where this process was started, and text that is safe to print."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -40,3 +41,17 @@ def line(command: str, started: str | None = None) -> str:
         return f"{CONSOLE} {command}"
     module = path.name == "__main__.py" and path.parent.name == MODULE
     return f"python -m {MODULE} {command}" if module or command not in SCRIPTS else f"python {SCRIPTS[command]}"
+
+
+def show(path: Path | str) -> str:
+    """A path as it would be typed: relative when it lies below the working directory.
+
+    >>> show(Path.cwd() / "runs" / "a"), show("/etc/passwd")
+    ('runs/a', '/etc/passwd')
+    """
+    found = Path(os.path.realpath(path))
+    try:
+        here = Path.cwd()
+    except OSError:  # the working directory was removed
+        return str(found)
+    return str(found.relative_to(here)) if found.is_relative_to(here) else str(found)

@@ -9,7 +9,7 @@ from benchmarks.answers import decay, geometry, page, schedules
 from benchmarks.answers.small import Kept
 from benchmarks.results import RESULTS, environment, machine, save
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.lab.records import show
+from minigpt_flax.invoked import show
 from minigpt_flax.train.cli import Parser, guarded
 
 PAGES = {"decay": decay.answer, "geometry": geometry.answer, "schedules": schedules.answer}

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from minigpt_flax.errors import UserError, check_name
-from minigpt_flax.invoked import line
+from minigpt_flax.invoked import line, show
 from minigpt_flax.lab import contest as contests, verdict_text
 from minigpt_flax.lab.contest import ALONE, FILE, Contest
 from minigpt_flax.lab.entries import entries_of, grouped
-from minigpt_flax.lab.records import read_run, show
+from minigpt_flax.lab.records import read_run
 from minigpt_flax.lab.verdict import Entry, judge
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser, add_fields, given_fields, number, whole

@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 
 from minigpt_flax.errors import UserError
-from minigpt_flax.invoked import line
+from minigpt_flax.invoked import line, show
 from minigpt_flax.lab import contest as contests
 from minigpt_flax.lab.contest import Contest
 from minigpt_flax.lab.meter import Meter
-from minigpt_flax.lab.records import show
 from minigpt_flax.lab.sweep import Share, Stopped, Sweep
 from minigpt_flax.train.build import build
 from minigpt_flax.train.stop import Stop

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from minigpt_flax.errors import UserError
+from minigpt_flax.invoked import show
 from minigpt_flax.lab import halving
-from minigpt_flax.lab.records import read, show
+from minigpt_flax.runs.schema import read_text
 from minigpt_flax.train.config import RunConfig, resolve
 
 VALIDATIONS = 8  # in a run whose --eval-every isn't given: enough to interpolate the step of a loss
@@ -211,7 +212,7 @@ def load(folder: Path) -> Contest:
     if not path.is_file():
         raise UserError(f"{show(folder)} is not the folder of a comparison: it has no {FILE}")
     try:
-        values = {k: _tuples(v) for k, v in json.loads(read(path)).items()}
+        values = {k: _tuples(v) for k, v in json.loads(read_text(path)).items()}
         values["given"] = {k: _tuples(v) for k, v in values["given"].items()}
         return Contest(**values)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

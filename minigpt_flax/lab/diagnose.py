@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.lab.records import show
+from minigpt_flax.invoked import show
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import COLUMNS, Parser, number, whole
 from minigpt_flax.train.output import Output

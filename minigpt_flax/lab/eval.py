@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.lab.records import show
+from minigpt_flax.invoked import show
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser
 from minigpt_flax.train.output import Output

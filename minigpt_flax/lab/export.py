@@ -7,7 +7,7 @@ from json import dumps
 from pathlib import Path
 
 from minigpt_flax.errors import UserError
-from minigpt_flax.lab.records import show
+from minigpt_flax.invoked import show
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser
 from minigpt_flax.train.output import Output

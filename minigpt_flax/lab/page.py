@@ -17,9 +17,10 @@ from string import Template
 from typing import Any
 
 from minigpt_flax.lab.plots import COLOURS
-from minigpt_flax.lab.records import Record, RunRecord, read
+from minigpt_flax.lab.records import Record, RunRecord
 from minigpt_flax.lab.verdict import Verdict
 from minigpt_flax.lab.verdict_text import COLUMNS, findings, legend
+from minigpt_flax.runs.schema import read_text
 
 DASHES = ((), (7, 3), (2, 3), (9, 3, 2, 3))
 NUMBERS = 250_000  # in all curves together: about 2 MB
@@ -135,7 +136,7 @@ def _flatten(values: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, 
 
 def _samples(shown: Sequence[Shown]) -> str:
     texts = [(each.name, each.run.path / "samples.txt") for each in shown]
-    found = [(name, read(path)) for name, path in texts if path.is_file()]
+    found = [(name, read_text(path)) for name, path in texts if path.is_file()]
     items = "".join(
         f"<details><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>" for name, text in found if text
     )

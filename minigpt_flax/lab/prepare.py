@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpt_flax.errors import UserError
-from minigpt_flax.invoked import line
-from minigpt_flax.lab.records import show
+from minigpt_flax.invoked import line, show
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser
 from minigpt_flax.train.output import Output

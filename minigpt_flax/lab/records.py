@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from minigpt_flax.errors import UserError
+from minigpt_flax.invoked import show
+from minigpt_flax.runs.schema import LARGE, WHOLE, read_json, read_text
 
 Record = dict[str, Any]
 
@@ -97,55 +101,38 @@ def read_run(path: Path | str) -> RunRecord:
     path = Path(path)
     if not (path / "config.json").is_file():
         raise UserError(f"{show(path)} is not the folder of a run: it has no config.json")
-    try:
-        config = json.loads(read(path / "config.json"))
-    except ValueError as error:
-        raise UserError(f"{show(path / 'config.json')} is damaged: {error}") from error
-    records = [record for _, record in lines(path / "metrics.jsonl")]
-    return RunRecord(path.resolve().name, config, records, _env(path / "env.json"), path)
-
-
-def _env(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(read(path))
-    except ValueError as error:
-        raise UserError(f"{show(path)} is damaged: {error}") from error
+    config, records = read_json(path / "config.json"), [record for _, record in lines(path / "metrics.jsonl")]
+    env = read_json(path / "env.json") if (path / "env.json").is_file() else {}
+    return RunRecord(path.resolve().name, config, records, env, path)
 
 
 def lines(path: Path) -> Iterator[tuple[str, Record]]:
-    """Every whole line of a ``metrics.jsonl`` and what it says; a last line cut short by a crash is left out.
+    """Every whole line of a ``metrics.jsonl`` and its record; a last line cut short by a crash is left out.
 
     Raises:
       UserError: another line is damaged.
     """
     if not path.exists():
         return
-    for number, line in enumerate(read(path).split("\n")[:-1], start=1):
+    for number, line in enumerate(read_text(path, LARGE).split("\n")[:-1], start=1):
         try:
             record = json.loads(line)
-            int(record["step"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{show(path)}, line {number}, is no record of a step: mend or remove the line") from error
+            _check(record)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise UserError(
+                f"{show(path)}, line {number}, is no record of a step ({' '.join(str(error).split())}): "
+                "mend or remove the line"
+            ) from error
         yield line + "\n", record
 
 
-def read(path: Path) -> str:
-    """The text of a file of a run.
-
-    Raises:
-      UserError: it can't be read, or isn't UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"can't read {show(path)}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{show(path)} is damaged: it isn't UTF-8 text") from error
-
-
-def show(path: Path | str) -> str:
-    """A path as a person would type it: relative when it lies below the working directory."""
-    path = Path(path).resolve()
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+def _check(record: Record) -> None:
+    """Refuses what no step has; None stands for a number that isn't finite."""
+    if not isinstance(record, dict):
+        raise ValueError("it is no JSON object")
+    step = record["step"]
+    if type(step) is not int or not 0 <= step <= WHOLE:
+        raise ValueError(f"step is {step!r:.40}")
+    for name, value in record.items():
+        if type(value) not in (int, float, NoneType) or (value is not None and not abs(value) < math.inf):
+            raise ValueError(f"{name} is {value!r:.40}")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from minigpt_flax.errors import UserError
+from minigpt_flax.invoked import show
 from minigpt_flax.lab import contest as contests
 from minigpt_flax.lab.contest import FILE
 from minigpt_flax.lab.entries import entries_of, grouped
-from minigpt_flax.lab.records import read_run, show
+from minigpt_flax.lab.records import read_run
 from minigpt_flax.lab.verdict import Entry, best_runs, judge, same
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser

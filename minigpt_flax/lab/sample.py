@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from minigpt_flax.errors import UserError
-from minigpt_flax.lab.records import read
+from minigpt_flax.runs.schema import read_text
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser, number, whole
 from minigpt_flax.train.output import Output
@@ -138,7 +138,7 @@ def _head(row: int, rows: int) -> None:
 def _from_file(path: str) -> str:
     """The text of a file, or of the standard input, without the line end at its end."""
     if path != "-":
-        return read(Path(path)).removesuffix("\n")
+        return read_text(Path(path)).removesuffix("\n")
     try:
         return sys.stdin.buffer.read().decode().removesuffix("\n")
     except UnicodeDecodeError as error:

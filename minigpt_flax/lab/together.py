@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from minigpt_flax.errors import Diverged
 from minigpt_flax.lab.program import Program, stack
 from minigpt_flax.lab.trial import Watch, guard, log, prepared
 from minigpt_flax.train.build import Run
@@ -20,7 +21,7 @@ from minigpt_flax.train.config import RunConfig
 from minigpt_flax.train.evaluate import Abandoned
 from minigpt_flax.train.folder import RunFolder
 from minigpt_flax.train.hooks import Guard, Log
-from minigpt_flax.train.stop import Diverged, Stop
+from minigpt_flax.train.stop import Stop
 
 
 @dataclass

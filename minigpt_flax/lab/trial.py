@@ -11,8 +11,9 @@ from typing import Any
 import jax
 
 from jaxopt_mini.tree import nbytes
-from minigpt_flax.errors import UserError
-from minigpt_flax.lab.records import read_run, show
+from minigpt_flax.errors import Diverged, UserError
+from minigpt_flax.invoked import show
+from minigpt_flax.lab.records import read_run
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.config import to_json
@@ -21,7 +22,7 @@ from minigpt_flax.train.hooks import Guard, Log
 from minigpt_flax.train.loop import train
 from minigpt_flax.train.parts import part_names
 from minigpt_flax.train.session import environment
-from minigpt_flax.train.stop import Diverged, Stop
+from minigpt_flax.train.stop import Stop
 
 Watch = Callable[[int], None]
 """Told the number of steps done."""

@@ -16,7 +16,8 @@ from itertools import combinations, pairwise
 from typing import Any
 
 from minigpt_flax.errors import UserError
-from minigpt_flax.lab.records import Record, RunRecord, show
+from minigpt_flax.invoked import show
+from minigpt_flax.lab.records import Record, RunRecord
 
 LEVEL = 0.05  # of significance
 TRACK_3 = 0.004  # nats: (target - mean) sqrt(n) must be this much, the rule of modded-nanogpt's third track

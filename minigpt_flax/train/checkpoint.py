@@ -24,10 +24,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxopt_mini.tree import by_name
-from minigpt_flax.errors import UserError
-from minigpt_flax.train.folder import read, show
+from minigpt_flax.errors import Diverged, Unsaved, UserError
+from minigpt_flax.invoked import show
+from minigpt_flax.runs.schema import read_text
 from minigpt_flax.train.state import TrainState
-from minigpt_flax.train.stop import Diverged, Unsaved
 
 DIGESTS = "SHA256SUMS"
 UNSIGNED = "_CHECKPOINT_METADATA"  # Orbax adds the time to it after the signing; nothing of the state is in it
@@ -267,7 +267,7 @@ def check_digests(folder: Path) -> None:
     Raises:
       UserError: one is missing or has changed; names the first.
     """
-    for line in read(folder / DIGESTS).splitlines():
+    for line in read_text(folder / DIGESTS).splitlines():
         digest, _, name = line.partition("  ")
         if not (folder / name).is_file() or _digest(folder / name) != digest:
             raise UserError(f"its file {name} is damaged")

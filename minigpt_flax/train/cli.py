@@ -15,12 +15,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from minigpt_flax.errors import UserError, check_name, nearest
+from minigpt_flax.errors import Failed, UserError, check_name, nearest
 from minigpt_flax.invoked import line
 from minigpt_flax.train import output
 from minigpt_flax.train.config import PRESET_NOTES, PRESETS, RunConfig, flag_of
 from minigpt_flax.train.output import Output
-from minigpt_flax.train.stop import Failed
 
 COLUMNS = 80
 LINES = {

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from minigpt_flax.invoked import line
-from minigpt_flax.lab.records import read_run, show
+from minigpt_flax.invoked import line, show
+from minigpt_flax.lab.records import read_run
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.clock import Clock, shorten, spell
 from minigpt_flax.train.config import RunConfig

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from minigpt_flax.errors import UserError
-from minigpt_flax.lab.records import lines, read, show
+from minigpt_flax.invoked import show
+from minigpt_flax.lab.records import lines
+from minigpt_flax.runs.schema import read_text
 
 
 class Taken(UserError):
@@ -141,7 +143,7 @@ class RunFolder:
         return self._began_with("weights", lambda env: (env.get("init") or {}).get("sha256"))
 
     def _began_with(self, what: str, find: Callable[[Any], Any]) -> Any:
-        text = read(self.env)
+        text = read_text(self.env)
         try:
             return find(json.loads(text))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -177,7 +179,7 @@ class RunFolder:
         if not self.passed.exists():
             return []
         try:
-            return sorted(int(batch) for batch in json.loads(read(self.passed)))
+            return sorted(int(batch) for batch in json.loads(read_text(self.passed)))
         except (ValueError, TypeError) as error:
             raise UserError(f"{show(self.passed)} is damaged: it is no list of numbers") from error
 

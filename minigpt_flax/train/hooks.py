@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from jaxopt_mini.states import get_all
-from minigpt_flax.train.folder import RunFolder, show
+from minigpt_flax.errors import Diverged, Failed, Unsaved
+from minigpt_flax.invoked import show
+from minigpt_flax.train.folder import RunFolder
 from minigpt_flax.train.loggers import Logger
 from minigpt_flax.train.processes import is_first
-from minigpt_flax.train.stop import Diverged, Failed, Unsaved
 
 ALWAYS = ("loss", "lr", "grad_norm")  # are on record even where they are no number
 

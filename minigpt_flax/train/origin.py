@@ -14,12 +14,13 @@ import numpy as np
 from minigpt_flax.data import Tokenizer, load_tokenizer
 from minigpt_flax.data.tokenizers.bpe import Bpe
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.lab.records import read
+from minigpt_flax.invoked import show
 from minigpt_flax.model.gpt2_folder import load_gpt2, read_gpt2_config
 from minigpt_flax.model.layout import path_name
+from minigpt_flax.runs.schema import read_text
 from minigpt_flax.train.build import Run, model_config
 from minigpt_flax.train.config import RunConfig, flag_of, from_json, spelled_out
-from minigpt_flax.train.folder import RunFolder, show
+from minigpt_flax.train.folder import RunFolder
 from minigpt_flax.train.once import call_once
 from minigpt_flax.train.restore import restore
 from minigpt_flax.train.state import TrainState, init_state
@@ -69,7 +70,7 @@ def origin(name: str | None) -> Origin:
 def _of_run(name: str, path: Path) -> Origin:
     """The parameters of a run's best checkpoint, or their average if it keeps one."""
     folder = RunFolder(path)
-    config = from_json(read(folder.config), show(folder.config))
+    config = from_json(read_text(folder.config), show(folder.config))
     tokenizer = load_tokenizer(path)
     model = model_config(config, tokenizer.vocab_size)
     fields = {field: getattr(model, field) for field in SHAPE} | {"tokenizer": config.tokenizer}
@@ -87,7 +88,7 @@ def _of_gpt2(name: str, path: Path) -> Origin:
 
 def _bpe(path: Path) -> Bpe:
     try:
-        return Bpe(read(path))
+        return Bpe(read_text(path))
     except Exception as error:  # `tokenizers` raises bare Exceptions at a damaged model
         raise UserError(f"{show(path)} is no tokenizer of Hugging Face's: {error}") from error
 

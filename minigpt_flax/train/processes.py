@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
-from minigpt_flax.errors import UserError, nearest
+from minigpt_flax.errors import Unsaved, UserError, nearest
 from minigpt_flax.invoked import program
-from minigpt_flax.train.stop import Stop, Unsaved
+from minigpt_flax.train.stop import Stop
 
 KEYS = {"coordinator": str, "processes": int, "process": int, "timeout": int}
 ENVIRONMENT = {"coordinator": "JAX_COORDINATOR_ADDRESS", "processes": "JAX_NUM_PROCESSES", "process": "JAX_PROCESS_ID"}

@@ -13,8 +13,9 @@ import jax
 
 from minigpt_flax.data import Tokenizer, load_tokenizer
 from minigpt_flax.errors import UserError
-from minigpt_flax.lab.records import read, show
+from minigpt_flax.invoked import show
 from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.runs.schema import read_text
 from minigpt_flax.train.build import Run, build, design
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.config import RunConfig, from_json
@@ -44,7 +45,7 @@ def restore(path: Path, step: str = "best") -> Restored:
     """
     folder = RunFolder(path)
     folder.require()
-    config = from_json(read(folder.config), show(folder.config))
+    config = from_json(read_text(folder.config), show(folder.config))
     tokenizer = load_tokenizer(folder.path)
     plan = design(config, tokenizer)
     with open_checkpoints(path) as checkpoints:
@@ -63,7 +64,7 @@ def reopen(path: Path, step: str = "last") -> tuple[Run, TrainState]:
     """
     folder = RunFolder(path)
     folder.require()
-    config = from_json(read(folder.config), show(folder.config))
+    config = from_json(read_text(folder.config), show(folder.config))
     config = dataclasses.replace(config, mesh="data=1", parallel="jit")
     run = build(config, tokenizer=load_tokenizer(folder.path), data_hash=folder.data_hash())
     with open_checkpoints(path) as checkpoints:

@@ -14,8 +14,9 @@ from typing import Any
 import jax
 
 from minigpt_flax.data import load_tokenizer
-from minigpt_flax.errors import UserError
-from minigpt_flax.invoked import line
+from minigpt_flax.errors import Failed, UserError
+from minigpt_flax.invoked import line, show
+from minigpt_flax.runs.schema import read_text
 from minigpt_flax.train import cache, loggers, speed, voices
 from minigpt_flax.train.attempts import Sitting, latest, train_on
 from minigpt_flax.train.build import Run, build
@@ -33,14 +34,14 @@ from minigpt_flax.train.config import (
     spelled_out,
     to_json,
 )
-from minigpt_flax.train.folder import RunFolder, create_free, read, show
+from minigpt_flax.train.folder import RunFolder, create_free
 from minigpt_flax.train.once import Ahead
 from minigpt_flax.train.origin import digest, first_params, first_state, inherited, known_tokenizer, origin
 from minigpt_flax.train.processes import from_first, held_by_first, is_first, together
 from minigpt_flax.train.profile import Trace, read_steps
 from minigpt_flax.train.specs import parse
 from minigpt_flax.train.state import TrainState
-from minigpt_flax.train.stop import Failed, Stop
+from minigpt_flax.train.stop import Stop
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jaxopt-mini")
 READING = "reading the data"  # and learning a tokenizer from it, which is what takes long
@@ -103,7 +104,7 @@ def resume(request: Request, stop: Stop, compilation: speed.Compilation) -> None
     folder.require()
     stop = together(stop)
     with held_by_first(folder.claim()):
-        config = agree(request, from_json(read(folder.config), show(folder.config)))
+        config = agree(request, from_json(read_text(folder.config), show(folder.config)))
         with Checkpoints(folder.checkpoints, config.keep, config.keep_every) as checkpoints:
             if config.steps in folder.scores() and config.steps in checkpoints.steps():
                 finished = f"{show(folder.path)} is finished: all {config.steps} steps are done"

@@ -14,28 +14,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-
-class Failed(Exception):
-    """A run that was asked for correctly can't go on; the command line prints one line and exits with status 1."""
-
-
-class Unsaved(Failed):
-    """A checkpoint could not be written; those before it are whole."""
-
-
-class Diverged(Failed):
-    """The loss, a gradient or a parameter is no longer a number.
-
-    Args:
-      message: what broke.
-      step: the step that broke, where it is known that those before it are whole.
-    """
-
-    def __init__(self, message: str, step: int | None = None):
-        super().__init__(message)
-        self.step = step
-
-
 GRACE = 1.0  # seconds that the main thread gets to see a signal itself
 POLL = 0.05
 AGAIN = "(Ctrl-C: at once)"

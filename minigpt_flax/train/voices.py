@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from minigpt_flax.lab.records import show
+from minigpt_flax.invoked import show
 from minigpt_flax.train import console, watch
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.cli import Request

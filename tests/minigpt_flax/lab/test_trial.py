@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from minigpt_flax.errors import Diverged
 from minigpt_flax.lab.program import program
 from minigpt_flax.lab.trial import guard, log
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config import resolve
 from minigpt_flax.train.folder import RunFolder
-from minigpt_flax.train.stop import Diverged
 from tests.minigpt_flax.train.runs import TINY
 
 

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from jaxopt_mini import adamw, chain, clip_by_norm, masked
-from minigpt_flax.errors import UserError
+from minigpt_flax.errors import Diverged, Failed, UserError
 from minigpt_flax.train.checkpoint import Checkpoints, first_broken
 from minigpt_flax.train.state import TrainState, init_state
-from minigpt_flax.train.stop import Diverged, Failed
 
 UNSIGNED = ("_CHECKPOINT_METADATA", "commit_success.txt")  # Orbax writes them last, and needs neither to read
 TX = masked(chain(clip_by_norm(1.0), adamw(1e-3)), {"half": True, "matrix": True, "vector": False})

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from minigpt_flax.errors import UserError
-from minigpt_flax.train.folder import RunFolder, Taken, create_free, show
+from minigpt_flax.invoked import show
+from minigpt_flax.train.folder import RunFolder, Taken, create_free
 
 
 def test_many_at_once_get_folders_of_their_own(tmp_path):

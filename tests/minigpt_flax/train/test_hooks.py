@@ -7,9 +7,9 @@ import os
 import numpy as np
 import pytest
 
+from minigpt_flax.errors import Diverged, Failed, Unsaved
 from minigpt_flax.train.folder import RunFolder
 from minigpt_flax.train.hooks import Guard, LeftOut, Log
-from minigpt_flax.train.stop import Diverged, Failed, Unsaved
 
 
 def metrics(loss=1.0, squares=(1.0, 3.0)):
