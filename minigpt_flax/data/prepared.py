@@ -185,4 +185,3 @@ def _set_apart(train: Path, val: Path, count: int, dtype: np.dtype) -> tuple[int
         shutil.copyfileobj(source, target, _COPY)
     truncate(train, start * dtype.itemsize)
     return start, count - start
-

@@ -29,6 +29,10 @@ _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(o
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows
 
 
+class Busy(UserError):
+    """Another process is making the folder."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Replaces a file: readers see the old content or the new, never a part.
@@ -172,8 +176,11 @@ def staged(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"can't make the folder {out}: {error.strerror}") from error
     try:
-        with _blaming(out):
-            scratch.mkdir()
+        try:
+            with _blaming(out):
+                scratch.mkdir()
+        except FileExistsError as error:
+            raise _busy(out) from error
         with open_lock(scratch / MARKER) as lock:
             if not try_lock(lock):  # another process began at the same moment
                 raise _busy(out)
@@ -184,8 +191,10 @@ def staged(out: Path) -> Iterator[Path]:
             with _blaming(out):
                 os.rename(scratch, out)
             os.unlink(out / MARKER)
+    except Busy:
+        raise
     except BaseException:
-        with contextlib.suppress(OSError, UserError):  # of another process, which has its lock
+        with contextlib.suppress(OSError, UserError):
             _remove_abandoned(scratch, out)
         raise
     _sync_folder(out.parent)
@@ -202,7 +211,7 @@ def require_absent(out: Path) -> None:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether this program is making a folder, or was making it when it was killed: it is empty or carries the marker."""
+    """Whether this program makes a folder, or made it when it was killed: it is empty or carries the marker."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     marker = folder / MARKER
@@ -221,8 +230,8 @@ def _remove_abandoned(scratch: Path, out: Path) -> None:
         remove_folder(scratch)
 
 
-def _busy(out: Path) -> UserError:
-    return UserError(f"another process is making {out}: wait for it, or give another --out")
+def _busy(out: Path) -> Busy:
+    return Busy(f"another process is making {out}: wait for it, or give another --out")
 
 
 def remove_folder(path: Path) -> None:
@@ -269,7 +278,7 @@ def remove_temporary(folder: Path) -> None:
 
 
 def find_link(folder: Path, names: Iterable[str]) -> Path | None:
-    """The first symbolic link among the entries of a folder that are called so, or below them; None if there is none."""
+    """The first symbolic link among the entries of a folder that are called so, or below them; None without one."""
     for name in names:
         path = folder / name
         if path.is_symlink():

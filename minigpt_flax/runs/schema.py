@@ -166,7 +166,7 @@ def check_type(value: Any, kind: Any, what: str) -> Any:
     return value
 
 
-def check_range(value: float, low: float, high: float, what: str) -> None:
+def check_range(value: int | float, low: int | float, high: int | float, what: str) -> None:
     """Refuses a number outside ``low`` to ``high``, both included.
 
     Raises:

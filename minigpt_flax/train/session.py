@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from minigpt_flax.data import load_tokenizer
+from minigpt_flax.data import load_tokenizer, replacements
 from minigpt_flax.errors import Failed, UserError
 from minigpt_flax.invoked import line, show
 from minigpt_flax.runs.schema import read_text
@@ -71,6 +71,7 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
         run = build(config, tokenizer=known_tokenizer(config, source))
     if _early(stop, request):
         return
+    _say_replaced(run, request)
     run = compiling(run)
     params = first_params(run, source)
     state = first_state(run, params)
@@ -83,6 +84,11 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
         from_first(lambda: folder.fill(to_json(config), environment(run, params), run.tokenizer.save))
         with Checkpoints(folder.checkpoints, config.keep, config.keep_every) as checkpoints:
             follow(run, folder, checkpoints, state, stop, request, compilation)
+
+
+def _say_replaced(run: Run, request: Request) -> None:
+    if count := run.data.replaced:
+        voices.of(request).note(f"replaced   {replacements(count)}", replaced=count)
 
 
 def compiling(run: Run) -> Run:
@@ -115,6 +121,7 @@ def resume(request: Request, stop: Stop, compilation: speed.Compilation) -> None
                 return
             with voice.working(READING):
                 run = build(config, tokenizer=load_tokenizer(folder.path), data_hash=folder.data_hash())
+            _say_replaced(run, request)
             run = compiling(run)
             state = latest(run, folder, checkpoints, voice.warn)
             follow(run, folder, checkpoints, state, stop, request, compilation)
