@@ -83,10 +83,8 @@ def check_shapes(given: Mapping[str, tuple[int, ...]], config: ModelConfig) -> N
             another shape.
     """
     _check_format(config)
-    shapes = _shapes(config)
-    sizes = {
-        name: [shapes[part.path].shape[len(part.at) :] for part in parts] for name, parts in _table(config).items()
-    }
+    shapes, table = _shapes(config), _table(config)
+    sizes = {name: [shapes[part.path].shape[len(part.at) :] for part in parts] for name, parts in table.items()}
     _check_tensors(given, {name: _joined_shape(found) for name, found in sizes.items()})
 
 

@@ -132,4 +132,7 @@ def _check_length(found: Mapping[str, Any], path: Path, where: str) -> None:
     block = 4 * width**2 + 2 * width * inner
     least = found["n_layer"] * block + (found["vocab_size"] + found["n_positions"]) * width
     if size_of(path) < least * BYTES:
-        raise UserError(f"{where} describes at least {least:,} parameters, but {show(path)} is too short for them")
+        raise UserError(
+            f"{show(path)} is damaged, or of another model: {where} describes at least {least:,} parameters, and it is "
+            "too short for them"
+        )
