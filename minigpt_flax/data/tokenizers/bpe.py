@@ -50,8 +50,16 @@ class Bpe(Tokenizer):
             self.vocab_size = max(self._inner.get_vocab().values()) + 1
         check_range(self.vocab_size, 1, TOKENS, f"{where}: the number of tokens")
         for token in model.get("added_tokens", ()):
-            if self._inner.token_to_id(token["content"]) != token["id"]:
-                raise UserError(f"{where}: the added token {brief(token['content'])} has another id than its place")
+            self._check_added(token, f"{where}: the added token {brief(token['content'])}")
+
+    def _check_added(self, token: dict[str, Any], where: str) -> None:
+        if self._inner.token_to_id(token["content"]) != token["id"]:
+            raise UserError(f"{where} has another id than its place")
+        if token.get("normalized", True) and self._inner.normalizer is not None:
+            with native(f"{where} can't be normalized"):
+                text = self._inner.normalizer.normalize_str(token["content"])
+            if not text:  # the library would find it everywhere, inside of characters too
+                raise UserError(f"{where} is empty after the normalizer")
 
     @property
     def eot(self) -> int | None:

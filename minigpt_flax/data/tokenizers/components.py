@@ -40,8 +40,8 @@ REGEXES = frozenset(
     }
 )
 _ATOM = r"(?:\\[sdwSDW]|\\[pP]\{\w{1,12}\}|\[\^?(?:[^\[\]\\&]|\\[sdwrnt]|\\[pP]\{\w{1,12}\})+\]|[^\\\[\](){}.*+?|^$])"
-_BRANCH = rf"(?:{_ATOM}{{1,32}}|{_ATOM}(?:[+*?]|\{{\d{{1,2}}(?:,\d{{0,2}})?\}}))"
-_SIMPLE = re.compile(rf"{_BRANCH}(?:\|{_BRANCH}){{0,15}}")  # branches of characters, or of one that repeats
+_BRANCH = rf"(?:{_ATOM}{{1,32}}|{_ATOM}(?:\+|\{{[1-9]\d?(?:,\d{{0,2}})?\}}))"
+_SIMPLE = re.compile(rf"{_BRANCH}(?:\|{_BRANCH}){{0,15}}")  # branches of characters or of one that repeats, never empty
 
 Check = Callable[[Any, str], Any]
 
@@ -162,7 +162,7 @@ _REPLACE = {"pattern": _pattern, "content": _affix}
 NORMALIZERS: dict[str, Mapping[str, Check]] = {
     **{name: {} for name in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt", "ByteLevel")},
     "Strip": {"strip_left": _flag, "strip_right": _flag},
-    "Prepend": {"prepend": _affix},
+    "Prepend": {"prepend": _text(1, AFFIX)},
     "Replace": _REPLACE,
     "BertNormalizer": {
         "clean_text": _flag,
@@ -282,3 +282,9 @@ def _added(tokens: tuple[dict[str, Any], ...], where: str) -> None:
         check_fields(token, fields | flags, where, optional=flags)
         check_range(token["id"], 0, TOKENS - 1, f"{where}: id")
         _token(token["content"], f"{where}: content")
+    if any(token.get("lstrip") or token.get("rstrip") for token in tokens):
+        for token in tokens:
+            if token["content"] != token["content"].strip():  # the library panics where two claim the same space
+                raise UserError(
+                    f"{where}: {brief(token['content'])} has space at an end, and another has lstrip or rstrip"
+                )
