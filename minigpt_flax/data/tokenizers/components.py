@@ -9,6 +9,7 @@ every piece of it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -103,7 +104,7 @@ def _growth(value: Mapping[str, Any]) -> float:
     if value["type"] == "Replace":
         pattern = value.get("pattern", {})
         return max(1.0, len(value.get("content", "")) / max(1, len(pattern.get("String", " "))))
-    return 1.0
+    return 2.0 if value["type"] == "ByteLevel" else 1.0  # a character for each byte, again and again
 
 
 def _flag(value: Any, what: str) -> None:
@@ -189,7 +190,6 @@ DECODERS: dict[str, Mapping[str, Check]] = {
     "Replace": _REPLACE,
     "Strip": {"content": _character, "start": _number(0, AFFIX), "stop": _number(0, 0)},  # both panic on short tokens
 }
-_token = _text(1, CHARACTERS)
 _MODEL_FIELDS: dict[str, Mapping[str, Any]] = {
     "BPE": {
         "dropout": float | None,
@@ -233,7 +233,8 @@ def _model(value: Any, where: str) -> None:
 def _vocabulary(vocab: Mapping[str, Any], where: str) -> None:
     check_range(len(vocab), 1, TOKENS, f"{where}: the number of tokens")
     for token, number in vocab.items():
-        _token(token, f"{where}: {brief(token)}")
+        if not 0 < len(token) <= CHARACTERS:
+            raise UserError(f"{where}: {brief(token)} must have from 1 to {CHARACTERS} characters")
         if type(number) is not int or not 0 <= number < TOKENS:
             raise UserError(f"{where}: {brief(token)} must have an id from 0 to {TOKENS - 1:,}, got {brief(number)}")
     if len(set(vocab.values())) < len(vocab):
@@ -246,7 +247,8 @@ def _pieces(found: Mapping[str, Any], where: str) -> dict[str, int]:
     for piece in found["vocab"]:
         if not (isinstance(piece, list) and len(piece) == 2 and isinstance(piece[0], str)):
             raise UserError(f"{where}: vocab must be a list of pairs, piece and score, got {brief(piece)}")
-        check_type(piece[1], float, f"{where}: the score of {brief(piece[0])}")
+        if type(piece[1]) not in (int, float) or not math.isfinite(piece[1]):
+            raise UserError(f"{where}: the score of {brief(piece[0])} must be a finite number, got {brief(piece[1])}")
         vocab[piece[0]] = len(vocab)
     if len(vocab) < len(found["vocab"]):
         raise UserError(f"{where}: vocab has a piece twice")
@@ -281,7 +283,7 @@ def _added(tokens: tuple[dict[str, Any], ...], where: str) -> None:
     for token in tokens:
         check_fields(token, fields | flags, where, optional=flags)
         check_range(token["id"], 0, TOKENS - 1, f"{where}: id")
-        _token(token["content"], f"{where}: content")
+        _text(1, CHARACTERS)(token["content"], f"{where}: content")
     if any(token.get("lstrip") or token.get("rstrip") for token in tokens):
         for token in tokens:
             if token["content"] != token["content"].strip():  # the library panics where two claim the same space
