@@ -157,9 +157,9 @@ def replacements(count: int) -> str:
     """How a command says that surrogates were replaced.
 
     >>> replacements(1), replacements(3000)
-    ('1 lone surrogate by U+FFFD', '3,000 lone surrogates by U+FFFD')
+    ('1 lone surrogate replaced by U+FFFD', '3,000 lone surrogates replaced by U+FFFD')
     """
-    return f"{count:,} lone surrogate{'s' if count > 1 else ''} by U+FFFD"
+    return f"{count:,} lone surrogate{'s' if count > 1 else ''} replaced by U+FFFD"
 
 
 def stripped(pieces: Iterable[Piece]) -> Iterator[Piece]:

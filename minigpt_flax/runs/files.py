@@ -177,10 +177,11 @@ def staged(out: Path) -> Iterator[Path]:
         raise UserError(f"can't make the folder {out}: {error.strerror}") from error
     try:
         try:
-            with _blaming(out):
-                scratch.mkdir()
+            scratch.mkdir()
         except FileExistsError as error:
             raise _busy(out) from error
+        except OSError as error:
+            raise UserError(f"can't make the folder {out}: {error.strerror}") from error
         with open_lock(scratch / MARKER) as lock:
             if not try_lock(lock):  # another process began at the same moment
                 raise _busy(out)

@@ -88,7 +88,7 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
 
 def _say_replaced(run: Run, request: Request) -> None:
     if count := run.data.replaced:
-        voices.of(request).note(f"replaced   {replacements(count)}", replaced=count)
+        voices.of(request).note(f"text       {replacements(count)}", replaced=count)
 
 
 def compiling(run: Run) -> Run:

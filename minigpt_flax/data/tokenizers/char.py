@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from minigpt_flax.data.tokenizers.base import Texts, Tokenizer, pieces
 from minigpt_flax.errors import UserError
-from minigpt_flax.runs.schema import check_fields
+from minigpt_flax.runs.schema import brief, check_fields
 
 
 class Char(Tokenizer):
@@ -39,7 +39,7 @@ class Char(Tokenizer):
             raise UserError(
                 f"the char tokenizer lacks {', '.join(repr(chr(code)) for code in unknown[:10])}"
                 f"{' and others' if unknown.size > 10 else ''}; it has only the "
-                f"{self.vocab_size} characters of its training text: {self.characters!r}; "
+                f"{self.vocab_size} characters of its training text: {brief(self.characters)}; "
                 "leave out the others, or train with --tokenizer byte, which encodes every text"
             )
         return ids.astype(np.int32)
