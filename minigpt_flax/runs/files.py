@@ -175,7 +175,9 @@ def staged(out: Path) -> Iterator[Path]:
         scratch.mkdir()
     except FileExistsError as error:
         if scratch.exists() or scratch.is_symlink():
-            raise UserError(f"{scratch} exists and was not made by this program: move it, or give another --out") from error
+            raise UserError(
+                f"{scratch} exists and was not made by this program: move it, or give another --out"
+            ) from error
         raise UserError(f"can't make the folder {out}: {error.filename} is a file") from error
     except OSError as error:
         raise UserError(f"can't make the folder {out}: {error.strerror}") from error

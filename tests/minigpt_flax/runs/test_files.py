@@ -1,6 +1,5 @@
 """Writing: whole files, no link followed, nothing of a user's replaced or removed."""
 
-import ast
 import errno
 import os
 import resource

@@ -34,7 +34,9 @@ CASES = [
 
 @pytest.mark.parametrize("values", CASES, ids=lambda values: str(values)[:60])
 def test_everything_else_is_named_in_one_line(values):
-    wrong = next(name for name in "abcdefg" if name in values and values[name] is not GOOD.get(name) or name not in values)
+    wrong = next(
+        name for name in "abcdefg" if name in values and values[name] is not GOOD.get(name) or name not in values
+    )
     with pytest.raises(UserError, match=rf"^file.*\b{wrong}\b") as caught:
         schema.check_fields(values, FIELDS, "file")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
@@ -42,7 +44,18 @@ def test_everything_else_is_named_in_one_line(values):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[", "[1]", "1", "null", "{" * 100_000, "[" * 100_000, '{"a": 1, "a": 2}', '{"a": ' + "9" * 10_000 + "}", "{'a': 1}"],
+    [
+        "",
+        "[",
+        "[1]",
+        "1",
+        "null",
+        "{" * 100_000,
+        "[" * 100_000,
+        '{"a": 1, "a": 2}',
+        '{"a": ' + "9" * 10_000 + "}",
+        "{'a': 1}",
+    ],
     ids=lambda text: text[:12],
 )
 def test_text_that_is_no_object_is_refused(text):
