@@ -207,7 +207,7 @@ def require_absent(out: Path) -> None:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether this program is making a folder, or was making it when it was killed: it is empty or carries the marker."""
+    """Whether this program makes a folder, or made it until it was killed: it is empty or carries the marker."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     marker = folder / MARKER
