@@ -1,5 +1,6 @@
 """A disk that fills up: nothing is destroyed, one line says so, and everything works when there is room again."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -56,13 +57,9 @@ def disk(tmp_path):
 def fill(disk, free):
     """Fills the disk up, but for so many kB."""
     path = disk / "filling"
-    with path.open("wb") as file:
-        try:
-            while True:
-                file.write(b"x" * 4096)
-                file.flush()
-        except OSError:
-            pass
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
     os.truncate(path, max(0, path.stat().st_size - 1024 * free))
     return path
 
