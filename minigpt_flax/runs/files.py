@@ -15,13 +15,14 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from minigpt_flax.errors import UserError
 
+SIGNATURE = "minigpt_flax"  # in every page and picture that a user names the place of
 TEMPORARY = (".minigpt-", ".tmp")  # prefix and suffix of a temporary file's name
 PARTIAL = ".partial"  # suffix of a folder that is being made
 MARKER = ".minigpt"  # file that marks a folder that is being made; its maker holds a lock on it
@@ -148,7 +149,10 @@ def make_new_folder(path: Path) -> None:
         FileExistsError: something is there.
         OSError: it can't be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is a file", str(path)) from error
     path.mkdir()
 
 
@@ -212,7 +216,7 @@ def require_absent(out: Path) -> None:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether this program makes a folder, or made it when it was killed: it is empty or carries the marker."""
+    """Whether this program makes a folder, or made it until it was killed: it is empty or carries the marker."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     marker = folder / MARKER
@@ -269,22 +273,79 @@ def move(path: Path, to: Path) -> Path:
     return path.rename(to)
 
 
+def require_own_file(path: Path, flag: str) -> None:
+    """Refuses to replace a file that this program did not make: its pages and pictures name ``SIGNATURE``.
+
+    Args:
+        path: the file; it need not exist.
+        flag: that named it, for the error.
+
+    Raises:
+        UserError: it exists and is another's, or is no file.
+    """
+    if not os.path.lexists(path):
+        return
+    if not path.is_file():
+        raise UserError(f"{flag} {path}: that is no file: give another")
+    with path.open("rb") as file:
+        if SIGNATURE.encode() not in file.read():
+            raise UserError(f"{flag} {path}: that file exists and was not made by this program: give another")
+
+
+def require_own_folder(folder: Path, names: Collection[str], flag: str) -> None:
+    """Refuses to write into a folder that holds something else than the files that are to be written.
+
+    Args:
+        folder: the folder; it need not exist.
+        names: of the files.
+        flag: that named the folder, for the error.
+
+    Raises:
+        UserError: it holds something else, or is no folder.
+    """
+    if not folder.is_dir():
+        if os.path.lexists(folder):
+            raise UserError(f"{flag} {folder}: that is no folder: give another")
+        return
+    others = [entry.name for entry in folder.iterdir() if entry.name not in names and not is_temporary(entry.name)]
+    if others:
+        raise UserError(f"{flag} {folder}: that folder holds other files, such as {min(others)!r}: give another")
+
+
+def remove_empty_folder(path: Path) -> None:
+    """Removes a folder; one that holds something stays.
+
+    Raises:
+        OSError: it can't be removed for another reason.
+    """
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            raise
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is a temporary one of :func:`replacing`."""
+    prefix, suffix = TEMPORARY
+    return name.startswith(prefix) and name.endswith(suffix)
+
+
 def remove_temporary(folder: Path) -> None:
     """Removes the temporary files that a killed process left in a folder."""
-    prefix, suffix = TEMPORARY
     for entry in folder.iterdir():
-        if entry.name.startswith(prefix) and entry.name.endswith(suffix):
+        if is_temporary(entry.name):
             with contextlib.suppress(OSError):
                 entry.unlink()
 
 
-def find_link(folder: Path, names: Iterable[str]) -> Path | None:
-    """The first symbolic link among the entries of a folder that are called so, or below them; None without one."""
+def find_link(folder: Path, names: Iterable[str], deep: bool = True) -> Path | None:
+    """The first symbolic link among some entries of a folder, or at any depth below them; None if there is none."""
     for name in names:
         path = folder / name
         if path.is_symlink():
             return path
-        for above, folders, files in os.walk(path):
+        for above, folders, files in os.walk(path) if deep else ():
             for entry in (*folders, *files):
                 if (Path(above) / entry).is_symlink():
                     return Path(above) / entry

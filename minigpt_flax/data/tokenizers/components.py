@@ -60,7 +60,9 @@ def check_tokenizer(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises:
         UserError: names the first component or value that isn't allowed.
     """
-    fields = {name: Any for name in (*LEFT_OUT, "version", "normalizer", "pre_tokenizer", "decoder", "model")}
+    fields: dict[str, Any] = {
+        name: Any for name in (*LEFT_OUT, "version", "normalizer", "pre_tokenizer", "decoder", "model")
+    }
     fields["added_tokens"] = tuple[dict, ...]
     found = check_fields(values, fields, where, optional=fields.keys() - {"model"})
     growth = 1.0
