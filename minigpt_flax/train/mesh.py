@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 
 from minigpt_flax.errors import UserError, nearest
+from minigpt_flax.model.config import LISTED, divisors, nearest_numbers
 
 AXES = {
     "data": "the batch",
@@ -131,5 +132,6 @@ def check_tensor(size: int, **parts: int) -> None:
     """
     for name, count in parts.items():
         if count % size:
-            fits = ", ".join(str(n) for n in range(1, count + 1) if all(c % n == 0 for c in parts.values()))
+            common = divisors(math.gcd(*parts.values()))
+            fits = ", ".join(map(str, nearest_numbers(size, common, LISTED)))
             raise UserError(f"tensor={size} does not divide {name}={count}: a tensor axis that fits is {fits}")
