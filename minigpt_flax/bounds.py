@@ -24,8 +24,8 @@ class Bound:
         below: Whether ``high`` itself is excluded.
     """
 
-    low: float
-    high: float
+    low: int | float
+    high: int | float
     whole: bool = False
     above: bool = False
     below: bool = False
@@ -36,7 +36,7 @@ class Bound:
         >>> Bound(1, 10, whole=True).problem(0), Bound(0, 1, below=True).problem(1.0), Bound(0, 1).problem(0.5)
         ('must be at least 1', 'must be below 1', None)
         """
-        if isinstance(value, bool) or not isinstance(value, int if self.whole else Real):
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else Real) or value != value:
             return f"must be a {self._kind}"
         if self.above and value == self.low or not value >= self.low:
             return f"must be {'above' if self.above else 'at least'} {_spell(self.low)}"
@@ -96,7 +96,7 @@ def shortened(text: str, length: int = SHOWN) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
-def _spell(limit: float) -> str:
+def _spell(limit: int | float) -> str:
     return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
 
 
@@ -104,3 +104,6 @@ COUNT = Bound(1, 10**9, whole=True)  # steps, and what is counted in steps
 SIZE = Bound(1, INT32, whole=True)  # axes of arrays; the memory check refuses what is too large for the machine
 SEED = Bound(0, 2**63 - 1, whole=True)
 RATE = Bound(0, 1e6)  # learning rates
+TOKENS = Bound(1, 10**15, whole=True)  # tokens of a step
+DRAWN = Bound(0, 10**6, whole=True)  # tokens of a sample
+NORM = Bound(0, 1e30, above=True)  # norm of a gradient

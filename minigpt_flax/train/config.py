@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minigpt_flax.bounds import COUNT, RATE, SEED, SIZE, Bound
+from minigpt_flax.bounds import COUNT, DRAWN, NORM, RATE, SEED, SIZE, TOKENS, Bound
 from minigpt_flax.errors import UserError, check_name
 from minigpt_flax.model.config import BOUNDS
 from minigpt_flax.train import groups
 from minigpt_flax.train.mesh import check_parallel
-from minigpt_flax.train.specs import Word, parse
+from minigpt_flax.train.specs import THRESHOLD, Word, parse
 
 
 def _flag(default: Any, group: str, metavar: str, help: str, *, fixed: bool = True, bound: Bound | None = None) -> Any:
@@ -53,7 +53,7 @@ class RunConfig:
         "optimization",
         "N",
         "choose --accum so that a step has so many tokens",
-        bound=Bound(1, 10**15, whole=True),
+        bound=TOKENS,
     )
     seed: int = _flag(0, "optimization", "N", "of weights, data order and dropout", bound=SEED)
 
@@ -114,7 +114,7 @@ class RunConfig:
         "NUMBER",
         "warn once of a gradient norm above this",
         fixed=False,
-        bound=Bound(0, 1e30, above=True),
+        bound=NORM,
     )
     sample_tokens: int = _flag(
         256,
@@ -122,7 +122,7 @@ class RunConfig:
         "N",
         "length of the sample at the end; 0 for none",
         fixed=False,
-        bound=Bound(0, 10**6, whole=True),
+        bound=DRAWN,
     )
 
     @property
@@ -429,8 +429,8 @@ def check(config: RunConfig) -> RunConfig:
             bound.check(flag_of(name), value)
     if config.steps * config.step_sequences > MOST_SEQUENCES:
         raise UserError(
-            f"--steps {config.steps:,} of {config.step_sequences:,} sequences each are more than 2**62 sequences: lower "
-            "--steps, --batch-size or --accum"
+            f"--steps {config.steps:,} of {config.step_sequences:,} sequences each are more than 2**62 sequences: "
+            "lower --steps, --batch-size or --accum"
         )
     if config.tokens_per_step not in (None, config.step_tokens):
         raise UserError(
@@ -438,6 +438,11 @@ def check(config: RunConfig) -> RunConfig:
             f"{config.batch_size} x {config.context}, what --accum, --batch-size and --context make: leave one out"
         )
     check_parallel(config.parallel, config.mesh)
+    clip = parse(config.clip, "clip")
+    if any(value == 0 for value in (*clip.args, clip.keywords.get(THRESHOLD))):
+        raise UserError(
+            f"--clip {clip} lets no gradient through: give a threshold above 0, or --clip none to clip nothing"
+        )
     return config
 
 

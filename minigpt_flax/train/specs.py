@@ -17,6 +17,7 @@ from minigpt_flax.errors import UserError, check_name, nearest
 from minigpt_flax.train.literals import problem
 
 LONGEST = 2000  # characters of a spec
+THRESHOLD = "threshold"  # the argument of a clip, which may be written without its name
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Word:
         """
         if self.name != other.name:
             return self
-        return Word(self.name, self.args or other.args, {**other.keywords, **self.keywords})
+        args = () if THRESHOLD in self.keywords else other.args
+        return Word(self.name, self.args or args, {**other.keywords, **self.keywords})
 
     def without(self, *keys: str) -> Word:
         """This word, less some keywords."""
