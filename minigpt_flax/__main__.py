@@ -6,7 +6,7 @@ from minigpt_flax import completion, installed
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invoked import line, program
 from minigpt_flax.lab import compare, diagnose, eval, export, prepare, report, sample
-from minigpt_flax.train import command as train, xla
+from minigpt_flax.train import command as train, memory, xla
 from minigpt_flax.train.cli import Parser, guarded, leave
 
 COMMANDS = {
@@ -46,6 +46,7 @@ def run(arguments: list[str]) -> int:
         there = f"there are: {', '.join(COMMANDS)}"
         raise UserError(f"no command is called {arguments[0]!r}{nearest(arguments[0], COMMANDS)}; {there}")
     options = parser().parse(arguments or ["--help"])
+    memory.require_address_space()
     return options.pop("run")(**options)
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from minigpt_flax.errors import UserError
 from minigpt_flax.invoked import line, show
 from minigpt_flax.lab import contest as contests
-from minigpt_flax.lab.contest import Contest
+from minigpt_flax.lab.contest import Contest, Contestant
 from minigpt_flax.lab.meter import Meter
 from minigpt_flax.lab.sweep import Share, Stopped, Sweep
-from minigpt_flax.train.build import build
+from minigpt_flax.train.build import build, fits
+from minigpt_flax.train.memory import require_training
 from minigpt_flax.train.stop import Stop
 
 
@@ -41,7 +42,9 @@ def conduct(
     """
     mine = _share(share)
     for who in contest.contestants:  # a mistake in the last one's words shows before the first one trains
-        build(contest.config(who))
+        config = contest.config(who)
+        require_training(config)
+        fits(build(config), at_once(contest, who, vmap))
     contests.save(contest, folder)
     if shown and share is None:
         who = f"{len(contest.contestants)} contestants"
@@ -55,6 +58,14 @@ def conduct(
             if shown:
                 print(f"stopped; go on with: {line('compare')} --resume {show(folder)}")
         return stop.status
+
+
+def at_once(contest: Contest, who: Contestant, vmap: bool) -> int:
+    """Runs that a process trains at the same time: with ``--vmap`` all of a contestant that have the same length."""
+    if not vmap:
+        return 1
+    rates = len(contest.rates(who))
+    return max(rates, len(contest.seeds)) if contest.search else rates * len(contest.seeds)
 
 
 def _share(text: str | None) -> Share:

@@ -61,10 +61,12 @@ def run(
         raise UserError("--stop is empty; give the text to end before, or leave it out")
     prompts: list[str | None] = [*(prompt or ()), *(() if prompt_file is None else (_from_file(prompt_file),))]
     prompts = [text for text in prompts or [None] for _ in range(num)]
+    from minigpt_flax.train.memory import require_cache
     from minigpt_flax.train.restore import restore
     from minigpt_flax.train.sample import write
 
     model = restore(Path(folder), step)
+    require_cache(model.model, len(prompts))
     pieces = write(model.model, model.params, model.tokenizer, prompts, stops=stop or (), **how)
     if json:
         tell(pieces, prompts, answer)

@@ -74,7 +74,8 @@ class Request:
 class Parser(argparse.ArgumentParser):
     """An ``ArgumentParser`` that takes no abbreviations, prints 80 columns and raises ``UserError``.
 
-    It refuses a flag that is given twice, unless the flag collects its values, and values that are empty or not UTF-8.
+    A flag that is given twice is reported on stderr, unless it collects its values; scripts override their own defaults
+    that way. Values that are empty or not UTF-8 are refused.
     """
 
     def __init__(self, **settings: Any):
@@ -94,7 +95,7 @@ class Parser(argparse.ArgumentParser):
         name = "/".join(action.option_strings) or str(action.metavar)
         if action.option_strings and not isinstance(action, argparse._AppendAction):
             if action.dest in self._seen:
-                self.error(f"{name} is given twice: give it once")
+                print(f"{self.prog}: {name} is given twice; the last value is used", file=sys.stderr)
             self._seen.add(action.dest)
         for text in arg_strings:
             if not text and action.metavar != FREE:

@@ -17,9 +17,9 @@ from minigpt_flax.data import load_tokenizer
 from minigpt_flax.errors import Failed, UserError
 from minigpt_flax.invoked import line, show
 from minigpt_flax.runs.schema import read_text
-from minigpt_flax.train import cache, loggers, speed, voices
+from minigpt_flax.train import cache, loggers, memory, speed, voices
 from minigpt_flax.train.attempts import Sitting, latest, train_on
-from minigpt_flax.train.build import Run, build
+from minigpt_flax.train.build import Run, build, fits
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.cli import Request
 from minigpt_flax.train.clock import Clock
@@ -67,6 +67,7 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
     stop = together(stop)
     if _early(stop, request):
         return
+    memory.require_training(config)
     with voices.of(request).working(READING):
         run = build(config, tokenizer=known_tokenizer(config, source))
     if _early(stop, request):
@@ -87,8 +88,9 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
 
 def compiling(run: Run) -> Run:
     """The run, with its step being compiled while the first state is made or read."""
+    fits(run)
     batch = run.batches(0)
-    return run.each_step(lambda step: Ahead(step, run.state, batch))
+    return run.each_step(lambda step: Ahead(step, run.state, batch, check=memory.require_planned))
 
 
 def _early(stop: Stop, request: Request) -> bool:
@@ -113,6 +115,7 @@ def resume(request: Request, stop: Stop, compilation: speed.Compilation) -> None
             loggers.require(config.log)
             if _early(stop, request):
                 return
+            memory.require_training(config)
             with voice.working(READING):
                 run = build(config, tokenizer=load_tokenizer(folder.path), data_hash=folder.data_hash())
             run = compiling(run)
