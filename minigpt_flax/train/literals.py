@@ -14,6 +14,7 @@ from typing import Any
 from minigpt_flax.bounds import INT32, shortened
 
 LARGEST = 1e30  # largest number; its square root and most products of it with gradients are finite in float32
+MOST = {"ns_steps": 100, "depth": 1000}  # largest values of keywords whose cost grows with them
 ENTRIES = 1000  # of a tuple or a dict
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -84,7 +85,9 @@ def problem(parameter: inspect.Parameter, value: Any) -> str | None:
     """
     possible = literals(_annotation(parameter))
     if any(literal.accepts(value) for literal in possible):
-        return None
+        most = MOST.get(parameter.name)
+        too_large = most is not None and _is_number(value) and value > most
+        return f"{parameter.name} must be at most {most:,}, got {value}" if too_large else None
     known = list(dict.fromkeys(literal.what for literal in possible if literal.what is not None))
     got = f"got {shortened(repr(value))}"
     if not known:

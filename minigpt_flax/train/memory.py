@@ -37,7 +37,7 @@ class Limit:
       shared: whether all devices of this process share it.
     """
 
-    size: float
+    size: int | float
     owner: str
     shared: bool = True
 
@@ -52,7 +52,7 @@ class Need:
       fields: fields of the configuration that make it large, the first the most.
     """
 
-    size: float
+    size: int | float
     what: str
     fields: tuple[str, ...]
 
@@ -69,10 +69,8 @@ def limit() -> Limit:
 
 def host_limit() -> Limit:
     """What this process can have of the host's memory: all of it with swap, or less by a cgroup or ``ulimit``."""
-    limits = [
-        Limit(_physical(), "this machine"),
-        Limit(min(_cgroups(), default=math.inf), "the cgroup of this process"),
-    ]
+    limits = [Limit(_physical(), "this machine")]
+    limits += [Limit(most, "the cgroup of this process") for most in _cgroups()]
     limits += [Limit(left, f"ulimit {flag}") for flag, left in _ulimits()]
     return min(limits, key=lambda one: one.size)
 
@@ -261,7 +259,7 @@ def _shares(config: RunConfig) -> int:
     return math.prod(sizes.get(axis, 1) for axis in CUTTING)
 
 
-def _physical() -> float:
+def _physical() -> int | float:
     """Bytes of RAM and swap."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -275,7 +273,7 @@ def _physical() -> float:
         return math.inf
 
 
-def _cgroups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[float]:
+def _cgroups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int | float]:
     """Bytes that the control groups of this process allow, of version 2 and 1."""
     try:
         entries = [line.split(":", 2) for line in own.read_text().splitlines()]
@@ -299,7 +297,7 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _ulimits() -> Iterator[tuple[str, float]]:
+def _ulimits() -> Iterator[tuple[str, int | float]]:
     """What ``ulimit`` leaves, with its flag."""
     try:
         import resource
