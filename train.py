@@ -16,7 +16,9 @@ def run(arguments: list[str]) -> int:
     installed.require()
     values = cli.parser().parse(arguments)
     memory.require_address_space()
-    return command.run(**values)
+    status = command.run(**values)
+    cli.tell_repeated()
+    return status
 
 
 if __name__ == "__main__":

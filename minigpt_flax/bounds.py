@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from numbers import Real
 
 from minigpt_flax.errors import UserError
 
@@ -36,7 +35,7 @@ class Bound:
         >>> Bound(1, 10, whole=True).problem(0), Bound(0, 1, below=True).problem(1.0), Bound(0, 1).problem(0.5)
         ('must be at least 1', 'must be below 1', None)
         """
-        if isinstance(value, bool) or not isinstance(value, int if self.whole else Real) or value != value:
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float) or value != value:
             return f"must be a {self._kind}"
         if self.above and value == self.low or not value >= self.low:
             return f"must be {'above' if self.above else 'at least'} {_spell(self.low)}"

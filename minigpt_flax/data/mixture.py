@@ -43,7 +43,7 @@ def read_weights(text: str, sources: Sequence[str]) -> tuple[Fraction, ...]:
         raise UserError(f"--mix {shown} has {given}, but there are {len(sources)} of --data: {', '.join(sources)}")
     if min(weights) <= 0:
         raise UserError(f"--mix {shown}: a share must be above 0; leave out the --data that is not to be seen")
-    if (total := sum(weights)) != 1:
+    if (total := sum(weights, Fraction())) != 1:
         near = ",".join(f"{float(weight / total):.4g}" for weight in weights)
         raise UserError(f"the shares of --mix {shown} sum to {_exactly(total)}, not to 1; in this proportion: {near}")
     return weights

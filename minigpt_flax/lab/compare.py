@@ -79,7 +79,7 @@ def run(**options: Any) -> int:
     given = given_fields(options)
     answer = Output(typed["quiet"], typed["json"])
     check_use(typed, given)
-    typed |= {name: typed[name] or default for name, default in (("seeds", SEEDS), ("out", "runs"), ("jobs", 1))}
+    typed |= {name: typed[name] or default for name, default in (("out", "runs"), ("jobs", 1))}
     if typed["jobs"] > 1:  # else the first process takes most of an accelerator's memory
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if typed["folders"]:
@@ -118,7 +118,7 @@ def _contest(typed: Mapping[str, Any], given: dict[str, Any]) -> Contest:
         schedules=tuple(typed["schedule"] or ()),
         lr=() if typed["lr"] == AUTO else _rates(typed["lr"]),
         search=typed["lr"] == AUTO,
-        seeds=tuple(range(first, first + typed["seeds"])),
+        seeds=tuple(range(first, first + (typed["seeds"] or SEEDS))),
         target=typed["target"],
     )
 
@@ -150,7 +150,7 @@ def check_use(typed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     Raises:
       UserError: a flag that describes or runs a new comparison stands beside finished runs or ``--resume``.
     """
-    used = {flag_of(name) for name in (*typed, *given) if name != "folders" and (typed | given)[name]}
+    used = {flag_of(name) for name in (*typed, *given) if name != "folders" and {**typed, **given}[name]}
     if typed["folders"] and (unused := sorted(used - JUDGING)):
         raise UserError(f"{unused[0]} trains, and folders of runs are only judged: leave one of the two out")
     if typed["resume"] and (unused := sorted(used - RESUMING)):

@@ -16,6 +16,7 @@ from minigpt_flax.lab.contest import Contest, Contestant
 from minigpt_flax.lab.meter import Meter
 from minigpt_flax.lab.sweep import Share, Stopped, Sweep
 from minigpt_flax.train.build import build, fits
+from minigpt_flax.train.cli import tell_repeated
 from minigpt_flax.train.memory import require_training
 from minigpt_flax.train.stop import Stop
 
@@ -45,6 +46,7 @@ def conduct(
         config = contest.config(who)
         require_training(config)
         fits(build(config), at_once(contest, who, vmap))
+    tell_repeated()
     contests.save(contest, folder)
     if shown and share is None:
         who = f"{len(contest.contestants)} contestants"

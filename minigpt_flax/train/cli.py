@@ -95,7 +95,7 @@ class Parser(argparse.ArgumentParser):
         name = "/".join(action.option_strings) or str(action.metavar)
         if action.option_strings and not isinstance(action, argparse._AppendAction):
             if action.dest in self._seen:
-                print(f"{self.prog}: {name} is given twice; the last value is used", file=sys.stderr)
+                _repeated.append(f"{self.prog}: {name} is given twice; the last value is used")
             self._seen.add(action.dest)
         for text in arg_strings:
             if not text and action.metavar != FREE:
@@ -115,6 +115,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
           UserError: an unknown flag, with the nearest, or a value of the wrong type.
         """
+        _repeated.clear()
         known, unknown = self.parse_known_args(_joined(arguments))
         if unknown:
             flags = self.flags(arguments)
@@ -128,6 +129,15 @@ class Parser(argparse.ArgumentParser):
         for named in (parsers[name] for parsers in commands for name in arguments if name in parsers):
             return found + named.flags(())
         return found
+
+
+_repeated: list[str] = []
+
+
+def tell_repeated() -> None:
+    """Reports on stderr which flags were given twice; called when the command line is known to be right."""
+    while _repeated:
+        print(_repeated.pop(0), file=sys.stderr)
 
 
 def _format(prog: str) -> argparse.HelpFormatter:

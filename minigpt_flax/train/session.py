@@ -21,7 +21,7 @@ from minigpt_flax.train import cache, loggers, memory, speed, voices
 from minigpt_flax.train.attempts import Sitting, latest, train_on
 from minigpt_flax.train.build import Run, build, fits
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.cli import Request
+from minigpt_flax.train.cli import Request, tell_repeated
 from minigpt_flax.train.clock import Clock
 from minigpt_flax.train.config import (
     FIXED,
@@ -89,6 +89,7 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
 def compiling(run: Run) -> Run:
     """The run, with its step being compiled while the first state is made or read."""
     fits(run)
+    tell_repeated()
     batch = run.batches(0)
     return run.each_step(lambda step: Ahead(step, run.state, batch, check=memory.require_planned))
 

@@ -89,9 +89,11 @@ def test_empty_and_undecodable_values_are_refused(command):
 
 def test_a_flag_given_twice_is_reported_unless_it_collects(capsys):
     assert cli.parser().parse(["--steps", "1", "--bias", "--steps=2", "--no-bias"])["steps"] == 2
+    cli.tell_repeated()
     said = capsys.readouterr().err
     assert "--steps is given twice" in said and "--bias/--no-bias is given twice" in said
     assert cli.parser().parse(["--wrap", "cautious", "--wrap", "sam"])["wrap"] == ["cautious", "sam"]
+    cli.tell_repeated()
     assert not capsys.readouterr().err
 
 
