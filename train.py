@@ -3,7 +3,7 @@
 import sys
 
 from minigpt_flax import installed
-from minigpt_flax.train import cli, command, xla
+from minigpt_flax.train import cli, command, memory, xla
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,7 +14,11 @@ def main(arguments: list[str] | None = None) -> int:
 def run(arguments: list[str]) -> int:
     """Parses, and trains or shows names."""
     installed.require()
-    return command.run(**cli.parser().parse(arguments))
+    values = cli.parser().parse(arguments)
+    memory.require_address_space()
+    status = command.run(**values)
+    cli.tell_repeated()
+    return status
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from minigpt_flax import completion, installed
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invoked import line, program
 from minigpt_flax.lab import compare, diagnose, eval, export, prepare, report, sample
-from minigpt_flax.train import command as train, xla
-from minigpt_flax.train.cli import Parser, guarded, leave
+from minigpt_flax.train import command as train, memory, xla
+from minigpt_flax.train.cli import Parser, guarded, leave, tell_repeated
 
 COMMANDS = {
     "train": train,
@@ -46,7 +46,10 @@ def run(arguments: list[str]) -> int:
         there = f"there are: {', '.join(COMMANDS)}"
         raise UserError(f"no command is called {arguments[0]!r}{nearest(arguments[0], COMMANDS)}; {there}")
     options = parser().parse(arguments or ["--help"])
-    return options.pop("run")(**options)
+    memory.require_address_space()
+    status = options.pop("run")(**options)
+    tell_repeated()
+    return status
 
 
 def console() -> None:

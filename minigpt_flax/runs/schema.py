@@ -48,7 +48,7 @@ def read_bytes(path: Path, limit: int = LARGE) -> bytes:
                 raise UserError(f"can't read {show(path)}: it is no regular file")
             if found.st_size > limit:
                 raise UserError(f"{show(path)} has {found.st_size:,} bytes, more than the {limit:,} that it may have")
-            return file.read(limit)
+            return file.read(min(limit, found.st_size))  # Python allocates what it is told to read
     except OSError as error:
         raise UserError(f"can't read {show(path)}: {error.strerror}") from error
     except ValueError as error:  # a NUL in the name

@@ -17,11 +17,11 @@ from minigpt_flax.data import load_tokenizer, replacements
 from minigpt_flax.errors import Failed, UserError
 from minigpt_flax.invoked import line, show
 from minigpt_flax.runs import files
-from minigpt_flax.train import cache, loggers, speed, voices
+from minigpt_flax.train import cache, loggers, memory, speed, voices
 from minigpt_flax.train.attempts import Sitting, latest, train_on
-from minigpt_flax.train.build import Run, build
+from minigpt_flax.train.build import Run, build, fits
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.cli import Request
+from minigpt_flax.train.cli import Request, tell_repeated
 from minigpt_flax.train.clock import Clock
 from minigpt_flax.train.config import (
     FIXED,
@@ -67,6 +67,7 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
     stop = together(stop)
     if _early(stop, request):
         return
+    memory.require_training(config)
     with voices.of(request).working(READING):
         run = build(config, tokenizer=known_tokenizer(config, source))
     if _early(stop, request):
@@ -93,8 +94,10 @@ def _say_replaced(run: Run, request: Request) -> None:
 
 def compiling(run: Run) -> Run:
     """The run, with its step being compiled while the first state is made or read."""
+    fits(run)
+    tell_repeated()
     batch = run.batches(0)
-    return run.each_step(lambda step: Ahead(step, run.state, batch))
+    return run.each_step(lambda step: Ahead(step, run.state, batch, check=memory.require_planned))
 
 
 def _early(stop: Stop, request: Request) -> bool:
@@ -122,6 +125,7 @@ def resume(request: Request, stop: Stop, compilation: speed.Compilation) -> None
             loggers.require(config.log)
             if _early(stop, request):
                 return
+            memory.require_training(config)
             with voice.working(READING):
                 run = build(config, tokenizer=load_tokenizer(folder.path), data_hash=folder.data_hash())
             _say_replaced(run, request)
