@@ -2,21 +2,22 @@
 
 import sys
 
-from minigpt_flax import installed
-from minigpt_flax.train import cli, command, xla
+from minigpt_flax import entry
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Does what the words say; returns the exit status."""
-    return cli.guarded("train.py", lambda: run(sys.argv[1:] if arguments is None else arguments))
+    return entry.guarded("train.py", lambda: run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: list[str]) -> int:
     """Parses, and trains or shows names."""
+    from minigpt_flax import installed
+    from minigpt_flax.train import cli, command
+
     installed.require()
     return command.run(**cli.parser().parse(arguments))
 
 
 if __name__ == "__main__":
-    xla.huge_pages()
-    cli.leave(main())
+    entry.start(main)

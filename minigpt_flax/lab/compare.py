@@ -18,7 +18,8 @@ from minigpt_flax.lab.verdict import Entry, judge
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser, add_fields, given_fields, number, whole
 from minigpt_flax.train.config import PRESETS, default_preset
-from minigpt_flax.train.output import Output
+from minigpt_flax.train.output import Output, tell
+from minigpt_flax.train.stop import end_with_parent
 
 SUMMARY = "Compare optimizers, or finished runs: who wins, and is it significant."
 LINES = """
@@ -69,6 +70,7 @@ def run(**options: Any) -> int:
     Raises:
       UserError: what was asked for can't be compared.
     """
+    end_with_parent()
     typed = {name: options.pop(name) for name in OWN}
     given = given_fields(options)
     answer = Output(typed["quiet"], typed["json"])
@@ -89,7 +91,7 @@ def run(**options: Any) -> int:
         return status
     if typed["share"]:
         if answer.human and typed["jobs"] == 1:
-            print(f"share {typed['share']} is done; the verdict, when all are: {line('compare')} {show(folder)}")
+            tell(f"share {typed['share']} is done; the verdict, when all are: {line('compare', folder)}")
         return 0
     return _tell(entries_of(contest, folder), contest.target, folder, answer)
 
@@ -162,5 +164,5 @@ def _tell(entries: list[Entry], target: float | None, folder: Path, answer: Outp
 
     files = [*FORMS, *pictures(entries, verdict, folder)]
     if answer.human:
-        print(f"\n{show(folder)}: {', '.join(files)}")
+        tell(f"\n{show(folder)}: {', '.join(files)}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import subprocess
@@ -16,7 +17,8 @@ from minigpt_flax.lab.contest import Contest
 from minigpt_flax.lab.meter import Meter
 from minigpt_flax.lab.sweep import Share, Stopped, Sweep
 from minigpt_flax.train.build import build
-from minigpt_flax.train.stop import Stop
+from minigpt_flax.train.output import tell
+from minigpt_flax.train.stop import PARENT, Stop
 
 
 def conduct(
@@ -47,7 +49,7 @@ def conduct(
     contests.save(contest, folder)
     if shown and share is None:
         who = f"{len(contest.contestants)} contestants"
-        print(f"{show(folder)}: {who}, {contest.runs} runs, {contest.budget:,} steps in all", flush=True)
+        tell(f"{show(folder)}: {who}, {contest.runs} runs, {contest.budget:,} steps in all")
     if jobs > 1 and share is None:
         return _spawn(folder, jobs, vmap, shown)
     with Stop() as stop, Meter(contest.budget, told=shown, moving=share is None) as meter:
@@ -55,7 +57,7 @@ def conduct(
             Sweep(contest, folder, stop, meter, vmap=vmap, share=mine).run()
         except Stopped:
             if shown:
-                print(f"stopped; go on with: {line('compare')} --resume {show(folder)}")
+                tell(f"stopped; continue with: {line('compare', '--resume', folder)}")
         return stop.status
 
 
@@ -84,11 +86,13 @@ def _spawn(folder: Path, jobs: int, vmap: bool, shown: bool) -> int:
     with Stop() as stop:
         # Told of the jobs, a share keeps its end to itself.
         words = [*command(folder, vmap, shown), f"--jobs={jobs}"]
-        children = [subprocess.Popen([*words, f"--share={i}/{jobs}"]) for i in range(jobs)]
+        # The pipe, which nothing is written to, closes with this process, however it ends; the children end then.
+        start = functools.partial(subprocess.Popen, stdin=subprocess.PIPE, env={**os.environ, PARENT: "stdin"})
+        children = [start([*words, f"--share={i}/{jobs}"]) for i in range(jobs)]
         for i, child in enumerate(children):
             _keep_to_cores(child.pid, i, jobs)
         while any(child.poll() is None for child in children):
-            if stop():
+            if stop() or any(_by_signal(child.returncode) for child in children):
                 for child in children:
                     child.terminate()
             for child in children:
@@ -98,6 +102,11 @@ def _spawn(folder: Path, jobs: int, vmap: bool, shown: bool) -> int:
                     continue
         failed = [child.returncode for child in children if child.returncode]
         return stop.status or (abs(failed[0]) + 128 * (failed[0] < 0) if failed else 0)
+
+
+def _by_signal(status: int | None) -> bool:
+    """Whether a process was ended by a signal, or by the end of its output's reader."""
+    return status is not None and (status < 0 or status > 128)
 
 
 def _keep_to_cores(process: int, index: int, count: int) -> None:

@@ -12,7 +12,7 @@ from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invoked import show
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import COLUMNS, Parser, number, whole
-from minigpt_flax.train.output import Output
+from minigpt_flax.train.output import Output, tell
 
 SUMMARY = "Look inside a run: landscape, curvature, gradient noise, optimizer."
 STUDIES = ("landscape", "curvature", "noise", "optimizer")
@@ -71,16 +71,16 @@ def run(
         subject = load(Path(folder), step, batches, report)
         where = {"run": show(folder), "step": int(subject.state.step), "batches": batches, "tokens": subject.tokens}
         if answer.human:
-            print(f"{where['run']} at step {where['step']}, over {batches} batches of {subject.tokens} tokens\n")
+            tell(f"{where['run']} at step {where['step']}, over {batches} batches of {subject.tokens} tokens\n")
             if subject.over:
-                print("The run is over and its learning rate 0: steps are looked at with its peak rate.\n")
+                tell("The run is over and its learning rate 0: steps are looked at with its peak rate.\n")
         _writable(target)
         for name in only or STUDIES:
             finding = studies[name](subject)
             _keep(name, finding, target)
             answer.result(_told(name, finding), {"study": name, **where, **finding.numbers})
     if answer.human:
-        print(f"numbers and pictures: {show(target)}")
+        tell(f"numbers and pictures: {show(target)}")
     return 0
 
 

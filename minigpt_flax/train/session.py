@@ -195,7 +195,9 @@ def follow(
             voice.speed(report(run, folder, state, progress.clock, compilation))
         path, step = show(folder.path), int(state.step)
         if config.steps not in checkpoints.scores:
-            voice.note(f"stopped at step {step}; continue with: {line('train')} --resume {path}", run=path, step=step)
+            voice.note(
+                f"stopped at step {step}; continue with: {line('train', '--resume', folder.path)}", run=path, step=step
+            )
         elif stop():
             voice.note(f"{path} is finished: all {step} steps are done; no sample was drawn", run=path, step=step)
         else:
