@@ -103,20 +103,27 @@ def explain(error: BaseException, name: str = "train") -> tuple[int, str] | None
         return 1, str(error)
     if _is_memory(error):
         saved = "; checkpoints saved before are intact" if name in ("train", "compare") else ""
-        return 1, f"out of memory{_size(error)}: lower {LOWER.get(name, TRAINING)}{saved}"
+        return 1, f"out of memory{_because(error)}: lower {LOWER.get(name, TRAINING)}{saved}"
     if isinstance(error, OSError):
         return _of_system(error)
     if isinstance(error, RecursionError):
         return 2, "the input is nested too deeply: simplify it"
-    if isinstance(error, UnicodeEncodeError) or (isinstance(error, ValueError) and "null byte" in str(error)):
-        return 2, f"a name has a character that a path can't have ({error}): rename it"
-    if isinstance(error, RuntimeError) and "initialize backend" in str(error):
+    if isinstance(error, ValueError) and any(word in str(error) for word in ("null byte", "surrogates not allowed")):
+        return 2, f"a name has a character that it can't have here ({_first(error)}): rename it"
+    if _is_platform(error):
         wanted = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r}"
-        return (
-            2,
-            f"JAX can't use {wanted} on this machine: unset it, or set it to cpu ({_first(error)})",
-        )
+        return 2, f"JAX can't use {wanted} on this machine: unset it, or set it to cpu{_because(error)}"
     return None
+
+
+def _is_platform(error: BaseException) -> bool:
+    """Whether JAX found no device of the platform that the environment names."""
+    if isinstance(error, AssertionError) and "JAX_PLATFORMS" in os.environ:
+        import traceback
+
+        frames = traceback.extract_tb(error.__traceback__)
+        return bool(frames) and frames[-1].filename.endswith("xla_bridge.py")
+    return isinstance(error, RuntimeError) and "nitialize backend" in str(error)
 
 
 def _is_memory(error: BaseException) -> bool:
@@ -126,9 +133,8 @@ def _is_memory(error: BaseException) -> bool:
     return (jax_error or isinstance(error, RuntimeError)) and any(word in str(error) for word in EXHAUSTED)
 
 
-def _size(error: BaseException) -> str:
-    """What could not be allocated, as far as the error says so."""
-    text = _first(error).partition("ESOURCE_EXHAUSTED:")[2].strip() or (_first(error) if str(error) else "")
+def _because(error: BaseException) -> str:
+    text = _first(error).removeprefix("RESOURCE_EXHAUSTED: ")
     return f" ({text})" if text else ""
 
 

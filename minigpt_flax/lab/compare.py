@@ -15,6 +15,7 @@ from minigpt_flax.lab.contest import ALONE, FILE, Contest
 from minigpt_flax.lab.entries import entries_of, grouped
 from minigpt_flax.lab.records import read_run
 from minigpt_flax.lab.verdict import Entry, judge
+from minigpt_flax.runs import files
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser, add_fields, given_fields, number, whole
 from minigpt_flax.train.config import PRESETS, default_preset
@@ -157,12 +158,12 @@ def _tell(entries: list[Entry], target: float | None, folder: Path, answer: Outp
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, form in FORMS.items():
-            (folder / name).write_text(form(verdict), encoding="utf-8")
+            files.replace(folder / name, form(verdict))
     except OSError as error:
         raise UserError(f"can't write into {show(folder)}: {error.strerror}") from error
     from minigpt_flax.lab.figures import pictures  # takes half a second
 
-    files = [*FORMS, *pictures(entries, verdict, folder)]
+    written = [*FORMS, *pictures(entries, verdict, folder)]
     if answer.human:
-        tell(f"\n{show(folder)}: {', '.join(files)}")
+        tell(f"\n{show(folder)}: {', '.join(written)}")
     return 0

@@ -16,6 +16,7 @@ from minigpt_flax.lab import contest as contests
 from minigpt_flax.lab.contest import Contest
 from minigpt_flax.lab.meter import Meter
 from minigpt_flax.lab.sweep import Share, Stopped, Sweep
+from minigpt_flax.train import xla
 from minigpt_flax.train.build import build
 from minigpt_flax.train.output import tell
 from minigpt_flax.train.stop import PARENT, Stop
@@ -42,6 +43,7 @@ def conduct(
       Failed: something can't be written.
     """
     mine = _share(share)
+    xla.require_jit()
     if jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {jobs}")
     for who in contest.contestants:  # a mistake in the last one's words shows before the first one trains

@@ -10,6 +10,7 @@ from typing import Any
 
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invoked import show
+from minigpt_flax.runs import files
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import COLUMNS, Parser, number, whole
 from minigpt_flax.train.output import Output, tell
@@ -101,11 +102,13 @@ def _keep(name: str, finding: Any, target: Path) -> None:
     """Writes down what a study found."""
     from matplotlib.figure import Figure
 
+    from minigpt_flax.lab.plots import save
+
     figure = Figure(figsize=(12, 4.2) if name != "curvature" else (8, 4.2), layout="constrained")
     finding.draw(figure)
     try:
-        (target / f"{name}.json").write_text(dumps(finding.numbers, indent=1) + "\n", encoding="utf-8")
-        figure.savefig(target / f"{name}.png", dpi=120)
+        files.replace(target / f"{name}.json", dumps(finding.numbers, indent=1) + "\n")
+        save(figure, target / f"{name}.png")
     except OSError as error:
         raise UserError(f"can't write {show(target)}: {error.strerror}; give another --out") from error
 

@@ -11,6 +11,7 @@ from minigpt_flax.lab.contest import FILE
 from minigpt_flax.lab.entries import entries_of, grouped
 from minigpt_flax.lab.records import read_run
 from minigpt_flax.lab.verdict import Entry, best_runs, judge, same
+from minigpt_flax.runs import files
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser
 from minigpt_flax.train.output import Output
@@ -48,7 +49,7 @@ def run(*, folders: list[str], out: str, title: str | None, quiet: bool, json: b
     verdict = judge(entries, target) if len(entries) > 1 else None
     text = page(title or ", ".join(path.resolve().name for path in paths), shown, verdict)
     try:
-        Path(out).write_text(text, encoding="utf-8")
+        files.replace(Path(out), text)
     except OSError as error:
         raise UserError(f"can't write {out}: {error.strerror}") from error
     said = f"{show(out)}: {len(shown)} run{'s' * (len(shown) > 1)}, {len(text) / 1e6:.2f} MB; open it in a browser"

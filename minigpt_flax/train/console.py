@@ -24,6 +24,7 @@ from minigpt_flax.train.loggers import Logger
 from minigpt_flax.train.output import tell
 from minigpt_flax.train.plan import LABEL, plan as plan_of
 from minigpt_flax.train.processes import is_first
+from minigpt_flax.train.restore import Restored, restore
 from minigpt_flax.train.sample import TEMPERATURE, sample
 from minigpt_flax.train.sharding import local
 from minigpt_flax.train.state import TrainState
@@ -208,6 +209,22 @@ def outcome(run: Run, folder: RunFolder, state: TrainState) -> Outcome | None:
     return Outcome(record.final, record.best, text)
 
 
+def complete(folder: RunFolder, config: RunConfig) -> list[str]:
+    """Makes the sample and the curves that a finished run lacks, as it was killed before; returns what it made."""
+    made = []
+    if is_first() and config.sample_tokens and not folder.samples.exists():
+        model = restore(folder.path, "last")
+        files.replace(folder.samples, draw(model, model.params))
+        made.append(folder.samples.name)
+    if is_first() and not folder.curves.exists():
+        from minigpt_flax.lab.plots import curves
+
+        record = read_run(folder.path)
+        curves(record.records, folder.curves, f"{record.name}: {config.opt}")
+        made.append(folder.curves.name)
+    return made
+
+
 def ending(run: Run, folder: RunFolder, state: TrainState) -> None:
     """Says what came of a finished run."""
     found = outcome(run, folder, state)
@@ -239,7 +256,7 @@ def _bits(record: Mapping[str, Any]) -> str:
     return f", {record['val_bits_per_char']:.3f} bits/character" if "val_bits_per_char" in record else ""
 
 
-def draw(run: Run, params: Any) -> str:
+def draw(run: Run | Restored, params: Any) -> str:
     """A sample of the length that the run asks for."""
     how = {"max_tokens": run.config.sample_tokens, "temperature": TEMPERATURE, "seed": run.config.seed}
     return sample(run.model, params, run.tokenizer, **how)[0]

@@ -17,7 +17,7 @@ from minigpt_flax.data import load_tokenizer
 from minigpt_flax.errors import Failed, UserError
 from minigpt_flax.invoked import line, show
 from minigpt_flax.runs.schema import read_text
-from minigpt_flax.train import cache, loggers, speed, voices
+from minigpt_flax.train import cache, console, loggers, speed, voices
 from minigpt_flax.train.attempts import Sitting, latest, train_on
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.checkpoint import Checkpoints
@@ -108,6 +108,8 @@ def resume(request: Request, stop: Stop, compilation: speed.Compilation) -> None
         with Checkpoints(folder.checkpoints, config.keep, config.keep_every) as checkpoints:
             if config.steps in folder.scores() and config.steps in checkpoints.steps():
                 finished = f"{show(folder.path)} is finished: all {config.steps} steps are done"
+                if made := console.complete(folder, config):
+                    finished += f"; made what it lacked: {', '.join(made)}"
                 voice.note(finished, run=show(folder.path), step=config.steps)
                 return
             loggers.require(config.log)

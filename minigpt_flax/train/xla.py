@@ -6,8 +6,10 @@ import contextlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
+
+from minigpt_flax.errors import UserError
 
 SLOW_SCATTER = ((0, 10, 2), (0, 11, 0))  # jaxlib, first and last
 FAST_SCATTER = "--xla_backend_extra_options=-nvptx-allow-ftz-atomics"
@@ -149,6 +151,16 @@ def cores() -> int:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:3] if part.isdecimal())
+
+
+def require_jit(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuses to train where JAX is told not to compile.
+
+    Raises:
+      UserError: ``JAX_DISABLE_JIT`` is set.
+    """
+    if environment.get("JAX_DISABLE_JIT", "").lower() in ("y", "yes", "t", "true", "on", "1"):
+        raise UserError("JAX_DISABLE_JIT is set, but training needs compiled functions: unset it")
 
 
 def mend() -> None:

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 from minigpt_flax.data.tokenizers.base import Texts, Tokenizer, pieces
 from minigpt_flax.errors import UserError
 
+SHOWN = 80  # characters of the vocabulary in a message, at most
+
 
 class Char(Tokenizer):
     """Numbers the characters in the order of their code points, as nanoGPT does."""
@@ -38,10 +40,14 @@ class Char(Tokenizer):
             raise UserError(
                 f"the char tokenizer lacks {', '.join(repr(chr(code)) for code in unknown[:10])}"
                 f"{' and others' if unknown.size > 10 else ''}; it has only the "
-                f"{self.vocab_size} characters of its training text: {self.characters!r}; "
+                f"{self.vocab_size} characters of its training text: {self._shown()}; "
                 "leave out the others, or train with --tokenizer byte, which encodes every text"
             )
         return ids.astype(np.int32)
+
+    def _shown(self) -> str:
+        """The characters for a message, the first if they are many."""
+        return repr(self.characters[:SHOWN]) + " ..." * (self.vocab_size > SHOWN)
 
     def decode(self, ids: ArrayLike) -> str:
         """Returns one character an id."""
