@@ -31,6 +31,10 @@ TRAINING = "--batch-size (and raise --accum by as much), --context, --width or -
 EXHAUSTED = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "out of memory", "Out of memory", "bad_alloc")
 
 
+class Quit(int):
+    """Exit status of a command that was interrupted: its threads may still be at work."""
+
+
 def start(main: Callable[[], int]) -> NoReturn:
     """Runs ``main`` as the whole process; a Ctrl-C before it handles signals ends the process without a traceback."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -43,11 +47,11 @@ def start(main: Callable[[], int]) -> NoReturn:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process; after Ctrl-C at once, without waiting for threads that still write."""
+    """Ends the process; one that was interrupted at once, without waiting for threads that still compute or write."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
-    if status == 128 + signal.SIGINT:
+    if isinstance(status, Quit) or status == 128 + signal.SIGINT:
         os._exit(status)
     sys.exit(status)
 
@@ -69,7 +73,7 @@ def guarded(program: str, command: Callable[[], int], name: str = "train") -> in
             with Signals():
                 return _flushed(command)
         except KeyboardInterrupt as error:
-            return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
+            return Quit(128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT))
         except Exception as error:
             ending = explain(error, name)
             if ending is None:

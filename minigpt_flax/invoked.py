@@ -100,7 +100,10 @@ def show(path: Path | str) -> str:
     >>> show(Path.cwd() / "runs" / "a"), show("/etc/passwd")
     ('runs/a', '/etc/passwd')
     """
-    found = Path(os.path.realpath(path))
+    try:
+        found = Path(os.path.realpath(path))
+    except (OSError, ValueError):  # a NUL in the name
+        return str(path)
     here = _here()
     return str(found.relative_to(here)) if here is not None and found.is_relative_to(here) else str(found)
 

@@ -33,6 +33,7 @@ LINES = """
 AUTO = "auto"
 SEEDS = 3
 FORMS = {"results.json": verdict_text.as_json, "results.csv": verdict_text.as_csv, "results.md": verdict_text.markdown}
+RESULTS = frozenset({*FORMS, "loss.png", "rates.png", "target.png", "schedules.png", "ratios.png"})
 OWN = (
     "folders", "opt", "schedule", "lr", "seeds", "target", "preset", "out", "name", "resume", "vmap", "jobs", "share",
     "quiet", "json"
@@ -148,7 +149,9 @@ def _judge_folders(folders: list[Path], typed: Mapping[str, Any], given: Mapping
     entries = grouped([read_run(folder) for folder in folders])
     if len(entries) < 2:
         raise UserError("a comparison needs two contestants: these runs differ in their seed at most; name another run")
-    return _tell(entries, typed["target"], Path(typed["out"]) / (typed["name"] or "compare"), answer)
+    results = Path(typed["out"]) / (typed["name"] or "compare")
+    files.require_own_folder(results, RESULTS, "the results' folder")
+    return _tell(entries, typed["target"], results, answer)
 
 
 def _tell(entries: list[Entry], target: float | None, folder: Path, answer: Output) -> int:
@@ -156,7 +159,7 @@ def _tell(entries: list[Entry], target: float | None, folder: Path, answer: Outp
     verdict = judge(entries, target)
     answer.result(verdict_text.text(verdict), {"folder": show(folder), **verdict_text.as_values(verdict)})
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         for name, form in FORMS.items():
             files.replace(folder / name, form(verdict))
     except OSError as error:

@@ -68,6 +68,9 @@ def run(
         "optimizer": dynamics.study,
     }
     target = Path(out) if out else Path(folder) / "diagnosis"
+    files.require_own_folder(target, {f"{name}.{form}" for name in STUDIES for form in ("json", "png")}, "--out")
+    if (link := files.find_link(Path(folder), ["diagnosis"])) is not None and not out:
+        raise UserError(f"{show(link)} is a symbolic link, which is not followed: give --out")
     with _progress(answer.human) as report:
         subject = load(Path(folder), step, batches, report)
         where = {"run": show(folder), "step": int(subject.state.step), "batches": batches, "tokens": subject.tokens}
@@ -87,7 +90,7 @@ def run(
 
 def _writable(target: Path) -> None:
     try:
-        target.mkdir(parents=True, exist_ok=True)
+        files.make_folder(target)
     except OSError as error:
         raise UserError(f"can't make the folder {show(target)}: {error.strerror}; give another --out") from error
 

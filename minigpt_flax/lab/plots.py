@@ -91,8 +91,10 @@ def save(figure: Figure, path: Path) -> None:
       OSError: it can't be written.
       ValueError: no such format.
     """
+    form = path.suffix[1:].lower() or "png"
+    field = {"png": "Software", "pdf": "Creator", "svg": "Creator"}.get(form)
     with files.replacing(path) as file:
-        figure.savefig(file, dpi=120, format=path.suffix[1:] or "png")
+        figure.savefig(file, dpi=120, format=form, metadata={field: files.SIGNATURE} if field else None)
 
 
 def curves(records: Sequence[Record], path: Path, title: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from minigpt_flax import streams
 from minigpt_flax.errors import Interrupted
 
 GRACE = 1.0  # seconds that the main thread gets to see a signal itself
-STUCK = 5.0  # seconds after which a command that doesn't react, as it is inside C code, is ended by the other thread
+STUCK = 8.0  # seconds after which a command that has not ended, as it is inside C code, is ended by the other thread
 POLL = 0.05
 AGAIN = "(Ctrl-C: at once)"
 PARENT = "MINIGPT_FLAX_PARENT"  # set where standard input is a pipe that ends with the parent
@@ -55,6 +57,7 @@ class Signals:
             writer.setblocking(False)
             self._wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
             threading.Thread(target=self._watch, args=(reader,), name="signals", daemon=True).start()
+            self._show_ignored, sys.unraisablehook = sys.unraisablehook, self._lost
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -62,6 +65,8 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._pipe is not None:
+            if sys.unraisablehook == self._lost:
+                sys.unraisablehook = self._show_ignored
             signal.set_wakeup_fd(self._wakeup)
             (_, writer), self._pipe = self._pipe, None
             writer.close()  # which ends the thread
@@ -90,8 +95,18 @@ class Signals:
             os._exit(128 + number)
 
     def _end_if_stuck(self, number: int) -> None:
-        if self.signal is None:
+        if self._pipe is not None:
             os._exit(128 + number)
+
+    def _lost(self, ignored: Any) -> None:
+        """Raises again what came where Python ignores exceptions: in a destructor or a callback."""
+        if not isinstance(ignored.exc_value, Interrupted):
+            self._show_ignored(ignored)
+        elif self._pipe is not None:
+            self.signal, self._count = None, -1  # the same signal once more is no second one
+            timer = threading.Timer(POLL, _thread.interrupt_main, (ignored.exc_value.number,))
+            timer.daemon = True
+            timer.start()
 
 
 class Stop(Signals):
