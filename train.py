@@ -2,11 +2,13 @@
 
 import sys
 
-from minigpt_flax import entry
+from minigpt_flax import early
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Does what the words say; returns the exit status."""
+    from minigpt_flax import entry
+
     return entry.guarded("train.py", lambda: run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -20,4 +22,4 @@ def run(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    entry.start(main)
+    early.start(main)

@@ -6,9 +6,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from minigpt_flax import entry
-from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.invoked import line, program
+from minigpt_flax import early
 
 if TYPE_CHECKING:
     from minigpt_flax.train.cli import Parser
@@ -29,6 +27,7 @@ COMMANDS = {  # modules with SUMMARY, declare and run
 def parser() -> Parser:
     """Builds the parser: each command's module declares its own arguments."""
     from minigpt_flax import installed
+    from minigpt_flax.invoked import line
     from minigpt_flax.train.cli import Parser
 
     build = Parser(prog=line("").strip(), description="Train a GPT, and work with the runs that this makes.")
@@ -47,6 +46,9 @@ def _module(command: str) -> Any:
 
 def main(arguments: list[str] | None = None) -> int:
     """Does what the words say; returns the exit status."""
+    from minigpt_flax import entry
+    from minigpt_flax.invoked import program
+
     words = sys.argv[1:] if arguments is None else arguments
     return entry.guarded(program(), lambda: run(words), name=words[0] if words else "")
 
@@ -54,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(arguments: list[str]) -> int:
     """Parses, and runs the command."""
     from minigpt_flax import installed
+    from minigpt_flax.errors import UserError, nearest
 
     installed.require()
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
@@ -65,7 +68,7 @@ def run(arguments: list[str]) -> int:
 
 def console() -> None:
     """What the installed ``minigpt`` calls."""
-    entry.start(main)
+    early.start(main)
 
 
 if __name__ == "__main__":

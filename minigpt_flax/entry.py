@@ -31,14 +31,17 @@ TRAINING = "--batch-size (and raise --accum by as much), --context, --width or -
 EXHAUSTED = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "out of memory", "Out of memory", "bad_alloc")
 
 
+_own_process = False  # whether this process runs nothing but a command
+
+
 class Quit(int):
     """Exit status of a command that was interrupted: its threads may still be at work."""
 
 
 def start(main: Callable[[], int]) -> NoReturn:
-    """Runs ``main`` as the whole process; a Ctrl-C before it handles signals ends the process without a traceback."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Runs ``main`` as the whole process."""
+    global _own_process
+    _own_process = True
     streams.open_missing()
     from minigpt_flax.train import xla
 
@@ -70,7 +73,7 @@ def guarded(program: str, command: Callable[[], int], name: str = "train") -> in
     """
     with streams.protected():
         try:
-            with Signals():
+            with Signals(_own_process):
                 return _flushed(command)
         except KeyboardInterrupt as error:
             return Quit(128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT))

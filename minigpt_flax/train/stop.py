@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NoReturn
 
 from minigpt_flax import streams
 from minigpt_flax.errors import Interrupted
+from minigpt_flax.runs import files
 
 GRACE = 1.0  # seconds that the main thread gets to see a signal itself
 STUCK = 8.0  # seconds after which a command that has not ended, as it is inside C code, is ended by the other thread
@@ -27,7 +28,11 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBRE
 
 
 class Signals:
-    """Ends a command at the first signal, by an exception in the main thread, so that it removes what is half made.
+    """Ends a command at the first signal.
+
+    A process that is writing a temporary file or folder, or isn't the command's own, gets an exception in the main
+    thread, so that it removes what is half made. Otherwise the process ends at once: an exception may come inside a
+    callback, where Python ignores it, or inside a library that doesn't survive it.
 
     A second signal leaves at once. Python's handlers wait while the main thread is inside C code, which may take
     minutes: a thread beside it sees the signals, and ends a process that doesn't react.
@@ -35,14 +40,18 @@ class Signals:
     A signal that was ignored when the process started (``nohup`` and SIGHUP) stays ignored. SIGINT is the exception:
     shells ignore it for every job in the background, and one that arrives there was sent on purpose.
 
+    Args:
+      own: whether the process runs nothing but this command.
+
     Attributes:
       signal: the first signal that came, None before.
     """
 
     SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
-    def __init__(self):
+    def __init__(self, own: bool = False):
         self.signal: int | None = None
+        self._own = own
         self._count = 0  # of the signals that the other thread has seen
         self._before: dict[signal.Signals, Any] = {}
         self._pipe: tuple[socket.socket, socket.socket] | None = None
@@ -72,10 +81,13 @@ class Signals:
             writer.close()  # which ends the thread
 
     def _request(self, number: int, frame: Any) -> None:
-        if self.signal is not None:
-            os._exit(128 + number)
+        if self.signal is not None or self._may_quit():
+            _quit(number)
         self.signal = number
         raise Interrupted(number)
+
+    def _may_quit(self) -> bool:
+        return self._own and not files.is_writing()
 
     def _watch(self, reader: socket.socket) -> None:
         """Reads the signals as they come: C writes their numbers, whatever the main thread does."""
@@ -88,15 +100,18 @@ class Signals:
 
     def _seen(self, number: int) -> None:
         if self._count == 1:
-            timer = threading.Timer(STUCK, self._end_if_stuck, (number,))
-            timer.daemon = True
-            timer.start()
+            _later(GRACE, self._end_if_stuck, number)
+            _later(STUCK, self._end_in_any_case, number)
         elif not _soon(lambda: self._pipe is None):
-            os._exit(128 + number)
+            _quit(number)
 
     def _end_if_stuck(self, number: int) -> None:
+        if self.signal is None and self._pipe is not None and self._may_quit():
+            _quit(number)
+
+    def _end_in_any_case(self, number: int) -> None:
         if self._pipe is not None:
-            os._exit(128 + number)
+            _quit(number)
 
     def _lost(self, ignored: Any) -> None:
         """Raises again what came where Python ignores exceptions: in a destructor or a callback."""
@@ -104,9 +119,7 @@ class Signals:
             self._show_ignored(ignored)
         elif self._pipe is not None:
             self.signal, self._count = None, -1  # the same signal once more is no second one
-            timer = threading.Timer(POLL, _thread.interrupt_main, (ignored.exc_value.number,))
-            timer.daemon = True
-            timer.start()
+            _later(POLL, _thread.interrupt_main, ignored.exc_value.number)
 
 
 class Stop(Signals):
@@ -153,7 +166,7 @@ class Stop(Signals):
             _tell(f"stopping as soon as this is compiled {AGAIN}")
         elif self._count > 1 and number == signal.SIGINT and not _soon(lambda: self._pipe is None):
             _tell("quit without saving; the last checkpoint is intact")
-            os._exit(128 + number)
+            _quit(number)
 
     def _without_output(self, error: OSError) -> None:
         if not streams.reader_left(error):
@@ -176,6 +189,21 @@ def _await_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(ORPHAN)
     os._exit(128 + signal.SIGTERM)
+
+
+def _quit(number: int) -> NoReturn:
+    """Ends the process without anything else, but for a cursor that a progress bar has hidden."""
+    for stream in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.isatty(stream):
+                os.write(stream, b"\x1b[?25h")
+    os._exit(128 + number)
+
+
+def _later(seconds: float, function: Callable[[int], Any], number: int) -> None:
+    timer = threading.Timer(seconds, function, (number,))
+    timer.daemon = True
+    timer.start()
 
 
 def _soon(happened: Callable[[], bool], seconds: float = GRACE) -> bool:
