@@ -2,17 +2,21 @@
 
 import sys
 
-from minigpt_flax import installed
-from minigpt_flax.train import cli, command, memory, xla
+from minigpt_flax import early
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Does what the words say; returns the exit status."""
-    return cli.guarded("train.py", lambda: run(sys.argv[1:] if arguments is None else arguments))
+    from minigpt_flax import entry
+
+    return entry.guarded("train.py", lambda: run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: list[str]) -> int:
     """Parses, and trains or shows names."""
+    from minigpt_flax import installed
+    from minigpt_flax.train import cli, command, memory
+
     installed.require()
     values = cli.parser().parse(arguments)
     memory.require_address_space()
@@ -22,5 +26,4 @@ def run(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    xla.huge_pages()
-    cli.leave(main())
+    early.start(main)

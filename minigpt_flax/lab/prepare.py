@@ -68,7 +68,7 @@ def run(*, source: str, out: str, tokenizer: str, quiet: bool, json: bool) -> in
         f"speed      {watch.read / 1e6:,.1f} MB read in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s{_memory()}",
         f"sha256     {meta.sha256}",
         *([f"text       {replacements(watch.replaced)}"] if watch.replaced else []),
-        f"go on      {line('train')} --data {show(folder)}",
+        f"next       {line('train', '--data', folder)}",
     )
     record = {"folder": show(folder), "training": meta.train, "validation": meta.val, "vocab_size": chosen.vocab_size}
     record |= {"tokenizer": chosen.name, "sha256": meta.sha256, "seconds": seconds, "replaced": watch.replaced}

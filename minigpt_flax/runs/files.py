@@ -30,6 +30,14 @@ _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(o
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows
 
 
+_unfinished: list[Path] = []  # temporary files and folders that this process is writing
+
+
+def is_writing() -> bool:
+    """Whether a temporary file or folder would be left if this process ended now."""
+    return bool(_unfinished)
+
+
 class Busy(UserError):
     """Another process is making the folder."""
 
@@ -51,6 +59,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     with _blaming(path):
         mode = _mode_of(path)
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS | _BINARY, 0o666)
+    _unfinished.append(scratch)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -67,6 +76,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError) and error.filename in (None, str(scratch), scratch):
             raise _named(error, path) from error
         raise
+    finally:
+        _unfinished.remove(scratch)
     _sync_folder(path.parent)
 
 
@@ -179,6 +190,7 @@ def staged(out: Path) -> Iterator[Path]:
         raise UserError(f"can't make the folder {out}: {error.filename} is a file") from error
     except OSError as error:
         raise UserError(f"can't make the folder {out}: {error.strerror}") from error
+    _unfinished.append(scratch)
     try:
         try:
             scratch.mkdir()
@@ -202,6 +214,8 @@ def staged(out: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError, UserError):
             _remove_abandoned(scratch, out)
         raise
+    finally:
+        _unfinished.remove(scratch)
     _sync_folder(out.parent)
 
 

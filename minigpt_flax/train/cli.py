@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
-import signal
-import sys
 import typing
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from minigpt_flax.bounds import COUNT, number, whole
-from minigpt_flax.errors import Failed, UserError, check_name, nearest
+from minigpt_flax.errors import UserError, check_name, nearest
 from minigpt_flax.invoked import line
 from minigpt_flax.train import output
 from minigpt_flax.train.config import PRESET_NOTES, PRESETS, RunConfig, flag_of
@@ -249,33 +246,3 @@ def requested(values: dict[str, Any]) -> Request:
         check_name(values["preset"], PRESETS, "preset")
     how = Output(values.pop("quiet"), values.pop("json"))
     return Request(given=given_fields(values), output=how, **values)
-
-
-def leave(status: int) -> NoReturn:
-    """Ends the process; after Ctrl-C at once, without waiting for threads that still write."""
-    if status == 128 + signal.SIGINT:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
-
-
-def guarded(program: str, command: Callable[[], int]) -> int:
-    """Runs a command.
-
-    Returns:
-      Its exit status: its own; 2 after a :class:`UserError` and 1 after a :class:`Failed`, which are told in one
-      line; 130 after Ctrl-C.
-    """
-    try:
-        status = command()
-        sys.stdout.flush()
-        return status
-    except (UserError, Failed) as error:
-        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # `| head` has seen enough; Python must not notice again while it exits
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141

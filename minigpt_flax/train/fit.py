@@ -22,6 +22,7 @@ def fit(request: Request) -> int:
     """
     with Stop() as stop:
         try:
+            xla.require_jit()
             xla.mend()
             if request.multihost is None:
                 xla.device_per_core()
@@ -31,5 +32,5 @@ def fit(request: Request) -> int:
 
             sit(request, stop)
         except KeyboardInterrupt:
-            print("left at once; the last checkpoint is whole", file=sys.stderr)
+            print("quit without saving; the last checkpoint is intact", file=sys.stderr)
         return stop.status

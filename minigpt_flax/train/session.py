@@ -17,7 +17,7 @@ from minigpt_flax.data import load_tokenizer, replacements
 from minigpt_flax.errors import Failed, UserError
 from minigpt_flax.invoked import line, show
 from minigpt_flax.runs import files
-from minigpt_flax.train import cache, loggers, memory, speed, voices
+from minigpt_flax.train import cache, console, loggers, memory, speed, voices
 from minigpt_flax.train.attempts import Sitting, latest, train_on
 from minigpt_flax.train.build import Run, build, fits
 from minigpt_flax.train.checkpoint import Checkpoints
@@ -120,6 +120,8 @@ def resume(request: Request, stop: Stop, compilation: speed.Compilation) -> None
             folder.check_tokenizer()
             if config.steps in folder.scores() and config.steps in checkpoints.steps():
                 finished = f"{show(folder.path)} is finished: all {config.steps} steps are done"
+                if made := console.complete(folder, config):
+                    finished += f"; made what it lacked: {', '.join(made)}"
                 voice.note(finished, run=show(folder.path), step=config.steps)
                 return
             loggers.require(config.log)
@@ -209,7 +211,9 @@ def follow(
             voice.speed(report(run, folder, state, progress.clock, compilation))
         path, step = show(folder.path), int(state.step)
         if config.steps not in checkpoints.scores:
-            voice.note(f"stopped at step {step}; continue with: {line('train')} --resume {path}", run=path, step=step)
+            voice.note(
+                f"stopped at step {step}; continue with: {line('train', '--resume', folder.path)}", run=path, step=step
+            )
         elif stop():
             voice.note(f"{path} is finished: all {step} steps are done; no sample was drawn", run=path, step=step)
         else:

@@ -80,7 +80,7 @@ def resume(path: Path, *more: object) -> int:
 def spawn(*arguments: object, **variables: str) -> subprocess.Popen:
     """Calls ``train.py`` in a process of its own, with Ctrl-C at its default and more environment variables."""
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.path.insert(0, '.'); "
-    code += "from train import cli, main; cli.leave(main())"
+    code += "from minigpt_flax.early import start; from train import main; start(main)"
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
         cwd=ROOT,
