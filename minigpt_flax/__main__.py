@@ -1,6 +1,7 @@
 """The command ``minigpt``, or ``python -m minigpt_flax``. JAX is imported only by what needs it."""
 
 import sys
+from functools import partial
 
 from minigpt_flax import completion, installed
 from minigpt_flax.errors import UserError, nearest
@@ -8,6 +9,7 @@ from minigpt_flax.invoked import line, program
 from minigpt_flax.lab import compare, diagnose, eval, export, prepare, report, sample
 from minigpt_flax.train import command as train, xla
 from minigpt_flax.train.cli import Parser, guarded, leave
+from minigpt_flax.train.processes import tell_failure
 
 COMMANDS = {
     "train": train,
@@ -36,7 +38,8 @@ def parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Does what the words say; returns the exit status."""
-    return guarded(program(), lambda: run(sys.argv[1:] if arguments is None else arguments))
+    words = sys.argv[1:] if arguments is None else arguments
+    return guarded(program(), lambda: run(words), partial(tell_failure, words))
 
 
 def run(arguments: list[str]) -> int:
