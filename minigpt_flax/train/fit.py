@@ -7,7 +7,6 @@ import sys
 from minigpt_flax.train import xla
 from minigpt_flax.train.agreement import require_same_programs, require_same_request
 from minigpt_flax.train.cli import Request
-from minigpt_flax.train.peers import Interrupted
 from minigpt_flax.train.processes import joined, start_jax
 from minigpt_flax.train.stop import Stop
 
@@ -34,8 +33,6 @@ def fit(request: Request) -> int:
                 from minigpt_flax.train.session import sit  # takes seconds
 
                 sit(request, stop)
-        except Interrupted:
-            print("stopped before all processes had come; nothing was written", file=sys.stderr)
         except KeyboardInterrupt:
             print("left at once; the last checkpoint is whole", file=sys.stderr)
         return stop.status

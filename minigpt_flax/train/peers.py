@@ -37,10 +37,6 @@ SETTLE = 2.0  # seconds in which an error may turn out to follow from the death 
 CLOSE = 3.0  # seconds in which process 0 lets the others leave first
 
 
-class Interrupted(Exception):
-    """A signal came while this process waited for the others to connect."""
-
-
 @dataclass(frozen=True)
 class Place:
     """Where the processes of a run meet, and which one this is.
@@ -146,7 +142,7 @@ class Peers:
 
         Raises:
           UserError: the port is taken, or not all come in time.
-          Interrupted: a signal came first.
+          KeyboardInterrupt: a signal came first.
         """
         self.introduce(seconds)
         if not self.place.process:
@@ -157,7 +153,7 @@ class Peers:
 
         Raises:
           UserError: the port is taken, or process 0 doesn't answer.
-          Interrupted: a signal came first.
+          KeyboardInterrupt: a signal came first.
         """
         if self.place.process:
             self._call(seconds)
@@ -218,7 +214,7 @@ class Peers:
         """Says goodbye, or what went wrong."""
         if error is None:
             return self.goodbye()
-        if isinstance(error, KeyboardInterrupt | Interrupted):
+        if isinstance(error, KeyboardInterrupt):
             number = self.stop.signal or signal.SIGINT
             return self.fail(f"ended at {_name(number)}", 128 + number)
         if not isinstance(error, UserError):
@@ -264,7 +260,7 @@ class Peers:
         end = time.monotonic() + seconds
         while not self._all_here.wait(TICK):
             if self.stop():
-                raise Interrupted
+                raise KeyboardInterrupt
             if time.monotonic() > end:
                 missing = ", ".join(map(str, self._missing()))
                 raise UserError(
@@ -277,7 +273,7 @@ class Peers:
         end, foreign = time.monotonic() + seconds, 0
         while foreign < 3:
             if self.stop():
-                raise Interrupted
+                raise KeyboardInterrupt
             if time.monotonic() > end:
                 raise UserError(
                     f"no answer from {self.place} within {seconds} s: start every process, and let the port be reached"
@@ -451,7 +447,9 @@ class Peers:
         for other in self._connections:
             if now - other.heard > allowed:
                 return self._end_all(
-                    f"process {other.process} is silent since {allowed} s{self._continue()}", self._status(1)
+                    f"process {other.process} has been silent for {allowed} s: it hangs, or its machine is down"
+                    f"{self._continue()}",
+                    self._status(1),
                 )
         late = self._signal is not None and not self._agreed_to_stop and now - self._progress > self.place.silence
         if late:
