@@ -123,8 +123,13 @@ def require_same_config(config: RunConfig) -> None:
     Raises:
       UserError: they differ.
     """
-    fields = dataclasses.fields(config)
-    require_same({field.name: as_typed(field.name, getattr(config, field.name)) for field in fields}, SAME_LINE)
+    require_same(typed(config), SAME_LINE)
+
+
+def typed(config: RunConfig) -> dict[str, str]:
+    """Every field of a configuration, as the flag that sets it."""
+    names = (field.name for field in dataclasses.fields(config))
+    return {name: as_typed(name, getattr(config, name)) for name in names}
 
 
 def as_typed(name: str, value: Any) -> str:

@@ -9,6 +9,7 @@ service aborts with pages of C++ output. Imports no JAX.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import queue
@@ -34,7 +35,8 @@ LONGEST = 1 << 20  # bytes of a message, at most
 AFTER_SIGNAL = 20  # seconds of silence that end a run which was asked to stop: schedulers kill soon
 LINGER = 10  # seconds in which a process that failed at once waits for the others, to tell them
 SETTLE = 2.0  # seconds in which an error may turn out to follow from the death or the error of another process
-CLOSE = 3.0  # seconds in which process 0 lets the others leave first
+OTHER_PORT = "give all processes another port in coordinator=HOST:PORT"
+CLOSE = 5.0  # seconds in which process 0 lets the others leave first
 
 
 @dataclass(frozen=True)
@@ -249,12 +251,12 @@ class Peers:
         family = socket.AF_INET6 if dual else socket.AF_INET
         try:
             self._listener = socket.create_server(("", self.place.port), family=family, dualstack_ipv6=dual)
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(
-                f"port {self.place.port} is taken ({reason}): another run or program listens there; "
-                "give all processes another port in coordinator=HOST:PORT"
-            ) from error
+        except OSError as error:
+            port, taken = self.place.port, error.errno == errno.EADDRINUSE
+            problem = (
+                f"port {port} is taken" if taken else f"can't listen on port {port} ({os.strerror(error.errno or 0)})"
+            )
+            raise UserError(f"{problem}: {OTHER_PORT}") from error
 
     def _wait_for_all(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -290,8 +292,7 @@ class Peers:
             foreign += 1
             time.sleep(1)
         raise UserError(
-            f"{self.place} is answered by another program, or by a run that has all its processes: give all processes "
-            "another port in coordinator=HOST:PORT"
+            f"{self.place} is answered by another program, or by a run that has all its processes: {OTHER_PORT}"
         )
 
     def _greeted(self, connection: Connection) -> bool:
@@ -417,7 +418,7 @@ class Peers:
         who = message.get("process")
         text = str(message.get("text")) if who is None else f"process {who}: {message.get('text')}"
         self._broadcast("fail", text=text, status=message["status"], without=connection)
-        self._set_ending(text, int(message["status"]), SETTLE / 2)
+        self._set_ending(text, int(message["status"]), SETTLE)
         if not self.place.process:  # it waits for this
             with contextlib.suppress(OSError):
                 connection.socket.shutdown(socket.SHUT_RDWR)
