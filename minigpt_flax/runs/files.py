@@ -15,13 +15,14 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from minigpt_flax.errors import UserError
 
+SIGNATURE = "minigpt_flax"  # in every page and picture that a user names the place of
 TEMPORARY = (".minigpt-", ".tmp")  # prefix and suffix of a temporary file's name
 PARTIAL = ".partial"  # suffix of a folder that is being made
 MARKER = ".minigpt"  # file that marks a folder that is being made; its maker holds a lock on it
@@ -174,7 +175,9 @@ def staged(out: Path) -> Iterator[Path]:
         scratch.mkdir()
     except FileExistsError as error:
         if scratch.exists() or scratch.is_symlink():
-            raise UserError(f"{scratch} exists and was not made by this program: move it, or give another --out") from error
+            raise UserError(
+                f"{scratch} exists and was not made by this program: move it, or give another --out"
+            ) from error
         raise UserError(f"can't make the folder {out}: {error.filename} is a file") from error
     except OSError as error:
         raise UserError(f"can't make the folder {out}: {error.strerror}") from error
@@ -204,7 +207,7 @@ def require_absent(out: Path) -> None:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether this program is making a folder, or was making it when it was killed: it is empty or carries the marker."""
+    """Whether this program makes a folder, or made it until it was killed: it is empty or carries the marker."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     marker = folder / MARKER
@@ -239,6 +242,45 @@ def move(path: Path, to: Path) -> Path:
         OSError: it can't be renamed.
     """
     return path.rename(to)
+
+
+def require_own_file(path: Path, flag: str) -> None:
+    """Refuses to replace a file that this program did not make: its pages and pictures name ``SIGNATURE``.
+
+    Args:
+        path: the file; it need not exist.
+        flag: that named it, for the error.
+
+    Raises:
+        UserError: it exists and is another's, or is no file.
+    """
+    if not os.path.lexists(path):
+        return
+    if not path.is_file():
+        raise UserError(f"{flag} {path}: that is no file: give another")
+    with path.open("rb") as file:
+        if SIGNATURE.encode() not in file.read():
+            raise UserError(f"{flag} {path}: that file exists and was not made by this program: give another")
+
+
+def require_own_folder(folder: Path, names: Collection[str], flag: str) -> None:
+    """Refuses to write into a folder that holds something else than the files that are to be written.
+
+    Args:
+        folder: the folder; it need not exist.
+        names: of the files.
+        flag: that named the folder, for the error.
+
+    Raises:
+        UserError: it holds something else, or is no folder.
+    """
+    if not folder.is_dir():
+        if os.path.lexists(folder):
+            raise UserError(f"{flag} {folder}: that is no folder: give another")
+        return
+    others = [entry.name for entry in folder.iterdir() if entry.name not in names and not is_temporary(entry.name)]
+    if others:
+        raise UserError(f"{flag} {folder}: that folder holds other files, such as {min(others)!r}: give another")
 
 
 def remove_empty_folder(path: Path) -> None:

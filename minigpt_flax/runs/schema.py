@@ -132,6 +132,8 @@ def check_type(value: Any, kind: Any, what: str) -> Any:
     """
     if kind is Any:
         return value
+    if typing.get_origin(kind) is dict:
+        kind = dict
     if isinstance(kind, types.UnionType):
         return None if value is None else check_type(value, next(p for p in kind.__args__ if p is not type(None)), what)
     if typing.get_origin(kind) is tuple:
