@@ -30,7 +30,7 @@ SAME_LINE = "start all processes with the same command line"
 SAME_VERSIONS = "install the same versions for all processes"
 SAME_FILES = "give all processes the same files, best in a folder that they share"
 REQUEST = ("resume", "out", "name", "stop_after", "profile")  # flags beside the configuration that change what is done
-TOKEN = ".shared"  # file in the run's folder that all processes must see
+TOKEN = "shared".join(files.TEMPORARY)  # file in the run's folder that all processes must see
 VISIBLE = 5.0  # seconds that a network file system gets to show it
 
 
