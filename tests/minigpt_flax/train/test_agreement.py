@@ -51,14 +51,9 @@ def test_a_number_is_compared_in_every_digit():
 
 
 def test_what_only_one_has():
-    assert (
-        difference({0: {"jax": "jax 1"}, 1: {}}, "install it")
-        == "process 1 has no jax, process 0 has jax 1: install it"
-    )
-    assert (
-        difference({0: {}, 1: {"jax": "jax 1"}}, "install it")
-        == "process 1 has jax 1, process 0 has no jax: install it"
-    )
+    one, none = {"jax": "jax 1"}, {}
+    assert difference({0: one, 1: none}, "do this") == "process 1 has no jax, process 0 has jax 1: do this"
+    assert difference({0: none, 1: one}, "do this") == "process 1 has jax 1, process 0 has no jax: do this"
 
 
 def test_one_process_alone_agrees(tmp_path):

@@ -116,7 +116,7 @@ def test_one_line_starts_continues_and_finishes_a_run(tmp_path, capfd):
     [
         (["--lr=0.5"], "was started with lr="),
         (["--opt=lion"], "was started with opt="),
-        (["--preset=sprint"], "was started with norm="),
+        (["--preset=sprint"], "was started with opt="),
     ],
 )
 def test_the_line_must_agree_with_the_run_that_it_continues(tmp_path, capfd, more, said):
