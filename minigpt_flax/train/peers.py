@@ -31,6 +31,7 @@ from minigpt_flax.train.stop import Stop
 GREETING = "minigpt"
 TICK = 0.1  # seconds between two looks at the clock
 BEAT = 1.0  # seconds between two heartbeats
+UNKNOWN = -1  # number of a process that has not introduced itself
 LONGEST = 1 << 20  # bytes of a message, at most
 AFTER_SIGNAL = 20  # seconds of silence that end a run which was asked to stop: schedulers kill soon
 LINGER = 10  # seconds in which a process that failed at once waits for the others, to tell them
@@ -75,7 +76,7 @@ class Ending(NamedTuple):
 class Connection:
     """One socket, the bytes of an incomplete line, and when the other side was last heard."""
 
-    def __init__(self, own: socket.socket, process: int | None = None):
+    def __init__(self, own: socket.socket, process: int = UNKNOWN):
         own.settimeout(5)  # to a process that reads nothing
         self.socket, self.process = own, process
         self.heard = time.monotonic()
@@ -346,15 +347,21 @@ class Peers:
 
     def _read(self, connection: Connection) -> None:
         messages = connection.receive()
-        if messages is None:
+        if messages is None or not self._understood(connection, messages):
             self._selector.unregister(connection.socket)
             connection.socket.close()
             if connection in self._connections:
                 self._connections.remove(connection)
                 if not connection.done:
                     self._gone(connection.process)
-        else:
+
+    def _understood(self, connection: Connection, messages: list[dict[str, Any]]) -> bool:
+        """Handles messages; False if they are from another program that happens to send JSON."""
+        try:
             self._handle_all(connection, messages)
+        except (KeyError, TypeError, ValueError):
+            return False
+        return True
 
     def _handle_all(self, connection: Connection, messages: list[dict[str, Any]]) -> None:
         for message in messages:
@@ -365,11 +372,11 @@ class Peers:
                 "fail": self._on_fail,
                 "bye": self._on_bye,
             }.get(message.get("kind", ""))
-            if handler is not None and (connection.process is not None or handler == self._on_hello):
+            if handler is not None and (connection.process != UNKNOWN or handler == self._on_hello):
                 handler(connection, message)
 
     def _on_hello(self, connection: Connection, message: dict[str, Any]) -> None:
-        process, processes = message.get("process"), message.get("processes")
+        process, processes = int(message["process"]), message.get("processes")
         before, self._came = self._came, self._came | {process}
         if self._ending is not None:  # it comes when the run has already failed
             connection.process, connection.done = process, True
@@ -423,7 +430,7 @@ class Peers:
             with contextlib.suppress(OSError):
                 connection.socket.shutdown(socket.SHUT_RDWR)
 
-    def _gone(self, process: int | None) -> None:
+    def _gone(self, process: int) -> None:
         if self._ending is None and not self._leaving:
             after = "" if self._signal is None else f" after {_name(self._signal)}"
             self._end_all(f"process {process} is gone{after}{self._continue()}", self._status(1))

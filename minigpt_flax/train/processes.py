@@ -112,9 +112,10 @@ def _of_cluster(text: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """What JAX knows of the cluster that this process runs on (SLURM, Open MPI, Kubernetes, Cloud TPU)."""
     from jax._src.clusters import ClusterEnv
 
-    given = [found.get(key) for key in ("coordinator", "processes", "process")]
     try:
-        values = ClusterEnv.auto_detect_unset_distributed_params(*given, None, None, PATIENCE)[:3]
+        values = ClusterEnv.auto_detect_unset_distributed_params(
+            found.get("coordinator"), found.get("processes"), found.get("process"), None, None, PATIENCE
+        )[:3]
         missing = None in values
     except (ValueError, RuntimeError, KeyError, OSError) as error:
         raise UserError(f"--multihost {text!r} finds no other processes ({error}): {FORM}") from error

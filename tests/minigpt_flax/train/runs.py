@@ -77,7 +77,7 @@ def resume(path: Path, *more: object) -> int:
     return call("--resume", path, *more)
 
 
-def spawn(*arguments: object, cwd: Path = ROOT, first: str = "", **variables: str) -> subprocess.Popen:
+def spawn(*arguments: object, cwd: Path = ROOT, first: str = "pass", **variables: str) -> subprocess.Popen:
     """Calls ``train.py`` in a process of its own, with Ctrl-C at its default.
 
     Args:
