@@ -135,7 +135,7 @@ class Peers:
         self._lock = threading.Lock()
         self._all_here, self._all_done = threading.Event(), threading.Event()
         self._signal: int | None = None
-        self._progress = self._looked = time.monotonic()
+        self._progress = self._looked = self._began = time.monotonic()
         self._agreed_to_stop = False
 
     # What the main thread calls.
@@ -207,7 +207,7 @@ class Peers:
             self._leaving = True
         self._set_ending(f"process {self.place.process}: {text}", status, float("inf"))
         self._broadcast("fail", process=self.place.process, text=text, status=status)
-        self._wait_for_closed(CLOSE if self._all_here.is_set() or self.place.process else LINGER)
+        self._wait_for_closed(CLOSE)
 
     def __enter__(self) -> Peers:
         """Begins."""
@@ -241,8 +241,11 @@ class Peers:
             time.sleep(TICK)
 
     def _wait_for_closed(self, seconds: float) -> None:
+        """Waits until the others have read the last message; at the start also for those that are still to come."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end and (self._connections or self._missing()):
+        while time.monotonic() < end and self._connections:
+            time.sleep(TICK)
+        while time.monotonic() < self._began + LINGER and (self._connections or self._missing()):
             time.sleep(TICK)
 
     # Connecting.
@@ -262,6 +265,8 @@ class Peers:
     def _wait_for_all(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while not self._all_here.wait(TICK):
+            if self.stop() or time.monotonic() > end:
+                self._began = -LINGER  # there is no one to wait for
             if self.stop():
                 raise KeyboardInterrupt
             if time.monotonic() > end:
@@ -509,7 +514,7 @@ class Peers:
 
     def _leave(self, status: int) -> NoReturn:
         if not self.place.process:
-            self._wait_for_closed(CLOSE if self._all_here.is_set() else LINGER)
+            self._wait_for_closed(CLOSE)
         os._exit(status)
 
 

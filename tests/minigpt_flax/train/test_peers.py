@@ -237,15 +237,8 @@ def test_another_program_answers():
 def test_noise_on_the_port_harms_nothing():
     port = free_port()
     first = spawn("pass", port, 0, 2)
-    for noise in (
-        b"",
-        b"GET / HTTP/1.1\r\n\r\n",
-        b'{"kind": "fail", "text": "", "status": 0}\n',
-        b"[1]\n",
-        b"\xff\n",
-        b'{"kind": "hello"}\n',
-        b'{"kind": []}\n',
-    ):
+    mimics = (b'{"kind": "fail", "text": "", "status": 0}\n', b'{"kind": "hello"}\n', b'{"kind": []}\n')
+    for noise in (b"", b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b"\xff\n", *mimics):
         while True:
             try:
                 with socket.create_connection(("localhost", port)) as stranger:
