@@ -46,11 +46,14 @@ def _module(command: str) -> Any:
 
 def main(arguments: list[str] | None = None) -> int:
     """Does what the words say; returns the exit status."""
+    from functools import partial
+
     from minigpt_flax import entry
     from minigpt_flax.invoked import program
+    from minigpt_flax.train.processes import tell_failure
 
     words = sys.argv[1:] if arguments is None else arguments
-    return entry.guarded(program(), lambda: run(words), name=words[0] if words else "")
+    return entry.guarded(program(), lambda: run(words), words[0] if words else "", partial(tell_failure, words))
 
 
 def run(arguments: list[str]) -> int:

@@ -13,6 +13,7 @@ from typing import NoReturn
 from minigpt_flax import streams
 from minigpt_flax.errors import Failed, Interrupted, UserError
 from minigpt_flax.text import printable
+from minigpt_flax.train.processes import peers
 from minigpt_flax.train.stop import Signals
 
 MISTAKES = (  # the errors of a path that was named wrongly; others, such as a full disk, are nobody's mistake
@@ -50,22 +51,31 @@ def start(main: Callable[[], int]) -> NoReturn:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process; one that was interrupted at once, without waiting for threads that still compute or write."""
+    """Ends the process; one that was interrupted at once, without waiting for threads that still compute or write.
+
+    One of several processes has already waited for the others, and JAX would do so again.
+    """
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
-    if isinstance(status, Quit) or status == 128 + signal.SIGINT:
+    if isinstance(status, Quit) or status == 128 + signal.SIGINT or peers() is not None:
         os._exit(status)
     sys.exit(status)
 
 
-def guarded(program: str, command: Callable[[], int], name: str = "train") -> int:
+def guarded(
+    program: str,
+    command: Callable[[], int],
+    name: str = "train",
+    on_failure: Callable[[str, int], None] = lambda line, status: None,
+) -> int:
     """Runs a command.
 
     Args:
       program: how it is called where it reports an error.
       command: returns its exit status.
       name: of the command.
+      on_failure: called with the line of an error and the exit status, when the line is printed.
 
     Returns:
       The exit status: its own; 2 for a user's mistake and 1 for what can't go on, each told in one line; 128 + the
@@ -83,6 +93,7 @@ def guarded(program: str, command: Callable[[], int], name: str = "train") -> in
                 raise
             status, line = ending
             print(printable(f"{program}: {' '.join(line.split())}"), file=sys.stderr, flush=True)
+            on_failure(line, status)
             return status
 
 
