@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+CAUSES = 40  # that the table shows
 COLD = 40  # cases that are run as new processes, too
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
@@ -92,7 +93,13 @@ def keep() -> Path:
         digest.update(file.read_bytes())
     kept = Path(tempfile.gettempdir()) / f"breaker-kept-{os.getuid()}-{digest.hexdigest()[:12]}"
     kept.mkdir(exist_ok=True)
-    os.environ |= {"XDG_CACHE_HOME": str(kept), "MPLCONFIGDIR": str(kept / "matplotlib")}
+    os.environ |= {
+        "XDG_CACHE_HOME": str(kept),
+        "MPLCONFIGDIR": str(kept / "matplotlib"),
+        "JAX_COMPILATION_CACHE_DIR": str(kept / "programs"),  # all of them: most cases compile the same
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
     return kept
 
 
@@ -120,6 +127,8 @@ def describe(case) -> str:
 
 def table(chosen: list, wrong: list, seconds: float) -> None:
     """Prints how many cases of each kind there were, and how many wrong answers of each kind."""
+    from tests.breaker.judge import mechanism
+
     print(f"\n{'cases':10s} {'number':>7s} {'wrong':>7s}")
     failed = Counter(case.kind for case, _ in wrong)
     for kind, number in Counter(case.kind for case in chosen).items():
@@ -127,6 +136,12 @@ def table(chosen: list, wrong: list, seconds: float) -> None:
     print(f"{'all':10s} {len(chosen):7d} {len(wrong):7d}\n\n{'wrong':10s} {'number':>7s}")
     for kind, number in Counter(text.partition(":")[0] for _, found in wrong for text in found).most_common():
         print(f"{kind:10s} {number:7d}")
+    groups: dict[str, list[str]] = {}
+    for case, text in ((case, text) for case, found in wrong for text in found):
+        groups.setdefault(mechanism(text), []).append(case.id)
+    print("\nof one cause, perhaps")
+    for text, ids in sorted(groups.items(), key=lambda group: -len(group[1]))[:CAUSES]:
+        print(f"{len(ids):5d}  {printable(text)}  [{ids[0]}]")
     print(f"\n{seconds:.0f} s")
 
 

@@ -51,18 +51,21 @@ class Case:
 
 def flags(random: random.Random, bases: Path) -> Iterator[Case]:
     """Every flag of every command with odd values, without one, twice, misspelled; pairs of flags."""
+    seen: set[str] = set()  # many flags of `compare` are those of `train`: fewer values again
     for command, parser in tables.commands().items():
         known = list(tables.flags(parser))
         for action in known:
+            count = 3 if action.option_strings[0] in seen and command not in ("sample", "eval") else 9
+            seen.add(action.option_strings[0])
             flag, number = action.option_strings[0], tables.is_number(action)
             base = line(command, {flag: "X"})[:-1] if flag not in tables.TINY else line(command)
             base = [word for word in base if word != flag and not word.startswith(f"{flag}=")]
             make = lambda *words, refuse=False, base=base: Case("flags", (*base, *words), refuse=refuse)
             if tables.takes_value(action):
                 values = odd.NUMBERS if number else odd.TEXTS
-                for value in random.sample(values, min(len(values), 12)):
+                for value in random.sample(values, count):
                     yield make(f"{flag}={value}")
-                yield from (make(f"{flag}={value}", refuse=True) for value in (odd.NEVER if number else ())[:4])
+                yield from (make(f"{flag}={value}", refuse=True) for value in (odd.NEVER if number else ())[: count // 3])
                 yield make(flag, refuse=True)
                 yield make(f"{flag}=1", f"{flag}=2")
             else:
@@ -97,9 +100,10 @@ def specs(random: random.Random, bases: Path) -> Iterator[Case]:
     for spec in tables.specs():
         make = lambda text, refuse=False, spec=spec: Case("specs", tuple(line("train", {spec.flag: text})), refuse=refuse)
         for keyword in spec.keywords:
-            for value in random.sample(odd.LITERALS, 3):
+            for value in random.sample(odd.LITERALS, 2):
                 yield make(f"{spec.name}({keyword}={value})")
-            yield make(f"{spec.name}({keyword}={random.choice(odd.BAD_LITERALS)})", refuse=True)
+        keyword = random.choice(spec.keywords or ("x",))
+        yield make(f"{spec.name}({keyword}={random.choice(odd.BAD_LITERALS)})", refuse=True)
         for shape in random.sample(odd.SHAPES, 2):
             yield make(shape.format(spec.name, spec.name))
         yield make(f"{spec.name}({random.choice(odd.LITERALS)})")
@@ -129,7 +133,7 @@ def files(random: random.Random, bases: Path) -> Iterator[Case]:
         lines = _lines(folder)
         for path in _paths(bases / folder):
             deep = len(path.parts) > 1
-            for words, damage in random.sample(sorted(odd.FILE.items()), 4 if deep else len(odd.FILE)):
+            for words, damage in random.sample(sorted(odd.FILE.items()), 3 if deep else len(odd.FILE)):
                 for argv in random.sample(lines, min(len(lines), 1 if deep else 3)):
                     yield _damaged("files", argv, folder, path, words, damage)
 
@@ -162,7 +166,7 @@ def _edits(random: random.Random, text: str, path: Path) -> Iterator[tuple[str, 
     for at in odd.fields(value):
         name = ".".join(map(str, at))
         yield f"{where}{name} is removed", edited(at, lambda holder, key: holder.pop(key))
-        for words, new in random.sample(sorted(odd.VALUES.items()), 4):
+        for words, new in random.sample(sorted(odd.VALUES.items()), 3):
             yield f"{where}{name} is {words}", edited(at, lambda holder, key, new=new: _set(holder, key, new))
     if isinstance(value, dict):
         yield f"{where}has a field more", edited(("a field more",), lambda holder, key: _set(holder, key, 1))

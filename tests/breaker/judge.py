@@ -13,6 +13,8 @@ STATUSES = (0, 1, 2)  # of those that docs/messages.md names, the ones that need
 LONGEST = 2000  # characters of a message
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 WARNING = re.compile(r"^\S*:\d+: \w*Warning\b|^[WEIF]\d{4} \d\d:|^(WARNING|ERROR):|^Exception ignored", re.MULTILINE)
+ERROR = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit|Panic\w*)\b.*", re.MULTILINE)
+FRAME = re.compile(r'/((?:minigpt_flax|jaxopt_mini)/\S+\.py)", (line \d+)')
 PYTHON = re.compile(  # what Python and NumPy say to programmers
     r"unsupported operand|object is not|not supported between|NoneType|must be real number|could not convert|"
     r"invalid literal|positional argument|required argument|has no attribute|not subscriptable|<class |unhashable|"
@@ -48,13 +50,25 @@ def _text(out: str, err: str) -> list[str]:
     """What no command may print."""
     found = []
     if "Traceback (most recent call last)" in err:
-        found.append(f"traceback: {err.strip().splitlines()[-1][:200]}")
+        found.append(f"traceback: {_raised(err)}")
     if warned := WARNING.search(err):
         found.append(f"warning: {err[warned.start() :].splitlines()[0][:200]}")
     for name, text in (("stdout", out), ("stderr", err)):
         if raw := CONTROL.search(text):
             found.append(f"control: {raw.group()!r} on {name}")
     return found
+
+
+def _raised(err: str) -> str:
+    """The error of the last traceback, and the last line of the project that it went through."""
+    errors = ERROR.findall(err) or err.strip().splitlines()[-1:]
+    frames = FRAME.findall(err)
+    return f"{' '.join(frames[-1]) if frames else ''} {errors[-1][:200]}"
+
+
+def mechanism(text: str) -> str:
+    """A wrong answer less the values in it, so that those of one cause are equal."""
+    return re.sub(r"'[^']*'|\"[^\"]*\"|-?\d[\d.e+,-]*|(?<=: )(runs|tokens|gpt2|work)/\S*", "~", text)[:110]
 
 
 def _message(case: Case, status: int, err: str) -> list[str]:

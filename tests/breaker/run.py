@@ -161,6 +161,8 @@ def _too_much(process: Process) -> str:
     except (OSError, IndexError):
         return ""
     ticks = sum(map(int, state[11:15]))
+    if now - process.moved > STILL:  # perhaps it waits for processes that it has started
+        ticks += _ticks_of_others(process.pid)
     if ticks != process.ticks:
         process.ticks, process.moved = ticks, now
     if ticks > SECONDS * TICKS or now - process.started > PATIENCE:
@@ -168,6 +170,16 @@ def _too_much(process: Process) -> str:
     if memory > RESIDENT:
         return f"memory: {memory >> 20} MiB"
     return f"hangs: {STILL} s without any processor time" if now - process.moved > STILL else ""
+
+
+def _ticks_of_others(session: int) -> int:
+    """Processor time of the other processes of a session."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError):
+            state = path.read_text().rsplit(")", 1)[1].split()
+            found += sum(map(int, state[11:15])) if int(state[3]) == session and path.parent.name != str(session) else 0
+    return found
 
 
 def _child(case: Case, root: Path, work: Path) -> None:
