@@ -6,12 +6,13 @@ import hashlib
 import json
 import random
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.breaker import odd, tables, world
-from tests.breaker.tables import DONE, EXPORT, HALF, TEXT, TOKENS, VERSUS, line
+from tests.breaker.tables import DONE, HALF, OTHER, TEXT, TOKENS, VERSUS, line
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Case:
       damage: what was done to the folder before, in words.
       make: does it, given the working folder.
       refuse: whether status 0 is wrong.
+      must: whether another status than 0 is wrong.
+      then: a line that must work if this one did.
       disk: bytes that a file may have at most; None: any.
       cold: in a new process instead of a forked one.
     """
@@ -33,20 +36,31 @@ class Case:
     damage: str = ""
     make: Callable[[Path], None] | None = None
     refuse: bool = False
+    must: bool = False
+    then: tuple[str, ...] = ()
     disk: int | None = None
     cold: bool = False
 
     @property
     def id(self) -> str:
         """The kind and a digest of what makes up the case."""
-        text = repr((self.argv, self.damage, self.disk, self.cold))
+        text = repr((self.argv, self.damage, self.then, self.disk, self.cold))
         return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     @property
     def bases(self) -> tuple[str, ...]:
         """The folders that the case needs."""
-        text = " ".join((*self.argv, self.damage))
+        text = " ".join((*self.argv, self.damage, *self.then))
         return tuple(name for name in world.BASES if name in text)
+
+
+def plain(random: random.Random, bases: Path) -> Iterator[Case]:
+    """The lines that the other kinds spoil, as they are: all must work."""
+    for folder in world.BASES:
+        for argv in _lines(folder):
+            taken = {f"{flag}={folder.removeprefix('runs/')}" for flag in ("--name", "--out")}  # as an output
+            if not taken & set(argv) and not (argv[0] == "compare" and folder == HALF):
+                yield Case("plain", tuple(argv), f"{folder} is whole", must=True)
 
 
 def flags(random: random.Random, bases: Path) -> Iterator[Case]:
@@ -65,7 +79,9 @@ def flags(random: random.Random, bases: Path) -> Iterator[Case]:
                 values = odd.NUMBERS if number else odd.TEXTS
                 for value in random.sample(values, count):
                     yield make(f"{flag}={value}")
-                yield from (make(f"{flag}={value}", refuse=True) for value in (odd.NEVER if number else ())[: count // 3])
+                yield from (
+                    make(f"{flag}={value}", refuse=True) for value in (odd.NEVER if number else ())[: count // 3]
+                )
                 yield make(flag, refuse=True)
                 yield make(f"{flag}=1", f"{flag}=2")
             else:
@@ -85,7 +101,7 @@ def _pairs(random: random.Random, command: str, known: list) -> Iterator[Case]:
 
 def places(random: random.Random, bases: Path) -> Iterator[Case]:
     """Positional arguments: none, too many, odd ones; commands that aren't there."""
-    for command, parser in tables.commands().items():
+    for command in tables.commands():
         usual = tables.LINES.get(command, tables.Line()).places
         for at in ((), (*usual, *usual), (*usual, "x"), (*usual, ""), *((value,) for value in odd.TEXTS)):
             if at != usual:
@@ -98,7 +114,9 @@ def places(random: random.Random, bases: Path) -> Iterator[Case]:
 def specs(random: random.Random, bases: Path) -> Iterator[Case]:
     """Odd literals in every keyword of every spec, and specs that are none."""
     for spec in tables.specs():
-        make = lambda text, refuse=False, spec=spec: Case("specs", tuple(line("train", {spec.flag: text})), refuse=refuse)
+        make = lambda text, refuse=False, spec=spec: Case(
+            "specs", tuple(line("train", {spec.flag: text})), refuse=refuse
+        )
         for keyword in spec.keywords:
             for value in random.sample(odd.LITERALS, 2):
                 yield make(f"{spec.name}({keyword}={value})")
@@ -116,11 +134,16 @@ def specs(random: random.Random, bases: Path) -> Iterator[Case]:
 def readers(folder: str) -> list[list[str]]:
     """Lines of every command that reads a folder; a command with a positional argument reads that."""
     found = [line(name, at=(folder,)) for name, parser in tables.commands().items() if "RUN" in _metavars(parser)]
-    other = DONE if folder != DONE else HALF
+    found = [argv for argv in found if argv[0] != "compare"]  # which takes several
     train = tables.commands()["train"]
     reading = [action.option_strings[0] for action in tables.flags(train) if action.metavar in ("RUN", "FROM")]
     found += [line("train", {flag: folder}) for flag in reading if flag != "--resume"]
-    return [*found, ["train", f"--resume={folder}"], line("train", {"--name": Path(folder).name}), ["compare", folder, other]]
+    return [
+        *found,
+        ["train", f"--resume={folder}"],
+        line("train", {"--name": Path(folder).name}),
+        ["compare", folder, OTHER],
+    ]
 
 
 def _metavars(parser) -> set:
@@ -129,7 +152,7 @@ def _metavars(parser) -> set:
 
 def files(random: random.Random, bases: Path) -> Iterator[Case]:
     """Every file of every folder that a command writes, damaged, under the commands that read it."""
-    for folder in world.BASES:
+    for folder in (name for name in world.BASES if name != OTHER):
         lines = _lines(folder)
         for path in _paths(bases / folder):
             deep = len(path.parts) > 1
@@ -140,7 +163,7 @@ def files(random: random.Random, bases: Path) -> Iterator[Case]:
 
 def json_fields(random: random.Random, bases: Path) -> Iterator[Case]:
     """Every field of every JSON file removed, added, or of another value."""
-    for folder in world.BASES:
+    for folder in (name for name in world.BASES if name != OTHER):
         lines = _lines(folder)
         for path in _paths(bases / folder):
             text = _json(bases / folder / path)
@@ -191,10 +214,19 @@ def _lines(folder: str) -> list[list[str]]:
     if folder in (DONE, HALF):
         return readers(folder)
     if folder == VERSUS:
-        return [["compare", folder], ["compare", f"--resume={folder}"], line("compare", {"--name": "versus"}), line("report", at=(folder,))]
+        return [
+            ["compare", folder],
+            ["compare", f"--resume={folder}"],
+            line("compare", {"--name": "versus"}),
+            line("report", at=(folder,)),
+        ]
     if folder == TOKENS:
-        return [line("train", {"--data": folder}), line("eval", {"--data": folder}), line("prepare", {"--out": folder}), line("prepare", at=(folder,))]
-    return [line("train", {"--init": folder}), line("export", {"--out": folder}), line("train", {"--data": folder})]
+        return [
+            line("train", {"--data": folder}),
+            line("eval", {"--data": folder}),
+            line("prepare", {"--out": folder}),
+        ]
+    return [line("train", {"--init": folder}), line("export", {"--out": folder})]
 
 
 def _paths(folder: Path) -> list[Path]:
@@ -207,12 +239,76 @@ def _damaged(kind: str, argv: list[str], folder: str, path: Path, words: str, da
     return Case(kind, tuple(argv), f"{folder}/{steady} {words}", lambda work: damage(work / folder / path))
 
 
+def data(random: random.Random, bases: Path) -> Iterator[Case]:
+    """Odd files of text and tokens, under every suffix."""
+    for suffix in odd.SUFFIXES:
+        for words, content in odd.CONTENTS.items():
+            name = f"odd{suffix}"
+            make = lambda work, name=name, content=content: (work / name).write_bytes(content)
+            for argv in random.sample(_data_lines(name), 1):
+                yield Case("data", tuple(argv), f"{name} holds {words}", make)
+    for words, damage in odd.FILE.items():
+        for argv in _data_lines(TEXT):
+            yield Case("data", tuple(argv), f"{TEXT} {words}", lambda work, damage=damage: damage(work / TEXT))
+
+
+def _data_lines(name: str) -> list[list[str]]:
+    """The lines that read a file of text or tokens; some of them a folder of such files."""
+    small = {"--tokenizer": "byte"}
+    return [
+        line("train", {"--data": name}),
+        line("train", {"--data": name, **small}),
+        line("train", {"--data": (TEXT, name), "--mix": "1,1"}),
+        line("train", {"--init": name}),
+        line("prepare", at=(name,)),
+        line("prepare", small, at=(name,)),
+        line("eval", {"--data": name}),
+        line("sample", {"--prompt-file": name}),
+        line("report", at=(name,)),
+    ]
+
+
+def outputs(random: random.Random, bases: Path) -> Iterator[Case]:
+    """Outputs sent to files, links, folders that can't be written, and to odd names; then a disk that is full."""
+    for command, parser in tables.commands().items():
+        for action in tables.flags(parser):
+            flag = action.option_strings[0]
+            if action.metavar in ("DIR", "FILE", "FOLDER") or flag == "--name":
+                for place in odd.PLACES:
+                    yield Case("outputs", tuple(line(command, {flag: place})))
+                for name in random.sample(odd.NAMES, 12):
+                    yield Case("outputs", tuple(line(command, {flag: f"new/{name}"})))
+        for disk in (1, 100, 1000, 5000, 20_000, 50_000):
+            yield Case("outputs", tuple(line(command)), f"a file has at most {disk} bytes", disk=disk)
+    for disk in (1, 100, 500, 1000, 5000, 20_000):
+        yield Case("outputs", ("train", f"--resume={HALF}"), f"a file has at most {disk} bytes", disk=disk)
+
+
+def names(random: random.Random, bases: Path) -> Iterator[Case]:
+    """Runs of odd names, which every command must read; and such names given to new runs."""
+    for name in odd.NAMES:
+        folder = f"runs/{name}"
+        for argv in random.sample(readers(folder), 3):
+            if not any(word.startswith("--name") and word.endswith(name) for word in argv):
+                original = DONE if "train" not in argv else HALF
+                copy = lambda work, folder=folder, original=original: shutil.copytree(work / original, work / folder)
+                yield Case("names", tuple(argv), f"{folder!a} is a copy of {original}", copy, must=True)
+        yield Case("names", tuple(line("train", {"--name": name})), then=("sample", folder, "--max-tokens=4"))
+        yield Case(
+            "names", tuple(line("prepare", {"--out": f"./{name}"})), then=tuple(line("train", {"--data": f"./{name}"}))
+        )
+
+
 KINDS: dict[str, Callable[[random.Random, Path], Iterator[Case]]] = {
+    "plain": plain,
     "flags": flags,
     "places": places,
     "specs": specs,
     "files": files,
     "json": json_fields,
+    "data": data,
+    "outputs": outputs,
+    "names": names,
 }
 
 

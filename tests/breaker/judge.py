@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 from tests.breaker import world
 from tests.breaker.cases import Case
-from tests.breaker.run import Outcome
+from tests.breaker.run import THEN, Outcome
 
 STATUSES = (0, 1, 2)  # of those that docs/messages.md names, the ones that need no signal and no pipe
 LONGEST = 2000  # characters of a message
@@ -39,6 +39,10 @@ def _process(case: Case, outcome: Outcome) -> list[str]:
     found = ["orphans: processes were left"] if outcome.orphans else []
     if outcome.status < 0:
         found.append(f"killed: by signal {-outcome.status}")
+    elif outcome.status > THEN:
+        found.append(f"unusable: what was accepted; {' '.join(case.then)} ends with {outcome.status - THEN}")
+    elif outcome.status and case.must:
+        found.append(f"refused: status {outcome.status}")
     elif outcome.status not in STATUSES:
         found.append(f"status: {outcome.status}")
     elif outcome.status == 0 and case.refuse:

@@ -29,6 +29,7 @@ STILL = 6  # seconds without any processor time: the process waits for something
 ADDRESSES = 12 << 30  # bytes of address space; JAX alone takes 4 GiB
 RESIDENT = 3 << 30  # bytes
 POLL = 0.02
+THEN = 64  # is added to the status of a second line
 TICKS, PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 SECBIT_NOROOT, PR_SET_SECUREBITS, CAPABILITY_VERSION = 1, 28, 0x20080522
 
@@ -65,7 +66,9 @@ class Process:
     case: Case
     root: Path
     pid: int
+    streams: tuple[int, int]
     before: dict[str, world.Entry]
+    said: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
     started: float = field(default_factory=time.monotonic)
     ticks: int = -1
     moved: float = field(default_factory=time.monotonic)
@@ -106,18 +109,27 @@ def start(case: Case, bases: Path, folder: Path) -> Process:
     world.add_bases(work, bases, case.bases)
     if case.make is not None:
         case.make(work)
+    return _fork(case, root, work)
+
+
+def _fork(case: Case, root: Path, work: Path) -> Process:
     before = world.snapshot(root)
     sys.stdout.flush()
     sys.stderr.flush()
+    pipes = os.pipe(), os.pipe()
     pid = os.fork()
     if not pid:
-        _child(case, root, work)
-    return Process(case, root, pid, before)
+        _child(case, root, work, pipes[0][1], pipes[1][1])
+    for reader, writer in pipes:
+        os.close(writer)
+        os.set_blocking(reader, False)
+    return Process(case, root, pid, (pipes[0][0], pipes[1][0]), before)
 
 
 def look(process: Process) -> Outcome | None:
     """Outcome of a process that has ended, or that has to be ended now; None while it may run."""
     pid, status, _ = os.wait4(process.pid, os.WNOHANG)
+    _hear(process)
     stopped = "" if pid else _too_much(process)
     if not pid and not stopped:
         return None
@@ -131,13 +143,19 @@ def _outcome(process: Process, status: int, stopped: str) -> Outcome:
     orphans = not _gone(process.pid)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    out, err = (process.root.with_suffix(f".{name}") for name in ("out", "err"))
-    after = world.snapshot(process.root)
+    for stream in process.streams:
+        os.close(stream)
+    out, err = map(bytes, process.said)
     taken = time.monotonic() - process.started
-    outcome = Outcome(status, out.read_bytes(), err.read_bytes(), process.before, after, stopped, orphans, taken)
-    out.unlink()
-    err.unlink()
-    return outcome
+    return Outcome(status, out, err, process.before, world.snapshot(process.root), stopped, orphans, taken)
+
+
+def _hear(process: Process) -> None:
+    """Takes what a process has written. Pipes, as a full disk is no reason for them to fail."""
+    for stream, said in zip(process.streams, process.said, strict=True):
+        with contextlib.suppress(BlockingIOError):
+            while more := os.read(stream, 1 << 16):
+                said += more
 
 
 def _gone(group: int) -> bool:
@@ -182,16 +200,16 @@ def _ticks_of_others(session: int) -> int:
     return found
 
 
-def _child(case: Case, root: Path, work: Path) -> None:
+def _child(case: Case, root: Path, work: Path, out: int, err: int) -> None:
     """Becomes the process of a case; never returns."""
     status = 1
     try:
         os.setsid()
         os.chdir(work)
-        _redirect(root)
+        _redirect(out, err)
         _limit(case)
         os.environ["HOME"] = str(root / world.HOME)
-        status = _cold(case.argv) if case.cold else _warm(case.argv)
+        status = _cold(case.argv) if case.cold else _warm(case.argv, case.then)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -200,17 +218,11 @@ def _child(case: Case, root: Path, work: Path) -> None:
         os._exit(status & 0xFF)
 
 
-def _redirect(name: Path) -> None:
-    """Lets the standard streams be files, and an empty input."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    for number, path, mode in (
-        (0, os.devnull, os.O_RDONLY),
-        (1, f"{name}.out", flags | os.O_APPEND),
-        (2, f"{name}.err", flags | os.O_APPEND),
-    ):
-        opened = os.open(path, mode, 0o600)
-        os.dup2(opened, number)
-        os.close(opened)
+def _redirect(out: int, err: int) -> None:
+    """Lets the standard streams be pipes, and an empty input."""
+    for stream, number in ((os.open(os.devnull, os.O_RDONLY), 0), (out, 1), (err, 2)):
+        os.dup2(stream, number)
+    os.closerange(3, 256)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
@@ -221,6 +233,9 @@ def _limit(case: Case) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if case.disk is not None:
+        import jax
+
+        jax.config.update("jax_enable_compilation_cache", False)
         resource.setrlimit(resource.RLIMIT_FSIZE, (case.disk, case.disk))
     if os.geteuid() == 0 and sys.platform == "linux":
         libc = ctypes.CDLL(None)
@@ -228,12 +243,15 @@ def _limit(case: Case) -> None:
         libc.capset((ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)())
 
 
-def _warm(argv: tuple[str, ...]) -> int:
-    """Runs a command in this process, as ``minigpt`` would."""
+def _warm(argv: tuple[str, ...], then: tuple[str, ...]) -> int:
+    """Runs a command in this process, as ``minigpt`` would, and another after it."""
     from minigpt_flax.__main__ import main
 
     sys.argv = ["minigpt", *argv]
     status = _status(lambda: main(list(argv)))
+    if then and status == 0:
+        status = _status(lambda: main(list(then)))
+        status += THEN if status else 0
     with contextlib.suppress(AttributeError):
         threading._shutdown()  # what Python does when it ends
     atexit._run_exitfuncs()
@@ -286,12 +304,7 @@ def _make_bases(bases: Path, folder: Path) -> None:
 
 def _succeed(argv: list[str], root: Path, work: Path) -> None:
     """Runs a line that must work."""
-    case = Case("base", tuple(argv))
-    before = world.snapshot(root)
-    pid = os.fork()
-    if not pid:
-        _child(case, root, work)
-    process = Process(case, root, pid, before)
+    process = _fork(Case("base", tuple(argv)), root, work)
     while (outcome := look(process)) is None:
         time.sleep(POLL)
     if outcome.status:

@@ -7,7 +7,8 @@ import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-TEXT, DONE, HALF, VERSUS, TOKENS, EXPORT = "text.txt", "runs/done", "runs/half", "runs/versus", "tokens", "gpt2"
+TEXT, DONE, HALF, OTHER = "text.txt", "runs/done", "runs/half", "runs/other"
+VERSUS, TOKENS, EXPORT = "runs/versus", "tokens", "gpt2"
 TINY = {  # of every command that trains
     "--data": TEXT,
     "--layers": "1",
@@ -24,7 +25,7 @@ Value = str | tuple[str, ...] | None
 
 @dataclass(frozen=True)
 class Line:
-    """A command line that works: positional arguments, and flags with values (None for a switch, several to repeat it)."""
+    """A command line that works: positional arguments, and flags with values: None for a switch, several to repeat."""
 
     places: tuple[str, ...] = ()
     flags: Mapping[str, Value] = field(default_factory=dict)

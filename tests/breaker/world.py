@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.breaker.tables import DONE, EXPORT, HALF, TEXT, TOKENS, VERSUS, line
+from tests.breaker.tables import DONE, EXPORT, HALF, OTHER, TEXT, TOKENS, VERSUS, line
 
 SENTENCE = "The quick brown fox jumps over the lazy dog.\n"
 OUTSIDE = "outside"  # beside the working folder; no command is asked to write there
@@ -20,6 +20,7 @@ HOME = "home"
 BASES = {  # folder -> the lines that make it
     DONE: [line("train", {"--name": "done", "--steps": "4"})],
     HALF: [line("train", {"--name": "half", "--steps": "4", "--stop-after": "2"})],
+    OTHER: [line("train", {"--name": "other", "--opt": "sgd"})],
     VERSUS: [line("compare", {"--name": "versus"})],
     TOKENS: [line("prepare", {"--out": TOKENS})],
     EXPORT: [line("train", {"--name": "done", "--steps": "4"}), line("export", {"--out": EXPORT})],
@@ -47,6 +48,7 @@ def populate(root: Path) -> Path:
     (work / "loop").symlink_to("loop")
     (work / "link").symlink_to(f"../{OUTSIDE}/{NOTES}")
     (work / "linked").symlink_to(f"../{OUTSIDE}/folder")
+    (work / "dangling").symlink_to(f"../{OUTSIDE}/new")
     (work / "locked").mkdir(mode=0o000)
     return work
 
