@@ -17,7 +17,7 @@ ERROR = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit|Panic\w*)\b
 FRAME = re.compile(r'/((?:minigpt_flax|jaxopt_mini)/\S+\.py)", (line \d+)')
 PYTHON = re.compile(  # what Python and NumPy say to programmers
     r"unsupported operand|object is not|not supported between|NoneType|must be real number|could not convert|"
-    r"invalid literal|positional argument|required argument|has no attribute|not subscriptable|<class |unhashable|"
+    r"invalid literal|takes \d+ positional|missing \d+ required|has no attribute|not subscriptable|<class |unhashable|"
     r"PathLike|\[Errno|codec can't|Expecting value|truth value of|dtype\(|Error\(|out of range: -?\d|bad operand|"
     r"cannot be interpreted as|too large to convert|math domain|can't convert|unexpected keyword|jax\.|Array\("
 )
@@ -98,6 +98,8 @@ def _files(case: Case, outcome: Outcome) -> list[str]:
     changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
     changed = [path for path in changed if PurePath(path).name != ".lock"]
     touched = [path for path in changed if _users(path, before) and not _asked(case, outcome, path)]
+    if not case.damage:  # a link that the line itself names may be followed to where nothing is
+        touched = [path for path in touched if path in before]
     left = [path for path in changed if path not in touched] if outcome.status == 2 else []
     return [
         *(f"touched: {path} {_change(path, outcome)}" for path in touched[:1]),

@@ -20,7 +20,7 @@ HOME = "home"
 BASES = {  # folder -> the lines that make it
     DONE: [line("train", {"--name": "done", "--steps": "4"})],
     HALF: [line("train", {"--name": "half", "--steps": "4", "--stop-after": "2"})],
-    OTHER: [line("train", {"--name": "other", "--opt": "sgd"})],
+    OTHER: [line("train", {"--name": "other", "--opt": "sgd", "--steps": "4"})],
     VERSUS: [line("compare", {"--name": "versus"})],
     TOKENS: [line("prepare", {"--out": TOKENS})],
     EXPORT: [line("train", {"--name": "done", "--steps": "4"}), line("export", {"--out": EXPORT})],
