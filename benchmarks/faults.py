@@ -221,7 +221,7 @@ class Trial:
         self.work, self.lock, self.log = work, threading.Lock(), work / "outcomes.jsonl"
         whole = work / "whole"
         self.lengths = self.undisturbed(whole)
-        config = from_json((whole / "config.json").read_text(), "config")
+        config = from_json((whole / "config.json").read_text(), "config").config
         self.like = jax.eval_shape(design(config, load_tokenizer(whole)).init)
         self.expected = contents(whole, self.like)
 

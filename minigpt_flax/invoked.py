@@ -49,9 +49,8 @@ def show(path: Path | str) -> str:
     >>> show(Path.cwd() / "runs" / "a"), show("/etc/passwd")
     ('runs/a', '/etc/passwd')
     """
-    found = Path(os.path.realpath(path))
     try:
-        here = Path.cwd()
-    except OSError:  # the working directory was removed
-        return str(found)
+        found, here = Path(os.path.realpath(path)), Path.cwd()
+    except (OSError, ValueError):  # the working directory was removed, or the name has a NUL
+        return str(path)
     return str(found.relative_to(here)) if found.is_relative_to(here) else str(found)

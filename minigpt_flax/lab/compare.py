@@ -15,6 +15,7 @@ from minigpt_flax.lab.contest import ALONE, FILE, Contest
 from minigpt_flax.lab.entries import entries_of, grouped
 from minigpt_flax.lab.records import read_run
 from minigpt_flax.lab.verdict import Entry, judge
+from minigpt_flax.runs import files
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser, add_fields, given_fields, number, whole
 from minigpt_flax.train.config import PRESETS, default_preset
@@ -31,6 +32,7 @@ LINES = """
 AUTO = "auto"
 SEEDS = 3
 FORMS = {"results.json": verdict_text.as_json, "results.csv": verdict_text.as_csv, "results.md": verdict_text.markdown}
+RESULTS = frozenset({*FORMS, "loss.png", "rates.png", "target.png", "schedules.png", "ratios.png"})
 OWN = (
     "folders", "opt", "schedule", "lr", "seeds", "target", "preset", "out", "name", "resume", "vmap", "jobs", "share",
     "quiet", "json"
@@ -145,7 +147,9 @@ def _judge_folders(folders: list[Path], typed: Mapping[str, Any], given: Mapping
     entries = grouped([read_run(folder) for folder in folders])
     if len(entries) < 2:
         raise UserError("a comparison needs two contestants: these runs differ in their seed at most; name another run")
-    return _tell(entries, typed["target"], Path(typed["out"]) / (typed["name"] or "compare"), answer)
+    results = Path(typed["out"]) / (typed["name"] or "compare")
+    files.require_own_folder(results, RESULTS, "the results' folder")
+    return _tell(entries, typed["target"], results, answer)
 
 
 def _tell(entries: list[Entry], target: float | None, folder: Path, answer: Output) -> int:
@@ -153,14 +157,14 @@ def _tell(entries: list[Entry], target: float | None, folder: Path, answer: Outp
     verdict = judge(entries, target)
     answer.result(verdict_text.text(verdict), {"folder": show(folder), **verdict_text.as_values(verdict)})
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         for name, form in FORMS.items():
-            (folder / name).write_text(form(verdict), encoding="utf-8")
+            files.replace(folder / name, form(verdict))
     except OSError as error:
         raise UserError(f"can't write into {show(folder)}: {error.strerror}") from error
     from minigpt_flax.lab.figures import pictures  # takes half a second
 
-    files = [*FORMS, *pictures(entries, verdict, folder)]
+    written = [*FORMS, *pictures(entries, verdict, folder)]
     if answer.human:
-        print(f"\n{show(folder)}: {', '.join(files)}")
+        print(f"\n{show(folder)}: {', '.join(written)}")
     return 0

@@ -16,11 +16,13 @@ from typing import Any
 from minigpt_flax.errors import UserError
 from minigpt_flax.invoked import show
 from minigpt_flax.lab import halving
-from minigpt_flax.runs.schema import read_text
+from minigpt_flax.runs import files
+from minigpt_flax.runs.schema import check_fields, check_type, read_json, types_of
 from minigpt_flax.train.config import RunConfig, resolve
 
 VALIDATIONS = 8  # in a run whose --eval-every isn't given: enough to interpolate the step of a loss
 FILE = "comparison.json"
+VERSION = 2  # of this file
 ALONE = {"parallel": "jit", "mesh": "data=1"}  # a run of a comparison has one device: several may share a program
 
 
@@ -179,11 +181,11 @@ def save(contest: Contest, folder: Path) -> None:
     if path.exists():
         agree(load(folder), contest, folder)
         return
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and not (folder.is_dir() and all(files.is_temporary(entry.name) for entry in folder.iterdir())):
         raise UserError(f"{show(folder)} exists already and is no comparison: give another --name")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(dataclasses.asdict(contest), indent=2) + "\n", encoding="utf-8")
+        files.make_folder(folder)
+        files.replace(path, json.dumps({"version": VERSION, **dataclasses.asdict(contest)}, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"can't write {show(folder)}: {error.strerror}") from error
 
@@ -211,13 +213,10 @@ def load(folder: Path) -> Contest:
     path = folder / FILE
     if not path.is_file():
         raise UserError(f"{show(folder)} is not the folder of a comparison: it has no {FILE}")
-    try:
-        values = {k: _tuples(v) for k, v in json.loads(read_text(path)).items()}
-        values["given"] = {k: _tuples(v) for k, v in values["given"].items()}
-        return Contest(**values)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{show(path)} is damaged: {error}") from error
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    values, where = read_json(path), show(path)
+    if check_type(values.pop("version", 1), int, f"{where}: version") not in (1, VERSION):
+        raise UserError(f"{where} was written by a later release")
+    found = check_fields(values, types_of(Contest), where, optional=("target",))
+    fields = types_of(RunConfig)
+    given = check_fields(found["given"], fields, f"{where}: given", optional=fields)
+    return check(Contest(**{**found, "given": given}))

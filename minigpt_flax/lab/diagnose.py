@@ -10,6 +10,7 @@ from typing import Any
 
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invoked import show
+from minigpt_flax.runs import files
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import COLUMNS, Parser, number, whole
 from minigpt_flax.train.output import Output
@@ -67,6 +68,9 @@ def run(
         "optimizer": dynamics.study,
     }
     target = Path(out) if out else Path(folder) / "diagnosis"
+    files.require_own_folder(target, {f"{name}.{form}" for name in STUDIES for form in ("json", "png")}, "--out")
+    if (link := files.find_link(Path(folder), ["diagnosis"])) is not None and not out:
+        raise UserError(f"{show(link)} is a symbolic link, which is not followed: give --out")
     with _progress(answer.human) as report:
         subject = load(Path(folder), step, batches, report)
         where = {"run": show(folder), "step": int(subject.state.step), "batches": batches, "tokens": subject.tokens}
@@ -86,7 +90,7 @@ def run(
 
 def _writable(target: Path) -> None:
     try:
-        target.mkdir(parents=True, exist_ok=True)
+        files.make_folder(target)
     except OSError as error:
         raise UserError(f"can't make the folder {show(target)}: {error.strerror}; give another --out") from error
 
@@ -104,8 +108,9 @@ def _keep(name: str, finding: Any, target: Path) -> None:
     figure = Figure(figsize=(12, 4.2) if name != "curvature" else (8, 4.2), layout="constrained")
     finding.draw(figure)
     try:
-        (target / f"{name}.json").write_text(dumps(finding.numbers, indent=1) + "\n", encoding="utf-8")
-        figure.savefig(target / f"{name}.png", dpi=120)
+        files.replace(target / f"{name}.json", dumps(finding.numbers, indent=1) + "\n")
+        with files.replacing(target / f"{name}.png") as file:
+            figure.savefig(file, dpi=120, format="png")
     except OSError as error:
         raise UserError(f"can't write {show(target)}: {error.strerror}; give another --out") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from minigpt_flax.errors import UserError
@@ -11,6 +12,7 @@ from minigpt_flax.lab.contest import FILE
 from minigpt_flax.lab.entries import entries_of, grouped
 from minigpt_flax.lab.records import read_run
 from minigpt_flax.lab.verdict import Entry, best_runs, judge, same
+from minigpt_flax.runs import files
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser
 from minigpt_flax.train.output import Output
@@ -34,7 +36,8 @@ def run(*, folders: list[str], out: str, title: str | None, quiet: bool, json: b
     """
     from minigpt_flax.lab.page import Shown, page  # Matplotlib, which takes long to import
 
-    answer, paths = Output(quiet, json), [Path(folder) for folder in folders]
+    answer, paths, target_page = Output(quiet, json), [Path(folder) for folder in folders], Path(os.path.realpath(out))
+    files.require_own_file(target_page, "--out")
     entries, target = gather(paths)
     best = [(entry.name, best_runs(entry)) for entry in entries]
     shown = [
@@ -48,7 +51,7 @@ def run(*, folders: list[str], out: str, title: str | None, quiet: bool, json: b
     verdict = judge(entries, target) if len(entries) > 1 else None
     text = page(title or ", ".join(path.resolve().name for path in paths), shown, verdict)
     try:
-        Path(out).write_text(text, encoding="utf-8")
+        files.replace(target_page, text)
     except OSError as error:
         raise UserError(f"can't write {out}: {error.strerror}") from error
     said = f"{show(out)}: {len(shown)} run{'s' * (len(shown) > 1)}, {len(text) / 1e6:.2f} MB; open it in a browser"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from minigpt_flax.lab.program import Program, program
 from minigpt_flax.lab.records import read_run
 from minigpt_flax.lab.together import together
 from minigpt_flax.lab.trial import finished, trial
+from minigpt_flax.runs import files
 from minigpt_flax.train.build import build
 from minigpt_flax.train.clock import spell
 from minigpt_flax.train.config import RunConfig
@@ -120,7 +120,7 @@ class Sweep:
             raise Stopped
         for path, config in group.items():
             if config.steps < self.contest.steps:
-                shutil.rmtree(path / "checkpoints", ignore_errors=True)
+                files.remove_folder(path / "checkpoints")
             shown = "diverged" if math.isinf(loss(path)) else f"loss {loss(path):.4f}"
             what = f"{who.name} lr {config.lr:g}, {config.steps} steps, seed {config.seed}"
             self.meter.over(config.steps, f"{spell(time.monotonic() - self.started):>7s}  {what}: {shown}")

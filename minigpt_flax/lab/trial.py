@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from minigpt_flax.invoked import show
 from minigpt_flax.lab.records import read_run
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.config import to_json
+from minigpt_flax.train.config import read_config, to_json
 from minigpt_flax.train.folder import RunFolder
 from minigpt_flax.train.hooks import Guard, Log
 from minigpt_flax.train.loop import train
@@ -51,6 +50,7 @@ def trial(run: Run, path: Path, stop: Stop, watch: Watch = lambda step: None) ->
                     state,
                     hooks=[lines, guard(run, lines), lambda step, metrics: watch(step)],
                     on_validation=lines.write,
+                    before_save=lines.sync,
                     checkpoints=checkpoints,
                     stop=stop,
                 )
@@ -65,14 +65,16 @@ def prepared(run: Run, path: Path, **more: Any) -> Iterator[RunFolder]:
     Raises:
       UserError: it can't be made, another process has it, or it holds another run.
     """
-    folder, config = RunFolder(path), to_json(run.config)
-    if not folder.config.is_file():
-        shutil.rmtree(path, ignore_errors=True)  # what a start that was cut short left
-        folder.create()
-        folder.fill(config, environment(run) | {"state_bytes_per_param": state_bytes(run)} | more, run.tokenizer.save)
-    elif folder.config.read_text(encoding="utf-8") != config:
-        raise UserError(f"{show(path)} holds a run of another configuration: give the comparison another --name")
+    folder = RunFolder(path)
+    if folder.config.is_file():
+        if read_config(folder.config).config != run.config:
+            raise UserError(f"{show(path)} holds a run of another configuration: give the comparison another --name")
+    else:
+        folder.create(reuse=True)
     with folder.claim():
+        if not folder.config.is_file():
+            env = environment(run) | {"state_bytes_per_param": state_bytes(run)} | more
+            folder.fill(to_json(run.config), env, run.tokenizer.save)
         yield folder
 
 

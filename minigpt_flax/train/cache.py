@@ -6,18 +6,27 @@ end the process. So each folder is for one version of JAX and one kind of machin
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import platform
 import re
+import stat
 import tempfile
 import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+from minigpt_flax.errors import UserError
+from minigpt_flax.runs import files
+
 LIMIT = 2 * 2**30  # bytes in all folders together; the oldest programs go first
 SHORTEST = 0.2  # seconds: what compiles faster isn't kept
 NONE = "none"
+OWN = "minigpt-compiled"  # folder of the cache in the one that was named: nothing outside it is touched
+TAG = "CACHEDIR.TAG"
+MARK = "Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a cache of minigpt_flax: it may be removed.\n"
 
 
 def use(choice: str | None, device_kind: str) -> str | None:
@@ -29,27 +38,56 @@ def use(choice: str | None, device_kind: str) -> str | None:
 
     Returns:
       Why nothing will be kept, where that wasn't asked for; None otherwise.
+
+    Raises:
+      UserError: the folder has no name.
     """
     import jax
 
+    if choice == "":
+        raise UserError("--compile-cache needs a folder, or none")
     if choice == NONE:
         jax.config.update("jax_enable_compilation_cache", False)
         return None
     if choice is None and jax.config.values["jax_compilation_cache_dir"] is not None:
         return None
-    root = users_cache() if choice is None else Path(choice)
-    folder = root.resolve() / machine(device_kind)
+    root = Path(os.path.realpath(users_cache() if choice is None else Path(choice).expanduser())) / OWN
+    folder = root / machine(device_kind)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        mark(root)
+        if folder.is_symlink():
+            raise OSError(errno.ELOOP, "it is a symbolic link")
+        files.make_folder(folder)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         return f"nothing compiled is kept: can't write {folder}: {error.strerror}"
     prune(root, LIMIT)
-    # A program that can't be read or written is compiled as ever: no reason to bother anybody.
+    # A program that can't be read or written is compiled again: no reason for a warning.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
     return None
+
+
+def mark(root: Path) -> None:
+    """Makes the cache's own folder and marks it, as https://bford.info/cachedir describes.
+
+    Raises:
+      OSError: it can't be made, is a symbolic link, or is somebody else's: it lacks the mark and holds something.
+    """
+    if root.is_symlink():
+        raise OSError(errno.ELOOP, "it is a symbolic link")
+    files.make_folder(root)
+    if not is_marked(root):
+        if any(root.iterdir()):
+            raise OSError(errno.EEXIST, f"it holds files of others and no {TAG}")
+        files.replace(root / TAG, MARK)
+
+
+def is_marked(root: Path) -> bool:
+    """Whether a folder is a cache that :func:`mark` made."""
+    tag = root / TAG
+    return tag.is_file() and not tag.is_symlink() and tag.stat().st_size == len(MARK) and tag.read_text() == MARK
 
 
 def users_cache() -> Path:
@@ -75,17 +113,23 @@ def processor() -> str:
 
 
 def prune(root: Path, limit: int) -> None:
-    """Removes the files that were longest out of use until the others have at most ``limit`` bytes."""
-    files = []
-    for path in root.rglob("*"):
-        try:
-            if path.is_file():
-                files.append((path.stat().st_atime, path.stat().st_size, path))
-        except OSError:  # another process removes it
-            continue
-    total = sum(size for _, size, _ in files)
-    for _, size, path in sorted(files):
+    """Removes the files of a marked cache that were unused for longest, until the others have at most ``limit`` bytes.
+
+    Follows no symbolic link, and removes nothing where the mark is missing.
+    """
+    if not is_marked(root):
+        return
+    found = []
+    for above, _, names in os.walk(root):
+        for path in (Path(above) / name for name in names if name != TAG):
+            with contextlib.suppress(OSError):  # another process removes it
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    found.append((status.st_atime, status.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
         if total <= limit:
             return
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            files.remove_file(path)
         total -= size

@@ -10,7 +10,6 @@ import hashlib
 import logging
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,11 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore as ts
 
 from jaxopt_mini.tree import by_name
 from minigpt_flax.errors import Diverged, Unsaved, UserError
 from minigpt_flax.invoked import show
-from minigpt_flax.runs.schema import read_text
+from minigpt_flax.runs import files
+from minigpt_flax.runs.schema import SMALL, read_text
+from minigpt_flax.train.folder import RunFolder
 from minigpt_flax.train.state import TrainState
 
 DIGESTS = "SHA256SUMS"
@@ -61,14 +63,22 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int, keep_every: int | None = None):
         self.folder, self.keep, self.keep_every = folder.resolve(), keep, keep_every
         self.scores: dict[int, float] = {}
+        self._alias = _Alias(self.folder)
         self._checkpointer = _checkpointer(self._sign)
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
         self._current: int | None = None  # the step last saved or restored
         self._saved: int | None = None  # the step last saved
+        self._leaves = 0  # arrays in it
 
     def __enter__(self) -> Checkpoints:
-        """Begins."""
+        """Begins.
+
+        Raises:
+          UserError: the path can't hold checkpoints here.
+        """
+        if self.folder.is_dir():
+            self._alias.path()
         return self
 
     def __exit__(self, kind: Any, *error: Any) -> None:
@@ -79,6 +89,7 @@ class Checkpoints:
         self._writer.shutdown(wait=patient)
         if patient:
             self._checkpointer.close()
+            self._alias.close()
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in order."""
@@ -124,6 +135,8 @@ class Checkpoints:
             if writing is not None:
                 writing.result()
             self._checkpointer.wait_until_finished()
+            if jax.process_index() == 0:
+                RunFolder(self.folder.parent).mark_saved()
         self._remove_all_but(self._kept(self._saved))
 
     def _write(self, step: int, state: TrainState) -> None:
@@ -134,7 +147,9 @@ class Checkpoints:
         broken = first_broken(state)
         if broken is not None:
             raise Diverged(f"{broken} is not finite after step {step}")
-        self._checkpointer.save(self.folder / str(step), state, force=True)
+        files.make_folder(self.folder)
+        self._leaves = len(jax.tree.leaves(state))
+        self._checkpointer.save(self._alias.path() / str(step), state, force=True)
 
     def _kept(self, saved: int) -> set[int | None]:
         """The steps whose checkpoints stay after that of ``saved``; those of later steps are of an abandoned future."""
@@ -173,23 +188,31 @@ class Checkpoints:
           UserError: it is missing, damaged, or of another model or optimizer; names the first tensor that differs.
         """
         self.wait()
-        path = self.folder / str(step)
+        path = self._alias.path() / str(step)
         try:
             check_digests(path)
             metadata: Any = self._checkpointer.metadata(path).item_metadata
             _check_shapes(by_name(metadata.tree), by_name(like))
             state = self._checkpointer.restore(path, jax.tree.map(_on_device, like))
         except Exception as error:  # damage shows as any error that Orbax or what it calls knows
-            raise UserError(f"checkpoint {show(path)} can't be used ({_line(error)})") from error
+            raise UserError(f"checkpoint {show(self.folder / str(step))} can't be used ({_line(error)})") from error
         if int(state.step) != step:
-            raise UserError(f"checkpoint {show(path)} can't be used (it is of step {int(state.step)})")
+            shown = show(self.folder / str(step))
+            raise UserError(f"checkpoint {shown} can't be used (it is of step {int(state.step)})")
         return state
 
     def _sign(self) -> None:
-        """Adds the digests to a checkpoint that is written and has not yet got its name."""
+        """Adds the digests to a checkpoint that is written and has not yet got its name.
+
+        Raises:
+          OSError: it lacks arrays of the state, or can't be written.
+        """
         for entry in self._entries():
             number, _, suffix = entry.name.partition(".")
             if suffix and number == str(self._saved):
+                found = count_arrays(self._alias.path() / entry.name)
+                if found != self._leaves:
+                    raise OSError(f"only {found} of {self._leaves} arrays were written")
                 write_digests(entry)
 
     def _entries(self) -> list[Path]:
@@ -202,8 +225,8 @@ class Checkpoints:
         for entry in self._entries():
             number, _, suffix = entry.name.partition(".")
             if number.isdecimal() and (suffix or int(number) not in kept):
-                gone = entry if suffix else entry.rename(entry.with_suffix(".removed"))  # never half a checkpoint
-                shutil.rmtree(gone, ignore_errors=True)
+                gone = entry if suffix else files.move(entry, entry.with_suffix(".removed"))  # never half a checkpoint
+                files.remove_folder(gone)
 
     @contextmanager
     def _failing(self, step: int) -> Iterator[None]:
@@ -220,6 +243,48 @@ class Checkpoints:
             self._checkpointer = _checkpointer(self._sign)
             self._remove_all_but(set(self.steps()))  # makes room
             raise Unsaved(f"can't save the checkpoint of step {step}: {_line(error)}") from error
+
+
+class _Alias:
+    """A path of the checkpoints' folder that Orbax can write to.
+
+    Orbax looks for its own files by a glob, in which ``[``, ``*`` and ``?`` of a folder's name would be wildcards, and
+    TensorStore reads a backslash as a separator. Where the path has one of these, an open folder stands for it.
+    """
+
+    MAGIC = frozenset("[]*?\\")
+
+    def __init__(self, folder: Path):
+        self.folder, self._descriptor = folder, None
+
+    def path(self) -> Path:
+        """The path; the folder must exist.
+
+        Raises:
+          UserError: the system has no path for an open folder, or other processes would need the same one.
+        """
+        if not self.MAGIC & set(str(self.folder)):
+            return self.folder
+        if jax.process_count() > 1 or not Path("/proc/self/fd").is_dir():
+            raise UserError(
+                f"a path with one of [ ] * ? \\ can't hold this run's checkpoints: move {show(self.folder)}"
+            )
+        if self._descriptor is None:
+            self._descriptor = os.open(self.folder, os.O_RDONLY)
+        return Path(f"/proc/self/fd/{self._descriptor}")
+
+    def close(self) -> None:
+        """Closes the folder."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def count_arrays(checkpoint: Path) -> int:
+    """Number of arrays in a checkpoint, as its database lists them."""
+    base = {"driver": "file", "path": f"{checkpoint}/"}
+    keys = ts.KvStore.open({"driver": "ocdbt", "base": base}).result().list().result()
+    return sum(key.endswith((b"/.zarray", b"/zarr.json")) for key in keys)
 
 
 def _checkpointer(sign: Callable[[], None]) -> ocp.StandardCheckpointer:
@@ -258,7 +323,7 @@ def write_digests(folder: Path) -> None:
     """Writes ``SHA256SUMS``, as ``sha256sum`` does, for the files in a folder."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != UNSIGNED)
     names = [path.relative_to(folder).as_posix() for path in paths]
-    (folder / DIGESTS).write_text("".join(f"{_digest(folder / name)}  {name}\n" for name in names), encoding="utf-8")
+    files.replace(folder / DIGESTS, "".join(f"{_digest(folder / name)}  {name}\n" for name in names))
 
 
 def check_digests(folder: Path) -> None:
@@ -267,7 +332,10 @@ def check_digests(folder: Path) -> None:
     Raises:
       UserError: one is missing or has changed; names the first.
     """
-    for line in read_text(folder / DIGESTS).splitlines():
+    lines = read_text(folder / DIGESTS, SMALL).splitlines()
+    if not lines:
+        raise UserError(f"its file {DIGESTS} is empty")
+    for line in lines:
         digest, _, name = line.partition("  ")
         if not (folder / name).is_file() or _digest(folder / name) != digest:
             raise UserError(f"its file {name} is damaged")

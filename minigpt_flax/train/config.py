@@ -8,12 +8,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from minigpt_flax.errors import UserError, check_name
+from minigpt_flax.invoked import show
+from minigpt_flax.runs.schema import SMALL, check_fields, check_type, parse_json, read_text, types_of
 from minigpt_flax.train import groups
 from minigpt_flax.train.mesh import check_parallel
 from minigpt_flax.train.specs import Word, parse
@@ -277,6 +280,11 @@ WORDS = {
     "on_nan": "policy",
 }
 NO_GROUPS = ("none",)
+VERSION = 2  # of config.json
+IN_EVERY_VERSION = frozenset(
+    "opt lr schedule clip steps batch_size seed data tokenizer layers heads kv_heads width hidden context norm "
+    "position mlp bias tie_head qk_norm softcap dropout eval_every log_every probe keep explosion sample_tokens".split()
+)
 DEFAULTS = Path(__file__).with_name("defaults.txt")
 
 
@@ -413,20 +421,52 @@ def check(config: RunConfig) -> RunConfig:
 
 def to_json(config: RunConfig) -> str:
     """The config as it is kept in the run's folder."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    return json.dumps({"version": VERSION, **dataclasses.asdict(config)}, indent=2) + "\n"
 
 
-def from_json(text: str, where: str) -> RunConfig:
-    """Reads a config back.
+class Stored(NamedTuple):
+    """What ``config.json`` holds.
+
+    Attributes:
+      config: the fields.
+      version: of the format: 2, or 1 for a file that names none.
+      assumed: fields that version 1 lacks, with the value taken for each; empty for version 2.
+    """
+
+    config: RunConfig
+    version: int
+    assumed: str
+
+
+def from_json(text: str, where: str) -> Stored:
+    """Reads a config back. Version 2 has every field; version 1 may lack those that were added later.
 
     Raises:
-      UserError: it isn't one, or holds fields that this version doesn't know.
+      UserError: it is none, is of a later version, or names the field that is unknown, missing, or of another type.
     """
+    values = parse_json(text, where)
+    version = check_type(values.pop("version", 1), int, f"{where}: version")
+    if version not in (1, VERSION):
+        raise UserError(f"{where} is of version {version}, which this release doesn't know (it reads 1 and {VERSION})")
+    fields = types_of(RunConfig)
+    missing = [name for name in fields if name not in values and version == 1 and name not in IN_EVERY_VERSION]
     try:
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
-        return check(RunConfig(**one_or_several(values)))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{where} is not the configuration of a run of this version: {error}") from error
+        config = check(RunConfig(**check_fields(one_or_several(values), fields, where, optional=missing)))
+    except UserError as error:
+        raise UserError(f"{error}" if where in str(error) else f"{where} is damaged: {error}") from error
+    return Stored(config, version, ", ".join(f"{name}={getattr(config, name)!r}" for name in missing))
+
+
+def read_config(path: Path) -> Stored:
+    """Reads the ``config.json`` of a run; says on stderr what an old file leaves open.
+
+    Raises:
+      UserError: see :func:`from_json`.
+    """
+    stored = from_json(read_text(path, SMALL), show(path))
+    if stored.assumed:
+        print(f"{show(path)} is of version 1; assumed: {stored.assumed}", file=sys.stderr)
+    return stored
 
 
 def words(config: RunConfig) -> dict[str, Word]:

@@ -2,8 +2,8 @@
 
 ``config.json`` (all words and numbers), ``env.json`` (versions, devices, commit, data hash), ``tokenizer.json``,
 ``metrics.jsonl`` (a line a logged step), ``checkpoints/``, ``passed_over.json`` (batches that broke a step),
-``speed.json`` (how fast the last sitting was), ``profile/`` (a trace, if asked for), ``samples.txt``, ``curves.png``;
-and ``.lock``, which the process that trains it holds.
+``speed.json`` (how fast the last session was), ``profile/`` (a trace, if asked for), ``samples.txt``, ``curves.png``;
+``.lock``, which the process that trains it holds; and ``.saved``, which says that there was a checkpoint.
 """
 
 from __future__ import annotations
@@ -12,30 +12,46 @@ import contextlib
 import itertools
 import json
 import os
-import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from minigpt_flax.errors import UserError
+from minigpt_flax.errors import Failed, UserError
 from minigpt_flax.invoked import show
 from minigpt_flax.lab.records import lines
-from minigpt_flax.runs.schema import read_text
+from minigpt_flax.runs import files
+from minigpt_flax.runs.schema import check_type, parse_json, read_json, read_text, sha256
+
+LOCK = ".lock"
+HOLDER = "process {} on {}"  # content of the lock file
+BEFORE_CONFIG = frozenset({LOCK, "env.json", "tokenizer.json"})  # files written before config.json makes it a run
+DEEP = ("checkpoints", "profile", "tensorboard", "diagnosis")  # folders that a run writes below, at any depth
+FLAT = (
+    "config.json",
+    "metrics.jsonl",
+    "passed_over.json",
+    "speed.json",
+    "samples.txt",
+    "curves.png",
+    ".saved",
+    "wandb",
+)
 
 
 class Taken(UserError):
-    """The folder of a new run is there already."""
+    """The folder of a new run exists already."""
 
 
 class RunFolder:
     """Paths and files of one run."""
 
     def __init__(self, path: Path | str):
-        self.path = Path(path).resolve()
+        self.path = Path(os.path.realpath(path))
         self.config = self.path / "config.json"
         self.env = self.path / "env.json"
+        self.tokenizer = self.path / "tokenizer.json"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.speed = self.path / "speed.json"
@@ -43,18 +59,20 @@ class RunFolder:
         self.profile = self.path / "profile"
         self.samples = self.path / "samples.txt"
         self.curves = self.path / "curves.png"
+        self.saved = self.path / ".saved"
+        self._identity: tuple[int, int] | None = None  # device and inode, while claimed
 
     def create(self, reuse: bool = False) -> RunFolder:
         """Makes the folder of a new run; returns itself.
 
         Args:
-          reuse: take one that is empty, or that a run which was ended before it began has left.
+          reuse: take one that is empty, or that a start which was cut short left.
 
         Raises:
-          UserError: something is there already, or the folder can't be made.
+          UserError: the folder holds something, or can't be made.
         """
         try:
-            self.path.mkdir(parents=True)
+            files.make_new_folder(self.path)
             return self
         except FileExistsError as error:
             if not reuse:
@@ -65,36 +83,61 @@ class RunFolder:
             raise UserError(f"can't make the folder {show(self.path)}: {error.strerror}") from error
 
     def require_free(self) -> None:
-        """Refuses a place where something is, but for an empty folder or what a run left that ended before it began.
+        """Refuses a path where something is, except an empty folder or what a start that was cut short left.
 
         Raises:
           UserError: something is there.
         """
-        if self.path.exists():
+        if os.path.lexists(self.path):
             names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else {self.path.name}
-            if names and (".lock" not in names or self.config.name in names):
+            if names and not self._cut_short(names):
                 raise self.taken()
 
+    def _cut_short(self, names: Iterable[str]) -> bool:
+        """Whether a folder holds nothing but the first files of a run, and a lock file that says that they are ours."""
+        found = {name for name in names if not files.is_temporary(name)}
+        if not found <= BEFORE_CONFIG or LOCK not in found or files.find_link(self.path, found):
+            return False
+        return found == {LOCK} or read_text(self.path / LOCK).startswith(HOLDER.partition("{")[0])
+
     def taken(self) -> Taken:
-        """The error of a new run whose folder is there already."""
+        """The error of a new run whose folder exists already."""
         if self.config.is_file():
             way = f"give another --name, or continue it with --resume {show(self.path)}"
             return Taken(f"{show(self.path)} holds another run: {way}")
+        if self.holds_run:
+            return Taken(f"{show(self.path)} holds a run that has lost its config.json: give another --name")
         return Taken(f"{show(self.path)} exists already and is no run: give another --name")
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether the folder has files that only a run has."""
+        return self.metrics.exists() or self.checkpoints.exists()
 
     def fill(self, config: str, env: Mapping[str, Any], save_tokenizer: Callable[[Path], None]) -> None:
         """Writes what stays the same for the whole run; ``config.json`` last, as it makes the folder a run.
 
         Raises:
-          UserError: the files can't be written; the folder is gone again.
+          UserError: the files can't be written; they are removed again.
         """
         try:
             save_tokenizer(self.path)
-            self.env.write_text(json.dumps(env, indent=2) + "\n", encoding="utf-8")
-            _write(self.config, config)
+            if self.tokenizer.is_file():
+                env = {**env, "tokenizer": {"sha256": sha256(self.tokenizer)}}
+            files.replace(self.env, json.dumps(env, indent=2) + "\n")
+            files.make_folder(self.checkpoints)
+            files.replace(self.config, config)
         except OSError as error:
-            shutil.rmtree(self.path, ignore_errors=True)
+            self._undo()
             raise UserError(f"can't write {show(self.path)}: {error.strerror}") from error
+
+    def _undo(self) -> None:
+        """Removes what :meth:`fill` wrote."""
+        with contextlib.suppress(OSError):
+            for path in (self.config, self.env, self.tokenizer, self.path / LOCK):
+                files.remove_file(path)
+            files.remove_empty_folder(self.checkpoints)
+            files.remove_empty_folder(self.path)
 
     def require(self) -> None:
         """Refuses a path that isn't the folder of a run.
@@ -103,28 +146,87 @@ class RunFolder:
           UserError: no folder, or no ``config.json`` in it.
         """
         if not self.config.is_file():
-            raise UserError(f"{show(self.path)} is not the folder of a run: it has no config.json")
+            lost = ", though it holds metrics or checkpoints: bring the file back" if self.holds_run else ""
+            raise UserError(f"{show(self.path)} is not the folder of a run: it has no config.json{lost}")
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Holds the folder for this process alone. The system lets go for a process that is killed.
+        """Holds the folder for this process alone; the system releases it when the process ends.
 
         Raises:
-          UserError: another process holds it, or the folder can't be written.
+          UserError: another process holds it, it can't be written, or a link in it leads elsewhere.
         """
+        self._refuse_links()
         try:
-            file = (self.path / ".lock").open("a+", encoding="utf-8")
+            file = files.open_lock(self.path / LOCK)
         except OSError as error:
-            raise UserError(f"can't write {show(self.path)}: {error.strerror}") from error
+            raise UserError(f"can't write {show(self.path / LOCK)}: {error.strerror}") from error
         with file:
-            file.seek(0)
-            if not _lock(file):
-                holder = file.read() or "another process"
+            if not files.try_lock(file):
+                holder = file.read(200).decode("utf-8", "replace") or "another process"
                 raise UserError(f"{show(self.path)} is being trained by {holder}: wait for it, or end it")
-            with contextlib.suppress(OSError):  # a full disk: then nobody can be told who it is
-                os.truncate(file.fileno(), 0)
-                os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+            with contextlib.suppress(OSError):  # a full disk: the message above then can't name the process
+                files.set_content(file, HOLDER.format(os.getpid(), socket.gethostname()).encode())
+            files.remove_temporary(self.path)
+            self._identity = _identity(self.path)
             yield
+
+    def _refuse_links(self) -> None:
+        link = files.find_link(self.path, DEEP) or files.find_link(self.path, (*BEFORE_CONFIG, *FLAT), deep=False)
+        if link is not None:
+            raise UserError(
+                f"{show(self.path)} has a symbolic link, {link.relative_to(self.path)}, through which a file elsewhere "
+                "would be changed: put the file or folder itself in its place"
+            )
+
+    def require_present(self) -> None:
+        """Ends a run whose folder was moved or removed since it was claimed.
+
+        Raises:
+          Failed: it was.
+        """
+        if self._identity is not None and _identity(self.path) != self._identity:
+            raise Failed(f"{show(self.path)} was moved or removed during the run: nothing more can be saved in it")
+
+    def require_checkpoints(self, steps: Iterable[int], version: int) -> None:
+        """Refuses to start over where a run has lost its checkpoints.
+
+        Args:
+          steps: of the checkpoints.
+          version: of ``config.json``; version 1 did not say whether it had saved anything.
+
+        Raises:
+          UserError: it had some, and has none.
+        """
+        if any(True for _ in steps):
+            return
+        missing = not self.checkpoints.is_dir() and (version > 1 or bool(self.scores()))
+        if missing or self.saved.exists():
+            raise UserError(
+                f"{show(self.path)} has lost its checkpoints: bring {show(self.checkpoints)} back, or start another run"
+            )
+
+    def mark_saved(self) -> None:
+        """Notes that the run has a checkpoint.
+
+        Raises:
+          OSError: the note can't be written.
+        """
+        if not self.saved.exists():
+            files.replace(self.saved, b"")
+
+    def check_tokenizer(self) -> None:
+        """Refuses a ``tokenizer.json`` that isn't the one that the run began with; old runs have no digest of it.
+
+        Raises:
+          UserError: it has changed, or ``env.json`` is damaged.
+        """
+        expected = self._began_with("tokenizer", lambda env: (env.get("tokenizer") or {}).get("sha256"))
+        if expected not in (None, sha256(self.tokenizer)):
+            raise UserError(
+                f"{show(self.tokenizer)} is not the file that the run began with: bring back the one with the "
+                f"SHA-256 {expected}"
+            )
 
     def data_hash(self) -> str:
         """Hash of the data that the run began with.
@@ -143,10 +245,10 @@ class RunFolder:
         return self._began_with("weights", lambda env: (env.get("init") or {}).get("sha256"))
 
     def _began_with(self, what: str, find: Callable[[Any], Any]) -> Any:
-        text = read_text(self.env)
+        env = read_json(self.env)
         try:
-            return find(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return check_type(find(env), str | None, f"{show(self.env)}: the hash of the {what}")
+        except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{show(self.env)} is damaged: it doesn't say what {what} the run began with") from error
 
     def records(self) -> list[dict[str, Any]]:
@@ -178,10 +280,8 @@ class RunFolder:
         """
         if not self.passed.exists():
             return []
-        try:
-            return sorted(int(batch) for batch in json.loads(read_text(self.passed)))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{show(self.passed)} is damaged: it is no list of numbers") from error
+        found = parse_json(f'{{"batches": {read_text(self.passed)}}}', show(self.passed))
+        return sorted(check_type(found["batches"], tuple[int, ...], show(self.passed)))
 
     def pass_over(self, batches: Iterable[int]) -> None:
         """Writes the numbers of the batches that the run goes without.
@@ -194,16 +294,18 @@ class RunFolder:
 
 def _replace(path: Path, text: str) -> None:
     try:
-        _write(path, text)
+        files.replace(path, text)
     except OSError as error:
         raise UserError(f"can't write {show(path)}: {error.strerror}") from error
 
 
-def _write(path: Path, text: str) -> None:
-    """Writes a file anew: the old text or the new, never a part."""
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a folder; None if there is none."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def create_free(out: Path | str, stem: str) -> RunFolder:
@@ -221,18 +323,3 @@ def create_free(out: Path | str, stem: str) -> RunFolder:
         except Taken:
             continue
     raise AssertionError("there is always another number")
-
-
-def _lock(file: Any) -> bool:
-    """Takes the lock of an open file; False when another process has it. Where there are no locks, takes none."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True

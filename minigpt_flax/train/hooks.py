@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ import numpy as np
 from jaxopt_mini.states import get_all
 from minigpt_flax.errors import Diverged, Failed, Unsaved
 from minigpt_flax.invoked import show
+from minigpt_flax.runs import files
 from minigpt_flax.train.folder import RunFolder
 from minigpt_flax.train.loggers import Logger
 from minigpt_flax.train.processes import is_first
@@ -125,14 +124,15 @@ class Log:
         say: Callable[[str], None] = print,
         loggers: Sequence[Logger] = (),
     ):
-        self.path, self.every, self.tokens_per_step, self.say = folder.metrics, every, tokens_per_step, say
+        self.folder, self.path, self.every = folder, folder.metrics, every
+        self.tokens_per_step, self.say = tokens_per_step, say
         self.start, self.waiting, self.reason = time.monotonic() - seconds, b"", ""
         self.loggers = loggers
 
     def __enter__(self) -> Log:
-        """Opens the file."""
+        """Opens the file; only the first process writes."""
         try:
-            self.file = (self.path if is_first() else Path(os.devnull)).open("ab", buffering=0)
+            self.file = files.open_append(self.path) if is_first() else None
         except OSError as error:
             raise Failed(f"can't write {show(self.path)}: {error.strerror}") from error
         return self
@@ -144,7 +144,8 @@ class Log:
           Failed: lines are lost.
         """
         self._flush()
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
         for logger in self.loggers:
             logger.close()
         if self.waiting and kind is None:
@@ -162,7 +163,12 @@ class Log:
             self.write(step, {name: value for name, value in numbers.items() if measured(name)})
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one line at once, so that a crash loses none before it."""
+        """Writes one line at once, so that a crash loses none before it.
+
+        Raises:
+          Failed: the run's folder was moved or removed.
+        """
+        self._follow()
         seconds = round(time.monotonic() - self.start, 3)
         record = {"step": step, "tokens": step * self.tokens_per_step, "seconds": seconds}
         record |= {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -171,9 +177,21 @@ class Log:
         for logger in self.loggers:
             logger(record)
 
+    def _follow(self) -> None:
+        """Opens the file again if it was removed while the run's folder is still there."""
+        if self.file is None:
+            return
+        self.folder.require_present()
+        if os.fstat(self.file.fileno()).st_nlink == 0:
+            self.say(f"{show(self.path)} was removed during the run: later lines go to a new file")
+            self.file.close()
+            self.file = files.open_append(self.path)
+
     def _flush(self) -> None:
+        if self.file is None:
+            self.waiting = b""
         try:
-            while self.waiting:
+            while self.waiting and self.file is not None:
                 self.waiting = self.waiting[self.file.write(self.waiting) :]  # a disk that fills up takes a part
         except OSError as error:
             if not self.reason:
@@ -185,9 +203,11 @@ class Log:
 
         Raises:
           Unsaved: it doesn't take them all.
+        Failed: the run's folder was moved or removed.
         """
         self._flush()
+        self.folder.require_present()
         if self.waiting:
             raise Unsaved(f"can't write {show(self.path)}: {self.reason}")
-        with contextlib.suppress(OSError):  # a pipe can't
+        if self.file is not None:
             os.fsync(self.file.fileno())

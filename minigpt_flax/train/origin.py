@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from minigpt_flax.data import Tokenizer, load_tokenizer
+from minigpt_flax.data import Tokenizer
 from minigpt_flax.data.tokenizers.bpe import Bpe
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invoked import show
@@ -19,10 +19,10 @@ from minigpt_flax.model.gpt2_folder import load_gpt2, read_gpt2_config
 from minigpt_flax.model.layout import path_name
 from minigpt_flax.runs.schema import read_text
 from minigpt_flax.train.build import Run, model_config
-from minigpt_flax.train.config import RunConfig, flag_of, from_json, spelled_out
+from minigpt_flax.train.config import RunConfig, flag_of, spelled_out
 from minigpt_flax.train.folder import RunFolder
 from minigpt_flax.train.once import call_once
-from minigpt_flax.train.restore import restore
+from minigpt_flax.train.restore import restore, settings_of
 from minigpt_flax.train.state import TrainState, init_state
 
 HUB = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
@@ -69,9 +69,7 @@ def origin(name: str | None) -> Origin:
 
 def _of_run(name: str, path: Path) -> Origin:
     """The parameters of a run's best checkpoint, or their average if it keeps one."""
-    folder = RunFolder(path)
-    config = from_json(read_text(folder.config), show(folder.config))
-    tokenizer = load_tokenizer(path)
+    _, config, tokenizer = settings_of(path)
     model = model_config(config, tokenizer.vocab_size)
     fields = {field: getattr(model, field) for field in SHAPE} | {"tokenizer": config.tokenizer}
     return Origin(name, fields, lambda: restore(path).params, tokenizer)

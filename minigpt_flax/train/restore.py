@@ -15,10 +15,9 @@ from minigpt_flax.data import Tokenizer, load_tokenizer
 from minigpt_flax.errors import UserError
 from minigpt_flax.invoked import show
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.runs.schema import read_text
 from minigpt_flax.train.build import Run, build, design
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.config import RunConfig, from_json
+from minigpt_flax.train.config import RunConfig, read_config
 from minigpt_flax.train.folder import RunFolder
 from minigpt_flax.train.state import TrainState
 
@@ -33,6 +32,19 @@ class Restored(NamedTuple):
     step: int  # of the checkpoint
 
 
+def settings_of(path: Path) -> tuple[RunFolder, RunConfig, Tokenizer]:
+    """The folder of a run, its configuration and its tokenizer, each checked.
+
+    Raises:
+      UserError: it is no run, or one of its files is damaged or isn't the one that the run began with.
+    """
+    folder = RunFolder(path)
+    folder.require()
+    config = read_config(folder.config).config
+    folder.check_tokenizer()
+    return folder, config, load_tokenizer(folder.path)
+
+
 def restore(path: Path, step: str = "best") -> Restored:
     """Reads a checkpoint of a run.
 
@@ -43,10 +55,7 @@ def restore(path: Path, step: str = "best") -> Restored:
     Raises:
       UserError: no such run or checkpoint, or it can't be read.
     """
-    folder = RunFolder(path)
-    folder.require()
-    config = from_json(read_text(folder.config), show(folder.config))
-    tokenizer = load_tokenizer(folder.path)
+    _, config, tokenizer = settings_of(path)
     plan = design(config, tokenizer)
     with open_checkpoints(path) as checkpoints:
         number = _choose(checkpoints, step)
@@ -62,11 +71,9 @@ def reopen(path: Path, step: str = "last") -> tuple[Run, TrainState]:
     Raises:
       UserError: no such run or checkpoint, it can't be read, or the data has changed.
     """
-    folder = RunFolder(path)
-    folder.require()
-    config = from_json(read_text(folder.config), show(folder.config))
+    folder, config, tokenizer = settings_of(path)
     config = dataclasses.replace(config, mesh="data=1", parallel="jit")
-    run = build(config, tokenizer=load_tokenizer(folder.path), data_hash=folder.data_hash())
+    run = build(config, tokenizer=tokenizer, data_hash=folder.data_hash())
     with open_checkpoints(path) as checkpoints:
         return run, checkpoints.read(_choose(checkpoints, step), run.state)
 

@@ -16,7 +16,7 @@ import jax
 from minigpt_flax.data import load_tokenizer
 from minigpt_flax.errors import Failed, UserError
 from minigpt_flax.invoked import line, show
-from minigpt_flax.runs.schema import read_text
+from minigpt_flax.runs import files
 from minigpt_flax.train import cache, loggers, speed, voices
 from minigpt_flax.train.attempts import Sitting, latest, train_on
 from minigpt_flax.train.build import Run, build
@@ -29,7 +29,7 @@ from minigpt_flax.train.config import (
     canonical_groups,
     check,
     default_preset,
-    from_json,
+    read_config,
     resolve,
     spelled_out,
     to_json,
@@ -104,8 +104,11 @@ def resume(request: Request, stop: Stop, compilation: speed.Compilation) -> None
     folder.require()
     stop = together(stop)
     with held_by_first(folder.claim()):
-        config = agree(request, from_json(read_text(folder.config), show(folder.config)))
+        stored = read_config(folder.config)
+        config = agree(request, stored.config)
         with Checkpoints(folder.checkpoints, config.keep, config.keep_every) as checkpoints:
+            folder.require_checkpoints(checkpoints.steps(), stored.version)
+            folder.check_tokenizer()
             if config.steps in folder.scores() and config.steps in checkpoints.steps():
                 finished = f"{show(folder.path)} is finished: all {config.steps} steps are done"
                 voice.note(finished, run=show(folder.path), step=config.steps)
@@ -237,5 +240,5 @@ def report(run: Run, folder: RunFolder, state: TrainState, clock: Clock, compila
         dtype=run.model.dtype,
     )
     if is_first():
-        folder.speed.write_text(json.dumps(found.record(), indent=2) + "\n", encoding="utf-8")
+        files.replace(folder.speed, json.dumps(found.record(), indent=2) + "\n")
     return found

@@ -100,7 +100,7 @@ def records(path: Path) -> list[dict]:
 def last_state(path: Path) -> list[bytes]:
     """The newest checkpoint: every parameter and every tensor of the optimizer, bit for bit."""
     folder = RunFolder(path)
-    config = from_json(folder.config.read_text(), "config")
+    config = from_json(folder.config.read_text(), "config").config
     with Checkpoints(folder.checkpoints, 1) as checkpoints:
         state = checkpoints.read(checkpoints.steps()[-1], jax.eval_shape(build(config).init))
         return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]

@@ -68,13 +68,42 @@ def test_a_folder_that_can_not_be_written_is_said_and_done_without(tmp_path):
 
 
 def test_the_programs_longest_out_of_use_go_first(tmp_path):
+    cache.mark(tmp_path)
     for age, name in enumerate(("newest", "middle", "oldest")):
         path = tmp_path / "version" / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x" * 100)
         os.utime(path, (1e9 - age, 1e9 - age))
     cache.prune(tmp_path, 250)
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["middle", "newest"]
+    assert sorted(path.name for path in (tmp_path / "version").iterdir()) == ["middle", "newest"]
+
+
+def test_files_of_others_are_never_removed(tmp_path):
+    book = tmp_path / "thesis" / "chapter.tex"
+    book.parent.mkdir()
+    book.write_text("x" * 1000)
+    cache.prune(tmp_path, 0)  # no mark
+    cache.mark(tmp_path / "cache")
+    (tmp_path / "cache" / "link").symlink_to(tmp_path / "thesis")
+    (tmp_path / "cache" / "chapter").symlink_to(book)
+    (tmp_path / "cache" / "program").write_text("x" * 1000)
+    cache.prune(tmp_path / "cache", 0)
+    assert book.exists() and not (tmp_path / "cache" / "program").exists()
+
+
+@pytest.mark.parametrize("kind", ["holds files", "file", "link", "other mark"])
+def test_a_folder_of_others_is_not_taken(tmp_path, kind):
+    root = tmp_path / "minigpt-compiled"
+    if kind == "file":
+        root.write_text("")
+    elif kind == "link":
+        root.symlink_to(tmp_path)
+    else:
+        root.mkdir()
+        (root / ("CACHEDIR.TAG" if kind == "other mark" else "a.tex")).write_text("precious")
+    problem = cache.use(str(tmp_path), "cpu")
+    assert problem is not None and problem.startswith("nothing compiled is kept")
+    assert "precious" in [path.read_text() for path in root.iterdir()] if root.is_dir() and kind != "link" else True
 
 
 @pytest.mark.slow

@@ -1,13 +1,14 @@
 """The folder of a run: made once, held by one process, read with care."""
 
 import concurrent.futures
+import re
 from pathlib import Path
 
 import pytest
 
-from minigpt_flax.errors import UserError
+from minigpt_flax.errors import Failed, UserError
 from minigpt_flax.invoked import show
-from minigpt_flax.train.folder import RunFolder, Taken, create_free
+from minigpt_flax.train.folder import BEFORE_CONFIG, DEEP, FLAT, RunFolder, Taken, create_free
 
 
 def test_many_at_once_get_folders_of_their_own(tmp_path):
@@ -70,3 +71,98 @@ def test_paths_are_shown_as_typed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert show("runs/a") == str(Path("runs/a"))
     assert show(tmp_path.parent / "b") == str(tmp_path.parent / "b")
+
+
+def started(path):
+    """A folder as a run that has begun leaves it."""
+    folder = RunFolder(path).create()
+    with folder.claim():
+        folder.fill("{}", {"data": {"sha256": "abc"}}, lambda to: (to / "tokenizer.json").write_text("{}"))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "checkpoints", "samples.txt", "notes.txt"])
+def test_a_folder_with_anything_of_a_run_or_of_a_user_is_not_free(tmp_path, name):
+    folder = started(tmp_path / "run")
+    folder.config.unlink()
+    folder.checkpoints.rmdir()
+    folder.require_free()  # what a start leaves that is cut short before config.json
+    (folder.path / name).mkdir() if name == "checkpoints" else (folder.path / name).write_text("precious")
+    with pytest.raises(Taken, match="give another --name"):
+        folder.create(reuse=True)
+
+
+@pytest.mark.parametrize("names", [["tokenizer.json"], ["env.json"], [".lock", "tokenizer.json"], ["config"]])
+def test_files_that_only_look_like_a_start_are_not_taken(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_text("precious")
+    with pytest.raises(Taken):
+        RunFolder(tmp_path).create(reuse=True)
+
+
+EVERY_NAME = [
+    *BEFORE_CONFIG,
+    *FLAT,
+    *DEEP,
+    "checkpoints/10",
+    "checkpoints/10/d",
+    "tensorboard/events",
+    "diagnosis/x.png",
+]
+
+
+@pytest.mark.parametrize("name", EVERY_NAME)
+@pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
+def test_a_run_with_a_link_is_not_claimed(tmp_path, name, kind):
+    folder = started(tmp_path / "run")
+    link, target = folder.path / name, tmp_path / "target"
+    if kind == "folder":
+        target.mkdir()
+        (target / "a.jpg").write_text("precious")
+    elif kind == "file":
+        target.write_text("precious")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.rmdir() if link.is_dir() else link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    with pytest.raises(UserError, match=re.escape(name)), folder.claim():
+        pass
+    text = target / "a.jpg" if kind == "folder" else target
+    assert not target.exists() if kind == "nothing" else text.read_text() == "precious"
+
+
+def test_a_run_that_was_moved_or_removed_ends(tmp_path):
+    folder = started(tmp_path / "run")
+    folder.require_present()
+    with folder.claim():
+        folder.require_present()
+        folder.path.rename(tmp_path / "elsewhere")
+        with pytest.raises(Failed, match="was moved or removed during the run"):
+            folder.require_present()
+        folder.path.mkdir()  # another one under the same name
+        with pytest.raises(Failed, match="was moved or removed"):
+            folder.require_present()
+
+
+def test_a_run_that_has_lost_its_checkpoints_does_not_start_over(tmp_path):
+    folder = started(tmp_path / "run")
+    folder.require_checkpoints([], version=2)  # it has saved nothing yet
+    folder.mark_saved()
+    folder.require_checkpoints([10], version=2)
+    with pytest.raises(UserError, match="has lost its checkpoints"):
+        folder.require_checkpoints([], version=2)
+    folder.saved.unlink()
+    folder.checkpoints.rmdir()
+    with pytest.raises(UserError, match="has lost its checkpoints"):
+        folder.require_checkpoints([], version=2)
+    folder.require_checkpoints([], version=1)  # old runs made that folder with their first checkpoint
+    folder.metrics.write_text('{"step": 2, "val_loss": 3.0}\n')
+    with pytest.raises(UserError, match="has lost its checkpoints"):
+        folder.require_checkpoints([], version=1)
+
+
+def test_another_tokenizer_is_refused(tmp_path):
+    folder = started(tmp_path / "run")
+    folder.check_tokenizer()
+    folder.tokenizer.write_text('{"other": 1}')
+    with pytest.raises(UserError, match="is not the file that the run began with"):
+        folder.check_tokenizer()

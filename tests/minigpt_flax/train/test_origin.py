@@ -50,16 +50,23 @@ def test_a_run_goes_on_from_anothers_average(source, tmp_path):
     assert (tmp_path / "tuned" / "tokenizer.json").read_text() == (source / "tokenizer.json").read_text()
 
 
+def before_the_first_save(folder):
+    """Makes of a run one that was killed before its first checkpoint."""
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "checkpoints").mkdir()
+    (folder / ".saved").unlink()
+
+
 def test_ended_before_the_first_save_it_begins_from_the_same_parameters_or_not_at_all(source, tmp_path, capsys):
     copied = shutil.copytree(source, tmp_path / "source")
     assert call(*tuned(tmp_path / "whole", init=copied, steps=4)) == 0
     assert call(*tuned(tmp_path / "cut", init=copied, steps=4)) == 0
-    shutil.rmtree(tmp_path / "cut" / "tuned" / "checkpoints")
+    before_the_first_save(tmp_path / "cut" / "tuned")
     assert resume(tmp_path / "cut" / "tuned") == 0
     assert last_state(tmp_path / "cut" / "tuned") == last_state(tmp_path / "whole" / "tuned")
     scores = {line["val_loss"]: line["step"] for line in records(copied) if "val_loss" in line}
     shutil.rmtree(copied / "checkpoints" / str(scores[min(scores)]))
-    shutil.rmtree(tmp_path / "cut" / "tuned" / "checkpoints")
+    before_the_first_save(tmp_path / "cut" / "tuned")
     capsys.readouterr()
     assert resume(tmp_path / "cut" / "tuned") == 2
     said = capsys.readouterr().err
