@@ -1,18 +1,25 @@
 """Train a GPT: words in, a run out: ``python train.py --opt adamw --schedule warmup_cosine``, or ``--help``."""
 
 import sys
+from functools import partial
 
-from minigpt_flax import installed
-from minigpt_flax.train import cli, command, memory, xla
+from minigpt_flax import early
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Does what the words say; returns the exit status."""
-    return cli.guarded("train.py", lambda: run(sys.argv[1:] if arguments is None else arguments))
+    from minigpt_flax import entry
+    from minigpt_flax.train.processes import tell_failure
+
+    words = sys.argv[1:] if arguments is None else arguments
+    return entry.guarded("train.py", lambda: run(words), on_failure=partial(tell_failure, words))
 
 
 def run(arguments: list[str]) -> int:
     """Parses, and trains or shows names."""
+    from minigpt_flax import installed
+    from minigpt_flax.train import cli, command, memory
+
     installed.require()
     values = cli.parser().parse(arguments)
     memory.require_address_space()
@@ -22,5 +29,4 @@ def run(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    xla.huge_pages()
-    cli.leave(main())
+    early.start(main)

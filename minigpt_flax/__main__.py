@@ -1,46 +1,68 @@
 """The command ``minigpt``, or ``python -m minigpt_flax``. JAX is imported only by what needs it."""
 
+from __future__ import annotations
+
 import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from minigpt_flax import completion, installed
-from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.invoked import line, program
-from minigpt_flax.lab import compare, diagnose, eval, export, prepare, report, sample
-from minigpt_flax.train import command as train, memory, xla
-from minigpt_flax.train.cli import Parser, guarded, leave, tell_repeated
+from minigpt_flax import early
 
-COMMANDS = {
-    "train": train,
-    "sample": sample,
-    "eval": eval,
-    "export": export,
-    "compare": compare,
-    "report": report,
-    "diagnose": diagnose,
-    "prepare": prepare,
-    "completion": completion,
+if TYPE_CHECKING:
+    from minigpt_flax.train.cli import Parser
+
+COMMANDS = {  # modules with SUMMARY, declare and run
+    "train": "minigpt_flax.train.command",
+    "sample": "minigpt_flax.lab.sample",
+    "eval": "minigpt_flax.lab.eval",
+    "export": "minigpt_flax.lab.export",
+    "compare": "minigpt_flax.lab.compare",
+    "report": "minigpt_flax.lab.report",
+    "diagnose": "minigpt_flax.lab.diagnose",
+    "prepare": "minigpt_flax.lab.prepare",
+    "completion": "minigpt_flax.completion",
 }
 
 
 def parser() -> Parser:
     """Builds the parser: each command's module declares its own arguments."""
+    from minigpt_flax import installed
+    from minigpt_flax.invoked import line
+    from minigpt_flax.train.cli import Parser
+
     build = Parser(prog=line("").strip(), description="Train a GPT, and work with the runs that this makes.")
     build.add_argument("--version", action="version", version=f"{installed.PACKAGE} {installed.own_version()}")
     commands = build.add_subparsers(metavar="COMMAND", required=True)
-    for name, module in COMMANDS.items():
+    for name, module in ((name, _module(name)) for name in COMMANDS):
         command = commands.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
         module.declare(command)
         command.set_defaults(run=module.run)
     return build
 
 
+def _module(command: str) -> Any:
+    return import_module(COMMANDS[command])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Does what the words say; returns the exit status."""
-    return guarded(program(), lambda: run(sys.argv[1:] if arguments is None else arguments))
+    from functools import partial
+
+    from minigpt_flax import entry
+    from minigpt_flax.invoked import program
+    from minigpt_flax.train.processes import tell_failure
+
+    words = sys.argv[1:] if arguments is None else arguments
+    return entry.guarded(program(), lambda: run(words), words[0] if words else "", partial(tell_failure, words))
 
 
 def run(arguments: list[str]) -> int:
     """Parses, and runs the command."""
+    from minigpt_flax import installed
+    from minigpt_flax.errors import UserError, nearest
+    from minigpt_flax.train import memory
+    from minigpt_flax.train.cli import tell_repeated
+
     installed.require()
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         there = f"there are: {', '.join(COMMANDS)}"
@@ -54,8 +76,7 @@ def run(arguments: list[str]) -> int:
 
 def console() -> None:
     """What the installed ``minigpt`` calls."""
-    xla.huge_pages()
-    leave(main())
+    early.start(main)
 
 
 if __name__ == "__main__":

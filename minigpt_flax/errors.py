@@ -14,6 +14,18 @@ class Failed(Exception):
     """What was asked for correctly can't be done; the command line prints it as one line and exits with status 1."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal ended a command, or the reader of its output left; the exit status is 128 + the signal.
+
+    Args:
+      number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+
 class Unsaved(Failed):
     """A checkpoint could not be written; those before it are intact."""
 

@@ -20,7 +20,8 @@ from minigpt_flax.runs import files
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser, add_fields, given_fields
 from minigpt_flax.train.config import PRESETS, default_preset, flag_of
-from minigpt_flax.train.output import Output
+from minigpt_flax.train.output import Output, tell
+from minigpt_flax.train.stop import end_with_parent
 
 SUMMARY = "Compare optimizers, or finished runs: who wins, and is it significant."
 LINES = """
@@ -75,6 +76,7 @@ def run(**options: Any) -> int:
     Raises:
       UserError: what was asked for can't be compared.
     """
+    end_with_parent()
     typed = {name: options.pop(name) for name in OWN}
     given = given_fields(options)
     answer = Output(typed["quiet"], typed["json"])
@@ -97,7 +99,7 @@ def run(**options: Any) -> int:
         return status
     if typed["share"]:
         if answer.human and typed["jobs"] == 1:
-            print(f"share {typed['share']} is done; the verdict, when all are: {line('compare')} {show(folder)}")
+            tell(f"share {typed['share']} is done; the verdict, when all are: {line('compare', folder)}")
         return 0
     return _tell(entries_of(contest, folder), typed["target"] or contest.target, folder, answer)
 
@@ -184,5 +186,5 @@ def _tell(entries: list[Entry], target: float | None, folder: Path, answer: Outp
 
     written = [*FORMS, *pictures(entries, verdict, folder)]
     if answer.human:
-        print(f"\n{show(folder)}: {', '.join(written)}")
+        tell(f"\n{show(folder)}: {', '.join(written)}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import subprocess
@@ -15,10 +16,12 @@ from minigpt_flax.lab import contest as contests
 from minigpt_flax.lab.contest import Contest, Contestant
 from minigpt_flax.lab.meter import Meter
 from minigpt_flax.lab.sweep import Share, Stopped, Sweep
+from minigpt_flax.train import xla
 from minigpt_flax.train.build import build, fits
 from minigpt_flax.train.cli import tell_repeated
 from minigpt_flax.train.memory import require_training
-from minigpt_flax.train.stop import Stop
+from minigpt_flax.train.output import tell
+from minigpt_flax.train.stop import PARENT, Stop
 
 
 def conduct(
@@ -42,6 +45,7 @@ def conduct(
       Failed: something can't be written.
     """
     mine = _share(share)
+    xla.require_jit()
     for who in contest.contestants:  # a mistake in the last one's words shows before the first one trains
         config = contest.config(who)
         require_training(config)
@@ -50,7 +54,7 @@ def conduct(
     contests.save(contest, folder)
     if shown and share is None:
         who = f"{len(contest.contestants)} contestants"
-        print(f"{show(folder)}: {who}, {contest.runs} runs, {contest.budget:,} steps in all", flush=True)
+        tell(f"{show(folder)}: {who}, {contest.runs} runs, {contest.budget:,} steps in all")
     if jobs > 1 and share is None:
         return _spawn(folder, jobs, vmap, shown)
     with Stop() as stop, Meter(contest.budget, told=shown, moving=share is None) as meter:
@@ -58,7 +62,7 @@ def conduct(
             Sweep(contest, folder, stop, meter, vmap=vmap, share=mine).run()
         except Stopped:
             if shown:
-                print(f"stopped; go on with: {line('compare')} --resume {show(folder)}")
+                tell(f"stopped; continue with: {line('compare', '--resume', folder)}")
         return stop.status
 
 
@@ -95,11 +99,13 @@ def _spawn(folder: Path, jobs: int, vmap: bool, shown: bool) -> int:
     with Stop() as stop:
         # Told of the jobs, a share keeps its end to itself.
         words = [*command(folder, vmap, shown), f"--jobs={jobs}"]
-        children = [subprocess.Popen([*words, f"--share={i}/{jobs}"]) for i in range(jobs)]
+        # The pipe, which nothing is written to, closes with this process, however it ends; the children end then.
+        start = functools.partial(subprocess.Popen, stdin=subprocess.PIPE, env={**os.environ, PARENT: "stdin"})
+        children = [start([*words, f"--share={i}/{jobs}"]) for i in range(jobs)]
         for i, child in enumerate(children):
             _keep_to_cores(child.pid, i, jobs)
         while any(child.poll() is None for child in children):
-            if stop():
+            if stop() or any(_by_signal(child.returncode) for child in children):
                 for child in children:
                     child.terminate()
             for child in children:
@@ -109,6 +115,11 @@ def _spawn(folder: Path, jobs: int, vmap: bool, shown: bool) -> int:
                     continue
         failed = [child.returncode for child in children if child.returncode]
         return stop.status or (abs(failed[0]) + 128 * (failed[0] < 0) if failed else 0)
+
+
+def _by_signal(status: int | None) -> bool:
+    """Whether a process was ended by a signal, or by the end of its output's reader."""
+    return status is not None and (status < 0 or status > 128)
 
 
 def _keep_to_cores(process: int, index: int, count: int) -> None:

@@ -14,7 +14,7 @@ from minigpt_flax.invoked import show
 from minigpt_flax.runs import files
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import COLUMNS, Parser
-from minigpt_flax.train.output import Output
+from minigpt_flax.train.output import Output, tell
 
 SUMMARY = "Look inside a run: landscape, curvature, gradient noise, optimizer."
 BATCHES = Bound(2, 10_000, whole=True)
@@ -74,16 +74,16 @@ def run(
         subject = load(Path(folder), step, batches, report)
         where = {"run": show(folder), "step": int(subject.state.step), "batches": batches, "tokens": subject.tokens}
         if answer.human:
-            print(f"{where['run']} at step {where['step']}, over {batches} batches of {subject.tokens} tokens\n")
+            tell(f"{where['run']} at step {where['step']}, over {batches} batches of {subject.tokens} tokens\n")
             if subject.over:
-                print("The run is over and its learning rate 0: steps are looked at with its peak rate.\n")
+                tell("The run is over and its learning rate 0: steps are looked at with its peak rate.\n")
         _writable(target)
         for name in only or STUDIES:
             finding = studies[name](subject)
             _keep(name, finding, target)
             answer.result(_told(name, finding), {"study": name, **where, **finding.numbers})
     if answer.human:
-        print(f"numbers and pictures: {show(target)}")
+        tell(f"numbers and pictures: {show(target)}")
     return 0
 
 
@@ -104,12 +104,13 @@ def _keep(name: str, finding: Any, target: Path) -> None:
     """Writes down what a study found."""
     from matplotlib.figure import Figure
 
+    from minigpt_flax.lab.plots import save
+
     figure = Figure(figsize=(12, 4.2) if name != "curvature" else (8, 4.2), layout="constrained")
     finding.draw(figure)
     try:
         files.replace(target / f"{name}.json", dumps(finding.numbers, indent=1) + "\n")
-        with files.replacing(target / f"{name}.png") as file:
-            figure.savefig(file, dpi=120, format="png")
+        save(figure, target / f"{name}.png")
     except OSError as error:
         raise UserError(f"can't write {show(target)}: {error.strerror}; give another --out") from error
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from minigpt_flax.lab.plots import COLOURS, DASHES, MARKERS, dress
+from minigpt_flax.lab.plots import COLOURS, DASHES, MARKERS, dress, fonts_for, plain, save
 from minigpt_flax.lab.records import RunRecord
 from minigpt_flax.lab.verdict import Entry, Standing, Verdict
 
@@ -48,11 +48,12 @@ def pictures(entries: Sequence[Entry], verdict: Verdict, folder: Path) -> list[s
         "ratios.png": lambda: ratios(ordered),
     }
     names = []
-    for name, draw in drawn.items():
-        figure = draw()
-        if figure is not None:
-            figure.savefig(folder / name, dpi=120)
-            names.append(name)
+    with fonts_for(*(entry.name for entry in entries)):
+        for name, draw in drawn.items():
+            figure = draw()
+            if figure is not None:
+                save(figure, folder / name)
+                names.append(name)
     return names
 
 
@@ -77,7 +78,7 @@ def _band(axes: Axes, standing: Standing, x: str, index: int) -> None:
     values = np.array([[record["val_loss"] for record in run.validations[:length]] for run in runs])
     places = np.mean([_places(run, standing, x)[:length] for run in runs], axis=0)
     how = style(index)
-    axes.plot(places, values.mean(0), **how, markersize=4, label=standing.name)
+    axes.plot(places, values.mean(0), **how, markersize=4, label=plain(standing.name))
     axes.fill_between(places, values.min(0), values.max(0), color=how["color"], alpha=0.2, linewidth=0)
 
 
@@ -129,7 +130,7 @@ def _sensitivity(axes: Axes, entry: Entry, steps: int, full: int, index: int) ->
     whole, how = steps == full, style(index)
     means = {rate: statistics.fmean(values) for rate, values in sorted(points.items())}
     how |= {"markersize": 7, "linewidth": 2} if whole else {"markersize": 3, "linewidth": 1, "alpha": 0.7}
-    axes.plot(list(means), list(means.values()), **how, label=entry.name if whole else None)
+    axes.plot(list(means), list(means.values()), **how, label=plain(entry.name) if whole else None)
     if broken:  # at the top of the picture, where their loss would be
         axes.plot(sorted(broken), [0.98] * len(broken), "x", color=how["color"], transform=axes.get_xaxis_transform())
 
@@ -143,10 +144,12 @@ def target(standings: Sequence[Standing], verdict: Verdict) -> Figure | None:
     axes = figure.subplots()
     never = [(i, s) for i, s in enumerate(standings) if s.steps is None]
     for steps, i, s in [*((None, i, s) for i, s in never), *reached]:
-        bar = axes.barh(s.name, steps or 0, color=style(i)["color"], hatch=HATCHES[i % len(HATCHES)], edgecolor="white")
+        bar = axes.barh(
+            plain(s.name), steps or 0, color=style(i)["color"], hatch=HATCHES[i % len(HATCHES)], edgecolor="white"
+        )
         axes.bar_label(bar, ["not reached" if steps is None else f"{steps:.0f}"], padding=4)
     axes.margins(x=0.12)
-    goal = f"loss {verdict.target:g}" if verdict.target is not None else f"what {verdict.first} reached"
+    goal = f"loss {verdict.target:g}" if verdict.target is not None else f"what {plain(verdict.first)} reached"
     axes.set_xlabel(f"steps to {goal}")
     dress(axes, "")
     return figure
@@ -160,7 +163,7 @@ def schedules(standings: Sequence[Standing]) -> Figure | None:
         for run in list(standing.runs.values())[:1]:
             points = [(record["step"], record["lr"]) for record in run.training if record.get("lr")]
             how = style(i, marker="")
-            axes.plot(*zip(*points, strict=True), **how, label=standing.name) if points else None
+            axes.plot(*zip(*points, strict=True), **how, label=plain(standing.name)) if points else None
     if not axes.lines:
         return None
     axes.set_yscale("log")
@@ -178,9 +181,9 @@ def ratios(standings: Sequence[Standing]) -> Figure | None:
     figure = Figure(figsize=(min(4.5 * len(measured), 13), 4.2), layout="constrained")
     for axes, standing in zip(np.atleast_1d(figure.subplots(1, len(measured), sharey=True)), measured, strict=True):
         for i, (name, points) in enumerate(_measured(next(iter(standing.runs.values()))).items()):
-            axes.plot(*zip(*points, strict=True), **style(i, marker="", linewidth=1.2), label=name)
+            axes.plot(*zip(*points, strict=True), **style(i, marker="", linewidth=1.2), label=plain(name))
         axes.set_yscale("log")
-        axes.set_title(standing.name, fontsize="medium")
+        axes.set_title(plain(standing.name), fontsize="medium")
         axes.set_xlabel("step")
         dress(axes, "RMS of update / RMS of parameters" if standing is measured[0] else "")
     _legend(figure)

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from minigpt_flax.text import printable
+
 
 class Meter:
     """Counts steps of the whole budget.
@@ -37,11 +39,11 @@ class Meter:
 
     def at(self, what: str, steps: int) -> None:
         """A run, or several together, stand at so many steps."""
-        self.bar.update(self.task, completed=self.done + steps, description=what)
+        self.bar.update(self.task, completed=self.done + steps, description=printable(what))
 
     def over(self, steps: int, line: str | None = None) -> None:
         """Runs of so many steps in all are over, and there may be something to say of them."""
         self.done += steps
         self.bar.update(self.task, completed=self.done)
         if line is not None:
-            self.console.print(Text(line))
+            self.console.print(Text(printable(line)))

@@ -21,6 +21,7 @@ from minigpt_flax.lab.records import Record, RunRecord
 from minigpt_flax.lab.verdict import Verdict
 from minigpt_flax.lab.verdict_text import COLUMNS, findings, legend
 from minigpt_flax.runs.schema import read_text
+from minigpt_flax.text import printable
 
 DASHES = ((), (7, 3), (2, 3), (9, 3, 2, 3))
 NUMBERS = 250_000  # in all curves together: about 2 MB
@@ -53,8 +54,8 @@ def page(title: str, shown: Sequence[Shown], verdict: Verdict | None = None) -> 
     """
     script = _asset("report.js")
     return Template(_asset("report.html")).substitute(
-        title=escape(title),
-        subtitle=escape(_subtitle(shown)),
+        title=_text(title),
+        subtitle=_text(_subtitle(shown)),
         style=_asset("report.css"),
         verdict="" if verdict is None else _verdict(verdict),
         configuration=_configuration(shown),
@@ -64,6 +65,11 @@ def page(title: str, shown: Sequence[Shown], verdict: Verdict | None = None) -> 
         script=script,
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _text(text: str) -> str:
+    """Text of others as HTML: markup, control characters and reordering are escaped."""
+    return escape(printable(text))
 
 
 def _asset(name: str) -> str:
@@ -80,10 +86,10 @@ def _subtitle(shown: Sequence[Shown]) -> str:
 def _verdict(verdict: Verdict) -> str:
     rows = [[s.name, *(show(s) for _, show in COLUMNS)] for s in verdict.standings]
     notes = "".join(
-        f"<li{' class=warning' * line.startswith('warning: ')}>{escape(line.removeprefix('warning: '))}</li>"
+        f"<li{' class=warning' * line.startswith('warning: ')}>{_text(line.removeprefix('warning: '))}</li>"
         for line in findings(verdict)
     )
-    about = "".join(f"<p class=hint>{escape(line)}</p>" for line in legend(verdict))
+    about = "".join(f"<p class=hint>{_text(line)}</p>" for line in legend(verdict))
     table = _table(["contestant", *(title for title, _ in COLUMNS)], rows)
     parts = f'<div class="wide">{table}</div><ul class="findings">{notes}</ul>{about}'
     return f'<section id="verdict"><h2>Verdict</h2>{parts}</section>'
@@ -92,7 +98,7 @@ def _verdict(verdict: Verdict) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: Iterable[int] = ()) -> str:
     """A table; the rows of these numbers are marked."""
     marks = set(marked)
-    cells = lambda tag, row: "".join(f"<{tag}>{escape(text)}</{tag}>" for text in row)
+    cells = lambda tag, row: "".join(f"<{tag}>{_text(text)}</{tag}>" for text in row)
     body = "".join(f"<tr{' class=differs' * (i in marks)}>{cells('td', row)}</tr>" for i, row in enumerate(rows))
     return f"<table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -138,7 +144,7 @@ def _samples(shown: Sequence[Shown]) -> str:
     texts = [(each.name, each.run.path / "samples.txt") for each in shown]
     found = [(name, read_text(path)) for name, path in texts if path.is_file()]
     items = "".join(
-        f"<details><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>" for name, text in found if text
+        f"<details><summary>{_text(name)}</summary><pre>{_text(text)}</pre></details>" for name, text in found if text
     )
     return f'<section id="samples"><h2>Samples</h2>{items}</section>' if items else ""
 
@@ -150,8 +156,8 @@ def _data(shown: Sequence[Shown]) -> str:
     every = max(1, math.ceil(numbers / NUMBERS))
     runs = [
         {
-            "name": each.name,
-            "group": each.group,
+            "name": printable(each.name),
+            "group": printable(each.group),
             "state": each.run.state,
             "colour": COLOURS[groups.index(each.group) % len(COLOURS)],
             "dash": DASHES[groups.index(each.group) % len(DASHES)],

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from minigpt_flax.bounds import SEED, SIZE, Bound
 from minigpt_flax.errors import UserError
 from minigpt_flax.runs.schema import read_text
+from minigpt_flax.text import printable
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser
 from minigpt_flax.train.output import Output
@@ -93,6 +94,7 @@ def show(pieces: Iterable[Sequence[Any]], prompts: Sequence[str | None], aside: 
       prompts: of the texts.
       aside: takes a line about the speed, if anything does.
     """
+    shown = printable if sys.stdout.isatty() else str  # a pipe or file gets the text as it is
     waiting = [prompt or "" for prompt in prompts]
     ended = [False] * len(prompts)
     speed, row = Speed(), 0
@@ -103,7 +105,7 @@ def show(pieces: Iterable[Sequence[Any]], prompts: Sequence[str | None], aside: 
             waiting[piece.row] += piece.text
             ended[piece.row] = piece.last
         while row < len(prompts):
-            print(waiting[row], end="", flush=True)
+            print(shown(waiting[row]), end="", flush=True)
             waiting[row] = ""
             if not ended[row]:
                 break

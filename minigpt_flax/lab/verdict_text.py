@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from minigpt_flax.lab.verdict import LEVEL, TRACK_3, Pair, Standing, Verdict
+from minigpt_flax.text import cut, pad, width
 
 WIDTH = 80
 NAME = 17  # columns of the name in the terminal; a longer one is cut there and whole below
@@ -38,14 +39,10 @@ def text(verdict: Verdict) -> str:
 
 def _table(verdict: Verdict) -> str:
     rows = [("contestant", *(title for title, _ in COLUMNS))]
-    rows += [(_cut(s.name), *(show(s) for _, show in COLUMNS)) for s in verdict.standings]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    rows += [(cut(s.name, NAME), *(show(s) for _, show in COLUMNS)) for s in verdict.standings]
+    widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([pad(row[0], widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     return "\n".join(lines)
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= NAME else name[: NAME - 2] + ".."
 
 
 def legend(verdict: Verdict) -> list[str]:
@@ -61,7 +58,7 @@ def legend(verdict: Verdict) -> list[str]:
         f"speed: tokens to it, {verdict.first} = 1; B/par: bytes of state a parameter",
         "ms: a step, median; div: runs of any rate that broke",
     ]
-    return lines + [f"{_cut(s.name)}: {s.name}" for s in verdict.standings if len(s.name) > NAME]
+    return lines + [f"{cut(s.name, NAME)}: {s.name}" for s in verdict.standings if width(s.name) > NAME]
 
 
 def findings(verdict: Verdict) -> list[str]:

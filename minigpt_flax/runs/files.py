@@ -30,6 +30,18 @@ _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(o
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows
 
 
+_unfinished: list[Path] = []  # temporary files and folders that this process is writing
+
+
+def is_writing() -> bool:
+    """Whether a temporary file or folder would be left if this process ended now."""
+    return bool(_unfinished)
+
+
+class Busy(UserError):
+    """Another process is making the folder."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Replaces a file: readers see the old content or the new, never a part.
@@ -47,6 +59,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     with _blaming(path):
         mode = _mode_of(path)
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS | _BINARY, 0o666)
+    _unfinished.append(scratch)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -63,6 +76,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError) and error.filename in (None, str(scratch), scratch):
             raise _named(error, path) from error
         raise
+    finally:
+        _unfinished.remove(scratch)
     _sync_folder(path.parent)
 
 
@@ -170,29 +185,37 @@ def staged(out: Path) -> Iterator[Path]:
     scratch = out.with_name(out.name + PARTIAL)
     try:
         make_folder(scratch.parent)
-        if is_ours(scratch):
-            _remove_abandoned(scratch)
-        scratch.mkdir()
+        _remove_abandoned(scratch, out)
     except FileExistsError as error:
-        if scratch.exists() or scratch.is_symlink():
-            raise UserError(
-                f"{scratch} exists and was not made by this program: move it, or give another --out"
-            ) from error
         raise UserError(f"can't make the folder {out}: {error.filename} is a file") from error
     except OSError as error:
         raise UserError(f"can't make the folder {out}: {error.strerror}") from error
+    _unfinished.append(scratch)
     try:
+        try:
+            scratch.mkdir()
+        except FileExistsError as error:
+            raise _busy(out) from error
+        except OSError as error:
+            raise UserError(f"can't make the folder {out}: {error.strerror}") from error
         with open_lock(scratch / MARKER) as lock:
-            try_lock(lock)
+            if not try_lock(lock):  # another process began at the same moment
+                raise _busy(out)
             yield scratch
             for file in scratch.iterdir():
                 _sync(file)
             require_absent(out)
-            os.unlink(scratch / MARKER)
-            os.rename(scratch, out)
-    except BaseException:
-        remove_folder(scratch)
+            with _blaming(out):
+                os.rename(scratch, out)
+            os.unlink(out / MARKER)
+    except Busy:
         raise
+    except BaseException:
+        with contextlib.suppress(OSError, UserError):
+            _remove_abandoned(scratch, out)
+        raise
+    finally:
+        _unfinished.remove(scratch)
     _sync_folder(out.parent)
 
 
@@ -214,16 +237,36 @@ def is_ours(folder: Path) -> bool:
     return (marker.is_file() and not marker.is_symlink()) or not any(folder.iterdir())
 
 
-def _remove_abandoned(scratch: Path) -> None:
+def _remove_abandoned(scratch: Path, out: Path) -> None:
+    """Removes what a killed process left of a folder, unless a living one holds its lock."""
+    if not os.path.lexists(scratch):
+        return
+    if not is_ours(scratch):
+        raise UserError(f"{scratch} exists and was not made by this program: move it, or give another --out")
     with open_lock(scratch / MARKER) as lock:
         if not try_lock(lock):
-            raise UserError(f"another process is making {scratch.with_suffix('')}: wait for it, or give another --out")
+            raise _busy(out)
         remove_folder(scratch)
+
+
+def _busy(out: Path) -> Busy:
+    return Busy(f"another process is making {out}: wait for it, or give another --out")
 
 
 def remove_folder(path: Path) -> None:
     """Removes a folder that this program made, as far as it can be removed; a symbolic link stays."""
     shutil.rmtree(path, ignore_errors=True)  # refuses a link, and follows none inside
+
+
+def truncate(path: Path, size: int) -> None:
+    """Cuts a file that this program made down to ``size`` bytes.
+
+    Raises:
+        OSError: it can't be cut, or it is a symbolic link or no regular file.
+    """
+    with open_lock(path) as file:
+        os.ftruncate(file.fileno(), size)
+        os.fsync(file.fileno())
 
 
 def remove_file(path: Path) -> None:

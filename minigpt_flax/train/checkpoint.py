@@ -85,7 +85,7 @@ class Checkpoints:
         """Lets a save that is under way end, unless somebody can't wait."""
         if kind is None:
             self.wait()
-        patient = kind is not KeyboardInterrupt
+        patient = kind is None or not issubclass(kind, KeyboardInterrupt)
         self._writer.shutdown(wait=patient)
         if patient:
             self._checkpointer.close()

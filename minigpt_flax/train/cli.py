@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
-import signal
 import sys
 import typing
 from collections.abc import Callable, Collection
@@ -16,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from minigpt_flax.bounds import COUNT, number, whole
-from minigpt_flax.errors import Failed, UserError, check_name, nearest
+from minigpt_flax.errors import UserError, check_name, nearest
 from minigpt_flax.invoked import line
 from minigpt_flax.train import output
 from minigpt_flax.train.config import PRESET_NOTES, PRESETS, RunConfig, flag_of
@@ -24,6 +22,7 @@ from minigpt_flax.train.output import Output
 
 COLUMNS = 80
 FREE = "TEXT"  # metavar of a flag whose value may be empty
+AUTO = "auto"  # of --resume
 LINES = {
     "": "the preset of this machine",
     "--preset demo": "a minute or two on a laptop",
@@ -45,7 +44,7 @@ class Request:
       preset: None lets the device choose.
       out: folder that holds the runs.
       name: folder of the run in ``out``; None makes one up.
-      resume: folder of a run to continue.
+      resume: folder of a run to continue; ``auto`` is ``out/name`` if that holds one.
       multihost: how this process finds the others of the run; None means that it is the only one.
       stop_after: end early, as if asked, after this many steps.
       compile_cache: folder of what is compiled, or none; None takes the user's.
@@ -184,9 +183,14 @@ def declare(build: Parser) -> None:
     run.add_argument("--out", default="runs", metavar="DIR", help="folder that holds the runs [runs]")
     run.add_argument("--name", metavar="NAME", help="the run's folder is OUT/NAME [made up]")
     run.add_argument(
-        "--resume", metavar="RUN", help="continue the run in this folder; flags that alter the numbers must agree"
+        "--resume",
+        metavar="RUN",
+        help="continue the run in this folder; flags that alter the numbers must agree; auto: OUT/NAME if it is a run, "
+        "else start it",
     )
-    run.add_argument("--multihost", metavar="WHO", help="auto, or coordinator=HOST:PORT,processes=N,process=I")
+    run.add_argument(
+        "--multihost", metavar="WHO", help="several processes: auto, or coordinator=HOST:PORT,processes=N,process=I"
+    )
     run.add_argument("--stop-after", type=COUNT, metavar="STEP", help="save and stop after this step of the run")
     run.add_argument("--compile-cache", metavar="DIR", help="keep what is compiled here, or none [user's cache]")
     run.add_argument("--profile", metavar="A:B", help="trace steps A to B with JAX's profiler")
@@ -243,39 +247,11 @@ def requested(values: dict[str, Any]) -> Request:
     """What was typed, out of what the parser read.
 
     Raises:
-      UserError: an unknown preset.
+      UserError: an unknown preset, or ``--resume auto`` without a name.
     """
     if values["preset"] is not None:
         check_name(values["preset"], PRESETS, "preset")
+    if values["resume"] == AUTO and values["name"] is None:
+        raise UserError(f"--resume {AUTO} continues the run OUT/NAME or starts it: give its --name")
     how = Output(values.pop("quiet"), values.pop("json"))
     return Request(given=given_fields(values), output=how, **values)
-
-
-def leave(status: int) -> NoReturn:
-    """Ends the process; after Ctrl-C at once, without waiting for threads that still write."""
-    if status == 128 + signal.SIGINT:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
-
-
-def guarded(program: str, command: Callable[[], int]) -> int:
-    """Runs a command.
-
-    Returns:
-      Its exit status: its own; 2 after a :class:`UserError` and 1 after a :class:`Failed`, which are told in one
-      line; 130 after Ctrl-C.
-    """
-    try:
-        status = command()
-        sys.stdout.flush()
-        return status
-    except (UserError, Failed) as error:
-        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # `| head` has seen enough; Python must not notice again while it exits
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141

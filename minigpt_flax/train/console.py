@@ -14,13 +14,17 @@ from rich.text import Text
 
 from minigpt_flax.invoked import line, show
 from minigpt_flax.lab.records import read_run
+from minigpt_flax.runs import files
+from minigpt_flax.text import printable
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.clock import Clock, shorten, spell
 from minigpt_flax.train.config import RunConfig
 from minigpt_flax.train.folder import RunFolder
 from minigpt_flax.train.loggers import Logger
+from minigpt_flax.train.output import tell
 from minigpt_flax.train.plan import LABEL, plan as plan_of
 from minigpt_flax.train.processes import is_first
+from minigpt_flax.train.restore import Restored, restore
 from minigpt_flax.train.sample import TEMPERATURE, sample
 from minigpt_flax.train.sharding import local
 from minigpt_flax.train.state import TrainState
@@ -32,7 +36,7 @@ PATIENCE = 60.0  # seconds without a line there, at most
 
 def say(label: str, text: str) -> None:
     """Prints a label and what belongs to it."""
-    body = text.replace("\n", "\n" + " " * LABEL)
+    body = printable(text).replace("\n", "\n" + " " * LABEL)
     Console(highlight=False, soft_wrap=True).print(Text.assemble((f"{label:{LABEL}s}", "bold"), body))
 
 
@@ -49,7 +53,7 @@ def working(what: str) -> Iterator[None]:
     console = Console(highlight=False)
     columns = [BarColumn(12), TextColumn("{task.description} ...", markup=False), TimeElapsedColumn()]
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        bar.add_task(what, total=None)
+        bar.add_task(printable(what), total=None)
         yield
 
 
@@ -117,7 +121,7 @@ class Progress(Timekeeper):
 
     def print(self, line: str) -> None:
         """Prints a line, above the bar."""
-        self.console.print(Text(line))
+        self.console.print(Text(printable(line)))
 
     def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Shows a step."""
@@ -200,9 +204,25 @@ def outcome(run: Run, folder: RunFolder, state: TrainState) -> Outcome | None:
         return None
     text = draw(run, params) if run.config.sample_tokens else None
     if text is not None:
-        folder.samples.write_text(text, encoding="utf-8")
+        files.replace(folder.samples, text)
     curves(record.records, folder.curves, f"{record.name}: {run.config.opt}")
     return Outcome(record.final, record.best, text)
+
+
+def complete(folder: RunFolder, config: RunConfig) -> list[str]:
+    """Makes the sample and the curves that a finished run lacks, as it was killed before; returns what it made."""
+    made = []
+    if is_first() and config.sample_tokens and not folder.samples.exists():
+        model = restore(folder.path, "last")
+        files.replace(folder.samples, draw(model, model.params))
+        made.append(folder.samples.name)
+    if is_first() and not folder.curves.exists():
+        from minigpt_flax.lab.plots import curves
+
+        record = read_run(folder.path)
+        curves(record.records, folder.curves, f"{record.name}: {config.opt}")
+        made.append(folder.curves.name)
+    return made
 
 
 def ending(run: Run, folder: RunFolder, state: TrainState) -> None:
@@ -210,27 +230,33 @@ def ending(run: Run, folder: RunFolder, state: TrainState) -> None:
     found = outcome(run, folder, state)
     if found is None:
         return
-    final, best, path = found.final, found.best, show(folder.path)
+    final, best = found.final, found.best
     say("validation", f"loss {final['val_loss']:.4f} +- {final['val_sem']:.4f} nats/token, over the whole split")
     say(
         "",
-        f"perplexity {final['val_perplexity']:.2f}{_bits(final)}; best {best['val_loss']:.4f} at step {best['step']}",
+        f"perplexity {_perplexity(final)}{_bits(final)}; best {best['val_loss']:.4f} at step {best['step']}",
     )
     if found.sample is not None:
         say("sample", f"temperature {TEMPERATURE}, also in {show(folder.samples)}:\n")
-        print(found.sample, end="\n\n")
+        tell(found.sample, end="\n\n")
     say("curves", show(folder.curves))
     say(
-        "go on",
-        f'{line("sample")} {path} --prompt "The "\n{line("compare")} {path} OTHER_RUN',
+        "next",
+        f"{line('sample', folder.path, '--prompt', 'The ')}\n{line('compare', folder.path)} OTHER_RUN",
     )
+
+
+def _perplexity(record: Mapping[str, Any]) -> str:
+    """Two digits; ``inf`` where it is too large for a number, which the log has as null."""
+    value = record["val_perplexity"]
+    return "inf" if value is None else f"{value:.2f}"
 
 
 def _bits(record: Mapping[str, Any]) -> str:
     return f", {record['val_bits_per_char']:.3f} bits/character" if "val_bits_per_char" in record else ""
 
 
-def draw(run: Run, params: Any) -> str:
+def draw(run: Run | Restored, params: Any) -> str:
     """A sample of the length that the run asks for."""
     how = {"max_tokens": run.config.sample_tokens, "temperature": TEMPERATURE, "seed": run.config.seed}
     return sample(run.model, params, run.tokenizer, **how)[0]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 
 from minigpt_flax.train import xla
+from minigpt_flax.train.agreement import require_same_programs, require_same_request
 from minigpt_flax.train.cli import Request
-from minigpt_flax.train.processes import join
+from minigpt_flax.train.processes import joined, start_jax
 from minigpt_flax.train.stop import Stop
 
 
@@ -22,14 +23,17 @@ def fit(request: Request) -> int:
     """
     with Stop() as stop:
         try:
+            xla.require_jit()
             xla.mend()
-            if request.multihost is None:
+            if request.multihost is None:  # else the cores of a machine are divided among processes
                 xla.device_per_core()
-            else:  # processes are what the cores of a machine are then divided among
-                join(request.multihost)
-            from minigpt_flax.train.session import sit  # takes seconds
+            with joined(request.multihost, stop):
+                require_same_programs()
+                require_same_request(request)
+                start_jax()
+                from minigpt_flax.train.session import sit  # takes seconds
 
-            sit(request, stop)
+                sit(request, stop)
         except KeyboardInterrupt:
-            print("left at once; the last checkpoint is whole", file=sys.stderr)
+            print("quit without saving; the last checkpoint is intact", file=sys.stderr)
         return stop.status

@@ -6,9 +6,10 @@ import argparse
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from minigpt_flax.errors import UserError
+from minigpt_flax.text import printable
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Output:
         return not (self.quiet or self.json)
 
     def result(self, text: str, record: dict[str, Any]) -> None:
-        """Prints what was asked for."""
-        print(line(record) if self.json else text, flush=True)
+        """Prints the result."""
+        tell(line(record) if self.json else text)
 
     def note(self, text: str, record: dict[str, Any]) -> None:
         """Prints what came of it, where the result itself is a file."""
@@ -43,9 +44,14 @@ class Output:
             self.result(text, record)
 
 
+def tell(text: str, end: str = "\n", file: TextIO | None = None) -> None:
+    """Prints text that may hold names and words of others: control characters are escaped. None: standard output."""
+    print(printable(text), end=end, file=file, flush=True)
+
+
 def declare(parser: argparse._ActionsContainer) -> None:
     """Adds the two flags."""
-    parser.add_argument("--quiet", action="store_true", help="print no more than the result; mistakes as ever")
+    parser.add_argument("--quiet", action="store_true", help="print only the result (errors still go to stderr)")
     parser.add_argument("--json", action="store_true", help="print records instead, one line of JSON each")
 
 

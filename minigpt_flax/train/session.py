@@ -5,26 +5,33 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-import subprocess
 from contextlib import AbstractContextManager, nullcontext
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from minigpt_flax.data import load_tokenizer
+from minigpt_flax.data import load_tokenizer, replacements
 from minigpt_flax.errors import Failed, UserError
 from minigpt_flax.invoked import line, show
 from minigpt_flax.runs import files
-from minigpt_flax.train import cache, loggers, memory, speed, voices
+from minigpt_flax.train import cache, console, loggers, memory, speed, voices
+from minigpt_flax.train.agreement import (
+    SAME_FILES,
+    commit,
+    require_same,
+    require_same_config,
+    require_shared,
+    versions,
+)
 from minigpt_flax.train.attempts import Sitting, latest, train_on
 from minigpt_flax.train.build import Run, build, fits
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.cli import Request, tell_repeated
+from minigpt_flax.train.cli import AUTO, Request, tell_repeated
 from minigpt_flax.train.clock import Clock
 from minigpt_flax.train.config import (
     FIXED,
+    PRESETS,
     RunConfig,
     canonical_groups,
     check,
@@ -37,21 +44,37 @@ from minigpt_flax.train.config import (
 from minigpt_flax.train.folder import RunFolder, create_free
 from minigpt_flax.train.once import Ahead
 from minigpt_flax.train.origin import digest, first_params, first_state, inherited, known_tokenizer, origin
-from minigpt_flax.train.processes import from_first, held_by_first, is_first, together
+from minigpt_flax.train.processes import from_first, held_by_first, is_first, peers, together
 from minigpt_flax.train.profile import Trace, read_steps
 from minigpt_flax.train.specs import parse
 from minigpt_flax.train.state import TrainState
 from minigpt_flax.train.stop import Stop
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jaxopt-mini")
 READING = "reading the data"  # and learning a tokenizer from it, which is what takes long
 
 
 def sit(request: Request, stop: Stop) -> None:
     """Begins a run, or goes on with one; listens from the start to what is compiled."""
+    request, restarted = continue_or_start(request)
     keep_compiled(request)
     with speed.Compilation() as compilation:
-        (begin if request.resume is None else resume)(request, stop, compilation)
+        if request.resume is None:
+            begin(request, stop, compilation)
+        else:
+            resume(request, stop, compilation, restarted)
+
+
+def continue_or_start(request: Request) -> tuple[Request, bool]:
+    """Decides ``--resume auto``: continue the run ``out/name`` if there is one, else start it.
+
+    Returns:
+      The request with a folder or None as ``resume``, and whether the same line starts and continues the run.
+    """
+    if request.resume != AUTO:
+        return request, False
+    folder = RunFolder(Path(request.out) / str(request.name))
+    there = from_first(folder.config.is_file)
+    return dataclasses.replace(request, resume=show(folder.path) if there else None), there
 
 
 def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
@@ -60,6 +83,7 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
     source = origin(request.given.get("init"))
     config = resolve(request.given, preset, inherited(request.given, source))
     named = None if request.name is None else RunFolder(Path(request.out) / request.name)
+    require_same_config(config)
     from_first(lambda: named and named.require_free())
     loggers.require(config.log)
     if request.profile is not None:
@@ -70,10 +94,13 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
     memory.require_training(config)
     with voices.of(request).working(READING):
         run = build(config, tokenizer=known_tokenizer(config, source))
+    require_same_data(run)
     if _early(stop, request):
         return
+    _say_replaced(run, request)
     run = compiling(run)
     params = first_params(run, source)
+    require_same_params(params)
     state = first_state(run, params)
     if _early(stop, request):
         return
@@ -81,9 +108,42 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
     create = (lambda: named.create(reuse=True)) if named is not None else (lambda: create_free(request.out, stem))
     folder = RunFolder(from_first(lambda: str(create().path)))
     with held_by_first(folder.claim()):
+        require_shared(folder.path)
         from_first(lambda: folder.fill(to_json(config), environment(run, params), run.tokenizer.save))
+        name_run(folder)
         with Checkpoints(folder.checkpoints, config.keep, config.keep_every) as checkpoints:
             follow(run, folder, checkpoints, state, stop, request, compilation)
+
+
+def _say_replaced(run: Run, request: Request) -> None:
+    if count := run.data.replaced:
+        voices.of(request).note(f"text       {replacements(count)}", replaced=count)
+
+
+def require_same_data(run: Run) -> None:
+    """Compares the data of all processes.
+
+    Raises:
+      UserError: it differs.
+    """
+    require_same({"data": f"--data with the SHA-256 {run.data.sha256}"}, SAME_FILES)
+
+
+def require_same_params(params: Any) -> None:
+    """Compares the weights of ``--init`` of all processes, which each reads for itself.
+
+    Raises:
+      UserError: they differ.
+    """
+    if params is not None and peers() is not None:
+        require_same({"init": f"--init with weights of the SHA-256 {digest(params)}"}, SAME_FILES)
+
+
+def name_run(folder: RunFolder) -> None:
+    """Lets a process that is ended by the end of another say how to continue."""
+    others = peers()
+    if others is not None:
+        others.run = show(folder.path)
 
 
 def compiling(run: Run) -> Run:
@@ -101,19 +161,31 @@ def _early(stop: Stop, request: Request) -> bool:
     return stop()
 
 
-def resume(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
-    """Continues a run where its newest checkpoint left it."""
-    folder, voice = RunFolder(request.resume or ""), voices.of(request)
-    folder.require()
-    stop = together(stop)
+def resume(request: Request, stop: Stop, compilation: speed.Compilation, restarted: bool = False) -> None:
+    """Continues a run where its newest checkpoint left it.
+
+    Args:
+      request: what was typed; ``resume`` is a folder.
+      stop: of this process.
+      compilation: what was compiled so far.
+      restarted: with the line that started the run, which may name its preset and its folder.
+    """
+    folder, voice = RunFolder(from_first(lambda: str(RunFolder(request.resume or "").path))), voices.of(request)
+    from_first(folder.require)
     with held_by_first(folder.claim()):
+        require_shared(folder.path)
+        name_run(folder)
         stored = read_config(folder.config)
-        config = agree(request, stored.config)
+        config = agree(request, stored.config, restarted)
+        require_same_config(config)
+        stop = together(stop)
         with Checkpoints(folder.checkpoints, config.keep, config.keep_every) as checkpoints:
             folder.require_checkpoints(checkpoints.steps(), stored.version)
             folder.check_tokenizer()
             if config.steps in folder.scores() and config.steps in checkpoints.steps():
                 finished = f"{show(folder.path)} is finished: all {config.steps} steps are done"
+                if made := console.complete(folder, config):
+                    finished += f"; made what it lacked: {', '.join(made)}"
                 voice.note(finished, run=show(folder.path), step=config.steps)
                 return
             loggers.require(config.log)
@@ -122,13 +194,20 @@ def resume(request: Request, stop: Stop, compilation: speed.Compilation) -> None
             memory.require_training(config)
             with voice.working(READING):
                 run = build(config, tokenizer=load_tokenizer(folder.path), data_hash=folder.data_hash())
+            _say_replaced(run, request)
+            require_same_data(run)
             run = compiling(run)
             state = latest(run, folder, checkpoints, voice.warn)
             follow(run, folder, checkpoints, state, stop, request, compilation)
 
 
-def agree(request: Request, config: RunConfig) -> RunConfig:
+def agree(request: Request, config: RunConfig, restarted: bool = False) -> RunConfig:
     """The configuration to go on with: the run's own, with what was typed and may change.
+
+    Args:
+      request: what was typed.
+      config: of the run.
+      restarted: with the line that started the run, which may name its preset and its folder.
 
     Raises:
       UserError: a flag says something else of what is fixed; names it.
@@ -136,6 +215,9 @@ def agree(request: Request, config: RunConfig) -> RunConfig:
     typed = spelled_out(request.given, vars(config))  # a word may leave open what the configuration holds
     if "group" in typed:
         typed["group"] = canonical_groups(typed["group"], config)
+    if restarted and request.preset is not None and config.init is None:
+        wanted = resolve(request.given, request.preset)
+        typed = {name: getattr(wanted, name) for name in PRESETS[request.preset]} | typed
     for name, value in typed.items():
         if name in FIXED and getattr(config, name) != value:
             raise UserError(
@@ -143,7 +225,7 @@ def agree(request: Request, config: RunConfig) -> RunConfig:
                 "leave the flag out, or start another run"
             )
     for flag in ("preset", "name"):
-        if getattr(request, flag) is not None:
+        if getattr(request, flag) is not None and not restarted:
             raise UserError(f"--resume {request.resume} takes no --{flag}: the run has its own; leave it out")
     return check(dataclasses.replace(config, **typed))
 
@@ -155,30 +237,14 @@ def environment(run: Run, params: Any = None) -> dict[str, Any]:
       run: the run.
       params: that it begins with, where they aren't drawn.
     """
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return {
-        "versions": versions,
+        "versions": versions(),
         "machine": platform.platform(),
         "devices": [str(device) for device in jax.devices()],
         "commit": commit(),
         "data": {"name": run.data.name, "sha256": run.data.sha256},
         "init": None if params is None else {"name": run.config.init, "sha256": digest(params)},
     }
-
-
-def commit() -> str | None:
-    """The commit of these sources, if git knows it."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:  # no git
-        return None
-    return said.stdout.strip() or None
 
 
 def follow(
@@ -202,7 +268,9 @@ def follow(
             voice.speed(report(run, folder, state, progress.clock, compilation))
         path, step = show(folder.path), int(state.step)
         if config.steps not in checkpoints.scores:
-            voice.note(f"stopped at step {step}; continue with: {line('train')} --resume {path}", run=path, step=step)
+            voice.note(
+                f"stopped at step {step}; continue with: {line('train', '--resume', folder.path)}", run=path, step=step
+            )
         elif stop():
             voice.note(f"{path} is finished: all {step} steps are done; no sample was drawn", run=path, step=step)
         else:

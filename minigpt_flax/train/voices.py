@@ -15,7 +15,7 @@ from minigpt_flax.train.build import Run
 from minigpt_flax.train.cli import Request
 from minigpt_flax.train.config import RunConfig
 from minigpt_flax.train.folder import RunFolder
-from minigpt_flax.train.output import line
+from minigpt_flax.train.output import line, tell
 from minigpt_flax.train.processes import is_first
 from minigpt_flax.train.speed import Speed
 from minigpt_flax.train.state import TrainState
@@ -30,7 +30,7 @@ class Silent:
     def warn(self, text: str) -> None:
         """Something has gone wrong, and the run goes on."""
         if is_first():
-            print(text, file=sys.stderr, flush=True)
+            tell(text, file=sys.stderr)
 
     def label(self, label: str, text: str) -> None:
         """A detail under its label."""
@@ -115,11 +115,11 @@ class Person(Silent):
 
     def note(self, text: str, **facts: Any) -> None:
         """A line."""
-        print(text)
+        tell(text)
 
     def warn(self, text: str) -> None:
         """A line."""
-        print(text)
+        tell(text)
 
     def label(self, label: str, text: str) -> None:
         """A labelled line."""

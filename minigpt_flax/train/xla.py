@@ -6,8 +6,10 @@ import contextlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
+
+from minigpt_flax.errors import UserError
 
 SLOW_SCATTER = ((0, 10, 2), (0, 11, 0))  # jaxlib, first and last
 FAST_SCATTER = "--xla_backend_extra_options=-nvptx-allow-ftz-atomics"
@@ -66,10 +68,13 @@ def huge_pages() -> None:
     XLA:CPU takes the memory of a step from malloc and gives it back after it. Each time the kernel hands it out anew,
     page by page, each by a fault of its own and cleared: half a million faults in a step of the preset ``char`` with 16
     sequences, a fifth of its time (3.5 against 2.8 s on two cores; seen by ``getrusage``). malloc asks for huge pages
-    if glibc is told so, which it reads only at the start of a process. What the environment already says stays, and
-    where the words of this process aren't those that Python was started with (a notebook's ``%run``), nothing is done.
+    if glibc is told so, which it reads only at the start of a process. What the environment already says stays.
+    Nothing is done where the words of this process aren't those that Python was started with (a notebook's ``%run``),
+    or under a debugger, profiler or coverage tool, which would lose the process.
     """
-    if sys.platform == "linux" and asks_in_vain(os.environ, libc(), ON_REQUEST) and own_words(sys.argv, sys.orig_argv):
+    if sys.platform != "linux" or is_traced() or not own_words(sys.argv, sys.orig_argv):
+        return
+    if asks_in_vain(os.environ, libc(), ON_REQUEST):
         told = [os.environ[TUNABLES]] if TUNABLES in os.environ else []
         os.environ[TUNABLES] = ":".join([*told, f"{HUGE_PAGES}=1"])
         with contextlib.suppress(OSError):
@@ -102,6 +107,13 @@ def libc() -> str:
     return (os.confstr(name) or "") if name in os.confstr_names else ""
 
 
+def is_traced() -> bool:
+    """Whether a debugger, a profiler or a coverage tool watches this process."""
+    tools = getattr(sys, "monitoring", None)  # since Python 3.12
+    watched = tools is not None and any(tools.get_tool(number) is not None for number in range(6))
+    return watched or sys.gettrace() is not None or sys.getprofile() is not None
+
+
 def own_words(argv: Sequence[str], orig_argv: Sequence[str]) -> bool:
     """Whether a process does nothing but what it was started for: then the same words start it again.
 
@@ -113,14 +125,23 @@ def own_words(argv: Sequence[str], orig_argv: Sequence[str]) -> bool:
     True
     >>> own_words(["train.py"], ["python", "-m", "ipykernel_launcher", "-f", "kernel.json"])
     False
+    >>> own_words(["train.py"], ["python", "-m", "pdb", "train.py"])
+    False
     """
     words = len(orig_argv) - len(argv[1:])
-    before = list(orig_argv[1:words])
-    if list(orig_argv[words:]) != list(argv[1:]) or not before:
+    before = _without_options(list(orig_argv[1:words]))
+    if list(orig_argv[words:]) != list(argv[1:]) or len(before) != 1 + (before[:1] == ["-m"]):
         return False
-    module = before[-1].split(".") if before[-2:-1] == ["-m"] else None
+    module = before[1].split(".") if before[0] == "-m" else None
     parts = [part for part in Path(argv[0]).with_suffix("").parts if part != "__main__"]
     return before[-1] == argv[0] if module is None else parts[-len(module) :] == module
+
+
+def _without_options(words: list[str]) -> list[str]:
+    """What is left of Python's own words: a script, or ``-m`` and a module."""
+    while words and words[0].startswith("-") and words[0] != "-m":
+        words = words[2 if words[0] in ("-X", "-W") else 1 :]
+    return words
 
 
 def cores() -> int:
@@ -130,6 +151,16 @@ def cores() -> int:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:3] if part.isdecimal())
+
+
+def require_jit(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuses to train where JAX is told not to compile.
+
+    Raises:
+      UserError: ``JAX_DISABLE_JIT`` is set.
+    """
+    if environment.get("JAX_DISABLE_JIT", "").lower() in ("y", "yes", "t", "true", "on", "1"):
+        raise UserError("JAX_DISABLE_JIT is set, but training needs compiled functions: unset it")
 
 
 def mend() -> None:

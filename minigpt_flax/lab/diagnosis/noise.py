@@ -19,6 +19,7 @@ from jaxopt_mini import tree
 from minigpt_flax.lab.diagnosis.finding import Finding
 from minigpt_flax.lab.diagnosis.subject import Subject
 from minigpt_flax.lab.plots import COLOURS, dress
+from minigpt_flax.train.evaluate import perplexity
 
 NINETY = 1.645  # standard errors to either side of a 90 % interval
 BATCHES_PER_LOOK = 8  # the covariance needs more batches than the mean
@@ -107,9 +108,9 @@ def scale(sums: Sums, tokens: int) -> tuple[float, float, float]:
     whole = _log_scale(sums.squares, sums.mean_square, tokens)
     others = np.array([_log_scale(*sums.without(i), tokens) for i in range(n)])
     if not (np.isfinite(whole) and np.isfinite(others).all()):
-        return math.exp(whole), 0.0, math.inf
+        return perplexity(whole), 0.0, math.inf
     error = math.sqrt((n - 1) / n * np.sum((others - others.mean()) ** 2))
-    return math.exp(whole), math.exp(whole - NINETY * error), math.exp(whole + NINETY * error)
+    return perplexity(whole), perplexity(whole - NINETY * error), perplexity(whole + NINETY * error)
 
 
 def _log_scale(squares: np.ndarray, mean_square: float, tokens: int) -> float:

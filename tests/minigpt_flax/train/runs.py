@@ -77,13 +77,23 @@ def resume(path: Path, *more: object) -> int:
     return call("--resume", path, *more)
 
 
-def spawn(*arguments: object, **variables: str) -> subprocess.Popen:
-    """Calls ``train.py`` in a process of its own, with Ctrl-C at its default and more environment variables."""
-    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.path.insert(0, '.'); "
-    code += "from train import cli, main; cli.leave(main())"
+def spawn(*arguments: object, cwd: Path = ROOT, first: str = "pass", **variables: str) -> subprocess.Popen:
+    """Calls ``train.py`` in a process of its own, with Ctrl-C at its default.
+
+    Args:
+      arguments: of the command line.
+      cwd: where it starts.
+      first: code that it executes before.
+      variables: of the environment, on top of this one's.
+    """
+    code = (
+        f"import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.path[0] = {str(ROOT)!r}; "
+    )
+    code += f"sys.argv[0] = 'train.py'; {first}; "
+    code += "from minigpt_flax.early import start; from train import main; start(main)"
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
-        cwd=ROOT,
+        cwd=cwd,
         env=os.environ | ALONE | {"JAX_COMPILATION_CACHE_DIR": compiled()} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -11,7 +11,7 @@ from subprocess import TimeoutExpired
 
 import pytest
 
-from tests.minigpt_flax.train.runs import flags, last_state, records, resume, spawn, start
+from tests.minigpt_flax.train.runs import call, flags, last_state, records, resume, spawn, start
 
 
 @functools.cache
@@ -98,3 +98,41 @@ def test_a_thousand_steps_of_the_nano_preset(tmp_path):
     assert resume(tmp_path / "parts") == 0
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
     assert last_state(tmp_path / "parts") == last_state(tmp_path / "whole")
+
+
+def test_one_line_starts_continues_and_finishes_a_run(tmp_path, capfd):
+    path, auto = tmp_path / "run", "--resume=auto"
+    assert start(path, auto, "--stop-after=7") == 0
+    assert records(path)[-1]["step"] == 7
+    assert start(path, auto) == 0
+    assert (records(path), last_state(path)) == uninterrupted()
+    capfd.readouterr()
+    assert start(path, auto) == 0
+    assert "is finished: all 24 steps are done" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--lr=0.5"], "was started with lr="),
+        (["--opt=lion"], "was started with opt="),
+        (["--preset=sprint"], "was started with opt="),
+    ],
+)
+def test_the_line_must_agree_with_the_run_that_it_continues(tmp_path, capfd, more, said):
+    path = tmp_path / "run"
+    assert start(path, "--resume=auto", "--stop-after=0") == 0
+    changes = {"preset": more[0].partition("=")[2]} if "preset" in more[0] else {}
+    assert start(path, "--resume=auto", *([] if changes else more), **changes) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and said in err
+
+
+def test_auto_needs_a_name_and_takes_no_folder_of_others(tmp_path, capfd):
+    assert call("--resume=auto", "--out", tmp_path) == 2
+    assert capfd.readouterr().err.count("give its --name") == 1
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert start(tmp_path / "mine", "--resume=auto") == 2
+    assert "exists already and is no run" in capfd.readouterr().err
+    assert [entry.name for entry in (tmp_path / "mine").iterdir()] == ["notes.txt"]

@@ -1,0 +1,59 @@
+"""Text for a terminal: characters that would move the cursor, reorder the line or be invisible are shown escaped."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# C0 but tab and line end, DEL and C1, soft hyphen, zero width, bidirectional and line controls, lone surrogates, tags.
+_HIDDEN = re.compile(
+    r"\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    r"\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+
+
+def printable(text: str) -> str:
+    r"""Returns ``text`` with control and invisible characters as Python would write them; tabs and line ends stay.
+
+    >>> printable("a\x1b[31m\u202eb\n")
+    'a\\x1b[31m\\u202eb\n'
+    """
+    return _HIDDEN.sub(lambda found: escape(found[0]), text)
+
+
+def escape(character: str) -> str:
+    r"""Returns the escape of a character.
+
+    >>> escape("\x1b"), escape("\u202e"), escape("\U000e0001")
+    ('\\x1b', '\\u202e', '\\U000e0001')
+    """
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def width(text: str) -> int:
+    """Columns of a terminal that a text takes: two for East Asian wide characters, none for combining ones.
+
+    >>> width("abc"), width("实验"), width("e\u0301")
+    (3, 4, 1)
+    """
+    wide = lambda c: 0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
+    return sum(map(wide, text))
+
+
+def pad(text: str, columns: int) -> str:
+    """Fills up with spaces on the right."""
+    return text + " " * (columns - width(text))
+
+
+def cut(text: str, columns: int) -> str:
+    """Shortens a text to so many columns; two dots stand for the rest.
+
+    >>> cut("abcdef", 6), cut("abcdef", 5), cut("实验一", 5)
+    ('abcdef', 'abc..', '实..')
+    """
+    if width(text) <= columns:
+        return text
+    while width(text) > columns - 2:
+        text = text[:-1]
+    return f"{text}.."
