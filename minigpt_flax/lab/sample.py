@@ -16,7 +16,7 @@ from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser
 from minigpt_flax.train.output import Output
 
-TEXTS = Bound(1, 10**6, whole=True)
+TEXTS = Bound(1, 10_000, whole=True)
 SHARE = Bound(0, 1, above=True)
 LENGTH = Bound(1, 10**9, whole=True)  # tokens
 SUMMARY = "Print text that a run's model writes."
