@@ -15,10 +15,14 @@ def main(arguments: list[str] | None = None) -> int:
 def run(arguments: list[str]) -> int:
     """Parses, and trains or shows names."""
     from minigpt_flax import installed
-    from minigpt_flax.train import cli, command
+    from minigpt_flax.train import cli, command, memory
 
     installed.require()
-    return command.run(**cli.parser().parse(arguments))
+    values = cli.parser().parse(arguments)
+    memory.require_address_space()
+    status = command.run(**values)
+    cli.tell_repeated()
+    return status
 
 
 if __name__ == "__main__":

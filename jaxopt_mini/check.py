@@ -52,3 +52,18 @@ def check_fraction(**given: Any) -> None:
     for name, value in given.items():
         if isinstance(value, Real) and not 0 <= float(value) < 1:
             raise ValueError(f"{name}={value} is out of range: give a number in [0, 1)")
+
+
+def check_length(length: int, **given: Any) -> None:
+    """Refuses a sequence of another length.
+
+    Raises:
+      ValueError: which argument was given what, and what is possible.
+
+    >>> check_length(2, betas=(0.9,))
+    Traceback (most recent call last):
+    ValueError: betas=(0.9,) has a wrong length: give 2 numbers
+    """
+    for name, value in given.items():
+        if len(value) != length:
+            raise ValueError(f"{name}={value} has a wrong length: give {length} numbers")

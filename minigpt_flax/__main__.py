@@ -57,13 +57,18 @@ def run(arguments: list[str]) -> int:
     """Parses, and runs the command."""
     from minigpt_flax import installed
     from minigpt_flax.errors import UserError, nearest
+    from minigpt_flax.train import memory
+    from minigpt_flax.train.cli import tell_repeated
 
     installed.require()
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         there = f"there are: {', '.join(COMMANDS)}"
         raise UserError(f"no command is called {arguments[0]!r}{nearest(arguments[0], COMMANDS)}; {there}")
     options = parser().parse(arguments or ["--help"])
-    return options.pop("run")(**options)
+    memory.require_address_space()
+    status = options.pop("run")(**options)
+    tell_repeated()
+    return status
 
 
 def console() -> None:

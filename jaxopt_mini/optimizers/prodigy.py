@@ -17,7 +17,7 @@ from jaxopt_mini.base import (
     ScalarOrSchedule,
     require_params,
 )
-from jaxopt_mini.check import check_fraction, check_nonnegative
+from jaxopt_mini.check import check_fraction, check_length, check_nonnegative
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.late_decay import value_at
 from jaxopt_mini.tree import (
@@ -91,6 +91,7 @@ def prodigy(
     >>> bool(jnp.all(jnp.abs(params - 3.0) < 1.5)), bool(0.1 < state.estim_lr < 3.0)
     (True, True)
     """
+    check_length(2, betas=betas)
     b1, b2 = betas
     check_fraction(b1=b1, b2=b2, beta3=beta3)
     check_nonnegative(learning_rate=learning_rate, eps=eps, estim_lr0=estim_lr0, estim_lr_coef=estim_lr_coef)

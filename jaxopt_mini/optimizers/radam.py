@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, ScalarOrSchedule
-from jaxopt_mini.check import check_nonnegative
+from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.optimizers.adam import scale_by_adam
 from jaxopt_mini.transforms.scale import scale_by_learning_rate
@@ -41,6 +41,7 @@ def scale_by_radam(
       A transformation with an ``optax.ScaleByAdamState``: count int32[], mu and nu like the parameters.
     """
     check_nonnegative(threshold=threshold)
+    check_fraction(b1=b1, b2=b2)
     limit = 2 / (1 - b2) - 1
 
     def adam(eps) -> Any:

@@ -13,6 +13,8 @@ from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.schedules.arguments import Duration, check_part, check_run, steps_of
 from jaxopt_mini.schedules.shapes import SHAPES, decay, to_floor, wave
 
+MOST_CYCLES = 10_000
+
 
 def cosine(peak: ArrayLike, total_steps: int, *, floor: ArrayLike = 0.0, cycles: ArrayLike = 0.5) -> Schedule:
     """Half a cosine from ``peak`` to ``floor * peak`` over the run.
@@ -84,8 +86,12 @@ def cosine_restarts(
     if not mult >= 1:
         raise ValueError(f"mult={mult} is out of range: cycles must not become shorter, give a number >= 1")
     lengths = [max(1, steps_of("period", period, total_steps))]
-    while sum(lengths) < total_steps - 0.5:  # less than half a step is rounding, no cycle
+    end = lengths[0]
+    while end < total_steps - 0.5:  # less than half a step is rounding, no cycle
+        if len(lengths) == MOST_CYCLES:
+            raise ValueError(f"period={period} makes over {MOST_CYCLES:,} cycles: give a longer one")
         lengths.append(lengths[-1] * mult)
+        end += lengths[-1]
     starts = (0, *accumulate(lengths[:-1]))
 
     def schedule(count):

@@ -7,7 +7,13 @@ from minigpt_flax.data.corpora import (
     load_corpus as load_corpus,
     open_corpus as open_corpus,
 )
-from minigpt_flax.data.documents import encode as encode, joined as joined, running as running, whole as whole
+from minigpt_flax.data.documents import (
+    encode as encode,
+    joined as joined,
+    replacements as replacements,
+    running as running,
+    whole as whole,
+)
 from minigpt_flax.data.measures import bits_per_character as bits_per_character, unigram_entropy as unigram_entropy
 from minigpt_flax.data.mixture import Mixture as Mixture, by_size as by_size, mix as mix, read_weights as read_weights
 from minigpt_flax.data.prefetch import Prefetch as Prefetch
@@ -18,6 +24,7 @@ from minigpt_flax.data.tokenizers import (
     TOKENIZERS as TOKENIZERS,
     Ids as Ids,
     Tokenizer as Tokenizer,
+    digest_of as digest_of,
     ids as ids,
     load_tokenizer as load_tokenizer,
 )

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from minigpt_flax.data.documents import Piece, joined, read_text, stripped, whole
 from minigpt_flax.data.prepared import is_prepared, open_prepared
-from minigpt_flax.data.sources import Binary, Missing, Text, open_source
+from minigpt_flax.data.sources import Binary, Missing, Text, expanded, open_source
 from minigpt_flax.data.tokenfiles import Format, TokenFiles, fingerprint
 from minigpt_flax.data.tokenizers import Tokenizer
 from minigpt_flax.errors import UserError, nearest
+from minigpt_flax.invoked import show
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Corpus:
         val_tokens: tokens to validate on; None leaves it to a split.
         tokenizer: what made the tokens, if it is at hand.
         format: of the token files, where they say it.
+        replaced: lone surrogates of the source that became U+FFFD.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Corpus:
     val_tokens: TokenFiles | None = None
     tokenizer: Tokenizer | None = None
     format: Format | None = None
+    replaced: int = 0
 
     @cached_property
     def text(self) -> str | None:
@@ -68,12 +71,16 @@ def load_corpus(source: str) -> Corpus:
         UserError: the source does not exist, cannot be read, is empty, or is damaged.
     """
     try:
-        if is_prepared(Path(source).expanduser()) and source not in CORPORA:
+        if is_prepared(expanded(source)) and source not in CORPORA:
             return _of_prepared(source)
         found = open_corpus(source)
         return _of_tokens(found) if isinstance(found, Binary) else _of_text(found)
     except OSError as error:
-        raise UserError(f"cannot read {error.filename or source}: {error.strerror}") from error
+        raise _unreadable(source, error) from error
+
+
+def _unreadable(source: str, error: OSError) -> UserError:
+    return UserError(f"can't read {show(error.filename or source)}: {error.strerror}")
 
 
 def open_corpus(source: str) -> Text | Binary:
@@ -84,10 +91,12 @@ def open_corpus(source: str) -> Text | Binary:
     """
     if source in CORPORA:
         return CORPORA[source]()
-    if is_prepared(Path(source).expanduser()):
+    if is_prepared(expanded(source)):
         raise UserError(f"the folder {source!r} is prepared already: train on it with --data {source}")
     try:
         return open_source(source)
+    except OSError as error:
+        raise _unreadable(source, error) from error
     except Missing as error:
         raise UserError(
             f"no corpus and no file or folder {source!r}{nearest(source, CORPORA)}; corpora: {', '.join(CORPORA)}; or "
@@ -96,24 +105,28 @@ def open_corpus(source: str) -> Text | Binary:
 
 
 def _of_text(found: Text) -> Corpus:
-    documents = _documents(found.read())
+    documents, replaced = _documents(found.read())
     if not any(text.strip() for text in documents):
         raise UserError(f"{found.name!r} has no text; give one with text to learn from")
-    apart = None if found.validation is None else _documents(found.validation())
+    apart, more = (None, 0) if found.validation is None else _documents(found.validation())
     digest = hashlib.sha256()
     for text in [*joined(map(whole, documents)), *joined(map(whole, apart or ()))]:
         digest.update(text.encode())
-    return Corpus(found.name, documents, None, digest.hexdigest(), found.parts, val_documents=apart)
+    return Corpus(
+        found.name, documents, None, digest.hexdigest(), found.parts, val_documents=apart, replaced=replaced + more
+    )
 
 
-def _documents(pieces: Iterable[Piece]) -> tuple[str, ...]:
-    documents, parts = [], []
+def _documents(pieces: Iterable[Piece]) -> tuple[tuple[str, ...], int]:
+    """The documents, and how many lone surrogates were replaced in them."""
+    documents, parts, replaced = [], [], 0
     for piece in pieces:
         parts.append(piece.text)
+        replaced += piece.replaced
         if piece.ends:
             documents.append("".join(parts))
             parts = []
-    return tuple(documents)
+    return tuple(documents), replaced
 
 
 def _of_tokens(found: Binary) -> Corpus:

@@ -6,19 +6,27 @@ A source may be larger than memory, so nothing here holds more than a few megaby
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
 
 from minigpt_flax.data.tokenizers.base import Tokenizer, cut
 from minigpt_flax.errors import UserError
+from minigpt_flax.invoked import show
+from minigpt_flax.runs.schema import brief
 
 SEPARATOR = "\n\n\n"  # between documents where the tokenizer has no token for it: two empty lines
 _BLOCK = 1 << 22  # bytes read at a time, and characters encoded at a time
+LINE = 1 << 28  # bytes of one line of JSONL, at most; it is parsed in memory
+NAMES = 20  # fields of a record that an error lists, at most
+_SURROGATE = re.compile("[\ud800-\udfff]")
 FIELD = "text"
 """The field of a JSON record that holds its document, if no other is named."""
 
@@ -30,16 +38,27 @@ class Piece(NamedTuple):
         text: comes right after the piece before.
         ends: the document ends here.
         size: bytes of the source that it was read from.
+        replaced: lone surrogates of the source that became U+FFFD in ``text``.
     """
 
     text: str
     ends: bool
     size: int
+    replaced: int = 0
 
 
 def whole(text: str) -> Piece:
     """Returns a document of one piece."""
-    return Piece(text, True, len(text.encode("utf-8", "surrogatepass")))
+    return Piece(text, True, len(text.encode()))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Around the reading of a file, which may fail in its middle."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"can't read {show(path)}: {error.strerror}") from error
 
 
 def read_text(path: Path) -> Iterator[Piece]:
@@ -49,7 +68,7 @@ def read_text(path: Path) -> Iterator[Piece]:
         UserError: it is not UTF-8, or has a NUL, which no text has.
     """
     decoder, done = codecs.getincrementaldecoder("utf-8")(), 0
-    with path.open("rb") as file:
+    with _naming(path), path.open("rb") as file:
         block = file.read(_BLOCK)
         while True:
             after = file.read(_BLOCK)
@@ -79,36 +98,68 @@ def read_jsonl(path: Path, field: str) -> Iterator[Piece]:
     """A document a line: the field of a JSON object. Empty lines count for nothing.
 
     Raises:
-        UserError: a line is no JSON object, lacks the field, or has something else than text in it; names the line.
+        UserError: a line is no JSON object, is longer than `LINE`, lacks the field, or has something else than text in
+            it; names the line.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+    with _naming(path), path.open("rb") as file:
+        number = 0
+        while line := file.readline(LINE + 1):
+            number += 1
+            if len(line) > LINE:
+                raise UserError(f"'{path}', line {number}, has more than {LINE:,} bytes; cut its document into several")
             if line.strip():
-                yield Piece(_field(line, field, f"'{path}', line {number},"), True, len(line))
+                where = f"'{path}', line {number},"
+                yield record_piece(_record(line, where), field, where, len(line))
 
 
-def _field(line: bytes, field: str, where: str) -> str:
+def _record(line: bytes, where: str) -> dict:
     try:
         record = json.loads(line)
+    except RecursionError as error:
+        raise UserError(f"{where} is nested too deeply; mend or remove the line") from error
     except ValueError as error:  # not JSON, or not UTF-8
         raise UserError(f"{where} is not JSON ({' '.join(str(error).split())}); mend or remove the line") from error
     if not isinstance(record, dict):
         raise UserError(f'{where} is no JSON object such as {{"text": "..."}}; mend or remove the line')
-    return document(record, field, where)
+    return record
 
 
-def document(record: dict, field: str, where: str) -> str:
-    """Returns the text in a field of a record.
+def record_piece(record: Mapping[str, Any], field: str, where: str, size: int | None = None) -> Piece:
+    """Returns the document in a field of a record.
+
+    JSON can hold half of a surrogate pair, which is no character and has no UTF-8: it becomes U+FFFD.
+
+    Args:
+        record: of JSON, or of a dataset.
+        field: its name.
+        where: the record comes from, for errors.
+        size: bytes that it was read from; None takes those of the text.
 
     Raises:
         UserError: the field is missing, or holds no text.
     """
     if field not in record:
-        there = ", ".join(map(str, record)) or "none"
+        names = [brief(name) for name in itertools.islice(record, NAMES)]
+        there = ", ".join(names) + (", ..." if len(record) > NAMES else "") or "none"
         raise UserError(f"{where} has no field {field!r}; it has: {there}; name the one with the text: SOURCE#FIELD")
-    if not isinstance(record[field], str):
-        raise UserError(f"{where} has no text in the field {field!r}: {record[field]!r:.60}")
-    return record[field]
+    text, replaced = record[field], 0
+    if not isinstance(text, str):
+        raise UserError(f"{where} has no text in the field {field!r}: {brief(text)}")
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        text, replaced = _SURROGATE.subn("\ufffd", text)
+        encoded = text.encode()
+    return Piece(text, True, len(encoded) if size is None else size, replaced)
+
+
+def replacements(count: int) -> str:
+    """How a command says that surrogates were replaced.
+
+    >>> replacements(1), replacements(3000)
+    ('1 lone surrogate replaced by U+FFFD', '3,000 lone surrogates replaced by U+FFFD')
+    """
+    return f"{count:,} lone surrogate{'s' if count > 1 else ''} replaced by U+FFFD"
 
 
 def stripped(pieces: Iterable[Piece]) -> Iterator[Piece]:
@@ -122,10 +173,10 @@ def stripped(pieces: Iterable[Piece]) -> Iterator[Piece]:
         begun, held = begun or bool(kept), text[len(kept) :]
         if piece.ends:
             if begun:
-                yield Piece(kept, True, piece.size)
+                yield piece._replace(text=kept)
             begun, held = False, None
         elif kept:
-            yield Piece(kept, False, piece.size)
+            yield piece._replace(text=kept)
 
 
 def joined(pieces: Iterable[Piece]) -> Iterator[str]:

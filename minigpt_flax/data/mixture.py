@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from minigpt_flax.bounds import shortened
 from minigpt_flax.data.batches import Batches, Rows, visits
 from minigpt_flax.data.tokenfiles import Tokens
 from minigpt_flax.errors import UserError
 
+_SHARE = re.compile(r"-?[0-9.]{1,30}(e[+-]?[0-9]{1,2})?|[0-9]{1,30}/[0-9]{1,30}")
 _PERIOD = 10_000  # rows after which the order of the sources begins anew, at most
 _STRIDE = 0x9E3779B97F4A7C15  # between the sources' seeds: 2**64 / golden ratio, which is odd
 
@@ -26,21 +29,36 @@ def read_weights(text: str, sources: Sequence[str]) -> tuple[Fraction, ...]:
     >>> read_weights("0.7,0.3", ["a.txt", "b.txt"])
     (Fraction(7, 10), Fraction(3, 10))
     """
+    parts, shown = [part.strip() for part in text.split(",")], shortened(text)
     try:
-        weights = tuple(Fraction(part.strip()) for part in text.split(","))
+        if not all(map(_SHARE.fullmatch, parts)):
+            raise ValueError("too many digits, or no number")
+        weights = tuple(map(Fraction, parts))
     except (ValueError, ZeroDivisionError) as error:
         raise UserError(
-            f"--mix {text!r} is no list of shares: write a number for each --data, such as 0.7,0.3"
+            f"--mix {shortened(repr(text))} is no list of shares: write a number for each --data, such as 0.7,0.3"
         ) from error
     if len(weights) != len(sources):
         given = f"{len(weights)} share{'s' * (len(weights) != 1)}"
-        raise UserError(f"--mix {text} has {given}, but there are {len(sources)} of --data: {', '.join(sources)}")
+        raise UserError(f"--mix {shown} has {given}, but there are {len(sources)} of --data: {', '.join(sources)}")
     if min(weights) <= 0:
-        raise UserError(f"--mix {text}: a share must be above 0; leave out the --data that is not to be seen")
-    if (total := sum(weights)) != 1:
+        raise UserError(f"--mix {shown}: a share must be above 0; leave out the --data that is not to be seen")
+    if (total := sum(weights, Fraction())) != 1:
         near = ",".join(f"{float(weight / total):.4g}" for weight in weights)
-        raise UserError(f"the shares of --mix {text} sum to {float(total):.6g}, not to 1; in this proportion: {near}")
+        raise UserError(f"the shares of --mix {shown} sum to {_exactly(total)}, not to 1; in this proportion: {near}")
     return weights
+
+
+def _exactly(total: Fraction) -> str:
+    """A sum that isn't 1, with as many digits as tell it from 1.
+
+    >>> _exactly(Fraction(11, 10)), _exactly(1 + Fraction(1, 10**9)), _exactly(1 - Fraction(1, 10**30))
+    ('1.1', '1.000000001', '1 - 1e-30')
+    """
+    shown = f"{float(total):.10g}"
+    if shown != "1":
+        return shown
+    return f"1 {'+' if total > 1 else '-'} {abs(float(total - 1)):.1g}"
 
 
 def by_size(sizes: Sequence[int]) -> tuple[Fraction, ...]:

@@ -6,29 +6,34 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
 
 from minigpt_flax.data.batches import border
 from minigpt_flax.data.tokenfiles import TokenFiles, fingerprint
-from minigpt_flax.data.tokenizers import Tokenizer, load_tokenizer
+from minigpt_flax.data.tokenizers import Tokenizer, digest_of, load_tokenizer
 from minigpt_flax.errors import UserError
+from minigpt_flax.invoked import show
+from minigpt_flax.runs.files import replace, replacing, staged, truncate
+from minigpt_flax.runs.schema import WHOLE, brief, check_fields, check_range, check_type, read_json, size_of, types_of
 
 META = "tokens.json"
 FILES = ("train.bin", "val.bin")
-VERSION = 1
+DTYPES = ("<u2", "<u4")
+VERSION = 2  # 1 has no tokenizer_sha256
 MOST = 10 << 20  # validation tokens that are set apart at most: what modded-nanogpt validates on
 _COPY = 1 << 24  # bytes
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 Stream = Iterable[Integer[np.ndarray, " some"]]
 
 
@@ -44,6 +49,7 @@ class Meta:
         val: number of validation tokens.
         sha256: of the bytes of the training and the validation tokens, one after the other.
         fingerprints: of the two files.
+        tokenizer_sha256: of the tokenizer's file; None in folders of version 1.
     """
 
     version: int
@@ -52,7 +58,8 @@ class Meta:
     train: int
     val: int
     sha256: str
-    fingerprints: list[str]
+    fingerprints: tuple[str, ...]
+    tokenizer_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,35 +74,61 @@ class Prepared:
 
 def is_prepared(folder: Path) -> bool:
     """Whether `prepare` made this folder."""
-    return (folder / META).is_file()
+    return os.path.lexists(folder / META)
 
 
 def open_prepared(source: str) -> Prepared:
     """Maps the tokens of a prepared folder, and checks the files against what it says of them.
 
     Raises:
-        UserError: a file is missing, or another than when the folder was made.
+        UserError: a file is missing, damaged, or another than when the folder was made.
     """
-    folder = Path(source).expanduser()
-    try:
-        meta = Meta(**json.loads((folder / META).read_text(encoding="utf-8")))
-        dtype = np.dtype(meta.dtype)
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{folder / META} is damaged ({' '.join(str(error).split())}): prepare the data again"
-        ) from error
-    if meta.version != VERSION:
-        raise UserError(f"{folder / META} is of version {meta.version}, not {VERSION}: prepare the data again")
-    tokenizer = load_tokenizer(folder)
+    folder = Path(os.path.expanduser(source))
+    meta = read_meta(folder)
+    tokenizer = load_tokenizer(folder, meta.tokenizer_sha256)
+    dtype = np.dtype(meta.dtype)
 
     def mapped(name: str, count: int, known: str) -> TokenFiles:
         path = folder / name
-        if path.stat().st_size != count * dtype.itemsize or fingerprint(path) != known:
+        if size_of(path) != count * dtype.itemsize or fingerprint(path) != known:
             raise UserError(f"the file '{path}' is not the one that was prepared: prepare the data again")
         return TokenFiles([np.memmap(path, dtype, "r")], str(path), tokenizer.vocab_size)
 
     train, val = map(mapped, FILES, (meta.train, meta.val), meta.fingerprints)
     return Prepared(train, val, tokenizer, meta.sha256)
+
+
+def read_meta(folder: Path) -> Meta:
+    """Reads and checks ``tokens.json``.
+
+    Raises:
+        UserError: it is missing, damaged or of another version.
+    """
+    where = show(folder / META)
+    try:
+        return _meta(read_json(folder / META), where)
+    except UserError as error:
+        raise UserError(f"{error}; prepare the data again") from error
+
+
+def _meta(values: dict[str, Any], where: str) -> Meta:
+    version = check_type(values.get("version"), int, f"{where}: version")
+    if not 1 <= version <= VERSION:
+        raise UserError(f"{where} is of version {brief(version)}, not 1 to {VERSION}")
+    fields = types_of(Meta)
+    if version == 1:
+        del fields["tokenizer_sha256"]
+    meta = Meta(**check_fields(values, fields, where))
+    if meta.dtype not in DTYPES:
+        raise UserError(f"{where}: dtype must be one of {', '.join(DTYPES)}, got {brief(meta.dtype)}")
+    for name in ("train", "val"):
+        check_range(getattr(meta, name), 1, WHOLE, f"{where}: {name}")
+    if len(meta.fingerprints) != len(FILES):
+        raise UserError(f"{where}: fingerprints must be {len(FILES)}, got {len(meta.fingerprints)}")
+    hashes = (meta.sha256, *meta.fingerprints, *([] if version == 1 else [meta.tokenizer_sha256 or ""]))
+    if wrong := [text for text in hashes if not _SHA256.fullmatch(text)]:
+        raise UserError(f"{where}: a SHA-256 must be 64 hexadecimal digits, got {brief(wrong[0])}")
+    return meta
 
 
 def write_prepared(source: str, out: Path, tokenizer: Tokenizer, training: Stream, validation: Stream | None) -> Meta:
@@ -112,11 +145,12 @@ def write_prepared(source: str, out: Path, tokenizer: Tokenizer, training: Strea
         What was written.
 
     Raises:
-        UserError: the folder is there, another process is making it, or the disk is full.
+        UserError: the folder is there, another process is making it, or there are too few tokens.
+        OSError: the disk is full; nothing is left of the folder.
     """
-    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
-    with _scratch(out) as scratch:
-        train, val = (scratch / f"{name}.partial" for name in FILES)
+    dtype = np.dtype(DTYPES[tokenizer.vocab_size > 1 << 16])
+    with staged(out) as scratch:
+        train, val = (scratch / name for name in FILES)
         digest = hashlib.sha256()
         count = _write(train, training, dtype, digest)
         if validation is None:
@@ -126,62 +160,15 @@ def write_prepared(source: str, out: Path, tokenizer: Tokenizer, training: Strea
         if not count or not apart:
             raise UserError(f"{source!r} has no text to {'validate on' if count else 'learn from'}")
         tokenizer.save(scratch)
-        meta = Meta(
-            VERSION, source, dtype.str, count, apart, digest.hexdigest(), [fingerprint(train), fingerprint(val)]
-        )
-        (scratch / META).write_text(json.dumps(asdict(meta), indent=1) + "\n", encoding="utf-8")
-        for path, name in zip((train, val), FILES, strict=True):
-            path.rename(scratch / name)
-        for file in scratch.iterdir():
-            _sync(file)
-        scratch.rename(out)
+        prints, made_by = (fingerprint(train), fingerprint(val)), digest_of(scratch)
+        meta = Meta(VERSION, source, dtype.str, count, apart, digest.hexdigest(), prints, made_by)
+        replace(scratch / META, json.dumps(asdict(meta), indent=1) + "\n")
     return meta
-
-
-def require_free(out: Path) -> None:
-    """Refuses a folder that is there already.
-
-    Raises:
-        UserError: it is.
-    """
-    if out.exists():
-        raise UserError(f"{out} exists already: give another --out, or remove it")
-
-
-@contextmanager
-def _scratch(out: Path) -> Iterator[Path]:
-    """A folder to write into, gone again if that fails."""
-    require_free(out)
-    scratch = out.with_name(f"{out.name}.partial")
-    ours = not scratch.exists()  # Ctrl-C may come as soon as it is made
-    try:
-        _make(scratch)
-        yield scratch
-    except BaseException as error:
-        if not ours:
-            raise
-        shutil.rmtree(scratch, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
-            raise UserError(f"can't write {out}: {error.strerror}; nothing is left of it") from error
-        raise
-
-
-def _make(scratch: Path) -> None:
-    try:
-        scratch.parent.mkdir(parents=True, exist_ok=True)
-        scratch.mkdir()
-    except FileExistsError as error:
-        raise UserError(
-            f"{scratch} is there: another process is preparing {scratch.stem}, or one was killed; remove it if none "
-            "does"
-        ) from error
-    except OSError as error:
-        raise UserError(f"can't make the folder {scratch}: {error.strerror}") from error
 
 
 def _write(path: Path, tokens: Stream, dtype: np.dtype, digest) -> int:
     count = 0
-    with path.open("wb") as file:
+    with replacing(path) as file:
         for some in tokens:
             data = some.astype(dtype).tobytes()
             digest.update(data)
@@ -193,14 +180,8 @@ def _write(path: Path, tokens: Stream, dtype: np.dtype, digest) -> int:
 def _set_apart(train: Path, val: Path, count: int, dtype: np.dtype) -> tuple[int, int]:
     """Moves the last tenth of the training tokens, as `split` cuts them, into a file of its own."""
     start = max(border(count), count - MOST)
-    with train.open("r+b") as source, val.open("wb") as target:
+    with train.open("rb") as source, replacing(val) as target:
         source.seek(start * dtype.itemsize)
         shutil.copyfileobj(source, target, _COPY)
-        source.truncate(start * dtype.itemsize)
+    truncate(train, start * dtype.itemsize)
     return start, count - start
-
-
-def _sync(file: Path) -> None:
-    """Brings a file to the disk itself, so that a power cut can't leave a folder that only looks whole."""
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())

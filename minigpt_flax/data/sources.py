@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from minigpt_flax.data.documents import FIELD, Piece, document, read_jsonl, read_text, stripped
+from minigpt_flax.data.documents import FIELD, Piece, read_jsonl, read_text, record_piece, stripped
 from minigpt_flax.data.tokenfiles import Format, TokenFiles, read_bin
 from minigpt_flax.errors import UserError
+from minigpt_flax.runs.schema import size_of
 
 TEXT_SUFFIXES = (".md", ".py", ".rst", ".tex", ".txt")
 """The files that are read when the source is a folder of text."""
@@ -85,19 +87,38 @@ def open_source(source: str) -> Text | Binary:
     Raises:
         UserError: there is nothing of that name, or it is empty, damaged or mixed.
     """
-    path, field = Path(source).expanduser(), None
-    if "#" in source and not path.exists():
+    path, field = expanded(source), None
+    if "#" in source and not os.path.lexists(path):
         source_path, _, field = source.rpartition("#")
-        path = Path(source_path).expanduser()
+        path = expanded(source_path)
     if source.startswith(HUB):
         return _hugging_face(source, source.removeprefix(HUB).removesuffix(f"#{field}"), field)
     if path.is_dir():
         return _folder(source, path)
-    files = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(str(path), recursive=True))
-    files = [file for file in files if file.is_file()]
+    files = [path] if os.path.lexists(path) else [file for file in sorted(_matching(path)) if file.is_file()]
     if not files:
         raise _absent(source, path)
+    for file in files:
+        size_of(file)  # a pipe, a device or a link that leads nowhere
     return _binary(source, files) if any(_is_bin(file) for file in files) else _text(source, files, field)
+
+
+def expanded(source: str) -> Path:
+    """The path that a source names, with ``~`` as the home folder; without such a user it stays, as in a shell.
+
+    Raises:
+        UserError: the name is empty, which would be the working directory.
+    """
+    if not source.strip():
+        raise UserError("--data is empty: give a corpus, a file, a folder, a pattern such as 'books/*.txt', or hf:NAME")
+    return Path(os.path.expanduser(source))
+
+
+def _matching(path: Path) -> Iterator[Path]:
+    """The files that a pattern matches. The part of it that exists as a folder is no pattern, whatever its name."""
+    parent = next((above for above in path.parents if os.path.lexists(above)), Path())
+    for name in glob.iglob(str(path.relative_to(parent)), root_dir=parent, recursive=True):
+        yield parent / name
 
 
 def _absent(source: str, path: Path) -> UserError:
@@ -111,12 +132,7 @@ def _folder(source: str, folder: Path) -> Text | Binary:
     tokens = sorted(file for file in folder.iterdir() if _is_bin(file) and file.is_file())
     if tokens:
         return _binary(source, tokens)
-    names = sorted(
-        file.relative_to(folder).as_posix()
-        for file in folder.rglob("*")
-        if file.suffix.lower() in TEXT_SUFFIXES and file.is_file()
-    )
-    names = [name for name in names if not any(part[0] == "." for part in name.split("/"))]
+    names = sorted(_texts_below(folder))
     found = _text(source, [folder / name for name in names], None, names)
     if not any(piece.text.strip() for piece in found.read()):
         raise UserError(
@@ -124,6 +140,24 @@ def _folder(source: str, folder: Path) -> Text | Binary:
             "(nor a .bin file); give another folder, or a pattern such as 'folder/*.jsonl'"
         )
     return found
+
+
+def _texts_below(folder: Path) -> Iterator[str]:
+    """The text files below a folder, hidden ones not, relative to it.
+
+    Raises:
+        OSError: a folder can't be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for above, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            file = Path(above, name)
+            if file.suffix.lower() in TEXT_SUFFIXES and not name.startswith(".") and file.is_file():
+                yield file.relative_to(folder).as_posix()
 
 
 def _text(source: str, files: list[Path], field: str | None, names: list[str] | None = None) -> Text:
@@ -190,9 +224,8 @@ def _hugging_face(source: str, name: str, field: str | None) -> Text:
     try:
         found: Any = datasets.load_dataset(name, config or None, streaming=True)
     except Exception as error:  # of the network, the hub, the dataset, a parser: of no common kind
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(
-            f"can't open the dataset {name!r} of Hugging Face ({reason:.200}); check the name and the network, or "
+            f"can't open the dataset {name!r} of Hugging Face ({_reason(error)}); check the name and the network, or "
             "give a file"
         ) from error
     if "train" not in found:
@@ -202,6 +235,17 @@ def _hugging_face(source: str, name: str, field: str | None) -> Text:
 
 
 def _rows(rows: Any, field: str, name: str) -> Iterator[Piece]:
-    for number, row in enumerate(rows):
-        text = document(row, field, f"the dataset {name!r}, row {number},")
-        yield Piece(text, True, len(text.encode()))
+    number, rows = -1, iter(rows)
+    while True:
+        try:
+            row = next(rows, None)
+        except Exception as error:  # of the network, a decompressor, a parser: of no common kind
+            raise UserError(f"can't read the dataset {name!r} after row {number}: {_reason(error)}") from error
+        if row is None:
+            return
+        number += 1
+        yield record_piece(row, field, f"the dataset {name!r}, row {number},")
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"

@@ -8,17 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from minigpt_flax.bounds import Bound, shortened
 from minigpt_flax.errors import UserError, check_name
 from minigpt_flax.invoked import line, show
 from minigpt_flax.lab import contest as contests, verdict_text
-from minigpt_flax.lab.contest import ALONE, FILE, Contest
+from minigpt_flax.lab.contest import ALONE, FILE, LOSS, Contest
 from minigpt_flax.lab.entries import entries_of, grouped
 from minigpt_flax.lab.records import read_run
 from minigpt_flax.lab.verdict import Entry, judge
 from minigpt_flax.runs import files
 from minigpt_flax.train import output
-from minigpt_flax.train.cli import Parser, add_fields, given_fields, number, whole
-from minigpt_flax.train.config import PRESETS, default_preset
+from minigpt_flax.train.cli import Parser, add_fields, given_fields
+from minigpt_flax.train.config import PRESETS, default_preset, flag_of
 from minigpt_flax.train.output import Output, tell
 from minigpt_flax.train.stop import end_with_parent
 
@@ -32,7 +33,10 @@ LINES = """
 """
 AUTO = "auto"
 SEEDS = 3
+MOST_RATES = 100
 FORMS = {"results.json": verdict_text.as_json, "results.csv": verdict_text.as_csv, "results.md": verdict_text.markdown}
+JUDGING = {"--target", "--out", "--name", "--quiet", "--json"}  # flags that may stand beside finished runs
+RESUMING = {"--resume", "--target", "--vmap", "--jobs", "--share", "--quiet", "--json"}  # and beside --resume
 RESULTS = frozenset({*FORMS, "loss.png", "rates.png", "target.png", "schedules.png", "ratios.png"})
 OWN = (
     "folders", "opt", "schedule", "lr", "seeds", "target", "preset", "out", "name", "resume", "vmap", "jobs", "share",
@@ -49,15 +53,15 @@ def declare(parser: Parser) -> None:
     add("--opt", action="append", metavar="WORD", help="an optimizer; repeat it")
     add("--schedule", action="append", metavar="WORD", help="a schedule; may be repeated")
     add("--lr", metavar="LIST", help="0.001,0.003 tries these; auto searches [each optimizer's own]")
-    add("--seeds", type=whole, default=SEEDS, metavar="N", help=f"runs of each, seeds from --seed up [{SEEDS}]")
-    add("--target", type=number, metavar="LOSS", help="validation loss to reach [what the first reached]")
+    add("--seeds", type=Bound(2, 10_000, whole=True), metavar="N", help=f"runs of each, seeds from --seed up [{SEEDS}]")
+    add("--target", type=LOSS, metavar="LOSS", help="validation loss to reach [what the first reached]")
     how = parser.add_argument_group("how it runs").add_argument
     how("--preset", metavar="NAME", help="what all other flags start from [by device]")
-    how("--out", default="runs", metavar="DIR", help="folder that holds the comparison [runs]")
+    how("--out", metavar="DIR", help="folder that holds the comparison [runs]")
     how("--name", metavar="NAME", help="its folder is OUT/NAME [by its contestants]")
     how("--resume", metavar="FOLDER", help="go on with this comparison; so does the same line again")
     how("--vmap", action="store_true", help="train runs of one optimizer together, in one program")
-    how("--jobs", type=whole, default=1, metavar="N", help="processes at once on this machine [1]")
+    how("--jobs", type=Bound(1, 1024, whole=True), metavar="N", help="processes at once on this machine [1]")
     how("--share", metavar="I/N", help="do the I-th of N shares (from 0): for N hosts with one folder")
     output.declare(parser.add_argument_group("output"))
     add_fields(parser, without=("opt", "schedule", "lr", "init", *ALONE))
@@ -76,10 +80,12 @@ def run(**options: Any) -> int:
     typed = {name: options.pop(name) for name in OWN}
     given = given_fields(options)
     answer = Output(typed["quiet"], typed["json"])
+    check_use(typed, given)
+    typed |= {name: typed[name] or default for name, default in (("out", "runs"), ("jobs", 1))}
     if typed["jobs"] > 1:  # else the first process takes most of an accelerator's memory
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if typed["folders"]:
-        return _judge_folders([Path(folder) for folder in typed["folders"]], typed, given, answer)
+        return _judge_folders([Path(folder) for folder in typed["folders"]], typed, answer)
     if typed["resume"]:
         folder = Path(typed["resume"])
         contest = contests.load(folder)
@@ -95,7 +101,7 @@ def run(**options: Any) -> int:
         if answer.human and typed["jobs"] == 1:
             tell(f"share {typed['share']} is done; the verdict, when all are: {line('compare', folder)}")
         return 0
-    return _tell(entries_of(contest, folder), contest.target, folder, answer)
+    return _tell(entries_of(contest, folder), typed["target"] or contest.target, folder, answer)
 
 
 def _contest(typed: Mapping[str, Any], given: dict[str, Any]) -> Contest:
@@ -114,7 +120,7 @@ def _contest(typed: Mapping[str, Any], given: dict[str, Any]) -> Contest:
         schedules=tuple(typed["schedule"] or ()),
         lr=() if typed["lr"] == AUTO else _rates(typed["lr"]),
         search=typed["lr"] == AUTO,
-        seeds=tuple(range(first, first + typed["seeds"])),
+        seeds=tuple(range(first, first + (typed["seeds"] or SEEDS))),
         target=typed["target"],
     )
 
@@ -125,10 +131,13 @@ def _rates(text: str | None) -> tuple[float, ...]:
     >>> _rates("1e-3,3e-3"), _rates(None)
     ((0.001, 0.003), ())
     """
+    parts = [] if text is None else text.split(",")
+    if len(parts) > MOST_RATES:
+        raise UserError(f"--lr takes at most {MOST_RATES} learning rates, got {len(parts)}")
     try:
-        return tuple(float(part) for part in (text or "").split(",") if part)
+        return tuple(map(float, parts))
     except ValueError:
-        raise UserError(f"--lr takes auto, or numbers such as 0.001,0.003; got {text!r}") from None
+        raise UserError(f"--lr takes auto, or numbers such as 0.001,0.003; got {shortened(repr(text))}") from None
 
 
 def _name(contest: Contest) -> str:
@@ -137,12 +146,21 @@ def _name(contest: Contest) -> str:
     return re.sub(r"-+", "-", f"compare-{contest.preset}-{contest.steps}-{words}")[:100].rstrip("-")
 
 
-def _judge_folders(folders: list[Path], typed: Mapping[str, Any], given: Mapping[str, Any], answer: Output) -> int:
+def check_use(typed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuses flags that would have no effect.
+
+    Raises:
+      UserError: a flag that describes or runs a new comparison stands beside finished runs or ``--resume``.
+    """
+    used = {flag_of(name) for name in (*typed, *given) if name != "folders" and {**typed, **given}[name]}
+    if typed["folders"] and (unused := sorted(used - JUDGING)):
+        raise UserError(f"{unused[0]} trains, and folders of runs are only judged: leave one of the two out")
+    if typed["resume"] and (unused := sorted(used - RESUMING)):
+        raise UserError(f"--resume continues a comparison as it was started: leave {unused[0]} out")
+
+
+def _judge_folders(folders: list[Path], typed: Mapping[str, Any], answer: Output) -> int:
     """Judges without training."""
-    trained = [f"--{name}" for name in ("opt", "schedule", "lr", "resume", "preset") if typed[name]]
-    unused = trained + [f"--{name.replace('_', '-')}" for name in given]
-    if unused:
-        raise UserError(f"{unused[0]} trains, and folders of runs are only judged: leave the one or the other out")
     if len(folders) == 1 and (folders[0] / FILE).is_file():
         contest = contests.load(folders[0])
         return _tell(entries_of(contest, folders[0]), typed["target"] or contest.target, folders[0], answer)

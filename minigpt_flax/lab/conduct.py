@@ -13,11 +13,13 @@ from pathlib import Path
 from minigpt_flax.errors import UserError
 from minigpt_flax.invoked import line, show
 from minigpt_flax.lab import contest as contests
-from minigpt_flax.lab.contest import Contest
+from minigpt_flax.lab.contest import Contest, Contestant
 from minigpt_flax.lab.meter import Meter
 from minigpt_flax.lab.sweep import Share, Stopped, Sweep
 from minigpt_flax.train import xla
-from minigpt_flax.train.build import build
+from minigpt_flax.train.build import build, fits
+from minigpt_flax.train.cli import tell_repeated
+from minigpt_flax.train.memory import require_training
 from minigpt_flax.train.output import tell
 from minigpt_flax.train.stop import PARENT, Stop
 
@@ -44,10 +46,11 @@ def conduct(
     """
     mine = _share(share)
     xla.require_jit()
-    if jobs < 1:
-        raise UserError(f"--jobs must be at least 1, got {jobs}")
     for who in contest.contestants:  # a mistake in the last one's words shows before the first one trains
-        build(contest.config(who))
+        config = contest.config(who)
+        require_training(config)
+        fits(build(config), at_once(contest, who, vmap))
+    tell_repeated()
     contests.save(contest, folder)
     if shown and share is None:
         who = f"{len(contest.contestants)} contestants"
@@ -63,6 +66,14 @@ def conduct(
         return stop.status
 
 
+def at_once(contest: Contest, who: Contestant, vmap: bool) -> int:
+    """Runs that a process trains at the same time: with ``--vmap`` all of a contestant that have the same length."""
+    if not vmap:
+        return 1
+    rates = len(contest.rates(who))
+    return max(rates, len(contest.seeds)) if contest.search else rates * len(contest.seeds)
+
+
 def _share(text: str | None) -> Share:
     """Reads ``--share``.
 
@@ -71,7 +82,7 @@ def _share(text: str | None) -> Share:
     """
     if text is None:
         return 0, 1
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
     if not found or int(found[1]) >= int(found[2]):
         raise UserError(f"--share takes I/N with I from 0 to N - 1, such as 0/2 and 1/2; got {text!r}")
     return int(found[1]), int(found[2])

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minigpt_flax.bounds import RATE, SEED, Bound
 from minigpt_flax.errors import UserError
 from minigpt_flax.invoked import show
 from minigpt_flax.lab import halving
@@ -23,6 +23,8 @@ from minigpt_flax.train.config import RunConfig, resolve
 VALIDATIONS = 8  # in a run whose --eval-every isn't given: enough to interpolate the step of a loss
 FILE = "comparison.json"
 VERSION = 2  # of this file
+LOSS = Bound(0, 1e6, above=True)  # a validation loss
+PEAK = dataclasses.replace(RATE, above=True)  # a learning rate that trains
 ALONE = {"parallel": "jit", "mesh": "data=1"}  # a run of a comparison has one device: several may share a program
 
 
@@ -158,16 +160,17 @@ def check(contest: Contest) -> Contest:
         raise UserError(
             f"--seeds must be at least 2, got {len(contest.seeds)}: one run of each can't tell a difference from noise"
         )
+    for seed in (min(contest.seeds), contest.search_seed):
+        SEED.check("--seed, with the --seeds after it,", seed)
     for rate in contest.lr:
-        if not 0 < rate < math.inf:
-            raise UserError(f"--lr {rate}: a learning rate must be a finite number above 0")
+        PEAK.check("--lr", rate)
     if contest.search and contest.steps < halving.SHORTEST:
         raise UserError(
             f"--lr auto searches with runs of a quarter of --steps: give at least {halving.SHORTEST}, "
             f"got {contest.steps}"
         )
-    if contest.target is not None and not 0 < contest.target < math.inf:
-        raise UserError(f"--target must be a validation loss above 0, got {contest.target}")
+    if contest.target is not None:
+        LOSS.check("--target", contest.target)
     return contest
 
 

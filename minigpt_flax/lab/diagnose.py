@@ -8,14 +8,17 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
+from minigpt_flax.bounds import Bound
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invoked import show
 from minigpt_flax.runs import files
 from minigpt_flax.train import output
-from minigpt_flax.train.cli import COLUMNS, Parser, number, whole
+from minigpt_flax.train.cli import COLUMNS, Parser
 from minigpt_flax.train.output import Output, tell
 
 SUMMARY = "Look inside a run: landscape, curvature, gradient noise, optimizer."
+BATCHES = Bound(2, 10_000, whole=True)
+NOISE = Bound(0, 1e6, above=True)
 STUDIES = ("landscape", "curvature", "noise", "optimizer")
 
 
@@ -26,9 +29,9 @@ def declare(parser: Parser) -> None:
         "--only", action="append", metavar="STUDY", help=f"one of {', '.join(STUDIES)}; may be repeated"
     )
     parser.add_argument("--step", default="last", metavar="STEP", help="checkpoint: a step, best or last [last]")
-    parser.add_argument("--batches", type=whole, default=4, metavar="N", help="batches to look with [4]")
+    parser.add_argument("--batches", type=BATCHES, default=4, metavar="N", help="batches to look with [4]")
     parser.add_argument("--parameter", metavar="NAME", help="parameter that noise is added to [the first matrix]")
-    parser.add_argument("--noise", type=number, default=0.01, metavar="STD", help="standard deviation of it [0.01]")
+    parser.add_argument("--noise", type=NOISE, default=0.01, metavar="STD", help="standard deviation of it [0.01]")
     parser.add_argument("--out", metavar="DIR", help="folder of numbers and pictures [RUN/diagnosis]")
     output.declare(parser)
 
@@ -54,10 +57,6 @@ def run(
     for name in only or ():
         if name not in STUDIES:
             raise UserError(f"no study is called {name!r}{nearest(name, STUDIES)}; there are: {', '.join(STUDIES)}")
-    if batches < 2:
-        raise UserError(f"--batches must be at least 2, got {batches}")
-    if not noise > 0:
-        raise UserError(f"--noise must be above 0, got {noise}")
     from minigpt_flax.lab.diagnosis import curvature, dynamics, landscape, noise as gradient_noise
     from minigpt_flax.lab.diagnosis.subject import load
 

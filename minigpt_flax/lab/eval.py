@@ -45,8 +45,8 @@ def run(
     part = split or ("validation" if data is None else "all")
     if part not in SPLITS:
         raise UserError(f"no split is called {part!r}{nearest(part, SPLITS)}; there are: {', '.join(SPLITS)}")
-    if picture is not None and not Path(picture).absolute().parent.is_dir():
-        raise UserError(f"can't write {picture}: there is no folder {show(Path(picture).absolute().parent)}")
+    if picture is not None:
+        _check_picture(Path(picture))
     report = measured(Path(folder), data, part, step, bar=answer.human)
     answer.result(text(report), report)
     if picture is not None:
@@ -162,6 +162,17 @@ def watched(windows: Iterable[Any], count: int, shown: bool) -> Iterator[Any]:
 
 def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
+
+
+def _check_picture(path: Path) -> None:
+    """Refuses a file that no picture can be written to, before anything is computed."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    endings = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in endings:
+        raise UserError(f"--picture {path} must end in one of: {', '.join(f'.{name}' for name in endings)}")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"can't write {path}: there is no folder {show(path.absolute().parent)}")
 
 
 def _draw(path: Path, report: dict[str, Any]) -> None:

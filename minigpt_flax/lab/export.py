@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from json import dumps
 from pathlib import Path
 
-from minigpt_flax.errors import UserError
+from minigpt_flax.errors import Failed
 from minigpt_flax.invoked import show
+from minigpt_flax.runs.files import replace, require_absent, staged
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser
 from minigpt_flax.train.output import Output
@@ -28,26 +28,27 @@ def run(*, folder: str, out: str, step: str, quiet: bool, json: bool) -> int:
 
     Raises:
       UserError: no such run or checkpoint, a model that the format can't hold, or a folder that can't be made.
+      Failed: the disk is full; nothing is left of the folder.
     """
     answer = Output(quiet, json)
     from minigpt_flax.model.gpt2_folder import save_gpt2
     from minigpt_flax.train.restore import restore
 
-    found, target = restore(Path(folder), step), Path(out)
+    target = Path(out)
+    require_absent(target)
+    found = restore(Path(folder), step)
     tokenizer = found.tokenizer.hugging_face()
     try:
-        target.mkdir(parents=True)
+        with staged(target) as scratch:
+            save_gpt2(scratch, found.params, found.model)
+            if tokenizer is not None:
+                replace(scratch / "tokenizer.json", tokenizer)
+                about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": found.model.context}
+                replace(scratch / "tokenizer_config.json", dumps(about) + "\n")
     except OSError as error:
-        raise UserError(f"can't make the folder {show(target)}: {error.strerror}; give another --out") from error
-    try:
-        save_gpt2(target, found.params, found.model)
-        if tokenizer is not None:
-            (target / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
-            about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": found.model.context}
-            (target / "tokenizer_config.json").write_text(dumps(about) + "\n", encoding="utf-8")
-    except BaseException:
-        shutil.rmtree(target, ignore_errors=True)  # nothing half-written
-        raise
+        raise Failed(
+            f"can't write {show(error.filename or target)}: {error.strerror}; nothing is left of it"
+        ) from error
     files = sorted(path.name for path in target.iterdir())
     said = f"{show(target)}: {', '.join(files)}, of step {found.step:,}"
     if tokenizer is None:

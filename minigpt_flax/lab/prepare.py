@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt_flax.errors import UserError
+from minigpt_flax.errors import Failed
 from minigpt_flax.invoked import line, show
+from minigpt_flax.runs.files import require_absent
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser
 from minigpt_flax.train.output import Output
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "Turn text, JSONL, .bin files or a dataset into a folder of tokens."
 PATIENCE = 10.0  # seconds between two lines of progress where there is no terminal
+ENCODING = "encoding"
 CHUNK = 1 << 22  # tokens copied at a time
 
 
@@ -37,13 +39,14 @@ def run(*, source: str, out: str, tokenizer: str, quiet: bool, json: bool) -> in
 
     Raises:
       UserError: the source, the word or the folder can't be used; nothing is left of the folder then.
+      Failed: the disk is full; nothing is left either.
     """
-    from minigpt_flax.data import open_corpus
-    from minigpt_flax.data.prepared import require_free, write_prepared
+    from minigpt_flax.data import open_corpus, replacements
+    from minigpt_flax.data.prepared import write_prepared
     from minigpt_flax.data.sources import Binary
 
     answer, folder, begun = Output(quiet, json), Path(out), time.monotonic()
-    require_free(folder)
+    require_absent(folder)
     try:
         found = open_corpus(source)
         with Watch(answer.human) as watch:
@@ -53,7 +56,9 @@ def run(*, source: str, out: str, tokenizer: str, quiet: bool, json: bool) -> in
                 chosen, training, validation = _of_text(found, tokenizer, watch)
             meta = write_prepared(source, folder, chosen, training, validation)
     except OSError as error:
-        raise UserError(f"can't read {error.filename or source}: {error.strerror}") from error
+        raise Failed(
+            f"can't write {show(error.filename or folder)}: {error.strerror}; nothing is left of it"
+        ) from error
     seconds, tokens = time.monotonic() - begun, meta.train + meta.val
     end = "" if chosen.eot is None else f"; documents end with token {chosen.eot:,}"
     size = sum((folder / name).stat().st_size for name in ("train.bin", "val.bin"))
@@ -62,10 +67,12 @@ def run(*, source: str, out: str, tokenizer: str, quiet: bool, json: bool) -> in
         f"tokenizer  {chosen.name}, {chosen.vocab_size:,} tokens{end}",
         f"speed      {watch.read / 1e6:,.1f} MB read in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s{_memory()}",
         f"sha256     {meta.sha256}",
+        *([f"text       {replacements(watch.replaced)}"] if watch.replaced else []),
         f"next       {line('train', '--data', folder)}",
     )
     record = {"folder": show(folder), "training": meta.train, "validation": meta.val, "vocab_size": chosen.vocab_size}
-    answer.note("\n".join(lines), record | {"tokenizer": chosen.name, "sha256": meta.sha256, "seconds": seconds})
+    record |= {"tokenizer": chosen.name, "sha256": meta.sha256, "seconds": seconds, "replaced": watch.replaced}
+    answer.note("\n".join(lines), record)
     return 0
 
 
@@ -76,8 +83,8 @@ def _of_text(found: Text, word: str, watch: Watch) -> tuple[Tokenizer, Iterable,
     parsed = parse(word, "tokenizer")
     learned = "" if parsed.name in READY_MADE else running(watch.over(found.read(), "learning", found.size))
     tokenizer = bind(parsed, TOKENIZERS, "tokenizer", learned)
-    training = encode(tokenizer, watch.over(found.read(), "encoding", found.size))
-    apart = None if found.validation is None else encode(tokenizer, watch.over(found.validation(), "encoding", None))
+    training = encode(tokenizer, watch.over(found.read(), ENCODING, found.size))
+    apart = None if found.validation is None else encode(tokenizer, watch.over(found.validation(), ENCODING, None))
     return tokenizer, training, apart
 
 
@@ -106,6 +113,7 @@ class Watch:
 
     Attributes:
       read: bytes of the source, of the last pass over it.
+      replaced: lone surrogates that became U+FFFD in what was encoded.
     """
 
     def __init__(self, shown: bool):
@@ -123,7 +131,7 @@ class Watch:
         self.bar = Progress(
             *columns, console=self.console, transient=True, disable=not (shown and self.console.is_terminal)
         )
-        self.read = 0
+        self.read = self.replaced = 0
 
     def __enter__(self) -> Watch:
         """Begins."""
@@ -136,7 +144,12 @@ class Watch:
 
     def over(self, pieces: Iterable[Piece], what: str, size: int | None) -> Iterator[Piece]:
         """Passes on pieces of documents, of ``size`` bytes together where that is known."""
-        return self._pass(((piece, piece.size) for piece in pieces), what, size)
+        return self._pass(((piece, piece.size) for piece in self._counted(pieces, what)), what, size)
+
+    def _counted(self, pieces: Iterable[Piece], what: str) -> Iterator[Piece]:
+        for piece in pieces:
+            self.replaced += piece.replaced if what == ENCODING else 0  # learning reads the same text
+            yield piece
 
     def arrays(self, arrays: Iterable[Any], what: str, size: int) -> Iterator[Any]:
         """Passes on arrays, of ``size`` bytes together."""

@@ -8,13 +8,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from minigpt_flax.bounds import SEED, SIZE, Bound
 from minigpt_flax.errors import UserError
 from minigpt_flax.runs.schema import read_text
 from minigpt_flax.text import printable
 from minigpt_flax.train import output
-from minigpt_flax.train.cli import Parser, number, whole
+from minigpt_flax.train.cli import Parser
 from minigpt_flax.train.output import Output
 
+TEXTS = Bound(1, 10**6, whole=True)
+SHARE = Bound(0, 1, above=True)
+LENGTH = Bound(1, 10**9, whole=True)  # tokens
 SUMMARY = "Print text that a run's model writes."
 
 
@@ -23,15 +27,15 @@ def declare(parser: Parser) -> None:
     parser.add_argument("folder", metavar="RUN", help="the run's folder")
     parser.add_argument("--prompt", metavar="TEXT", action="append", help="what to continue; repeatable [a new line]")
     parser.add_argument("--prompt-file", metavar="FILE", help="a prompt from a file, or from - (standard input)")
-    parser.add_argument("--num", type=whole, default=1, metavar="N", help="how many texts of each prompt [1]")
-    parser.add_argument("--max-tokens", type=whole, default=256, metavar="N", help="length of each [256]")
+    parser.add_argument("--num", type=TEXTS, default=1, metavar="N", help="how many texts of each prompt [1]")
+    parser.add_argument("--max-tokens", type=LENGTH, default=256, metavar="N", help="length of each [256]")
     parser.add_argument("--stop", metavar="TEXT", action="append", help="end a text before this; repeatable")
     parser.add_argument(
-        "--temperature", type=number, default=0.8, metavar="T", help="0: always the likeliest; 1: as it is [0.8]"
+        "--temperature", type=Bound(0, 1e6), default=0.8, metavar="T", help="0: always the likeliest; 1: as it is [0.8]"
     )
-    parser.add_argument("--top-k", type=whole, metavar="K", help="draw from the K likeliest tokens [all]")
-    parser.add_argument("--top-p", type=number, metavar="P", help="draw from the likeliest that hold P [1]")
-    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="other draws [0]")
+    parser.add_argument("--top-k", type=SIZE, metavar="K", help="draw from the K likeliest tokens [all]")
+    parser.add_argument("--top-p", type=SHARE, metavar="P", help="draw from the likeliest that hold P [1]")
+    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="other draws [0]")
     parser.add_argument("--step", default="best", metavar="STEP", help="checkpoint: a step, best or last [best]")
     output.declare(parser)
 
@@ -54,16 +58,16 @@ def run(
       UserError: no such run, checkpoint or file, a prompt that the tokenizer can't encode, a number out of range.
     """
     answer = Output(quiet, json)
-    if num < 1:
-        raise UserError(f"--num must be at least 1, got {num}")
     if stop and not all(stop):
         raise UserError("--stop is empty; give the text to end before, or leave it out")
     prompts: list[str | None] = [*(prompt or ()), *(() if prompt_file is None else (_from_file(prompt_file),))]
     prompts = [text for text in prompts or [None] for _ in range(num)]
+    from minigpt_flax.train.memory import require_cache
     from minigpt_flax.train.restore import restore
     from minigpt_flax.train.sample import write
 
     model = restore(Path(folder), step)
+    require_cache(model.model, len(prompts))
     pieces = write(model.model, model.params, model.tokenizer, prompts, stops=stop or (), **how)
     if json:
         tell(pieces, prompts, answer)

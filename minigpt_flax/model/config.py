@@ -8,7 +8,10 @@ together.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 
+from minigpt_flax.bounds import SIZE, Bound
 from minigpt_flax.errors import UserError, nearest
 
 NORM_NAMES = ("layernorm", "rmsnorm")
@@ -19,6 +22,22 @@ INIT_NAMES = ("gpt2", "zero_out")
 ATTENTION_NAMES = ("plain", "cudnn", "tpu")
 DTYPE_NAMES = ("float32", "bfloat16")
 REMAT_NAMES = ("none", "full", "dots")
+BOUNDS = {  # ranges of the numbers, by field
+    "vocab_size": SIZE,
+    "context": SIZE,
+    "layers": Bound(1, 10_000, whole=True),
+    "heads": SIZE,
+    "width": SIZE,
+    "kv_heads": SIZE,
+    "hidden": SIZE,
+    "rope_base": Bound(1, 1e12, above=True),
+    "attention_scale": Bound(0, 1e6, above=True),
+    "softcap": Bound(0, 1e6, above=True),
+    "dropout": Bound(0, 1, below=True),
+    "norm_eps": Bound(1e-30, 1.0),
+    "loss_chunk": Bound(0, SIZE.high, whole=True),
+}
+LISTED = 12  # divisors that an error message lists at most
 MULTIPLES = {"rope": 2, "half_rope": 4}  # what a head's features must come in, as these turn them in pairs
 
 
@@ -100,8 +119,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuses what cannot make a model."""
-        for name in ("vocab_size", "context", "layers", "heads", "width", "kv_heads", "hidden"):
-            _check_size(name, getattr(self, name))
+        for name, bound in BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None:
+                bound.check(name, value)
         _check_word("norm", self.norm, NORM_NAMES)
         _check_word("position", self.position, POSITION_NAMES)
         _check_word("mlp", self.mlp, MLP_NAMES)
@@ -117,21 +138,6 @@ class ModelConfig:
                 f"position={self.position!r} needs a head size that is a multiple of {MULTIPLES[self.position]}, but "
                 f"width={self.width} over heads={self.heads} is {self.head_size}; change width or heads"
             )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout={self.dropout} is not in [0, 1)")
-        if self.softcap is not None and not self.softcap > 0:
-            raise UserError(f"softcap={self.softcap} is not a positive number; give one, or None for no bound")
-        if self.attention_scale is not None and not self.attention_scale > 0:
-            raise UserError(
-                f"attention_scale={self.attention_scale} is not a positive number; give one, or None for "
-                "1 / sqrt(head size)"
-            )
-        if not self.rope_base > 1:
-            raise UserError(f"rope_base={self.rope_base} is not above 1; 10000 is usual")
-        if self.loss_chunk is not None and self.loss_chunk < 0:
-            raise UserError(f"loss_chunk={self.loss_chunk} is negative; give a number of tokens, or 0 for all at once")
-        if not self.norm_eps > 0:
-            raise UserError(f"norm_eps={self.norm_eps} is not a positive number; 1e-5 is usual")
 
     @property
     def head_size(self) -> int:
@@ -144,11 +150,6 @@ class ModelConfig:
         return self.heads if self.kv_heads is None else self.kv_heads
 
 
-def _check_size(name: str, value: int | None) -> None:
-    if value is not None and (not isinstance(value, int) or value < 1):
-        raise UserError(f"{name}={value} is not a positive whole number")
-
-
 def _check_word(name: str, word: str, known: tuple[str, ...]) -> None:
     if word not in known:
         raise UserError(f"unknown {name} {word!r}{nearest(word, known)}; it is one of: {', '.join(known)}")
@@ -156,5 +157,26 @@ def _check_word(name: str, word: str, known: tuple[str, ...]) -> None:
 
 def _check_divides(name: str, part: int, whole_name: str, whole: int) -> None:
     if whole % part:
-        divisors = ", ".join(str(n) for n in range(1, whole + 1) if whole % n == 0)
-        raise UserError(f"{name}={part} does not divide {whole_name}={whole}; the divisors are: {divisors}")
+        found = divisors(whole)
+        listed = nearest_numbers(part, found, LISTED)
+        which = "the divisors are" if len(listed) == len(found) else f"the nearest of its {len(found)} divisors are"
+        raise UserError(f"{name}={part} does not divide {whole_name}={whole}; {which}: {', '.join(map(str, listed))}")
+
+
+def divisors(number: int) -> list[int]:
+    """Return all divisors of a number, in order.
+
+    >>> divisors(12)
+    [1, 2, 3, 4, 6, 12]
+    """
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
+
+
+def nearest_numbers(wanted: int, numbers: Sequence[int], count: int) -> list[int]:
+    """Return the ``count`` numbers nearest to ``wanted``, by ratio, in order.
+
+    >>> nearest_numbers(10, [1, 2, 3, 4, 6, 12], 2)
+    [6, 12]
+    """
+    return sorted(sorted(numbers, key=lambda n: max(n / wanted, wanted / n))[:count])

@@ -21,6 +21,7 @@ from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.gpt import Params, init_params
 from minigpt_flax.model.layout import path_name
 from minigpt_flax.model.mlp import MLPS
+from minigpt_flax.runs.schema import brief
 
 PREFIX = "transformer."
 OUTER: dict[str, tuple[str, ...]] = {
@@ -43,6 +44,7 @@ BLOCK: dict[str, tuple[str, ...]] = {  # each tensor there, and the parameters h
     "mlp.c_proj.weight": ("mlp/down/kernel",),
     "mlp.c_proj.bias": ("mlp/down/bias",),
 }
+NAMED = 10  # tensors that an error names, at most
 CAUSAL_MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # constants that older checkpoints carry along
 
 
@@ -58,25 +60,36 @@ def from_gpt2(tensors: Mapping[str, np.ndarray], config: ModelConfig) -> Params:
         float32 parameters for `minigpt_flax.model.gpt.apply`.
 
     Raises:
-        UserError: If the format cannot hold such a model, or naming every tensor that is missing, left over or of
-            another shape.
+        UserError: If the format cannot hold such a model, or the tensors do not fit it, see `check_shapes`.
     """
-    _check_format(config)
     given = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
     given = {name: tensor for name, tensor in given.items() if not CAUSAL_MASK.fullmatch(name)}
     if _is_tied(given):
         del given["lm_head.weight"]
-    shapes = _by_path(jax.eval_shape(lambda: init_params(config, jax.random.key(0))))
-    table = _table(config)
-    expected = {
-        name: _joined_shape([shapes[p.path].shape[len(p.at) :] for p in parts]) for name, parts in table.items()
-    }
-    _check_tensors(given, expected)
+    check_shapes({name: tensor.shape for name, tensor in given.items()}, config)
+    shapes, table = _shapes(config), _table(config)
     params = {path: np.zeros(leaf.shape, np.float32) for path, leaf in shapes.items()}
     for name, parts in table.items():
         for part, values in zip(parts, np.split(np.asarray(given[name]), len(parts), axis=-1), strict=True):
             params[part.path][part.at] = values
     return unflatten_dict({path: jnp.asarray(leaf) for path, leaf in params.items()}, sep="/")
+
+
+def check_shapes(given: Mapping[str, tuple[int, ...]], config: ModelConfig) -> None:
+    """Compares the shapes of tensors, by name without `PREFIX`, with those of a configuration.
+
+    Raises:
+        UserError: If the format cannot hold such a model, or naming the tensors that are missing, left over or of
+            another shape.
+    """
+    _check_format(config)
+    shapes, table = _shapes(config), _table(config)
+    sizes = {name: [shapes[part.path].shape[len(part.at) :] for part in parts] for name, parts in table.items()}
+    _check_tensors(given, {name: _joined_shape(found) for name, found in sizes.items()})
+
+
+def _shapes(config: ModelConfig) -> dict[str, Any]:
+    return _by_path(jax.eval_shape(lambda: init_params(config, jax.random.key(0))))
 
 
 def to_gpt2(params: Mapping[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:
@@ -139,16 +152,17 @@ def _check_format(config: ModelConfig) -> None:
         raise UserError(f"GPT-2's format cannot hold this model: {', '.join(wrong)}")
 
 
-def _check_tensors(given: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> None:
+def _check_tensors(given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
     wrong = [f"{name} is missing" for name in expected if name not in given]
-    wrong += [f"{name} is not part of this model" for name in given if name not in expected]
+    wrong += [f"{brief(name)[1:-1]} is not part of this model" for name in given if name not in expected]
     wrong += [
-        f"{name} is {given[name].shape} instead of {shape}"
+        f"{name} is {brief(given[name])} instead of {shape}"
         for name, shape in expected.items()
-        if name in given and given[name].shape != shape
+        if name in given and given[name] != shape
     ]
     if wrong:
-        raise UserError(f"these weights do not fit the configuration: {'; '.join(wrong)}")
+        more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+        raise UserError(f"these weights do not fit the configuration: {'; '.join(wrong[:NAMED])}{more}")
 
 
 def _is_tied(given: Mapping[str, np.ndarray]) -> bool:

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from minigpt_flax.errors import UserError
+from minigpt_flax.invoked import show
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.gpt import Params
-from minigpt_flax.model.gpt2 import from_gpt2, to_gpt2
+from minigpt_flax.model.gpt2 import CAUSAL_MASK, PREFIX, check_shapes, from_gpt2, to_gpt2
 from minigpt_flax.model.mlp import hidden_size
+from minigpt_flax.runs.files import replace
+from minigpt_flax.runs.schema import brief, check_fields, check_range, read_json, size_of
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu2": "relu2"}  # our name -> theirs
@@ -28,6 +31,17 @@ NAMES = {  # our name -> theirs
     "norm_eps": "layer_norm_epsilon",
 }
 FIXED: dict[str, Any] = {"model_type": "gpt2", "tie_word_embeddings": True, "scale_attn_weights": True}
+TYPES = {
+    **dict.fromkeys(("vocab_size", "n_positions", "n_layer", "n_head", "n_embd"), int),
+    **{"layer_norm_epsilon": float, "n_inner": int | None, "activation_function": str},
+}
+MOST = {  # of the sizes, so that their products stay small numbers
+    **dict.fromkeys(("vocab_size", "n_positions", "n_embd", "n_inner"), 1 << 22),
+    **dict.fromkeys(("n_layer", "n_head"), 1 << 14),
+}
+DTYPES = ("F64", "F32", "F16")  # of safetensors, that NumPy has
+BYTES = 2  # of a number of the smallest of these
+EMBEDDING, HEAD = "wte.weight", "lm_head.weight"
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 
 
@@ -54,8 +68,8 @@ def save_gpt2(folder: Path, params: Mapping[str, Any], config: ModelConfig) -> N
     described |= {"n_inner": hidden_size(config), "bos_token_id": None, "eos_token_id": None}
     described |= {name: config.dropout for name in DROPOUTS}
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    replace(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    replace(folder / CONFIG, json.dumps(described, indent=2) + "\n")
 
 
 def load_gpt2(folder: Path) -> tuple[ModelConfig, Params]:
@@ -64,42 +78,61 @@ def load_gpt2(folder: Path) -> tuple[ModelConfig, Params]:
     Raises:
         UserError: If one is missing or damaged, describes another model, or the tensors do not fit, naming each.
     """
-    config = read_gpt2_config(folder)
+    config, path = read_gpt2_config(folder), folder / WEIGHTS
     try:
-        return config, from_gpt2(load_file(folder / WEIGHTS), config)
+        with safe_open(path, framework="numpy") as file:
+            names = [name for name in file.keys() if not CAUSAL_MASK.fullmatch(name.removeprefix(PREFIX))]
+            _check_header({name: file.get_slice(name) for name in names}, config, path)
+            return config, from_gpt2({name: file.get_tensor(name) for name in names}, config)
     except OSError as error:
-        raise UserError(f"can't read {error.filename or folder / WEIGHTS}: {error.strerror or error}") from error
+        raise UserError(f"can't read {show(error.filename or path)}: {error.strerror or error}") from error
     except SafetensorError as error:
-        raise UserError(f"{folder / WEIGHTS} is damaged: {error}") from error
+        raise UserError(f"{show(path)} is damaged: {' '.join(str(error).split()):.200}") from error
+
+
+def _check_header(slices: Mapping[str, Any], config: ModelConfig, path: Path) -> None:
+    """Compares types and shapes with those of a configuration, before a tensor is read."""
+    for name, part in slices.items():
+        if part.get_dtype() not in DTYPES:
+            said = f"{show(path)}: {brief(name)} is of type {part.get_dtype()}"
+            raise UserError(f"{said}, which is not supported; convert it to one of {', '.join(DTYPES)}")
+    shapes = {name.removeprefix(PREFIX): tuple(part.get_shape()) for name, part in slices.items()}
+    if shapes.get(HEAD) == shapes.get(EMBEDDING):  # its numbers are compared when they are read
+        shapes.pop(HEAD, None)
+    check_shapes(shapes, config)
 
 
 def read_gpt2_config(folder: Path) -> ModelConfig:
-    """Reads the sizes alone.
+    """Reads the sizes alone, and compares them with the length of the weights, which are not read.
 
     Raises:
-        UserError: If ``config.json`` is missing or damaged, or describes another model.
+        UserError: If a file is missing, ``config.json`` is damaged or describes another model, or the weights are too
+            short for it.
     """
-    path = folder / CONFIG
-    try:
-        return _model(json.loads(path.read_text(encoding="utf-8")), path)
-    except OSError as error:
-        raise UserError(f"can't read {path}: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-
-
-def _model(described: Any, path: Path) -> ModelConfig:
-    if not isinstance(described, dict):
-        raise UserError(f"{path} is damaged: it is no table of names and values")
-    wrong = [f"{k}={described[k]!r}, not {v!r}" for k, v in FIXED.items() if described.get(k, v) != v]
+    described, where = read_json(folder / CONFIG), show(folder / CONFIG)
+    wrong = [f"{k}={brief(described[k])}, not {v!r}" for k, v in FIXED.items() if described.get(k, v) != v]
     if wrong:
-        raise UserError(f"{path} does not describe a GPT-2: {', '.join(wrong)}")
-    missing = [theirs for theirs in NAMES.values() if theirs not in described]
-    if missing:
-        raise UserError(f"{path} does not say {', '.join(missing)}")
-    activation = described.get("activation_function", "gelu_new")
-    ours = {theirs: ours for ours, theirs in ACTIVATIONS.items()}
+        raise UserError(f"{where} does not describe a GPT-2: {', '.join(wrong)}")
+    known = {name: described[name] for name in TYPES if name in described}
+    found = check_fields(known, TYPES, where, optional=("activation_function", "n_inner"))
+    for name, most in MOST.items():
+        if found.get(name) is not None:
+            check_range(found[name], 1, most, f"{where}: {name}")
+    activation, ours = found.get("activation_function", "gelu_new"), {v: k for k, v in ACTIVATIONS.items()}
     if activation not in ours:
-        raise UserError(f"{path} asks for the activation {activation!r}; there are: {', '.join(ours)}")
-    sizes = {name: described[theirs] for name, theirs in NAMES.items()}
-    return ModelConfig(**sizes, hidden=described.get("n_inner"), mlp=ours[activation], bias=True)
+        raise UserError(f"{where} asks for the activation {brief(activation)}; there are: {', '.join(ours)}")
+    _check_length(found, folder / WEIGHTS, where)
+    sizes = {name: found[theirs] for name, theirs in NAMES.items()}
+    return ModelConfig(**sizes, hidden=found.get("n_inner"), mlp=ours[activation], bias=True)
+
+
+def _check_length(found: Mapping[str, Any], path: Path, where: str) -> None:
+    """Refuses sizes whose matrices alone take more bytes than the weights have, before anything is made from them."""
+    width, inner = found["n_embd"], found.get("n_inner") or 4 * found["n_embd"]
+    block = 4 * width**2 + 2 * width * inner
+    least = found["n_layer"] * block + (found["vocab_size"] + found["n_positions"]) * width
+    if size_of(path) < least * BYTES:
+        raise UserError(
+            f"{show(path)} is damaged, or of another model: {where} describes at least {least:,} parameters, and it is "
+            "too short for them"
+        )

@@ -38,6 +38,10 @@ def is_writing() -> bool:
     return bool(_unfinished)
 
 
+class Busy(UserError):
+    """Another process is making the folder."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Replaces a file: readers see the old content or the new, never a part.
@@ -181,29 +185,34 @@ def staged(out: Path) -> Iterator[Path]:
     scratch = out.with_name(out.name + PARTIAL)
     try:
         make_folder(scratch.parent)
-        if is_ours(scratch):
-            _remove_abandoned(scratch)
-        scratch.mkdir()
+        _remove_abandoned(scratch, out)
     except FileExistsError as error:
-        if scratch.exists() or scratch.is_symlink():
-            raise UserError(
-                f"{scratch} exists and was not made by this program: move it, or give another --out"
-            ) from error
         raise UserError(f"can't make the folder {out}: {error.filename} is a file") from error
     except OSError as error:
         raise UserError(f"can't make the folder {out}: {error.strerror}") from error
     _unfinished.append(scratch)
     try:
+        try:
+            scratch.mkdir()
+        except FileExistsError as error:
+            raise _busy(out) from error
+        except OSError as error:
+            raise UserError(f"can't make the folder {out}: {error.strerror}") from error
         with open_lock(scratch / MARKER) as lock:
-            try_lock(lock)
+            if not try_lock(lock):  # another process began at the same moment
+                raise _busy(out)
             yield scratch
             for file in scratch.iterdir():
                 _sync(file)
             require_absent(out)
-            os.unlink(scratch / MARKER)
-            os.rename(scratch, out)
+            with _blaming(out):
+                os.rename(scratch, out)
+            os.unlink(out / MARKER)
+    except Busy:
+        raise
     except BaseException:
-        remove_folder(scratch)
+        with contextlib.suppress(OSError, UserError):
+            _remove_abandoned(scratch, out)
         raise
     finally:
         _unfinished.remove(scratch)
@@ -228,16 +237,36 @@ def is_ours(folder: Path) -> bool:
     return (marker.is_file() and not marker.is_symlink()) or not any(folder.iterdir())
 
 
-def _remove_abandoned(scratch: Path) -> None:
+def _remove_abandoned(scratch: Path, out: Path) -> None:
+    """Removes what a killed process left of a folder, unless a living one holds its lock."""
+    if not os.path.lexists(scratch):
+        return
+    if not is_ours(scratch):
+        raise UserError(f"{scratch} exists and was not made by this program: move it, or give another --out")
     with open_lock(scratch / MARKER) as lock:
         if not try_lock(lock):
-            raise UserError(f"another process is making {scratch.with_suffix('')}: wait for it, or give another --out")
+            raise _busy(out)
         remove_folder(scratch)
+
+
+def _busy(out: Path) -> Busy:
+    return Busy(f"another process is making {out}: wait for it, or give another --out")
 
 
 def remove_folder(path: Path) -> None:
     """Removes a folder that this program made, as far as it can be removed; a symbolic link stays."""
     shutil.rmtree(path, ignore_errors=True)  # refuses a link, and follows none inside
+
+
+def truncate(path: Path, size: int) -> None:
+    """Cuts a file that this program made down to ``size`` bytes.
+
+    Raises:
+        OSError: it can't be cut, or it is a symbolic link or no regular file.
+    """
+    with open_lock(path) as file:
+        os.ftruncate(file.fileno(), size)
+        os.fsync(file.fileno())
 
 
 def remove_file(path: Path) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import reprlib
 import stat
 import types
 import typing
@@ -24,6 +25,8 @@ from minigpt_flax.invoked import show
 SMALL = 1 << 20  # bytes of a file of settings, at most
 LARGE = 1 << 31  # bytes of a log, a tokenizer or a text that is read whole, at most
 WHOLE = 1 << 53  # whole numbers up to this are exact in JSON everywhere
+_REPR = reprlib.Repr()  # looks at no more of a value than it shows
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
 _TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "an object"}
 
 
@@ -45,11 +48,27 @@ def read_bytes(path: Path, limit: int = LARGE) -> bytes:
                 raise UserError(f"can't read {show(path)}: it is no regular file")
             if found.st_size > limit:
                 raise UserError(f"{show(path)} has {found.st_size:,} bytes, more than the {limit:,} that it may have")
-            return file.read(limit)
+            return file.read(min(limit, found.st_size))  # Python allocates what it is told to read
     except OSError as error:
         raise UserError(f"can't read {show(path)}: {error.strerror}") from error
     except ValueError as error:  # a NUL in the name
         raise UserError(f"can't read {show(path)}: {error}") from error
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a regular file, which is not read.
+
+    Raises:
+      UserError: it is missing, out of reach, or no regular file (a pipe or a device would never end).
+    """
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"can't read {show(path)}: {reason}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"can't read {show(path)}: it is no regular file")
+    return found.st_size
 
 
 def read_text(path: Path, limit: int = LARGE) -> str:
@@ -96,8 +115,8 @@ def parse_json(text: str, where: str) -> dict[str, Any]:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"it has the field {next(n for n in names if names.count(n) > 1)!r} twice")
+        seen: set[str] = set()
+        raise ValueError(f"it has the field {brief(next(n for n, _ in pairs if n in seen or seen.add(n)))} twice")
     return found
 
 
@@ -138,18 +157,18 @@ def check_type(value: Any, kind: Any, what: str) -> Any:
         return None if value is None else check_type(value, next(p for p in kind.__args__ if p is not type(None)), what)
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
-            raise UserError(f"{what} must be a list, got {_short(value)}")
+            raise UserError(f"{what} must be a list, got {brief(value)}")
         return tuple(check_type(part, typing.get_args(kind)[0], what) for part in value)
     if kind is float and type(value) is int:
         value = float(value) if abs(value) <= WHOLE else math.inf
     if type(value) is not kind:
-        raise UserError(f"{what} must be {_TYPE_NAMES[kind]}, got {_short(value)}")
+        raise UserError(f"{what} must be {_TYPE_NAMES[kind]}, got {brief(value)}")
     if kind is float and not math.isfinite(value):
         raise UserError(f"{what} must be a finite number, got {value}")
     return value
 
 
-def check_range(value: float, low: float, high: float, what: str) -> None:
+def check_range(value: int | float, low: int | float, high: int | float, what: str) -> None:
     """Refuses a number outside ``low`` to ``high``, both included.
 
     Raises:
@@ -174,6 +193,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
+def brief(value: Any) -> str:
+    """A value as Python writes it, for an error; a long one is cut."""
+    text = _REPR.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

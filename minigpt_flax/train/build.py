@@ -21,7 +21,7 @@ from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.flops import training_flops
 from minigpt_flax.model.layout import layout as model_layout
 from minigpt_flax.model.loss import total
-from minigpt_flax.train import sharding
+from minigpt_flax.train import memory, sharding
 from minigpt_flax.train.config import RunConfig
 from minigpt_flax.train.dataset import Dataset, Part, load_dataset
 from minigpt_flax.train.evaluate import evaluate, together
@@ -167,6 +167,21 @@ def assemble(config: RunConfig, data: Dataset) -> Run:
     )
 
 
+def fits(run: Run, count: int = 1) -> None:
+    """Refuses a run that doesn't fit into memory.
+
+    Args:
+      run: the run.
+      count: so many of them train at the same time.
+
+    Raises:
+      UserError: it doesn't fit.
+    """
+    state = sharding.device_bytes(run.state)
+    memory.require_training(run.config, run.model.vocab_size, state, run.mesh.size)
+    memory.require_runs(state, count)
+
+
 def _mesh_sizes(config: RunConfig, shapes: Any) -> dict[str, int]:
     devices, processes = jax.device_count(), jax.process_count()
     if config.mesh is None and processes == 1:
@@ -203,6 +218,7 @@ def design(config: RunConfig, tokenizer: Tokenizer) -> Design:
     wanted = model_config(
         config, tokenizer.vocab_size, dtype=precision.compute, end_of_text=end_of_text(config, tokenizer)
     )
+    memory.require_weights(config, wanted.vocab_size)
     model, hindered = choose_attention(wanted, config.attention)
     key = jax.random.key(config.seed)
     draw = lambda key: precision.store(gpt.init_params(model, key))

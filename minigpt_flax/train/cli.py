@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from minigpt_flax.bounds import COUNT, number, whole
 from minigpt_flax.errors import UserError, check_name, nearest
 from minigpt_flax.invoked import line
 from minigpt_flax.train import output
@@ -19,6 +20,7 @@ from minigpt_flax.train.config import PRESET_NOTES, PRESETS, RunConfig, flag_of
 from minigpt_flax.train.output import Output
 
 COLUMNS = 80
+FREE = "TEXT"  # metavar of a flag whose value may be empty
 LINES = {
     "": "the preset of this machine",
     "--preset demo": "a minute or two on a laptop",
@@ -67,15 +69,42 @@ class Request:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` that takes no abbreviations, prints 80 columns and raises ``UserError``."""
+    """An ``ArgumentParser`` that takes no abbreviations, prints 80 columns and raises ``UserError``.
+
+    A flag that is given twice is reported on stderr, unless it collects its values; scripts override their own defaults
+    that way. Values that are empty or not UTF-8 are refused.
+    """
 
     def __init__(self, **settings: Any):
         settings = {"formatter_class": _format, "allow_abbrev": False, **settings}
         super().__init__(**settings)
+        self._seen: set[str] = set()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses what it knows; see ``argparse``."""
+        self._seen = set()
+        return super().parse_known_args(args, namespace)
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Reads the values of one occurrence of an argument."""
+        if isinstance(action, argparse._SubParsersAction):  # these are arguments of a command, whose parser checks them
+            return super()._get_values(action, arg_strings)
+        name = "/".join(action.option_strings) or str(action.metavar)
+        if action.option_strings and not isinstance(action, argparse._AppendAction):
+            if action.dest in self._seen:
+                _repeated.append(f"{self.prog}: {name} is given twice; the last value is used")
+            self._seen.add(action.dest)
+        for text in arg_strings:
+            if not text and action.metavar != FREE:
+                self.error(f"{name} is empty: give a value or leave it out")
+            if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+                self.error(f"{name} {ascii(text)} is not UTF-8 text")
+        return super()._get_values(action, arg_strings)
 
     def error(self, message: str) -> NoReturn:
         """Raises instead of printing the usage."""
-        raise UserError(f"{message.removeprefix('argument ')}; see --help")
+        text = message.removeprefix("argument ").replace(": must be", " must be", 1)
+        raise UserError(f"{text}; see --help")
 
     def parse(self, arguments: list[str]) -> dict[str, Any]:
         """Parses all of ``arguments``.
@@ -83,6 +112,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
           UserError: an unknown flag, with the nearest, or a value of the wrong type.
         """
+        _repeated.clear()
         known, unknown = self.parse_known_args(_joined(arguments))
         if unknown:
             flags = self.flags(arguments)
@@ -96,6 +126,15 @@ class Parser(argparse.ArgumentParser):
         for named in (parsers[name] for parsers in commands for name in arguments if name in parsers):
             return found + named.flags(())
         return found
+
+
+_repeated: list[str] = []
+
+
+def tell_repeated() -> None:
+    """Reports on stderr which flags were given twice; called when the command line is known to be right."""
+    while _repeated:
+        print(_repeated.pop(0), file=sys.stderr)
 
 
 def _format(prog: str) -> argparse.HelpFormatter:
@@ -118,22 +157,6 @@ def _is_negative(text: str) -> bool:
         return text.startswith("-") and float(text) <= 0
     except ValueError:
         return False
-
-
-def whole(text: str) -> int:
-    """Reads a whole number."""
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number such as 100, got {text!r}") from None
-
-
-def number(text: str) -> float:
-    """Reads a number."""
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number such as 0.001, got {text!r}") from None
 
 
 READERS: dict[type, Callable[[str], Any]] = {int: whole, float: number, str: str}
@@ -161,7 +184,7 @@ def declare(build: Parser) -> None:
         "--resume", metavar="RUN", help="continue the run in this folder; flags that alter the numbers must agree"
     )
     run.add_argument("--multihost", metavar="WHO", help="auto, or coordinator=HOST:PORT,processes=N,process=I")
-    run.add_argument("--stop-after", type=whole, metavar="STEP", help="save and stop after this step of the run")
+    run.add_argument("--stop-after", type=COUNT, metavar="STEP", help="save and stop after this step of the run")
     run.add_argument("--compile-cache", metavar="DIR", help="keep what is compiled here, or none [user's cache]")
     run.add_argument("--profile", metavar="A:B", help="trace steps A to B with JAX's profiler")
     run.add_argument("--watch", action="store_true", help="draw the curves in the terminal while it trains")

@@ -7,24 +7,35 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import sys
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from minigpt_flax.bounds import COUNT, DRAWN, NORM, RATE, SEED, SIZE, TOKENS, Bound
 from minigpt_flax.errors import UserError, check_name
 from minigpt_flax.invoked import show
+from minigpt_flax.model.config import BOUNDS
 from minigpt_flax.runs.schema import SMALL, check_fields, check_type, parse_json, read_text, types_of
 from minigpt_flax.train import groups
 from minigpt_flax.train.mesh import check_parallel
-from minigpt_flax.train.specs import Word, parse
+from minigpt_flax.train.specs import THRESHOLD, Word, parse
 
 
-def _flag(default: Any, group: str, metavar: str, help: str, *, fixed: bool = True) -> Any:
-    """A field; one that isn't ``fixed`` leaves the run's numbers alone, so that ``--resume`` may change it."""
-    return field(default=default, metadata={"group": group, "metavar": metavar, "help": help, "fixed": fixed})
+def _flag(default: Any, group: str, metavar: str, help: str, *, fixed: bool = True, bound: Bound | None = None) -> Any:
+    """A field of :class:`RunConfig`.
+
+    Args:
+      default: its default value.
+      group: heading in ``--help``.
+      metavar: stands for the value in ``--help``.
+      help: one line of ``--help``.
+      fixed: whether it changes the run's numbers; ``--resume`` may change a field that doesn't.
+      bound: range of a number; a number of the model has its range in ``minigpt_flax.model.config.BOUNDS``.
+    """
+    metadata = {"group": group, "metavar": metavar, "help": help, "fixed": fixed, "bound": bound}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -32,16 +43,22 @@ class RunConfig:
     """One run, completely: the same config on the same data gives the same numbers."""
 
     opt: str = _flag("adamw", "optimization", "WORD", "optimizer")
-    lr: float = _flag(1e-3, "optimization", "NUMBER", "peak learning rate")
+    lr: float = _flag(1e-3, "optimization", "NUMBER", "peak learning rate", bound=RATE)
     schedule: str = _flag("warmup_cosine", "optimization", "WORD", "learning-rate schedule")
     clip: str = _flag("clip_by_norm(1.0)", "optimization", "WORD", "gradient clip, or none")
     wrap: tuple[str, ...] = _flag((), "optimization", "WORD", "wrapper around clip and optimizer; may be repeated")
     group: tuple[str, ...] = _flag((), "optimization", "G", "WHERE=WORD: an optimizer for a role; repeatable; or none")
-    steps: int = _flag(1000, "optimization", "N", "optimizer steps")
-    batch_size: int = _flag(12, "optimization", "N", "sequences that are worked on at a time")
-    accum: int = _flag(1, "optimization", "N", "micro-batches of --batch-size that a step adds up")
-    tokens_per_step: int | None = _flag(None, "optimization", "N", "choose --accum so that a step has so many tokens")
-    seed: int = _flag(0, "optimization", "N", "of weights, data order and dropout")
+    steps: int = _flag(1000, "optimization", "N", "optimizer steps", bound=COUNT)
+    batch_size: int = _flag(12, "optimization", "N", "sequences that are worked on at a time", bound=SIZE)
+    accum: int = _flag(1, "optimization", "N", "micro-batches of --batch-size that a step adds up", bound=SIZE)
+    tokens_per_step: int | None = _flag(
+        None,
+        "optimization",
+        "N",
+        "choose --accum so that a step has so many tokens",
+        bound=TOKENS,
+    )
+    seed: int = _flag(0, "optimization", "N", "of weights, data order and dropout", bound=SEED)
 
     data: tuple[str, ...] = _flag(("pydocs",), "data", "SOURCE", "corpus, file, folder, glob, hf:NAME; may be repeated")
     mix: str | None = _flag(None, "data", "W,W,...", "share of each --data in the batches [by size]")
@@ -83,19 +100,33 @@ class RunConfig:
     parallel: str = _flag("jit", "devices", "NAME", "jit, or pmap (everything replicated)", fixed=False)
     mesh: str | None = _flag(None, "devices", "AXIS=N,...", "axes data, zero, fsdp, tensor [data=ALL]", fixed=False)
 
-    eval_every: int = _flag(250, "watching", "STEPS", "between validations and checkpoints")
-    log_every: int = _flag(10, "watching", "STEPS", "between lines of metrics.jsonl", fixed=False)
+    eval_every: int = _flag(250, "watching", "STEPS", "between validations and checkpoints", bound=COUNT)
+    log_every: int = _flag(10, "watching", "STEPS", "between lines of metrics.jsonl", fixed=False, bound=COUNT)
     log: tuple[str, ...] = _flag(
         (), "watching", "NAME", "log to tensorboard or wandb too; may be repeated", fixed=False
     )
     probe: tuple[str, ...] = _flag((), "watching", "WORD", "measure more in the steps; may be repeated")
-    keep: int = _flag(2, "watching", "N", "latest checkpoints to keep, beside the best", fixed=False)
+    keep: int = _flag(2, "watching", "N", "latest checkpoints to keep, beside the best", fixed=False, bound=COUNT)
     keep_every: int | None = _flag(
-        None, "watching", "STEPS", "save every so many steps too, and keep those [none]", fixed=False
+        None, "watching", "STEPS", "save every so many steps too, and keep those [none]", fixed=False, bound=COUNT
     )
     on_nan: str = _flag("stop", "watching", "WORD", "if a step isn't finite: stop, skip or rollback")
-    explosion: float = _flag(100.0, "watching", "NUMBER", "warn once of a gradient norm above this", fixed=False)
-    sample_tokens: int = _flag(256, "watching", "N", "length of the sample at the end; 0 for none", fixed=False)
+    explosion: float = _flag(
+        100.0,
+        "watching",
+        "NUMBER",
+        "warn once of a gradient norm above this",
+        fixed=False,
+        bound=NORM,
+    )
+    sample_tokens: int = _flag(
+        256,
+        "watching",
+        "N",
+        "length of the sample at the end; 0 for none",
+        fixed=False,
+        bound=DRAWN,
+    )
 
     @property
     def step_sequences(self) -> int:
@@ -378,7 +409,10 @@ def default_preset(backend: str) -> str:
     return "nano" if backend == "cpu" else "char"
 
 
-POSITIVE = ("steps", "batch_size", "accum", "layers", "heads", "width", "context", "eval_every", "log_every", "keep")
+MOST_SEQUENCES = 1 << 62  # of a run: they are numbered in 64 bits
+BOUND_OF: dict[str, Bound] = {
+    f.name: bound for f in dataclasses.fields(RunConfig) if (bound := f.metadata["bound"] or BOUNDS.get(f.name))
+}
 FIXED = frozenset(f.name for f in dataclasses.fields(RunConfig) if f.metadata["fixed"])
 
 
@@ -397,25 +431,26 @@ def check(config: RunConfig) -> RunConfig:
     Raises:
       UserError: a number is out of range.
     """
-    for name in POSITIVE:
-        if getattr(config, name) < 1:
-            raise UserError(f"{flag_of(name)} must be at least 1, got {getattr(config, name)}")
+    for name, bound in BOUND_OF.items():
+        value = getattr(config, name)
+        if value is not None:
+            bound.check(flag_of(name), value)
+    if config.steps * config.step_sequences > MOST_SEQUENCES:
+        raise UserError(
+            f"--steps {config.steps:,} of {config.step_sequences:,} sequences each are more than 2**62 sequences: "
+            "lower --steps, --batch-size or --accum"
+        )
     if config.tokens_per_step not in (None, config.step_tokens):
         raise UserError(
             f"--tokens-per-step {config.tokens_per_step:,} is not {config.step_tokens:,} = {config.accum} x "
             f"{config.batch_size} x {config.context}, what --accum, --batch-size and --context make: leave one out"
         )
     check_parallel(config.parallel, config.mesh)
-    if config.keep_every is not None and config.keep_every < 1:
-        raise UserError(f"--keep-every must be at least 1, got {config.keep_every}")
-    if not 0 <= config.lr < math.inf:
-        raise UserError(f"--lr must be a finite number, 0 or more, got {config.lr}")
-    if not 0 <= config.seed < 1 << 63:
-        raise UserError(f"--seed must be from 0 to 2**63 - 1, got {config.seed}")
-    if config.sample_tokens < 0:
-        raise UserError(f"--sample-tokens must be 0 or more, got {config.sample_tokens}")
-    if not config.explosion > 0:
-        raise UserError(f"--explosion must be above 0, got {config.explosion}")
+    clip = parse(config.clip, "clip")
+    if any(value == 0 for value in (*clip.args, clip.keywords.get(THRESHOLD))):
+        raise UserError(
+            f"--clip {clip} lets no gradient through: give a threshold above 0, or --clip none to clip nothing"
+        )
     return config
 
 

@@ -61,12 +61,14 @@ class Dataset:
       weights: their shares in what is trained on.
       tokenizer: of all.
       sha256: hash of all.
+      replaced: lone surrogates of the sources that became U+FFFD.
     """
 
     parts: tuple[Part, ...]
     weights: tuple[Fraction, ...]
     tokenizer: Tokenizer
     sha256: str
+    replaced: int = 0
 
     @property
     def name(self) -> str:
@@ -101,7 +103,8 @@ def load_dataset(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_
         )
     tokenizer = tokenizer or choose_tokenizer(corpora, config.tokenizer)
     parts = tuple(_part(corpus, tokenizer) for corpus in corpora)
-    return Dataset(parts, weights or by_size([len(part.train) for part in parts]), tokenizer, sha256)
+    weights = weights or by_size([len(part.train) for part in parts])
+    return Dataset(parts, weights, tokenizer, sha256, sum(corpus.replaced for corpus in corpora))
 
 
 def _joint_hash(hashes: Sequence[str]) -> str:

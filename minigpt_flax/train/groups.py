@@ -6,11 +6,11 @@ peak learning rate, or ``lr_scale``, a multiple of the one that it would have. I
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from minigpt_flax.bounds import RATE
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.train.specs import Word, parse
 
@@ -58,8 +58,7 @@ def read(text: str) -> tuple[str, Word]:
     word = parse(rest, "optimizer")
     for key in RATES & word.keywords.keys():
         value = word.keywords[key]
-        if not (isinstance(value, int | float) and 0 <= value < math.inf):
-            raise UserError(f"group {text!r}: {key} must be a finite number, 0 or more, got {value!r}")
+        RATE.check(f"group {text!r}: {key}", value)
     return where.strip(), word
 
 

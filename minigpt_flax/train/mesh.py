@@ -6,9 +6,11 @@ Each axis says what is cut along it and among how many devices; what an axis doe
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 from minigpt_flax.errors import UserError, nearest
+from minigpt_flax.model.config import LISTED, divisors, nearest_numbers
 
 AXES = {
     "data": "the batch",
@@ -36,7 +38,7 @@ def read_mesh(text: str) -> dict[str, int]:
         if name not in AXES:
             known = "; ".join(f"{axis} cuts {what}" for axis, what in AXES.items())
             raise UserError(f"--mesh {text!r} has no axis {name!r}{nearest(name, AXES)}; the axes: {known}")
-        if not number.isdecimal() or int(number) < 1 or name in sizes:
+        if not re.fullmatch("0*[1-9][0-9]{0,5}", number) or name in sizes:
             raise UserError(f"--mesh {text!r} is not AXIS=DEVICES,... with each axis once: write data=4,tensor=2")
         sizes[name] = int(number)
     return sizes
@@ -131,5 +133,6 @@ def check_tensor(size: int, **parts: int) -> None:
     """
     for name, count in parts.items():
         if count % size:
-            fits = ", ".join(str(n) for n in range(1, count + 1) if all(c % n == 0 for c in parts.values()))
+            common = divisors(math.gcd(*parts.values()))
+            fits = ", ".join(map(str, nearest_numbers(size, common, LISTED)))
             raise UserError(f"tensor={size} does not divide {name}={count}: a tensor axis that fits is {fits}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,19 +28,24 @@ class Ahead:
     Args:
       function: the function.
       *arguments: as it will be called, arrays or their shapes.
+      check: is given XLA's memory analysis of the program before the first call, and may refuse it.
     """
 
-    def __init__(self, function: Any, *arguments: Any):
-        self.function, self.lower = function, function.lower
+    def __init__(self, function: Any, *arguments: Any, check: Callable[[Any], None] = lambda analysis: None):
+        self.function, self.lower, self.check = function, function.lower, check
+        self.analysis: Any = None
         # No daemon: an interpreter that ends while a thread compiles aborts. `cli.leave` doesn't wait after Ctrl-C.
         self.thread = threading.Thread(target=self._compile, args=arguments)
         self.thread.start()
 
     def __call__(self, *arguments: Any) -> Any:
         """Calls it."""
-        self.thread.join()
+        if self.thread.is_alive() or self.analysis is not None:
+            self.thread.join()
+            self.check(self.analysis)
+            self.analysis = None
         return self.function(*arguments)
 
     def _compile(self, *arguments: Any) -> None:
         with contextlib.suppress(Exception):
-            self.function.lower(*arguments).compile()
+            self.analysis = self.function.lower(*arguments).compile().memory_analysis()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from minigpt_flax.data import Tokenizer
-from minigpt_flax.data.tokenizers.bpe import Bpe
+from minigpt_flax.data.tokenizers.bpe import read_hugging_face
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.invoked import show
 from minigpt_flax.model.gpt2_folder import load_gpt2, read_gpt2_config
 from minigpt_flax.model.layout import path_name
-from minigpt_flax.runs.schema import read_text
 from minigpt_flax.train.build import Run, model_config
 from minigpt_flax.train.config import RunConfig, flag_of, spelled_out
 from minigpt_flax.train.folder import RunFolder
@@ -60,7 +59,7 @@ def origin(name: str | None) -> Origin:
     """
     if name is None:
         return Origin("", {}, None, None)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if not path.is_dir():
         found = _of_gpt2(name, _from_hub(name))
         return found._replace(fields={**found.fields, "tokenizer": "gpt2"})
@@ -79,16 +78,9 @@ def _of_gpt2(name: str, path: Path) -> Origin:
     """A folder of Hugging Face's, with its own tokenizer if that is there."""
     model, beside = read_gpt2_config(path), path / "tokenizer.json"
     fields = {field: getattr(model, field) for field in SHAPE}
-    tokenizer = _bpe(beside) if beside.is_file() else None
+    tokenizer = read_hugging_face(beside) if os.path.lexists(beside) else None
     fields |= {} if tokenizer is None else {"tokenizer": tokenizer.name}
     return Origin(name, fields, lambda: load_gpt2(path)[1], tokenizer, advised=("tokenizer",))
-
-
-def _bpe(path: Path) -> Bpe:
-    try:
-        return Bpe(read_text(path))
-    except Exception as error:  # `tokenizers` raises bare Exceptions at a damaged model
-        raise UserError(f"{show(path)} is no tokenizer of Hugging Face's: {error}") from error
 
 
 def _from_hub(name: str) -> Path:

@@ -28,7 +28,7 @@ def read_steps(text: str, done: int, last: int) -> tuple[int, int]:
     Raises:
       UserError: it isn't of that form, or the sitting doesn't have all of these steps.
     """
-    found = re.fullmatch(r"(\d+):(\d+)", text)
+    found = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", text)
     if found is None:
         raise UserError(f"{FORM}, got {text!r}")
     first, end = int(found[1]), int(found[2])

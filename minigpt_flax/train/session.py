@@ -13,15 +13,15 @@ from typing import Any
 
 import jax
 
-from minigpt_flax.data import load_tokenizer
+from minigpt_flax.data import load_tokenizer, replacements
 from minigpt_flax.errors import Failed, UserError
 from minigpt_flax.invoked import line, show
 from minigpt_flax.runs import files
-from minigpt_flax.train import cache, console, loggers, speed, voices
+from minigpt_flax.train import cache, console, loggers, memory, speed, voices
 from minigpt_flax.train.attempts import Sitting, latest, train_on
-from minigpt_flax.train.build import Run, build
+from minigpt_flax.train.build import Run, build, fits
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.cli import Request
+from minigpt_flax.train.cli import Request, tell_repeated
 from minigpt_flax.train.clock import Clock
 from minigpt_flax.train.config import (
     FIXED,
@@ -67,10 +67,12 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
     stop = together(stop)
     if _early(stop, request):
         return
+    memory.require_training(config)
     with voices.of(request).working(READING):
         run = build(config, tokenizer=known_tokenizer(config, source))
     if _early(stop, request):
         return
+    _say_replaced(run, request)
     run = compiling(run)
     params = first_params(run, source)
     state = first_state(run, params)
@@ -85,10 +87,17 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
             follow(run, folder, checkpoints, state, stop, request, compilation)
 
 
+def _say_replaced(run: Run, request: Request) -> None:
+    if count := run.data.replaced:
+        voices.of(request).note(f"text       {replacements(count)}", replaced=count)
+
+
 def compiling(run: Run) -> Run:
     """The run, with its step being compiled while the first state is made or read."""
+    fits(run)
+    tell_repeated()
     batch = run.batches(0)
-    return run.each_step(lambda step: Ahead(step, run.state, batch))
+    return run.each_step(lambda step: Ahead(step, run.state, batch, check=memory.require_planned))
 
 
 def _early(stop: Stop, request: Request) -> bool:
@@ -118,8 +127,10 @@ def resume(request: Request, stop: Stop, compilation: speed.Compilation) -> None
             loggers.require(config.log)
             if _early(stop, request):
                 return
+            memory.require_training(config)
             with voice.working(READING):
                 run = build(config, tokenizer=load_tokenizer(folder.path), data_hash=folder.data_hash())
+            _say_replaced(run, request)
             run = compiling(run)
             state = latest(run, folder, checkpoints, voice.warn)
             follow(run, folder, checkpoints, state, stop, request, compilation)

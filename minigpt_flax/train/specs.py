@@ -12,7 +12,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from minigpt_flax.bounds import shortened
 from minigpt_flax.errors import UserError, check_name, nearest
+from minigpt_flax.train.literals import problem
+
+LONGEST = 2000  # characters of a spec
+THRESHOLD = "threshold"  # the argument of a clip, which may be written without its name
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class Word:
         """
         if self.name != other.name:
             return self
-        return Word(self.name, self.args or other.args, {**other.keywords, **self.keywords})
+        args = () if THRESHOLD in self.keywords else other.args
+        return Word(self.name, self.args or args, {**other.keywords, **self.keywords})
 
     def without(self, *keys: str) -> Word:
         """This word, less some keywords."""
@@ -62,7 +68,9 @@ def parse(text: str, kind: str) -> Word:
     >>> parse("clip_by_norm(1.0, ord=inf)", "clip")
     Word(name='clip_by_norm', args=(1.0,), keywords={'ord': inf})
     """
-    form = f"{kind} {text!r} is not a word: write name, or name(key=value, ...)"
+    form = f"{kind} {shortened(repr(text), 100)} is not a word: write name, or name(key=value, ...)"
+    if len(text) > LONGEST:
+        raise UserError(f"{form}, of at most {LONGEST:,} characters")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
@@ -74,7 +82,7 @@ def parse(text: str, kind: str) -> Word:
     try:
         args = tuple(_literal(arg) for arg in tree.args)
         keywords = {str(k.arg): _literal(k.value) for k in tree.keywords if k.arg}
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(f"{form}, with values such as 0.1, True, None, inf, 'text', (1, 2)") from error
     if len(keywords) < len(tree.keywords):  # one was given twice, or as **
         raise UserError(form)
@@ -145,7 +153,7 @@ def ready(
     """The row that ``word`` names with its arguments, waiting for the ``given`` leading ones; see :func:`bind`.
 
     Raises:
-      UserError: unknown name, keyword or number of arguments.
+      UserError: unknown name, keyword or number of arguments, or a value of the wrong type.
     """
     row = look_up(word, table, kind)
     names = keywords_of(row, given)
@@ -154,11 +162,16 @@ def ready(
             there = f"it has: {', '.join(names) or 'none'}"
             raise UserError(f"{kind} {word.name!r} has no keyword {key!r}{nearest(key, names)}; {there}")
     context = {k: v for k, v in (offered or {}).items() if k in names and k not in word.keywords}
+    parameters = inspect.signature(row)
     try:
-        inspect.signature(row).bind(*[None] * given, *word.args, **context, **word.keywords)
+        bound = parameters.bind(*[None] * given, *word.args, **context, **word.keywords)
     except TypeError as error:
         shown = signature(row, skip=given, without=offered or ())
-        raise UserError(f"{kind} '{word}': {error}; write {shown}") from error
+        raise UserError(f"{kind} '{word}' has too many or too few values: write {shown}") from error
+    for key, value in bound.arguments.items():
+        wrong = problem(parameters.parameters[key], value) if key in names and key not in context else None
+        if wrong is not None:
+            raise UserError(f"{kind} {word.name!r}: {wrong}")
     return lambda *leading: row(*leading, *word.args, **context, **word.keywords)
 
 
@@ -205,6 +218,11 @@ def signature(row: Callable, skip: int = 0, without: Collection[str] = ()) -> st
     shown = []
     for parameter in list(inspect.signature(row).parameters.values())[skip:]:
         if parameter.name not in without:
-            default = "" if parameter.default is parameter.empty else f"={parameter.default!r}"
+            default = "" if parameter.default is parameter.empty else f"={_spell(parameter.default)}"
             shown.append(parameter.name + default)
     return f"{row.__name__}({', '.join(shown)})" if shown else row.__name__
+
+
+def _spell(value: Any) -> str:
+    """A default value as it is typed; a dtype or a function by its name."""
+    return repr(getattr(value, "__name__", value))

@@ -7,17 +7,19 @@ came as tokens. To add one: its file, and its rows in the tables here.
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from minigpt_flax.data.tokenizers.base import FILE, Tokenizer as Tokenizer
+from minigpt_flax.data.tokenizers.base import FILE as FILE, LIMIT, Tokenizer as Tokenizer
 from minigpt_flax.data.tokenizers.bpe import Bpe, bpe
 from minigpt_flax.data.tokenizers.byte import Byte, byte
 from minigpt_flax.data.tokenizers.char import Char, char
 from minigpt_flax.data.tokenizers.gpt2 import gpt2
 from minigpt_flax.data.tokenizers.ids import Ids as Ids, ids as ids
 from minigpt_flax.errors import UserError
+from minigpt_flax.invoked import show
+from minigpt_flax.runs.schema import check_type, read_bytes, read_json
 
 TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {f.__name__: f for f in (char, byte, bpe, gpt2)}
 """Words of the command line; each function takes the text to train on."""
@@ -28,24 +30,30 @@ READY_MADE = frozenset(f.__name__ for f in (byte, gpt2))
 _CLASSES: dict[str, type[Tokenizer]] = {c.name: c for c in (Char, Byte, Bpe, Ids)}
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: Path, digest: str | None = None) -> Tokenizer:
     """Returns the tokenizer that `Tokenizer.save` wrote into `folder`.
 
+    Args:
+        folder: of a run, or of prepared data.
+        digest: what `digest_of` gave when it was written; None takes any tokenizer.
+
     Raises:
-        UserError: its file is missing, cannot be read or is damaged.
+        UserError: its file is missing, can't be read, is damaged, or is another than the one that was written.
     """
     path = folder / FILE
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return _CLASSES[fields["name"]].from_json(fields)
-    except UserError:  # a package is missing, and says so
-        raise
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}; give the folder of a run, which has this file"
-        ) from error
-    except Exception as error:  # `tokenizers` raises bare Exceptions at a damaged model
-        raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {' '.join(str(error).split())}); "
-            "put a copy in its place, or train again"
-        ) from error
+    if digest is not None and digest_of(folder) != digest:
+        raise UserError(f"{show(path)} has changed since it was written: bring back the file")
+    fields = read_json(path, LIMIT)
+    kind = _CLASSES.get(check_type(fields.get("name", ""), str, f"{show(path)}: name"))
+    if kind is None:
+        raise UserError(f"{show(path)} is damaged: its name must be one of {', '.join(_CLASSES)}")
+    return kind.from_json(fields, show(path))
+
+
+def digest_of(folder: Path) -> str:
+    """Returns the SHA-256 of the tokenizer's file in a folder, in hexadecimal.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    return hashlib.sha256(read_bytes(folder / FILE, LIMIT)).hexdigest()

@@ -14,8 +14,10 @@ from jaxtyping import Int32
 from numpy.typing import ArrayLike
 
 from minigpt_flax.errors import UserError
+from minigpt_flax.runs.files import replace
 
 FILE = "tokenizer.json"
+LIMIT = 1 << 27  # bytes of that file, at most; Gemma's, the largest known, has 33 MB
 _BORDER = re.compile(r"(?<=\S)(?=[ \n]\S)")
 
 Texts = str | Iterable[str]
@@ -56,8 +58,16 @@ class Tokenizer(ABC):
 
     @classmethod
     @abstractmethod
-    def from_json(cls, fields: dict[str, Any]) -> Tokenizer:
-        """Returns the tokenizer whose `to_json` gave `fields`."""
+    def from_json(cls, fields: dict[str, Any], where: str) -> Tokenizer:
+        """Returns the tokenizer whose `to_json` gave `fields`.
+
+        Args:
+            fields: checked for nothing but their ``name``.
+            where: what holds them, for errors.
+
+        Raises:
+            UserError: a field is missing, unknown or wrong.
+        """
 
     def hugging_face(self) -> str | None:
         """Returns the same tokenizer as the JSON of Hugging Face's `tokenizers`; None where it has no such thing."""
@@ -65,8 +75,7 @@ class Tokenizer(ABC):
 
     def save(self, folder: Path) -> None:
         """Writes ``tokenizer.json`` into `folder`: all that `load_tokenizer` needs."""
-        text = json.dumps({"name": self.name, **self.to_json()}, indent=1)
-        (folder / FILE).write_text(text + "\n", encoding="utf-8")
+        replace(folder / FILE, json.dumps({"name": self.name, **self.to_json()}, indent=1) + "\n")
 
 
 def utf8(text: str) -> bytes:

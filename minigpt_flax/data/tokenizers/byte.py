@@ -9,6 +9,7 @@ from jaxtyping import Int32
 from numpy.typing import ArrayLike
 
 from minigpt_flax.data.tokenizers.base import Texts, Tokenizer, utf8
+from minigpt_flax.runs.schema import check_fields
 
 
 class Byte(Tokenizer):
@@ -30,8 +31,9 @@ class Byte(Tokenizer):
         return {}
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Byte:
+    def from_json(cls, fields: dict[str, Any], where: str) -> Byte:
         """Returns the only one there is."""
+        check_fields(fields, {"name": str}, where)
         return cls()
 
 

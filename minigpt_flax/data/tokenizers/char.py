@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from minigpt_flax.data.tokenizers.base import Texts, Tokenizer, pieces
 from minigpt_flax.errors import UserError
+from minigpt_flax.runs.schema import check_fields
 
 SHOWN = 80  # characters of the vocabulary in a message, at most
 
@@ -50,17 +51,21 @@ class Char(Tokenizer):
         return repr(self.characters[:SHOWN]) + " ..." * (self.vocab_size > SHOWN)
 
     def decode(self, ids: ArrayLike) -> str:
-        """Returns one character an id."""
-        return self._codes[np.asarray(ids, np.int64)].tobytes().decode("utf-32-le", "surrogatepass")
+        """Returns one character an id; a lone surrogate, which older runs may have, becomes U+FFFD."""
+        return self._codes[np.asarray(ids, np.int64)].tobytes().decode("utf-32-le", "replace")
 
     def to_json(self) -> dict[str, Any]:
         """Returns the characters."""
         return {"characters": self.characters}
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Char:
+    def from_json(cls, fields: dict[str, Any], where: str) -> Char:
         """Returns the tokenizer of these characters."""
-        return cls(fields["characters"])
+        characters = check_fields(fields, {"name": str, "characters": str}, where)["characters"]
+        try:
+            return cls(characters)
+        except ValueError as error:
+            raise UserError(f"{where} is damaged: {error}") from error
 
 
 def char(text: Texts) -> Char:

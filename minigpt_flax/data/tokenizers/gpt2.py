@@ -6,12 +6,15 @@ Radford et al. 2019. The merges become a `Bpe`, so a run keeps them in its folde
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from minigpt_flax.data.tokenizers.base import Texts
+from minigpt_flax.data.tokenizers.base import LIMIT, Texts
 from minigpt_flax.data.tokenizers.bpe import END, Bpe, byte_level, hugging_face
 from minigpt_flax.errors import UserError
+from minigpt_flax.invoked import show
+from minigpt_flax.runs.schema import brief, check_type, read_json, read_text
 
 _FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))  # Hugging Face's names, OpenAI's
 Merges = list[tuple[str, str]]
@@ -31,30 +34,29 @@ def gpt2(text: Texts, *, folder: str | None = None) -> Bpe:
     Raises:
         UserError: the files are not at hand, or damaged.
     """
-    vocab, merges = _from_tiktoken() if folder is None else _from_folder(Path(folder).expanduser())
-    try:
-        return Bpe(byte_level(hugging_face().models.BPE(vocab=vocab, merges=merges)).to_str())
-    except Exception as error:  # `tokenizers` raises bare Exceptions
-        raise UserError(f"the files of gpt2 are no byte-level BPE: {' '.join(str(error).split())}") from error
+    vocab, merges = _from_tiktoken() if folder is None else _from_folder(folder)
+    model = json.loads(byte_level(hugging_face().models.BPE()).to_str())
+    model["model"] |= {"vocab": vocab, "merges": [list(pair) for pair in merges]}
+    return Bpe(model, "the files of gpt2")
 
 
-def _from_folder(folder: Path) -> tuple[dict[str, int], Merges]:
+def _from_folder(name: str) -> tuple[dict[str, int], Merges]:
+    folder = Path(os.path.expanduser(check_type(name, str, "gpt2: folder")))
     for names in _FILES:
         vocab, merges = (folder / name for name in names)
-        if vocab.is_file() and merges.is_file():
+        if os.path.isfile(vocab) and os.path.isfile(merges):
             break
     else:
         pairs = " or ".join(" and ".join(names) for names in _FILES)
-        raise UserError(f"gpt2(folder={str(folder)!r}): that folder lacks {pairs}, which GPT-2's tokenizer is made of")
-    try:
-        lines = merges.read_text(encoding="utf-8").split("\n")
-        pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-        merged, tokens = [(left, right) for left, right in pairs], json.loads(vocab.read_text(encoding="utf-8"))
-        if lacking := [left + right for left, right in merged if left + right not in tokens]:
-            raise ValueError(f"the merged {lacking[0]!r} is no token")
-        return tokens, merged
-    except (OSError, ValueError) as error:
-        raise UserError(f"{vocab} or {merges} is damaged: {' '.join(str(error).split())}") from error
+        raise UserError(f"gpt2(folder={name!r}): that folder lacks {pairs}, which GPT-2's tokenizer is made of")
+    lines = read_text(merges, LIMIT).split("\n")
+    pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    if wrong := [pair for pair in pairs if len(pair) != 2]:
+        raise UserError(f"{show(merges)} is damaged: a line must be two tokens, got {brief(' '.join(wrong[0]))}")
+    tokens = read_json(vocab, LIMIT)
+    if lacking := [left + right for left, right in pairs if left + right not in tokens]:
+        raise UserError(f"{show(vocab)} or {show(merges)} is damaged: the merged {brief(lacking[0])} is no token")
+    return tokens, [(left, right) for left, right in pairs]
 
 
 def _from_tiktoken() -> tuple[dict[str, int], Merges]:

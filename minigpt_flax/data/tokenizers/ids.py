@@ -8,10 +8,14 @@ import numpy as np
 from jaxtyping import Int32
 from numpy.typing import ArrayLike
 
-from minigpt_flax.data.measures import token_counts
 from minigpt_flax.data.tokenfiles import Tokens
 from minigpt_flax.data.tokenizers.base import Tokenizer
+from minigpt_flax.data.tokenizers.components import TOKENS
 from minigpt_flax.errors import UserError
+from minigpt_flax.runs.schema import brief, check_fields, check_range
+
+_CHUNK = 1 << 22  # tokens looked at in one go
+DIGITS = 10  # of a number that a person types for a token, at most
 
 
 class Ids(Tokenizer):
@@ -21,10 +25,9 @@ class Ids(Tokenizer):
 
     def __init__(self, vocab_size: int, eot: int | None = None):
         """Takes the number of tokens, at least 1, and the one that ends a document, if it is known."""
-        if not isinstance(vocab_size, int) or vocab_size < 1:
-            raise ValueError(f"vocab_size must be a positive integer, not {vocab_size!r}")
-        if eot is not None and not (isinstance(eot, int) and 0 <= eot < vocab_size):
-            raise ValueError(f"eot must be a token below {vocab_size}, not {eot!r}")
+        check_range(vocab_size, 1, TOKENS, "the number of tokens")
+        if eot is not None:
+            check_range(eot, 0, vocab_size - 1, "the token that ends a document")
         self.vocab_size, self._eot = vocab_size, eot
 
     @property
@@ -40,9 +43,9 @@ class Ids(Tokenizer):
         """
         words = text.split()
         for word in words:
-            if not word.isdecimal() or int(word) >= self.vocab_size:
+            if not word.isdecimal() or len(word) > DIGITS or int(word) >= self.vocab_size:
                 raise UserError(
-                    f"{word!r} is no token: the data of this run came as tokens, so give numbers "
+                    f"{brief(word)} is no token: the data of this run came as tokens, so give numbers "
                     f"from 0 to {self.vocab_size - 1}, such as '0 1 2'"
                 )
         return np.array([int(word) for word in words], np.int32)
@@ -56,9 +59,14 @@ class Ids(Tokenizer):
         return {"vocab_size": self.vocab_size, "eot": self._eot}
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Ids:
+    def from_json(cls, fields: dict[str, Any], where: str) -> Ids:
         """Returns the stand-in for that many tokens."""
-        return cls(fields["vocab_size"], fields.get("eot"))
+        kinds = {"name": str, "vocab_size": int, "eot": int | None}
+        found = check_fields(fields, kinds, where, optional=("eot",))
+        try:
+            return cls(found["vocab_size"], found.get("eot"))
+        except UserError as error:
+            raise UserError(f"{where} is damaged: {error}") from error
 
 
 def ids(tokens: Tokens) -> Ids:
@@ -68,4 +76,4 @@ def ids(tokens: Tokens) -> Ids:
     >>> tokenizer.vocab_size, tokenizer.decode([3, 1, 4])
     (5, '3 1 4')
     """
-    return Ids(token_counts(tokens).size)
+    return Ids(max(int(np.max(tokens[i : i + _CHUNK])) for i in range(0, len(tokens), _CHUNK)) + 1)

@@ -119,5 +119,5 @@ def test_unreadable_source(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr("pathlib.Path.open", refuse)
-    with pytest.raises(UserError, match="cannot read .*a.txt: Permission denied"):
+    with pytest.raises(UserError, match="can't read .*a.txt: Permission denied"):
         load_corpus(str(path))

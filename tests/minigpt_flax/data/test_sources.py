@@ -76,7 +76,7 @@ BAD = {
     "no field": (
         {"a.jsonl": b'{"body": "x"}\n'},
         "a.jsonl",
-        r"line 1, has no field 'text'; it has: body; .*SOURCE#FIELD",
+        r"line 1, has no field 'text'; it has: 'body'; .*SOURCE#FIELD",
     ),
     "no text": ({"a.jsonl": b'{"text": 5}\n'}, "a.jsonl", "line 1, has no text in the field 'text': 5"),
     "nothing": ({"a.jsonl": b"\n"}, "a.jsonl", "has no text"),

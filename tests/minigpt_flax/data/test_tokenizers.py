@@ -158,11 +158,19 @@ DAMAGED = {
     "tokens are text": '{"name": "ids", "vocab_size": "5"}',
 }
 
+SAYS = {
+    "no characters": "has no field 'characters'",
+    "characters are numbers": "characters must be text",
+    "no model": "has no field 'model'",
+    "foreign model": "has an unknown field 'a'",
+    "tokens are text": "vocab_size must be a whole number",
+}
+
 
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_damaged_file(tmp_path, damage):
     (tmp_path / FILE).write_text(DAMAGED[damage])
-    with pytest.raises(UserError, match="tokenizer.json is damaged") as error:
+    with pytest.raises(UserError, match=f"tokenizer.json.*{SAYS.get(damage, 'is damaged')}") as error:
         load_tokenizer(tmp_path)
     assert "\n" not in str(error.value)
 
@@ -174,5 +182,5 @@ def test_bytes_that_are_no_text(tmp_path):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(UserError, match="cannot read .*No such file.*folder of a run"):
+    with pytest.raises(UserError, match="can't read .*tokenizer.json: No such file"):
         load_tokenizer(tmp_path)

@@ -203,6 +203,13 @@ def test_finished_runs_are_judged_by_their_folders(tmp_path, capfd):
         (["--resume=nowhere"], "not the folder of a comparison"),
         (["nowhere", "there"], "not the folder of a run"),
         (["nowhere", "there", "--opt=adamw"], "only judged"),
+        *((["nowhere", "there", flag], "only judged") for flag in ("--seeds=3", "--jobs=1", "--vmap", "--share=0/2")),
+        *((["--resume=nowhere", flag], "leave --") for flag in ("--seeds=3", "--opt=lion", "--name=x", "--steps=3")),
+        (["--opt=adamw", "--opt=lion", "--seed=-5"], "must be at least 0, got -5"),
+        (["--opt=adamw", "--opt=lion", f"--seed={2**63 - 3}"], "must be at most"),
+        (["--opt=adamw", "--opt=lion", "--lr=0.1,inf"], "--lr must be at most"),
+        (["--opt=adamw", "--opt=lion(b1='x')"], "b1 takes a number"),
+        (["--opt=adamw", "--opt=lion", "--vocab-size=1000000000"], "lower --vocab-size"),
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path, capfd, arguments, said):

@@ -27,10 +27,12 @@ def contest(**changes):
         ({"opts": ()}, "two contestants"),
         ({"opts": ("lion", "lion")}, "given twice"),
         ({"seeds": (0,)}, "--seeds must be at least 2, got 1"),
-        ({"lr": (0.1, -1.0)}, "finite number above 0"),
-        ({"lr": (float("nan"),)}, "finite number above 0"),
+        ({"lr": (0.1, -1.0)}, "--lr must be above 0"),
+        ({"lr": (float("nan"),)}, "--lr must be a number"),
         ({"search": True, "given": {"steps": 7}}, "at least 8, got 7"),
         ({"target": -1.0}, "--target"),
+        ({"seeds": (-5, -4)}, "--seed, .* must be at least 0, got -5"),
+        ({"seeds": (2**63 - 2, 2**63 - 1)}, "--seed, .* must be at most"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(changes, said):

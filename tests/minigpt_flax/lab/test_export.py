@@ -1,10 +1,14 @@
 """``export``: what is written is the run's model; mistakes in one line."""
 
+import errno
+import os
+
 import jax
 import numpy as np
 
 from minigpt_flax.__main__ import main
 from minigpt_flax.model.gpt2_folder import load_gpt2
+from minigpt_flax.runs.files import MARKER
 from minigpt_flax.train.restore import restore
 
 
@@ -23,7 +27,7 @@ def test_the_folder_holds_the_runs_model(trained, tmp_path, capfd):
 
 def test_mistakes_end_in_one_line(trained, tmp_path, capfd):
     for arguments, says in (
-        ([str(trained), "--out", str(tmp_path)], "can't make the folder"),
+        ([str(trained), "--out", str(tmp_path)], "exists already"),
         ([str(tmp_path), "--out", str(tmp_path / "out")], "is not the folder of a run"),
         ([str(trained)], "the following arguments are required: --out"),
     ):
@@ -31,3 +35,24 @@ def test_mistakes_end_in_one_line(trained, tmp_path, capfd):
         said = capfd.readouterr().err
         assert says in said and said.count("\n") == 1, said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_nothing(trained, tmp_path, capfd, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("minigpt_flax.model.gpt2_folder.replace", full)
+    assert main(["export", str(trained), "--out", str(tmp_path / "out")]) == 1
+    said = capfd.readouterr().err
+    assert "No space left on device; nothing is left" in said and said.count("\n") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_export_left_is_replaced(trained, tmp_path):
+    left = tmp_path / "out.partial"
+    left.mkdir()
+    (left / MARKER).touch()
+    (left / "model.safetensors").write_bytes(b"half")
+    assert main(["export", str(trained), "--out", str(tmp_path / "out")]) == 0
+    assert os.listdir(tmp_path) == ["out"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors"]

@@ -92,7 +92,7 @@ def test_damage_is_seen(tmp_path, damage):
         (out / "tokenizer.json").unlink()
     else:
         (out / "tokens.json").write_text("{}" if damage == "bad meta" else "")
-    with pytest.raises(UserError, match="prepare the data again|cannot read .*tokenizer.json") as error:
+    with pytest.raises(UserError, match="prepare the data again|can't read .*tokenizer.json") as error:
         load_corpus(str(out))
     assert "\n" not in str(error.value)
 
@@ -122,10 +122,12 @@ def test_a_mistake_leaves_nothing(tmp_path, capfd, source, word, says):
 
 def test_what_is_there_stays(tmp_path, capfd):
     (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine.txt").write_text("mine")
     assert prepare(LICENSE, tmp_path / "out", "byte") == 2
-    assert "another process is preparing out, or one was killed" in capfd.readouterr().err
-    (tmp_path / "out.partial").rmdir()
+    assert "out.partial exists and was not made by this program" in capfd.readouterr().err
+    (tmp_path / "out.partial" / "mine.txt").unlink()
     assert prepare(LICENSE, tmp_path / "out", "byte") == 0
+    assert sorted(os.listdir(tmp_path)) == ["out"]
     assert prepare(LICENSE, tmp_path / "out", "byte") == 2
     assert "out exists already" in capfd.readouterr().err
 

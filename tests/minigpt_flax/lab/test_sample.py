@@ -55,11 +55,11 @@ def test_a_prompt_from_a_file_or_from_the_input(trained, tmp_path, capfd, monkey
     ("arguments", "says"),
     [
         (["--num", "0"], "--num must be at least 1, got 0"),
-        (["--max-tokens", "0"], "max_tokens=0 is not positive"),
+        (["--max-tokens", "0"], "--max-tokens must be at least 1, got 0"),
         (["--stop", ""], "--stop is empty"),
         (["--prompt", ""], "the prompt is empty"),
         (["--prompt", "\U0001f600"], "the char tokenizer lacks"),
-        (["--top-p", "2"], "top_p=2.0 is not in (0, 1]"),
+        (["--top-p", "2"], "--top-p must be at most 1, got 2"),
         (["--prompt-file", "no/such/file"], "can't read "),
         (["--prompt-file", "{tmp}/latin"], "isn't UTF-8"),
         (["--max-token", "3"], "unknown argument '--max-token'"),

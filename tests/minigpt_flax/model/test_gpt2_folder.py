@@ -12,7 +12,8 @@ from safetensors.numpy import load_file
 from minigpt_flax.errors import UserError
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.gpt import apply
-from minigpt_flax.model.gpt2_folder import load_gpt2, save_gpt2
+from minigpt_flax.model.gpt2_folder import load_gpt2, read_gpt2_config, save_gpt2
+from tests.minigpt_flax.damage import FILES, damage_file, damaged_json
 from tests.minigpt_flax.model.test_gpt2 import GOLDEN, GPT2
 
 NANO = ModelConfig(vocab_size=11, context=8, layers=2, heads=2, width=8, hidden=24)
@@ -66,7 +67,7 @@ def test_transformers_loads_it_with_the_same_logits(tmp_path, bias, draw):
         ("config.json", "{", "config.json is damaged"),
         ("config.json", "[]", "config.json is damaged"),
         ("config.json", '{"model_type": "llama"}', "does not describe a GPT-2: model_type='llama'"),
-        ("config.json", '{"n_embd": 4}', "does not say vocab_size, n_positions, n_layer, n_head"),
+        ("config.json", '{"n_embd": 4}', "config.json has no field 'vocab_size'"),
         ("model.safetensors", None, "can't read .*model.safetensors"),
         ("model.safetensors", "x", "model.safetensors is damaged"),
     ],
@@ -78,3 +79,125 @@ def test_damaged_folders_are_named(tmp_path, name, content, says):
         (tmp_path / "gpt2" / name).write_text(content)
     with pytest.raises(UserError, match=says):
         load_gpt2(tmp_path / "gpt2")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    shutil.copytree(GOLDEN / "gpt2", tmp_path / "gpt2", copy_function=shutil.copyfile)
+    return tmp_path / "gpt2"
+
+
+def refused(folder):
+    """Whether a folder ends in one short line; any other exception fails the test."""
+    try:
+        load_gpt2(folder)
+    except UserError as error:
+        assert "\n" not in str(error) and len(str(error)) < 2000, error
+        return True
+    return False
+
+
+READ = {"model_type", "vocab_size", "n_positions", "n_layer", "n_head", "n_embd", "layer_norm_epsilon", "n_inner"}
+READ |= {"activation_function", "tie_word_embeddings", "scale_attn_weights"}
+
+
+def test_every_damaged_field_of_a_config(folder):
+    values = json.loads((folder / "config.json").read_text())
+    answers = {}
+    for how, other in damaged_json({name: value for name, value in values.items() if name in READ}):
+        (folder / "config.json").write_text(json.dumps(other))
+        answers[how] = refused(folder)
+    taken = {how for how, answer in answers.items() if not answer}
+    optional = {f"{name} removed" for name in ("model_type", "tie_word_embeddings", "scale_attn_weights")}
+    optional |= {"activation_function removed", "n_inner removed", " with an unknown field", "n_inner = None"}
+    optional |= {f"layer_norm_epsilon = {value}" for value in ("1.5", "1000000000")}
+    assert len(answers) > 100 and taken <= optional, taken - optional
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("how", FILES)
+def test_every_damaged_file(folder, name, how):
+    damage_file(folder / name, how)
+    assert refused(folder)
+
+
+def header(folder, change, length=None):
+    """Writes the weights again with a changed header, and sparse zeros up to the length that it had."""
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    values = json.loads(content[8 : 8 + size])
+    text = json.dumps(change(values)).encode()
+    path.write_bytes((len(text) if length is None else length).to_bytes(8, "little") + text + content[8 + size :])
+
+
+def first(values, **fields):
+    name = next(name for name in values if name != "__metadata__")
+    return values | {name: values[name] | fields}
+
+
+HEADERS = {
+    "no tensors": lambda v: {},
+    "a tensor more": lambda v: v | {"more\n\x1b[31m": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}},
+    "ten thousand more": lambda v: (
+        v | {f"x{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(10**4)}
+    ),
+    "whole numbers": lambda v: first(v, dtype="I32"),
+    "bfloat16": lambda v: first(v, dtype="BF16"),
+    "no type": lambda v: first(v, dtype="O"),
+    "a type of another width": lambda v: first(v, dtype="F64"),
+    "a large shape": lambda v: first(v, shape=[2**40, 2**40]),
+    "a negative shape": lambda v: first(v, shape=[-1, 4]),
+    "a shape of text": lambda v: first(v, shape="ab"),
+    "overlapping": lambda v: first(v, data_offsets=[4, 8]),
+    "beyond the file": lambda v: first(v, data_offsets=[0, 2**60]),
+    "backwards": lambda v: first(v, data_offsets=[100, 0]),
+    "a list": lambda v: [v],
+    "nested": lambda v: v | {"deep": json.loads("[" * 500 + "]" * 500)},
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_every_damaged_header(folder, case):
+    header(folder, HEADERS[case])
+    assert refused(folder)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**31, 2**63, 2**64 - 1])
+def test_the_length_of_the_header(folder, length):
+    header(folder, lambda values: values, length)
+    assert refused(folder)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"n_layer": 10**9},
+        {"n_layer": 10**4},
+        {"vocab_size": 10**9},
+        {"n_embd": 10**9, "n_head": 1},
+        {"n_embd": 10**5, "n_head": 1},
+        {"n_head": 10**9},
+        {"n_positions": 10**6},
+        {"n_inner": 10**6},
+    ],
+    ids=str,
+)
+def test_sizes_are_compared_with_the_weights_before_anything_is_made_of_them(folder, sizes):
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | sizes))
+    with pytest.raises(UserError, match="is damaged, or of another model|must be from 1 to"):
+        read_gpt2_config(folder)
+
+
+def test_a_sparse_file_is_not_read(folder):
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.truncate(1 << 42)
+    assert refused(folder)
+
+
+def test_weights_that_are_not_finite_are_read(folder, draw):
+    config, params = load_gpt2(folder)
+    params["final_norm"]["scale"] = params["final_norm"]["scale"] * np.nan
+    save_gpt2(folder, params, config)
+    assert np.isnan(load_gpt2(folder)[1]["final_norm"]["scale"]).all()

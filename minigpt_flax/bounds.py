@@ -1,0 +1,108 @@
+"""Ranges of the numbers that a user gives: on the command line and in a configuration. Imports no JAX."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+from minigpt_flax.errors import UserError
+
+INT32 = 2**31 - 1  # largest size of an axis and largest token
+SHOWN = 40  # characters of a wrong value that an error message repeats
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A range of numbers, and a reader for ``argparse``.
+
+    Attributes:
+        low: Smallest number.
+        high: Largest number.
+        whole: Whether only whole numbers are allowed.
+        above: Whether ``low`` itself is excluded.
+        below: Whether ``high`` itself is excluded.
+    """
+
+    low: int | float
+    high: int | float
+    whole: bool = False
+    above: bool = False
+    below: bool = False
+
+    def problem(self, value: object) -> str | None:
+        """Return what is wrong with a value, as the end of a sentence; None if it is in range.
+
+        >>> Bound(1, 10, whole=True).problem(0), Bound(0, 1, below=True).problem(1.0), Bound(0, 1).problem(0.5)
+        ('must be at least 1', 'must be below 1', None)
+        """
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float) or value != value:
+            return f"must be a {self._kind}"
+        if self.above and value == self.low or not value >= self.low:
+            return f"must be {'above' if self.above else 'at least'} {_spell(self.low)}"
+        if self.below and value == self.high or not value <= self.high:
+            return f"must be {'below' if self.below else 'at most'} {_spell(self.high)}"
+        return None
+
+    def check(self, name: str, value: object) -> None:
+        """Refuse a value out of range.
+
+        Args:
+            name: What the number is called, for the message: ``--steps``.
+            value: The number.
+
+        Raises:
+            UserError: The value is no number or is out of range.
+        """
+        problem = self.problem(value)
+        if problem is not None:
+            raise UserError(f"{name} {problem}, got {shortened(repr(value))}")
+
+    def __call__(self, text: str) -> int | float:
+        """Read a number of the command line; the type of an argument of ``argparse``."""
+        value = whole(text) if self.whole else number(text)
+        problem = self.problem(value)
+        if problem is not None:
+            raise argparse.ArgumentTypeError(f"{problem}, got {shortened(text)}")
+        return value
+
+    @property
+    def _kind(self) -> str:
+        return "whole number" if self.whole else "number"
+
+
+def whole(text: str) -> int:
+    """Read a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number such as 100, got {shortened(repr(text))}") from None
+
+
+def number(text: str) -> float:
+    """Read a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number such as 0.001, got {shortened(repr(text))}") from None
+
+
+def shortened(text: str, length: int = SHOWN) -> str:
+    """Return a text with its end left out where it is too long for an error message.
+
+    >>> shortened("12345", 3)
+    '123...'
+    """
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def _spell(limit: int | float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
+
+
+COUNT = Bound(1, 10**9, whole=True)  # steps, and what is counted in steps
+SIZE = Bound(1, INT32, whole=True)  # axes of arrays; the memory check refuses what is too large for the machine
+SEED = Bound(0, 2**63 - 1, whole=True)
+RATE = Bound(0, 1e6)  # learning rates
+TOKENS = Bound(1, 10**15, whole=True)  # tokens of a step
+DRAWN = Bound(0, 10**6, whole=True)  # tokens of a sample
+NORM = Bound(0, 1e30, above=True)  # norm of a gradient
