@@ -215,7 +215,7 @@ def _again(number: int) -> None:
     if hasattr(signal, "pthread_kill"):
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:  # Windows
-        _thread.interrupt_main(number)
+        _thread.interrupt_main(signal.Signals(number))
 
 
 def _soon(happened: Callable[[], bool], seconds: float = GRACE) -> bool:
