@@ -157,5 +157,5 @@ def test_screen_is_80_columns(tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert prepare("pydocs", "out", "bpe(eot=True)") == 0
     lines = capfd.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 80 and lines[-1] == "go on      python train.py --data out"
+    assert max(map(len, lines)) <= 80 and lines[-1] == "next       python train.py --data out"
     assert json.loads((tmp_path / "out" / "tokens.json").read_text())["source"] == "pydocs"
