@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from benchmarks.results import RESULTS, load, machine, publish
 from benchmarks.timing import ratios, spread
 from minigpt_flax.data.tokenizers.ids import Ids
+from minigpt_flax.entry import guarded
 from minigpt_flax.train.build import design, loss_sum
-from minigpt_flax.train.cli import Parser, guarded
+from minigpt_flax.train.cli import Parser
 from minigpt_flax.train.config import resolve
 from minigpt_flax.train.speed import planned
 from minigpt_flax.train.step import make_step

@@ -16,9 +16,10 @@ from benchmarks.rates import STEPS, scorer
 from benchmarks.results import RESULTS, environment, load, machine, save
 from jaxopt_mini import OPTIMIZERS
 from minigpt_flax.data import unigram_entropy
+from minigpt_flax.entry import guarded
 from minigpt_flax.errors import check_name
 from minigpt_flax.train.build import build
-from minigpt_flax.train.cli import Parser, guarded
+from minigpt_flax.train.cli import Parser
 from minigpt_flax.train.config import RunConfig, resolve
 from minigpt_flax.train.specs import parse
 

@@ -35,10 +35,11 @@ import numpy as np
 
 from benchmarks.results import RESULTS, environment, machine, save
 from minigpt_flax.data import load_tokenizer
+from minigpt_flax.entry import guarded
 from minigpt_flax.lab.records import lines
 from minigpt_flax.train.build import design
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.cli import Parser, guarded, leave, whole
+from minigpt_flax.train.cli import Parser, leave, whole
 from minigpt_flax.train.config import from_json
 from minigpt_flax.train.folder import RunFolder
 from minigpt_flax.train.xla import device_per_core

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.results import RESULTS, environment, machine, save
+from minigpt_flax.entry import guarded
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.lab.contest import ALONE
 from minigpt_flax.lab.program import Program, program, stack
@@ -31,7 +32,7 @@ from minigpt_flax.lab.records import RunRecord, read_run
 from minigpt_flax.lab.together import together
 from minigpt_flax.lab.verdict import Entry, judge
 from minigpt_flax.train.build import build
-from minigpt_flax.train.cli import Parser, guarded, whole
+from minigpt_flax.train.cli import Parser, whole
 from minigpt_flax.train.config import RunConfig, resolve
 from minigpt_flax.train.stop import Stop
 

@@ -21,11 +21,12 @@ import jax
 
 from benchmarks.results import RESULTS, cores, environment, machine, save
 from benchmarks.timing import race, ratios, spread
+from minigpt_flax.entry import guarded
 from minigpt_flax.errors import UserError
 from minigpt_flax.train.attempts import Sitting, train_on
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.cli import Parser, guarded, whole
+from minigpt_flax.train.cli import Parser, whole
 from minigpt_flax.train.config import resolve
 from minigpt_flax.train.console import Progress
 from minigpt_flax.train.folder import RunFolder

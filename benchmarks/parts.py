@@ -22,12 +22,13 @@ import jax.numpy as jnp
 from benchmarks.results import RESULTS, publish
 from benchmarks.step import ours
 from benchmarks.timing import race, ratios, spread
+from minigpt_flax.entry import guarded
 from minigpt_flax.errors import UserError
 from minigpt_flax.model import linear
 from minigpt_flax.model.mlp import MLPS
 from minigpt_flax.model.norm import NORMS
 from minigpt_flax.train.build import build
-from minigpt_flax.train.cli import Parser, guarded, whole
+from minigpt_flax.train.cli import Parser, whole
 from minigpt_flax.train.config import resolve
 from minigpt_flax.train.xla import huge_pages
 

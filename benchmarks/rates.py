@@ -20,9 +20,10 @@ from pathlib import Path
 
 from benchmarks.results import RESULTS, environment, load, machine, save
 from jaxopt_mini import OPTIMIZERS
+from minigpt_flax.entry import guarded
 from minigpt_flax.errors import check_name
 from minigpt_flax.train.build import build
-from minigpt_flax.train.cli import Parser, guarded, number, whole
+from minigpt_flax.train.cli import Parser, number, whole
 from minigpt_flax.train.config import DEFAULTS, RunConfig, defaults, resolve
 from minigpt_flax.train.specs import Word, parse
 

@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 import jax
 
 from benchmarks.results import RESULTS, environment, machine, save
+from minigpt_flax.entry import guarded
 from minigpt_flax.errors import UserError
 from minigpt_flax.invoked import show
 from minigpt_flax.lab import contest as contests, halving
@@ -37,7 +38,7 @@ from minigpt_flax.lab.program import program
 from minigpt_flax.lab.verdict import Entry, Verdict, judge
 from minigpt_flax.lab.verdict_text import as_values, markdown, text
 from minigpt_flax.train.build import build
-from minigpt_flax.train.cli import Parser, guarded, number, whole
+from minigpt_flax.train.cli import Parser, number, whole
 from minigpt_flax.train.clock import spell
 from minigpt_flax.train.xla import huge_pages
 

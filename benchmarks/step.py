@@ -21,9 +21,10 @@ from benchmarks import peers
 from benchmarks.apart import Apart
 from benchmarks.results import RESULTS, cores, publish
 from benchmarks.timing import race, ratios, spread
+from minigpt_flax.entry import guarded
 from minigpt_flax.model.gpt2 import to_gpt2
 from minigpt_flax.train.build import Run, build
-from minigpt_flax.train.cli import Parser, guarded, whole
+from minigpt_flax.train.cli import Parser, whole
 from minigpt_flax.train.config import resolve
 from minigpt_flax.train.xla import huge_pages
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from minigpt_flax import early
 
+TYPE_CHECKING = False  # without the import of `typing`, which a Ctrl-C might hit
 if TYPE_CHECKING:
     from minigpt_flax.train.cli import Parser
 
@@ -40,7 +40,7 @@ def parser() -> Parser:
     return build
 
 
-def _module(command: str) -> Any:
+def _module(command: str):
     return import_module(COMMANDS[command])
 
 

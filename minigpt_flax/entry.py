@@ -21,14 +21,14 @@ MISTAKES = (  # the errors of a path that was named wrongly; others, such as a f
     errno.EEXIST, errno.EROFS, errno.EINVAL, errno.ENXIO, errno.EMLINK,
 )  # fmt: skip
 LOWER = {  # by command: what takes memory
-    "sample": "--num, --max-tokens",
-    "eval": "the memory that other programs take",
+    **dict.fromkeys(
+        ("train", "compare"), "--batch-size (and raise --accum by as much), --context, --width or --layers"
+    ),
+    "sample": "--num or --max-tokens",
     "diagnose": "--batches, or choose studies with --only",
-    "export": "the memory that other programs take",
     "report": "the number of runs",
-    "prepare": "the memory that other programs take, or prepare less text",
 }
-TRAINING = "--batch-size (and raise --accum by as much), --context, --width or --layers"
+OTHERS = "the memory that other programs take"
 EXHAUSTED = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "out of memory", "Out of memory", "bad_alloc")
 
 
@@ -121,7 +121,7 @@ def explain(error: BaseException, name: str = "train") -> tuple[int, str] | None
         return 1, str(error)
     if _is_memory(error):
         saved = "; checkpoints saved before are intact" if name in ("train", "compare") else ""
-        return 1, f"out of memory{_because(error)}: lower {LOWER.get(name, TRAINING)}{saved}"
+        return 1, f"out of memory{_because(error)}: lower {LOWER.get(name, OTHERS)}{saved}"
     if isinstance(error, OSError):
         return _of_system(error)
     if isinstance(error, RecursionError):

@@ -8,9 +8,10 @@ from pathlib import Path
 from benchmarks.answers import decay, geometry, page, schedules
 from benchmarks.answers.small import Kept
 from benchmarks.results import RESULTS, environment, machine, save
+from minigpt_flax.entry import guarded
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invoked import show
-from minigpt_flax.train.cli import Parser, guarded
+from minigpt_flax.train.cli import Parser
 
 PAGES = {"decay": decay.answer, "geometry": geometry.answer, "schedules": schedules.answer}
 DOCS = Path(__file__).parents[2] / "docs" / "answers"

@@ -18,7 +18,7 @@ from minigpt_flax.errors import UserError, check_name, nearest
 from minigpt_flax.invoked import line
 from minigpt_flax.train import output
 from minigpt_flax.train.config import PRESET_NOTES, PRESETS, RunConfig, flag_of
-from minigpt_flax.train.output import Output
+from minigpt_flax.train.output import Output, tell
 
 COLUMNS = 80
 FREE = "TEXT"  # metavar of a flag whose value may be empty
@@ -136,7 +136,7 @@ _repeated: list[str] = []
 def tell_repeated() -> None:
     """Reports on stderr which flags were given twice; called when the command line is known to be right."""
     while _repeated:
-        print(_repeated.pop(0), file=sys.stderr)
+        tell(_repeated.pop(0), file=sys.stderr)
 
 
 def _format(prog: str) -> argparse.HelpFormatter:

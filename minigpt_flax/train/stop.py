@@ -52,6 +52,7 @@ class Signals:
     def __init__(self, own: bool = False):
         self.signal: int | None = None
         self._own = own
+        self._repeats = 0  # signals to come that this class itself sent
         self._count = 0  # of the signals that the other thread has seen
         self._before: dict[signal.Signals, Any] = {}
         self._pipe: tuple[socket.socket, socket.socket] | None = None
@@ -94,7 +95,9 @@ class Signals:
         with reader:
             while numbers := reader.recv(64):
                 for number in numbers:
-                    if number in self._before:
+                    if self._repeats:  # the same signal once more is no second one
+                        self._repeats -= 1
+                    elif number in self._before:
                         self._count += 1
                         self._seen(number)
 
@@ -118,8 +121,9 @@ class Signals:
         if not isinstance(ignored.exc_value, Interrupted):
             self._show_ignored(ignored)
         elif self._pipe is not None:
-            self.signal, self._count = None, -1  # the same signal once more is no second one
-            _later(POLL, _thread.interrupt_main, ignored.exc_value.number)
+            self.signal = None
+            self._repeats += 1
+            _later(POLL, _again, ignored.exc_value.number)
 
 
 class Stop(Signals):
@@ -204,6 +208,14 @@ def _later(seconds: float, function: Callable[[int], Any], number: int) -> None:
     timer = threading.Timer(seconds, function, (number,))
     timer.daemon = True
     timer.start()
+
+
+def _again(number: int) -> None:
+    """Sends a signal to the main thread, which interrupts what that waits for."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:  # Windows
+        _thread.interrupt_main(signal.Signals(number))
 
 
 def _soon(happened: Callable[[], bool], seconds: float = GRACE) -> bool:

@@ -99,7 +99,7 @@ def test_a_second_ctrl_c_leaves_at_once_without_damage(tmp_path, capfd, monkeypa
     with monkeypatch.context() as patch:
         at_call(patch, *MOMENTS[place], signal.SIGINT, signal.SIGINT)
         assert start(path) == 130
-    assert "left at once" in capfd.readouterr().err
+    assert "quit without saving" in capfd.readouterr().err
     assert resume(path) == 0
     assert (records(path), last_state(path)) == uninterrupted()
 

@@ -1,0 +1,17 @@
+"""A run that was killed after its last checkpoint and before its sample and curves."""
+
+from tests.minigpt_flax.train.runs import flags
+from train import main
+
+
+def test_a_finished_run_makes_what_it_lacks_and_changes_nothing_else(tmp_path, capfd):
+    path = tmp_path / "a"
+    assert main(flags(out=tmp_path, name="a", sample_tokens=16)) == 0
+    kept = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+    for name in ("samples.txt", "curves.png"):
+        (path / name).unlink()
+    assert main(["--resume", str(path)]) == 0
+    assert "made what it lacked: samples.txt, curves.png" in capfd.readouterr().out
+    assert {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()} == kept
+    assert main(["--resume", str(path)]) == 0
+    assert "lacked" not in capfd.readouterr().out
