@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from typing import Any
 
 from minigpt_flax.errors import Diverged, Failed, Unsaved, UserError, nearest
+from minigpt_flax.streams import Stream
 from minigpt_flax.train.peers import LINGER, Peers, Place, relay, say
 from minigpt_flax.train.stop import Stop
 
@@ -164,9 +165,13 @@ def _keep_stdout(first: bool) -> None:
     os.dup2(nothing, number)
     before: Any = sys.stdout
     raw = open(own, "wb", buffering=0) if before.write_through else open(own, "wb")
-    sys.stdout = io.TextIOWrapper(
-        raw, before.encoding, before.errors, line_buffering=before.line_buffering, write_through=before.write_through
+    stream = io.TextIOWrapper(
+        raw, before.encoding, before.errors, line_buffering=True, write_through=before.write_through
     )
+    if isinstance(before, Stream):
+        before.redirect(stream)
+    else:
+        sys.stdout = stream
 
 
 @contextmanager
