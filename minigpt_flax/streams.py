@@ -87,6 +87,10 @@ class Stream:
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
+    def redirect(self, stream: Any) -> None:
+        """Writes to another stream from now on."""
+        self._stream = stream
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from typing import Any
 
 from minigpt_flax.errors import Diverged, Failed, Unsaved, UserError, nearest
+from minigpt_flax.streams import Stream
 from minigpt_flax.train.peers import LINGER, Peers, Place, relay, say
 from minigpt_flax.train.stop import Stop
 
@@ -87,6 +88,7 @@ def joined(text: str | None, stop: Stop) -> Iterator[None]:
 
 
 _peers: Peers | None = None
+_stdout: Any = None  # stays open to the end of the process
 
 
 def peers() -> Peers | None:
@@ -164,9 +166,14 @@ def _keep_stdout(first: bool) -> None:
     os.dup2(nothing, number)
     before: Any = sys.stdout
     raw = open(own, "wb", buffering=0) if before.write_through else open(own, "wb")
-    sys.stdout = io.TextIOWrapper(
-        raw, before.encoding, before.errors, line_buffering=before.line_buffering, write_through=before.write_through
+    global _stdout
+    _stdout = io.TextIOWrapper(
+        raw, before.encoding, before.errors, line_buffering=True, write_through=before.write_through
     )
+    if isinstance(before, Stream):
+        before.redirect(_stdout)
+    else:
+        sys.stdout = _stdout
 
 
 @contextmanager
@@ -227,11 +234,12 @@ def from_first(function: Callable[[], Any]) -> Any:
         try:
             said["found"] = function()
         except (UserError, Failed, OSError) as error:
-            _peers.tell({"mistake": str(error), "kind": type(error).__name__})
+            kind = next((name for name, known in TOLD.items() if isinstance(error, known)), "Failed")
+            _peers.tell({"mistake": str(error), "kind": kind})
             raise
     said = _peers.tell(said)
     if "mistake" in said:
-        raise (TOLD.get(said["kind"]) or Failed)(said["mistake"])
+        raise TOLD.get(said["kind"], Failed)(said["mistake"])
     return said["found"]
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 BEGIN = """
 import os, sys, time
 from minigpt_flax.errors import Failed, UserError
-from minigpt_flax.train import cli
+from minigpt_flax import entry
 from minigpt_flax.train.peers import Peers, Place
 from minigpt_flax.train.stop import Stop
 port, i, n, silence = map(int, sys.argv[1:])
@@ -30,7 +30,7 @@ END = """
         except KeyboardInterrupt:
             pass
         return stop.status
-os._exit(cli.guarded("train.py", main))
+os._exit(entry.guarded("train.py", main))
 """
 
 

@@ -77,6 +77,7 @@ def ended(*processes):
 def several(count, *arguments, **variables):
     """Starts the processes of one run."""
     word = f"coordinator=127.0.0.1:{free_port()},processes={count},process="
+    variables = {"JAX_NUM_CPU_DEVICES": "1", **variables}  # a run inside the test's process sets it to the cores
     return [spawn(*arguments, f"--multihost={word}{i}", **variables) for i in range(count)]
 
 
