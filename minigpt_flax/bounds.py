@@ -6,9 +6,9 @@ import argparse
 from dataclasses import dataclass
 
 from minigpt_flax.errors import UserError
+from minigpt_flax.text import shortened
 
 INT32 = 2**31 - 1  # largest size of an axis and largest token
-SHOWN = 40  # characters of a wrong value that an error message repeats
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,6 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a number such as 0.001, got {shortened(repr(text))}") from None
-
-
-def shortened(text: str, length: int = SHOWN) -> str:
-    """Return a text with its end left out where it is too long for an error message.
-
-    >>> shortened("12345", 3)
-    '123...'
-    """
-    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def _spell(limit: int | float) -> str:

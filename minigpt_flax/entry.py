@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from minigpt_flax import streams
 from minigpt_flax.errors import Failed, Interrupted, UserError
-from minigpt_flax.text import printable
+from minigpt_flax.text import printable, shortened
 from minigpt_flax.train.processes import peers
 from minigpt_flax.train.stop import Signals
 
@@ -29,14 +29,11 @@ LOWER = {  # by command: what takes memory
     "report": "the number of runs",
 }
 OTHERS = "the memory that other programs take"
+LONGEST = 1000  # characters of an error's line, at most: a name may have thousands
 EXHAUSTED = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "out of memory", "Out of memory", "bad_alloc")
 
 
 _own_process = False  # whether this process runs nothing but a command
-
-
-class Quit(int):
-    """Exit status of a command that was interrupted: its threads may still be at work."""
 
 
 def start(main: Callable[[], int]) -> NoReturn:
@@ -51,14 +48,14 @@ def start(main: Callable[[], int]) -> NoReturn:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process; one that was interrupted at once, without waiting for threads that still compute or write.
+    """Ends the process; after a failure at once, without waiting for threads that still compile.
 
     One of several processes has already waited for the others, and JAX would do so again.
     """
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
-    if isinstance(status, Quit) or status == 128 + signal.SIGINT or peers() is not None:
+    if status or peers() is not None:
         os._exit(status)
     sys.exit(status)
 
@@ -86,13 +83,13 @@ def guarded(
             with Signals(_own_process):
                 return _flushed(command)
         except KeyboardInterrupt as error:
-            return Quit(128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT))
+            return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
         except Exception as error:
             ending = explain(error, name)
             if ending is None:
                 raise
             status, line = ending
-            print(printable(f"{program}: {' '.join(line.split())}"), file=sys.stderr, flush=True)
+            print(printable(f"{program}: {shortened(' '.join(line.split()), LONGEST)}"), file=sys.stderr, flush=True)
             on_failure(line, status)
             return status
 

@@ -6,8 +6,9 @@ import re
 import unicodedata
 
 # C0 but tab and line end, DEL and C1, soft hyphen, zero width, bidirectional and line controls, lone surrogates, tags.
+# The joiners U+200C and U+200D are part of ordinary Persian and Hindi text and of emoji.
 _HIDDEN = re.compile(
-    r"\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    r"\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e"
     r"\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 
@@ -57,3 +58,12 @@ def cut(text: str, columns: int) -> str:
     while width(text) > columns - 2:
         text = text[:-1]
     return f"{text}.."
+
+
+def shortened(text: str, length: int = 40) -> str:
+    """Leaves the end of a text out where it is too long for a message.
+
+    >>> shortened("12345", 3)
+    '123...'
+    """
+    return text if len(text) <= length else f"{text[:length]}..."

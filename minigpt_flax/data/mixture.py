@@ -10,10 +10,10 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from minigpt_flax.bounds import shortened
 from minigpt_flax.data.batches import Batches, Rows, visits
 from minigpt_flax.data.tokenfiles import Tokens
 from minigpt_flax.errors import UserError
+from minigpt_flax.text import shortened
 
 _SHARE = re.compile(r"-?[0-9.]{1,30}(e[+-]?[0-9]{1,2})?|[0-9]{1,30}/[0-9]{1,30}")
 _PERIOD = 10_000  # rows after which the order of the sources begins anew, at most

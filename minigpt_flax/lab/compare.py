@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minigpt_flax.bounds import Bound, shortened
+from minigpt_flax.bounds import Bound
 from minigpt_flax.errors import UserError, check_name
 from minigpt_flax.invoked import line, show
 from minigpt_flax.lab import contest as contests, verdict_text
@@ -17,6 +17,7 @@ from minigpt_flax.lab.entries import entries_of, grouped
 from minigpt_flax.lab.records import read_run
 from minigpt_flax.lab.verdict import Entry, judge
 from minigpt_flax.runs import files
+from minigpt_flax.text import shortened
 from minigpt_flax.train import output
 from minigpt_flax.train.cli import Parser, add_fields, given_fields
 from minigpt_flax.train.config import PRESETS, default_preset, flag_of
@@ -92,6 +93,7 @@ def run(**options: Any) -> int:
     else:
         contest = contests.check(_contest(typed, given))
         folder = Path(typed["out"]) / (typed["name"] or _name(contest))
+    require_replaceable(folder)
     from minigpt_flax.lab.conduct import conduct  # takes seconds: JAX
 
     status = conduct(contest, folder, vmap=typed["vmap"], jobs=typed["jobs"], share=typed["share"], shown=answer.human)
@@ -172,8 +174,22 @@ def _judge_folders(folders: list[Path], typed: Mapping[str, Any], answer: Output
     return _tell(entries, typed["target"], results, answer)
 
 
+def require_replaceable(folder: Path) -> None:
+    """Refuses a folder in which a link or a folder stands in the place of a result, before anything is written.
+
+    Raises:
+      UserError: names it.
+    """
+    for name in sorted(RESULTS):
+        try:
+            files.require_plain(folder / name)
+        except OSError as error:
+            raise UserError(f"can't write {show(folder / name)}: {error.strerror}") from error
+
+
 def _tell(entries: list[Entry], target: float | None, folder: Path, answer: Output) -> int:
     """Prints the verdict and writes it into the folder, with the pictures."""
+    require_replaceable(folder)
     verdict = judge(entries, target)
     answer.result(verdict_text.text(verdict), {"folder": show(folder), **verdict_text.as_values(verdict)})
     try:

@@ -31,6 +31,7 @@ _BINARY = getattr(os, "O_BINARY", 0)  # Windows
 
 
 _unfinished: list[Path] = []  # temporary files and folders that this process is writing
+_made: set[Path] = set()  # folders that this process has made above those that it was asked for
 
 
 def is_writing() -> bool:
@@ -161,10 +162,30 @@ def make_new_folder(path: Path) -> None:
         OSError: it can't be made.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_above(path)
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is a file", str(path)) from error
-    path.mkdir()
+    try:
+        path.mkdir()
+    except OSError:
+        _remove_above(path)
+        raise
+
+
+def _make_above(path: Path) -> None:
+    """Makes the folders above a path, and remembers which of them this process has made."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _made.update(missing)
+
+
+def _remove_above(path: Path) -> None:
+    """Removes the folders above a path that this process has made, as long as they are empty."""
+    with contextlib.suppress(OSError):
+        for folder in path.parents:
+            if folder in _made:
+                folder.rmdir()
+                _made.remove(folder)
 
 
 @contextmanager
@@ -184,7 +205,7 @@ def staged(out: Path) -> Iterator[Path]:
     require_absent(out)
     scratch = out.with_name(out.name + PARTIAL)
     try:
-        make_folder(scratch.parent)
+        _make_above(scratch)
         _remove_abandoned(scratch, out)
     except FileExistsError as error:
         raise UserError(f"can't make the folder {out}: {error.filename} is a file") from error
@@ -213,6 +234,7 @@ def staged(out: Path) -> Iterator[Path]:
     except BaseException:
         with contextlib.suppress(OSError, UserError):
             _remove_abandoned(scratch, out)
+        _remove_above(scratch)
         raise
     finally:
         _unfinished.remove(scratch)
@@ -326,8 +348,18 @@ def require_own_folder(folder: Path, names: Collection[str], flag: str) -> None:
         raise UserError(f"{flag} {folder}: that folder holds other files, such as {min(others)!r}: give another")
 
 
+def require_plain(path: Path) -> None:
+    """Refuses a path that :func:`replacing` can't replace.
+
+    Raises:
+        OSError: it is a symbolic link, a folder or no regular file.
+    """
+    with _blaming(path):
+        _mode_of(path)
+
+
 def remove_empty_folder(path: Path) -> None:
-    """Removes a folder; one that holds something stays.
+    """Removes a folder, and those above it that this process has made; one that holds something stays.
 
     Raises:
         OSError: it can't be removed for another reason.
@@ -337,6 +369,7 @@ def remove_empty_folder(path: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
             raise
+    _remove_above(path)
 
 
 def is_temporary(name: str) -> bool:

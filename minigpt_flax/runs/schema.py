@@ -21,6 +21,7 @@ from typing import Any
 
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invoked import show
+from minigpt_flax.text import shortened
 
 SMALL = 1 << 20  # bytes of a file of settings, at most
 LARGE = 1 << 31  # bytes of a log, a tokenizer or a text that is read whole, at most
@@ -104,9 +105,12 @@ def parse_json(text: str, where: str) -> dict[str, Any]:
     """
     try:
         found = json.loads(text, object_pairs_hook=_without_repeats)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise UserError(f"{where} is damaged: {reason}") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is damaged: it is no JSON at line {error.lineno}, column {error.colno}") from error
+    except RecursionError as error:
+        raise UserError(f"{where} is damaged: it is nested too deeply") from error
+    except ValueError as error:
+        raise UserError(f"{where} is damaged: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict):
         raise UserError(f"{where} is damaged: it holds no JSON object")
     return found
@@ -195,5 +199,4 @@ def sha256(path: Path) -> str:
 
 def brief(value: Any) -> str:
     """A value as Python writes it, for an error; a long one is cut."""
-    text = _REPR.repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return shortened(_REPR.repr(value), 60)

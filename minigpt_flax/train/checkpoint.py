@@ -191,8 +191,7 @@ class Checkpoints:
         path = self._alias.path() / str(step)
         try:
             check_digests(path)
-            metadata: Any = self._checkpointer.metadata(path).item_metadata
-            _check_shapes(by_name(metadata.tree), by_name(like))
+            _check_shapes(self._shapes(path), by_name(like))
             state = self._checkpointer.restore(path, jax.tree.map(_on_device, like))
         except Exception as error:  # damage shows as any error that Orbax or what it calls knows
             raise UserError(f"checkpoint {show(self.folder / str(step))} can't be used ({_line(error)})") from error
@@ -200,6 +199,18 @@ class Checkpoints:
             shown = show(self.folder / str(step))
             raise UserError(f"checkpoint {shown} can't be used (it is of step {int(state.step)})")
         return state
+
+    def _shapes(self, path: Path) -> Mapping[str, Any]:
+        """Names and shapes of the arrays in a checkpoint.
+
+        Raises:
+          UserError: they can't be read.
+        """
+        try:
+            metadata: Any = self._checkpointer.metadata(path).item_metadata
+            return by_name(metadata.tree)
+        except Exception as error:  # damage shows as any error that Orbax knows; this file alone isn't signed
+            raise UserError(f"its file {UNSIGNED} is damaged") from error
 
     def _sign(self) -> None:
         """Adds the digests to a checkpoint that is written and has not yet got its name.

@@ -88,7 +88,13 @@ class RunFolder:
         Raises:
           UserError: something is there.
         """
-        if os.path.lexists(self.path):
+        try:
+            os.lstat(self.path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise UserError(f"can't make the folder {show(self.path)}: {error.strerror}") from error
+        else:
             names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else {self.path.name}
             if names and not self._cut_short(names):
                 raise self.taken()

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from minigpt_flax.bounds import INT32, shortened
+from minigpt_flax.bounds import INT32
+from minigpt_flax.text import shortened
 
 LARGEST = 1e30  # largest number; its square root and most products of it with gradients are finite in float32
 MOST = {"ns_steps": 100, "depth": 1000}  # largest values of keywords whose cost grows with them

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from minigpt_flax.bounds import shortened
 from minigpt_flax.errors import UserError, check_name, nearest
+from minigpt_flax.text import shortened
 from minigpt_flax.train.literals import problem
 
 LONGEST = 2000  # characters of a spec

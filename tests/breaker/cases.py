@@ -284,6 +284,11 @@ def outputs(random: random.Random, bases: Path) -> Iterator[Case]:
         yield Case("outputs", ("train", f"--resume={HALF}"), f"a file has at most {disk} bytes", disk=disk)
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a name can be written as UTF-8: one that can't may be refused."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def names(random: random.Random, bases: Path) -> Iterator[Case]:
     """Runs of odd names, which every command must read; and such names given to new runs."""
     for name in odd.NAMES:
@@ -292,7 +297,7 @@ def names(random: random.Random, bases: Path) -> Iterator[Case]:
             if not any(word.startswith("--name") and word.endswith(name) for word in argv):
                 original = DONE if "train" not in argv else HALF
                 copy = lambda work, folder=folder, original=original: shutil.copytree(work / original, work / folder)
-                yield Case("names", tuple(argv), f"{folder!a} is a copy of {original}", copy, must=True)
+                yield Case("names", tuple(argv), f"{folder!a} is a copy of {original}", copy, must=is_utf8(folder))
         yield Case("names", tuple(line("train", {"--name": name})), then=("sample", folder, "--max-tokens=4"))
         yield Case(
             "names", tuple(line("prepare", {"--out": f"./{name}"})), then=tuple(line("train", {"--data": f"./{name}"}))

@@ -98,7 +98,7 @@ def test_a_folder_of_something_else(tmp_path, capfd):
     assert "is not the folder of a run" in one_line(capfd.readouterr().err)
     (tmp_path / "file").write_text("")
     assert call(*flags(out=tmp_path / "file", name="run")) == 2
-    assert "can't make the folder" in (said := one_line(capfd.readouterr().err)) and "file is a file" in said
+    assert "Not a directory" in one_line(capfd.readouterr().err)
 
 
 def test_a_mistake_leaves_no_folder(tmp_path, capfd):

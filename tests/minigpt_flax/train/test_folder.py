@@ -101,7 +101,7 @@ def test_files_that_only_look_like_a_start_are_not_taken(tmp_path, names):
 
 
 EVERY_NAME = [
-    *BEFORE_CONFIG,
+    *sorted(BEFORE_CONFIG),
     *FLAT,
     *DEEP,
     "checkpoints/10",
