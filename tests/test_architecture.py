@@ -24,7 +24,7 @@ LEVELS = (
     ("jaxopt_mini.optimizers",),
     ("jaxopt_mini",),
     ("minigpt_flax.errors", "minigpt_flax.text"),
-    ("minigpt_flax.invoked", "minigpt_flax.streams"),
+    ("minigpt_flax.invoked", "minigpt_flax.streams", "minigpt_flax.explain"),
     ("minigpt_flax.installed", "minigpt_flax.runs", "minigpt_flax.bounds"),
     ("minigpt_flax.model", "minigpt_flax.data", *RECORDS),
     VERDICT,

@@ -24,7 +24,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
-from minigpt_flax.errors import Failed, UserError
+from minigpt_flax.errors import UserError
+from minigpt_flax.explain import explain
 from minigpt_flax.invoked import line, program
 from minigpt_flax.train.stop import Stop
 
@@ -222,9 +223,9 @@ class Peers:
             return self.fail(f"ended at {_name(number)}", 128 + number)
         if not isinstance(error, UserError):
             self._settle()
-        if isinstance(error, UserError | Failed | OSError | MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            text = (str(error).splitlines() or ["out of memory"])[0]
-            return self.fail(text, 2 if isinstance(error, UserError) else 1)
+        if ending := explain(error):
+            status, text = ending
+            return self.fail(text, status)
         traceback.print_exception(error)
         self.fail(f"{type(error).__name__} (its traceback is on its standard error)", 1)
         os._exit(1)  # the end of the interpreter would wait for the others

@@ -12,6 +12,7 @@ import pytest
 from minigpt_flax import entry
 from minigpt_flax.__main__ import COMMANDS
 from minigpt_flax.errors import Failed, Interrupted, UserError
+from minigpt_flax.explain import explain
 from tests.minigpt_flax.train.runs import ALONE, ROOT, TINY, compiled, flags
 
 JaxRuntimeError = type("JaxRuntimeError", (RuntimeError,), {})
@@ -55,7 +56,7 @@ def test_an_error_that_nobody_foresaw_keeps_its_traceback(error):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_advice_against_a_lack_of_memory_fits_the_command(command):
     flags = {"sample": "--num", "diagnose": "--batches", "train": "--batch-size", "compare": "--batch-size"}
-    _, line = entry.explain(MemoryError(), command)
+    _, line = explain(MemoryError(), command)
     assert flags.get(command, "") in line
     assert ("checkpoints" in line) is (command in ("train", "compare"))
 
