@@ -230,14 +230,28 @@ def _map_divided(function: Callable[..., Tree], stacks: Tree) -> Tree:
     axes, padding = _division(count)
     if not axes:
         return jax.vmap(function)(*stacks)
-    along = PartitionSpec(axes)
 
     def pad(stack):
-        filled = jnp.concatenate((stack, *[stack[-1:]] * padding)) if padding else stack
-        return jax.lax.with_sharding_constraint(filled, along)
+        return jnp.concatenate((stack, *[stack[-1:]] * padding)) if padding else stack
 
-    mapped = jax.lax.with_sharding_constraint(jax.vmap(function)(*jax.tree.map(pad, stacks)), along)
-    return jax.tree.map(lambda stack: stack[:count], mapped)
+    steps = [axes[:n] for n in range(1, len(axes) + 1)]
+    mapped = jax.vmap(function)(*_reshard(jax.tree.map(pad, stacks), steps))
+    return jax.tree.map(lambda stack: stack[:count], _reshard(mapped, steps[::-1]))
+
+
+def _reshard(stacks: Tree, steps: list[tuple[str, ...]]) -> Tree:
+    """Divides the first axis of every array among more and more axes of the mesh, or fewer and fewer.
+
+    One axis at a time is an all-to-all; for several at once the compiler may find no way but to replicate the array.
+    """
+
+    def one(stack):
+        for axes in steps:
+            others = [None if axes == max(steps, key=len) else PartitionSpec.UNCONSTRAINED] * (stack.ndim - 1)
+            stack = jax.lax.with_sharding_constraint(stack, PartitionSpec(axes, *others))
+        return stack
+
+    return jax.tree.map(one, stacks)
 
 
 def _division(count: int) -> tuple[tuple[str, ...], int]:

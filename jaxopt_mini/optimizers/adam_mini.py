@@ -19,6 +19,7 @@ from jaxopt_mini.base import (
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
+from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import ParamLayout, resolve
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.scale import scale_by_learning_rate
@@ -139,7 +140,7 @@ def scale_by_blocks(
         direction = jax.tree.map(lambda m, v, block: block.divide(m, jnp.sqrt(v) + eps), m, v, block)
         return cast_like(direction, updates), ScaleByAdamState(count, cast_like(mu, state.mu), nu)
 
-    return GradientTransformationExtraArgs(init, update)
+    return keep_shardings(init, update)
 
 
 def adam_mini(

@@ -18,6 +18,7 @@ from jaxopt_mini.base import (
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
+from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import ParamLayout, resolve
 from jaxopt_mini.transforms.clip import clip_by_block_rms
 from jaxopt_mini.transforms.decay import add_decayed_weights
@@ -116,7 +117,7 @@ def scale_by_came(
         direction = jax.tree.map(lambda m, entry, s: m if s is None else m * inverse_root(s, entry), mu, entries, doubt)
         return cast_like(direction, updates), ScaleByCameState(cast_like(mu, state.mu), nu, doubt)
 
-    return GradientTransformationExtraArgs(init, update)
+    return keep_shardings(init, update)
 
 
 def came(

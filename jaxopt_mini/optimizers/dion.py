@@ -19,6 +19,7 @@ from jaxopt_mini.base import (
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative, check_positive
 from jaxopt_mini.combine import chain
+from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import multiply, orthonormal
 from jaxopt_mini.matrices import as_leaves, as_matrices, lay_out, map_matrices, matrices_and_rest, unzip
 from jaxopt_mini.optimizers.adam import scale_by_adam
@@ -90,7 +91,7 @@ def scale_by_dion(
         new, m = (as_leaves(tree, entries, updates) for tree in (new, m))
         return cast_like(new, updates), ScaleByDionState(cast_like(m, state.mu), basis)
 
-    return GradientTransformationExtraArgs(init, update)
+    return keep_shardings(init, update)
 
 
 def dion(

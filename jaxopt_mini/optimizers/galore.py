@@ -20,6 +20,7 @@ from jaxopt_mini.base import (
 )
 from jaxopt_mini.check import check_nonnegative, check_positive
 from jaxopt_mini.combine import chain
+from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import multiply, singular_vectors
 from jaxopt_mini.matrices import as_leaves, as_matrices, choose, lay_out, map_matrices, unzip
 from jaxopt_mini.optimizers.adam import scale_by_adam
@@ -97,7 +98,7 @@ def scale_by_galore(
         projectors = _merge(cast_like(projectors, old), state.projector, entries)
         return cast_like(step, updates), GaLoreState(increment(state.count), inner, projectors)
 
-    return GradientTransformationExtraArgs(init, update)
+    return keep_shardings(init, update)
 
 
 def _only(tree, entries):

@@ -19,6 +19,7 @@ from jaxopt_mini.base import (
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
+from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import multiply, solve_transposed
 from jaxopt_mini.matrices import Sides, as_leaves, as_matrices, lay_out, map_matrices, sides, unzip
 from jaxopt_mini.transforms.decay import add_decayed_weights
@@ -107,7 +108,7 @@ def scale_by_kron(
         step = cast_like(as_leaves(step, entries, updates), updates)
         return step, ScaleByKronState(count, cast_like(mu, state.mu), factors)
 
-    return GradientTransformationExtraArgs(init, update)
+    return keep_shardings(init, update)
 
 
 def fit(factors: Sides, matrix: jax.Array, probe: jax.Array, rate: ArrayLike) -> Sides:

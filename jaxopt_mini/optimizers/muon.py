@@ -18,6 +18,7 @@ from jaxopt_mini.base import (
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
+from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import per_copy
 from jaxopt_mini.matrices import by_rank, choose, lay_out, matrices_and_rest
 from jaxopt_mini.optimizers.adam import scale_by_adam
@@ -88,7 +89,7 @@ def scale_by_muon(
             new = jax.tree.map(lambda o, m, entry: per_copy(_by_dual_norm, entry)(o, m), new, m, entries)
         return cast_like(new, updates), MuonState(count, cast_like(mu, state.mu), state.ns_coeffs)
 
-    return GradientTransformationExtraArgs(init, update)
+    return keep_shardings(init, update)
 
 
 def _by_dual_norm(orthogonal, momentum):

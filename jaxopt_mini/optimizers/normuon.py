@@ -12,6 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule, Updates
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
+from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.matrices import as_leaves, as_matrices, lay_out, map_matrices, matrices_and_rest, unzip
 from jaxopt_mini.optimizers.adam import scale_by_adam
 from jaxopt_mini.optimizers.muon import scale_by_muon
@@ -60,7 +61,7 @@ def scale_by_neuron(
         new, nu = unzip(map_matrices(one, entries, matrices, state.nu), entries)
         return cast_like(as_leaves(new, entries, updates), updates), ScaleByNeuronState(nu)
 
-    return GradientTransformationExtraArgs(init, update)
+    return keep_shardings(init, update)
 
 
 def normuon(

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxopt_mini.base import GradientTransformation, Params, ScalarOrSchedule, stateless
+from jaxopt_mini.base import GradientTransformation, Params, ScalarOrSchedule, no_state, stateless
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain, partition
+from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import roles
 from jaxopt_mini.matrices import as_leaves, as_matrices, lay_out
 from jaxopt_mini.orthogonal import STANDARD, Coefficients, coefficients, orthogonalize
@@ -53,17 +54,17 @@ def scale_by_norm_ball(
     check_nonnegative(radius=radius, embedding_radius=embedding_radius, head_radius=head_radius)
     check_nonnegative(vector_radius=vector_radius, eps=eps, ns_steps=ns_steps)
 
-    def orthogonal(updates, params):
-        del params
+    def orthogonal(updates, state, params=None, **extra):
+        del params, extra
         coeffs, entries = coefficients(ns_coeffs, ns_steps), lay_out(layout, updates)
-        return cast_like(orthogonalize(updates, entries, coeffs, ns_steps, eps=eps, dtype=ns_dtype), updates)
+        return cast_like(orthogonalize(updates, entries, coeffs, ns_steps, eps=eps, dtype=ns_dtype), updates), state
 
-    def unit_rows(updates, params):
-        del params
+    def unit_rows(updates, state, params=None, **extra):
+        del params, extra
         entries = lay_out(layout, updates)
         rows = jax.tree.map(widen, as_matrices(updates, entries))  # a vector is a single row
         rows = jax.tree.map(lambda r: r / (jnp.sqrt(jnp.mean(absolute_square(r), -1, keepdims=True)) + eps), rows)
-        return cast_like(as_leaves(rows, entries, updates), updates)
+        return cast_like(as_leaves(rows, entries, updates), updates), state
 
     def signs(updates, params):
         del params
@@ -73,10 +74,10 @@ def scale_by_norm_ball(
         return scale_by_shape(factor, layout)
 
     rules: dict[Hashable, GradientTransformation] = {
-        "matrix": chain(stateless(orthogonal), sized(lambda fan_in, fan_out: radius * spectral(fan_in, fan_out))),
-        "embedding": chain(stateless(unit_rows), scale(embedding_radius)),
+        "matrix": chain(keep_shardings(no_state, orthogonal), sized(lambda fan_in, fan_out: radius * spectral(fan_in, fan_out))),
+        "embedding": chain(keep_shardings(no_state, unit_rows), scale(embedding_radius)),
         "head": chain(stateless(signs), sized(lambda fan_in, fan_out: head_radius / fan_in)),
-        "vector": chain(stateless(unit_rows), scale(vector_radius)),
+        "vector": chain(keep_shardings(no_state, unit_rows), scale(vector_radius)),
     }
     return partition(rules, lambda params: roles(lay_out(layout, params)))
 

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule, Updates
 from jaxopt_mini.check import check_fraction, check_nonnegative, check_positive
 from jaxopt_mini.combine import chain
+from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import eigh, multiply
 from jaxopt_mini.matrices import (
     as_leaves,
@@ -117,7 +118,7 @@ def scale_by_shampoo(
         step = cast_like(as_leaves(step, entries, updates), updates)
         return step, ScaleByShampooState(count, cast_like(mu, state.mu), nu, factors, roots)
 
-    return GradientTransformationExtraArgs(init, update)
+    return keep_shardings(init, update)
 
 
 def shampoo(

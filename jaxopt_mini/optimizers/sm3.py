@@ -13,6 +13,7 @@ from optax import ScaleBySM3State
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, ScalarOrSchedule
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
+from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import ParamLayout, resolve
 from jaxopt_mini.transforms.scale import scale_by_learning_rate
 from jaxopt_mini.tree import absolute_square, average, cast_like, widen, zeros_like
@@ -73,7 +74,7 @@ def scale_by_sm3(
         mu = cast_like(jax.tree.map(largest, total, entries), state.mu)
         return cast_like(nu, updates), ScaleBySM3State(mu, cast_like(nu, state.nu))
 
-    return GradientTransformationExtraArgs(init, update)
+    return keep_shardings(init, update)
 
 
 def sm3(

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule, Updates
 from jaxopt_mini.check import check_fraction, check_nonnegative, check_positive
 from jaxopt_mini.combine import chain
+from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import eigh, multiply, orthonormal
 from jaxopt_mini.matrices import (
     Sides,
@@ -91,7 +92,7 @@ def scale_by_soap(
         step, mu = (as_leaves(tree, entries, updates) for tree in (step, mu))
         return cast_like(step, updates), ScaleBySoapState(increment(k), cast_like(mu, state.mu), *rest)
 
-    return GradientTransformationExtraArgs(init, update)
+    return keep_shardings(init, update)
 
 
 def _inverse(bases):

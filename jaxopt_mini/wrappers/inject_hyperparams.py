@@ -18,6 +18,7 @@ from jaxopt_mini.base import (
     GradientTransformationExtraArgs,
     with_extra_args_support,
 )
+from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.tree import increment
 
 
@@ -143,6 +144,6 @@ def inject_hyperparams(
             inner_state = _stable(inner_state, state.inner_state)
             return updates, InjectStatefulHyperparamsState(increment(state.count), values, states, inner_state)
 
-        return GradientTransformationExtraArgs(init, update)
+        return keep_shardings(init, update)
 
     return factory

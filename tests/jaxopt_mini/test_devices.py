@@ -6,6 +6,7 @@ Every step is waited for: on a CPU, steps with a collective that run ahead can w
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from importlib.metadata import version
 
 import jax
@@ -13,9 +14,10 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxopt_mini import GradientTransformation, adam, apply_updates
+from jaxopt_mini import GradientTransformation, adam, adamw, apply_updates, inject_hyperparams
 from tests.cases import CASES
-from tests.harness import LAYOUT, half_square
+from tests.cases_wrappers import WRAPPED
+from tests.harness import LAYOUT, half_square, nothing, run
 from tests.jaxopt_mini.test_laws import STEPS, close, expected, law, start
 
 AXIS = "data"
@@ -87,6 +89,68 @@ def test_sharded_under_jit_it_is_the_same(case):
         params, state = jax.block_until_ready(sharded(params, state, grad, t))
     assert jax.tree.map(lambda leaf: leaf.sharding, (params, state)) == cut
     close(jax.tree.map(jax.device_get, (params, state)), expected(case.optimizer.__name__))
+
+
+def explicit():
+    return jax.make_mesh((2, 2), ("rows", "columns"), axis_types=(AxisType.Explicit,) * 2)
+
+
+def cut_by_two(mesh, tree):
+    """Each array cut along its first and second axes of even length."""
+
+    def one(leaf):
+        names, spec = ["rows", "columns"], []
+        for size in leaf.shape:
+            spec.append(names.pop(0) if names and size and size % 2 == 0 else None)
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(one, tree)
+
+
+def types(tree):
+    """What the compiler traces by: shapes, dtypes and shardings."""
+    return jax.tree.map(jax.typeof, tree)
+
+
+def check_explicit(tx, extra, wanted):
+    """Takes steps under Explicit axes: shardings are constant, updates lie like gradients, numbers are ``wanted``."""
+    mesh = explicit()
+
+    @jax.jit
+    def step(params, state, grads, t):
+        updates, state = tx.update(grads, state, params, **extra(half_square, params, t))
+        return apply_updates(params, updates), state, updates
+
+    with jax.set_mesh(mesh):
+        params, grads = start()
+        params = jax.device_put(params, cut_by_two(mesh, params))
+        state = tx.init(params)
+        before = types((params, state))
+        for t in range(STEPS):
+            grad = jax.device_put(at(grads, t), cut_by_two(mesh, params))
+            params, state, updates = jax.block_until_ready(step(params, state, grad, t))
+            assert types((params, state)) == before
+            assert types(updates) == types(grad)
+    close(jax.tree.map(jax.device_get, (params, state)), wanted)
+
+
+@law
+def test_under_explicit_axes_shardings_are_constant(case):
+    check_explicit(case.make(LAYOUT), case.extra, expected(case.optimizer.__name__))
+
+
+@pytest.mark.parametrize("inner", ["adamw", "muon"])
+@pytest.mark.parametrize("case", WRAPPED.values(), ids=WRAPPED)
+def test_wrappers_keep_shardings_under_explicit_axes(case, inner):
+    offered = {"layout": LAYOUT} if "layout" in inspect.signature(case.wrapper).parameters else {}
+    tx = case.wrapper(CASES[inner].make(LAYOUT), **{**offered, **case.keywords})
+    check_explicit(tx, case.extra, jax.jit(lambda p, g: run(tx, p, g, extra=case.extra))(*start()))
+
+
+@pytest.mark.parametrize("inner", ["adamw", "muon", "soap", "came"])
+def test_injected_hyperparameters_keep_shardings_under_explicit_axes(inner):
+    tx = inject_hyperparams(CASES[inner].optimizer)(0.1, layout=LAYOUT) if inner != "adamw" else inject_hyperparams(adamw)(0.1)
+    check_explicit(tx, nothing, jax.jit(lambda p, g: run(tx, p, g))(*start()))
 
 
 def test_a_state_that_does_not_stay_where_it_lies_is_noticed():
