@@ -28,6 +28,6 @@ def update_if(
 
     def skip():
         new, _ = jax.eval_shape(run)  # its updates need not have the gradients' dtypes
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), new), state
+        return jax.tree.map(lambda leaf, grad: jnp.zeros_like(grad, dtype=leaf.dtype), new, updates), state
 
     return jax.lax.cond(condition, run, skip)

@@ -74,7 +74,9 @@ def scale_by_norm_ball(
         return scale_by_shape(factor, layout)
 
     rules: dict[Hashable, GradientTransformation] = {
-        "matrix": chain(keep_shardings(no_state, orthogonal), sized(lambda fan_in, fan_out: radius * spectral(fan_in, fan_out))),
+        "matrix": chain(
+            keep_shardings(no_state, orthogonal), sized(lambda fan_in, fan_out: radius * spectral(fan_in, fan_out))
+        ),
         "embedding": chain(keep_shardings(no_state, unit_rows), scale(embedding_radius)),
         "head": chain(stateless(signs), sized(lambda fan_in, fan_out: head_radius / fan_in)),
         "vector": chain(keep_shardings(no_state, unit_rows), scale(vector_radius)),

@@ -97,7 +97,7 @@ class RunConfig:
     loss_chunk: int | None = _flag(None, "computing", "N", "tokens whose logits are made at once; 0: all [by size]")
     document_mask: bool = _flag(False, "computing", "", "let no attention cross the end of a document")
 
-    parallel: str = _flag("jit", "devices", "NAME", "jit, or pmap (everything replicated)", fixed=False)
+    parallel: str = _flag("jit", "devices", "NAME", "jit, or pmap (replicated, other dropout masks)", fixed=False)
     mesh: str | None = _flag(None, "devices", "AXIS=N,...", "axes data, zero, fsdp, tensor [data=ALL]", fixed=False)
 
     eval_every: int = _flag(250, "watching", "STEPS", "between validations and checkpoints", bound=COUNT)

@@ -57,7 +57,10 @@ def _devices(run: Run) -> str:
         return text
     axes = spell_mesh(dict(run.mesh.shape))
     parameters, states = _share(run.state.params), _share(run.state.opt_state)
-    return f"{text}\n{run.config.parallel}, mesh {axes}\neach: parameters {parameters}, optimizer {states}"
+    way = f"{run.config.parallel}, mesh {axes}"
+    if run.config.parallel == "pmap" and run.model.dropout:
+        way += " (dropout masks differ from those of jit)"
+    return f"{text}\n{way}\neach: parameters {parameters}, optimizer {states}"
 
 
 def _share(part: Any) -> str:

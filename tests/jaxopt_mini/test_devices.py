@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxopt_mini import GradientTransformation, adam, adamw, apply_updates, inject_hyperparams
+from jaxopt_mini import GradientTransformation, adam, apply_updates, inject_hyperparams
 from tests.cases import CASES
 from tests.cases_wrappers import WRAPPED
 from tests.harness import LAYOUT, half_square, nothing, run
@@ -149,7 +149,9 @@ def test_wrappers_keep_shardings_under_explicit_axes(case, inner):
 
 @pytest.mark.parametrize("inner", ["adamw", "muon", "soap", "came"])
 def test_injected_hyperparameters_keep_shardings_under_explicit_axes(inner):
-    tx = inject_hyperparams(CASES[inner].optimizer)(0.1, layout=LAYOUT) if inner != "adamw" else inject_hyperparams(adamw)(0.1)
+    """The numbers are traced, and a rule with automatic axes inside takes them from the state."""
+    layout = {} if inner == "adamw" else {"layout": LAYOUT}
+    tx = inject_hyperparams(CASES[inner].optimizer)(0.1, **layout)
     check_explicit(tx, nothing, jax.jit(lambda p, g: run(tx, p, g))(*start()))
 
 

@@ -117,6 +117,10 @@ def test_the_plan_says_how_the_work_is_spread():
         "jit, mesh data=2,fsdp=4",
         "each: parameters 7.57 kB of 30.3 kB, optimizer 15.2 kB of 60.6 kB",
     ]
+    pmap = {"mesh": "data=8", "parallel": "pmap"}
+    assert dict(plan(setup(**pmap)))["device"].splitlines()[1] == "pmap, mesh data=8"
+    line = dict(plan(setup(**pmap, dropout=0.2)))["device"].splitlines()[1]
+    assert line == "pmap, mesh data=8 (dropout masks differ from those of jit)"
     assert dict(plan(setup(mesh="data=2")))["device"].startswith("2 of 8 x cpu")
     assert dict(plan(setup(accum=2)))["batch"].startswith("128 tokens = 2 x 8 x 8 a step")
 
