@@ -364,6 +364,8 @@ def _on_device(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def _line(error: Exception) -> str:
     """An error as one line that isn't too long."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     text = " ".join(str(error).split()) or type(error).__name__
     system = re.search(r"\[os_error_code='(\d+)'", text)  # at the end of TensorStore's longest messages
     return os.strerror(int(system[1])) if system else text if len(text) <= 200 else f"{text[:197]}..."
