@@ -151,7 +151,8 @@ def make_folder(path: Path) -> None:
     Raises:
         OSError: it can't be made.
     """
-    path.mkdir(parents=True, exist_ok=True)
+    _make_above(path)
+    _make(path, exist_ok=True)
 
 
 def make_new_folder(path: Path) -> None:
@@ -165,8 +166,13 @@ def make_new_folder(path: Path) -> None:
         _make_above(path)
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is a file", str(path)) from error
+    _make(path)
+
+
+def _make(path: Path, exist_ok: bool = False) -> None:
+    """Makes a folder; if it can't be made, those that were made above it are removed again."""
     try:
-        path.mkdir()
+        path.mkdir(exist_ok=exist_ok)
     except OSError:
         _remove_above(path)
         raise
