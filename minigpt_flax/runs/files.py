@@ -162,10 +162,7 @@ def make_new_folder(path: Path) -> None:
         FileExistsError: something is there.
         OSError: it can't be made.
     """
-    try:
-        _make_above(path)
-    except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is a file", str(path)) from error
+    _make_above(path)
     _make(path)
 
 
@@ -181,7 +178,10 @@ def _make(path: Path, exist_ok: bool = False) -> None:
 def _make_above(path: Path) -> None:
     """Makes the folders above a path, and remembers which of them this process has made."""
     missing = [folder for folder in path.parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, f"{error.filename} is a file", str(path)) from error
     _made.update(missing)
 
 
@@ -213,8 +213,6 @@ def staged(out: Path) -> Iterator[Path]:
     try:
         _make_above(scratch)
         _remove_abandoned(scratch, out)
-    except FileExistsError as error:
-        raise UserError(f"can't make the folder {out}: {error.filename} is a file") from error
     except OSError as error:
         raise UserError(f"can't make the folder {out}: {error.strerror}") from error
     _unfinished.append(scratch)
