@@ -14,7 +14,7 @@ from typing import Any
 
 from minigpt_flax.errors import UserError
 from minigpt_flax.invoked import show
-from minigpt_flax.runs.schema import LARGE, WHOLE, read_json, read_text
+from minigpt_flax.runs.schema import LARGE, WHOLE, brief, read_json, read_text
 
 Record = dict[str, Any]
 
@@ -117,22 +117,20 @@ def lines(path: Path) -> Iterator[tuple[str, Record]]:
     for number, line in enumerate(read_text(path, LARGE).split("\n")[:-1], start=1):
         try:
             record = json.loads(line)
-            _check(record)
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise UserError(
-                f"{show(path)}, line {number}, is no record of a step ({' '.join(str(error).split())}): "
-                "mend or remove the line"
-            ) from error
+            problem = _problem(record)
+        except (ValueError, RecursionError):
+            problem = "it is no JSON"
+        if problem:
+            raise UserError(f"{show(path)}, line {number}, is no record of a step: {problem}; mend or remove the line")
         yield line + "\n", record
 
 
-def _check(record: Record) -> None:
-    """Refuses what no step has; None stands for a number that isn't finite."""
-    if not isinstance(record, dict):
-        raise ValueError("it is no JSON object")
-    step = record["step"]
+def _problem(record: Any) -> str | None:
+    """What no record of a step has; None stands for a number that isn't finite."""
+    step = record.get("step") if isinstance(record, dict) else None
     if type(step) is not int or not 0 <= step <= WHOLE:
-        raise ValueError(f"step is {step!r:.40}")
+        return f"step is {brief(step)}"
     for name, value in record.items():
         if type(value) not in (int, float, NoneType) or (value is not None and not abs(value) < math.inf):
-            raise ValueError(f"{name} is {value!r:.40}")
+            return f"{brief(name)} is {brief(value)}"
+    return None
