@@ -130,6 +130,9 @@ def _problem(record: Any) -> str | None:
     step = record.get("step") if isinstance(record, dict) else None
     if type(step) is not int or not 0 <= step <= WHOLE:
         return f"step is {brief(step)}"
+    for name in ("tokens", "seconds"):
+        if record.get(name) is None:
+            return f"it has no {name}"
     for name, value in record.items():
         if type(value) not in (int, float, NoneType) or (value is not None and not abs(value) < math.inf):
             return f"{brief(name)} is {brief(value)}"
