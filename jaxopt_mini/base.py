@@ -2,7 +2,8 @@
 
 The types are Optax's own, so whatever is built here goes into Optax's ``chain`` and the other way round:
 
-* ``init(params) -> state`` makes the state, a pytree of arrays;
+* ``init(params) -> state`` makes the state, a pytree of arrays, each with a buffer of its own, so that a jitted step
+  may donate the state together with the parameters;
 * ``update(updates, state, params, **extra) -> (updates, state)`` turns gradients into the change that is *added* to the
   parameters. ``extra`` carries what a step knows (``value``, ``key``, ``loss_fn``); a rule ignores what it does not
   name.

@@ -8,6 +8,7 @@ Where a mesh of several devices is set (``jax.set_mesh``), they divide the stack
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
@@ -160,7 +161,7 @@ def map_matrices(function: Callable[..., Tree], layout: Tree, *trees: Tree) -> T
     results: list[Any] = [None] * len(rows)
     for members in _alike(flat).values():
         together = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *(flat[i] for i in members))
-        mapped = _divided(jax.vmap(function)(*_divided(together)))
+        mapped = _map_divided(function, together)
         start = 0
         for i in members:
             stop = start + int(np.prod(stacks[i]))
@@ -219,19 +220,43 @@ def grams(matrix: jax.Array) -> Sides:
     return Sides(multiply(matrix, matrix.conj().mT), multiply(matrix.conj().mT, matrix))
 
 
-def _divided(stacks: Tree) -> Tree:
-    """Gives each device of the mesh that is set, if any, a part of the copies, instead of all copies to all of them."""
+def _map_divided(function: Callable[..., Tree], stacks: Tree) -> Tree:
+    """Maps over the copies; on a mesh, each device computes its share of them, rounded up, and no more.
+
+    A stack that doesn't divide evenly is padded with copies of its last matrix, which no rule turns into NaN unless the
+    matrix itself does.
+    """
+    count = len(jax.tree.leaves(stacks)[0])
+    axes, padding = _division(count)
+    if not axes:
+        return jax.vmap(function)(*stacks)
+    along = PartitionSpec(axes)
+
+    def pad(stack):
+        filled = jnp.concatenate((stack, *[stack[-1:]] * padding)) if padding else stack
+        return jax.lax.with_sharding_constraint(filled, along)
+
+    mapped = jax.lax.with_sharding_constraint(jax.vmap(function)(*jax.tree.map(pad, stacks)), along)
+    return jax.tree.map(lambda stack: stack[:count], mapped)
+
+
+def _division(count: int) -> tuple[tuple[str, ...], int]:
+    """The axes of the mesh that is set, if any, to divide ``count`` matrices among, and how many more fill the shares.
+
+    Of the choices with the smallest share per device, the one with the least padding, then with the fewest axes.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    automatic = [name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto]
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    automatic = [name for name, kind in kinds if kind == AxisType.Auto and mesh.shape[name] > 1]
+    choices = itertools.chain(*(itertools.combinations(automatic, n) for n in range(len(automatic) + 1)))
 
-    def one(stack):
-        axes: list[str] = []
-        for name in automatic:
-            if len(stack) % math.prod(mesh.shape[axis] for axis in (*axes, name)) == 0:
-                axes.append(name)
-        return jax.lax.with_sharding_constraint(stack, PartitionSpec(tuple(axes))) if axes else stack
+    def cost(axes):
+        devices = math.prod(mesh.shape[name] for name in axes)
+        share = -(-count // devices)
+        return share, share * devices - count, len(axes)
 
-    return jax.tree.map(one, stacks)
+    best = min(choices, key=cost)
+    return best, cost(best)[1]
 
 
 def _leading(row: Tree, count: int) -> tuple[int, ...]:

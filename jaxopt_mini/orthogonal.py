@@ -75,7 +75,7 @@ def coefficients(given: Coefficients, steps: int) -> jax.Array:
         if given not in COEFFICIENTS:
             raise ValueError(f"ns_coeffs={given!r} is unknown; the names are {', '.join(COEFFICIENTS)}")
         given = COEFFICIENTS[given]
-    table = jnp.asarray(given, jnp.float32)
+    table = jnp.array(given, jnp.float32)
     if table.ndim not in (1, 2) or table.shape[-1] != 3:
         raise ValueError(f"ns_coeffs has shape {table.shape}: give three numbers, or a row of three for each step")
     return table[:steps] if table.ndim == 2 else table

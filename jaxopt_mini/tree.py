@@ -85,7 +85,8 @@ def full_like(tree: Tree, value: ArrayLike, dtype: DTypeLike | None = None) -> T
       ValueError: a leaf is an integer or boolean.
     """
     refuse_integers(tree)
-    return jax.tree.map(lambda leaf: jnp.full_like(leaf, value, dtype=dtype), tree)
+    # `jnp.array` copies: a scalar leaf would otherwise be the buffer of `value` itself, which donation would delete.
+    return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.array(value), dtype=dtype), tree)
 
 
 def zeros_like(tree: Tree, dtype: DTypeLike | None = None) -> Tree:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_mini import ParamLayout, apply_updates
-from jaxopt_mini.tree import absolute_square
+from jaxopt_mini.tree import absolute_square, path_name
 
 Tree = Any
 
@@ -139,6 +139,15 @@ def run(
     state = tx.init(params) if state is None else state
     steps = jnp.arange(len(jax.tree.leaves(grads)[0]))
     return jax.lax.scan(step, (params, state), (grads, steps))[0]
+
+
+def shared_buffers(*trees: Any) -> list[list[str]]:
+    """Names of the arrays of the trees that are one buffer, in groups of two and more."""
+    names: dict[int, list[str]] = {}
+    for path, leaf in jax.tree.leaves_with_path(trees):
+        if leaf.size:
+            names.setdefault(leaf.unsafe_buffer_pointer(), []).append(path_name(path))
+    return [group for group in names.values() if len(group) > 1]
 
 
 # One tree for all: a table, a matrix stacked over two layers, a bias stacked likewise, a single number.

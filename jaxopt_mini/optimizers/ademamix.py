@@ -53,8 +53,9 @@ def scale_by_ademamix(
     check_nonnegative(alpha=alpha, eps=eps, eps_root=eps_root)
 
     def init(params):
-        start, zeros = jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype)
-        return ScaleByAdemamixState(start, start, zeros, zeros_like(params, mu_dtype), zeros_like(params))
+        counts = (jnp.zeros((), jnp.int32) for _ in range(2))
+        means = (zeros_like(params, mu_dtype) for _ in range(2))
+        return ScaleByAdemamixState(*counts, *means, zeros_like(params))
 
     def update(updates, state, params=None, **extra):
         del params, extra

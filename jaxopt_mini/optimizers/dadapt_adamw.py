@@ -90,7 +90,7 @@ def dadapt_adamw(
             exp_avg=zeros_like(params),
             exp_avg_sq=zeros_like(params),
             grad_sum=zeros_like(params),
-            estim_lr=jnp.asarray(estim_lr0, dtype),
+            estim_lr=jnp.array(estim_lr0, dtype),
             numerator_weighted=jnp.zeros((), dtype),
             count=jnp.zeros((), jnp.int32),
         )

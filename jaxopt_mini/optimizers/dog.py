@@ -52,7 +52,7 @@ def scale_by_dog(
     def init(params):
         no_state(params)  # refuses integers
         dtype = narrowest_dtype(params)
-        first = jnp.asarray(FIRST_DISTANCE[kind](value, params)).astype(dtype)
+        first = jnp.array(FIRST_DISTANCE[kind](value, params)).astype(dtype)
         return DoGState(jnp.asarray(True), jax.tree.map(jnp.copy, params), first, jnp.zeros((), dtype))
 
     def update(updates, state, params=None, **extra):

@@ -47,7 +47,7 @@ def scale_by_dowg(
         return DoWGState(
             init_params=jax.tree.map(jnp.copy, params),
             weighted_sq_norm_grads=jnp.zeros((), dtype),
-            estim_sq_dist=jnp.asarray(first, dtype),
+            estim_sq_dist=jnp.array(first, dtype),
         )
 
     def update(updates, state, params=None, **extra):

@@ -106,7 +106,7 @@ def prodigy(
             exp_avg_sq=zeros_like(params),
             grad_sum=zeros_like(params),
             params0=jax.tree.map(jnp.copy, params),
-            estim_lr=jnp.asarray(estim_lr0, dtype),
+            estim_lr=jnp.array(estim_lr0, dtype),
             numerator_weighted=jnp.zeros((), dtype),
             count=jnp.zeros((), jnp.int32),
         )

@@ -82,9 +82,10 @@ def scale_by_shampoo(
     def init(params):
         refuse_integers(params)
         entries = lay_out(layout, params)
-        squares = square_sides(entries, as_matrices(params, entries), max_precond_dim)
+        matrices = as_matrices(params, entries)
+        factors, roots = (square_sides(entries, matrices, max_precond_dim) for _ in range(2))
         nu = jax.tree.map(lambda p: jnp.zeros_like(absolute_square(p)), params)
-        return ScaleByShampooState(jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), nu, squares, squares)
+        return ScaleByShampooState(jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), nu, factors, roots)
 
     def update(updates, state, params=None, **extra):
         del params, extra

@@ -65,9 +65,9 @@ def scale_by_soap(
         refuse_integers(params)
         entries = lay_out(layout, params)
         matrices = as_matrices(params, entries)
-        squares = square_sides(entries, matrices, max_precond_dim)
+        factors, bases = (square_sides(entries, matrices, max_precond_dim) for _ in range(2))
         nu = jax.tree.map(lambda m: jnp.zeros(m.shape, absolute_square(m).dtype), matrices)
-        return ScaleBySoapState(jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), nu, squares, squares)
+        return ScaleBySoapState(jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), nu, factors, bases)
 
     def update(updates, state, params=None, **extra):
         del params, extra

@@ -60,10 +60,9 @@ def scale_by_factored_rms(
     def means(square, entry):
         """(v_row, v_col, v) of one leaf's squares, what isn't kept as zeros(1)."""
         axes = _row_and_column(square, entry, min_dim_size_to_factor) if factored else None
-        none = jnp.zeros(1, square.dtype)
         if axes is None:
-            return none, none, square
-        return jnp.mean(square, axes[1]), jnp.mean(square, axes[0]), none
+            return jnp.zeros(1, square.dtype), jnp.zeros(1, square.dtype), square
+        return jnp.mean(square, axes[1]), jnp.mean(square, axes[0]), jnp.zeros(1, square.dtype)
 
     def moments(squares, entries):
         return unzip(jax.tree.map(means, squares, entries), entries, 3)

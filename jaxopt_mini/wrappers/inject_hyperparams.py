@@ -96,7 +96,7 @@ def inject_hyperparams(
         raise ValueError(f"static_args={sorted(unknown)} are no arguments of the factory; it has: {names}")
 
     def array(value) -> ArrayLike:
-        return jnp.asarray(value, hyperparam_dtype)
+        return jnp.array(value, hyperparam_dtype)  # a copy: donating the state must not delete what was given
 
     @functools.wraps(inner_factory)
     def factory(*args: Any, **keywords: Any) -> GradientTransformationExtraArgs:

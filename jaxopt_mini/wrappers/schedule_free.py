@@ -133,7 +133,7 @@ def schedule_free(
     def init(params):
         dtype = narrowest_dtype(params)
         return ScheduleFreeState(
-            b1=jnp.asarray(b1, dtype),
+            b1=jnp.array(b1, dtype),
             weight_sum=jnp.zeros((), dtype),
             step_count=jnp.ones((), jnp.int32),
             max_lr=jnp.zeros((), dtype),

@@ -25,6 +25,7 @@ from minigpt_flax.model.attention import Attention
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.documents import number_documents, restart_positions
 from minigpt_flax.model.dropout import Dropout
+from minigpt_flax.model.embedding import look_up
 from minigpt_flax.model.head import Head, bound_of, logits_of, unbounded_logits
 from minigpt_flax.model.init import INITS
 from minigpt_flax.model.layers import over_layers
@@ -137,9 +138,9 @@ class GPT(nn.Module):
         self, tokens: Integer[Array, "B T"], positions: Int[Array, " T"] | Int[Array, "B T"]
     ) -> Float[Array, "B T D"]:
         """Begins the residual stream of tokens at these positions."""
-        x = self.token_embedding(tokens)
+        x = look_up(self.token_embedding.embedding, tokens)
         if POSITIONS[self.config.position].table:
-            x = x + self.position_embedding(positions if positions.ndim == 2 else positions[None])
+            x = x + look_up(self.position_embedding.embedding, positions if positions.ndim == 2 else positions[None])
         if self.config.embedding_norm:
             x = self.embedding_norm(x)
         return x.astype(self.config.dtype)

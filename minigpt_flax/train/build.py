@@ -266,7 +266,8 @@ def validation(model: ModelConfig, mesh: Mesh, data: Dataset, context: int) -> C
     """
     shares = batch_shares(dict(mesh.shape))
     per_batch = max(1, EVALUATION_TOKENS // context // shares) * shares
-    compiled = patient(jax.jit(window_losses(model), out_shardings=sharding.replicated(mesh)), mesh)
+    losses_of = sharding.on_mesh(window_losses(model), mesh)
+    compiled = patient(jax.jit(losses_of, out_shardings=sharding.replicated(mesh)), mesh)
     put = functools.partial(sharding.put, sharding=sharding.batch_sharding(mesh))
     losses = lambda params, *window: compiled(params, *map(put, window))
 

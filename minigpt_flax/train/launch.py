@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental.multihost_utils import host_local_array_to_global_array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from minigpt_flax.train.sharding import batch_sharding, replicated
+from minigpt_flax.train.sharding import batch_sharding, on_mesh, replicated
 from minigpt_flax.train.state import TrainState
 
 Step = Callable[[TrainState, Any], tuple[TrainState, Mapping]]
@@ -30,13 +30,7 @@ class Launcher(NamedTuple):
 
 def _jit(make: Callable[[str | None], Step], mesh: Mesh, state: TrainState) -> Step:
     """The compiler cuts the program by where its arrays lie and puts the sums over devices in."""
-    made = make(None)
-
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, Mapping]:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # what an optimizer divides its matrices among
-            return made(state, batch)
-
-    return jax.jit(step, donate_argnums=0, out_shardings=(state, replicated(mesh)))
+    return jax.jit(on_mesh(make(None), mesh), donate_argnums=0, out_shardings=(state, replicated(mesh)))
 
 
 def _jit_order(accum: int, batch_size: int, mesh: Mesh) -> tuple[np.ndarray, NamedSharding]:

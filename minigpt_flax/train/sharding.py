@@ -6,6 +6,7 @@ nothing of devices. The axes of the mesh are of JAX's automatic type for that.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -120,6 +121,17 @@ def feed(batches: Batches | Mixture, order: np.ndarray, sharding: NamedSharding)
         return jax.make_array_from_callback((*order.shape, batches.context + 1), sharding, read)
 
     return batch
+
+
+def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """A function that is traced with the mesh set: the model and the optimizer shard intermediate arrays over it."""
+
+    @functools.wraps(function)
+    def traced(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return traced
 
 
 def put(values: np.ndarray, sharding: NamedSharding) -> Any:

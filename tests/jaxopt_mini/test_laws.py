@@ -17,7 +17,7 @@ from flax.training.train_state import TrainState
 
 from jaxopt_mini import OPTIMIZERS, ParamLayout, apply_updates, chain
 from tests.cases import CASES
-from tests.harness import LAYOUT, SHAPES, half_square, normal, nothing, permissive, run
+from tests.harness import LAYOUT, SHAPES, half_square, normal, nothing, permissive, run, shared_buffers
 
 STEPS = 3
 FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
@@ -109,6 +109,36 @@ def test_steps_are_traced_once(case):
     state = tx.init(params)
     for t in range(STEPS):
         params, state = step(params, state, jax.tree.map(lambda g, t=t: g[t], grads), t)
+    close((params, state), expected(case.optimizer.__name__))
+
+
+# Leaves of one entry, square matrices and vectors alone: shapes whose reductions and reshapes return the same array.
+SMALL = {"one": (1, 1), "single": (1,), "square": (4, 4), "column": (3, 1), "scalar": (), "heads": (2, 3, 4)}
+
+
+@law
+def test_every_array_of_a_fresh_state_has_its_own_buffer(case):
+    """Neither twice in a state, nor in two states, nor a parameter or an array that the optimizer was given."""
+    given = {name: jnp.float32(value) for name, value in case.floats.items()}
+    trees = [(SHAPES, LAYOUT, dtype, given) for dtype in FLOATS]
+    trees += [(SHAPES, LAYOUT, jnp.float32, keywords) for keywords in case.variants]
+    trees += [(SMALL, None, jnp.float32, {})]
+    for shapes, layout, dtype, keywords in trees:
+        tx, params = case.make(layout, **keywords), normal(shapes, 0, dtype=dtype)
+        assert not shared_buffers(tx.init(params), tx.init(params), params, given)
+
+
+@law
+def test_parameters_and_state_may_be_donated_from_the_first_step(case):
+    def step(params, state, grad, t):
+        updates, state = tx.update(grad, state, params, **case.extra(half_square, params, t))
+        return apply_updates(params, updates), state
+
+    tx, donated = case.make(LAYOUT), jax.jit(step, donate_argnums=(0, 1))
+    params, grads = start()
+    state = tx.init(params)
+    for t in range(STEPS):
+        params, state = donated(params, state, jax.tree.map(lambda g, t=t: g[t], grads), t)
     close((params, state), expected(case.optimizer.__name__))
 
 

@@ -1,5 +1,7 @@
 """Leaves as matrices and back, and Optax's ways to say which leaves are."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from jaxopt_mini import ParamLayout
 from jaxopt_mini.matrices import (
     MATRIX,
     Sides,
+    _division,
     as_leaves,
     as_matrices,
     by_dimension_numbers,
@@ -57,12 +60,24 @@ def test_a_rule_sees_one_matrix_and_what_belongs_to_it():
     assert sides["b"].inputs is None and sides["b"].outputs.shape == (4, 3) and sides["c"].inputs.shape == (5,)
 
 
-@pytest.mark.parametrize(("axes", "parts"), [({"data": 2}, 2), ({"data": 2, "fsdp": 2}, 4), ({"data": 3}, 1)])
-def test_the_devices_of_a_mesh_divide_the_stack(axes, parts):
-    """Each does its part of the products, and the result is that of one device."""
+@pytest.mark.parametrize(
+    ("axes", "copies", "each"),
+    [
+        ({"data": 2}, 8, 4),
+        ({"data": 2, "fsdp": 2}, 8, 2),
+        ({"data": 3}, 8, 3),
+        ({"data": 8}, 6, 1),
+        ({"data": 8}, 12, 2),
+        ({"data": 4, "fsdp": 2}, 6, 1),
+        ({"data": 4, "fsdp": 2}, 2, 1),
+        ({"data": 8}, 2, 1),
+    ],
+)
+def test_the_devices_of_a_mesh_divide_the_stack(axes, copies, each):
+    """No device multiplies more than its share, rounded up, and the result is that of one device."""
     mesh = jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
     layout = {"a": ParamLayout("matrix", (0,), (1,), (2,)), "b": ParamLayout("matrix", (0,), (1,), (2,))}
-    tree = normal({"a": (4, 16, 16), "b": (4, 16, 16)}, 0)
+    tree = normal({"a": (copies // 2, 16, 16), "b": (copies // 2, 16, 16)}, 0)
 
     def squares(tree):
         return map_matrices(lambda m: m @ m, layout, tree)
@@ -73,8 +88,26 @@ def test_the_devices_of_a_mesh_divide_the_stack(axes, parts):
 
     whole = NamedSharding(mesh, PartitionSpec())
     compiled = jax.jit(on_mesh, in_shardings=whole, out_shardings=whole).lower(tree).compile()
-    assert f"f32[{8 // parts},16,16]" in next(line for line in compiled.as_text().splitlines() if " dot(" in line)
+    (product,) = (line for line in compiled.as_text().splitlines() if " dot(" in line)
+    shape = re.search(r"= f32\[([0-9,]*)\]", product).group(1)
+    assert np.prod([int(size) for size in shape.split(",")]) == each * 16 * 16
     chex.assert_trees_all_close(compiled(jax.device_put(tree, whole)), squares(tree), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "expected"),
+    [
+        ((8,), 1, ((), 0)),
+        ((4, 2), 2, (("b",), 0)),
+        ((4, 2), 3, (("a",), 1)),
+        ((4, 2), 12, (("a", "b"), 4)),
+        ((1, 2), 4, (("b",), 0)),
+    ],
+)
+def test_a_stack_is_padded_as_little_as_the_smallest_share_allows(sizes, count, expected):
+    mesh = jax.make_mesh(sizes, ("a", "b")[: len(sizes)], axis_types=(AxisType.Auto,) * len(sizes))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        assert _division(count) == expected
 
 
 def test_an_empty_tree_has_no_matrices():

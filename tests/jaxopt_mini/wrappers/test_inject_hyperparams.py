@@ -21,7 +21,7 @@ from jaxopt_mini import (
     states,
 )
 from tests.cases import CASES
-from tests.harness import LAYOUT, SHAPES, half_square, normal, permissive, run
+from tests.harness import LAYOUT, SHAPES, half_square, normal, permissive, run, shared_buffers
 
 PARAMS = {"w": jnp.array([1.0, -2.0])}
 
@@ -158,3 +158,11 @@ def test_works_on_factories_with_any_signature():
     state = tx.init(PARAMS)
     assert set(state.hyperparams) == {"rate"}
     assert half_square(tx.update(PARAMS, state, PARAMS)[0]) == pytest.approx(0.25**2 / 2)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_arrays_of_the_caller_are_copied_into_the_state(case):
+    """A donated state deletes neither the caller's learning rate nor the next state's."""
+    rate, params = jnp.float32(0.1), normal(SHAPES, 0)
+    tx = inject_hyperparams(case.optimizer)(rate)
+    assert not shared_buffers(tx.init(params), tx.init(params), params, rate)

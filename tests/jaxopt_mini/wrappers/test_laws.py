@@ -13,8 +13,9 @@ import optax
 import pytest
 
 from jaxopt_mini import WRAPPERS, ParamLayout, adam, apply_updates, chain, states
+from tests.cases import CASES
 from tests.cases_wrappers import INNERS, WRAPPED
-from tests.harness import LAYOUT, SHAPES, half_square, normal, run
+from tests.harness import LAYOUT, SHAPES, half_square, normal, run, shared_buffers
 
 STEPS = 4
 FLOATS = (jnp.float32, jnp.bfloat16, jnp.float16)
@@ -124,12 +125,28 @@ def test_steps_are_traced_once_and_equal_a_scan(case):
 
 
 @each
-def test_buffers_of_parameters_and_state_may_both_be_donated(case):
-    """A copy of the parameters in the state is a copy."""
+def test_every_array_of_a_fresh_state_has_its_own_buffer(case):
+    """Around every optimizer; a copy of the parameters in the state is a copy."""
+    given = {name: jnp.float32(value) for name, value in numbers(case).items()}
     params = start()[0]
-    state = make(case).init(params)
-    own = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(params)}
-    assert own.isdisjoint(leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state))
+    for row in CASES.values():
+        offered = {"layout": LAYOUT} if "layout" in inspect.signature(case.wrapper).parameters else {}
+        tx = case.wrapper(row.make(LAYOUT), **{**offered, **case.keywords, **given})
+        assert not shared_buffers(tx.init(params), tx.init(params), params, given)
+
+
+@each
+def test_parameters_and_state_may_be_donated_from_the_first_step(case):
+    def step(params, state, grad, t):
+        updates, state = tx.update(grad, state, params, **case.extra(half_square, params, t))
+        return apply_updates(params, updates), state
+
+    tx, donated = make(case), jax.jit(step, donate_argnums=(0, 1))
+    params, grads = start()
+    state = tx.init(params)
+    for t in range(STEPS):
+        params, state = donated(params, state, jax.tree.map(lambda g, t=t: g[t], grads), t)
+    close((params, state), expected(case.wrapper.__name__))
 
 
 @each

@@ -70,6 +70,18 @@ def test_what_a_device_holds_shrinks(spread, params, opt_state):
         assert whole / shrinks <= held <= whole / shrinks * 1.02
 
 
+@pytest.mark.parametrize("mesh", ["data=2,fsdp=2,tensor=2", "zero=2,fsdp=2,tensor=2"])
+def test_the_compiler_replicates_no_activations(mesh, capfd):
+    """XLA warns on stderr where it finds no other way from one sharding to the next."""
+    run = setup(mesh=mesh, layers=1)
+    state, _ = run.step(run.init(), run.batches(0))
+    loss = run.evaluate(state.evaluation_params)["val_loss"]
+    assert "rematerialization" not in capfd.readouterr().err
+    alone = setup(mesh="data=1", layers=1)
+    state, _ = alone.step(alone.init(), alone.batches(0))
+    assert abs(loss - alone.evaluate(state.evaluation_params)["val_loss"]) <= 1e-5
+
+
 EIGHT, ALONE = "--mesh=data=2,fsdp=4", "--mesh=data=1"
 
 
