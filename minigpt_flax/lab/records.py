@@ -14,9 +14,15 @@ from typing import Any
 
 from minigpt_flax.errors import UserError
 from minigpt_flax.invoked import show
-from minigpt_flax.runs.schema import LARGE, WHOLE, brief, read_json, read_text
+from minigpt_flax.runs.schema import LARGE, WHOLE, brief, check_fields, read_json, read_text
 
 Record = dict[str, Any]
+USED: dict[str, Any] = {
+    **dict.fromkeys(("steps", "batch_size", "accum", "context", "seed"), int),
+    "lr": float,
+    "opt": str,
+    "data": tuple[str, ...],
+}
 
 
 @dataclass(frozen=True)
@@ -101,9 +107,18 @@ def read_run(path: Path | str) -> RunRecord:
     path = Path(path)
     if not (path / "config.json").is_file():
         raise UserError(f"{show(path)} is not the folder of a run: it has no config.json")
-    config, records = read_json(path / "config.json"), [record for _, record in lines(path / "metrics.jsonl")]
+    config, records = _config(path / "config.json"), [record for _, record in lines(path / "metrics.jsonl")]
     env = read_json(path / "env.json") if (path / "env.json").is_file() else {}
     return RunRecord(path.resolve().name, config, records, env, path)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """The fields of a configuration, those checked that a comparison or a page computes with; the rest is only shown."""
+    config = read_json(path)
+    if isinstance(config.get("data"), str):  # the first runs had one source
+        config["data"] = [config["data"]]
+    used = {name: config[name] for name in USED if name in config}
+    return {**config, **check_fields(used, USED, show(path), optional=("accum",))}
 
 
 def lines(path: Path) -> Iterator[tuple[str, Record]]:
