@@ -113,7 +113,7 @@ def read_run(path: Path | str) -> RunRecord:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """The fields of a configuration, those checked that a comparison or a page computes with; the rest is only shown."""
+    """The fields of a configuration; those that a comparison or a page computes with are checked, others only shown."""
     config = read_json(path)
     if isinstance(config.get("data"), str):  # the first runs had one source
         config["data"] = [config["data"]]
