@@ -91,9 +91,10 @@ def _spell(limit: int | float) -> str:
 
 
 COUNT = Bound(1, 10**9, whole=True)  # steps, and what is counted in steps
+STEP = Bound(0, 10**9, whole=True)  # number of steps done
 SIZE = Bound(1, INT32, whole=True)  # axes of arrays; the memory check refuses what is too large for the machine
 SEED = Bound(0, 2**63 - 1, whole=True)
-RATE = Bound(0, 1e6)  # learning rates
+RATE = Bound(0, 1e38)  # learning rates; finite in float32
 TOKENS = Bound(1, 10**15, whole=True)  # tokens of a step
 DRAWN = Bound(0, 10**6, whole=True)  # tokens of a sample
 NORM = Bound(0, 1e30, above=True)  # norm of a gradient

@@ -53,9 +53,8 @@ def scale_by_ademamix(
     check_nonnegative(alpha=alpha, eps=eps, eps_root=eps_root)
 
     def init(params):
-        counts = (jnp.zeros((), jnp.int32) for _ in range(2))
-        means = (zeros_like(params, mu_dtype) for _ in range(2))
-        return ScaleByAdemamixState(*counts, *means, zeros_like(params))
+        zero, zeros = (lambda: jnp.zeros((), jnp.int32)), (lambda: zeros_like(params, mu_dtype))
+        return ScaleByAdemamixState(zero(), zero(), zeros(), zeros(), zeros_like(params))
 
     def update(updates, state, params=None, **extra):
         del params, extra

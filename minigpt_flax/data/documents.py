@@ -114,11 +114,15 @@ def read_jsonl(path: Path, field: str) -> Iterator[Piece]:
 
 def _record(line: bytes, where: str) -> dict:
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode("utf-8-sig"))
     except RecursionError as error:
         raise UserError(f"{where} is nested too deeply; mend or remove the line") from error
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise UserError(f"{where} is not JSON ({' '.join(str(error).split())}); mend or remove the line") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not UTF-8 (byte {error.start:,}); convert the file, or remove the line") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON (at character {error.pos:,}); mend or remove the line") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{where} has a number that is too long; mend or remove the line") from error
     if not isinstance(record, dict):
         raise UserError(f'{where} is no JSON object such as {{"text": "..."}}; mend or remove the line')
     return record

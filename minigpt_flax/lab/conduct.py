@@ -16,6 +16,7 @@ from minigpt_flax.lab import contest as contests
 from minigpt_flax.lab.contest import Contest, Contestant
 from minigpt_flax.lab.meter import Meter
 from minigpt_flax.lab.sweep import Share, Stopped, Sweep
+from minigpt_flax.runs import files
 from minigpt_flax.train import xla
 from minigpt_flax.train.build import build, fits
 from minigpt_flax.train.cli import tell_repeated
@@ -50,6 +51,9 @@ def conduct(
         config = contest.config(who)
         require_training(config)
         fits(build(config), at_once(contest, who, vmap))
+    link = files.find_link(folder, [who.folder for who in contest.contestants])
+    if link is not None:
+        raise UserError(f"{show(link)} is a symbolic link, through which files elsewhere would be changed: remove it")
     tell_repeated()
     contests.save(contest, folder)
     if shown and share is None:
@@ -96,12 +100,12 @@ def command(folder: Path, vmap: bool, shown: bool = True) -> list[str]:
 
 def _spawn(folder: Path, jobs: int, vmap: bool, shown: bool) -> int:
     """Gives each of so many processes its share and, where the system can, its cores; what one prints, all print."""
-    with Stop() as stop:
+    with Stop() as stop, contextlib.ExitStack() as opened:
         # Told of the jobs, a share keeps its end to itself.
         words = [*command(folder, vmap, shown), f"--jobs={jobs}"]
         # The pipe, which nothing is written to, closes with this process, however it ends; the children end then.
         start = functools.partial(subprocess.Popen, stdin=subprocess.PIPE, env={**os.environ, PARENT: "stdin"})
-        children = [start([*words, f"--share={i}/{jobs}"]) for i in range(jobs)]
+        children = [opened.enter_context(start([*words, f"--share={i}/{jobs}"])) for i in range(jobs)]
         for i, child in enumerate(children):
             _keep_to_cores(child.pid, i, jobs)
         while any(child.poll() is None for child in children):

@@ -190,6 +190,7 @@ def save(contest: Contest, folder: Path) -> None:
         files.make_folder(folder)
         files.replace(path, json.dumps({"version": VERSION, **dataclasses.asdict(contest)}, indent=2) + "\n")
     except OSError as error:
+        files.remove_empty_folder(folder)
         raise UserError(f"can't write {show(folder)}: {error.strerror}") from error
 
 

@@ -112,6 +112,7 @@ def _keep(name: str, finding: Any, target: Path) -> None:
         files.replace(target / f"{name}.json", dumps(finding.numbers, indent=1) + "\n")
         save(figure, target / f"{name}.png")
     except OSError as error:
+        files.remove_empty_folder(target)
         raise UserError(f"can't write {show(target)}: {error.strerror}; give another --out") from error
 
 

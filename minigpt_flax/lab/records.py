@@ -14,9 +14,15 @@ from typing import Any
 
 from minigpt_flax.errors import UserError
 from minigpt_flax.invoked import show
-from minigpt_flax.runs.schema import LARGE, WHOLE, read_json, read_text
+from minigpt_flax.runs.schema import LARGE, WHOLE, brief, check_fields, read_json, read_text
 
 Record = dict[str, Any]
+USED: dict[str, Any] = {
+    **dict.fromkeys(("steps", "batch_size", "accum", "context", "seed"), int),
+    "lr": float,
+    "opt": str,
+    "data": tuple[str, ...],
+}
 
 
 @dataclass(frozen=True)
@@ -101,9 +107,18 @@ def read_run(path: Path | str) -> RunRecord:
     path = Path(path)
     if not (path / "config.json").is_file():
         raise UserError(f"{show(path)} is not the folder of a run: it has no config.json")
-    config, records = read_json(path / "config.json"), [record for _, record in lines(path / "metrics.jsonl")]
+    config, records = _config(path / "config.json"), [record for _, record in lines(path / "metrics.jsonl")]
     env = read_json(path / "env.json") if (path / "env.json").is_file() else {}
     return RunRecord(path.resolve().name, config, records, env, path)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """The fields of a configuration; those that a comparison or a page computes with are checked, others only shown."""
+    config = read_json(path)
+    if isinstance(config.get("data"), str):  # the first runs had one source
+        config["data"] = [config["data"]]
+    used = {name: config[name] for name in USED if name in config}
+    return {**config, **check_fields(used, USED, show(path), optional=("accum",))}
 
 
 def lines(path: Path) -> Iterator[tuple[str, Record]]:
@@ -117,22 +132,23 @@ def lines(path: Path) -> Iterator[tuple[str, Record]]:
     for number, line in enumerate(read_text(path, LARGE).split("\n")[:-1], start=1):
         try:
             record = json.loads(line)
-            _check(record)
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise UserError(
-                f"{show(path)}, line {number}, is no record of a step ({' '.join(str(error).split())}): "
-                "mend or remove the line"
-            ) from error
+            problem = _problem(record)
+        except (ValueError, RecursionError):
+            problem = "it is no JSON"
+        if problem:
+            raise UserError(f"{show(path)}, line {number}, is no record of a step: {problem}; mend or remove the line")
         yield line + "\n", record
 
 
-def _check(record: Record) -> None:
-    """Refuses what no step has; None stands for a number that isn't finite."""
-    if not isinstance(record, dict):
-        raise ValueError("it is no JSON object")
-    step = record["step"]
+def _problem(record: Any) -> str | None:
+    """What no record of a step has; None stands for a number that isn't finite."""
+    step = record.get("step") if isinstance(record, dict) else None
     if type(step) is not int or not 0 <= step <= WHOLE:
-        raise ValueError(f"step is {step!r:.40}")
+        return f"step is {brief(step)}"
+    for name in ("tokens", "seconds"):
+        if record.get(name) is None:
+            return f"it has no {name}"
     for name, value in record.items():
         if type(value) not in (int, float, NoneType) or (value is not None and not abs(value) < math.inf):
-            raise ValueError(f"{name} is {value!r:.40}")
+            return f"{brief(name)} is {brief(value)}"
+    return None

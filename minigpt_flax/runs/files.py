@@ -151,7 +151,8 @@ def make_folder(path: Path) -> None:
     Raises:
         OSError: it can't be made.
     """
-    path.mkdir(parents=True, exist_ok=True)
+    _make_above(path)
+    _make(path, exist_ok=True)
 
 
 def make_new_folder(path: Path) -> None:
@@ -161,12 +162,14 @@ def make_new_folder(path: Path) -> None:
         FileExistsError: something is there.
         OSError: it can't be made.
     """
+    _make_above(path)
+    _make(path)
+
+
+def _make(path: Path, exist_ok: bool = False) -> None:
+    """Makes a folder; if it can't be made, those that were made above it are removed again."""
     try:
-        _make_above(path)
-    except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is a file", str(path)) from error
-    try:
-        path.mkdir()
+        path.mkdir(exist_ok=exist_ok)
     except OSError:
         _remove_above(path)
         raise
@@ -175,7 +178,10 @@ def make_new_folder(path: Path) -> None:
 def _make_above(path: Path) -> None:
     """Makes the folders above a path, and remembers which of them this process has made."""
     missing = [folder for folder in path.parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, f"{error.filename} is a file", str(path)) from error
     _made.update(missing)
 
 
@@ -207,8 +213,6 @@ def staged(out: Path) -> Iterator[Path]:
     try:
         _make_above(scratch)
         _remove_abandoned(scratch, out)
-    except FileExistsError as error:
-        raise UserError(f"can't make the folder {out}: {error.filename} is a file") from error
     except OSError as error:
         raise UserError(f"can't make the folder {out}: {error.strerror}") from error
     _unfinished.append(scratch)

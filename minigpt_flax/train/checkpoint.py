@@ -6,6 +6,7 @@ The loop waits only for a copy of the state in the host's memory; all of Orbax's
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -32,6 +33,8 @@ from minigpt_flax.train.folder import RunFolder
 from minigpt_flax.train.state import TrainState
 
 DIGESTS = "SHA256SUMS"
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that Orbax is writing
+REMOVED = ".removed"  # suffix of a checkpoint that is being removed
 UNSIGNED = "_CHECKPOINT_METADATA"  # Orbax adds the time to it after the signing; nothing of the state is in it
 
 
@@ -93,7 +96,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in order."""
-        return sorted(int(entry.name) for entry in self._entries() if entry.name.isdecimal())
+        return sorted(int(entry.name) for entry in self._entries() if entry.name.isdecimal() and is_ours(entry))
 
     def best(self) -> int | None:
         """The step of the lowest validation loss among those that have a checkpoint."""
@@ -148,6 +151,9 @@ class Checkpoints:
         if broken is not None:
             raise Diverged(f"{broken} is not finite after step {step}")
         files.make_folder(self.folder)
+        place = self.folder / str(step)
+        if os.path.lexists(place) and not is_ours(place):
+            raise FileExistsError(errno.EEXIST, "something else is in its place", str(place))
         self._leaves = len(jax.tree.leaves(state))
         self._checkpointer.save(self._alias.path() / str(step), state, force=True)
 
@@ -235,8 +241,8 @@ class Checkpoints:
             return
         for entry in self._entries():
             number, _, suffix = entry.name.partition(".")
-            if number.isdecimal() and (suffix or int(number) not in kept):
-                gone = entry if suffix else files.move(entry, entry.with_suffix(".removed"))  # never half a checkpoint
+            if number.isdecimal() and is_ours(entry) and (suffix or int(number) not in kept):
+                gone = entry if suffix else files.move(entry, entry.with_suffix(REMOVED))  # never half a checkpoint
                 files.remove_folder(gone)
 
     @contextmanager
@@ -254,6 +260,14 @@ class Checkpoints:
             self._checkpointer = _checkpointer(self._sign)
             self._remove_all_but(set(self.steps()))  # makes room
             raise Unsaved(f"can't save the checkpoint of step {step}: {_line(error)}") from error
+
+
+def is_ours(entry: Path) -> bool:
+    """Whether something in the checkpoints' folder is a checkpoint, or what a save or a removal left of one."""
+    if entry.is_symlink() or not entry.is_dir():
+        return False
+    unfinished = UNFINISHED in entry.name or entry.suffix == REMOVED
+    return unfinished or (entry / DIGESTS).is_file() or (entry / UNSIGNED).is_file()
 
 
 class _Alias:
@@ -364,6 +378,8 @@ def _on_device(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def _line(error: Exception) -> str:
     """An error as one line that isn't too long."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     text = " ".join(str(error).split()) or type(error).__name__
     system = re.search(r"\[os_error_code='(\d+)'", text)  # at the end of TensorStore's longest messages
     return os.strerror(int(system[1])) if system else text if len(text) <= 200 else f"{text[:197]}..."

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from minigpt_flax.bounds import COUNT, number, whole
+from minigpt_flax.bounds import STEP, number, whole
 from minigpt_flax.errors import UserError, check_name, nearest
 from minigpt_flax.invoked import line
 from minigpt_flax.train import output
@@ -92,6 +92,8 @@ class Parser(argparse.ArgumentParser):
         if isinstance(action, argparse._SubParsersAction):  # these are arguments of a command, whose parser checks them
             return super()._get_values(action, arg_strings)
         name = "/".join(action.option_strings) or str(action.metavar)
+        if arg_strings == ["--"] and action.nargs is None:  # which argparse would leave out
+            self.error(f"{name} expects a value, got '--'")
         if action.option_strings and not isinstance(action, argparse._AppendAction):
             if action.dest in self._seen:
                 _repeated.append(f"{self.prog}: {name} is given twice; the last value is used")
@@ -191,7 +193,7 @@ def declare(build: Parser) -> None:
     run.add_argument(
         "--multihost", metavar="WHO", help="several processes: auto, or coordinator=HOST:PORT,processes=N,process=I"
     )
-    run.add_argument("--stop-after", type=COUNT, metavar="STEP", help="save and stop after this step of the run")
+    run.add_argument("--stop-after", type=STEP, metavar="STEP", help="save and stop after this step of the run")
     run.add_argument("--compile-cache", metavar="DIR", help="keep what is compiled here, or none [user's cache]")
     run.add_argument("--profile", metavar="A:B", help="trace steps A to B with JAX's profiler")
     run.add_argument("--watch", action="store_true", help="draw the curves in the terminal while it trains")

@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any
 
 from minigpt_flax.errors import UserError
 from minigpt_flax.text import printable
@@ -44,7 +44,7 @@ class Output:
             self.result(text, record)
 
 
-def tell(text: str, end: str = "\n", file: TextIO | None = None) -> None:
+def tell(text: str, end: str = "\n", file: Any = None) -> None:
     """Prints text that may hold names and words of others: control characters are escaped. None: standard output."""
     print(printable(text), end=end, file=file, flush=True)
 

@@ -56,7 +56,6 @@ READING = "reading the data"  # and learning a tokenizer from it, which is what 
 def sit(request: Request, stop: Stop) -> None:
     """Begins a run, or goes on with one; listens from the start to what is compiled."""
     request, restarted = continue_or_start(request)
-    keep_compiled(request)
     with speed.Compilation() as compilation:
         if request.resume is None:
             begin(request, stop, compilation)
@@ -85,6 +84,7 @@ def begin(request: Request, stop: Stop, compilation: speed.Compilation) -> None:
     named = None if request.name is None else RunFolder(Path(request.out) / request.name)
     require_same_config(config)
     from_first(lambda: named and named.require_free())
+    keep_compiled(request)
     loggers.require(config.log)
     if request.profile is not None:
         read_steps(request.profile, 0, last_step(config, request))
@@ -178,6 +178,7 @@ def resume(request: Request, stop: Stop, compilation: speed.Compilation, restart
         stored = read_config(folder.config)
         config = agree(request, stored.config, restarted)
         require_same_config(config)
+        keep_compiled(request)
         stop = together(stop)
         with Checkpoints(folder.checkpoints, config.keep, config.keep_every) as checkpoints:
             folder.require_checkpoints(checkpoints.steps(), stored.version)

@@ -71,7 +71,7 @@ def test_any_changed_shard_changes_the_hash(tmp_path):
 BAD = {
     "no match": ({}, "*.txt", r"no file matches '.*\*.txt'; patterns are taken from the folder"),
     "broken line": ({"a.jsonl": b'{"text": "x"}\n{"text'}, "a.jsonl", r"a.jsonl', line 2, is not JSON"),
-    "not UTF-8": ({"a.jsonl": b'{"text": "\xff"}\n'}, "a.jsonl", "line 1, is not JSON"),
+    "not UTF-8": ({"a.jsonl": b'{"text": "\xff"}\n'}, "a.jsonl", "line 1, is not UTF-8"),
     "no object": ({"a.jsonl": b"[1]\n"}, "a.jsonl", "line 1, is no JSON object"),
     "no field": (
         {"a.jsonl": b'{"body": "x"}\n'},

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxopt_mini import adamw, chain, clip_by_norm, masked
-from minigpt_flax.errors import Diverged, Failed, UserError
+from minigpt_flax.errors import Diverged, Failed, Unsaved, UserError
 from minigpt_flax.train.checkpoint import Checkpoints, first_broken
 from minigpt_flax.train.state import TrainState, init_state
 
@@ -245,7 +245,27 @@ def test_an_infinity_of_the_optimizer_may_be_meant(tmp_path):
 def test_a_place_that_can_not_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(Failed, match="can't save the checkpoint of step 1: .*Not a directory"),
+        pytest.raises(Failed, match="can't save the checkpoint of step 1: .*file is a file"),
         Checkpoints(tmp_path / "file" / "c", 1) as checkpoints,
     ):
         checkpoints.save(state_of(1))
+
+
+def test_only_checkpoints_are_removed_or_replaced(tmp_path):
+    folder = tmp_path / "checkpoints"
+    for name in ("2", "2023", "2024.raw"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "a.jpg").write_text("precious")
+    (folder / "7").write_text("precious")
+    with Checkpoints(folder, 1) as checkpoints:
+        assert checkpoints.steps() == []
+        for step in (1, 3):
+            checkpoints.save(state_of(step))
+            checkpoints.wait()
+        assert checkpoints.steps() == [3]
+        for step in (2, 7):
+            with pytest.raises(Unsaved, match="something else is in its place"):
+                checkpoints.save(state_of(step))
+                checkpoints.wait()
+    assert all((folder / name / "a.jpg").read_text() == "precious" for name in ("2", "2023", "2024.raw"))
+    assert (folder / "7").read_text() == "precious"

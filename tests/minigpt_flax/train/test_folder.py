@@ -1,6 +1,7 @@
 """The folder of a run: made once, held by one process, read with care."""
 
 import concurrent.futures
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,11 @@ import pytest
 from minigpt_flax.errors import Failed, UserError
 from minigpt_flax.invoked import show
 from minigpt_flax.train.folder import BEFORE_CONFIG, DEEP, FLAT, RunFolder, Taken, create_free
+
+
+def line(step, **values):
+    """A line of ``metrics.jsonl``."""
+    return json.dumps({"step": step, "tokens": step, "seconds": 0.1, **values})
 
 
 def test_many_at_once_get_folders_of_their_own(tmp_path):
@@ -53,7 +59,7 @@ def test_one_process_holds_it(tmp_path):
 def test_records_after_a_step_are_forgotten(tmp_path):
     folder = RunFolder(tmp_path)
     assert folder.records() == [] and folder.scores() == {}
-    lines = ['{"step": 1, "loss": 0.1}', '{"step": 2, "val_loss": 3.0}', '{"step": 3, "val_loss": 2.0}']
+    lines = [line(1, loss=0.1), line(2, val_loss=3.0), line(3, val_loss=2.0)]
     folder.metrics.write_text("\n".join([*lines, '{"step": 4, "lo']))
     assert folder.scores() == {2: 3.0, 3: 2.0}
     folder.forget_after(2)
@@ -62,7 +68,7 @@ def test_records_after_a_step_are_forgotten(tmp_path):
 
 def test_a_damaged_line_is_named(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.metrics.write_text('{"step": 1}\nx\n')
+    folder.metrics.write_text(f"{line(1)}\nx\n")
     with pytest.raises(UserError, match=r"metrics.jsonl, line 2, is no record of a step"):
         folder.records()
 
@@ -155,7 +161,7 @@ def test_a_run_that_has_lost_its_checkpoints_does_not_start_over(tmp_path):
     with pytest.raises(UserError, match="has lost its checkpoints"):
         folder.require_checkpoints([], version=2)
     folder.require_checkpoints([], version=1)  # old runs made that folder with their first checkpoint
-    folder.metrics.write_text('{"step": 2, "val_loss": 3.0}\n')
+    folder.metrics.write_text(line(2, val_loss=3.0) + "\n")
     with pytest.raises(UserError, match="has lost its checkpoints"):
         folder.require_checkpoints([], version=1)
 

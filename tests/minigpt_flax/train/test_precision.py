@@ -52,7 +52,7 @@ def test_rounding_by_chance_keeps_no_second_copy():
         ({"dtype": "bfloat16(params='exact')"}, "params='exact' is unknown: give one of float32, master, stochastic"),
         ({"attention": "flash"}, "no attention is called 'flash'"),
         ({"remat": "half"}, "unknown remat 'half'"),
-        ({"loss_chunk": -1}, "loss_chunk=-1 is negative"),
+        ({"loss_chunk": -1}, "--loss-chunk must be at least 0, got -1"),
         ({"document_mask": True}, "--document-mask needs a token that ends a text, which the char tokenizer lacks"),
     ],
 )
