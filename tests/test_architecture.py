@@ -14,7 +14,7 @@ SHOWN = ("minigpt_flax.lab.verdict_text", "minigpt_flax.lab.figures")
 PAGE = ("minigpt_flax.lab.page",)
 READERS = (*RECORDS, *VERDICT, *SHOWN, *PAGE)
 LEVELS = (
-    ("jaxopt_mini.tree", "jaxopt_mini.check", "jaxopt_mini.linalg"),
+    ("jaxopt_mini.tree", "jaxopt_mini.check", "jaxopt_mini.linalg", "jaxopt_mini.explicit"),
     ("jaxopt_mini.base",),
     ("jaxopt_mini.layout", "jaxopt_mini.combine", "jaxopt_mini.states", "jaxopt_mini.schedules"),
     ("jaxopt_mini.conditional", "jaxopt_mini.matrices", "jaxopt_mini.quantize"),
