@@ -126,13 +126,13 @@ def assemble(config: RunConfig, data: Dataset) -> Run:
 
     def make(axis: str | None, words: tuple[str, ...]) -> Step:
         told = {"probes": chosen_probes(words), "observed": bool(words)}
-        step = make_step(losses, plan.tx, plan.schedule, key=key, layout=plan.layout, axis=axis, **told)
+        one = make_step(losses, plan.tx, plan.schedule, key=key, layout=plan.layout, axis=axis, **told)
 
-        def packing(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-            state, metrics = step(state, batch)
+        def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+            state, metrics = one(state, batch)
             return state, Metrics.of(metrics)
 
-        return packing
+        return step
 
     mesh = sharding.make_mesh(_mesh_sizes(config, plan.shapes))
     check_tensor(mesh.shape.get("tensor", 1), heads=plan.model.heads, kv_heads=plan.model.key_value_heads)

@@ -168,7 +168,7 @@ def test_missing_files_of_a_run(half, capfd, name):
 
 def test_lines_of_a_log_that_a_crash_cut_short_or_left_behind(half, finished):
     with (half / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 21, "loss": 0.0}\n{"step": 22, "lo')
+        file.write('{"step": 21, "tokens": 672, "seconds": 9.0, "loss": 0.0}\n{"step": 22, "lo')
     assert resume(half) == 0
     assert records(half) == records(finished)
 
