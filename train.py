@@ -1,7 +1,6 @@
 """Train a GPT: words in, a run out: ``python train.py --opt adamw --schedule warmup_cosine``, or ``--help``."""
 
 import sys
-from functools import partial
 
 from minigpt_flax import early
 
@@ -9,10 +8,9 @@ from minigpt_flax import early
 def main(arguments: list[str] | None = None) -> int:
     """Does what the words say; returns the exit status."""
     from minigpt_flax import entry
-    from minigpt_flax.train.processes import tell_failure
 
     words = sys.argv[1:] if arguments is None else arguments
-    return entry.guarded("train.py", lambda: run(words), on_failure=partial(tell_failure, words))
+    return entry.guarded("train.py", lambda: run(words), words=words)
 
 
 def run(arguments: list[str]) -> int:

@@ -46,14 +46,11 @@ def _module(command: str):
 
 def main(arguments: list[str] | None = None) -> int:
     """Does what the words say; returns the exit status."""
-    from functools import partial
-
     from minigpt_flax import entry
     from minigpt_flax.invoked import program
-    from minigpt_flax.train.processes import tell_failure
 
     words = sys.argv[1:] if arguments is None else arguments
-    return entry.guarded(program(), lambda: run(words), words[0] if words else "", partial(tell_failure, words))
+    return entry.guarded(program(), lambda: run(words), words[0] if words else "", words)
 
 
 def run(arguments: list[str]) -> int:

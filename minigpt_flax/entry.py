@@ -6,14 +6,13 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from minigpt_flax import streams
 from minigpt_flax.errors import Interrupted
 from minigpt_flax.explain import explain
 from minigpt_flax.text import printable, shortened
-from minigpt_flax.train.processes import peers
 from minigpt_flax.train.stop import Signals
 
 LONGEST = 1000  # characters of an error's line, at most: a name may have thousands
@@ -41,7 +40,8 @@ def leave(status: int) -> NoReturn:
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
-    if status or peers() is not None:
+    processes = sys.modules.get("minigpt_flax.train.processes")
+    if status or (processes is not None and processes.peers() is not None):
         os._exit(status)
     sys.exit(status)
 
@@ -50,7 +50,7 @@ def guarded(
     program: str,
     command: Callable[[], int],
     name: str = "train",
-    on_failure: Callable[[str, int], None] = lambda line, status: None,
+    words: Sequence[str] = (),
 ) -> int:
     """Runs a command.
 
@@ -58,7 +58,7 @@ def guarded(
       program: how it is called where it reports an error.
       command: returns its exit status.
       name: of the command.
-      on_failure: called with the line of an error and the exit status, when the line is printed.
+      words: its arguments; several processes of one run tell each other of an error.
 
     Returns:
       The exit status: its own; 2 for a user's mistake and 1 for what can't go on, each told in one line; 128 + the
@@ -76,7 +76,10 @@ def guarded(
                 raise
             status, line = ending
             print(printable(f"{program}: {shortened(' '.join(line.split()), LONGEST)}"), file=sys.stderr, flush=True)
-            on_failure(line, status)
+            if any(word.startswith("--multihost") for word in words):
+                from minigpt_flax.train.processes import tell_failure  # sockets, which take long to import
+
+                tell_failure(words, line, status)
             return status
 
 

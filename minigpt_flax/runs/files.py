@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Collection, Iterable, Iterator
@@ -56,7 +55,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: the file can't be written, or ``path`` is a symbolic link or a folder.
     """
-    scratch = path.with_name(secrets.token_hex(4).join(TEMPORARY))
+    scratch = path.with_name(os.urandom(4).hex().join(TEMPORARY))
     with _blaming(path):
         mode = _mode_of(path)
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS | _BINARY, 0o666)
