@@ -51,7 +51,7 @@ class Bound:
             value: The number.
 
         Raises:
-            UserError: The value is no number or is out of range.
+            UserError: The value is not a number, or is out of range.
         """
         problem = self.problem(value)
         if problem is not None:

@@ -62,7 +62,7 @@ def guarded(
 
     Returns:
       The exit status: its own; 2 for a user's mistake and 1 for what can't go on, each told in one line; 128 + the
-      signal that ended it, 141 (SIGPIPE) where the reader of its output left. An error that nobody foresaw is raised.
+      signal that ended it, 141 (SIGPIPE) where the reader of its output left. An unexpected error is raised.
     """
     with streams.protected():
         try:

@@ -7,7 +7,7 @@ import os
 
 from minigpt_flax.errors import Failed, UserError
 
-MISTAKES = (  # the errors of a path that was named wrongly; others, such as a full disk, are nobody's mistake
+MISTAKES = (  # errors of a wrongly named path; others, such as a full disk, are no mistake of the user
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP,
     errno.EEXIST, errno.EROFS, errno.EINVAL, errno.ENXIO, errno.EMLINK,
 )  # fmt: skip

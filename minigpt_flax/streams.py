@@ -13,7 +13,7 @@ from typing import Any
 from minigpt_flax.errors import Failed, Interrupted
 
 Lost = Callable[[OSError], None]
-"""What to do when standard output can't be written: returns to go on without it, or raises."""
+"""What to do when standard output can't be written: returns to continue without it, or raises."""
 
 BROKEN_PIPE = 13  # the number of SIGPIPE, which Windows lacks
 _GONE = (errno.EPIPE, errno.ESHUTDOWN, errno.ECONNRESET)

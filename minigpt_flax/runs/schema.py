@@ -188,13 +188,13 @@ def types_of(kind: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a regular file, in hexadecimal.
+def sha256(path: Path, limit: int = LARGE) -> str:
+    """The SHA-256 of a regular file, in hexadecimal; see :func:`read_bytes`.
 
     Raises:
       UserError: it can't be read.
     """
-    return hashlib.sha256(read_bytes(path)).hexdigest()
+    return hashlib.sha256(read_bytes(path, limit)).hexdigest()
 
 
 def brief(value: Any) -> str:

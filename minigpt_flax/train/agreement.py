@@ -66,7 +66,7 @@ def source_hash() -> str:
 
 
 def require_same(facts: Mapping[str, Any], remedy: str) -> None:
-    """Refuses to go on when a fact differs between processes.
+    """Refuses to continue when a fact differs between processes.
 
     Args:
       facts: name -> text that shows the value and says what it is of (``--lr 0.01``).

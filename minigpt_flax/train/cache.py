@@ -73,7 +73,7 @@ def mark(root: Path) -> None:
     """Makes the cache's own folder and marks it, as https://bford.info/cachedir describes.
 
     Raises:
-      OSError: it can't be made, is a symbolic link, or is somebody else's: it lacks the mark and holds something.
+      OSError: it can't be made, is a symbolic link, or is not ours: it holds something and lacks the mark.
     """
     if root.is_symlink():
         raise OSError(errno.ELOOP, "it is a symbolic link")

@@ -218,7 +218,7 @@ def is_first() -> bool:
 
 
 def from_first(function: Callable[[], Any]) -> Any:
-    """What process 0 finds, or the error that it meets, for all; no process goes on before it is there.
+    """What process 0 finds, or the error that it meets, for all; no process continues before it is there.
 
     Args:
       function: called in process 0 only; returns what JSON can say.

@@ -7,7 +7,6 @@ came as tokens. To add one: its file, and its rows in the tables here.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from minigpt_flax.data.tokenizers.gpt2 import gpt2
 from minigpt_flax.data.tokenizers.ids import Ids as Ids, ids as ids
 from minigpt_flax.errors import UserError
 from minigpt_flax.invoked import show
-from minigpt_flax.runs.schema import check_type, read_bytes, read_json
+from minigpt_flax.runs.schema import check_type, read_json, sha256
 
 TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {f.__name__: f for f in (char, byte, bpe, gpt2)}
 """Words of the command line; each function takes the text to train on."""
@@ -56,4 +55,4 @@ def digest_of(folder: Path) -> str:
     Raises:
         UserError: it can't be read.
     """
-    return hashlib.sha256(read_bytes(folder / FILE, LIMIT)).hexdigest()
+    return sha256(folder / FILE, LIMIT)
