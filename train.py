@@ -2,12 +2,12 @@
 
 import sys
 
-from minigpt_flax import early
+from minigpt_flax.cli import early
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Does what the words say; returns the exit status."""
-    from minigpt_flax import entry
+    from minigpt_flax.cli import entry
 
     words = sys.argv[1:] if arguments is None else arguments
     return entry.guarded("train.py", lambda: run(words), words=words)
@@ -15,14 +15,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(arguments: list[str]) -> int:
     """Parses, and trains or shows names."""
-    from minigpt_flax import installed
-    from minigpt_flax.train import cli, command, memory
+    from minigpt_flax.cli import installed, parser, train
+    from minigpt_flax.train import memory
 
     installed.require()
-    values = cli.parser().parse(arguments)
+    values = parser.parser().parse(arguments)
     memory.require_address_space()
-    status = command.run(**values)
-    cli.tell_repeated()
+    status = train.run(**values)
+    parser.tell_repeated()
     return status
 
 

@@ -11,9 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from minigpt_flax.entry import guarded
+from minigpt_flax.cli.entry import guarded
+from minigpt_flax.cli.parser import Parser
 from minigpt_flax.errors import UserError
-from minigpt_flax.train.cli import Parser
 
 PEERS, DATA = "--peers", "--data"
 COMMANDS = {  # name -> module, what it is given, what it can't do without

@@ -20,19 +20,19 @@ from benchmarks.contestants import FLOATS_MOVED, FLOATS_SCALED, compiled, ours
 from benchmarks.timing import race, ratios
 from benchmarks.trees import model_tree
 from jaxopt_mini import apply_updates
+from minigpt_flax.compare.traced_run import program, stack
 from minigpt_flax.data.tokenizers.ids import Ids
-from minigpt_flax.lab.program import program, stack
 from minigpt_flax.model.attention import ATTENTION
-from minigpt_flax.model.choice import deviation, what_hinders
+from minigpt_flax.model.attention_backend import deviation, what_hinders
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.model.head import SOFTCAPS
+from minigpt_flax.model.fused_cross_entropy import one_pass_losses
+from minigpt_flax.model.lm_head import SOFTCAPS
 from minigpt_flax.model.loss import token_losses
-from minigpt_flax.model.one_pass import one_pass_losses
 from minigpt_flax.train.build import build, design, loss_sum
-from minigpt_flax.train.config import resolve
+from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.devices import peak_flops
-from minigpt_flax.train.speed import planned
 from minigpt_flax.train.step import make_step
+from minigpt_flax.train.throughput import planned
 
 NANOGPT_ROUNDS = 7
 BLOCKS, CALLS = 3, 10  # timed blocks, calls in each: as many as SOAP's updates from one pair of bases to the next

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from minigpt_flax.train.xla import HUGE_PAGES, TUNABLES
+from minigpt_flax.train.parallel.xla_flags import HUGE_PAGES, TUNABLES
 
 
 class Apart:

@@ -18,13 +18,13 @@ import jax.numpy as jnp
 
 from benchmarks.results import RESULTS, load, machine, publish
 from benchmarks.timing import ratios, spread
+from minigpt_flax.cli.entry import guarded
+from minigpt_flax.cli.parser import Parser
 from minigpt_flax.data.tokenizers.ids import Ids
-from minigpt_flax.entry import guarded
 from minigpt_flax.train.build import design, loss_sum
-from minigpt_flax.train.cli import Parser
-from minigpt_flax.train.config import resolve
-from minigpt_flax.train.speed import planned
+from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.step import make_step
+from minigpt_flax.train.throughput import planned
 
 GPT2 = {"batch_size": 8, "tokens_per_step": 8 * 1024, "dtype": "float32"}
 VOCABULARY = 50_257

@@ -15,13 +15,13 @@ from typing import Any
 from benchmarks.rates import STEPS, scorer
 from benchmarks.results import RESULTS, environment, load, machine, save
 from jaxopt_mini import OPTIMIZERS
+from minigpt_flax.cli.entry import guarded
+from minigpt_flax.cli.parser import Parser
 from minigpt_flax.data import unigram_entropy
-from minigpt_flax.entry import guarded
 from minigpt_flax.errors import check_name
+from minigpt_flax.spec import parse
 from minigpt_flax.train.build import build
-from minigpt_flax.train.cli import Parser
-from minigpt_flax.train.config import RunConfig, resolve
-from minigpt_flax.train.specs import parse
+from minigpt_flax.train.config.run_config import RunConfig, resolve
 
 SECTION = "defaults"
 BAR = 1.0  # nats below the unigram entropy

@@ -29,11 +29,11 @@ import jax
 import numpy as np
 
 from benchmarks.results import RESULTS, environment, machine, save
-from minigpt_flax.entry import guarded
-from minigpt_flax.lab.records import lines
+from minigpt_flax.cli.entry import guarded
+from minigpt_flax.cli.parser import Parser, whole
+from minigpt_flax.runs.records import lines
 from minigpt_flax.train.build import design
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.cli import Parser, whole
 from minigpt_flax.train.restore import settings_of
 
 ROOT = Path(__file__).parents[1]

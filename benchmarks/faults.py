@@ -34,15 +34,15 @@ import jax
 import numpy as np
 
 from benchmarks.results import RESULTS, environment, machine, save
+from minigpt_flax.cli.entry import guarded
+from minigpt_flax.cli.parser import Parser, leave, whole
 from minigpt_flax.data import load_tokenizer
-from minigpt_flax.entry import guarded
-from minigpt_flax.lab.records import lines
+from minigpt_flax.runs.folder import RunFolder
+from minigpt_flax.runs.records import lines
 from minigpt_flax.train.build import design
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.cli import Parser, leave, whole
-from minigpt_flax.train.config import from_json
-from minigpt_flax.train.folder import RunFolder
-from minigpt_flax.train.xla import device_per_core
+from minigpt_flax.train.config.run_config import from_json
+from minigpt_flax.train.parallel.xla_flags import device_per_core
 from train import main as train
 
 ROOT = Path(__file__).parents[1]
@@ -330,7 +330,7 @@ def run(arguments: list[str]) -> int:
     work = Path(options["work"] or tempfile.mkdtemp(prefix="faults-")).resolve()
     work.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["minigpt_flax.train.session", "matplotlib.pyplot"])
+    context.set_forkserver_preload(["minigpt_flax.train.run", "matplotlib.pyplot"])
     os.environ |= {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(work / "compiled"),

@@ -18,14 +18,14 @@ import jax.numpy as jnp
 from benchmarks import peers
 from benchmarks.results import RESULTS, publish
 from benchmarks.timing import race, ratios, spread
-from minigpt_flax.entry import guarded
+from minigpt_flax.cli.entry import guarded
+from minigpt_flax.cli.parser import Parser, whole
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.generate import generate
 from minigpt_flax.model.gpt import init_params
 from minigpt_flax.model.uncached import generate_uncached
 from minigpt_flax.train.build import model_config
-from minigpt_flax.train.cli import Parser, whole
-from minigpt_flax.train.config import resolve
+from minigpt_flax.train.config.run_config import resolve
 
 TOKENS, VOCABULARY, TEMPERATURE = 256, 65, 0.8
 ROUNDS = 5

@@ -20,9 +20,9 @@ from typing import Any
 
 from benchmarks.accelerator import FULL, SECTIONS, TINY, Sizes, one_line
 from benchmarks.results import RESULTS, environment, machine, save
-from minigpt_flax.entry import guarded
+from minigpt_flax.cli.entry import guarded
+from minigpt_flax.cli.parser import Parser, whole
 from minigpt_flax.errors import check_name
-from minigpt_flax.train.cli import Parser, whole
 from minigpt_flax.train.clock import quantity, shorten
 
 BUDGET = 500  # seconds a section, unless told otherwise

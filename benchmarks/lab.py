@@ -24,16 +24,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.results import RESULTS, environment, machine, save
-from minigpt_flax.entry import guarded
+from minigpt_flax.cli.entry import guarded
+from minigpt_flax.cli.parser import Parser, whole
+from minigpt_flax.compare.comparison import ALONE
+from minigpt_flax.compare.statistics import Entry, judge
+from minigpt_flax.compare.traced_run import Program, program, stack
+from minigpt_flax.compare.vmapped import together
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.lab.contest import ALONE
-from minigpt_flax.lab.program import Program, program, stack
-from minigpt_flax.lab.records import RunRecord, read_run
-from minigpt_flax.lab.together import together
-from minigpt_flax.lab.verdict import Entry, judge
+from minigpt_flax.runs.records import RunRecord, read_run
 from minigpt_flax.train.build import build
-from minigpt_flax.train.cli import Parser, whole
-from minigpt_flax.train.config import RunConfig, resolve
+from minigpt_flax.train.config.run_config import RunConfig, resolve
 from minigpt_flax.train.stop import Stop
 
 TINY = {"layers": 1, "heads": 2, "width": 16, "context": 8, "batch_size": 4, "steps": 40, "eval_every": 40, "lr": 0.01}

@@ -21,18 +21,18 @@ import jax
 
 from benchmarks.results import RESULTS, cores, environment, machine, save
 from benchmarks.timing import race, ratios, spread
-from minigpt_flax.entry import guarded
+from minigpt_flax.cli.entry import guarded
+from minigpt_flax.cli.parser import Parser, whole
+from minigpt_flax.console.terminal import Progress
 from minigpt_flax.errors import UserError
+from minigpt_flax.runs.folder import RunFolder
 from minigpt_flax.train.attempts import Sitting, train_on
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.cli import Parser, whole
-from minigpt_flax.train.config import resolve
-from minigpt_flax.train.console import Progress
-from minigpt_flax.train.folder import RunFolder
+from minigpt_flax.train.config.run_config import resolve
+from minigpt_flax.train.parallel.xla_flags import huge_pages
 from minigpt_flax.train.probes import PROBES
 from minigpt_flax.train.stop import Stop
-from minigpt_flax.train.xla import huge_pages
 
 STEPS = 500  # in a block, a checkpoint after it; a look of the seldom probes is in the first, whatever their rhythm
 ROUNDS = 3

@@ -22,15 +22,15 @@ import jax.numpy as jnp
 from benchmarks.results import RESULTS, publish
 from benchmarks.step import ours
 from benchmarks.timing import race, ratios, spread
-from minigpt_flax.entry import guarded
+from minigpt_flax.cli.entry import guarded
+from minigpt_flax.cli.parser import Parser, whole
 from minigpt_flax.errors import UserError
 from minigpt_flax.model import linear
 from minigpt_flax.model.mlp import MLPS
 from minigpt_flax.model.norm import NORMS
 from minigpt_flax.train.build import build
-from minigpt_flax.train.cli import Parser, whole
-from minigpt_flax.train.config import resolve
-from minigpt_flax.train.xla import huge_pages
+from minigpt_flax.train.config.run_config import resolve
+from minigpt_flax.train.parallel.xla_flags import huge_pages
 
 ROUNDS = 40
 STEPS = 5  # in a turn

@@ -5,7 +5,7 @@ at rates a factor of sqrt(10) apart, from a start uphill until the best has a wo
 the rates instead. Some are tried with other keywords, too, see ``TRIED``. All have the same weights and batches.
 
 What each word came to at each rate goes to ``benchmarks/results/<machine>.json``, and the best of what that file holds
-for an optimizer to ``minigpt_flax/train/defaults.txt``, which ``train.py`` reads. Nothing is trained twice.
+for an optimizer to ``minigpt_flax/train/config/default_rates.txt``, which ``train.py`` reads. Nothing is trained twice.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 
 from benchmarks.results import RESULTS, environment, load, machine, save
 from jaxopt_mini import OPTIMIZERS
-from minigpt_flax.entry import guarded
+from minigpt_flax.cli.entry import guarded
+from minigpt_flax.cli.parser import Parser, number, whole
 from minigpt_flax.errors import check_name
+from minigpt_flax.spec import Word, parse
 from minigpt_flax.train.build import build
-from minigpt_flax.train.cli import Parser, number, whole
-from minigpt_flax.train.config import DEFAULTS, RunConfig, defaults, resolve
-from minigpt_flax.train.specs import Word, parse
+from minigpt_flax.train.config.run_config import DEFAULTS, RunConfig, defaults, resolve
 
 SECTION = "rates"
 STEPS = 300

@@ -26,21 +26,21 @@ from typing import Any, NoReturn
 import jax
 
 from benchmarks.results import RESULTS, environment, machine, save
-from minigpt_flax.entry import guarded
+from minigpt_flax.cli.entry import guarded
+from minigpt_flax.cli.parser import Parser, number, whole
+from minigpt_flax.compare import comparison as contests, successive_halving
+from minigpt_flax.compare.collect import entries_of
+from minigpt_flax.compare.comparison import VALIDATIONS, Contest, Contestant
+from minigpt_flax.compare.figures import losses, rates
+from minigpt_flax.compare.runner import conduct
+from minigpt_flax.compare.statistics import Entry, Verdict, judge
+from minigpt_flax.compare.tables import as_values, markdown, text
+from minigpt_flax.compare.traced_run import program
 from minigpt_flax.errors import UserError
-from minigpt_flax.invoked import show
-from minigpt_flax.lab import contest as contests, halving
-from minigpt_flax.lab.conduct import conduct
-from minigpt_flax.lab.contest import VALIDATIONS, Contest, Contestant
-from minigpt_flax.lab.entries import entries_of
-from minigpt_flax.lab.figures import losses, rates
-from minigpt_flax.lab.program import program
-from minigpt_flax.lab.verdict import Entry, Verdict, judge
-from minigpt_flax.lab.verdict_text import as_values, markdown, text
+from minigpt_flax.invocation import show
 from minigpt_flax.train.build import build
-from minigpt_flax.train.cli import Parser, number, whole
 from minigpt_flax.train.clock import spell
-from minigpt_flax.train.xla import huge_pages
+from minigpt_flax.train.parallel.xla_flags import huge_pages
 
 OPTS = (
     "adamw", "nadamw", "adam", "lion", "muon", "soap", "sgd", "ademamix", "mars", "adafactor", "lamb", "radam",
@@ -109,7 +109,7 @@ def paces(part: Part, path: Path) -> dict[str, tuple[float, float]]:
 
 def seconds(contest: Contest, step: float, validation: float) -> float:
     """What a contestant takes: the steps of its search and of its seeds, and their validations."""
-    search = halving.lengths(contest.steps)
+    search = successive_halving.lengths(contest.steps)
     validations = len(search) + SEEDS * VALIDATIONS
     return step * (sum(search) + SEEDS * contest.steps) + validation * validations
 
@@ -194,7 +194,7 @@ def write(sections: Mapping[str, str], steps: int, docs: Path) -> Path:
     start, end = MARKS
     marked = re.compile(re.escape(start).replace(r"\{\}", r"(\w+)") + r"\n(.*?)" + re.escape(end), re.DOTALL)
     known = dict(marked.findall(page.read_text(encoding="utf-8"))) if page.exists() else {}
-    head = HEAD.format(steps=steps, rates=halving.RUNGS[0][0], seeds=SEEDS)
+    head = HEAD.format(steps=steps, rates=successive_halving.RUNGS[0][0], seeds=SEEDS)
     body = "".join(f"\n{start.format(name)}\n{text}{end}\n" for name, text in {**known, **sections}.items())
     page.write_text(head + body, encoding="utf-8")
     if index.exists() and "\nreference\n" not in (said := index.read_text(encoding="utf-8")):

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from minigpt_flax.train.xla import cores
+from minigpt_flax.train.parallel.xla_flags import cores
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "jaxlib", "optax", "flax", "torch")

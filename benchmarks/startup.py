@@ -18,8 +18,8 @@ from pathlib import Path
 
 from benchmarks.results import RESULTS, publish
 from benchmarks.timing import spread
-from minigpt_flax.entry import guarded
-from minigpt_flax.train.cli import Parser, whole
+from minigpt_flax.cli.entry import guarded
+from minigpt_flax.cli.parser import Parser, whole
 
 ROOT = Path(__file__).parents[1]
 TRAIN = [sys.executable, str(ROOT / "train.py")]

@@ -21,12 +21,12 @@ from benchmarks import peers
 from benchmarks.apart import Apart
 from benchmarks.results import RESULTS, cores, publish
 from benchmarks.timing import race, ratios, spread
-from minigpt_flax.entry import guarded
+from minigpt_flax.cli.entry import guarded
+from minigpt_flax.cli.parser import Parser, whole
 from minigpt_flax.model.gpt2 import to_gpt2
 from minigpt_flax.train.build import Run, build
-from minigpt_flax.train.cli import Parser, whole
-from minigpt_flax.train.config import resolve
-from minigpt_flax.train.xla import huge_pages
+from minigpt_flax.train.config.run_config import resolve
+from minigpt_flax.train.parallel.xla_flags import huge_pages
 
 PRESETS = {  # name -> bar of our time over nanoGPT's, steps in a turn, turns, whether each has a turn to settle
     "nanogpt": (1.0, 10, 15, False),

@@ -26,10 +26,10 @@ from benchmarks import peers
 from benchmarks.results import RESULTS, publish
 from benchmarks.startup import TRAIN, alone
 from benchmarks.timing import ratios, spread
-from minigpt_flax.entry import guarded
+from minigpt_flax.cli.entry import guarded
+from minigpt_flax.cli.parser import Parser, whole
 from minigpt_flax.errors import UserError
-from minigpt_flax.train.cli import Parser, whole
-from minigpt_flax.train.config import resolve
+from minigpt_flax.train.config.run_config import resolve
 
 PRESET, LOSS = "sprint", 1.898  # nats/character, where nanoGPT's run ends on tiny Shakespeare
 BAR = 0.40

@@ -36,9 +36,9 @@ from benchmarks.results import RESULTS, environment, machine, save
 from benchmarks.timing import ROUNDS, race, ratios, spread
 from benchmarks.trees import TREES, Tree
 from jaxopt_mini import OPTIMIZERS, adamw, apply_updates, chain, clip_by_norm, warmup_cosine
-from minigpt_flax.entry import guarded
+from minigpt_flax.cli.entry import guarded
+from minigpt_flax.cli.parser import Parser, whole
 from minigpt_flax.errors import UserError, check_name
-from minigpt_flax.train.cli import Parser, whole
 
 OURS = "jaxopt_mini"
 BARS = {  # section -> contestant -> what our time is at most, as a part of theirs

@@ -247,7 +247,10 @@ PAGES = {
     "api/model.md": partial(reference, "The model", "minigpt_flax.model"),
     "api/data.md": partial(reference, "Data", "minigpt_flax.data"),
     "api/train.md": partial(reference, "Training", "minigpt_flax.train"),
-    "api/lab.md": partial(reference, "The lab", "minigpt_flax.lab"),
+    "api/runs.md": partial(reference, "Run folders", "minigpt_flax.runs"),
+    "api/compare.md": partial(reference, "Comparisons", "minigpt_flax.compare"),
+    "api/diagnose.md": partial(reference, "Diagnosis", "minigpt_flax.diagnose"),
+    "api/report.md": partial(reference, "Reports", "minigpt_flax.report"),
 }
 
 

@@ -7,7 +7,7 @@ takes the documentation that comes with Python.
 import sys
 
 from minigpt_flax.train.build import build
-from minigpt_flax.train.config import resolve
+from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.sample import sample
 
 

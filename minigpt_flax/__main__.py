@@ -5,30 +5,30 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from minigpt_flax import early
+from minigpt_flax.cli import early
 
 TYPE_CHECKING = False  # without the import of `typing`, which a Ctrl-C might hit
 if TYPE_CHECKING:
-    from minigpt_flax.train.cli import Parser
+    from minigpt_flax.cli.parser import Parser
 
 COMMANDS = {  # modules with SUMMARY, declare and run
-    "train": "minigpt_flax.train.command",
-    "sample": "minigpt_flax.lab.sample",
-    "eval": "minigpt_flax.lab.eval",
-    "export": "minigpt_flax.lab.export",
-    "compare": "minigpt_flax.lab.compare",
-    "report": "minigpt_flax.lab.report",
-    "diagnose": "minigpt_flax.lab.diagnose",
-    "prepare": "minigpt_flax.lab.prepare",
-    "completion": "minigpt_flax.completion",
+    "train": "minigpt_flax.cli.train",
+    "sample": "minigpt_flax.cli.sample",
+    "eval": "minigpt_flax.cli.evaluate",
+    "export": "minigpt_flax.cli.export",
+    "compare": "minigpt_flax.cli.compare",
+    "report": "minigpt_flax.cli.report",
+    "diagnose": "minigpt_flax.cli.diagnose",
+    "prepare": "minigpt_flax.cli.prepare",
+    "completion": "minigpt_flax.cli.completion",
 }
 
 
 def parser() -> Parser:
     """Builds the parser: each command's module declares its own arguments."""
-    from minigpt_flax import installed
-    from minigpt_flax.invoked import line
-    from minigpt_flax.train.cli import Parser
+    from minigpt_flax.cli import installed
+    from minigpt_flax.cli.parser import Parser
+    from minigpt_flax.invocation import line
 
     build = Parser(prog=line("").strip(), description="Train a GPT, and work with the runs that this makes.")
     build.add_argument("--version", action="version", version=f"{installed.PACKAGE} {installed.own_version()}")
@@ -46,8 +46,8 @@ def _module(command: str):
 
 def main(arguments: list[str] | None = None) -> int:
     """Does what the words say; returns the exit status."""
-    from minigpt_flax import entry
-    from minigpt_flax.invoked import program
+    from minigpt_flax.cli import entry
+    from minigpt_flax.invocation import program
 
     words = sys.argv[1:] if arguments is None else arguments
     return entry.guarded(program(), lambda: run(words), words[0] if words else "", words)
@@ -55,10 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(arguments: list[str]) -> int:
     """Parses, and runs the command."""
-    from minigpt_flax import installed
+    from minigpt_flax.cli import installed
+    from minigpt_flax.cli.parser import tell_repeated
     from minigpt_flax.errors import UserError, nearest
     from minigpt_flax.train import memory
-    from minigpt_flax.train.cli import tell_repeated
 
     installed.require()
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:

@@ -10,8 +10,8 @@ from benchmarks.defaults import PLAIN
 from benchmarks.rates import best, climb, keep, kept, tried
 from benchmarks.results import RESULTS
 from jaxopt_mini import OPTIMIZERS
-from minigpt_flax.train.config import defaults
-from minigpt_flax.train.specs import parse
+from minigpt_flax.spec import parse
+from minigpt_flax.train.config.run_config import defaults
 
 
 def test_every_default_is_an_optimizers():

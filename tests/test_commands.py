@@ -6,12 +6,11 @@ import shlex
 import pytest
 
 from minigpt_flax import __main__ as minigpt
-from minigpt_flax.lab import compare
-from minigpt_flax.lab.contest import check
-from minigpt_flax.train import cli
-from minigpt_flax.train.config import resolve
-from minigpt_flax.train.specs import parse, ready
-from minigpt_flax.train.tables import KINDS
+from minigpt_flax.cli import compare, parser
+from minigpt_flax.compare.comparison import check
+from minigpt_flax.spec import parse, ready
+from minigpt_flax.train.config.run_config import resolve
+from minigpt_flax.train.registry import KINDS
 from tests.test_snippets import EVERY
 
 SHOWN = re.compile(r"^[ $]*(?:\S+ )*?(?:python (?:-m )?(train\.py|minigpt_flax)|(minigpt)) (.*)$", re.MULTILINE)
@@ -50,15 +49,15 @@ def test_pages_show_commands():
 @pytest.mark.parametrize("command", FOUND, ids=" ".join)
 def test_the_command_is_understood(command):
     program, *arguments = command
-    values = (cli if program == "train.py" else minigpt).parser().parse(arguments)
+    values = (parser if program == "train.py" else minigpt).parser().parse(arguments)
     run = values.pop("run", None)
     if "preset" not in values:
         return
     if run is compare.run:
         typed = {name: values.pop(name) for name in compare.OWN}
         if not (typed["folders"] or typed["resume"]):
-            check(compare._contest({**typed, "preset": typed["preset"] or "nano"}, cli.given_fields(values)))
+            check(compare._contest({**typed, "preset": typed["preset"] or "nano"}, parser.given_fields(values)))
         return
-    request = cli.requested(values)
+    request = parser.requested(values)
     if request.resume is None and request.explain is None:
         look_up(request.given, request.preset or "nano")

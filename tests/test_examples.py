@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.minigpt_flax.train.runs import ALONE, TINY, compiled, flags
+from tests.minigpt_flax.training import ALONE, TINY, compiled, flags
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "examples"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from minigpt_flax import installed
 from minigpt_flax.__main__ import COMMANDS, main
+from minigpt_flax.cli import installed
 from minigpt_flax.errors import UserError
 
 ROOT = Path(__file__).parents[1]

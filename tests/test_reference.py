@@ -4,9 +4,9 @@ import pytest
 
 from benchmarks import reference
 from jaxopt_mini import OPTIMIZERS
-from minigpt_flax.lab.entries import entries_of
-from minigpt_flax.lab.verdict import judge
-from tests.minigpt_flax.lab.made import write
+from minigpt_flax.compare.collect import entries_of
+from minigpt_flax.compare.statistics import judge
+from tests.minigpt_flax.made_runs import write
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import __main__ as benchmarks_main, compiling, generation, loop, parts, startup, step
 from minigpt_flax.train.build import build
-from minigpt_flax.train.config import resolve
+from minigpt_flax.train.config.run_config import resolve
 
 SMALL = {"layers": 1, "heads": 1, "width": 8, "context": 8}
 

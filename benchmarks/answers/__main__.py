@@ -8,10 +8,10 @@ from pathlib import Path
 from benchmarks.answers import decay, geometry, page, schedules
 from benchmarks.answers.small import Kept
 from benchmarks.results import RESULTS, environment, machine, save
-from minigpt_flax.entry import guarded
+from minigpt_flax.cli.entry import guarded
+from minigpt_flax.cli.parser import Parser
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.invoked import show
-from minigpt_flax.train.cli import Parser
+from minigpt_flax.invocation import show
 
 PAGES = {"decay": decay.answer, "geometry": geometry.answer, "schedules": schedules.answer}
 DOCS = Path(__file__).parents[2] / "docs" / "answers"

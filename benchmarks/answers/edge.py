@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from benchmarks.answers.small import config, mean_loss
 from jaxopt_mini import adam, apply_updates, sgd
-from minigpt_flax.lab.diagnosis.stability import RULES, keywords
+from minigpt_flax.diagnose.edge_of_stability import RULES, keywords
 from minigpt_flax.train.build import build
-from minigpt_flax.train.loss_probes import largest_eigenvalue, signs
+from minigpt_flax.train.curvature_probes import largest_eigenvalue, signs
 
 TINY = {"layers": 1, "width": 16, "heads": 2, "context": 16, "batch_size": 16}
 STEPS, EVERY, DEPTH = 3000, 30, 20

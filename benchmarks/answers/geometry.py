@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from benchmarks.answers import edge, page
 from benchmarks.answers.small import Kept, config, mean_loss
 from jaxopt_mini import adam, apply_updates, momentum, rmsprop, sgd, sign_sgd
-from minigpt_flax.lab.diagnosis.stability import RULES, keywords
-from minigpt_flax.lab.plots import COLOURS, DASHES, dress
+from minigpt_flax.diagnose.edge_of_stability import RULES, keywords
+from minigpt_flax.runs.plots import COLOURS, DASHES, dress
 from minigpt_flax.train.build import build
-from minigpt_flax.train.loss_probes import largest_eigenvalue, signs
+from minigpt_flax.train.curvature_probes import largest_eigenvalue, signs
 
 OPTIMIZERS = {"sgd": sgd, "momentum": momentum, "rmsprop": rmsprop, "adam": adam, "sign_sgd": sign_sgd}
 FALL = 0.02  # of the saddle: how much less it bends down than up

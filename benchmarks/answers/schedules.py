@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from benchmarks.answers import page
 from benchmarks.answers.small import Kept, batches, config, final_loss
 from jaxopt_mini import SCHEDULES
-from minigpt_flax.lab.plots import COLOURS, DASHES, dress
-from minigpt_flax.lab.program import Program, program, rate_tables
-from minigpt_flax.lab.verdict import sem
+from minigpt_flax.compare.statistics import sem
+from minigpt_flax.compare.traced_run import Program, program, rate_tables
+from minigpt_flax.runs.plots import COLOURS, DASHES, dress
 from minigpt_flax.train.build import build
-from minigpt_flax.train.config import RunConfig
+from minigpt_flax.train.config.run_config import RunConfig
 
 
 class Size(NamedTuple):

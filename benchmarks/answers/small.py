@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from minigpt_flax.train.build import Run, loss_sum
-from minigpt_flax.train.config import RunConfig, resolve
+from minigpt_flax.train.config.run_config import RunConfig, resolve
 
 SIZES = {"layers": 2, "width": 64, "heads": 4, "context": 32, "batch_size": 12}
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxopt_mini import apply_updates
-from minigpt_flax.lab.plots import COLOURS, DASHES, MARKERS, dress
+from minigpt_flax.runs.plots import COLOURS, DASHES, MARKERS, dress
 
 DPI = 100  # with 256 colours a picture stays below 80 kB
 QUICK = 50  # times fewer steps, to see that a picture can be drawn

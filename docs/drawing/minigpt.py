@@ -11,11 +11,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from docs.drawing.canvas import finish, line, steps
-from minigpt_flax.lab.diagnosis.landscape import study
-from minigpt_flax.lab.diagnosis.subject import load
-from minigpt_flax.lab.plots import draw_curves
-from minigpt_flax.lab.records import read_run
-from minigpt_flax.train import cli, command
+from minigpt_flax.cli import parser, train
+from minigpt_flax.diagnose.checkpoint_view import load
+from minigpt_flax.diagnose.landscape import study
+from minigpt_flax.runs.plots import draw_curves
+from minigpt_flax.runs.records import read_run
 
 FLAGS = "--preset course --probe moments --probe ratios --keep 6 --sample-tokens 0 --name course"
 
@@ -30,7 +30,7 @@ def trained(quick: bool) -> Path:
     flags = [*FLAGS.split(), "--out", holder.name, "--steps", str(length), "--eval-every", str(max(1, length // 5))]
     flags += ["--log-every", str(max(1, length // 200))]
     with contextlib.redirect_stdout(io.StringIO()):
-        status = command.run(**cli.parser().parse(flags))
+        status = train.run(**parser.parser().parse(flags))
     if status:
         raise RuntimeError(f"training ended with status {status}")
     _KEPT.append(holder)

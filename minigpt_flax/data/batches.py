@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer
 
-from minigpt_flax.data.tokenfiles import Tokens
+from minigpt_flax.data.token_files import Tokens
 from minigpt_flax.errors import UserError
 
 Rows = slice | Integer[np.ndarray, "_"]

@@ -17,10 +17,10 @@ from pathlib import Path
 from minigpt_flax.data.documents import Piece, joined, read_text, stripped, whole
 from minigpt_flax.data.prepared import is_prepared, open_prepared
 from minigpt_flax.data.sources import Binary, Missing, Text, expanded, open_source
-from minigpt_flax.data.tokenfiles import Format, TokenFiles, fingerprint
+from minigpt_flax.data.token_files import Format, TokenFiles, fingerprint
 from minigpt_flax.data.tokenizers import Tokenizer
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.invoked import show
+from minigpt_flax.invocation import show
 
 
 @dataclass(frozen=True)

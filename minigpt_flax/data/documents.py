@@ -19,7 +19,7 @@ from jaxtyping import Int32
 
 from minigpt_flax.data.tokenizers.base import Tokenizer, cut
 from minigpt_flax.errors import UserError
-from minigpt_flax.invoked import show
+from minigpt_flax.invocation import show
 from minigpt_flax.runs.schema import brief
 
 SEPARATOR = "\n\n\n"  # between documents where the tokenizer has no token for it: two empty lines

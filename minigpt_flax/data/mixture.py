@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from minigpt_flax.data.batches import Batches, Rows, visits
-from minigpt_flax.data.tokenfiles import Tokens
+from minigpt_flax.data.token_files import Tokens
 from minigpt_flax.errors import UserError
 from minigpt_flax.text import shortened
 

@@ -20,10 +20,10 @@ import numpy as np
 from jaxtyping import Integer
 
 from minigpt_flax.data.batches import border
-from minigpt_flax.data.tokenfiles import TokenFiles, fingerprint
+from minigpt_flax.data.token_files import TokenFiles, fingerprint
 from minigpt_flax.data.tokenizers import Tokenizer, digest_of, load_tokenizer
 from minigpt_flax.errors import UserError
-from minigpt_flax.invoked import show
+from minigpt_flax.invocation import show
 from minigpt_flax.runs.files import replace, replacing, staged, truncate
 from minigpt_flax.runs.schema import WHOLE, brief, check_fields, check_range, check_type, read_json, size_of, types_of
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt_flax.data.documents import FIELD, Piece, read_jsonl, read_text, record_piece, stripped
-from minigpt_flax.data.tokenfiles import Format, TokenFiles, read_bin
+from minigpt_flax.data.token_files import Format, TokenFiles, read_bin
 from minigpt_flax.errors import UserError
 from minigpt_flax.runs.schema import size_of
 

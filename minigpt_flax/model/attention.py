@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from minigpt_flax.model.attention_kernels import cudnn, tpu
 from minigpt_flax.model.config import DTYPE_NAMES, ModelConfig
-from minigpt_flax.model.documents import restart_positions
+from minigpt_flax.model.document_mask import restart_positions
 from minigpt_flax.model.dropout import Dropout
-from minigpt_flax.model.init import INITS
-from minigpt_flax.model.kernels import cudnn, tpu
+from minigpt_flax.model.initializers import INITS
 from minigpt_flax.model.linear import Dense, wide_product
 from minigpt_flax.model.norm import Norm
 from minigpt_flax.model.position import POSITIONS, rotate

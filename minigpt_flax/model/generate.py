@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Array, Int, Int32, Integer
 
 from minigpt_flax.errors import UserError
-from minigpt_flax.model.cache import cut, read, read_one
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.model.draw import check_drawing, sample_logits
+from minigpt_flax.model.kv_cache import cut, read, read_one
+from minigpt_flax.model.sampling import check_drawing, sample_logits
 
 CHUNK = 16  # tokens of a row from one look at the device to the next
 

@@ -23,16 +23,16 @@ from jaxtyping import Array, Float, Int, Integer
 from minigpt_flax.errors import UserError
 from minigpt_flax.model.attention import Attention
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.model.documents import number_documents, restart_positions
+from minigpt_flax.model.document_mask import number_documents, restart_positions
 from minigpt_flax.model.dropout import Dropout
 from minigpt_flax.model.embedding import look_up
-from minigpt_flax.model.head import Head, bound_of, logits_of, unbounded_logits
-from minigpt_flax.model.init import INITS
-from minigpt_flax.model.layers import over_layers
+from minigpt_flax.model.initializers import INITS
+from minigpt_flax.model.lm_head import Head, bound_of, logits_of, unbounded_logits
 from minigpt_flax.model.loss import chunked_losses, loss_of_logits, own_memory, tokens_at_once
 from minigpt_flax.model.mlp import Mlp
 from minigpt_flax.model.norm import Norm
 from minigpt_flax.model.position import POSITIONS
+from minigpt_flax.model.scan import over_layers
 
 Params = dict[str, Any]  # a nested dict of float32 arrays
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from minigpt_flax.errors import UserError
-from minigpt_flax.invoked import show
+from minigpt_flax.invocation import show
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.gpt import Params
 from minigpt_flax.model.gpt2 import CAUSAL_MASK, PREFIX, check_shapes, from_gpt2, to_gpt2

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from minigpt_flax.model.one_pass import hits, one_pass_losses
+from minigpt_flax.model.fused_cross_entropy import hits, one_pass_losses
 
 MOST_LOGITS = 1 << 26  # at once: 256 MiB of float32; the backward pass has two or three such arrays
 LARGEST_SHARE = 1 / 6  # of an accelerator's memory that logits may take

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.model.init import INITS
+from minigpt_flax.model.initializers import INITS
 from minigpt_flax.model.linear import Dense
 
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Integer
 
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.model.draw import sample_logits
 from minigpt_flax.model.gpt import apply
+from minigpt_flax.model.sampling import sample_logits
 
 
 @functools.partial(jax.jit, static_argnums=(0,), static_argnames="max_tokens")

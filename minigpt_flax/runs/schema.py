@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.invoked import show
+from minigpt_flax.invocation import show
 from minigpt_flax.text import shortened
 
 SMALL = 1 << 20  # bytes of a file of settings, at most

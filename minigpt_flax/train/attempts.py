@@ -9,20 +9,20 @@ from typing import Any, NamedTuple
 
 import jax
 
+from minigpt_flax.console.terminal import Timekeeper
 from minigpt_flax.data import Prefetch
 from minigpt_flax.errors import Diverged, Failed, UserError
-from minigpt_flax.invoked import show
+from minigpt_flax.invocation import show
+from minigpt_flax.runs.folder import RunFolder
+from minigpt_flax.runs.loggers import open_all
 from minigpt_flax.train.build import Run
+from minigpt_flax.train.callbacks import Guard, LeftOut, Log
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.console import Timekeeper
-from minigpt_flax.train.folder import RunFolder
-from minigpt_flax.train.hooks import Guard, LeftOut, Log
-from minigpt_flax.train.loggers import open_all
+from minigpt_flax.train.initial_weights import digest, first_params, first_state, origin
 from minigpt_flax.train.loop import train
-from minigpt_flax.train.on_nan import number_of, passing_over
-from minigpt_flax.train.origin import digest, first_params, first_state, origin
+from minigpt_flax.train.nonfinite import number_of, passing_over
+from minigpt_flax.train.parallel.multihost import from_first, is_first
 from minigpt_flax.train.parts import part_names
-from minigpt_flax.train.processes import from_first, is_first
 from minigpt_flax.train.state import TrainState
 from minigpt_flax.train.stop import Stop
 

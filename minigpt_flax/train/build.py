@@ -16,29 +16,30 @@ from jaxopt_mini.tree import path_name
 from minigpt_flax.data import Tokenizer, bits_per_character, evaluation_windows
 from minigpt_flax.errors import UserError
 from minigpt_flax.model import gpt
-from minigpt_flax.model.choice import choose_attention
+from minigpt_flax.model.attention_backend import choose_attention
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.flops import training_flops
 from minigpt_flax.model.layout import layout as model_layout
 from minigpt_flax.model.loss import total
-from minigpt_flax.train import memory, sharding
-from minigpt_flax.train.config import RunConfig
+from minigpt_flax.spec import bind, blame, parse, ready, settings
+from minigpt_flax.train import memory
+from minigpt_flax.train.callbacks import on_record
+from minigpt_flax.train.config.mesh import batch_shares, check_tensor, choose_mesh, worthwhile
+from minigpt_flax.train.config.run_config import RunConfig
+from minigpt_flax.train.curvature_probes import due
 from minigpt_flax.train.dataset import Dataset, Part, load_dataset
 from minigpt_flax.train.evaluate import evaluate, together
-from minigpt_flax.train.hooks import on_record
-from minigpt_flax.train.launch import LAUNCHERS, Step, patient
-from minigpt_flax.train.loss_probes import due
-from minigpt_flax.train.mesh import batch_shares, check_tensor, choose_mesh, worthwhile
 from minigpt_flax.train.metrics import Metrics
-from minigpt_flax.train.monitors import LastUpdateState, find
-from minigpt_flax.train.on_nan import Policy
+from minigpt_flax.train.nonfinite import Policy
 from minigpt_flax.train.optimizer import build_optimizer, rehearse
+from minigpt_flax.train.parallel import sharding
+from minigpt_flax.train.parallel.launch import LAUNCHERS, Step, patient
 from minigpt_flax.train.precision import require
+from minigpt_flax.train.probe_wrappers import LastUpdateState, find
 from minigpt_flax.train.probes import skips
-from minigpt_flax.train.specs import bind, blame, parse, ready, settings
+from minigpt_flax.train.registry import KINDS
 from minigpt_flax.train.state import TrainState, init_state
 from minigpt_flax.train.step import make_step
-from minigpt_flax.train.tables import KINDS
 from minigpt_flax.train.view import Probe
 
 EVALUATION_TOKENS = 4096  # in one batch of a validation

@@ -26,10 +26,10 @@ import tensorstore as ts
 
 from jaxopt_mini.tree import by_name
 from minigpt_flax.errors import Diverged, Unsaved, UserError
-from minigpt_flax.invoked import show
+from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
+from minigpt_flax.runs.folder import RunFolder
 from minigpt_flax.runs.schema import SMALL, read_text
-from minigpt_flax.train.folder import RunFolder
 from minigpt_flax.train.state import TrainState
 
 DIGESTS = "SHA256SUMS"

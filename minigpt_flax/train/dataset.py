@@ -28,9 +28,9 @@ from minigpt_flax.data import (
     whole,
 )
 from minigpt_flax.errors import UserError
-from minigpt_flax.train.config import RunConfig
-from minigpt_flax.train.specs import bind, parse
-from minigpt_flax.train.tables import KINDS
+from minigpt_flax.spec import bind, parse
+from minigpt_flax.train.config.run_config import RunConfig
+from minigpt_flax.train.registry import KINDS
 
 DECODED = 1 << 24  # tokens that are decoded at most to count their characters
 

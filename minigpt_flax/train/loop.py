@@ -11,9 +11,9 @@ import jax
 
 from minigpt_flax.errors import Diverged, Unsaved
 from minigpt_flax.train.build import Run
+from minigpt_flax.train.callbacks import Hook
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.evaluate import Abandoned
-from minigpt_flax.train.hooks import Hook
 from minigpt_flax.train.state import TrainState
 from minigpt_flax.train.stop import Stop
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from minigpt_flax.errors import Failed, UserError
 from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.spec import parse
 from minigpt_flax.train.clock import quantity
-from minigpt_flax.train.config import RunConfig, flag_of
-from minigpt_flax.train.mesh import read_mesh
-from minigpt_flax.train.specs import parse
+from minigpt_flax.train.config.mesh import read_mesh
+from minigpt_flax.train.config.run_config import RunConfig, flag_of
 
 GATED = ("swiglu",)  # MLPs with three matrices
 CUTTING = ("fsdp", "tensor")  # axes of a mesh that divide parameters
@@ -163,7 +163,7 @@ def require_planned(analysis: Any) -> None:
     Raises:
       Failed: it doesn't fit.
     """
-    from minigpt_flax.train.speed import planned
+    from minigpt_flax.train.throughput import planned
 
     have = limit()
     if analysis is not None and (size := planned(analysis)) > have.size:

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from jaxopt_mini import GradientTransformation, GradientTransformationExtraArgs, chain, partition
 from jaxopt_mini.tree import path_name
-from minigpt_flax.train.config import RunConfig, complete_groups, words
-from minigpt_flax.train.groups import REST, Group, assign
-from minigpt_flax.train.monitors import MONITORS
-from minigpt_flax.train.once import call_once
-from minigpt_flax.train.specs import Word, bind, blame, parse
-from minigpt_flax.train.tables import KINDS, Offer
+from minigpt_flax.spec import Word, bind, blame, parse
+from minigpt_flax.train.compile import call_once
+from minigpt_flax.train.config.param_groups import REST, Group, assign
+from minigpt_flax.train.config.run_config import RunConfig, complete_groups, words
+from minigpt_flax.train.probe_wrappers import MONITORS
+from minigpt_flax.train.registry import KINDS, Offer
 
 DECAYED = ("matrix", "embedding", "head")  # the roles that weight decay touches
 

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_mini import ClipByNormState, states, tree
-from minigpt_flax.train.loss_probes import noise, sharpness
-from minigpt_flax.train.monitors import ClipCountState, LastUpdateState, find
+from minigpt_flax.train.curvature_probes import noise, sharpness
+from minigpt_flax.train.probe_wrappers import ClipCountState, LastUpdateState, find
 from minigpt_flax.train.view import Probe, StepView
 
 

@@ -13,12 +13,12 @@ import jax
 
 from minigpt_flax.data import Tokenizer, load_tokenizer
 from minigpt_flax.errors import UserError
-from minigpt_flax.invoked import show
+from minigpt_flax.invocation import show
 from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.runs.folder import RunFolder
 from minigpt_flax.train.build import Run, build, design
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.config import RunConfig, read_config
-from minigpt_flax.train.folder import RunFolder
+from minigpt_flax.train.config.run_config import RunConfig, read_config
 from minigpt_flax.train.state import TrainState
 
 

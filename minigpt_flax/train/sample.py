@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from minigpt_flax.data import Tokenizer
-from minigpt_flax.data.stream import StopStream, TextStream
+from minigpt_flax.data.detokenize import StopStream, TextStream
 from minigpt_flax.errors import UserError
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.generate import stream

@@ -100,7 +100,7 @@ class Spec:
 
 def specs() -> list[Spec]:
     """Every row of every table."""
-    from minigpt_flax.train.tables import KINDS
+    from minigpt_flax.train.registry import KINDS
 
     found = []
     for kind, entry in KINDS.items():

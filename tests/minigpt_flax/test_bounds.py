@@ -9,9 +9,9 @@ import pytest
 
 from minigpt_flax.__main__ import COMMANDS, parser
 from minigpt_flax.bounds import Bound
+from minigpt_flax.cli import parser as cli
 from minigpt_flax.errors import UserError
-from minigpt_flax.train import cli
-from minigpt_flax.train.config import BOUND_OF, RunConfig, check, flag_of
+from minigpt_flax.train.config.run_config import BOUND_OF, RunConfig, check, flag_of
 
 TYPES = typing.get_type_hints(RunConfig)
 NUMBERS = [name for name, kind in TYPES.items() if {int, float} & {kind, *typing.get_args(kind)}]

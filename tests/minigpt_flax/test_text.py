@@ -7,9 +7,9 @@ import warnings
 import pytest
 from matplotlib.figure import Figure
 
-from minigpt_flax import invoked
-from minigpt_flax.lab import plots
-from minigpt_flax.lab.page import _text
+from minigpt_flax import invocation
+from minigpt_flax.report.html import _text
+from minigpt_flax.runs import plots
 from minigpt_flax.text import printable, width
 
 FOREIGN = [
@@ -83,7 +83,7 @@ def test_a_command_can_be_typed(name, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir()
-    typed = invoked.line("sample", "--step", "best", tmp_path / name, started="/usr/bin/minigpt")
+    typed = invocation.line("sample", "--step", "best", tmp_path / name, started="/usr/bin/minigpt")
     assert typed.startswith("minigpt sample --step best ") and printable(typed) == typed and "\n" not in typed
     said = subprocess.run(
         ["bash", "-c", f"minigpt() {{ printf '%s\\0' \"$@\"; }}; {typed}"], capture_output=True, check=True
@@ -95,11 +95,11 @@ def test_a_command_can_be_typed(name, tmp_path, monkeypatch):
 def test_a_command_is_right_from_any_folder(folder, tmp_path, monkeypatch):
     import subprocess
 
-    monkeypatch.chdir({"/": "/", "home": tmp_path, "root": invoked.ROOT}[folder])
+    monkeypatch.chdir({"/": "/", "home": tmp_path, "root": invocation.ROOT}[folder])
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    monkeypatch.setattr(sys, "path", [str(invoked.ROOT)])
+    monkeypatch.setattr(sys, "path", [str(invocation.ROOT)])
     for command in ("train", "sample"):
-        typed = invoked.line(command, "--help", started="train.py").replace("python ", f"{sys.executable} ", 1)
+        typed = invocation.line(command, "--help", started="train.py").replace("python ", f"{sys.executable} ", 1)
         said = subprocess.run(["bash", "-c", typed], capture_output=True, text=True)
         assert (said.returncode, said.stderr) == (0, ""), typed
 

@@ -17,7 +17,7 @@ from minigpt_flax.data.tokenizers.char import Char, char
 from minigpt_flax.data.tokenizers.gpt2 import gpt2
 from minigpt_flax.data.tokenizers.ids import Ids as Ids, ids as ids
 from minigpt_flax.errors import UserError
-from minigpt_flax.invoked import show
+from minigpt_flax.invocation import show
 from minigpt_flax.runs.schema import check_type, read_json, sha256
 
 TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {f.__name__: f for f in (char, byte, bpe, gpt2)}

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from minigpt_flax.data.tokenizers.base import LIMIT, Texts, Tokenizer, cut, pieces, utf8
 from minigpt_flax.data.tokenizers.components import CHARACTERS, TOKENS, check_tokenizer
 from minigpt_flax.errors import UserError
-from minigpt_flax.invoked import show
+from minigpt_flax.invocation import show
 from minigpt_flax.runs.schema import brief, check_fields, check_range, check_type, read_json
 
 _GROUP = 1 << 22  # characters encoded at once: bounds the memory, about 50 bytes each

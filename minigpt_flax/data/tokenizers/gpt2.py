@@ -13,7 +13,7 @@ from pathlib import Path
 from minigpt_flax.data.tokenizers.base import LIMIT, Texts
 from minigpt_flax.data.tokenizers.bpe import END, Bpe, byte_level, hugging_face
 from minigpt_flax.errors import UserError
-from minigpt_flax.invoked import show
+from minigpt_flax.invocation import show
 from minigpt_flax.runs.schema import brief, check_type, read_json, read_text
 
 _FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))  # Hugging Face's names, OpenAI's

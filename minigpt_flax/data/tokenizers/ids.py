@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32
 from numpy.typing import ArrayLike
 
-from minigpt_flax.data.tokenfiles import Tokens
+from minigpt_flax.data.token_files import Tokens
 from minigpt_flax.data.tokenizers.base import Tokenizer
 from minigpt_flax.data.tokenizers.components import TOKENS
 from minigpt_flax.errors import UserError

@@ -19,8 +19,8 @@ from minigpt_flax.train.dataset import load_dataset
 from tests.minigpt_flax.damage import FILES, damage_file, damaged_json
 from tests.minigpt_flax.data.made import llmc
 from tests.minigpt_flax.foreign import TEXTS, TOKENIZER_FILES
-from tests.minigpt_flax.train.runs import ROOT
 from tests.minigpt_flax.train.test_build import config
+from tests.minigpt_flax.training import ROOT
 
 OWN = {
     word: TOKENIZERS[word.split("(")[0]]("hello world", **keywords)

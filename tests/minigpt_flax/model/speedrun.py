@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.train.config import PRESETS
+from minigpt_flax.train.config.run_config import PRESETS
 
 FIELDS = {field.name for field in dataclasses.fields(ModelConfig)}
 SIZES = {"vocab_size", "layers", "heads", "width", "context", "dtype"}

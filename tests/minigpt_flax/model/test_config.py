@@ -8,8 +8,8 @@ import pytest
 from minigpt_flax.errors import UserError
 from minigpt_flax.model import config as words
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.model.head import SOFTCAPS
-from minigpt_flax.model.init import INITS
+from minigpt_flax.model.initializers import INITS
+from minigpt_flax.model.lm_head import SOFTCAPS
 from minigpt_flax.model.mlp import MLPS
 from minigpt_flax.model.norm import NORMS
 from minigpt_flax.model.position import POSITIONS

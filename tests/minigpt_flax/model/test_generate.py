@@ -10,9 +10,9 @@ import pytest
 from minigpt_flax.errors import UserError
 from minigpt_flax.model import generate as module
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.model.draw import sample_logits
 from minigpt_flax.model.generate import CHUNK, append, generate, stream
 from minigpt_flax.model.gpt import apply
+from minigpt_flax.model.sampling import sample_logits
 from minigpt_flax.model.uncached import generate_uncached
 from tests.minigpt_flax.model import speedrun
 

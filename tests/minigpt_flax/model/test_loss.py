@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.model.head import logits_of
+from minigpt_flax.model.lm_head import logits_of
 from minigpt_flax.model.loss import chunked_losses, cross_entropy, token_losses, tokens_at_once, total
 
 

@@ -12,7 +12,7 @@ from minigpt_flax.data.tokenizers.ids import Ids
 from minigpt_flax.model.attention import ATTENTION, Row, attend
 from minigpt_flax.model.twice import differentiable_twice
 from minigpt_flax.train.build import chosen_probes, design, loss_sum
-from minigpt_flax.train.config import resolve
+from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.step import make_step
 
 

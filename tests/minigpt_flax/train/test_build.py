@@ -8,11 +8,11 @@ import pytest
 
 from minigpt_flax.data import load_tokenizer
 from minigpt_flax.errors import UserError
+from minigpt_flax.spec import parse
 from minigpt_flax.train.build import build
-from minigpt_flax.train.config import defaults, resolve
+from minigpt_flax.train.config.run_config import defaults, resolve
 from minigpt_flax.train.optimizer import decay_mask
-from minigpt_flax.train.specs import parse
-from tests.minigpt_flax.train.runs import TINY
+from tests.minigpt_flax.training import TINY
 
 
 def config(**changes):

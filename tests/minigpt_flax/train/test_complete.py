@@ -1,6 +1,6 @@
 """A run that was killed after its last checkpoint and before its sample and curves."""
 
-from tests.minigpt_flax.train.runs import flags
+from tests.minigpt_flax.training import flags
 from train import main
 
 

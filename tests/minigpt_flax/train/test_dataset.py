@@ -8,11 +8,11 @@ import pytest
 from minigpt_flax.data import ids
 from minigpt_flax.errors import UserError
 from minigpt_flax.train.build import build
-from minigpt_flax.train.config import from_json, to_json
+from minigpt_flax.train.config.run_config import from_json, to_json
 from minigpt_flax.train.dataset import load_dataset
 from tests.minigpt_flax.data.made import jsonl, llmc
-from tests.minigpt_flax.train.runs import last_state, records, resume, start
 from tests.minigpt_flax.train.test_build import config
+from tests.minigpt_flax.training import last_state, records, resume, start
 
 
 @pytest.fixture

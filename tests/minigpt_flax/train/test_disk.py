@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from minigpt_flax.train.callbacks import Log
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.hooks import Log
-from tests.minigpt_flax.train.runs import last_state, records, resume, start
+from tests.minigpt_flax.training import last_state, records, resume, start
 
 LOOK, WRITE = Log.__call__, Checkpoints._write
 

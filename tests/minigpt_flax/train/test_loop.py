@@ -11,7 +11,7 @@ import pytest
 from minigpt_flax.data import Prefetch
 from minigpt_flax.train import attempts, build, dataset, loop
 from minigpt_flax.train.checkpoint import Checkpoints
-from tests.minigpt_flax.train.runs import last_state, records, resume, start
+from tests.minigpt_flax.training import last_state, records, resume, start
 
 
 @functools.cache

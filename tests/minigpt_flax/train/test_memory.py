@@ -10,7 +10,7 @@ from minigpt_flax.errors import Failed, UserError
 from minigpt_flax.model import gpt
 from minigpt_flax.model.config import MLP_NAMES, ModelConfig
 from minigpt_flax.train import memory
-from minigpt_flax.train.config import PRESETS, RunConfig, resolve
+from minigpt_flax.train.config.run_config import PRESETS, RunConfig, resolve
 from minigpt_flax.train.memory import Limit, weights
 
 GB = 10**9

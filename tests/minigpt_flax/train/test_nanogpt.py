@@ -14,11 +14,11 @@ from minigpt_flax.model.gpt import init_params
 from minigpt_flax.model.gpt2 import from_gpt2, to_gpt2
 from minigpt_flax.model.layout import layout as model_layout
 from minigpt_flax.train.build import loss_sum, tensor_axes
-from minigpt_flax.train.config import RunConfig
+from minigpt_flax.train.config.run_config import RunConfig
 from minigpt_flax.train.optimizer import build_optimizer
 from minigpt_flax.train.state import init_state
 from minigpt_flax.train.step import make_step
-from tests.minigpt_flax.train.test_launch import launched
+from tests.minigpt_flax.train.parallel.test_launch import launched
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "nanogpt"
 CONFIG = RunConfig(

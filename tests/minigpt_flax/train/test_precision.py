@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from minigpt_flax.console.summary import plan
 from minigpt_flax.errors import UserError
 from minigpt_flax.train.build import build
-from minigpt_flax.train.config import resolve
-from minigpt_flax.train.plan import plan
+from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.precision import require
-from tests.minigpt_flax.train.runs import ROOT
+from tests.minigpt_flax.training import ROOT
 
 SIZES = {"layers": 2, "heads": 2, "width": 16, "context": 8, "batch_size": 4, "steps": 20, "schedule": "constant"}
 

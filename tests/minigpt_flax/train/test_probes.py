@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_mini import ParamLayout
-from minigpt_flax.train import session
+from minigpt_flax.train import run as run_module
 from minigpt_flax.train.probes import layers
 from minigpt_flax.train.view import StepView
-from tests.minigpt_flax.train.runs import records, start
+from tests.minigpt_flax.training import records, start
 
 
 def test_ratios_by_layer_are_those_of_the_layers_apart():
@@ -52,11 +52,11 @@ def test_only_the_steps_on_record_are_observed(tmp_path, monkeypatch):
         step.lower = function.lower
         return step
 
-    def build(*given, built=session.build, **more):
+    def build(*given, built=run_module.build, **more):
         run = built(*given, **more)
         return dataclasses.replace(run, **{name: counting(run, name) for name in counted})
 
-    monkeypatch.setattr(session, "build", build)
+    monkeypatch.setattr(run_module, "build", build)
     assert start(tmp_path / "run", "--probe=ratios", "--probe=sharpness(every=6)", log_every=3, steps=8) == 0
     assert counted == {"step": 5, "observed": 1, "looking": 2}
     lines = [line for line in records(tmp_path / "run") if "loss" in line]

@@ -11,7 +11,7 @@ from subprocess import TimeoutExpired
 
 import pytest
 
-from tests.minigpt_flax.train.runs import call, flags, last_state, records, resume, spawn, start
+from tests.minigpt_flax.training import call, flags, last_state, records, resume, spawn, start
 
 
 @functools.cache

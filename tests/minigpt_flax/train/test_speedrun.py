@@ -14,7 +14,7 @@ from flax.traverse_util import unflatten_dict
 from jaxopt_mini import ParamLayout
 from minigpt_flax.model.layout import layout as model_layout
 from minigpt_flax.train.build import loss_sum, model_config
-from minigpt_flax.train.config import resolve
+from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.optimizer import build_optimizer
 from minigpt_flax.train.state import init_state
 from minigpt_flax.train.step import make_step

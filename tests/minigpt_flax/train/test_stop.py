@@ -6,7 +6,7 @@ import sys
 import time
 
 from minigpt_flax.train.stop import Stop
-from tests.minigpt_flax.train.runs import ROOT
+from tests.minigpt_flax.training import ROOT
 
 BUSY = """
 import hashlib

@@ -1,0 +1,151 @@
+"""``sample RUN``: text from a trained run, as it is written. Needs its folder and nothing else, not even its data."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from minigpt_flax.bounds import SEED, SIZE, Bound
+from minigpt_flax.cli.parser import Parser
+from minigpt_flax.console import output
+from minigpt_flax.console.output import Output
+from minigpt_flax.errors import UserError
+from minigpt_flax.runs.schema import read_text
+from minigpt_flax.text import printable
+
+TEXTS = Bound(1, 10_000, whole=True)
+SHARE = Bound(0, 1, above=True)
+LENGTH = Bound(1, 10**9, whole=True)  # tokens
+SUMMARY = "Print text that a run's model writes."
+
+
+def declare(parser: Parser) -> None:
+    """Adds the arguments."""
+    parser.add_argument("folder", metavar="RUN", help="the run's folder")
+    parser.add_argument("--prompt", metavar="TEXT", action="append", help="what to continue; repeatable [a new line]")
+    parser.add_argument("--prompt-file", metavar="FILE", help="a prompt from a file, or from - (standard input)")
+    parser.add_argument("--num", type=TEXTS, default=1, metavar="N", help="how many texts of each prompt [1]")
+    parser.add_argument("--max-tokens", type=LENGTH, default=256, metavar="N", help="length of each [256]")
+    parser.add_argument("--stop", metavar="TEXT", action="append", help="end a text before this; repeatable")
+    parser.add_argument(
+        "--temperature", type=Bound(0, 1e6), default=0.8, metavar="T", help="0: always the likeliest; 1: as it is [0.8]"
+    )
+    parser.add_argument("--top-k", type=SIZE, metavar="K", help="draw from the K likeliest tokens [all]")
+    parser.add_argument("--top-p", type=SHARE, metavar="P", help="draw from the likeliest that hold P [1]")
+    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="other draws [0]")
+    parser.add_argument("--step", default="best", metavar="STEP", help="checkpoint: a step, best or last [best]")
+    output.declare(parser)
+
+
+def run(
+    *,
+    folder: str,
+    prompt: list[str] | None,
+    prompt_file: str | None,
+    num: int,
+    stop: list[str] | None,
+    step: str,
+    quiet: bool,
+    json: bool,
+    **how: Any,
+) -> int:
+    """Prints the texts as they come, and to the error stream how fast they came; or a record of each.
+
+    Raises:
+      UserError: no such run, checkpoint or file, a prompt that the tokenizer can't encode, a number out of range.
+    """
+    answer = Output(quiet, json)
+    if stop and not all(stop):
+        raise UserError("--stop is empty; give the text to end before, or leave it out")
+    prompts: list[str | None] = [*(prompt or ()), *(() if prompt_file is None else (_from_file(prompt_file),))]
+    prompts = [text for text in prompts or [None] for _ in range(num)]
+    from minigpt_flax.train.memory import require_cache
+    from minigpt_flax.train.restore import restore
+    from minigpt_flax.train.sample import write
+
+    model = restore(Path(folder), step)
+    require_cache(model.model, len(prompts))
+    pieces = write(model.model, model.params, model.tokenizer, prompts, stops=stop or (), **how)
+    if json:
+        tell(pieces, prompts, answer)
+    else:
+        show(pieces, prompts, sys.stderr if answer.human else None)
+    return 0
+
+
+def tell(pieces: Iterable[Sequence[Any]], prompts: Sequence[str | None], answer: Output) -> None:
+    """Prints a record of each text when all are written: its prompt, what follows, and of how many tokens that is."""
+    texts, tokens = [""] * len(prompts), [0] * len(prompts)
+    for piece in (piece for chunk in pieces for piece in chunk):
+        texts[piece.row] += piece.text
+        tokens[piece.row] += piece.tokens
+    for prompt, text, count in zip(prompts, texts, tokens, strict=True):
+        answer.result(text, {"prompt": prompt or "", "text": text, "tokens": count})
+
+
+def show(pieces: Iterable[Sequence[Any]], prompts: Sequence[str | None], aside: TextIO | None) -> None:
+    """Prints one text after the other, each as far as it has come; the others are written meanwhile.
+
+    Args:
+      pieces: what ``write`` returns.
+      prompts: of the texts.
+      aside: takes a line about the speed, if anything does.
+    """
+    shown = printable if sys.stdout.isatty() else str  # a pipe or file gets the text as it is
+    waiting = [prompt or "" for prompt in prompts]
+    ended = [False] * len(prompts)
+    speed, row = Speed(), 0
+    _head(row, len(prompts))
+    for chunk in pieces:
+        speed.add(sum(piece.tokens for piece in chunk))
+        for piece in chunk:
+            waiting[piece.row] += piece.text
+            ended[piece.row] = piece.last
+        while row < len(prompts):
+            print(shown(waiting[row]), end="", flush=True)
+            waiting[row] = ""
+            if not ended[row]:
+                break
+            print()
+            row += 1
+            _head(row, len(prompts))
+    if aside is not None:
+        print(speed, file=aside)
+
+
+class Speed:
+    """Tokens and the time that they took."""
+
+    def __init__(self) -> None:
+        """Starts the clock."""
+        self.times, self.tokens = [time.perf_counter()], [0]
+
+    def add(self, tokens: int) -> None:
+        """Counts tokens that have just come."""
+        self.times.append(time.perf_counter())
+        self.tokens.append(tokens)
+
+    def __str__(self) -> str:
+        """Says both; the speed without the first two lots, which waited for a compilation."""
+        start, *times = self.times
+        said = f"{sum(self.tokens):,} tokens in {times[-1] - start:.1f} s, the first after {times[0] - start:.1f} s"
+        rest = sum(self.tokens[3:])
+        return f"{said}; then {rest / (times[-1] - times[1]):,.0f} tokens/s" if rest else said
+
+
+def _head(row: int, rows: int) -> None:
+    if 1 < rows and row < rows:
+        print(f"--- {row + 1} of {rows} ---")
+
+
+def _from_file(path: str) -> str:
+    """The text of a file, or of the standard input, without the line end at its end."""
+    if path != "-":
+        return read_text(Path(path)).removesuffix("\n")
+    try:
+        return sys.stdin.buffer.read().decode().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise UserError("the standard input is not UTF-8 text; give UTF-8") from error

@@ -1,0 +1,1 @@
+"""Comparisons: candidates, learning rates and seeds; their runs; statistics, tables and figures."""

@@ -1,0 +1,116 @@
+"""One optimizer, compiled once: learning rates, lengths, schedules and seeds are arguments of its step.
+
+A schedule enters as the table of its values, so that runs that differ only in these share one program.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from minigpt_flax.train.build import Run, chosen_probes, loss_sum, training_batches
+from minigpt_flax.train.config.run_config import RunConfig, complete_groups
+from minigpt_flax.train.optimizer import build_optimizer
+from minigpt_flax.train.state import init_state
+from minigpt_flax.train.step import make_step
+
+
+class Knobs(NamedTuple):
+    """What runs of one program differ in."""
+
+    key: Array  # of weights and dropout
+    rates: Float[Array, "peaks steps"]  # learning rate of every step: the run's, then that of each group
+
+
+@dataclass(frozen=True)
+class Program:
+    """An optimizer's pure functions, each compiled at its first call.
+
+    Attributes:
+      run: of any of its runs: data, model, layout.
+      length: steps of the longest run.
+      init: ``knobs -> state``.
+      step: ``(knobs, state, batch) -> (state, metrics)``; its state is donated.
+      init_many: the same over stacked knobs.
+      step_many: the same over stacked knobs, states and batches.
+    """
+
+    run: Run
+    length: int
+    init: Callable
+    step: Callable
+    init_many: Callable
+    step_many: Callable
+
+    def knobs(self, config: RunConfig) -> Knobs:
+        """The arguments of one run."""
+        return Knobs(jax.random.key(config.seed), rate_tables(config, self.run.layout, self.length))
+
+    def single(self, config: RunConfig) -> Run:
+        """One run of this program, for the ordinary loop."""
+        knobs = self.knobs(config)
+        step = lambda state, batch: self.step(knobs, state, batch)  # with all probes, whatever is due
+        return dataclasses.replace(
+            self.run,
+            config=config,
+            batches=training_batches(config, self.run.data, self.run.mesh),
+            init=lambda: self.init(knobs),
+        ).each_step(lambda _: step)
+
+
+def program(run: Run, length: int) -> Program:
+    """Makes the program of a run's optimizer.
+
+    Args:
+      run: built from a configuration of this optimizer, with any rate, length and seed.
+      length: steps of the longest run.
+    """
+    probes = chosen_probes(run.config.probe)
+
+    def transformation(knobs: Knobs) -> tuple[Any, Any]:
+        rows = iter(range(len(knobs.rates)))
+        return build_optimizer(run.config, run.layout, rate=lambda peak: _at(knobs.rates[next(rows)]))
+
+    def init(knobs: Knobs) -> Any:
+        return init_state(run.draw(knobs.key), transformation(knobs)[1])
+
+    def step(knobs: Knobs, state: Any, batch: Array) -> Any:
+        schedule, tx = transformation(knobs)
+        one = make_step(loss_sum(run.model), tx, schedule, key=knobs.key, layout=run.layout, probes=probes)
+        return one(state, batch)
+
+    return Program(
+        run,
+        length,
+        init=jax.jit(init),
+        step=jax.jit(step, donate_argnums=1),
+        init_many=jax.jit(jax.vmap(init)),
+        step_many=jax.jit(jax.vmap(step), donate_argnums=1),
+    )
+
+
+def rate_tables(config: RunConfig, layout: Any, length: int) -> Float[Array, "peaks length"]:
+    """Learning rate of every step: of the run itself, then of each of its groups; after the last step its last."""
+    peaks = [config.lr, *(group.lr for group in complete_groups(config.group, config))]
+    return jnp.stack([_table(dataclasses.replace(config, lr=peak, group=()), layout, length) for peak in peaks])
+
+
+def _table(config: RunConfig, layout: Any, length: int) -> Float[Array, " length"]:
+    schedule, _ = build_optimizer(config, layout)
+    counts = jnp.minimum(jnp.arange(length, dtype=jnp.int32), config.steps - 1)
+    return jax.vmap(lambda count: jnp.asarray(schedule(count), jnp.float32))(counts)
+
+
+def _at(table: Float[Array, " length"]) -> Callable[[Array], Array]:
+    return lambda count: table[jnp.minimum(count, table.size - 1)]
+
+
+def stack(trees: Sequence[Any]) -> Any:
+    """Trees of one structure as one, with a first axis more."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

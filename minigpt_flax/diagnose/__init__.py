@@ -1,0 +1,1 @@
+"""Studies of a checkpoint: landscape, curvature, gradient noise, optimizer dynamics."""

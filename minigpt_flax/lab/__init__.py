@@ -1,1 +1,0 @@
-"""Look at runs: records, comparisons, landscapes, reports."""

@@ -1,0 +1,182 @@
+"""Runs as one HTML page that needs nothing else: curves to explore, the verdict, configuration, environment, samples.
+
+Imports no JAX. The page asks nothing of a network, and its policy forbids every script but its own, by digest.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from minigpt_flax.compare.statistics import Verdict
+from minigpt_flax.compare.tables import COLUMNS, findings, legend
+from minigpt_flax.runs.plots import COLOURS
+from minigpt_flax.runs.records import Record, RunRecord
+from minigpt_flax.runs.schema import read_text
+from minigpt_flax.text import printable
+
+DASHES = ((), (7, 3), (2, 3), (9, 3, 2, 3))
+NUMBERS = 250_000  # in all curves together: about 2 MB
+CLOCK = ("step", "tokens", "seconds")
+ASSETS = files("minigpt_flax.report") / "assets"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run on the page.
+
+    Attributes:
+      run: its records.
+      group: contestant that it belongs to.
+      name: of its own.
+    """
+
+    run: RunRecord
+    group: str
+    name: str
+
+
+def page(title: str, shown: Sequence[Shown], verdict: Verdict | None = None) -> str:
+    """Writes the page.
+
+    Args:
+      title: its heading.
+      shown: the runs, contestant by contestant.
+      verdict: where there are several contestants.
+    """
+    script = _asset("report.js")
+    return Template(_asset("report.html")).substitute(
+        title=_text(title),
+        subtitle=_text(_subtitle(shown)),
+        style=_asset("report.css"),
+        verdict="" if verdict is None else _verdict(verdict),
+        configuration=_configuration(shown),
+        environment=_environment(shown),
+        samples=_samples(shown),
+        data=_data(shown),
+        script=script,
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _text(text: str) -> str:
+    """Text of others as HTML: markup, control characters and reordering are escaped."""
+    return escape(printable(text))
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _subtitle(shown: Sequence[Shown]) -> str:
+    config = shown[0].run.config
+    tokens = config["steps"] * shown[0].run.tokens_per_step
+    runs = f"{len(shown)} run{'s' * (len(shown) > 1)}"
+    return f"{runs} of {config['steps']:,} steps, {tokens:,} tokens, on {', '.join(config['data'])}"
+
+
+def _verdict(verdict: Verdict) -> str:
+    rows = [[s.name, *(show(s) for _, show in COLUMNS)] for s in verdict.standings]
+    notes = "".join(
+        f"<li{' class=warning' * line.startswith('warning: ')}>{_text(line.removeprefix('warning: '))}</li>"
+        for line in findings(verdict)
+    )
+    about = "".join(f"<p class=hint>{_text(line)}</p>" for line in legend(verdict))
+    table = _table(["contestant", *(title for title, _ in COLUMNS)], rows)
+    parts = f'<div class="wide">{table}</div><ul class="findings">{notes}</ul>{about}'
+    return f'<section id="verdict"><h2>Verdict</h2>{parts}</section>'
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: Iterable[int] = ()) -> str:
+    """A table; the rows of these numbers are marked."""
+    marks = set(marked)
+    cells = lambda tag, row: "".join(f"<{tag}>{_text(text)}</{tag}>" for text in row)
+    body = "".join(f"<tr{' class=differs' * (i in marks)}>{cells('td', row)}</tr>" for i, row in enumerate(rows))
+    return f"<table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _groups(shown: Sequence[Shown]) -> dict[str, list[RunRecord]]:
+    groups: dict[str, list[RunRecord]] = {}
+    for each in shown:
+        groups.setdefault(each.group, []).append(each.run)
+    return groups
+
+
+def _configuration(shown: Sequence[Shown]) -> str:
+    """A row a field, a column a contestant; where contestants differ, marked."""
+    groups = _groups(shown)
+    fields = list(dict.fromkeys(field for each in shown for field in each.run.config))
+    rows = [[field, *(_values(run.config.get(field) for run in runs) for runs in groups.values())] for field in fields]
+    differ = [i for i, row in enumerate(rows) if len(set(row[1:])) > 1]
+    return _table(["", *groups], rows, differ)
+
+
+def _values(values: Iterable[Any]) -> str:
+    """Distinct values in order, as text."""
+    texts = (", ".join(map(str, v)) if isinstance(v, list | tuple) else str(v) for v in values)
+    return ", ".join(dict.fromkeys("-" if text in ("None", "") else text for text in texts))
+
+
+def _environment(shown: Sequence[Shown]) -> str:
+    flat = [dict(_flatten(each.run.env)) for each in shown]
+    names = dict.fromkeys(name for env in flat for name in env)
+    rows = [[name, _values(env.get(name) for env in flat)] for name in names]
+    return _table(["", "value"], rows)
+
+
+def _flatten(values: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{above}{name} ")
+        else:
+            yield above + name, value
+
+
+def _samples(shown: Sequence[Shown]) -> str:
+    texts = [(each.name, each.run.path / "samples.txt") for each in shown]
+    found = [(name, read_text(path)) for name, path in texts if path.is_file()]
+    items = "".join(
+        f"<details><summary>{_text(name)}</summary><pre>{_text(text)}</pre></details>" for name, text in found if text
+    )
+    return f'<section id="samples"><h2>Samples</h2>{items}</section>' if items else ""
+
+
+def _data(shown: Sequence[Shown]) -> str:
+    """What the script draws, as JSON that can't end its element."""
+    groups = list(_groups(shown))
+    numbers = sum(len(record) for each in shown for record in each.run.records)
+    every = max(1, math.ceil(numbers / NUMBERS))
+    runs = [
+        {
+            "name": printable(each.name),
+            "group": printable(each.group),
+            "state": each.run.state,
+            "colour": COLOURS[groups.index(each.group) % len(COLOURS)],
+            "dash": DASHES[groups.index(each.group) % len(DASHES)],
+            "tokens_per_step": each.run.tokens_per_step,
+            "series": [_series(part, every) for part in (each.run.training, each.run.validations) if part],
+        }
+        for each in shown
+    ]
+    return json.dumps({"runs": runs}, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _series(records: Sequence[Record], every: int) -> dict[str, Any]:
+    """Records as columns, every so-many-th and the last."""
+    kept = [record for i, record in enumerate(records) if i % every == 0 or i == len(records) - 1]
+    names = [name for name in dict.fromkeys(n for record in kept for n in record) if name not in CLOCK]
+    columns = {name: [_short(record.get(name)) for record in kept] for name in names}
+    return {"step": [r["step"] for r in kept], "seconds": [_short(r["seconds"]) for r in kept], "y": columns}
+
+
+def _short(value: float | None) -> float | None:
+    """Five digits; what is no number is none."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")

@@ -1,0 +1,1 @@
+"""Run configurations: fields, presets, parameter groups, the device mesh. Imports no JAX."""

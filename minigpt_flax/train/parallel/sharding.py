@@ -1,0 +1,170 @@
+"""Where the arrays of a run lie: the mesh of devices, and how the state and the batches are cut among them.
+
+The compiler places every operation by where its inputs lie and where its results shall lie, so that the step knows
+nothing of devices. The axes of the mesh are of JAX's automatic type for that.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxopt_mini.tree import path_name
+from minigpt_flax.data import Batches, Mixture
+from minigpt_flax.train.config.mesh import BATCH_AXES
+from minigpt_flax.train.probes import owner_of
+from minigpt_flax.train.state import TrainState
+
+PARAMETER_AXES = ("fsdp",)
+STATE_AXES = ("fsdp", "zero")
+
+
+def make_mesh(sizes: Mapping[str, int]) -> Mesh:
+    """Arranges the first devices that there are."""
+    devices = jax.devices()[: math.prod(sizes.values())]
+    types = (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=devices)
+
+
+def state_shardings(mesh: Mesh, state: TrainState, layout: Any, tensor: Mapping[str, int | None]) -> TrainState:
+    """Says where each array of a state lies.
+
+    A parameter is cut along the axis that ``tensor`` names, and by ``fsdp`` along the longest other that divides.
+    An array of the optimizer lies like the parameter that it belongs to, where their shapes agree, and is cut by
+    ``zero`` along the longest axis left; others are cut along their longest axis that divides.
+
+    Args:
+      mesh: the devices.
+      state: abstract.
+      layout: tree of ``ParamLayout``, for the axes that are stacked: these are cut only when no other can be.
+      tensor: name of a parameter -> the axis that tensor parallelism cuts, if it divides.
+
+    Returns:
+      A tree of ``NamedSharding`` like ``state``.
+    """
+    sizes = dict(mesh.shape)
+    shapes = {path_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(state.params)}
+    stacked = {path_name(path): entry.stacked for path, entry in jax.tree.leaves_with_path(layout)}
+
+    def parameter(name: str) -> list[str | None]:
+        spec: list[str | None] = [None] * len(shapes[name])
+        axis = tensor[name]
+        if axis is not None and "tensor" in sizes and shapes[name][axis] % sizes["tensor"] == 0:
+            spec[axis] = "tensor"
+        return cut(spec, shapes[name], sizes, PARAMETER_AXES, stacked[name])
+
+    def remembered(path: Any, leaf: Any) -> Any:
+        owner = owner_of(path_name(path), shapes)
+        if owner is not None and shapes[owner] == leaf.shape:
+            axes = [axis for axis in STATE_AXES if axis not in PARAMETER_AXES]
+            return named(cut(parameter(owner), leaf.shape, sizes, axes, stacked[owner]))
+        return named(cut([None] * leaf.ndim, leaf.shape, sizes, STATE_AXES, ()))
+
+    def named(spec: list[str | None]) -> Any:
+        while spec and spec[-1] is None:
+            spec = spec[:-1]
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return TrainState(
+        named([]),
+        jax.tree.map_with_path(lambda path, _: named(parameter(path_name(path))), state.params),
+        jax.tree.map_with_path(remembered, state.opt_state),
+    )
+
+
+def cut(
+    spec: Sequence[str | None],
+    shape: Sequence[int],
+    sizes: Mapping[str, int],
+    axes: Sequence[str],
+    stacked: Sequence[int],
+) -> list[str | None]:
+    """Gives each mesh axis the longest array axis that is free and divides; stacked ones come last.
+
+    >>> cut([None, None, "tensor"], (4, 128, 512), {"fsdp": 4, "tensor": 2}, ("fsdp",), (0,))
+    [None, 'fsdp', 'tensor']
+    >>> cut([None, None], (4, 6), {"fsdp": 4}, ("fsdp",), (0,))
+    ['fsdp', None]
+    """
+    spec = list(spec)
+    for name in axes:
+        size = sizes.get(name, 1)
+        free = [i for i, length in enumerate(shape) if size > 1 and spec[i] is None and length and length % size == 0]
+        if free:
+            spec[max(free, key=lambda i: (i not in stacked, shape[i]))] = name
+    return spec
+
+
+def feed(batches: Batches | Mixture, order: np.ndarray, sharding: NamedSharding) -> Callable[[int], Any]:
+    """``step -> batch``, placed on the devices; every process reads only what its own devices hold.
+
+    Args:
+      batches: where the rows come from.
+      order: the numbers of the rows as the step takes them, [B] or with axes before that one.
+      sharding: of ``order``.
+    """
+    if sharding.mesh.size == 1:  # the step itself takes it to its device, in less time
+        return lambda step: batches(step).reshape(*order.shape, -1)
+
+    def batch(step: int) -> jax.Array:
+        def read(index: Any) -> np.ndarray:
+            rows = order[index[:-1]]
+            visits = step * batches.batch_size + rows
+            return batches.visit(visits.ravel()).reshape(*rows.shape, -1)
+
+        return jax.make_array_from_callback((*order.shape, batches.context + 1), sharding, read)
+
+    return batch
+
+
+def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """A function that is traced with the mesh set: the model and the optimizer shard intermediate arrays over it."""
+
+    @functools.wraps(function)
+    def traced(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return traced
+
+
+def put(values: np.ndarray, sharding: NamedSharding) -> Any:
+    """Places an array that every process has; each takes what its own devices hold."""
+    if sharding.mesh.size == 1:
+        return values
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[cast(Any, index)])
+
+
+def batch_sharding(mesh: Mesh, *before: None) -> NamedSharding:
+    """Cuts the rows of a batch among the devices; the axes ``before`` theirs stay whole."""
+    axes = tuple(name for name in mesh.axis_names if name in BATCH_AXES)
+    return NamedSharding(mesh, PartitionSpec(*before, axes or None))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def local(tree: Any, mesh: Mesh) -> Any:
+    """A tree whose arrays lie on a mesh, whole in this process's memory; every process must ask."""
+    if mesh.size == 1:
+        return tree
+    return jax.tree.map(np.asarray, jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree))
+
+
+def device_bytes(tree: Any) -> int:
+    """What each device holds of a tree of arrays, or of their shapes and shardings."""
+    parts = ((leaf.sharding.shard_shape(leaf.shape), leaf.dtype.itemsize) for leaf in jax.tree.leaves(tree))
+    return sum(math.prod(shape) * size for shape, size in parts)
+
+
+def abstract(shapes: Any, shardings: Any) -> Any:
+    """A tree of shapes that says where its arrays shall lie, as a checkpoint is restored into it."""
+    return jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), shapes, shardings)

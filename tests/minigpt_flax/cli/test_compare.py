@@ -1,0 +1,226 @@
+"""The command as its user gives it: what it trains, what it doesn't train twice, what it refuses in one line."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from minigpt_flax.__main__ import main
+from minigpt_flax.compare import runner, successive_halving, sweep
+from minigpt_flax.runs.records import read_run
+from tests.minigpt_flax.made_runs import write
+from tests.minigpt_flax.training import TINY, compiled, records, start
+
+SHARED = {name: value for name, value in TINY.items() if name not in ("steps", "eval-every", "mesh")}
+FLAGS = [f"--{name}={value}" for name, value in SHARED.items()]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cached():
+    """What is compiled serves every test."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (compiled(), 0.1), strict=True):
+        jax.config.update(name, value)
+    yield
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)
+
+
+def compare(*arguments):
+    return main(["compare", *map(str, arguments)])
+
+
+def train(out, *arguments, steps=16):
+    return compare(*FLAGS, f"--steps={steps}", f"--out={out}", "--name=c", "--opt=adamw", "--opt=sgd", *arguments)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A comparison with a search."""
+    out = tmp_path_factory.mktemp("searched")
+    assert train(out, "--lr=auto", "--seeds=2") == 0
+    return out / "c"
+
+
+def runs_of(folder):
+    return {str(p.parent.relative_to(folder)): p.parent for p in folder.glob("*/*/config.json")}
+
+
+def losses_of(folder):
+    return {name: [line.get("loss") for line in records(path)] for name, path in runs_of(folder).items()}
+
+
+def one_line(capfd):
+    said = capfd.readouterr().err
+    assert said.startswith("minigpt_flax: ") and said.count("\n") == 1, said
+    return said
+
+
+def test_a_search_trains_what_it_said_and_judges(searched):
+    lengths = sorted(read_run(path).config["steps"] for path in runs_of(searched).values())
+    assert lengths == sorted(2 * (successive_halving.lengths(16) + [16] * 2))
+    values = json.loads((searched / "results.json").read_text())
+    assert {s["name"] for s in values["standings"]} == {"adamw", "sgd"}
+    assert all(set(s["losses"]) == {"0", "1"} for s in values["standings"])
+    assert values["pairs"][0]["seeds"] == 2
+
+
+def test_contestants_of_a_seed_have_the_same_weights(searched):
+    first = {}
+    for path in runs_of(searched).values():
+        run = read_run(path)
+        first.setdefault(run.config["seed"], set()).add(run.training[0]["loss"])
+    assert {seed: len(losses) for seed, losses in first.items()} == {0: 1, 1: 1, 2: 1}  # step 1 sees no optimizer yet
+
+
+def test_who_is_judged_did_not_choose_its_rate(searched):
+    seeds = {}
+    for path in runs_of(searched).values():
+        config = read_run(path).config
+        seeds.setdefault(config["seed"], set()).add((config["opt"].split("(")[0], config["lr"]))
+    assert all(len(rates) == 2 for seed, rates in seeds.items() if seed != 2)  # one of each contestant
+    assert len(seeds[2]) == 10
+    assert json.loads((searched / "results.json").read_text())["search_seed"] == 2
+    assert "rates chosen by runs with seed 2, which are not judged" in (searched / "results.md").read_text()
+
+
+def test_a_run_is_the_one_that_train_py_makes(searched, tmp_path):
+    path = next(p for name, p in runs_of(searched).items() if "adamw" in name and "steps16-seed1" in name)
+    config = read_run(path).config
+    assert start(tmp_path / "run", lr=config["lr"], seed=1, steps=16, eval_every=config["eval_every"]) == 0
+    ours, theirs = records(path), records(tmp_path / "run")
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for name in ("loss", "lr", "val_loss"):
+        values = [[line[name] for line in lines if name in line] for lines in (ours, theirs)]
+        np.testing.assert_allclose(*values, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_same_line_again_trains_nothing(searched, monkeypatch, capfd):
+    monkeypatch.setattr(sweep, "trial", None)
+    before = (searched / "results.json").read_text()
+    assert train(searched.parent, "--lr=auto", "--seeds=2") == 0
+    assert (searched / "results.json").read_text() == before
+    assert compare(searched) == 0  # judges without training
+    assert "p by Holm over 1 pair" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_one_that_is_stopped_goes_on_where_it_was(searched, tmp_path, capfd, monkeypatch):
+    told = sweep.Sweep.tell
+
+    def tell(self, *arguments):
+        told(self, *arguments)
+        if self.meter.done == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep.Sweep, "tell", tell)
+        assert train(tmp_path, "--lr=auto", "--seeds=2") == 128 + signal.SIGTERM
+    assert "compare --resume" in capfd.readouterr().out
+    done = {name: (path / "metrics.jsonl").stat().st_mtime_ns for name, path in runs_of(tmp_path / "c").items()}
+    assert 2 <= len(done) <= 3
+    assert compare("--resume", tmp_path / "c") == 0
+    assert losses_of(tmp_path / "c") == losses_of(searched)
+    finished = sorted(done)[:2]
+    assert all((tmp_path / "c" / name / "metrics.jsonl").stat().st_mtime_ns == done[name] for name in finished)
+
+
+@pytest.mark.slow
+def test_trained_together_equals_trained_alone(searched, tmp_path):
+    assert train(tmp_path, "--lr=auto", "--seeds=2", "--vmap") == 0
+    ours, theirs = losses_of(tmp_path / "c"), losses_of(searched)
+    assert ours.keys() == theirs.keys()
+    for name, losses in ours.items():
+        pairs = [(a, b) for a, b in zip(losses, theirs[name], strict=True) if a is not None]
+        np.testing.assert_allclose(*zip(*pairs, strict=True), atol=1e-4)
+    path = next(iter(runs_of(tmp_path / "c").values()))
+    assert read_run(path).env["together"] >= 1
+
+
+@pytest.mark.parametrize("more", [pytest.param((), marks=pytest.mark.slow), ("--vmap",)])
+def test_a_rate_that_breaks_is_shown_and_the_others_go_on(tmp_path, capfd, more):
+    assert train(tmp_path, "--lr=1e-3,1e30", "--clip=none", "--seeds=2", *more, steps=8) == 0
+    values = json.loads((tmp_path / "c" / "results.json").read_text())
+    assert {s["name"]: (s["diverged"], s["lr"]) for s in values["standings"]} == {"adamw": (2, 1e-3), "sgd": (2, 1e-3)}
+    assert "diverged" in capfd.readouterr().out
+    (path,) = (tmp_path / "c" / "sgd").glob("lr1e+30-*-seed0")
+    assert read_run(path).state == "diverged"
+
+
+@pytest.mark.slow
+def test_shares_are_the_whole(searched, tmp_path, capfd):
+    for share in ("0/2", "1/2"):
+        assert train(tmp_path, "--lr=auto", "--seeds=2", f"--share={share}") == 0
+        assert f"share {share} is done" in capfd.readouterr().out
+    assert losses_of(tmp_path / "c") == losses_of(searched)
+
+
+@pytest.mark.slow
+def test_jobs_are_the_whole_and_one_verdict(searched, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", compiled())
+    assert train(tmp_path, "--lr=auto", "--seeds=2", "--jobs=2") == 0
+    said = capfd.readouterr().out
+    assert said.count("p by Holm") == 1 and said.count("steps in all") == 1 and "is done" not in said
+    ours, theirs = losses_of(tmp_path / "c"), losses_of(searched)
+    assert ours.keys() == theirs.keys()
+    for name, losses in ours.items():  # children see one device, this process eight
+        pairs = [(a, b) for a, b in zip(losses, theirs[name], strict=True) if a is not None]
+        np.testing.assert_allclose(*zip(*pairs, strict=True), atol=1e-4)
+
+
+def test_a_job_that_fails_fails_the_whole(tmp_path, capfd, monkeypatch):
+    for status in (-signal.SIGKILL, 1):
+        code = f"import os; os.kill(os.getpid(), 9) if {status} < 0 else os._exit({status})"
+        monkeypatch.setattr(runner, "command", lambda *_, code=code: [sys.executable, "-c", code])
+        assert train(tmp_path, "--jobs=2") == (1 if status == 1 else 128 + signal.SIGKILL)
+
+
+def test_finished_runs_are_judged_by_their_folders(tmp_path, capfd):
+    for name, opt in (("a", "adamw"), ("b", "lion")):
+        for seed in (0, 1, 2):
+            write(tmp_path / f"{name}{seed}", [4.0, 2.0 + 0.01 * seed + 0.1 * (name == "b")], opt=opt, seed=seed)
+    assert compare(*sorted(tmp_path.iterdir()), "--out", tmp_path) == 0
+    assert "adamw beats lion by 0.1000" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--opt=adamw"], "two contestants"),
+        (["--opt=adamw", "--opt=nope"], "no optimizer is called 'nope'"),
+        (["--opt=adamw", "--opt=lion", "--seeds=1"], "--seeds must be at least 2"),
+        (["--opt=adamw", "--opt=lion", "--lr=high"], "--lr takes auto, or numbers"),
+        (["--opt=adamw", "--opt=lion", "--share=2/2"], "--share takes I/N"),
+        (["--opt=adamw", "--opt=lion", "--jobs=0"], "--jobs must be at least 1"),
+        (["--opt=adamw", "--opt=lion", "--preset=nanoo"], "did you mean 'nano'?"),
+        (["--resume=nowhere"], "not the folder of a comparison"),
+        (["nowhere", "there"], "not the folder of a run"),
+        (["nowhere", "there", "--opt=adamw"], "only judged"),
+        *((["nowhere", "there", flag], "only judged") for flag in ("--seeds=3", "--jobs=1", "--vmap", "--share=0/2")),
+        *((["--resume=nowhere", flag], "leave --") for flag in ("--seeds=3", "--opt=lion", "--name=x", "--steps=3")),
+        (["--opt=adamw", "--opt=lion", "--seed=-5"], "must be at least 0, got -5"),
+        (["--opt=adamw", "--opt=lion", f"--seed={2**63 - 3}"], "must be at most"),
+        (["--opt=adamw", "--opt=lion", "--lr=0.1,inf"], "--lr must be at most"),
+        (["--opt=adamw", "--opt=lion(b1='x')"], "b1 takes a number"),
+        (["--opt=adamw", "--opt=lion", "--vocab-size=1000000000"], "lower --vocab-size"),
+    ],
+)
+def test_mistakes_end_in_one_line(tmp_path, capfd, arguments, said):
+    flags = [] if arguments[0].startswith(("--resume", "nowhere")) else FLAGS
+    assert compare(*flags, *arguments, *([f"--out={tmp_path}"] if flags else [])) == 2
+    assert said in one_line(capfd)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_comparison_is_told(searched, tmp_path, capfd):
+    shutil.copytree(searched, tmp_path / "c")
+    (tmp_path / "c" / "comparison.json").write_text("{")
+    assert compare(tmp_path / "c") == 2
+    assert "comparison.json is damaged" in one_line(capfd)

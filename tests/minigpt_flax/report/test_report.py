@@ -1,0 +1,131 @@
+"""The page: whole, offline, small, and deaf to what runs put into their names and samples. Looked at in Chromium."""
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from minigpt_flax.__main__ import main
+from minigpt_flax.runs.plots import COLOURS
+from tests.minigpt_flax.made_runs import write
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+ATTACK = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+
+
+def report(*arguments):
+    return main(["report", *map(str, arguments)])
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A page of two runs, one of which would take the page over."""
+    write(tmp_path / "good", [4.0, 3.0, 2.5], opt="adamw", samples="To be")
+    write(tmp_path / "bad", [4.0, 3.2, None], opt=ATTACK, samples=ATTACK)
+    assert report(tmp_path / "good", tmp_path / "bad", "--out", tmp_path / "r.html", "--title", ATTACK) == 0
+    return tmp_path / "r.html"
+
+
+def browse(page, *flags):
+    fixed = (
+        "--headless=new --no-sandbox --disable-gpu --hide-scrollbars --enable-logging=stderr --virtual-time-budget=2000"
+    )
+    command = [CHROMIUM, *fixed.split(), *flags, f"file://{page}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert "CONSOLE" not in done.stderr, done.stderr  # an error of the script, or something that the policy forbade
+    return done.stdout
+
+
+def test_nothing_of_a_run_becomes_markup(pair):
+    text = pair.read_text()
+    assert text.count("<script") == 2 and text.count("</script>") == 2  # the data and the page's own
+    assert "<img" not in text
+
+
+def test_the_page_asks_for_nothing(pair):
+    text = pair.read_text()
+    assert "default-src 'none'" in text
+    assert re.findall(r"https?://[^\"']+", text) == ["http://www.w3.org/2000/svg"]  # the name of a namespace
+    assert not re.search(r"\b(src|href)=", text.replace("src=x", ""))
+
+
+def test_a_broken_run_is_there_and_said_to_be_broken(pair):
+    text = pair.read_text()
+    assert '"state":"diverged"' in text and "diverged with seed 0" in text
+
+
+@pytest.mark.slow
+def test_twenty_long_runs_stay_small(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        path = write(tmp_path / f"run{i}", [4.0, 2.0 + i], opt=f"opt{i}", steps=2000)
+        values = rng.uniform(1, 4, (2000, 12))
+        names = ["loss", "lr", "grad_norm", *(f"update_ratio/layer_{k}" for k in range(9))]
+        with (path / "metrics.jsonl").open("a") as file:
+            for step, row in enumerate(values, start=1):
+                pairs = ", ".join(f'"{name}": {value}' for name, value in zip(names, row, strict=True))
+                file.write(f'{{"step": {step}, "tokens": {32 * step}, "seconds": {step / 7}, {pairs}}}\n')
+    assert report(*sorted(tmp_path.glob("run*")), "--out", tmp_path / "r.html") == 0
+    assert (tmp_path / "r.html").stat().st_size < 3e6
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (["good", "longer"], "differ in steps"),
+        (["good", "other"], "differ in tokenizer"),
+        (["good", "missing"], "is not the folder of a run"),
+        (["good", "good"], "given twice"),
+    ],
+)
+def test_mistakes_end_in_one_line(tmp_path, monkeypatch, capfd, folders, said):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "good", [4.0, 3.0])
+    write(tmp_path / "longer", [4.0, 3.0], steps=40)
+    write(tmp_path / "other", [4.0, 3.0], tokenizer="byte")
+    assert report(*folders) == 2
+    error = capfd.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_page_that_cannot_be_written_is_told(tmp_path, capfd):
+    assert report(write(tmp_path / "good", [4.0, 3.0]), "--out", tmp_path / "none" / "r.html") == 2
+    assert "can't write" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_chromium_runs_the_page_and_nothing_else(pair):
+    shown = browse(pair, "--dump-dom")
+    assert 'data-ready="2"' in shown  # the script came to its end
+    assert "<title>taken" not in shown
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_chromium_draws_the_curves(pair, tmp_path):
+    browse(pair, "--window-size=1280,1600", f"--screenshot={tmp_path / 'page.png'}")
+    pixels = np.round(255 * imread(tmp_path / "page.png")[..., :3])
+    for colour in COLOURS[:2]:
+        wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        assert (np.abs(pixels - wanted).max(-1) < 16).sum() > 200  # the legend alone has 85
+
+
+@pytest.mark.slow
+@needs_chromium
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_screen(pair, tmp_path, width):
+    frame = "<iframe src=r.html style='border:0;width:{}px;height:3000px'></iframe>"
+    measure = "<script>document.documentElement.dataset.width = document.documentElement.scrollWidth</script></body>"
+    text = re.sub("<meta http-equiv[^>]*>", "", pair.read_text()).replace("</body>", measure)
+    (tmp_path / "r.html").write_text(text)
+    root = "document.documentElement.dataset.width"
+    ask = f"<script>onload = () => {root} = frames[0].{root}</script>"
+    (tmp_path / "frame.html").write_text(frame.format(width) + ask)
+    shown = browse(tmp_path / "frame.html", "--dump-dom", "--allow-file-access-from-files")
+    assert f'data-width="{width}"' in shown

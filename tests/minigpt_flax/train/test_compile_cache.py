@@ -1,0 +1,120 @@
+"""What is compiled is kept, by version and machine, and never in the way."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from minigpt_flax.train import compile_cache
+from tests.minigpt_flax.training import ROOT, flags
+
+NAMES = (
+    "jax_compilation_cache_dir",
+    "jax_enable_compilation_cache",
+    "jax_persistent_cache_min_compile_time_secs",
+)
+
+
+@pytest.fixture(autouse=True)
+def undo():
+    before = [getattr(jax.config, name) for name in NAMES]
+    yield
+    for name, value in zip(NAMES, before, strict=True):
+        jax.config.update(name, value)
+
+
+def train(folder, *more, **env):
+    """A run in a process of its own, which has compiled nothing yet."""
+    keep = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    command = [sys.executable, "-W", "error", "train.py", *flags(out=folder, steps=3), "--schedule=constant", *more]
+    done = subprocess.run(command, cwd=ROOT, env=keep | {"JAX_PLATFORMS": "cpu", **env}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+def test_the_folder_says_version_and_machine():
+    name = compile_cache.machine("NVIDIA H100 80GB HBM3")
+    assert name.startswith(f"jax-{jax.__version__}-jaxlib-{jax.lib.__version__}-nvidia-h100-80gb-hbm3-")
+    assert compile_cache.machine("cpu") != name and "/" not in name
+
+
+def test_the_users_cache(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert compile_cache.users_cache() == Path("/somewhere/minigpt_flax")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert compile_cache.users_cache() == Path.home() / ".cache" / "minigpt_flax"
+
+
+def test_what_jax_was_told_before_stays(tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    assert compile_cache.use(None, "cpu") is None
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+
+
+def test_none_keeps_nothing():
+    assert compile_cache.use("none", "cpu") is None
+    assert not jax.config.jax_enable_compilation_cache
+
+
+def test_a_folder_that_can_not_be_written_is_said_and_done_without(tmp_path):
+    (tmp_path / "file").write_text("")
+    before = jax.config.jax_compilation_cache_dir
+    problem = compile_cache.use(str(tmp_path / "file"), "cpu")
+    assert problem is not None and "can't write" in problem and "file is a file" in problem
+    assert jax.config.jax_compilation_cache_dir == before
+
+
+def test_the_programs_longest_out_of_use_go_first(tmp_path):
+    compile_cache.mark(tmp_path)
+    for age, name in enumerate(("newest", "middle", "oldest")):
+        path = tmp_path / "version" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x" * 100)
+        os.utime(path, (1e9 - age, 1e9 - age))
+    compile_cache.prune(tmp_path, 250)
+    assert sorted(path.name for path in (tmp_path / "version").iterdir()) == ["middle", "newest"]
+
+
+def test_files_of_others_are_never_removed(tmp_path):
+    book = tmp_path / "thesis" / "chapter.tex"
+    book.parent.mkdir()
+    book.write_text("x" * 1000)
+    compile_cache.prune(tmp_path, 0)  # no mark
+    compile_cache.mark(tmp_path / "cache")
+    (tmp_path / "cache" / "link").symlink_to(tmp_path / "thesis")
+    (tmp_path / "cache" / "chapter").symlink_to(book)
+    (tmp_path / "cache" / "program").write_text("x" * 1000)
+    compile_cache.prune(tmp_path / "cache", 0)
+    assert book.exists() and not (tmp_path / "cache" / "program").exists()
+
+
+@pytest.mark.parametrize("kind", ["holds files", "file", "link", "other mark"])
+def test_a_folder_of_others_is_not_taken(tmp_path, kind):
+    root = tmp_path / "minigpt-compiled"
+    if kind == "file":
+        root.write_text("")
+    elif kind == "link":
+        root.symlink_to(tmp_path)
+    else:
+        root.mkdir()
+        (root / ("CACHEDIR.TAG" if kind == "other mark" else "a.tex")).write_text("precious")
+    problem = compile_cache.use(str(tmp_path), "cpu")
+    assert problem is not None and problem.startswith("nothing compiled is kept")
+    assert "precious" in [path.read_text() for path in root.iterdir()] if root.is_dir() and kind != "link" else True
+
+
+@pytest.mark.slow
+def test_a_second_run_finds_what_the_first_compiled_and_nothing_leaks(tmp_path):
+    keep = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    train(tmp_path / "runs", **keep)
+    kept = {path for path in (tmp_path / "cache").rglob("*-cache")}
+    assert kept
+    said = train(tmp_path / "runs", **keep)
+    assert {path for path in (tmp_path / "cache").rglob("*-cache")} == kept
+    assert "from the cache" in said
+    for path in kept:  # what is damaged is compiled again
+        path.write_bytes(b"no program")
+    train(tmp_path / "runs", **keep)

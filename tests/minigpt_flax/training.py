@@ -1,0 +1,116 @@
+"""Runs small enough for a test, through the command line's own ``main``, and what is compared of them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import jax
+import numpy as np
+
+from minigpt_flax.console import terminal
+from minigpt_flax.runs.folder import RunFolder
+from minigpt_flax.train.build import build
+from minigpt_flax.train.checkpoint import Checkpoints
+from minigpt_flax.train.config.run_config import from_json
+from train import main
+
+ROOT = Path(__file__).parents[2]
+TINY = {
+    "preset": "nano",
+    "data": ROOT / "LICENSE",
+    "layers": 1,
+    "heads": 2,
+    "width": 16,
+    "context": 8,
+    "batch-size": 4,
+    "steps": 24,
+    "schedule": "warmup_cosine(warmup=4)",
+    "eval-every": 8,
+    "log-every": 1,
+    "sample-tokens": 0,
+    "mesh": "data=1",
+}
+KEPT = 0.1  # seconds: what takes as long to compile is compiled once for all tests
+ALONE = {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(KEPT), "PYTHONUNBUFFERED": "1"}
+
+
+@functools.cache
+def compiled() -> str:
+    """A folder for what is compiled: every test trains the same few programs."""
+    return tempfile.mkdtemp(prefix="compiled-")
+
+
+def flags(**changes) -> list[str]:
+    """The command line of a tiny run, with changes (``log_every=2``)."""
+    values = TINY | {name.replace("_", "-"): value for name, value in changes.items()}
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
+def call(*arguments: object) -> int:
+    """Calls ``train.py`` in this process; returns its exit status."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (compiled(), KEPT), strict=True):
+        jax.config.update(name, value)
+    try:
+        with mock.patch.object(terminal, "ending"):  # the sample and the picture have tests of their own
+            return main([str(argument) for argument in arguments])
+    finally:
+        for name, value in zip(names, before, strict=True):
+            jax.config.update(name, value)
+
+
+def start(path: Path, *more: object, **changes) -> int:
+    """Begins a tiny run in this folder."""
+    return call(*flags(out=path.parent, name=path.name, **changes), *more)
+
+
+def resume(path: Path, *more: object) -> int:
+    """Continues the run in this folder."""
+    return call("--resume", path, *more)
+
+
+def spawn(*arguments: object, cwd: Path = ROOT, first: str = "pass", **variables: str) -> subprocess.Popen:
+    """Calls ``train.py`` in a process of its own, with Ctrl-C at its default.
+
+    Args:
+      arguments: of the command line.
+      cwd: where it starts.
+      first: code that it executes before.
+      variables: of the environment, on top of this one's.
+    """
+    code = (
+        f"import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.path[0] = {str(ROOT)!r}; "
+    )
+    code += f"sys.argv[0] = 'train.py'; {first}; "
+    code += "from minigpt_flax.cli.early import start; from train import main; start(main)"
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | ALONE | {"JAX_COMPILATION_CACHE_DIR": compiled()} | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def records(path: Path) -> list[dict]:
+    """What the run logged, without the clock."""
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def last_state(path: Path) -> list[bytes]:
+    """The newest checkpoint: every parameter and every tensor of the optimizer, bit for bit."""
+    folder = RunFolder(path)
+    config = from_json(folder.config.read_text(), "config").config
+    with Checkpoints(folder.checkpoints, 1) as checkpoints:
+        state = checkpoints.read(checkpoints.steps()[-1], jax.eval_shape(build(config).init))
+        return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
