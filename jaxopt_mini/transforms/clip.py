@@ -1,6 +1,6 @@
 """Gradient clipping: by the norm of everything, by value, by the RMS of each tensor.
 
-:mod:`~jaxopt_mini.transforms.adaptive_clip` clips relative to the weights.
+:func:`~jaxopt_mini.transforms.adaptive_clip` clips relative to the weights.
 """
 
 from __future__ import annotations

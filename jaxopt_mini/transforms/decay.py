@@ -18,7 +18,7 @@ from jaxopt_mini.base import (
     stateless,
 )
 from jaxopt_mini.combine import masked
-from jaxopt_mini.transforms.scale import scheduled
+from jaxopt_mini.transforms._scale import scheduled
 from jaxopt_mini.tree import widen
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxopt_mini import kron
 from jaxopt_mini.matrices import Sides
-from jaxopt_mini.optimizers.kron import fit, seldom
+from jaxopt_mini.optimizers._kron import fit, seldom
 from tests.harness import normal, run
 
 

@@ -1,0 +1,148 @@
+"""Scion: each kind of parameter takes the steepest step in a norm of its own kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+from jaxopt_mini.base import GradientTransformation, Params, ScalarOrSchedule, no_state, stateless
+from jaxopt_mini.check import check_fraction, check_nonnegative
+from jaxopt_mini.combine import chain, partition
+from jaxopt_mini.explicit import keep_shardings
+from jaxopt_mini.layout import roles
+from jaxopt_mini.matrices import as_leaves, as_matrices, lay_out
+from jaxopt_mini.orthogonal import STANDARD, Coefficients, coefficients, orthogonalize
+from jaxopt_mini.transforms._scale import scale, scale_by_learning_rate
+from jaxopt_mini.transforms.decay import add_decayed_weights
+from jaxopt_mini.transforms.moments import ema
+from jaxopt_mini.transforms.shape import scale_by_shape, spectral
+from jaxopt_mini.tree import absolute_square, cast_like, widen
+
+
+def scale_by_norm_ball(
+    radius: ArrayLike = 50.0,
+    embedding_radius: ArrayLike = 10.0,
+    head_radius: ArrayLike = 3000.0,
+    vector_radius: ArrayLike = 1.0,
+    *,
+    ns_coeffs: Coefficients = STANDARD,
+    ns_steps: int = 5,
+    eps: ArrayLike = 1e-8,
+    ns_dtype: DTypeLike | None = None,
+    layout: Any | Callable[[Params], Any] | None = None,
+) -> GradientTransformation:
+    """The point of a ball that lies furthest along the updates, in the norm of each leaf's role.
+
+    Args:
+      radius: of the ball of matrices, like the others see :func:`scion`.
+      embedding_radius: of the ball of embeddings.
+      head_radius: of the ball of the head.
+      vector_radius: of the ball of vectors.
+      ns_coeffs: see :func:`muon`.
+      ns_steps: number of steps of the iteration.
+      eps: added to norms and roots.
+      ns_dtype: dtype that the iteration multiplies in.
+      layout: a layout, a function of the parameters that returns one, or None for the inferred one.
+
+    Returns:
+      A transformation without numbers in its state.
+    """
+    check_nonnegative(radius=radius, embedding_radius=embedding_radius, head_radius=head_radius)
+    check_nonnegative(vector_radius=vector_radius, eps=eps, ns_steps=ns_steps)
+
+    def orthogonal(updates, state, params=None, **extra):
+        del params, extra
+        coeffs, entries = coefficients(ns_coeffs, ns_steps), lay_out(layout, updates)
+        return cast_like(orthogonalize(updates, entries, coeffs, ns_steps, eps=eps, dtype=ns_dtype), updates), state
+
+    def unit_rows(updates, state, params=None, **extra):
+        del params, extra
+        entries = lay_out(layout, updates)
+        rows = jax.tree.map(widen, as_matrices(updates, entries))  # a vector is a single row
+        rows = jax.tree.map(lambda r: r / (jnp.sqrt(jnp.mean(absolute_square(r), -1, keepdims=True)) + eps), rows)
+        return cast_like(as_leaves(rows, entries, updates), updates), state
+
+    def signs(updates, params):
+        del params
+        return jax.tree.map(jnp.sign, updates)
+
+    def sized(factor):
+        return scale_by_shape(factor, layout)
+
+    rules: dict[Hashable, GradientTransformation] = {
+        "matrix": chain(
+            keep_shardings(no_state, orthogonal), sized(lambda fan_in, fan_out: radius * spectral(fan_in, fan_out))
+        ),
+        "embedding": chain(keep_shardings(no_state, unit_rows), scale(embedding_radius)),
+        "head": chain(stateless(signs), sized(lambda fan_in, fan_out: head_radius / fan_in)),
+        "vector": chain(keep_shardings(no_state, unit_rows), scale(vector_radius)),
+    }
+    return partition(rules, lambda params: roles(lay_out(layout, params)))
+
+
+def scion(
+    learning_rate: ScalarOrSchedule,
+    *,
+    beta: ArrayLike = 0.9,
+    constrained: bool = True,
+    radius: ArrayLike = 50.0,
+    embedding_radius: ArrayLike = 10.0,
+    head_radius: ArrayLike = 3000.0,
+    vector_radius: ArrayLike = 1.0,
+    ns_coeffs: Coefficients = STANDARD,
+    ns_steps: int = 5,
+    eps: ArrayLike = 1e-8,
+    mu_dtype: DTypeLike | None = None,
+    ns_dtype: DTypeLike | None = None,
+    layout: Any | None = None,
+) -> GradientTransformation:
+    """Scion (stochastic conditional gradient with operator norms).
+
+    Pethick et al., "Training Deep Learning Models with Norm-Constrained LMOs" (2025, arXiv 2502.07529). Descends from
+    :func:`muon`::
+
+        m <- beta m + (1 - beta) g
+        p <- (1 - lr) p - lr radius o(m)        constrained: p stays in the ball it starts in
+        p <- p - lr radius o(m)                 unconstrained
+
+    with the norm and so o(m) by role: a matrix sqrt(fan_out / fan_in) U V' of m = U S V', as :func:`muon`; the head
+    sign(m) / fan_in; an embedding m with each row divided by its root mean square; a vector likewise. All are
+    measured by root mean squares of what goes in and comes out, so that one learning rate suits all widths and depths.
+
+    The official code is told a norm for each group of parameters and calls ``1 - beta`` momentum. The radii of
+    matrices and head are its authors' for GPTs; those of embeddings and vectors, ours.
+
+    Args:
+      learning_rate: a number or a schedule; 2**-12 with these radii.
+      beta: decay of the momentum, in [0, 1).
+      constrained: decay the weights by the learning rate.
+      radius: of matrices, in the spectral norm per sqrt(fan_out / fan_in).
+      embedding_radius: of an embedding's rows, in their root mean square.
+      head_radius: of the head's entries, times fan_in.
+      vector_radius: of vectors, in their root mean square.
+      ns_coeffs: see :func:`muon`.
+      ns_steps: number of steps of the iteration.
+      eps: added to norms and roots.
+      mu_dtype: dtype that the momentum is stored in; None is each parameter's own.
+      ns_dtype: dtype that the iteration multiplies in.
+      layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
+
+    Returns:
+      A transformation; 4 bytes of state a float32 parameter.
+
+    >>> tx = scion(0.1, constrained=False, vector_radius=2.0)
+    >>> params = {"b": jnp.ones(2)}
+    >>> updates, _ = tx.update({"b": jnp.array([0.1, -0.1])}, tx.init(params), params)
+    >>> print(updates["b"])
+    [-0.2  0.2]
+    """
+    check_nonnegative(learning_rate=learning_rate)
+    check_fraction(beta=beta)
+    radii = (radius, embedding_radius, head_radius, vector_radius)
+    how = {"ns_coeffs": ns_coeffs, "ns_steps": ns_steps, "eps": eps, "ns_dtype": ns_dtype, "layout": layout}
+    links = (ema(beta, False, mu_dtype), scale_by_norm_ball(*radii, **how))
+    return chain(*links, *[add_decayed_weights(1.0)] * constrained, scale_by_learning_rate(learning_rate))
