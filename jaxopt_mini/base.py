@@ -38,6 +38,11 @@ Schedule: TypeAlias = Callable[[ArrayLike], jax.Array]
 ScalarOrSchedule: TypeAlias = ArrayLike | Schedule
 
 
+def schedule_value(value: ScalarOrSchedule, count: jax.Array) -> ArrayLike:
+    """The value of a schedule at step ``count``; a number is returned unchanged."""
+    return value(count) if callable(value) else value
+
+
 class Optimizer(Protocol):
     """What a row of ``OPTIMIZERS`` is: a learning rate first, the rest by keyword."""
 

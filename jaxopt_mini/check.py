@@ -24,13 +24,13 @@ def check_nonnegative(**given: Any) -> None:
             raise ValueError(f"{name}={value} is out of range: give a number >= 0")
 
 
-def check_positive(**given: Any) -> None:
+def check_at_least_one(**given: Any) -> None:
     """Refuses a number below 1, where things are counted: steps, ranks.
 
     Raises:
       ValueError: which argument was given what, and what is possible.
 
-    >>> check_positive(rank=0)
+    >>> check_at_least_one(rank=0)
     Traceback (most recent call last):
     ValueError: rank=0 is out of range: give at least 1
     """

@@ -86,7 +86,8 @@ def masked(inner: GradientTransformation, mask: Any | Callable[[Params], Any]) -
       A transformation with an ``optax.MaskedState``; leaves outside the mask take no memory in it.
 
     >>> import jax.numpy as jnp
-    >>> from jaxopt_mini import masked, scale
+    >>> from jaxopt_mini import masked
+    >>> from jaxopt_mini.transforms import scale
     >>> tx = masked(scale(-1.0), {"w": True, "b": False})
     >>> grads = {"w": jnp.float32(2.0), "b": jnp.float32(2.0)}
     >>> updates, _ = tx.update(grads, tx.init(grads))

@@ -29,7 +29,7 @@ Tree = Any
 MATRIX = ParamLayout("matrix", (), (0,), (1,))
 
 
-def lay_out(layout: Tree | Callable[[Params], Tree] | None, params: Params) -> Tree:
+def resolve_layout(layout: Tree | Callable[[Params], Tree] | None, params: Params) -> Tree:
     """A :class:`~jaxopt_mini.ParamLayout` for every leaf: ``layout``, what it returns, or the inferred one.
 
     Raises:
@@ -82,7 +82,9 @@ def _is_masked(node: Any) -> bool:
     return isinstance(node, MaskedNode)
 
 
-def choose(layout: Tree | None, numbers: Tree | Callable[[Params], Tree] | None) -> Tree | Callable[[Params], Tree]:
+def layout_or_dimension_numbers(
+    layout: Tree | None, numbers: Tree | Callable[[Params], Tree] | None
+) -> Tree | Callable[[Params], Tree]:
     """A layout, or Optax's dimension numbers in its place, or what has two axes.
 
     Raises:
@@ -102,7 +104,7 @@ def matrices_and_rest(
     matrix, rest = transforms
 
     def labels(params):
-        return jax.tree.map(lambda entry: matrix if entry.role == "matrix" else rest, lay_out(layout, params))
+        return jax.tree.map(lambda entry: matrix if entry.role == "matrix" else rest, resolve_layout(layout, params))
 
     return partition(transforms, labels)
 

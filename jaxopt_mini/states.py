@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 import jax
@@ -89,6 +89,17 @@ def evaluation_params(state: Any, params: Any) -> Any:
     for part in parts:
         params = evaluation_params(part, params)
     return params
+
+
+def parameter_of(name: str, parameters: Container[str]) -> str | None:
+    """The parameter that an array of a state belongs to, by their names; None if it belongs to none.
+
+    >>> parameter_of("1/mu/block_0/mlp/up/kernel", {"block_0/mlp/up/kernel"})
+    'block_0/mlp/up/kernel'
+    """
+    keys = name.split("/")
+    tails = ("/".join(keys[i:]) for i in range(1, len(keys)))
+    return next((tail for tail in tails if tail in parameters), None)
 
 
 def bytes_per_parameter(tx: Any, params: Any) -> float:

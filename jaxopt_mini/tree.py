@@ -166,7 +166,7 @@ def bias_correction(moment: Tree, decay: ArrayLike, count: jax.Array) -> Tree:
     return jax.tree.map(correct, moment)
 
 
-def look_ahead(new: Tree, moment: Tree, decay: ArrayLike, count: jax.Array) -> Tree:
+def nesterov_moment(new: Tree, moment: Tree, decay: ArrayLike, count: jax.Array) -> Tree:
     """The average as the next step would see it, if the gradient stayed ``new``: Nesterov's momentum, as in NAdam.
 
     ``(1 - decay) new / (1 - decay^t) + decay moment / (1 - decay^(t+1))``, in at least float32.

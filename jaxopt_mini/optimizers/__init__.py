@@ -5,7 +5,7 @@ from jaxopt_mini.optimizers._adadelta import adadelta as adadelta, scale_by_adad
 from jaxopt_mini.optimizers._adafactor import adafactor as adafactor
 from jaxopt_mini.optimizers._adagrad import adagrad as adagrad, scale_by_rss as scale_by_rss
 from jaxopt_mini.optimizers._adam import adam as adam, scale_by_adam as scale_by_adam
-from jaxopt_mini.optimizers._adam_mini import adam_mini as adam_mini, scale_by_blocks as scale_by_blocks
+from jaxopt_mini.optimizers._adam_mini import adam_mini as adam_mini, scale_by_adam_mini as scale_by_adam_mini
 from jaxopt_mini.optimizers._adamax import adamax as adamax, scale_by_adamax as scale_by_adamax
 from jaxopt_mini.optimizers._adamaxw import adamaxw as adamaxw
 from jaxopt_mini.optimizers._adamw import adamw as adamw
@@ -30,7 +30,7 @@ from jaxopt_mini.optimizers._momentum import momentum as momentum
 from jaxopt_mini.optimizers._muon import muon as muon, scale_by_muon as scale_by_muon
 from jaxopt_mini.optimizers._nadam import nadam as nadam, scale_by_nadam as scale_by_nadam
 from jaxopt_mini.optimizers._nadamw import nadamw as nadamw
-from jaxopt_mini.optimizers._normuon import normuon as normuon, scale_by_neuron as scale_by_neuron
+from jaxopt_mini.optimizers._normuon import normuon as normuon, scale_by_normuon as scale_by_normuon
 from jaxopt_mini.optimizers._novograd import novograd as novograd, scale_by_novograd as scale_by_novograd
 from jaxopt_mini.optimizers._polyak_sgd import polyak_sgd as polyak_sgd, scale_by_polyak as scale_by_polyak
 from jaxopt_mini.optimizers._prodigy import prodigy as prodigy
@@ -39,7 +39,7 @@ from jaxopt_mini.optimizers._rmsprop import rmsprop as rmsprop, scale_by_rms as 
 from jaxopt_mini.optimizers._rprop import rprop as rprop, scale_by_rprop as scale_by_rprop
 from jaxopt_mini.optimizers._schedule_free_adamw import schedule_free_adamw as schedule_free_adamw
 from jaxopt_mini.optimizers._schedule_free_sgd import schedule_free_sgd as schedule_free_sgd
-from jaxopt_mini.optimizers._scion import scale_by_norm_ball as scale_by_norm_ball, scion as scion
+from jaxopt_mini.optimizers._scion import scale_by_scion as scale_by_scion, scion as scion
 from jaxopt_mini.optimizers._sgd import sgd as sgd
 from jaxopt_mini.optimizers._shampoo import scale_by_shampoo as scale_by_shampoo, shampoo as shampoo
 from jaxopt_mini.optimizers._sign_sgd import scale_by_sign as scale_by_sign, sign_sgd as sign_sgd
@@ -56,7 +56,10 @@ from jaxopt_mini.optimizers._sophia import (
     scale_by_sophia as scale_by_sophia,
     sophia as sophia,
 )
-from jaxopt_mini.optimizers._stable_adamw import scale_by_surprise as scale_by_surprise, stable_adamw as stable_adamw
+from jaxopt_mini.optimizers._stable_adamw import (
+    scale_by_stable_adamw as scale_by_stable_adamw,
+    stable_adamw as stable_adamw,
+)
 from jaxopt_mini.optimizers._yogi import scale_by_yogi as scale_by_yogi, yogi as yogi
 
 OPTIMIZERS = {

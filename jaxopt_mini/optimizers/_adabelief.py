@@ -17,7 +17,7 @@ from jaxopt_mini.tree import (
     bias_correction,
     cast_like,
     increment,
-    look_ahead,
+    nesterov_moment,
     widen,
     zeros_like,
 )
@@ -55,7 +55,7 @@ def scale_by_belief(
         mu = average(updates, state.mu, b1)
         surprise = jax.tree.map(lambda g, m: absolute_square(widen(g) - m), updates, mu)
         nu = jax.tree.map(lambda s: s + eps_root, average(surprise, state.nu, b2))
-        m = look_ahead(updates, mu, b1, count) if nesterov else bias_correction(mu, b1, count)
+        m = nesterov_moment(updates, mu, b1, count) if nesterov else bias_correction(mu, b1, count)
         direction = jax.tree.map(lambda m, s: m / (jnp.sqrt(s) + eps), m, bias_correction(nu, b2, count))
         state = ScaleByBeliefState(count, cast_like(mu, state.mu), cast_like(nu, state.nu))
         return cast_like(direction, updates), state

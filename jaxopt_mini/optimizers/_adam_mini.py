@@ -81,7 +81,7 @@ def _by_head(name, shape, entry, heads):
     return Blocks(split, tuple(sorted([axis + 1, *(other + (other > axis) for other in others)])))
 
 
-def scale_by_blocks(
+def scale_by_adam_mini(
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
@@ -197,7 +197,7 @@ def adam_mini(
     """
     check_nonnegative(learning_rate=learning_rate, weight_decay=weight_decay)
     return chain(
-        scale_by_blocks(b1, b2, eps, mu_dtype, heads=heads, elementwise=elementwise, layout=layout),
+        scale_by_adam_mini(b1, b2, eps, mu_dtype, heads=heads, elementwise=elementwise, layout=layout),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

@@ -10,12 +10,17 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from optax import ScaleByAdanState
 
-from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule
+from jaxopt_mini.base import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    Params,
+    ScalarOrSchedule,
+    schedule_value,
+)
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain, masked
 from jaxopt_mini.transforms._scale import scale, scale_by_learning_rate, scale_by_schedule
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.transforms.late_decay import value_at
 from jaxopt_mini.tree import absolute_square, average, bias_correction, cast_like, increment, widen, zeros_like
 
 
@@ -63,7 +68,7 @@ def _shrink(rate, decay, mask):
     """Divides updates by 1 + lr weight_decay, where weights decay."""
 
     def factor(count) -> jax.Array:
-        return jnp.reciprocal(1.0 + value_at(rate, count) * value_at(decay, count))
+        return jnp.reciprocal(1.0 + schedule_value(rate, count) * schedule_value(decay, count))
 
     link = scale_by_schedule(factor) if callable(rate) or callable(decay) else scale(factor(jnp.zeros((), jnp.int32)))
     return link if mask is None else masked(link, mask)

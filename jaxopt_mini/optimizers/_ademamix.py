@@ -16,13 +16,13 @@ from jaxopt_mini.base import (
     Params,
     ScalarOrSchedule,
     Schedule,
+    schedule_value,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.schedules import warmup
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.transforms.late_decay import value_at
 from jaxopt_mini.tree import absolute_square, average, bias_correction, cast_like, increment, zeros_like
 
 
@@ -59,9 +59,9 @@ def scale_by_ademamix(
     def update(updates, state, params=None, **extra):
         del params, extra
         count = increment(state.count)
-        a = value_at(alpha, state.count_m2)
+        a = schedule_value(alpha, state.count_m2)
         m1 = average(updates, state.m1, b1)
-        m2 = average(updates, state.m2, value_at(b3, state.count_m2))
+        m2 = average(updates, state.m2, schedule_value(b3, state.count_m2))
         nu = average(jax.tree.map(absolute_square, updates), state.nu, b2)
         # The long mean is left to fill slowly.
         short, v = bias_correction(m1, b1, count), bias_correction(nu, b2, count)

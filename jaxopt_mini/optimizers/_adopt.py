@@ -17,12 +17,12 @@ from jaxopt_mini.base import (
     ScalarOrSchedule,
     Schedule,
     require_real,
+    schedule_value,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.transforms.late_decay import value_at
 from jaxopt_mini.tree import absolute_square, average, cast_like, increment, widen, zeros_like
 
 
@@ -150,4 +150,4 @@ def adopt(
 
 
 def _from_second_call(weight_decay: ScalarOrSchedule) -> Schedule:
-    return lambda count: jnp.where(count == 0, 0.0, value_at(weight_decay, jnp.asarray(count)))
+    return lambda count: jnp.where(count == 0, 0.0, schedule_value(weight_decay, jnp.asarray(count)))

@@ -14,9 +14,9 @@ from jaxopt_mini.base import (
     Params,
     ScalarOrSchedule,
     require_params,
+    schedule_value,
 )
 from jaxopt_mini.check import check_nonnegative
-from jaxopt_mini.transforms.late_decay import value_at
 from jaxopt_mini.tree import cast_like, increment, widen, zeros_like
 
 
@@ -74,7 +74,7 @@ def asgd(
 
     def update(updates, state, params=None, **extra):
         del extra
-        t, rate = state.count.astype(jnp.float32), value_at(learning_rate, state.count)
+        t, rate = state.count.astype(jnp.float32), schedule_value(learning_rate, state.count)
         eta, share = rate / (1 + lambd * rate * t) ** alpha, 1 / jnp.maximum(1, t - t0)
         params = require_params(params, "asgd")
         new = jax.tree.map(lambda g, p: -eta * (widen(g) + lambd * widen(p)), updates, params)

@@ -16,10 +16,10 @@ from jaxopt_mini.base import (
     Params,
     ScalarOrSchedule,
     require_params,
+    schedule_value,
 )
 from jaxopt_mini.check import check_fraction, check_length, check_nonnegative
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.transforms.late_decay import value_at
 from jaxopt_mini.tree import (
     absolute_square,
     average,
@@ -116,6 +116,6 @@ def dadapt_adamw(
     def rate(state, count):
         t = count.astype(jnp.float32)
         correction = jnp.sqrt(1 - b2**t) / (1 - b1**t) if bias_correction else 1.0
-        return widen(state.estim_lr) * value_at(learning_rate, state.count) * correction
+        return widen(state.estim_lr) * schedule_value(learning_rate, state.count) * correction
 
     return GradientTransformationExtraArgs(init, update)

@@ -17,11 +17,11 @@ from jaxopt_mini.base import (
     Updates,
     require_real,
 )
-from jaxopt_mini.check import check_fraction, check_nonnegative, check_positive
+from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import multiply, orthonormal
-from jaxopt_mini.matrices import as_leaves, as_matrices, lay_out, map_matrices, matrices_and_rest, unzip
+from jaxopt_mini.matrices import as_leaves, as_matrices, map_matrices, matrices_and_rest, resolve_layout, unzip
 from jaxopt_mini.optimizers._adam import scale_by_adam
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
@@ -63,7 +63,7 @@ def scale_by_dion(
     """
     check_fraction(beta=beta)
     check_nonnegative(eps=eps)
-    check_positive(rank=rank)
+    check_at_least_one(rank=rank)
 
     def first_basis(matrix):
         *stack, fan_in, fan_out = matrix.shape
@@ -80,12 +80,12 @@ def scale_by_dion(
 
     def init(params):
         require_real(params, "dion")
-        matrices = as_matrices(zeros_like(params), lay_out(layout, params))
+        matrices = as_matrices(zeros_like(params), resolve_layout(layout, params))
         return ScaleByDionState(zeros_like(params, mu_dtype), jax.tree.map(first_basis, matrices))
 
     def update(updates, state, params=None, **extra):
         del params, extra
-        entries = lay_out(layout, updates)
+        entries = resolve_layout(layout, updates)
         g, m = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (updates, state.mu))
         new, m, basis = unzip(map_matrices(one, entries, g, m, state.basis), entries, 3)
         new, m = (as_leaves(tree, entries, updates) for tree in (new, m))

@@ -18,11 +18,18 @@ from jaxopt_mini.base import (
     ScalarOrSchedule,
     with_extra_args_support,
 )
-from jaxopt_mini.check import check_nonnegative, check_positive
+from jaxopt_mini.check import check_at_least_one, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import multiply, singular_vectors
-from jaxopt_mini.matrices import as_leaves, as_matrices, choose, lay_out, map_matrices, unzip
+from jaxopt_mini.matrices import (
+    as_leaves,
+    as_matrices,
+    layout_or_dimension_numbers,
+    map_matrices,
+    resolve_layout,
+    unzip,
+)
 from jaxopt_mini.optimizers._adam import scale_by_adam
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
@@ -49,7 +56,7 @@ def scale_by_galore(
       ValueError: a number is out of range.
     """
     check_nonnegative(scale=scale)
-    check_positive(rank=rank, update_proj_gap=update_proj_gap)
+    check_at_least_one(rank=rank, update_proj_gap=update_proj_gap)
     base = with_extra_args_support(scale_by_adam() if base_optimizer is None else base_optimizer)
 
     def acts_left(fan_in, fan_out):
@@ -69,7 +76,7 @@ def scale_by_galore(
         return jnp.zeros((*stack, side, min(rank, fan_in, fan_out)), matrix.dtype)
 
     def init(params):
-        entries = lay_out(layout, params)
+        entries = resolve_layout(layout, params)
         matrices = as_matrices(_only(zeros_like(params), entries), _only(entries, entries))
         projectors = jax.tree.map(first_projector, matrices)
         low = _merge(jax.tree.map(project, matrices, projectors), params, entries)
@@ -78,7 +85,7 @@ def scale_by_galore(
 
     def update(updates, state, params=None, **extra):
         del params
-        entries = lay_out(layout, updates)
+        entries = resolve_layout(layout, updates)
         chosen, old = _only(entries, entries), _only(state.projector, entries)
         due = state.count % update_proj_gap == 0
 
@@ -168,7 +175,7 @@ def galore(
      [-0.  -0. ]]
     """
     check_nonnegative(learning_rate=learning_rate, weight_decay=weight_decay)
-    chosen = choose(layout, weight_dimension_numbers)
+    chosen = layout_or_dimension_numbers(layout, weight_dimension_numbers)
     link = scale_by_galore(rank, update_proj_gap, scale, base_optimizer, smaller_side=smaller_side, layout=chosen)
     if late_decay:
         return chain(link, scale_by_learning_rate(learning_rate), decay_afterwards(learning_rate, weight_decay))

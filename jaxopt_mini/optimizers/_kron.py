@@ -16,15 +16,15 @@ from jaxopt_mini.base import (
     ScalarOrSchedule,
     Updates,
     require_real,
+    schedule_value,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import multiply, solve_transposed
-from jaxopt_mini.matrices import Sides, as_leaves, as_matrices, lay_out, map_matrices, sides, unzip
+from jaxopt_mini.matrices import Sides, as_leaves, as_matrices, map_matrices, resolve_layout, sides, unzip
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.transforms.late_decay import value_at
 from jaxopt_mini.tree import average, bias_correction, cast_like, increment, refuse_integers, widen, zeros_like
 
 TINY = 1e-30  # keeps a norm of zeros from dividing by zero
@@ -82,16 +82,16 @@ def scale_by_kron(
     def init(params):
         refuse_integers(params)
         require_real(params, "kron")
-        entries = lay_out(layout, params)
+        entries = resolve_layout(layout, params)
         factors = jax.tree.map(start, entries, as_matrices(params, entries))
         return ScaleByKronState(jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), factors)
 
     def update(updates, state, params=None, **extra):
         del params, extra
-        entries, count = lay_out(layout, updates), increment(state.count)
+        entries, count = resolve_layout(layout, updates), increment(state.count)
         mu = average(updates, state.mu, b1)
         key, other = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.count))
-        due = jax.random.uniform(key) < value_at(probability, state.count)
+        due = jax.random.uniform(key) < schedule_value(probability, state.count)
 
         def one(m, factors):
             def fitted():

@@ -20,7 +20,7 @@ from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import per_copy
-from jaxopt_mini.matrices import by_rank, choose, lay_out, matrices_and_rest
+from jaxopt_mini.matrices import by_rank, layout_or_dimension_numbers, matrices_and_rest, resolve_layout
 from jaxopt_mini.optimizers._adam import scale_by_adam
 from jaxopt_mini.orthogonal import PRECONDITIONINGS, STANDARD, Coefficients, coefficients, orthogonalize
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
@@ -83,7 +83,7 @@ def scale_by_muon(
         del params, extra
         count, mu = increment(state.count), average(updates, state.mu, beta)
         m = direction(updates, mu, count)
-        entries, how = lay_out(layout, m), {"preconditioning": preconditioning, "eps": eps, "dtype": ns_dtype}
+        entries, how = resolve_layout(layout, m), {"preconditioning": preconditioning, "eps": eps, "dtype": ns_dtype}
         new = orthogonalize(m, entries, state.ns_coeffs, ns_steps, **how)
         if adaptive:
             new = jax.tree.map(lambda o, m, entry: per_copy(_by_dual_norm, entry)(o, m), new, m, entries)
@@ -187,7 +187,7 @@ def muon(
     check_nonnegative(adam_learning_rate=adam_learning_rate, adam_weight_decay=adam_weight_decay)
     check_nonnegative(adam_eps_root=adam_eps_root)
     check_fraction(adam_b1=adam_b1, adam_b2=adam_b2)
-    chosen = choose(layout, muon_weight_dimension_numbers)
+    chosen = layout_or_dimension_numbers(layout, muon_weight_dimension_numbers)
     how = {"nesterov": nesterov, "adaptive": adaptive, "preconditioning": preconditioning, "debias": debias}
     matrices = chain(
         scale_by_muon(ns_coeffs, ns_steps, beta, eps, mu_dtype, ns_dtype=ns_dtype, layout=chosen, **how),

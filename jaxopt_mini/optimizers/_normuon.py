@@ -13,7 +13,7 @@ from jaxopt_mini.base import GradientTransformation, GradientTransformationExtra
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
-from jaxopt_mini.matrices import as_leaves, as_matrices, lay_out, map_matrices, matrices_and_rest, unzip
+from jaxopt_mini.matrices import as_leaves, as_matrices, map_matrices, matrices_and_rest, resolve_layout, unzip
 from jaxopt_mini.optimizers._adam import scale_by_adam
 from jaxopt_mini.optimizers._muon import scale_by_muon
 from jaxopt_mini.orthogonal import STANDARD, Coefficients
@@ -25,13 +25,13 @@ from jaxopt_mini.tree import absolute_square, cast_like, norm, widen
 TINY = 1e-10  # the official code's; added to roots and norms
 
 
-class ScaleByNeuronState(NamedTuple):
-    """State of :func:`scale_by_neuron`."""
+class ScaleByNormuonState(NamedTuple):
+    """State of :func:`scale_by_normuon`."""
 
     nu: Updates  # in the place of each matrix (*stacked, fan-out), float32
 
 
-def scale_by_neuron(
+def scale_by_normuon(
     b2: ArrayLike = 0.95, layout: Any | Callable[[Params], Any] | None = None
 ) -> GradientTransformationExtraArgs:
     """Divides what each output neuron receives by its running root mean square; the matrix keeps its norm.
@@ -41,7 +41,7 @@ def scale_by_neuron(
       layout: a layout, a function of the parameters that returns one, or None for the inferred one.
 
     Returns:
-      A transformation with a :class:`ScaleByNeuronState`.
+      A transformation with a :class:`ScaleByNormuonState`.
     """
     check_fraction(b2=b2)
 
@@ -51,15 +51,15 @@ def scale_by_neuron(
         return new * (norm(o) / (norm(new) + TINY)), v
 
     def init(params):
-        matrices = as_matrices(params, lay_out(layout, params))
-        return ScaleByNeuronState(jax.tree.map(lambda m: jnp.zeros_like(absolute_square(m[..., 0, :])), matrices))
+        matrices = as_matrices(params, resolve_layout(layout, params))
+        return ScaleByNormuonState(jax.tree.map(lambda m: jnp.zeros_like(absolute_square(m[..., 0, :])), matrices))
 
     def update(updates, state, params=None, **extra):
         del params, extra
-        entries = lay_out(layout, updates)
+        entries = resolve_layout(layout, updates)
         matrices = jax.tree.map(widen, as_matrices(updates, entries))
         new, nu = unzip(map_matrices(one, entries, matrices, state.nu), entries)
-        return cast_like(as_leaves(new, entries, updates), updates), ScaleByNeuronState(nu)
+        return cast_like(as_leaves(new, entries, updates), updates), ScaleByNormuonState(nu)
 
     return keep_shardings(init, update)
 
@@ -120,7 +120,7 @@ def normuon(
     check_fraction(adam_b1=adam_b1, adam_b2=adam_b2)
     matrices = chain(
         scale_by_muon(ns_coeffs, ns_steps, beta, eps, mu_dtype, debias=False, ns_dtype=ns_dtype, layout=layout),
-        scale_by_neuron(b2, layout),
+        scale_by_normuon(b2, layout),
         scale_by_shape(widening, layout),
         add_decayed_weights(weight_decay),
         scale_by_learning_rate(learning_rate),

@@ -14,12 +14,12 @@ from jaxopt_mini.base import (
     GradientTransformationExtraArgs,
     ScalarOrSchedule,
     require_params,
+    schedule_value,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.layout import resolve
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
-from jaxopt_mini.transforms.late_decay import value_at
 from jaxopt_mini.tree import absolute_square, average, cast_like, increment, widen, zeros_like
 
 
@@ -65,7 +65,7 @@ def scale_by_novograd(
     def update(updates, state, params=None, **extra):
         del extra
         params, first = require_params(params, "novograd"), state.count == 0
-        entries, decay = resolve(layout, params), value_at(weight_decay, state.count)
+        entries, decay = resolve(layout, params), schedule_value(weight_decay, state.count)
         squares = jax.tree.map(squared_norm, updates, entries)
         nu = jax.tree.map(lambda s, n: jnp.where(first, s, n), squares, average(squares, state.nu, b2))
         new = jax.tree.map(normalized, updates, nu, entries)

@@ -13,7 +13,7 @@ from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.optimizers._adam import scale_by_adam
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
-from jaxopt_mini.tree import bias_correction, increment, look_ahead, widen
+from jaxopt_mini.tree import bias_correction, increment, nesterov_moment, widen
 
 
 def scale_by_radam(
@@ -59,7 +59,7 @@ def scale_by_radam(
         weight = -jnp.expm1(t * jnp.log1p(b2 - 1.0))
         rho = limit - 2 * t * (1 - weight) / weight
         adapted, state = adam(eps / jnp.sqrt(weight) if correct_eps else eps).update(updates, state)
-        m = look_ahead(updates, state.mu, b1, count) if nesterov else bias_correction(state.mu, b1, count)
+        m = nesterov_moment(updates, state.mu, b1, count) if nesterov else bias_correction(state.mu, b1, count)
         return jax.tree.map(lambda a, m: rectified(a, m, rho), adapted, m), state
 
     return GradientTransformationExtraArgs(adam(eps).init, update)

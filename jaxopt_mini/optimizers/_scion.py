@@ -14,7 +14,7 @@ from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain, partition
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import roles
-from jaxopt_mini.matrices import as_leaves, as_matrices, lay_out
+from jaxopt_mini.matrices import as_leaves, as_matrices, resolve_layout
 from jaxopt_mini.orthogonal import STANDARD, Coefficients, coefficients, orthogonalize
 from jaxopt_mini.transforms._scale import scale, scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
@@ -23,7 +23,7 @@ from jaxopt_mini.transforms.shape import scale_by_shape, spectral
 from jaxopt_mini.tree import absolute_square, cast_like, widen
 
 
-def scale_by_norm_ball(
+def scale_by_scion(
     radius: ArrayLike = 50.0,
     embedding_radius: ArrayLike = 10.0,
     head_radius: ArrayLike = 3000.0,
@@ -56,12 +56,12 @@ def scale_by_norm_ball(
 
     def orthogonal(updates, state, params=None, **extra):
         del params, extra
-        coeffs, entries = coefficients(ns_coeffs, ns_steps), lay_out(layout, updates)
+        coeffs, entries = coefficients(ns_coeffs, ns_steps), resolve_layout(layout, updates)
         return cast_like(orthogonalize(updates, entries, coeffs, ns_steps, eps=eps, dtype=ns_dtype), updates), state
 
     def unit_rows(updates, state, params=None, **extra):
         del params, extra
-        entries = lay_out(layout, updates)
+        entries = resolve_layout(layout, updates)
         rows = jax.tree.map(widen, as_matrices(updates, entries))  # a vector is a single row
         rows = jax.tree.map(lambda r: r / (jnp.sqrt(jnp.mean(absolute_square(r), -1, keepdims=True)) + eps), rows)
         return cast_like(as_leaves(rows, entries, updates), updates), state
@@ -81,7 +81,7 @@ def scale_by_norm_ball(
         "head": chain(stateless(signs), sized(lambda fan_in, fan_out: head_radius / fan_in)),
         "vector": chain(keep_shardings(no_state, unit_rows), scale(vector_radius)),
     }
-    return partition(rules, lambda params: roles(lay_out(layout, params)))
+    return partition(rules, lambda params: roles(resolve_layout(layout, params)))
 
 
 def scion(
@@ -144,5 +144,5 @@ def scion(
     check_fraction(beta=beta)
     radii = (radius, embedding_radius, head_radius, vector_radius)
     how = {"ns_coeffs": ns_coeffs, "ns_steps": ns_steps, "eps": eps, "ns_dtype": ns_dtype, "layout": layout}
-    links = (ema(beta, False, mu_dtype), scale_by_norm_ball(*radii, **how))
+    links = (ema(beta, False, mu_dtype), scale_by_scion(*radii, **how))
     return chain(*links, *[add_decayed_weights(1.0)] * constrained, scale_by_learning_rate(learning_rate))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule, Updates
-from jaxopt_mini.check import check_fraction, check_nonnegative, check_positive
+from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import eigh, multiply
@@ -18,9 +18,9 @@ from jaxopt_mini.matrices import (
     as_leaves,
     as_matrices,
     grams,
-    lay_out,
     map_matrices,
     on_sides,
+    resolve_layout,
     sides,
     square_sides,
     unzip,
@@ -72,7 +72,7 @@ def scale_by_shampoo(
     """
     check_fraction(b1=b1, b2=b2, shampoo_beta=shampoo_beta)
     check_nonnegative(eps=eps, ridge=ridge, max_precond_dim=max_precond_dim)
-    check_positive(precondition_frequency=precondition_frequency)
+    check_at_least_one(precondition_frequency=precondition_frequency)
     beta = b2 if shampoo_beta is None else shampoo_beta
 
     def inverse_root(factor, power):
@@ -82,7 +82,7 @@ def scale_by_shampoo(
 
     def init(params):
         refuse_integers(params)
-        entries = lay_out(layout, params)
+        entries = resolve_layout(layout, params)
         matrices = as_matrices(params, entries)
         factors, roots = (square_sides(entries, matrices, max_precond_dim) for _ in range(2))
         nu = jax.tree.map(lambda p: jnp.zeros_like(absolute_square(p)), params)
@@ -90,7 +90,7 @@ def scale_by_shampoo(
 
     def update(updates, state, params=None, **extra):
         del params, extra
-        entries, count = lay_out(layout, updates), increment(state.count)
+        entries, count = resolve_layout(layout, updates), increment(state.count)
         due = state.count % precondition_frequency == 0
         mu = average(updates, state.mu, b1)
         nu = average(jax.tree.map(absolute_square, updates), state.nu, b2)

@@ -15,12 +15,12 @@ from jaxopt_mini.base import (
     GradientTransformationExtraArgs,
     Params,
     ScalarOrSchedule,
+    schedule_value,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.transforms.late_decay import value_at
 from jaxopt_mini.tree import absolute_square, average, bias_correction, cast_like, increment, widen, zeros_like
 
 
@@ -51,7 +51,7 @@ def scale_by_simplified_ademamix(
 
     def update(updates, state, params=None, **extra):
         del params, extra
-        t, a = increment(state.t), value_at(alpha, state.t)
+        t, a = increment(state.t), schedule_value(alpha, state.t)
         m = jax.tree.map(lambda g, m: widen(g) + b1 * widen(m), updates, state.m)
         n = average(jax.tree.map(absolute_square, updates), state.n, b2)
         v = bias_correction(n, b2, t)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule, Updates
-from jaxopt_mini.check import check_fraction, check_nonnegative, check_positive
+from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import eigh, multiply, orthonormal
@@ -19,9 +19,9 @@ from jaxopt_mini.matrices import (
     as_leaves,
     as_matrices,
     grams,
-    lay_out,
     map_matrices,
     on_sides,
+    resolve_layout,
     sides,
     square_sides,
     unzip,
@@ -59,12 +59,12 @@ def scale_by_soap(
     """
     check_fraction(b1=b1, b2=b2, shampoo_beta=shampoo_beta)
     check_nonnegative(eps=eps, max_precond_dim=max_precond_dim)
-    check_positive(precondition_frequency=precondition_frequency)
+    check_at_least_one(precondition_frequency=precondition_frequency)
     beta = b2 if shampoo_beta is None else shampoo_beta
 
     def init(params):
         refuse_integers(params)
-        entries = lay_out(layout, params)
+        entries = resolve_layout(layout, params)
         matrices = as_matrices(params, entries)
         factors, bases = (square_sides(entries, matrices, max_precond_dim) for _ in range(2))
         nu = jax.tree.map(lambda m: jnp.zeros(m.shape, absolute_square(m).dtype), matrices)
@@ -72,7 +72,7 @@ def scale_by_soap(
 
     def update(updates, state, params=None, **extra):
         del params, extra
-        entries, k = lay_out(layout, updates), state.count  # k steps were taken, as the first is not
+        entries, k = resolve_layout(layout, updates), state.count  # k steps were taken, as the first is not
         first, steps = k == 0, jnp.maximum(k, 1).astype(jnp.float32)
         size = jnp.sqrt(1 - b2**steps) / (1 - b1**steps)
         due = jnp.where(first, 0, jnp.where(k % precondition_frequency == 0, 1, 2))

@@ -21,7 +21,7 @@ from jaxopt_mini.base import (
     require_real,
     with_extra_args_support,
 )
-from jaxopt_mini.check import check_fraction, check_nonnegative, check_positive
+from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
@@ -113,7 +113,7 @@ def scale_by_sophia(
     check_fraction(b1=b1, b2=b2)
     check_nonnegative(eps=eps, gamma=gamma, clip_threshold=clip_threshold)
     check_nonnegative(print_win_rate_every_n_steps=print_win_rate_every_n_steps)
-    check_positive(update_interval=update_interval, first_estimate=first_estimate)
+    check_at_least_one(update_interval=update_interval, first_estimate=first_estimate)
     bound = jnp.inf if clip_threshold is None else jnp.asarray(clip_threshold)
     estimator = with_extra_args_support(hessian_diagonal_fn or hutchinson_estimator_diag_hessian())
 

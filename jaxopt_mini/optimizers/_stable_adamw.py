@@ -26,7 +26,7 @@ from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.tree import absolute_square, bias_correction, times
 
 
-def scale_by_surprise(
+def scale_by_stable_adamw(
     inner: GradientTransformation, b2: ArrayLike, eps: ArrayLike, layout: Any | None = None
 ) -> GradientTransformationExtraArgs:
     """Divides what ``inner`` makes of each tensor by how far its gradient exceeds the scale that ``inner`` expects.
@@ -104,4 +104,4 @@ def stable_adamw(
     """
     check_nonnegative(learning_rate=learning_rate, weight_decay=weight_decay)
     inner = chain(scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype), add_decayed_weights(weight_decay, mask))
-    return chain(scale_by_surprise(inner, b2, eps, layout), scale_by_learning_rate(learning_rate))
+    return chain(scale_by_stable_adamw(inner, b2, eps, layout), scale_by_learning_rate(learning_rate))

@@ -25,7 +25,8 @@ def snapshot(measure_name: str, measure: Callable[[Updates], Any]) -> GradientTr
     Returns:
       A transformation with an ``optax.SnapshotState``.
 
-    >>> from jaxopt_mini import chain, scale, states, tree
+    >>> from jaxopt_mini import chain, states, tree
+    >>> from jaxopt_mini.transforms import scale
     >>> tx = chain(scale(0.5), snapshot("halved", tree.norm))
     >>> grads = {"w": jnp.array([3.0, 4.0])}
     >>> _, state = tx.update(grads, tx.init(grads))

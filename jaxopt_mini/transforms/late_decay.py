@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from optax import ScaleByScheduleState
 
-from jaxopt_mini.base import GradientTransformationExtraArgs, ScalarOrSchedule, require_params
+from jaxopt_mini.base import GradientTransformationExtraArgs, ScalarOrSchedule, require_params, schedule_value
 from jaxopt_mini.tree import increment, widen, zeros_like
-
-
-def value_at(number: ScalarOrSchedule, count: jax.Array) -> ArrayLike:
-    """The value of a schedule at a step, or the number."""
-    return number(count) if callable(number) else number
 
 
 def decay_afterwards(
@@ -42,7 +36,7 @@ def decay_afterwards(
 
     def update(updates, state, params=None, **extra):
         del extra
-        rate = value_at(learning_rate, state.count) * value_at(weight_decay, state.count)
+        rate = schedule_value(learning_rate, state.count) * schedule_value(weight_decay, state.count)
         rate = jnp.where(state.count < skip, 0.0, rate)
 
         def decayed(u, p):

@@ -10,7 +10,7 @@ import jax
 from jax.typing import ArrayLike
 
 from jaxopt_mini.base import GradientTransformationExtraArgs, Params, stateless
-from jaxopt_mini.matrices import lay_out
+from jaxopt_mini.matrices import resolve_layout
 from jaxopt_mini.tree import times
 
 
@@ -53,7 +53,7 @@ def scale_by_shape(
 
     def scaled(updates, params):
         del params
-        entries = lay_out(layout, updates)
+        entries = resolve_layout(layout, updates)
         return jax.tree.map(lambda leaf, entry: times(leaf, factor(*entry.fans(leaf.shape))), updates, entries)
 
     return stateless(scaled)

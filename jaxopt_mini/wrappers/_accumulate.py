@@ -14,8 +14,8 @@ from jaxopt_mini.base import (
     Updates,
     with_extra_args_support,
 )
-from jaxopt_mini.conditional import update_if
 from jaxopt_mini.tree import cast_like, widen, zeros_like
+from jaxopt_mini.wrappers._conditional import update_if
 
 
 class AccumulateState(NamedTuple):

@@ -16,10 +16,10 @@ from jaxopt_mini.base import (
     Params,
     ScalarOrSchedule,
     require_params,
+    schedule_value,
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_nonnegative
-from jaxopt_mini.transforms.late_decay import value_at
 from jaxopt_mini.tree import increment, widen
 
 
@@ -80,7 +80,7 @@ def cautious_decay(
     def update(updates, state, params=None, **extra):
         params = require_params(params, "cautious_decay")
         new, inner_state = inner.update(updates, state.inner_state, params, **extra)
-        rate = weight_decay * value_at(learning_rate, state.count)
+        rate = weight_decay * schedule_value(learning_rate, state.count)
         chosen = mask(params) if callable(mask) else True if mask is None else mask
         new = jax.tree.map(
             lambda take, u, p: jax.tree.map(lambda u, p: _decayed(u, p, rate) if take else u, u, p), chosen, new, params

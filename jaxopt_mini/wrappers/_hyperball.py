@@ -14,11 +14,11 @@ from jaxopt_mini.base import (
     OptState,
     ScalarOrSchedule,
     require_params,
+    schedule_value,
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.layout import ROLES, ParamLayout, resolve
-from jaxopt_mini.transforms.late_decay import value_at
 from jaxopt_mini.tree import absolute_square, increment, widen
 
 
@@ -90,7 +90,7 @@ def hyperball(
     def update(updates, state, params=None, **extra):
         params = require_params(params, "hyperball")
         new, inner_state = inner.update(updates, state.inner_state, params, **extra)
-        rate = value_at(learning_rate, state.count)
+        rate = schedule_value(learning_rate, state.count)
 
         def project(u, p, radius, entry):
             if entry.role not in roles:

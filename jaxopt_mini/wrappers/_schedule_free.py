@@ -18,11 +18,11 @@ from jaxopt_mini.base import (
     Params,
     ScalarOrSchedule,
     require_params,
+    schedule_value,
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.schedules import warmup
-from jaxopt_mini.transforms.late_decay import value_at
 from jaxopt_mini.tree import cast_like, increment, narrowest_dtype, widen
 
 
@@ -143,7 +143,7 @@ def schedule_free(
 
     def share(state):
         """c, the sum of the weights, the largest rate."""
-        lr = value_at(learning_rate, state.step_count if rate_ahead else state.step_count - 1)
+        lr = schedule_value(learning_rate, state.step_count if rate_ahead else state.step_count - 1)
         max_lr = jnp.maximum(widen(state.max_lr), lr)
         weight = state.step_count.astype(jnp.float32) ** r * max_lr**weight_lr_power
         total = widen(state.weight_sum) + weight

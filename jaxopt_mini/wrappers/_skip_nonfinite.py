@@ -13,8 +13,8 @@ from jaxopt_mini.base import (
     OptState,
     with_extra_args_support,
 )
-from jaxopt_mini.conditional import update_if
 from jaxopt_mini.tree import increment
+from jaxopt_mini.wrappers._conditional import update_if
 
 
 class SkipNonfiniteState(NamedTuple):

@@ -16,8 +16,8 @@ from jaxopt_mini.base import (
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_nonnegative
-from jaxopt_mini.conditional import update_if
 from jaxopt_mini.tree import increment, norm
+from jaxopt_mini.wrappers._conditional import update_if
 
 
 class SkipSpikesState(NamedTuple):

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxopt_mini import apply_updates, chain, masked, scale
+from jaxopt_mini import apply_updates, chain, masked
+from jaxopt_mini.transforms import scale
 from tests.cases import CASES
 from tests.harness import LAYOUT, SHAPES, half_square, normal, permissive, run
 

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxopt_mini import adam, add_decayed_weights, chain, clip_by_norm, ema, masked, partition, scale, trace
+from jaxopt_mini import adam, add_decayed_weights, chain, clip_by_norm, ema, masked, partition
+from jaxopt_mini.transforms import scale, trace
 from tests.harness import normal, permissive, run
 
 SHAPES = {"dense": {"kernel": (3, 2), "bias": (2,)}, "scale": ()}

@@ -19,9 +19,9 @@ from jaxopt_mini.matrices import (
     as_matrices,
     by_dimension_numbers,
     by_rank,
-    choose,
-    lay_out,
+    layout_or_dimension_numbers,
     map_matrices,
+    resolve_layout,
     square_sides,
     unzip,
 )
@@ -139,8 +139,8 @@ def test_dimension_numbers_are_read_as_trees_prefixes_and_functions():
 
 
 def test_a_layout_is_chosen_once_and_checked():
-    assert choose(None, None) is by_rank
+    assert layout_or_dimension_numbers(None, None) is by_rank
     with pytest.raises(ValueError, match="give one of them"):
-        choose({"w": MATRIX}, NUMBERS())
+        layout_or_dimension_numbers({"w": MATRIX}, NUMBERS())
     with pytest.raises(ValueError, match=r"w is .*shape \(3,\)"):
-        lay_out(lambda params: {"w": MATRIX}, {"w": jnp.zeros(3)})
+        resolve_layout(lambda params: {"w": MATRIX}, {"w": jnp.zeros(3)})

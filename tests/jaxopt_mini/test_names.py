@@ -6,6 +6,7 @@ import pkgutil
 import pytest
 
 import jaxopt_mini
+from jaxopt_mini import _renamed, schedules
 
 MODULES = [info.name for info in pkgutil.walk_packages(jaxopt_mini.__path__, "jaxopt_mini.")]
 
@@ -14,3 +15,32 @@ MODULES = [info.name for info in pkgutil.walk_packages(jaxopt_mini.__path__, "ja
 def test_no_public_module_is_hidden_by_a_function(name):
     package, _, leaf = name.rpartition(".")
     assert getattr(importlib.import_module(package), leaf) is importlib.import_module(name)
+
+
+@pytest.mark.parametrize(
+    ("module", "old"), [(module, old) for module, names in _renamed.RENAMED.items() for old in names]
+)
+def test_an_old_name_gives_the_object_of_the_new_one(module, old):
+    found = getattr(importlib.import_module(module), old)
+    new = _renamed.RENAMED[module][old]
+    assert found is new and old not in vars(importlib.import_module(module))
+
+
+def test_an_old_name_can_be_imported():
+    code = "from jaxopt_mini import scale_by_neuron, step; from jaxopt_mini.matrices import lay_out, choose"
+    names: dict = {}
+    exec(code, names)
+    assert names["scale_by_neuron"] is jaxopt_mini.scale_by_normuon and names["step"] is schedules.step
+
+
+def test_a_name_that_never_was_is_an_error():
+    with pytest.raises(AttributeError, match=r"^module 'jaxopt_mini.tree' has no attribute 'look_behind'$"):
+        _ = jaxopt_mini.tree.look_behind
+
+
+def test_names_that_are_common_words_stay_out_of_a_star_import():
+    names: dict = {}
+    exec("from jaxopt_mini import *", names)
+    assert names["adamw"] is jaxopt_mini.adamw
+    assert {"step", "linear", "trace", "scale", "join", "constant"}.isdisjoint(names)
+    assert set(_renamed.LINKS).isdisjoint(names)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import pytest
 
 from jaxopt_mini import (
-    constant,
     cosine,
     cosine_restarts,
     exponential,
     inverse_sqrt,
-    join,
     multistep,
     one_cycle,
     polynomial,
-    step,
     warmup,
     wsd,
 )
+from jaxopt_mini.schedules import constant, join, step
 
 MISTAKES = {
     "milestones=(50, 20) must increase": lambda: multistep(0.1, 100, milestones=(50, 20)),

@@ -9,23 +9,20 @@ import optax
 import pytest
 
 from jaxopt_mini import (
-    constant,
     cosine,
     exponential,
     inverse_sqrt,
-    join,
-    linear,
     multistep,
     noam,
     one_cycle,
     polynomial,
-    step,
     warmup,
     warmup_constant,
     warmup_cosine,
     warmup_linear,
     wsd,
 )
+from jaxopt_mini.schedules import constant, join, linear, step
 from tests.harness import permissive
 
 PAIRS = {

@@ -22,18 +22,16 @@ from jaxopt_mini import (
     clip_by_norm,
     clip_by_value,
     ema,
-    scale,
     scale_by_factored_rms,
     scale_by_learning_rate,
     scale_by_param_block_rms,
     scale_by_schedule,
     scale_by_trust_ratio,
     snapshot,
-    trace,
     transforms,
     warmup_constant,
 )
-from jaxopt_mini.transforms import scale_by_shape
+from jaxopt_mini.transforms import scale, scale_by_shape, trace
 from jaxopt_mini.tree import norm, path_name
 from tests.harness import LAYOUT, SHAPES, normal, run
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxopt_mini import chain, ema, scale, trace
+from jaxopt_mini import chain, ema
+from jaxopt_mini.transforms import scale, trace
 from tests.goldens import deviation
 from tests.harness import Golden
 

@@ -17,15 +17,14 @@ from jaxopt_mini import (
     clip_by_norm,
     clip_by_value,
     ema,
-    scale,
     scale_by_factored_rms,
     scale_by_learning_rate,
     scale_by_param_block_rms,
     scale_by_schedule,
     scale_by_trust_ratio,
     snapshot,
-    trace,
 )
+from jaxopt_mini.transforms import scale, trace
 from jaxopt_mini.tree import norm
 from tests.harness import normal, permissive
 

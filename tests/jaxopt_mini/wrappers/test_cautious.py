@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxopt_mini import cautious, cautious_decay, scale
+from jaxopt_mini import cautious, cautious_decay
+from jaxopt_mini.transforms import scale
 
 
 def test_agreement_is_of_signs_and_cannot_underflow():

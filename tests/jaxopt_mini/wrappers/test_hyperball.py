@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxopt_mini import adam, apply_updates, hyperball, scale, sgd
+from jaxopt_mini import adam, apply_updates, hyperball, sgd
+from jaxopt_mini.transforms import scale
 from tests.harness import LAYOUT, SHAPES, normal, run
 
 

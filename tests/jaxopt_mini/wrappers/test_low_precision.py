@@ -7,8 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxopt_mini import OPTIMIZERS, adam, adamw, apply_updates, low_precision, scale, sgd, states
+from jaxopt_mini import OPTIMIZERS, adam, adamw, apply_updates, low_precision, sgd, states
 from jaxopt_mini.quantize import Blocks
+from jaxopt_mini.transforms import scale
 from tests import known_8_bit
 from tests.cases import CASES
 from tests.harness import SHAPES, normal, run

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxopt_mini import adamw, skip_nonfinite, skip_spikes, trace
+from jaxopt_mini import adamw, skip_nonfinite, skip_spikes
+from jaxopt_mini.transforms import trace
 from tests.harness import permissive
 
 PARAMS = {"w": jnp.ones(2), "b": jnp.ones(())}

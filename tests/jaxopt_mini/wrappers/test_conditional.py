@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_mini import trace
 from jaxopt_mini.base import with_extra_args_support
-from jaxopt_mini.conditional import update_if
+from jaxopt_mini.transforms import trace
+from jaxopt_mini.wrappers._conditional import update_if
 
 INNER = with_extra_args_support(trace(0.5))
 
