@@ -1,4 +1,4 @@
-"""Look into a state: find a field inside a chain, count its bytes, get the parameters to evaluate with."""
+"""Look into a state: find a field inside a chain, its learning rate, its bytes, the parameters to evaluate with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 import jax
+from jax.typing import ArrayLike
+from optax import ScaleByScheduleState
 
+from jaxopt_mini.base import ScalarOrSchedule
 from jaxopt_mini.tree import nbytes as nbytes
 
 
@@ -100,6 +103,62 @@ def parameter_of(name: str, parameters: Container[str]) -> str | None:
     keys = name.split("/")
     tails = ("/".join(keys[i:]) for i in range(1, len(keys)))
     return next((tail for tail in tails if tail in parameters), None)
+
+
+def _optimizer_states(state: Any) -> Iterator[Any]:
+    """The states inside chains, masks, groups and wrappers, in order; of a wrapper not its own fields."""
+    if isinstance(state, dict):
+        parts = list(state.values())
+    elif hasattr(state, "_fields"):
+        parts = [getattr(state, name) for name in state._fields if name.endswith(("_state", "inner_states"))]
+        if not parts or "learning_rate" in getattr(state, "hyperparams", ()):
+            yield state
+            return
+    else:
+        parts = state if isinstance(state, tuple | list) else ()
+    for part in parts:
+        yield from _optimizer_states(part)
+
+
+def learning_rate(state: Any, schedule: ScalarOrSchedule | None) -> ArrayLike | None:
+    """The learning rate that the next step of the optimizer applies, read off the steps that its state has counted.
+
+    The count is the optimizer's own: it stands still while :func:`~jaxopt_mini.wrappers.accumulate` collects gradients
+    or a wrapper skips a step. Nothing is stored for it, and it can be jitted.
+
+    Args:
+      state: any optimizer state, also inside chains, masks and wrappers; of several groups, the first one that counts
+        its steps (pass ``state.inner_states[label]`` for another).
+      schedule: the number or schedule that the optimizer was built with.
+
+    Returns:
+      The rate; under :func:`~jaxopt_mini.wrappers.inject_hyperparams` the entry of its state. None where the state
+      counts no steps and ``schedule`` is no number.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxopt_mini import accumulate, sgd
+    >>> from jaxopt_mini.schedules import linear
+    >>> schedule = linear(1.0, 4)
+    >>> tx, params = accumulate(sgd(schedule), steps=2), {"w": jnp.zeros(2)}
+    >>> state = tx.init(params)
+    >>> for _ in range(4):
+    ...     print(learning_rate(state, schedule))
+    ...     _, state = tx.update(params, state, params)
+    1.0
+    1.0
+    0.75
+    0.75
+    """
+    found = list(_optimizer_states(state))
+    for part in found:
+        if "learning_rate" in getattr(part, "hyperparams", ()):
+            own = getattr(part, "hyperparams_states", {}).get("learning_rate")
+            return part.hyperparams["learning_rate"] if own is None or not callable(schedule) else schedule(own.count)
+    if not callable(schedule):
+        return schedule
+    counting = [part for part in found if "count" in part._fields]
+    counting.sort(key=lambda part: not isinstance(part, ScaleByScheduleState))  # the link of the rate, if there is one
+    return schedule(counting[0].count) if counting else None
 
 
 def bytes_per_parameter(tx: Any, params: Any) -> float:

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("jaxopt_mini/**/*.py"), *ROOT.glob("minigpt_flax/**/*.py")])
 SIBLINGS = ("jaxopt_mini.optimizers", "jaxopt_mini.wrappers")
-SHARED = ("jaxopt_mini.wrappers._conditional",)
+SHARED = ("jaxopt_mini.wrappers._conditional", "jaxopt_mini.wrappers._inner_updates")
 RECORDS = ("minigpt_flax.lab.records", "minigpt_flax.lab.plots")
 VERDICT = ("minigpt_flax.lab.verdict",)
 SHOWN = ("minigpt_flax.lab.verdict_text", "minigpt_flax.lab.figures")

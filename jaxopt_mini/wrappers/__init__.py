@@ -10,6 +10,10 @@ from jaxopt_mini.wrappers._conditional import update_if as update_if
 from jaxopt_mini.wrappers._ema_params import EmaParamsState as EmaParamsState, ema_params as ema_params
 from jaxopt_mini.wrappers._hyperball import HyperballState as HyperballState, hyperball as hyperball
 from jaxopt_mini.wrappers._inject_hyperparams import inject_hyperparams as inject_hyperparams
+from jaxopt_mini.wrappers._inner_updates import (
+    counts_inner_updates as counts_inner_updates,
+    inner_updates as inner_updates,
+)
 from jaxopt_mini.wrappers._lookahead import LookaheadState as LookaheadState, lookahead as lookahead
 from jaxopt_mini.wrappers._low_precision import LowPrecisionState as LowPrecisionState, low_precision as low_precision
 from jaxopt_mini.wrappers._sam import sam as sam

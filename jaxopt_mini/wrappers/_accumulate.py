@@ -16,6 +16,7 @@ from jaxopt_mini.base import (
 )
 from jaxopt_mini.tree import cast_like, widen, zeros_like
 from jaxopt_mini.wrappers._conditional import update_if
+from jaxopt_mini.wrappers._inner_updates import counts_inner_updates
 
 
 class AccumulateState(NamedTuple):
@@ -26,6 +27,11 @@ class AccumulateState(NamedTuple):
     inner_state: OptState
 
 
+def _inner_updates(calls: int, *, steps: int = 4) -> int:
+    return calls // steps
+
+
+@counts_inner_updates(_inner_updates)
 def accumulate(inner: GradientTransformation, *, steps: int = 4) -> GradientTransformationExtraArgs:
     """Averages the gradients of ``steps`` calls and lets ``inner`` take one step with the mean.
 

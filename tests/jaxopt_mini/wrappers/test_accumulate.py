@@ -6,7 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxopt_mini import accumulate, adamw, apply_updates, base, chain, clip_by_norm
+from jaxopt_mini import accumulate, adamw, apply_updates, base, chain, clip_by_norm, sgd, states
+from jaxopt_mini.schedules import linear
+from jaxopt_mini.wrappers import inner_updates
 from tests.harness import SHAPES, normal, permissive, run
 
 
@@ -79,6 +81,14 @@ def test_small_gradients_in_low_precision_are_not_lost():
     grads = {"w": jnp.concatenate([jnp.full(1, 256.0), jnp.ones(255)]).astype(jnp.bfloat16)}
     updates = jax.jit(lambda s, g: jax.lax.scan(lambda s, g: tx.update(g, s)[::-1], s, g)[1])(state, grads)
     assert updates["w"][-1] == jnp.bfloat16(511 / 256)
+
+
+def test_a_schedule_bound_to_the_inner_updates_reaches_its_end():
+    calls, steps = 10, 4
+    updates = inner_updates(accumulate, calls, steps=steps)
+    schedule = linear(1.0, updates)
+    _, state = run(accumulate(sgd(schedule), steps=steps), normal(SHAPES, 0), normal(SHAPES, 1, calls))
+    assert updates == 2 and states.learning_rate(state, schedule) == 0
 
 
 @pytest.mark.parametrize("steps", [0, -1])

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from jaxopt_mini import WRAPPERS, ParamLayout, adam, apply_updates, chain, states
+from jaxopt_mini import WRAPPERS, ParamLayout, adam, apply_updates, chain, sgd, states
+from jaxopt_mini.wrappers import inner_updates
 from tests.cases import CASES
 from tests.cases_wrappers import INNERS, WRAPPED
 from tests.harness import LAYOUT, SHAPES, half_square, normal, run, shared_buffers
@@ -30,10 +31,10 @@ def each(test):
 
     @pytest.mark.parametrize("case", WRAPPED.values(), ids=WRAPPED)
     @functools.wraps(test)
-    def checked(case):
+    def checked(case, **others):
         if test.__name__ in case.exempt:
             pytest.skip(case.exempt[test.__name__])
-        test(case)
+        test(case, **others)
 
     return checked
 
@@ -98,6 +99,16 @@ def test_state_keeps_structure_shapes_and_dtypes(case, inner):
         chex.assert_trees_all_equal_structs(state, new)
         chex.assert_trees_all_equal_shapes_and_dtypes(state, new)
         chex.assert_trees_all_equal_shapes_and_dtypes(params, new_params)
+
+
+@pytest.mark.parametrize("calls", [1, 5, 8])
+@each
+def test_inner_updates_are_as_many_as_the_inner_optimizer_counts(case, calls):
+    params, grads = normal(SHAPES, 0), normal(SHAPES, 1, calls)
+    tx = case.wrapper(sgd(lambda count: 0.01), **case.keywords)
+    _, state = jax.jit(lambda params, grads: run(tx, params, grads, extra=case.extra))(params, grads)
+    counted = states.learning_rate(state, lambda count: count)
+    assert inner_updates(case.wrapper, calls, **case.keywords) == counted
 
 
 @each
