@@ -1,4 +1,4 @@
-"""Every optimizer, one file each, and the table of their names."""
+"""All optimizers, one file each, and ``OPTIMIZERS``, the table of their names."""
 
 from jaxopt_mini.optimizers._adabelief import adabelief as adabelief, scale_by_belief as scale_by_belief
 from jaxopt_mini.optimizers._adadelta import adadelta as adadelta, scale_by_adadelta as scale_by_adadelta

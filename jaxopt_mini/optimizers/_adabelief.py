@@ -1,4 +1,4 @@
-"""AdaBelief: Adam that divides by how far gradients stray from their mean, not by how large they are."""
+"""AdaBelief: Adam divided by the deviation of gradients from their mean instead of their size."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def scale_by_belief(
     Args:
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the mean of its squared deviation, in [0, 1).
-      eps: added to the root, outside it.
-      eps_root: added to the mean of the squares, in every step.
-      nesterov: look one step ahead.
+      eps: added outside the root.
+      eps_root: added to the mean of the squares in every step.
+      nesterov: use Nesterov momentum.
 
     Returns:
       A transformation with an ``optax.ScaleByBeliefState``: count int32[], mu and nu like the parameters.
@@ -49,12 +49,12 @@ def scale_by_belief(
     def init(params):
         return ScaleByBeliefState(count=jnp.zeros((), jnp.int32), mu=zeros_like(params), nu=zeros_like(params))
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         count = increment(state.count)
         mu = average(updates, state.mu, b1)
-        surprise = jax.tree.map(lambda g, m: absolute_square(widen(g) - m), updates, mu)
-        nu = jax.tree.map(lambda s: s + eps_root, average(surprise, state.nu, b2))
+        deviation = jax.tree.map(lambda g, m: absolute_square(widen(g) - m), updates, mu)
+        nu = jax.tree.map(lambda s: s + eps_root, average(deviation, state.nu, b2))
         m = nesterov_moment(updates, mu, b1, count) if nesterov else bias_correction(mu, b1, count)
         direction = jax.tree.map(lambda m, s: m / (jnp.sqrt(s) + eps), m, bias_correction(nu, b2, count))
         state = ScaleByBeliefState(count, cast_like(mu, state.mu), cast_like(nu, state.nu))
@@ -72,7 +72,7 @@ def adabelief(
     eps_root: ArrayLike = 1e-16,
     nesterov: bool = False,
 ) -> GradientTransformation:
-    """AdaBelief.
+    """AdaBelief: Adam divided by the deviation of gradients from their mean instead of their size.
 
     Zhuang et al., "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients" (2020, arXiv
     2010.07468). :func:`adam` with another second moment::
@@ -80,24 +80,24 @@ def adabelief(
         s <- b2 s + (1 - b2) (g - m)^2 + eps_root
         p <- p - lr m_hat / (sqrt(s_hat) + eps)
 
-    A gradient that comes as expected makes large steps, a surprising one small ones. Where the gradient is constant s
-    falls towards its floor, so the smallest ``eps`` decide.
+    Steps are large where the gradient is close to its prediction m, and small where it deviates. Where the gradient is
+    constant, s falls to its minimum, which ``eps`` and ``eps_root`` determine.
 
-    Letters: s is ``nu`` here.
+    Notation: s is ``nu`` here.
 
-    Departures: none from Optax; like the authors' code it adds eps_root in every step, so that s settles at
+    Departures: none from Optax; as in the authors' code, eps_root is added in every step, so that s converges to
     eps_root / (1 - b2) or more.
 
     Args:
       learning_rate: a number or a schedule; as for :func:`adam`.
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the mean of its squared deviation, in [0, 1).
-      eps: added to the root, outside it.
+      eps: added outside the root.
       eps_root: added to s in every step.
-      nesterov: look one step ahead.
+      nesterov: use Nesterov momentum.
 
     Returns:
-      A transformation; 8 bytes of state a float32 parameter.
+      A transformation; 8 bytes of state per float32 parameter.
 
     >>> tx = adabelief(0.1)
     >>> grads = jnp.array([1.0, -100.0])

@@ -1,4 +1,4 @@
-"""Adadelta: steps as large as the recent steps were, so that their unit is that of the parameters."""
+"""Adadelta: the root mean square of recent updates replaces the learning rate, so that units match."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def scale_by_adadelta(rho: ArrayLike = 0.9, eps: ArrayLike = 1e-6) -> GradientTr
     def step(grad, e_g, e_x):
         return jnp.sqrt(widen(e_x) + eps) / jnp.sqrt(e_g + eps) * widen(grad)
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         e_g = average(jax.tree.map(absolute_square, updates), state.e_g, rho)
         direction = jax.tree.map(step, updates, e_g, state.e_x)
         e_x = average(jax.tree.map(absolute_square, direction), state.e_x, rho)
@@ -56,7 +56,7 @@ def adadelta(
     weight_decay: ScalarOrSchedule = 0.0,
     weight_decay_mask: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformation:
-    """Adadelta.
+    """Adadelta: the root mean square of recent updates replaces the learning rate, so that units match.
 
     Zeiler, "ADADELTA: An Adaptive Learning Rate Method" (2012, arXiv 1212.5701). Descends from :func:`rmsprop`::
 
@@ -65,21 +65,21 @@ def adadelta(
         x <- rho x + (1 - rho) d^2
         p <- p - lr d
 
-    The root of x, the size of the recent steps, stands where a learning rate would; it starts from sqrt(eps).
+    The root of x, the size of recent updates, takes the role of the learning rate; it starts from sqrt(eps).
 
-    Letters: s, x are ``e_g``, ``e_x`` here, ``square_avg``, ``acc_delta`` in torch.
+    Notation: s, x are ``e_g``, ``e_x`` here, ``square_avg``, ``acc_delta`` in torch.
 
-    Departures: the learning rate must be given (Optax's default of None can't be used); 1.0 is the paper's and torch's.
+    Departures: the learning rate is required (Optax's default of None fails); 1.0 is the paper's and torch's.
 
     Args:
       learning_rate: a number or a schedule; 1.0.
       rho: decay of the mean squares, in [0, 1).
       eps: added inside both roots; a larger one makes larger first steps.
       weight_decay: a number or a schedule: an L2 penalty, added to the gradient.
-      weight_decay_mask: tree of booleans, or a function of the parameters that returns one: which leaves decay.
+      weight_decay_mask: leaves to decay, a tree of booleans or a function of the parameters that returns one.
 
     Returns:
-      A transformation; 8 bytes of state a float32 parameter.
+      A transformation; 8 bytes of state per float32 parameter.
 
     >>> tx, params = adadelta(1.0), jnp.float32(3.0)
     >>> print(round(tx.update(params, tx.init(params), params)[0].item(), 5))

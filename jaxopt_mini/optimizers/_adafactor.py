@@ -1,4 +1,4 @@
-"""Adafactor: Adam without momentum whose second moment takes a row and a column, with steps relative to the weights."""
+"""Adafactor: Adam without momentum, with a factored second moment and steps relative to the weights."""
 
 from __future__ import annotations
 
@@ -36,41 +36,41 @@ def adafactor(
     min_scale: ArrayLike = 1e-3,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """Adafactor.
+    """Adafactor: Adam without momentum, with a factored second moment and steps relative to the weights.
 
     Shazeer, Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost" (2018, arXiv 1804.04235). Descends
-    from :func:`rmsprop`. For each matrix, of layers that are stacked each, with b = 1 - t^-decay_rate::
+    from :func:`rmsprop`. For each matrix (per layer in a stack), with b = 1 - t^-decay_rate::
 
         R <- b R + (1 - b) mean_j (g^2 + eps)         C <- b C + (1 - b) mean_i (g^2 + eps)
         u = g / sqrt(R_i C_j / mean(R))               u <- u / max(1, rms(u) / clipping_threshold)
         m <- momentum m + (1 - momentum) lr max(rms(p), min_scale) u
         p <- p - m - weight_decay_rate p
 
-    Departures from Optax: it takes a stack of layers for one tensor in the clip and the scale. The decay is not
-    multiplied by the learning rate; in torch and Hugging Face it is, ``weight_decay_rate=lr * w`` (Hugging Face
-    also multiplies by rms(p) where it scales). Both factor matrices of every size, ``min_dim_size_to_factor=1``, and
-    their relative step is the schedule ``lambda t: jnp.minimum(lr, (t + 1.0) ** -0.5)`` with lr = 1e-2 in Hugging
-    Face. torch's ``eps=(e1, e2)`` is ``eps=e1**2, min_scale=e2``: it bounds the product of the means by e1^2 instead of
-    adding to the squares. ``momentum=None`` has none; with one the rate is inside it, as in Hugging Face.
+    Departures from Optax: Optax clips and scales a stack of layers as one tensor. The decay is not multiplied by the
+    learning rate; in torch and Hugging Face it is, ``weight_decay_rate=lr * w`` (Hugging Face also multiplies it by
+    rms(p) where it scales). Both factor matrices of every size, ``min_dim_size_to_factor=1``, and their relative step
+    size is the schedule ``lambda t: jnp.minimum(lr, (t + 1.0) ** -0.5)``, with lr = 1e-2 in Hugging Face. torch's
+    ``eps=(e1, e2)`` is ``eps=e1**2, min_scale=e2``: it bounds the product of the means by e1^2 instead of adding to the
+    squares. The learning rate is inside the momentum, as in Hugging Face.
 
     Args:
-      learning_rate: a number or a schedule: the size of a step over that of the weights, 1e-3 to 1e-2; None is 1.
-      min_dim_size_to_factor: tensors whose second longest axis is shorter keep a second moment for each entry.
+      learning_rate: a number or a schedule: the size of a step relative to the weights, 1e-3 to 1e-2; None is 1.
+      min_dim_size_to_factor: tensors whose second longest axis is shorter store a second moment per entry.
       decay_rate: power of the decay, >= 0.
-      decay_offset: number of the first step, for going on with a trained model.
+      decay_offset: number of the first step, for fine-tuning.
       multiply_by_parameter_scale: steps relative to the root mean square of the weights; False makes them absolute.
-      clipping_threshold: largest root mean square of a tensor's u; None is no bound.
-      momentum: decay of a mean of the steps, in [0, 1); None is none.
+      clipping_threshold: largest root mean square of a tensor's u; None is unbounded.
+      momentum: decay of a mean of the steps, in [0, 1); None disables it.
       dtype_momentum: dtype that the momentum is stored in.
-      weight_decay_rate: a number or a schedule, not times the learning rate; None is none.
+      weight_decay_rate: a number or a schedule, not times the learning rate; None disables it.
       eps: added to the squares.
-      factored: False keeps every second moment entry by entry.
-      weight_decay_mask: tree of booleans, or a function of the parameters that returns one: which leaves decay.
-      min_scale: smallest root mean square that weights are taken to have.
-      layout: tree of :class:`~jaxopt_mini.ParamLayout`, which says what is stacked; None infers it.
+      factored: False stores all second moments per entry.
+      weight_decay_mask: leaves to decay, a tree of booleans or a function of the parameters that returns one.
+      min_scale: lower bound of the root mean square of the weights.
+      layout: tree of :class:`~jaxopt_mini.ParamLayout`, which names the stacked axes; None infers it.
 
     Returns:
-      A transformation; 4 (rows + columns) bytes of state a float32 matrix, and 4 a parameter with momentum.
+      A transformation; 4 (rows + columns) bytes of state per float32 matrix, and 4 per parameter with momentum.
 
     >>> tx, params = adafactor(0.1), {"w": jnp.array([3.0, -3.0])}
     >>> updates, _ = tx.update({"w": jnp.array([1.0, 100.0])}, tx.init(params), params)

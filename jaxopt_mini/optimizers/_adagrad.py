@@ -1,4 +1,4 @@
-"""AdaGrad: every entry is divided by the root of the sum of all its squared gradients so far."""
+"""AdaGrad: divides every entry by the root of the sum of its squared gradients so far."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def scale_by_rss(
     """The direction of :func:`adagrad`, without the learning rate.
 
     Args:
-      initial_accumulator_value: what the sum starts from, >= 0.
+      initial_accumulator_value: initial value of the sum, >= 0.
       eps: added to the denominator.
       eps_in_sqrt: add it inside the root.
 
@@ -43,14 +43,14 @@ def scale_by_rss(
         return jnp.sqrt(total + eps) if eps_in_sqrt else jnp.sqrt(total) + eps
 
     def divide(grad, total):
-        # Where no gradient has come yet the sum may be 0, and eps too.
+        # Before the first nonzero gradient the sum may be 0, and eps too.
         return jnp.where(total > 0, widen(grad) / root(jnp.where(total > 0, total, 1)), 0)
 
     def init(params):
         return ScaleByRssState(full_like(params, initial_accumulator_value))
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         total = jax.tree.map(lambda g, old: absolute_square(g) + widen(old), updates, state.sum_of_squares)
         direction = jax.tree.map(divide, updates, total)
         state = ScaleByRssState(cast_like(total, state.sum_of_squares))
@@ -67,7 +67,7 @@ def adagrad(
     eps_in_sqrt: bool = True,
     lr_decay: ArrayLike | None = None,
 ) -> GradientTransformation:
-    """AdaGrad.
+    """AdaGrad: divides every entry by the root of the sum of its squared gradients so far.
 
     Duchi, Hazan, Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization" (2011,
     jmlr.org/papers/v12/duchi11a.html). Descends from :func:`sgd`::
@@ -75,19 +75,19 @@ def adagrad(
         s <- s + g^2                      s starts from initial_accumulator_value
         p <- p - lr g / sqrt(s + eps)     or g / (sqrt(s) + eps)
 
-    Departures: the defaults are Optax's. The paper's and the usual form, torch's too, is
+    Departures: the defaults are Optax's. The form of the paper and of torch is
     ``adagrad(lr, initial_accumulator_value=0.0, eps=1e-10, eps_in_sqrt=False)``. For torch's ``weight_decay=w``, an L2
-    penalty: ``chain(add_decayed_weights(w), adagrad(...))``.
+    penalty, use ``chain(add_decayed_weights(w), adagrad(...))``.
 
     Args:
       learning_rate: a number or a schedule; 1e-2 to 1.
-      initial_accumulator_value: what the sum starts from, >= 0; above 0 it damps the first steps.
+      initial_accumulator_value: initial value of the sum, >= 0; above 0 it damps the first steps.
       eps: added to the denominator.
       eps_in_sqrt: add it inside the root; False adds it outside.
-      lr_decay: torch's: step t, from 0, takes lr / (1 + lr_decay t); None is no decay and no step count.
+      lr_decay: torch's learning-rate decay: step t, from 0, uses lr / (1 + lr_decay t); None is no decay and no count.
 
     Returns:
-      A transformation; 4 bytes of state a float32 parameter.
+      A transformation; 4 bytes of state per float32 parameter.
 
     >>> import jax.numpy as jnp
     >>> tx = adagrad(0.1, initial_accumulator_value=0.0, eps=0.0)

@@ -1,4 +1,4 @@
-"""Adam: momentum, divided entry by entry by the root of the averaged square of the gradient."""
+"""Adam: momentum divided elementwise by the root of a moving average of the squared gradient."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def scale_by_adam(
     Args:
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the mean of its square, in [0, 1).
-      eps: added to the root, outside it; larger is closer to momentum SGD.
+      eps: added outside the root; larger values are closer to SGD with momentum.
       eps_root: added inside the root, for differentiating through the optimizer.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
-      nesterov: look one step ahead, see :func:`~jaxopt_mini.nadamw`.
-      one_correction: with ``nesterov``, correct both parts of the step alike.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
+      nesterov: use Nesterov momentum, see :func:`~jaxopt_mini.nadamw`.
+      one_correction: with ``nesterov``, use the same bias correction for both terms.
 
     Returns:
       A transformation with an ``optax.ScaleByAdamState``: count int32[], mu and nu like the parameters.
@@ -61,8 +61,8 @@ def scale_by_adam(
     def init(params):
         return ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=zeros_like(params, mu_dtype), nu=zeros_like(params))
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         count = increment(state.count)
         mu = average(updates, state.mu, b1)
         nu = average(jax.tree.map(absolute_square, updates), state.nu, b2)
@@ -85,7 +85,7 @@ def adam(
     mu_dtype: DTypeLike | None = None,
     nesterov: bool = False,
 ) -> GradientTransformation:
-    """Adam.
+    """Adam: momentum divided elementwise by the root of a moving average of the squared gradient.
 
     Kingma, Ba, "Adam: A Method for Stochastic Optimization" (2015, arXiv 1412.6980). Descends from :func:`rmsprop`::
 
@@ -93,23 +93,23 @@ def adam(
         v <- b2 v + (1 - b2) g^2         v_hat = v / (1 - b2^t)
         p <- p - lr m_hat / (sqrt(v_hat) + eps)
 
-    Letters: m, v are ``mu``, ``nu`` here and ``exp_avg``, ``exp_avg_sq`` in torch; b1, b2 are torch's ``betas``.
-    For torch's ``Adam(weight_decay=w)``, an L2 penalty: ``chain(add_decayed_weights(w), adam(lr))``.
+    Notation: m, v are ``mu``, ``nu`` here and ``exp_avg``, ``exp_avg_sq`` in torch; b1, b2 are torch's ``betas``.
+    For torch's ``Adam(weight_decay=w)``, an L2 penalty, use ``chain(add_decayed_weights(w), adam(lr))``.
 
     Departures from Optax: low-precision gradients are squared and averaged in float32, so that a float16 gradient of
-    zero gives a step of zero and not 0/0.
+    zero gives a step of zero instead of 0/0.
 
     Args:
-      learning_rate: a number or a schedule; 1e-3 is the paper's, language models take 1e-4 to 8e-3.
+      learning_rate: a number or a schedule; 1e-3 in the paper, 1e-4 to 8e-3 for language models.
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the mean of its square, in [0, 1); 0.95 to 0.99 for language models.
-      eps: added to the root, outside it.
+      eps: added outside the root.
       eps_root: added inside the root.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
-      nesterov: look one step ahead.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
+      nesterov: use Nesterov momentum.
 
     Returns:
-      A transformation; 8 bytes of state a float32 parameter.
+      A transformation; 8 bytes of state per float32 parameter.
 
     >>> import jax.numpy as jnp
     >>> tx = adam(0.1)

@@ -1,4 +1,4 @@
-"""Adam-mini: Adam with one learning rate for every block of weights that belong together."""
+"""Adam-mini: Adam with one second moment per block of weights instead of one per weight."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ from jaxopt_mini.tree import (
 
 @dataclass(frozen=True)
 class Blocks:
-    """How a leaf falls into blocks: seen in ``shape``, the entries along ``axes`` are one."""
+    """The blocks of a leaf: after reshaping to ``shape``, the entries along ``axes`` form one block."""
 
     shape: tuple[int, ...]
     axes: tuple[int, ...]
 
     def mean(self, leaf: jax.Array) -> jax.Array:
-        """Mean over each block, with 1 for every axis averaged over."""
+        """Mean over each block; reduced axes have length 1."""
         return jnp.mean(leaf.reshape(self.shape), self.axes, keepdims=True)
 
     def divide(self, leaf: jax.Array, by: jax.Array) -> jax.Array:
-        """Divides every entry by the number of its block."""
+        """Divides every entry by the value of its block."""
         return (leaf.reshape(self.shape) / by).reshape(leaf.shape)
 
 
@@ -58,24 +58,24 @@ def blocks_of(name: str, shape: tuple[int, ...], entry: ParamLayout, heads: int 
       name: its path, for errors.
       shape: its shape.
       entry: its layout.
-      heads: number of heads that its outputs are divided into; None is no heads.
-      whole: a vector is one block.
+      heads: number of attention heads that its outputs are divided into; None is no heads.
+      whole: whether a vector is one block.
 
     Raises:
-      ValueError: the outputs can't be divided into so many heads.
+      ValueError: the outputs can't be divided into this number of heads.
     """
     if heads is not None:
         return _by_head(name, shape, entry, heads)
     if entry.role == "vector":
         return Blocks(shape, entry.inputs + entry.outputs if whole else ())
-    # A token is a row of the embedding and an output of the head: a block each.
+    # A token, a row of the embedding or an output of the head, is one block.
     return Blocks(shape, entry.outputs if entry.role == "embedding" else entry.inputs)
 
 
 def _by_head(name, shape, entry, heads):
     axis = entry.outputs[0] if entry.outputs else 0
     if not entry.outputs or shape[axis] % heads:
-        raise ValueError(f"{name} of shape {shape} has no outputs that divide into heads={heads}: give a divisor")
+        raise ValueError(f"{name} of shape {shape} can't be divided into heads={heads}: give a divisor of its outputs")
     split = (*shape[:axis], heads, shape[axis] // heads, *shape[axis + 1 :])
     others = {*entry.inputs, *entry.outputs} - {axis}
     return Blocks(split, tuple(sorted([axis + 1, *(other + (other > axis) for other in others)])))
@@ -94,16 +94,16 @@ def scale_by_adam_mini(
     """The direction of :func:`adam_mini`, without decay and learning rate.
 
     Args:
-      b1: see :func:`adam_mini`, like the rest.
+      b1: see :func:`adam_mini`, like the other arguments.
       b2: decay of the mean of the squared gradient, in [0, 1).
-      eps: added to the root, outside it.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
+      eps: added outside the root.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
       heads: key -> number of heads.
-      elementwise: keys of the vectors that keep a mean for each entry.
+      elementwise: keys of the vectors with a second moment per entry.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
-      A transformation with an ``optax.ScaleByAdamState`` whose nu has a number for each block, in at least float32.
+      A transformation with an ``optax.ScaleByAdamState`` whose nu has one number per block, in at least float32.
     """
     check_fraction(b1=b1, b2=b2)
     check_nonnegative(eps=eps)
@@ -121,7 +121,7 @@ def scale_by_adam_mini(
         keys = {key for path, _ in jax.tree.leaves_with_path(params) for key in path_name(path).split("/")}
         if missing := set(heads or {}) - keys:
             raise ValueError(
-                f"heads names {sorted(missing)}, which no parameter has in its path; there are {sorted(keys)}"
+                f"heads has {sorted(missing)}, which no parameter has in its path: choose from {sorted(keys)}"
             )
 
         def zeros(leaf, block):
@@ -130,8 +130,8 @@ def scale_by_adam_mini(
         mu = zeros_like(params, mu_dtype)
         return ScaleByAdamState(jnp.zeros((), jnp.int32), mu, jax.tree.map(zeros, params, blocks(params)))
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         count, block = increment(state.count), blocks(updates)
         mu = average(updates, state.mu, b1)
         squares = jax.tree.map(lambda g, block: block.mean(absolute_square(g)), updates, block)
@@ -156,37 +156,37 @@ def adam_mini(
     elementwise: tuple[str, ...] = ("bias",),
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """Adam-mini.
+    """Adam-mini: Adam with one second moment per block of weights instead of one per weight.
 
-    Zhang et al., "Adam-mini: Use Fewer Learning Rates To Gain More" (2024, arXiv 2406.16793). As :func:`adamw`, but
-    v is one number for each block::
+    Zhang et al., "Adam-mini: Use Fewer Learning Rates To Gain More" (2024, arXiv 2406.16793). As :func:`adamw`, with
+    one number v per block::
 
         v <- b2 v + (1 - b2) mean of g^2 over the block
 
-    The blocks are those of the Hessian's diagonal: the weights into one output; the row of a token in an embedding, its
-    column in the head; all of a vector, except a bias, which keeps Adam's v; for queries and keys one head, if
-    ``heads`` says how many there are.
+    The blocks follow the block-diagonal structure of the Hessian: the weights of one output; the row of a token in the
+    embedding, its column in the head; a whole vector, except that biases keep Adam's v; for queries and keys one head,
+    if ``heads`` gives their number.
 
-    Departures: the official code tells the blocks by the names of Llama's and GPT-2's parameters and never decays
-    norms and biases; here the layout and ``mask`` say so.
+    Departures: the official code identifies blocks by the names of Llama's and GPT-2's parameters and never decays
+    norms and biases; here the layout and ``mask`` determine both.
 
     Args:
       learning_rate: a number or a schedule; as for :func:`adamw`.
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the mean of its square, in [0, 1); 0.95 for language models.
-      eps: added to the root, outside it.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
+      eps: added outside the root.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
       weight_decay: a number or a schedule, times the learning rate.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
-      heads: key of a path -> number of heads, consecutive parts of the outputs, e.g. {"query": 12, "key": 12}.
-      elementwise: keys of the vectors that keep a mean for each entry.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
+      heads: key of a path -> number of heads, consecutive slices of the outputs, e.g. {"query": 12, "key": 12}.
+      elementwise: keys of the vectors with a second moment per entry.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
-      A transformation; 4 bytes of state a float32 parameter, and 4 for every block.
+      A transformation; 4 bytes of state per float32 parameter, and 4 per block.
 
     Raises:
-      ValueError: a number is out of range, no parameter has a key of ``heads``, or its outputs don't divide into them.
+      ValueError: a number is out of range, no parameter has a key of ``heads``, or its outputs can't be divided.
 
     >>> tx = adam_mini(0.1)
     >>> params = {"kernel": jnp.ones((2, 2))}  # two outputs of two inputs

@@ -1,4 +1,4 @@
-"""AdaMax: Adam that divides by the largest recent gradient instead of the root of the mean square."""
+"""AdaMax: Adam with the infinity norm: divides by the largest recent gradient."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def scale_by_adamax(
     def init(params):
         return ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=zeros_like(params), nu=zeros_like(params))
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         count = increment(state.count)
         mu = average(updates, state.mu, b1)
         nu = jax.tree.map(lambda g, u: jnp.maximum(jnp.abs(widen(g)) + eps, b2 * widen(u)), updates, state.nu)
@@ -52,27 +52,27 @@ def adamax(
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
 ) -> GradientTransformation:
-    """AdaMax.
+    """AdaMax: Adam with the infinity norm: divides by the largest recent gradient.
 
     Kingma, Ba, "Adam: A Method for Stochastic Optimization" (2015, arXiv 1412.6980), section 7.1. :func:`adam` with the
-    infinity norm, which needs no correction of its beginning::
+    infinity norm, which needs no bias correction::
 
         u <- max(b2 u, |g| + eps)
         p <- p - lr m_hat / u
 
-    Letters: u is ``nu`` here and ``exp_inf`` in torch.
+    Notation: u is ``nu`` here and ``exp_inf`` in torch.
 
-    Departures: none from Optax and torch; the paper has no eps. For torch's ``weight_decay=w``, an L2 penalty:
-    ``chain(add_decayed_weights(w), adamax(...))``; decoupled decay is :func:`adamaxw`.
+    Departures: none from Optax and torch; the paper has no eps. For torch's ``weight_decay=w``, an L2 penalty, use
+    ``chain(add_decayed_weights(w), adamax(...))``; for decoupled decay, :func:`adamaxw`.
 
     Args:
-      learning_rate: a number or a schedule; the paper takes 2e-3.
+      learning_rate: a number or a schedule; the paper uses 2e-3.
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the largest gradient, in [0, 1).
       eps: added to the gradient's absolute value.
 
     Returns:
-      A transformation; 8 bytes of state a float32 parameter.
+      A transformation; 8 bytes of state per float32 parameter.
 
     >>> tx = adamax(0.1, b1=0.0, b2=0.5)
     >>> state = tx.init(jnp.float32(0.0))

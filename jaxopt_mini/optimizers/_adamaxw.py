@@ -1,4 +1,4 @@
-"""AdaMaxW: AdaMax, with weight decay applied to the weights themselves."""
+"""AdaMaxW: AdaMax with decoupled weight decay."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def adamaxw(
       b2: decay of the largest gradient, in [0, 1).
       eps: added to the gradient's absolute value.
       weight_decay: a number or a schedule, times the learning rate.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
 
     Returns:
-      A transformation; 8 bytes of state a float32 parameter.
+      A transformation; 8 bytes of state per float32 parameter.
 
     >>> import jax.numpy as jnp
     >>> tx, params = adamaxw(0.1, weight_decay=0.5), jnp.float32(-2.0)

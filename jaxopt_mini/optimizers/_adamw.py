@@ -1,4 +1,4 @@
-"""AdamW: Adam, with weight decay taken out of the gradient and applied to the weights themselves."""
+"""AdamW: Adam with decoupled weight decay, applied to the weights instead of the gradient."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ def adamw(
 
         p <- p - lr (m_hat / (sqrt(v_hat) + eps) + weight_decay p)
 
-    An L2 penalty would pass through the division by sqrt(v_hat), so that weights with large gradients would decay
+    The gradient of an L2 penalty would be divided by sqrt(v_hat), so that weights with large gradients would decay
     least; here every weight decays at the same rate.
 
-    Departures: as in torch and Optax the decay is multiplied by the learning rate (the paper keeps them apart). torch's
-    default decay is 1e-2, Optax's and ours 1e-4; language models take 0.1 on matrices and none on vectors.
+    Departures: as in torch and Optax, the decay is multiplied by the learning rate (in the paper it is not). The
+    default decay is Optax's 1e-4, torch's is 1e-2; language models use 0.1 on matrices and none on vectors.
 
     Args:
-      learning_rate: a number or a schedule; language models take 1e-4 to 8e-3.
+      learning_rate: a number or a schedule; 1e-4 to 8e-3 for language models.
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the mean of its square, in [0, 1); 0.95 to 0.99 for language models.
-      eps: added to the root, outside it.
+      eps: added outside the root.
       eps_root: added inside the root.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
       weight_decay: a number or a schedule, times the learning rate.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
-      nesterov: look one step ahead, see :func:`nadamw`.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
+      nesterov: use Nesterov momentum, see :func:`nadamw`.
 
     Returns:
-      A transformation; 8 bytes of state a float32 parameter.
+      A transformation; 8 bytes of state per float32 parameter.
 
     >>> import jax.numpy as jnp
     >>> tx = adamw(0.1, weight_decay=0.5)

@@ -1,4 +1,4 @@
-"""Adan: Adam with Nesterov momentum written with the difference of successive gradients."""
+"""Adan: Adam with Nesterov momentum, computed from differences of successive gradients."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def scale_by_adan(
 
     Args:
       b1: decay of the mean of the gradient, in [0, 1).
-      b2: decay of the mean of its difference, and the weight of the difference, in [0, 1).
+      b2: decay of the mean of the differences, and their weight, in [0, 1).
       b3: decay of the mean of the square, in [0, 1).
-      eps: added to the root, outside it.
+      eps: added outside the root.
       eps_root: added inside the root.
 
     Returns:
@@ -49,8 +49,8 @@ def scale_by_adan(
     def init(params):
         return ScaleByAdanState(*(zeros_like(params) for _ in range(4)), t=jnp.zeros((), jnp.int32))
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         t = increment(state.t)
         g = jax.tree.map(widen, updates)
         difference = jax.tree.map(lambda g, old: jnp.where(state.t == 0, 0, g - widen(old)), g, state.g)
@@ -65,7 +65,7 @@ def scale_by_adan(
 
 
 def _shrink(rate, decay, mask):
-    """Divides updates by 1 + lr weight_decay, where weights decay."""
+    """Divides updates by 1 + lr weight_decay, for the leaves in the mask."""
 
     def factor(count) -> jax.Array:
         return jnp.reciprocal(1.0 + schedule_value(rate, count) * schedule_value(decay, count))
@@ -88,33 +88,33 @@ def adan(
 ) -> GradientTransformation:
     """Adan (adaptive Nesterov momentum).
 
-    Xie et al., "Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models" (2022, arXiv 2208.06677);
-    d is the difference to the gradient before, 0 at first, and hats divide by 1 - b^t. Descends from :func:`adamw`::
+    Xie et al., "Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models" (2022, arXiv 2208.06677).
+    d is the difference from the previous gradient, initially 0; hats divide by 1 - b^t. Descends from :func:`adamw`::
 
         m <- b1 m + (1 - b1) g
         v <- b2 v + (1 - b2) d
         n <- b3 n + (1 - b3) (g + b2 d)^2
         p <- p - lr ((m_hat + b2 v_hat) / (sqrt(n_hat + eps_root) + eps) + weight_decay p)
 
-    Letters: the paper's betas are 1 - b1, 1 - b2, 1 - b3; its code's are ours.
+    Notation: the paper's betas are 1 - b1, 1 - b2, 1 - b3; the authors' code uses b1, b2, b3.
 
-    Departures from Optax: the differences are weighed by b2 = 0.92, the paper's 1 - beta_2, in n and in the step; Optax
-    weighs them by 1 - b2 = 0.08 and so leaves out most of Nesterov's momentum. The authors' code has ``eps_root=0.0``,
-    and by default the proximal decay, p <- (p - lr u) / (1 + lr weight_decay): ``proximal=True``.
+    Departures from Optax: the differences have the weight b2 = 0.92, the paper's 1 - beta_2, in n and in the step; in
+    Optax it is 1 - b2 = 0.08, which loses most of the Nesterov momentum. The authors' code has ``eps_root=0.0``, and by
+    default proximal decay, p <- (p - lr u) / (1 + lr weight_decay): ``proximal=True``.
 
     Args:
       learning_rate: a number or a schedule; 5 to 10 times Adam's.
       b1: decay of the mean of the gradient, in [0, 1).
-      b2: decay of the mean of its difference, and the weight of the difference, in [0, 1).
+      b2: decay of the mean of the differences, and their weight, in [0, 1).
       b3: decay of the mean of the square, in [0, 1).
-      eps: added to the root, outside it.
+      eps: added outside the root.
       eps_root: added inside the root.
       weight_decay: a number or a schedule, times the learning rate.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       proximal: decay by division, after the step.
 
     Returns:
-      A transformation; 16 bytes of state a float32 parameter.
+      A transformation; 16 bytes of state per float32 parameter.
 
     >>> tx, params = adan(0.1, eps_root=0.0), jnp.float32(0.0)
     >>> state = tx.init(params)

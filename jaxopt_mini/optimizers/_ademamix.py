@@ -1,4 +1,4 @@
-"""AdEMAMix: AdamW with a second, much longer memory of the gradient."""
+"""AdEMAMix: AdamW with a second, much slower average of the gradient."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def scale_by_ademamix(
     """The direction of :func:`ademamix`, without decay and learning rate.
 
     Args:
-      b1: see :func:`ademamix`, like the rest.
+      b1: see :func:`ademamix`, like the other arguments.
       b2: decay of the mean of the squared gradient, in [0, 1).
-      b3: decay of the long mean, in [0, 1), or a schedule of it.
-      alpha: weight of the long mean, or a schedule of it.
-      eps: added to the root, outside it.
+      b3: decay of the slow mean, in [0, 1), a number or a schedule.
+      alpha: weight of the slow mean, a number or a schedule.
+      eps: added outside the root.
       eps_root: added inside the root.
-      mu_dtype: dtype that the two means are stored in; None is each parameter's own.
+      mu_dtype: dtype that the two means are stored in; None uses each parameter's dtype.
 
     Returns:
       A transformation with an ``optax.contrib.ScaleByAdemamixState``.
@@ -56,14 +56,14 @@ def scale_by_ademamix(
         zero, zeros = (lambda: jnp.zeros((), jnp.int32)), (lambda: zeros_like(params, mu_dtype))
         return ScaleByAdemamixState(zero(), zero(), zeros(), zeros(), zeros_like(params))
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         count = increment(state.count)
         a = schedule_value(alpha, state.count_m2)
         m1 = average(updates, state.m1, b1)
         m2 = average(updates, state.m2, schedule_value(b3, state.count_m2))
         nu = average(jax.tree.map(absolute_square, updates), state.nu, b2)
-        # The long mean is left to fill slowly.
+        # The slow mean has no bias correction.
         short, v = bias_correction(m1, b1, count), bias_correction(nu, b2, count)
         direction = jax.tree.map(lambda s, l, v: (s + a * l) / (jnp.sqrt(v + eps_root) + eps), short, m2, v)
         new = ScaleByAdemamixState(
@@ -79,12 +79,12 @@ def scale_by_ademamix(
 
 
 def half_life_warmup(start: ArrayLike, end: ArrayLike, steps: int) -> Schedule:
-    """A decay whose half-life rises linearly: that of ``start`` before the first step, of ``end`` from step ``steps``.
+    """A decay whose half-life rises linearly, from that of ``start`` to that of ``end`` in ``steps`` steps.
 
     Args:
-      start: decay of an average, in (0, 1).
-      end: the decay to reach, in (0, 1).
-      steps: length of the warm-up; step t, from 1, has gone t / steps of the way.
+      start: initial decay of an average, in (0, 1).
+      end: final decay, in (0, 1).
+      steps: length of the warm-up; step t, from 1, is at the fraction t / steps.
 
     Returns:
       A schedule: int32[] -> float32[].
@@ -103,7 +103,7 @@ def half_life_warmup(start: ArrayLike, end: ArrayLike, steps: int) -> Schedule:
 
 def _peak(name: str, number: ScalarOrSchedule, check: Callable[..., None]) -> jax.Array:
     if callable(number):
-        raise ValueError(f"{name} is a schedule already: give it or {name}_warmup")
+        raise ValueError(f"{name} is already a schedule: give either it or {name}_warmup")
     check(**{name: number})
     return jnp.asarray(number)
 
@@ -123,7 +123,7 @@ def ademamix(
     b3_warmup: int | None = None,
     alpha_warmup: int | None = None,
 ) -> GradientTransformation:
-    """AdEMAMix.
+    """AdEMAMix: AdamW with a second, much slower average of the gradient.
 
     Pagliardini, Ablin, Grangier, "The AdEMAMix Optimizer: Better, Faster, Older" (2024, arXiv 2409.03137). Beyond
     :func:`adamw`::
@@ -131,35 +131,35 @@ def ademamix(
         l <- b3 l + (1 - b3) g
         p <- p - lr ((m_hat + alpha l) / (sqrt(v_hat) + eps) + weight_decay p)
 
-    The paper warms alpha up linearly and b3 linearly in its half-life, both over the whole run, without which large
+    The paper warms up alpha linearly and b3 linearly in its half-life, both over the whole run; without that, large
     models diverge early: ``b3_warmup=steps, alpha_warmup=steps``.
 
-    Letters: m, l, v are ``m1``, ``m2``, ``nu`` in the state.
+    Notation: m, l, v are ``m1``, ``m2``, ``nu`` in the state.
 
-    Departures: Optax has no warm-ups of its own; schedules given as ``b3`` and ``alpha`` are called with 0 in the first
-    step, as in Optax, the built-in ones count from 1, as the official torch code does. The official default of alpha
-    is 2 in torch, 5 in JAX. ``mu_dtype`` is for the two means of the gradient and kept; in Optax it also is for the
-    first ``nu`` and lost in the first step.
+    Departures: Optax has no built-in warm-ups. Schedules passed as ``b3`` and ``alpha`` are called with 0 in the first
+    step, as in Optax; the built-in ones count from 1, as in the official torch code. The official default of alpha is 2
+    in torch and 5 in JAX. ``mu_dtype`` applies to both means of the gradient in all steps; in Optax it also applies to
+    the initial ``nu``, and is lost after the first step.
 
     Args:
       learning_rate: a number or a schedule; as for :func:`adamw`.
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the mean of its square, in [0, 1).
-      b3: decay of the long mean, in [0, 1), or a schedule of it; 0.999 for runs of some thousand steps.
-      alpha: weight of the long mean, or a schedule of it; 2 to 10.
-      eps: added to the root, outside it.
+      b3: decay of the slow mean, in [0, 1), a number or a schedule; 0.999 for runs of a few thousand steps.
+      alpha: weight of the slow mean, a number or a schedule; 2 to 10.
+      eps: added outside the root.
       eps_root: added inside the root.
-      mu_dtype: dtype that the two means are stored in; None is each parameter's own.
+      mu_dtype: dtype that the two means are stored in; None uses each parameter's dtype.
       weight_decay: a number or a schedule, times the learning rate.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
-      b3_warmup: steps in which b3 rises from b1; None is none.
-      alpha_warmup: steps in which alpha rises from 0; None is none.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
+      b3_warmup: number of steps in which b3 rises from b1; None disables it.
+      alpha_warmup: number of steps in which alpha rises from 0; None disables it.
 
     Returns:
-      A transformation; 12 bytes of state a float32 parameter.
+      A transformation; 12 bytes of state per float32 parameter.
 
     Raises:
-      ValueError: a number is out of range, or a schedule is given and a warm-up too.
+      ValueError: a number is out of range, or both a schedule and a warm-up are given.
 
     >>> tx = ademamix(0.1, b3=0.9)
     >>> params = grads = jnp.float32(2.0)

@@ -1,4 +1,4 @@
-"""ADOPT: Adam whose gradient is divided by the mean of the squares before it, not by one that holds it."""
+"""ADOPT: Adam that divides each gradient by the second moment of the previous step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from jaxopt_mini.tree import absolute_square, average, cast_like, increment, wid
 
 
 def fourth_root(count: jax.Array) -> jax.Array:
-    """The bound that the paper clips by: t^(1/4)."""
+    """The paper's clipping bound: t^(1/4)."""
     return count**0.25
 
 
@@ -44,13 +44,13 @@ def scale_by_adopt(
     """The direction of :func:`adopt`, without the learning rate.
 
     Args:
-      b1: see :func:`adopt`, like the rest.
+      b1: see :func:`adopt`, like the other arguments.
       b2: decay of the mean of the squared gradient, in [0, 1).
       eps: least denominator.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
-      nesterov: look one step ahead.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
+      nesterov: use Nesterov momentum.
       use_clipping: clip the divided gradient.
-      clip_value_fn: number of steps done before (float32[]) -> bound.
+      clip_value_fn: number of completed steps (float32[]) -> bound.
 
     Returns:
       A transformation with an ``optax.ScaleByAdamState``: count int32[], mu and nu like the parameters.
@@ -62,14 +62,14 @@ def scale_by_adopt(
         require_real(params, "adopt")  # it clips
         return ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=zeros_like(params, mu_dtype), nu=zeros_like(params))
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         first = state.count == 0
         bound = clip_value_fn(state.count.astype(jnp.float32)) if use_clipping else jnp.inf
 
         def divided(g, v):
             n = widen(g) / jnp.maximum(jnp.sqrt(widen(v)), eps)
-            # In the first call v is still 0, and nothing but v changes.
+            # In the first call v is 0, and only v changes.
             return jnp.where(first, 0, jnp.clip(n, -bound, bound))
 
         n = jax.tree.map(divided, updates, state.nu)
@@ -95,7 +95,7 @@ def adopt(
     weight_decay: ScalarOrSchedule | None = None,
     mask: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformation:
-    """ADOPT.
+    """ADOPT: Adam that divides each gradient by the second moment of the previous step.
 
     Taniguchi et al., "ADOPT: Modified Adam Can Converge with Any b2 with the Optimal Rate" (2024, arXiv 2411.02853).
     Descends from :func:`adam`. In step t = 1, 2, ... after a first call that only sets v to g^2::
@@ -105,28 +105,28 @@ def adopt(
         p <- p - lr (m + weight_decay p)
         v <- b2 v + (1 - b2) g^2
 
-    The gradient is no part of the v that divides it, which is what makes Adam diverge for a small b2, and m averages
-    what is already divided, as in :func:`laprop`. Nothing is corrected for its beginning.
+    v excludes the gradient that it divides; including it makes Adam diverge for a small b2. m averages gradients that
+    are already divided, as in :func:`laprop`. There is no bias correction.
 
-    Departures: Optax's ``adopt`` has no decay. Here the first call doesn't decay either, as in the official code; to
-    decay in it too, ``chain(scale_by_adopt(), add_decayed_weights(w), scale_by_learning_rate(lr))``. For the official
-    ``decouple=False``, an L2 penalty: ``chain(add_decayed_weights(w), adopt(lr))``. Optax computes 1 - b2 in float32,
-    for b2 = 0.9999 with an error of 2e-4.
+    Departures: Optax's ``adopt`` has no weight decay. As in the official code, the first call doesn't decay; to decay
+    there too, use ``chain(scale_by_adopt(), add_decayed_weights(w), scale_by_learning_rate(lr))``. For the official
+    ``decouple=False``, an L2 penalty, use ``chain(add_decayed_weights(w), adopt(lr))``. Optax computes 1 - b2 in
+    float32, for b2 = 0.9999 with an error of 2e-4.
 
     Args:
       learning_rate: a number or a schedule; as for :func:`adamw`.
       b1: decay of the mean of the divided gradient, in [0, 1).
       b2: decay of the mean of the squared gradient, in [0, 1).
       eps: least denominator.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
-      nesterov: look one step ahead.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
+      nesterov: use Nesterov momentum.
       use_clipping: clip the divided gradient; False is the first version of the paper.
-      clip_value_fn: number of steps done before (float32[]) -> bound.
-      weight_decay: a number or a schedule, times the learning rate; None is none.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
+      clip_value_fn: number of completed steps (float32[]) -> bound.
+      weight_decay: a number or a schedule, times the learning rate; None disables it.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
 
     Returns:
-      A transformation; 8 bytes of state a float32 parameter.
+      A transformation; 8 bytes of state per float32 parameter.
 
     >>> tx = adopt(0.1)
     >>> params = grads = jnp.float32(2.0)

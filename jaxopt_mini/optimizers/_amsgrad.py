@@ -1,4 +1,4 @@
-"""AMSGrad: Adam that divides by the largest second moment so far, so that no step grows again."""
+"""AMSGrad: Adam divided by the largest second moment so far, so that step sizes never grow."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def scale_by_amsgrad(
     Args:
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the mean of its square, in [0, 1).
-      eps: added to the root, outside it.
+      eps: added outside the root.
       eps_root: added inside the root.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
       bias_correction_mu: divide the mean by 1 - b1^t.
       bias_correction_nu: divide the mean of the squares by 1 - b2^t.
-      maximum_first: take the maximum of the uncorrected moments and correct that.
+      maximum_first: take the maximum before the bias correction.
 
     Returns:
       A transformation with an ``optax.ScaleByAmsgradState``: count int32[]; mu, nu, nu_max like the parameters.
@@ -47,8 +47,8 @@ def scale_by_amsgrad(
         moments = zeros_like(params, mu_dtype), zeros_like(params), zeros_like(params)
         return ScaleByAmsgradState(jnp.zeros((), jnp.int32), *moments)
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         count = increment(state.count)
         mu = average(updates, state.mu, b1)
         nu = average(jax.tree.map(absolute_square, updates), state.nu, b2)
@@ -77,32 +77,32 @@ def amsgrad(
     bias_correction_nu: bool = True,
     maximum_first: bool = False,
 ) -> GradientTransformation:
-    """AMSGrad.
+    """AMSGrad: Adam divided by the largest second moment so far, so that step sizes never grow.
 
     Reddi, Kale, Kumar, "On the Convergence of Adam and Beyond" (2018, arXiv 1904.09237). :func:`adam` with the largest
-    v so far in the place of v::
+    v so far in place of v::
 
         n <- max(n, v_hat)
         p <- p - lr m_hat / (sqrt(n) + eps)
 
-    Departures: the default is Optax's, which takes the maximum of the corrected v, so that the large v_hat of the first
-    noisy steps stays for ever. torch's ``amsgrad=True`` takes the maximum first and corrects that, ``n <- max(n, v)``
-    and ``sqrt(n / (1 - b2^t))``: ``maximum_first=True``. The paper corrects nothing: both corrections False. torch's
-    AdamW form is ``chain(scale_by_amsgrad(...), add_decayed_weights(w), scale_by_learning_rate(lr))``.
+    Departures: the default is Optax's, the maximum of the bias-corrected v, which keeps the large v_hat of the first
+    noisy steps forever. torch's ``amsgrad=True`` corrects after the maximum, ``n <- max(n, v)`` and
+    ``sqrt(n / (1 - b2^t))``: ``maximum_first=True``. The paper has no bias correction: set both to False. torch's AdamW
+    form is ``chain(scale_by_amsgrad(...), add_decayed_weights(w), scale_by_learning_rate(lr))``.
 
     Args:
       learning_rate: a number or a schedule; as for :func:`adam`.
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the mean of its square, in [0, 1).
-      eps: added to the root, outside it.
+      eps: added outside the root.
       eps_root: added inside the root.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
       bias_correction_mu: divide the mean by 1 - b1^t.
       bias_correction_nu: divide the mean of the squares by 1 - b2^t.
-      maximum_first: take the maximum of the uncorrected moments and correct that.
+      maximum_first: take the maximum before the bias correction.
 
     Returns:
-      A transformation; 12 bytes of state a float32 parameter.
+      A transformation; 12 bytes of state per float32 parameter.
 
     >>> tx = amsgrad(0.1, b1=0.0, b2=0.5)
     >>> state = tx.init(jnp.float32(0.0))

@@ -1,4 +1,4 @@
-"""ASGD: SGD with a falling rate, whose iterates are averaged."""
+"""ASGD: averaged SGD with a decaying learning rate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jaxopt_mini.tree import cast_like, increment, widen, zeros_like
 class AveragedState(NamedTuple):
     """State of :func:`asgd`."""
 
-    count: jax.Array  # int32[]: steps done
+    count: jax.Array  # int32[]: completed steps
     average: Params  # the parameters to evaluate with
 
 
@@ -43,21 +43,21 @@ def asgd(
         p <- p - eta (g + lambd p)
         a <- a + (p - a) / max(1, t - t0)
 
-    a is in the state, ``states.get(state, "average")``: a copy of p until step t0, the mean of the iterates from
-    then on. The iterates jump about the minimum; their mean comes nearer.
+    a is in the state, ``states.get(state, "average")``: a copy of p until step t0, then the mean of the iterates. The
+    iterates fluctuate around the minimum; their mean is closer to it.
 
-    Letters: a is ``ax``, eta ``eta`` in torch.
+    Notation: a is ``ax``, eta ``eta`` in torch.
 
     Departures: none from torch. Its ``weight_decay=w``, an L2 penalty, is ``chain(add_decayed_weights(w), asgd(...))``.
 
     Args:
       learning_rate: a number or a schedule; as for :func:`sgd`.
-      lambd: how fast the rate falls, and the strength of an L2 penalty.
-      alpha: power of the fall.
-      t0: step that the mean begins at.
+      lambd: speed of the learning-rate decay, and strength of an L2 penalty.
+      alpha: power of the learning-rate decay.
+      t0: first step of the mean.
 
     Returns:
-      A transformation with an :class:`AveragedState`; 4 bytes of state a float32 parameter.
+      A transformation with an :class:`AveragedState`; 4 bytes of state per float32 parameter.
 
     >>> tx, params = asgd(0.5, lambd=0.0, t0=0.0), jnp.float32(1.0)
     >>> state = tx.init(params)
@@ -72,8 +72,8 @@ def asgd(
     def init(params):
         return AveragedState(jnp.zeros((), jnp.int32), zeros_like(params))
 
-    def update(updates, state, params=None, **extra):
-        del extra
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
         t, rate = state.count.astype(jnp.float32), schedule_value(learning_rate, state.count)
         eta, share = rate / (1 + lambd * rate * t) ** alpha, 1 / jnp.maximum(1, t - t0)
         params = require_params(params, "asgd")

@@ -1,4 +1,4 @@
-"""CAME: Adafactor with momentum, in which each direction counts as much as the momentum agrees with it."""
+"""CAME: Adafactor with momentum, scaled by a confidence: how well updates agree with their momentum."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from jaxopt_mini.tree import absolute_square, average, cast_like, refuse_integer
 
 
 class Factors(NamedTuple):
-    """Means of the entries of a matrix along one side and the other."""
+    """Row and column means of a matrix."""
 
-    inputs: jax.Array  # one for each input: the shape of the matrix, with 1 for its output axes
-    outputs: jax.Array  # one for each output: the shape of the matrix, with 1 for its input axes
+    inputs: jax.Array  # one per input: the shape of the matrix, with 1 for its output axes
+    outputs: jax.Array  # one per output: the shape of the matrix, with 1 for its input axes
 
 
 class ScaleByCameState(NamedTuple):
-    """What :func:`came` remembers; a trees' leaf is :class:`Factors` for a matrix, an array for a vector."""
+    """State of :func:`scale_by_came`; leaves are :class:`Factors` for matrices, arrays for vectors."""
 
     mu: Updates  # like the parameters
     nu: Any  # mean of g^2, in at least float32
@@ -42,12 +42,12 @@ class ScaleByCameState(NamedTuple):
 
 
 def is_matrix(entry: ParamLayout) -> bool:
-    """Whether there are two sides to average over."""
+    """Whether a leaf has both input and output axes."""
     return bool(entry.inputs and entry.outputs)
 
 
 def factored(leaf: jax.Array, entry: ParamLayout) -> Any:
-    """:class:`Factors` of a matrix, a vector itself."""
+    """The :class:`Factors` of a matrix; a vector unchanged."""
     if not is_matrix(entry):
         return leaf
     return Factors(jnp.mean(leaf, entry.outputs, keepdims=True), jnp.mean(leaf, entry.inputs, keepdims=True))
@@ -75,13 +75,13 @@ def scale_by_came(
     """The direction of :func:`came`, without decay and learning rate.
 
     Args:
-      b1: see :func:`came`, like the rest.
+      b1: see :func:`came`, like the other arguments.
       b2: decay of the mean of the squared gradient, in [0, 1).
-      b3: decay of the mean of the doubt, in [0, 1).
+      b3: decay of the mean of the squared deviation, in [0, 1).
       eps: added to the squared gradient.
-      doubt_eps: added to the doubt.
+      doubt_eps: added to the squared deviation.
       clip_threshold: largest root mean square of u.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
@@ -99,8 +99,8 @@ def scale_by_came(
         doubt = jax.tree.map(lambda leaf, entry: factored(leaf, entry) if is_matrix(entry) else None, wide, entries)
         return ScaleByCameState(zeros_like(params, mu_dtype), nu, doubt)
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         entries = resolve(layout, updates)
         squares = jax.tree.map(lambda g, entry: factored(absolute_square(g) + eps, entry), updates, entries)
         nu = average(squares, state.nu, b2)
@@ -144,31 +144,30 @@ def came(
         s <- b3 s + (1 - b3) ((u - m)^2 + doubt_eps)
         p <- p - lr (m / sqrt(s) + weight_decay p)
 
-    As in Adafactor, only the means of v and s over rows and over columns are kept: v_ij = row_i column_j / mean. Where
-    u strays from its mean m, s is large and the step small. A vector keeps v whole, has no s, and moves by lr m.
+    As in Adafactor, only the row and column means of v and s are stored: v_ij = row_i column_j / mean. Where u deviates
+    from its mean m, s is large and the step small. A vector stores the full v, has no s, and moves by lr m.
 
-    Nothing is corrected for its beginning: s starts at 0 and rises so slowly that step t of a matrix is
-    1 / sqrt(1 - b3^t) times as long as it would be, 100 times in the first, so the learning rate is much smaller than
-    AdamW's.
+    There is no bias correction: s starts at 0 and rises so slowly that step t of a matrix is 1 / sqrt(1 - b3^t) times
+    too long, 100 times in the first step. So the learning rate is much smaller than AdamW's.
 
-    Departures: the official code factors the last two axes of whatever has two or more; here the layout says which axes
-    are inputs and outputs. ``eps`` and ``doubt_eps`` are its ``eps`` in a pair.
+    Departures: the official code factors the last two axes of every leaf with two or more; here the layout names the
+    input and output axes. ``eps`` and ``doubt_eps`` are the pair ``eps`` of the official code.
 
     Args:
       learning_rate: a number or a schedule; 2e-4 is the paper's.
       b1: decay of the mean of u, in [0, 1).
       b2: decay of the mean of the squared gradient, in [0, 1).
-      b3: decay of the mean of the doubt, in [0, 1).
+      b3: decay of the mean of the squared deviation, in [0, 1).
       eps: added to the squared gradient, > 0.
-      doubt_eps: added to the doubt, > 0.
+      doubt_eps: added to the squared deviation, > 0.
       clip_threshold: largest root mean square of u.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
       weight_decay: a number or a schedule, times the learning rate.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
-      A transformation; 4 bytes of state a float32 parameter, and 8 for every row and column of a matrix.
+      A transformation; 4 bytes of state per float32 parameter, and 8 per row and column of a matrix.
 
     >>> tx = came(0.001)
     >>> params = {"w": jnp.ones((2, 2))}

@@ -1,4 +1,4 @@
-"""D-Adapted AdamW: AdamW that finds its learning rate by a bound on the distance to the solution."""
+"""D-Adapted AdamW: AdamW that estimates its learning rate from a bound on the distance to the solution."""
 
 from __future__ import annotations
 
@@ -46,32 +46,33 @@ def dadapt_adamw(
     """AdamW with D-Adaptation.
 
     Defazio, Mishchenko, "Learning-Rate-Free Learning by D-Adaptation" (2023, arXiv 2301.07733). Descends from
-    :func:`adamw`. The whole tree has one learning rate, d lr, with d from before the step; b is the root of b2::
+    :func:`adamw`. The whole tree has one learning rate, d lr, with d of the previous step; b is the root of b2::
 
-        r <- b r + (1 - b) d_lr <g, s / (sqrt(v) + eps)>         with s and v from before the step
+        r <- b r + (1 - b) d_lr <g, s / (sqrt(v) + eps)>         with s and v of the previous step
         m <- b1 m + (1 - b1) d_lr g                              v <- b2 v + (1 - b2) g^2
         s <- b s + (1 - b) d_lr g                                d_lr = d lr sqrt(1 - b2^t) / (1 - b1^t)
         d <- max(d, r / ((1 - b) |s|_1))
         p <- p - m / (sqrt(v) + eps) - d_lr weight_decay p
 
-    :func:`prodigy` finds a rate of the same size sooner.
+    :func:`prodigy` reaches a learning rate of the same size sooner.
 
-    Letters: d is ``estim_lr`` in the state, r ``numerator_weighted``, s ``grad_sum``, m and v ``exp_avg(_sq)``.
+    Notation: d is ``estim_lr`` in the state, r ``numerator_weighted``, s ``grad_sum``, m and v ``exp_avg(_sq)``.
 
-    Departures: a gradient of zero leaves d as it is; in Optax it becomes NaN. Optax always corrects, the official code
-    does not by default: ``bias_correction=False``. With bfloat16 parameters d and r are bfloat16, as in Optax.
+    Departures: a gradient of zero leaves d unchanged; in Optax d becomes NaN. Optax always applies bias correction, the
+    official code by default doesn't: ``bias_correction=False``. With bfloat16 parameters d and r are bfloat16, as in
+    Optax.
 
     Args:
-      learning_rate: factor of the rate that is found, a number or a schedule that begins at 1.
+      learning_rate: factor of the estimated learning rate, a number or a schedule that starts at 1.
       betas: decays of the means of the gradient and of its square, both in [0, 1).
-      eps: added to the root, outside it.
-      estim_lr0: the first d; smaller than any rate that could be right.
+      eps: added outside the root.
+      estim_lr0: the initial d; smaller than any plausible learning rate.
       weight_decay: times d_lr.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
-      bias_correction: False takes d_lr = d lr.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
+      bias_correction: False uses d_lr = d lr.
 
     Returns:
-      A transformation with an ``optax.contrib.DAdaptAdamWState``; 12 bytes of state a float32 parameter.
+      A transformation with an ``optax.contrib.DAdaptAdamWState``; 12 bytes of state per float32 parameter.
 
     >>> tx, params = dadapt_adamw(estim_lr0=0.01), jnp.zeros(2)
     >>> updates, state = tx.update(jnp.array([5.0, 0.01]), tx.init(params), params)
@@ -95,8 +96,8 @@ def dadapt_adamw(
             count=jnp.zeros((), jnp.int32),
         )
 
-    def update(updates, state, params=None, **extra):
-        del extra
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
         params = require_params(params, "dadapt_adamw")
         count = increment(state.count)
         d_lr = rate(state, count)

@@ -1,4 +1,4 @@
-"""Dion: Muon at low rank, with what the low rank leaves out kept in the momentum."""
+"""Dion: low-rank Muon with error feedback: the part outside the low rank stays in the momentum."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def scale_by_dion(
     mu_dtype: DTypeLike | None = None,
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
-    """The direction of :func:`dion` on a tree of matrices, without the scale for their shapes.
+    """The direction of :func:`dion` on a tree of matrices, without the scale by shape.
 
     Args:
       beta: decay of the momentum, in [0, 1).
-      rank: of the step, at most the smaller side.
-      eps: added to the norms of the basis' columns.
-      seed: of the random first basis, the same for all matrices of a shape.
-      mu_dtype: dtype that the momentum is stored in; None is each parameter's own.
+      rank: rank of the step, at most the smaller side.
+      eps: added to the norms of the columns of the basis.
+      seed: seed of the random initial basis, which is the same for all matrices of a shape.
+      mu_dtype: dtype that the momentum is stored in; None uses each parameter's dtype.
       layout: a layout, a function of the parameters that returns one, or None for the inferred one.
 
     Returns:
@@ -83,8 +83,8 @@ def scale_by_dion(
         matrices = as_matrices(zeros_like(params), resolve_layout(layout, params))
         return ScaleByDionState(zeros_like(params, mu_dtype), jax.tree.map(first_basis, matrices))
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         entries = resolve_layout(layout, updates)
         g, m = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (updates, state.mu))
         new, m, basis = unzip(map_matrices(one, entries, g, m, state.basis), entries, 3)
@@ -110,35 +110,36 @@ def dion(
     rest: GradientTransformation | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """Dion (distributed orthonormalised updates).
+    """Dion (distributed orthonormalized updates).
 
     Ahn et al., "Dion: Distributed Orthonormalized Updates" (2025, arXiv 2504.05295). Descends from :func:`muon`. For a
-    matrix in the paper's layout, M (fan-out, fan-in), with a basis Q (fan-in, rank) kept from the step before::
+    matrix in the paper's layout, M (fan-out, fan-in), with the basis Q (fan-in, rank) of the previous step::
 
         B = M + g          P = qr(B Q)         R = B' P
         M <- B - (1 - beta) P R'               Q <- R, each column divided by its norm
         p <- p - lr (sqrt(fan_out / fan_in) P Q' + weight_decay p)
 
-    One power iteration a step in place of :func:`muon`'s iteration; only the part of the momentum that was used
-    decays, the rest waits. Only P and R need to cross devices. Matrices by ``layout`` or inferred; AdamW on the rest.
+    One power iteration per step replaces :func:`muon`'s iteration. Only the part of the momentum that was applied
+    decays; the rest is kept for later steps. Only P and R need to be communicated between devices. Matrices are given
+    by ``layout`` or inferred; AdamW updates the rest.
 
     Args:
       learning_rate: a number or a schedule; like Muon's, 0.01 to 0.02.
       beta: decay of the momentum, in [0, 1).
-      rank: of the step, at most the smaller side, where it is Muon without the iteration's looseness.
-      eps: added to the norms of the basis' columns, and to Adam's root.
+      rank: rank of the step, at most the smaller side; at full rank it is Muon with exact orthogonalization.
+      eps: added to the norms of the columns of the basis, and to Adam's root.
       weight_decay: a number or a schedule, times the learning rate.
-      mu_dtype: dtype that the momentum is stored in; None is each parameter's own.
-      seed: of the random first basis.
+      mu_dtype: dtype that the momentum is stored in; None uses each parameter's dtype.
+      seed: seed of the random initial basis.
       adam_b1: AdamW's b1.
       adam_b2: AdamW's b2.
       adam_weight_decay: AdamW's weight_decay.
       adam_learning_rate: AdamW's learning rate; None is ``learning_rate``.
-      rest: optimizer for what isn't a matrix, in place of AdamW.
+      rest: optimizer for all other parameters, in place of AdamW.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
-      A transformation; 4 + 4 rank / fan_out bytes of state a float32 parameter of a matrix.
+      A transformation; 4 + 4 rank / fan_out bytes of state per float32 parameter of a matrix.
     """
     check_nonnegative(learning_rate=learning_rate, weight_decay=weight_decay)
     check_nonnegative(adam_learning_rate=adam_learning_rate, adam_weight_decay=adam_weight_decay)

@@ -1,4 +1,4 @@
-"""DoG: SGD whose learning rate is the distance gone, over the root of the sum of all squared gradient norms."""
+"""DoG: SGD whose learning rate is the distance from the start over the root of the summed squared gradient norms."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def scale_by_dog(
     """
     kind, value = init_step
     if kind not in FIRST_DISTANCE:
-        raise ValueError(f"init_step={init_step!r} is unknown; the first of the pair is {', '.join(FIRST_DISTANCE)}")
+        raise ValueError(f"unknown init_step={init_step!r}: give a pair that starts with {', '.join(FIRST_DISTANCE)}")
     check_nonnegative(init_step=value, eps=eps)
 
     def init(params):
-        no_state(params)  # refuses integers
+        no_state(params)  # rejects integers
         dtype = narrowest_dtype(params)
         first = jnp.array(FIRST_DISTANCE[kind](value, params)).astype(dtype)
         return DoGState(jnp.asarray(True), jax.tree.map(jnp.copy, params), first, jnp.zeros((), dtype))
 
-    def update(updates, state, params=None, **extra):
-        del extra
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
         params = require_params(params, "dog")
         way = jax.tree.map(lambda p0, p: widen(p0) - widen(p), state.init_params, params)
         distance = jnp.maximum(widen(state.max_dist), norm(way))
@@ -81,7 +81,7 @@ def dog(
     """DoG, distance over gradients.
 
     Ivgi, Hinder, Carmon, "DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule" (2023, arXiv
-    2302.12022), with one rate for the whole tree. Descends from :func:`sgd`::
+    2302.12022), with one learning rate for the whole tree. Descends from :func:`sgd`::
 
         r <- max(r, |p - p0|)
         G <- G + |g|^2
@@ -89,22 +89,23 @@ def dog(
 
     The authors evaluate with an average of the parameters.
 
-    Departures: none from Optax, whose DoG this is; a decay is the gradient of an L2 penalty, as in the official code.
-    With bfloat16 parameters r and G are bfloat16, as in Optax; G then stops growing after some hundred steps.
+    Departures: none from Optax; weight decay is the gradient of an L2 penalty, as in the official code. With bfloat16
+    parameters r and G are bfloat16, as in Optax; G then stops growing after a few hundred steps.
 
     Args:
-      learning_rate: factor of the rate that is found, a number or a schedule.
-      init_step: how the first step is found: ("heuristic", x) takes r = x (1 + |p0|), with 1e-6, or 1e-4 for a model
-        with batch normalisation; ("distance", x) takes r = x; ("learning_rate", x) takes x as the first rate.
+      learning_rate: factor of the estimated learning rate, a number or a schedule.
+      init_step: how to choose the first step: ("heuristic", x) uses r = x (1 + |p0|), with x = 1e-6, or 1e-4 for a
+        model with batch normalization; ("distance", x) uses r = x; ("learning_rate", x) uses x as the first learning
+        rate.
       eps: added to G.
-      weight_decay: added to the gradient, times the parameter; None is none.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
+      weight_decay: added to the gradient, times the parameter; None disables it.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
 
     Returns:
-      A transformation; 4 bytes of state a float32 parameter.
+      A transformation; 4 bytes of state per float32 parameter.
 
     Raises:
-      ValueError: a number is out of range, or the first step is none of the three.
+      ValueError: a number is out of range, or ``init_step`` is none of the three.
 
     >>> tx = dog(init_step=("distance", 0.1))
     >>> params = grads = {"w": jnp.array([3.0, 4.0])}

@@ -1,4 +1,4 @@
-"""DoWG: DoG whose gradient norms are weighted by the distance gone."""
+"""DoWG: DoG with gradient norms weighted by the distance from the start."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def scale_by_dowg(
     """The direction of :func:`dowg`, without the factor ``learning_rate``.
 
     Args:
-      init_estim_sq_dist: the first estimate of the squared distance; None is ``eps``.
+      init_estim_sq_dist: the initial estimate of the squared distance; None is ``eps``.
       eps: added to the root.
 
     Returns:
@@ -42,7 +42,7 @@ def scale_by_dowg(
     first = eps if init_estim_sq_dist is None else init_estim_sq_dist
 
     def init(params):
-        no_state(params)  # refuses integers
+        no_state(params)  # rejects integers
         dtype = narrowest_dtype(params)
         return DoWGState(
             init_params=jax.tree.map(jnp.copy, params),
@@ -50,8 +50,8 @@ def scale_by_dowg(
             estim_sq_dist=jnp.array(first, dtype),
         )
 
-    def update(updates, state, params=None, **extra):
-        del extra
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
         params = require_params(params, "dowg")
         way = jax.tree.map(lambda p0, p: widen(p0) - widen(p), state.init_params, params)
         r2 = jnp.maximum(widen(state.estim_sq_dist), jnp.square(norm(way)))
@@ -74,25 +74,25 @@ def dowg(
     """DoWG, distance over weighted gradients.
 
     Khaled, Mishchenko, Jin, "DoWG Unleashed: An Efficient Universal Parameter-Free Gradient Descent Method" (2023,
-    arXiv 2305.16284), with one rate for the whole tree. Descends from :func:`dog`::
+    arXiv 2305.16284), with one learning rate for the whole tree. Descends from :func:`dog`::
 
         r2 <- max(r2, |p - p0|^2)
         G <- G + r2 |g|^2
         p <- p - lr r2 / (sqrt(G) + eps) g
 
-    The early steps, taken near the start, count less than in :func:`dog`, so that the rate grows faster.
+    Early steps, near the start, have less weight than in :func:`dog`, so that the learning rate grows faster.
 
     Departures: none from Optax. With bfloat16 parameters r2 and G are bfloat16, as in Optax.
 
     Args:
-      learning_rate: factor of the rate that is found, a number or a schedule.
-      init_estim_sq_dist: the first r2; None is ``eps``.
+      learning_rate: factor of the estimated learning rate, a number or a schedule.
+      init_estim_sq_dist: the initial r2; None is ``eps``.
       eps: added to the root.
-      weight_decay: added to the gradient, times the parameter; None is none.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
+      weight_decay: added to the gradient, times the parameter; None disables it.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
 
     Returns:
-      A transformation; 4 bytes of state a float32 parameter.
+      A transformation; 4 bytes of state per float32 parameter.
 
     >>> tx = dowg(init_estim_sq_dist=0.01, eps=0.0)
     >>> params = grads = {"w": jnp.array([3.0, 4.0])}

@@ -1,4 +1,4 @@
-"""GaLore: Adam on the gradient's leading singular directions, so that its moments are small."""
+"""GaLore: Adam on a low-rank projection of the gradient, so that its moments take less memory."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def scale_by_galore(
     smaller_side: bool = False,
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
-    """The direction of :func:`galore`, whose arguments these are, without decay and learning rate.
+    """The direction of :func:`galore`, with the same arguments, without decay and learning rate.
 
     Returns:
-      A transformation with an ``optax.contrib.GaLoreState``: count int32[], the inner state, and each matrix'
+      A transformation with an ``optax.contrib.GaLoreState``: count int32[], the inner state, and each matrix's
       projector ``(*stacked, side, rank)``.
 
     Raises:
@@ -83,7 +83,7 @@ def scale_by_galore(
         empty = jax.tree.map(lambda leaf: jnp.zeros((0, 0), leaf.dtype), params)
         return GaLoreState(jnp.zeros((), jnp.int32), base.init(low), _merge(projectors, empty, entries))
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state, params=None, **extra_args):
         del params
         entries = resolve_layout(layout, updates)
         chosen, old = _only(entries, entries), _only(state.projector, entries)
@@ -99,7 +99,7 @@ def scale_by_galore(
         g = jax.tree.map(widen, as_matrices(_only(updates, entries), chosen))
         low, projectors = unzip(map_matrices(narrow, chosen, g, old), chosen)
         low = _merge(cast_like(low, _only(updates, entries)), updates, entries)
-        low, inner = base.update(low, state.base_optimizer_state, None, **extra)
+        low, inner = base.update(low, state.base_optimizer_state, None, **extra_args)
         step = map_matrices(restore, chosen, jax.tree.map(widen, _only(low, entries)), projectors, g)
         step = _merge(as_leaves(step, chosen, _only(updates, entries)), low, entries)
         projectors = _merge(cast_like(projectors, old), state.projector, entries)
@@ -109,12 +109,12 @@ def scale_by_galore(
 
 
 def _only(tree, entries):
-    """The matrices' part of a tree."""
+    """The tree with only its matrices."""
     return jax.tree.map(lambda entry, sub: sub if entry.role == "matrix" else MaskedNode(), entries, tree)
 
 
 def _merge(matrices, rest, entries):
-    """A tree from its matrices' part and another tree's rest."""
+    """A tree with the matrices of one tree and the other leaves of another."""
     return jax.tree.map(lambda entry, m, other: m if entry.role == "matrix" else other, entries, matrices, rest)
 
 
@@ -135,37 +135,37 @@ def galore(
     """GaLore (gradient low-rank projection).
 
     Zhao et al., "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection" (2024, arXiv 2403.03507).
-    Descends from :func:`adam`. For a matrix g (m, n), with P its first ``rank`` left singular vectors, found anew every
+    Descends from :func:`adam`. For a matrix g (m, n), with P its first ``rank`` left singular vectors, recomputed every
     few steps::
 
         p <- p - lr (scale P adam(P' g) + weight_decay p)
 
-    or its right ones, on the other side. The moments are carried over from one P to the next as they are. By default
-    the numbers and the state are ``optax.contrib.galore``'s, which projects the longer side. The official code
-    projects the shorter one and decays after the step: ``smaller_side=True, late_decay=True, scale=0.25``, with a
-    ``base_optimizer`` that adds eps before the bias corrections.
+    or its right singular vectors, on the other side. The moments are kept unchanged from one P to the next. By default
+    the numbers and the state are ``optax.contrib.galore``'s, which projects the longer side. The official code projects
+    the shorter one and decays after the step: ``smaller_side=True, late_decay=True, scale=0.25``, with a
+    ``base_optimizer`` that adds eps before the bias correction.
 
-    Matrices are those of role "matrix" in the ``layout``, stacked or not; without a layout, as in Optax, whatever has
-    two axes. The rest goes through ``base_optimizer`` whole.
+    Matrices have the role "matrix" in the ``layout``, stacked or not; without a layout, as in Optax, they are the
+    leaves with two axes. ``base_optimizer`` updates all other leaves without projection.
 
     Args:
       learning_rate: a number or a schedule; Adam's, about 0.01 with a scale of 0.25.
-      rank: of the projection, at most the smaller side; a quarter of it.
-      update_proj_gap: steps from one projection to the next; 50 to 1000.
-      scale: what the steps of projected matrices are multiplied by; 0.25 in the paper.
-      base_optimizer: rule without learning rate that doesn't need the parameters; None is ``scale_by_adam()``.
+      rank: rank of the projection, at most the smaller side; a quarter of it is typical.
+      update_proj_gap: steps between projections; 50 to 1000.
+      scale: factor of the steps of projected matrices; 0.25 in the paper.
+      base_optimizer: optimizer without learning rate that doesn't need the parameters; None is ``scale_by_adam()``.
       weight_decay: a number or a schedule, times the learning rate.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
-      weight_dimension_numbers: Optax's way to give a layout: ``optax.contrib.GaLoreDimensionNumbers``.
-      smaller_side: project the shorter side, in place of the longer: a smaller P, larger moments.
-      late_decay: decay the parameters that the step reached; ``mask`` doesn't apply.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
+      weight_dimension_numbers: Optax's form of a layout: ``optax.contrib.GaLoreDimensionNumbers``.
+      smaller_side: project the shorter side instead of the longer one: a smaller P, larger moments.
+      late_decay: decay the parameters after the step; ``mask`` doesn't apply.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`.
 
     Returns:
-      A transformation; for m >= n, 8 rank / m + 4 rank / n bytes of state a float32 parameter of a matrix.
+      A transformation; for m >= n, 8 rank / m + 4 rank / n bytes of state per float32 parameter of a matrix.
 
     Raises:
-      ValueError: a number is out of range, or the layout is given twice.
+      ValueError: a number is out of range, or both forms of a layout are given.
 
     >>> tx = galore(0.1, rank=1)
     >>> params = {"w": jnp.ones((2, 2))}

@@ -1,4 +1,4 @@
-"""PSGD Kron: whitens a gradient by triangular factors that are fitted to it, without a matrix inverse or root."""
+"""PSGD Kron: whitens the gradient with fitted Kronecker factors, without matrix inverses or roots."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TINY = 1e-30  # keeps a norm of zeros from dividing by zero
 
 
 def seldom(count: ArrayLike) -> jax.Array:
-    """Probability of a fit: 1 in the first 500 steps, then less by 1 in 1000 a step, down to 0.03.
+    """Probability of a fit: 1 in the first 500 steps, then decaying by a factor exp(-1/1000) per step to 0.03.
 
     >>> print(seldom(jnp.int32(0)), seldom(jnp.int32(1500)).round(2), seldom(jnp.int32(9000)).round(2))
     1.0 0.37 0.03
@@ -42,7 +42,7 @@ def seldom(count: ArrayLike) -> jax.Array:
 class ScaleByKronState(NamedTuple):
     """State of :func:`scale_by_kron`."""
 
-    count: jax.Array  # int32[]: steps done
+    count: jax.Array  # int32[]: completed steps
     mu: Updates  # like the parameters
     factors: Any  # Q of each side, (*stacked, side, side) upper triangular or (*stacked, side) diagonal, float32
 
@@ -59,7 +59,7 @@ def scale_by_kron(
     mu_dtype: DTypeLike | None = None,
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
-    """The direction of :func:`kron`, whose arguments these are, without decay and learning rate.
+    """The direction of :func:`kron`, with the same arguments, without decay and learning rate.
 
     Returns:
       A transformation with a :class:`ScaleByKronState`.
@@ -86,8 +86,8 @@ def scale_by_kron(
         factors = jax.tree.map(start, entries, as_matrices(params, entries))
         return ScaleByKronState(jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), factors)
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         entries, count = resolve_layout(layout, updates), increment(state.count)
         mu = average(updates, state.mu, b1)
         key, other = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.count))
@@ -112,7 +112,7 @@ def scale_by_kron(
 
 
 def fit(factors: Sides, matrix: jax.Array, probe: jax.Array, rate: ArrayLike) -> Sides:
-    """One step of each factor towards whitening ``matrix``; then both get the same largest entry."""
+    """One step of each factor towards whitening ``matrix``, then balances their largest entries."""
     a, b = both(_times, factors, matrix), both(_solved, factors, probe)
     factors = sides(lambda q, a, b: _fit(q, a, b, rate), factors, Sides(a, a.mT), Sides(b, b.mT))
     sizes = [jnp.max(jnp.abs(q)) for q in jax.tree.leaves(factors)]
@@ -129,7 +129,7 @@ def _fit(q, a, b, rate):
 
 
 def _norm_below(symmetric):
-    """A bound from below of the largest eigenvalue: a step of power iteration from the longest column."""
+    """A lower bound of the largest eigenvalue: one step of power iteration from the longest column."""
     column = symmetric[jnp.argmax(jnp.sum(jnp.square(symmetric), axis=0))]
     return jnp.linalg.norm(symmetric @ (column / (jnp.linalg.norm(column) + TINY)))
 
@@ -170,35 +170,35 @@ def kron(
     """PSGD Kron (preconditioned SGD with Kronecker factors).
 
     Li, "Preconditioned Stochastic Gradient Descent" (2015, arXiv 1512.04202); "Stochastic Hessian Fittings with Lie
-    Groups" (2024, arXiv 2402.11858). The preconditioner P = Q'Q minimises E[m'P m + v'P^-1 v] over normal v, so that
-    P m is white. For a matrix m, the gradient's average, with a factor Q for each side::
+    Groups" (2024, arXiv 2402.11858). The preconditioner P = Q'Q minimizes E[m'P m + v'P^-1 v] over normal v, so that
+    P m is white. For a matrix m, the averaged gradient, with one factor Q per side::
 
         A = Q_L (m + damping v) Q_R'             B = Q_L'^-1 v Q_R^-1
         Q_L <- Q_L - precond_lr / |AA' + BB'| triu(AA' - BB') Q_L          Q_R the same with A', B'
         u = Q_L'Q_L m Q_R'Q_R                    p <- p - lr (u min(1, max_rms / rms(u)) + weight_decay p)
 
-    Nothing is inverted but triangular systems. Vectors, and sides longer than ``max_size_triangular``, have diagonal
-    factors. Whether a step fits and v are functions of ``seed`` and the step count alone; v is the same for matrices
-    of one shape. The norm is bounded from below by a step of power iteration.
+    It only solves triangular systems. Vectors, and sides longer than ``max_size_triangular``, have diagonal factors.
+    Whether a step fits, and v, depend only on ``seed`` and the step count; v is the same for all matrices of one shape.
+    The norm is approximated by a lower bound from one step of power iteration.
 
-    Departures: both factors are given the same largest entry after each fit, where the official code does so now and
-    then; P doesn't change by it.
+    Departures: the largest entries of both factors are balanced after each fit, in the official code only
+    occasionally; this doesn't change P.
 
     Args:
       learning_rate: a number or a schedule; a third of AdamW's, 3e-4 to 1e-3.
       b1: decay of the mean of the gradient, in [0, 1).
-      precond_lr: largest relative change of a factor in a fit, 0.1 to 0.2.
-      probability: of a fit, a number or a schedule; 1 for 500 steps, then down to 0.03 by default.
-      max_rms: largest root mean square of a leaf's matrix in the step.
-      damping: keeps factors finite where there is no gradient.
+      precond_lr: largest relative change of a factor per fit, 0.1 to 0.2.
+      probability: probability of a fit, a number or a schedule; by default 1 for 500 steps, then decaying to 0.03.
+      max_rms: largest root mean square of a matrix in the update.
+      damping: keeps factors finite where the gradient is zero.
       max_size_triangular: longest side with a triangular factor.
       weight_decay: a number or a schedule, times the learning rate; 3 to 10 times AdamW's.
-      mu_dtype: dtype that the mean is stored in; None is each parameter's own.
-      seed: of v and of the steps that fit.
+      mu_dtype: dtype that the mean is stored in; None uses each parameter's dtype.
+      seed: seed of v and of the choice of steps that fit.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
-      A transformation; 4 + 4 (m^2 + n^2) / mn bytes of state a float32 parameter.
+      A transformation; 4 + 4 (m^2 + n^2) / mn bytes of state per float32 parameter.
     """
     check_nonnegative(learning_rate=learning_rate, weight_decay=weight_decay)
     how = {"max_rms": max_rms, "damping": damping, "max_size_triangular": max_size_triangular, "mu_dtype": mu_dtype}

@@ -1,4 +1,4 @@
-"""LAMB: AdamW whose update to each tensor is as long as the tensor, for very large batches."""
+"""LAMB: AdamW with updates scaled to the norm of each tensor, for very large batches."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from jaxopt_mini.tree import MAX_COUNT, increment
 
 
 def _uncorrected(adam: Any) -> GradientTransformationExtraArgs:
-    """The same without bias correction, which is the correction after infinitely many steps."""
+    """The same without bias correction, which equals the correction after infinitely many steps."""
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state, params=None, **extra_args):
         late = state._replace(count=jnp.full_like(state.count, MAX_COUNT))
-        direction, new = adam.update(updates, late, params, **extra)
+        direction, new = adam.update(updates, late, params, **extra_args)
         return direction, new._replace(count=increment(state.count))
 
     return GradientTransformationExtraArgs(adam.init, update)
@@ -45,32 +45,32 @@ def lamb(
     """LAMB (layer-wise adaptive moments for batch training).
 
     You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes" (2020, arXiv 1904.00962).
-    Descends from :func:`adamw`. For each tensor p, of layers that are stacked each::
+    Descends from :func:`adamw`. For each tensor p (per layer in a stack)::
 
         u = m_hat / (sqrt(v_hat) + eps) + weight_decay p
         p <- p - lr (|p| / |u|) u
 
-    so that every tensor turns by about the same angle. A tensor or an update of norm 0 is spared the ratio.
+    so that every tensor turns by about the same angle. If the tensor or the update has norm 0, the ratio is 1.
 
-    Departures from Optax: it takes a stack of layers for one tensor. A common implementation, written for BERT,
-    has no bias correction and bounds |p| by 10: ``lamb(lr, bias_correction=False, max_norm=10.0)``; its
-    ``bias_correction=True`` multiplies the learning rate instead, which a schedule of
-    lr sqrt(1 - b2^t) / (1 - b1^t) does.
+    Departures from Optax: Optax treats a stack of layers as one tensor. A common implementation, written for BERT, has
+    no bias correction and bounds |p| by 10: ``lamb(lr, bias_correction=False, max_norm=10.0)``; its
+    ``bias_correction=True`` multiplies the learning rate instead, equivalent to the schedule
+    lr sqrt(1 - b2^t) / (1 - b1^t).
 
     Args:
-      learning_rate: a number or a schedule: the length of a step over that of the weights; 1e-3 to 1e-2.
+      learning_rate: a number or a schedule: the norm of a step relative to the weights; 1e-3 to 1e-2.
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the mean of its square, in [0, 1).
-      eps: added to the root, outside it.
+      eps: added outside the root.
       eps_root: added inside the root.
-      weight_decay: a number or a schedule; it turns the update but doesn't lengthen it.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
+      weight_decay: a number or a schedule; changes the direction of the update, not its norm.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       bias_correction: divide the moments by 1 - b^t.
-      max_norm: largest value that |p| is taken to have; None is no bound.
-      layout: tree of :class:`~jaxopt_mini.ParamLayout`, which says what is stacked; None infers it.
+      max_norm: upper bound of |p|; None is unbounded.
+      layout: tree of :class:`~jaxopt_mini.ParamLayout`, which names the stacked axes; None infers it.
 
     Returns:
-      A transformation; 8 bytes of state a float32 parameter.
+      A transformation; 8 bytes of state per float32 parameter.
 
     >>> tx, params = lamb(0.1), {"w": jnp.array([3.0, 4.0])}
     >>> updates, _ = tx.update({"w": jnp.array([1.0, -1.0])}, tx.init(params), params)

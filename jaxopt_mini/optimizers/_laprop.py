@@ -1,4 +1,4 @@
-"""LaProp: the gradient is divided first and averaged then, where Adam averages first."""
+"""LaProp: normalizes the gradient first and averages it afterwards; Adam averages first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def laprop(
     mask: Any | Callable[[Params], Any] | None = None,
     decay_by_rate: bool = True,
 ) -> GradientTransformation:
-    """LaProp.
+    """LaProp: normalizes the gradient first and averages it afterwards; Adam averages first.
 
     Ziyin, Wang, Ueda, "LaProp: Separating Momentum and Adaptivity in Adam" (2020, arXiv 2002.04839). Descends from
     :func:`adamw`::
@@ -36,23 +36,23 @@ def laprop(
         m <- b1 m + (1 - b1) g / (sqrt(v_hat) + eps)                m_hat = m / (1 - b1^t)
         p <- p - lr (m_hat + weight_decay p)
 
-    Every gradient is divided by the scale of its own time, so that b1 may exceed b2 and a step is never longer than
-    1 / sqrt(1 - b2). It is :func:`rmsprop` with corrected means, and a corrected mean of its steps.
+    Every gradient is divided by the v of its own step, so that b1 may exceed b2 and a step is never longer than
+    1 / sqrt(1 - b2). It equals a bias-corrected mean of the steps of a bias-corrected :func:`rmsprop`.
 
     Departures: the official code averages steps that are already multiplied by their learning rates, which is the same
-    while the rate is constant, and its decay is not multiplied by the rate: ``decay_by_rate=False``.
+    for a constant learning rate, and its decay is not multiplied by the learning rate: ``decay_by_rate=False``.
 
     Args:
-      learning_rate: a number or a schedule; 4e-4 is the paper's.
+      learning_rate: a number or a schedule; 4e-4 in the paper.
       b1: decay of the mean of the divided gradient, in [0, 1).
       b2: decay of the mean of the squared gradient, in [0, 1).
-      eps: added to the root, outside it.
+      eps: added outside the root.
       weight_decay: a number or a schedule, times the learning rate.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       decay_by_rate: False is the official decay, p <- (1 - weight_decay)(p - lr m_hat).
 
     Returns:
-      A transformation; 8 bytes of state a float32 parameter.
+      A transformation; 8 bytes of state per float32 parameter.
 
     >>> import jax.numpy as jnp
     >>> tx = laprop(0.1, b2=0.0)

@@ -1,4 +1,4 @@
-"""LARS: momentum SGD whose step in each tensor is in proportion to the tensor's length."""
+"""LARS: SGD with momentum whose step in each tensor is proportional to the tensor's norm."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ def lars(
     """LARS (layer-wise adaptive rate scaling).
 
     You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks" (2017, arXiv 1708.03888). Descends from
-    :func:`sgd`. For each tensor p, of layers that are stacked each::
+    :func:`sgd`. For each tensor p (per layer in a stack)::
 
         u = g + weight_decay p
         m <- momentum m + lr trust_coefficient (|p| / (|u| + eps)) u
         p <- p - m                              nesterov: one step ahead
 
-    Letters: ``trust_coefficient`` is the paper's eta.
+    Notation: ``trust_coefficient`` is the paper's eta.
 
-    Departures from Optax: it takes a stack of layers for one tensor. The paper divides by |g| + weight_decay |p|, a
-    bound of |u|.
+    Departures from Optax: Optax treats a stack of layers as one tensor. The paper divides by |g| + weight_decay |p|, an
+    upper bound of |u|.
 
     Args:
       learning_rate: a number or a schedule; 1 to 30, as the coefficient is small.
       weight_decay: a number or a schedule: an L2 penalty, added to the gradient.
-      weight_decay_mask: tree of booleans, or a function of the parameters that returns one: which leaves decay.
-      trust_coefficient: length of a step over that of the tensor, before the learning rate.
+      weight_decay_mask: leaves to decay, a tree of booleans or a function of the parameters that returns one.
+      trust_coefficient: norm of a step relative to the tensor, before the learning rate.
       eps: added to the norm of u.
-      trust_ratio_mask: which leaves are scaled by the ratio; biases and norm scales often aren't.
+      trust_ratio_mask: leaves to scale by the ratio; biases and norm scales are often excluded.
       momentum: decay of the sum, in [0, 1).
-      nesterov: take the momentum of the step ahead.
-      layout: tree of :class:`~jaxopt_mini.ParamLayout`, which says what is stacked; None infers it.
+      nesterov: use Nesterov momentum.
+      layout: tree of :class:`~jaxopt_mini.ParamLayout`, which names the stacked axes; None infers it.
 
     Returns:
-      A transformation; 4 bytes of state a float32 parameter.
+      A transformation; 4 bytes of state per float32 parameter.
 
     >>> import jax.numpy as jnp
     >>> tx, params = lars(1.0, trust_coefficient=0.1), {"w": jnp.array([3.0, 4.0])}

@@ -1,4 +1,4 @@
-"""Lion: every entry moves by exactly the learning rate, in the direction of a momentum's sign."""
+"""Lion: the sign of a momentum, so that every entry moves by exactly the learning rate."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def scale_by_lion(
     """The direction of :func:`lion`, without decay and learning rate.
 
     Args:
-      b1: share of the momentum in the step, in [0, 1).
+      b1: weight of the momentum in the step, in [0, 1).
       b2: decay of the momentum, in [0, 1).
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
 
     Returns:
       A transformation with an ``optax.ScaleByLionState``: count int32[], mu like the parameters.
@@ -41,8 +41,8 @@ def scale_by_lion(
     def init(params):
         return ScaleByLionState(count=jnp.zeros((), jnp.int32), mu=zeros_like(params, mu_dtype))
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         direction = jax.tree.map(jnp.sign, average(updates, state.mu, b1))
         mu = cast_like(average(updates, state.mu, b2), state.mu)
         return cast_like(direction, updates), ScaleByLionState(increment(state.count), mu)
@@ -67,21 +67,21 @@ def lion(
         p <- p - lr (sign(b1 m + (1 - b1) g) + weight_decay p)
         m <- b2 m + (1 - b2) g
 
-    The step looks further back than b1 says, because m decays by b2 > b1. With b1 = b2 it is signum with an averaged
-    momentum. sign(0) = 0: an entry that never had a gradient doesn't move.
+    The momentum has a longer memory than its weight b1 in the step, because m decays by b2 > b1. With b1 = b2 it is
+    signum with an averaged momentum. sign(0) = 0: an entry that never had a gradient doesn't move.
 
-    Departures: none; the official code takes the decay off first, p <- (1 - lr weight_decay) p, which is the same.
+    Departures: none; the official code applies the decay first, p <- (1 - lr weight_decay) p, which is the same.
 
     Args:
       learning_rate: a number or a schedule; 3 to 10 times smaller than AdamW's.
-      b1: share of the momentum in the step, in [0, 1).
-      b2: decay of the momentum, in [0, 1); b1 = 0.95, b2 = 0.98 is steadier for language models.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
+      b1: weight of the momentum in the step, in [0, 1).
+      b2: decay of the momentum, in [0, 1); b1 = 0.95, b2 = 0.98 is more stable for language models.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
       weight_decay: a number or a schedule, times the learning rate; 3 to 10 times AdamW's.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
 
     Returns:
-      A transformation; 4 bytes of state a float32 parameter.
+      A transformation; 4 bytes of state per float32 parameter.
 
     >>> import jax.numpy as jnp
     >>> tx = lion(0.1, weight_decay=0.5)

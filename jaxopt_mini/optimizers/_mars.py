@@ -1,4 +1,4 @@
-"""MARS: variance reduction for any preconditioner, by the difference to the last gradient."""
+"""MARS: variance reduction for adaptive optimizers, from the difference to the previous gradient."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from jaxopt_mini.tree import absolute_square, cast_like, times, widen, zeros_lik
 
 
 class ReduceVarianceState(NamedTuple):
-    """What :func:`reduce_variance` remembers."""
+    """State of :func:`reduce_variance`."""
 
-    last: Updates  # the last gradient, like the parameters
+    last: Updates  # the previous gradient, like the parameters
 
 
 def reduce_variance(
     b1: ArrayLike = 0.95, gamma: ArrayLike = 0.025, layout: Any | None = None
 ) -> GradientTransformationExtraArgs:
-    """Adds to each gradient what has changed since the last, and clips each tensor to norm 1.
+    """Adds a multiple of the change since the previous gradient, and clips each tensor to norm 1.
 
     Args:
-      b1: decay of the mean of the gradient that follows, in [0, 1).
+      b1: decay of the following mean of the gradient, in [0, 1).
       gamma: strength, >= 0; 0 only clips.
-      layout: tree of :class:`~jaxopt_mini.ParamLayout`: what is one tensor; None infers it.
+      layout: tree of :class:`~jaxopt_mini.ParamLayout`, which names the stacked axes; None infers it.
 
     Returns:
       A transformation with a :class:`ReduceVarianceState`.
@@ -55,8 +55,8 @@ def reduce_variance(
         size = jnp.sqrt(jnp.sum(absolute_square(c), entry.inputs + entry.outputs, keepdims=True))
         return times(c, at_most(1.0, size)).astype(g.dtype)
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         new = jax.tree.map(reduced, updates, state.last, resolve(layout, updates))
         return new, ReduceVarianceState(cast_like(updates, state.last))
 
@@ -86,42 +86,43 @@ def mars(
     vector_weight_decay: ScalarOrSchedule = 0.1,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """MARS: make variance reduction shine; AdamW on the vectors.
+    """MARS (make variance reduction shine); AdamW on the vectors.
 
     Yuan et al., "MARS: Unleashing the Power of Variance Reduction for Training Large Models" (2024, arXiv 2411.10438).
     Descends from :func:`adamw`::
 
         c = g + gamma b1 / (1 - b1) (g - g_last)          g_last = 0 in the first step
-        c <- c / max(1, |c|)                              the norm of each tensor, of each layer of a stack
+        c <- c / max(1, |c|)                              per tensor, in a stack per layer
         p <- p - lr (direction(c) + weight_decay p)       Adam's, or the sign of Lion's momentum
 
-    The difference takes out of the momentum part of what old batches put into it. With gamma = 1 and exact differences
-    it is the estimator of STORM.
+    The difference removes from the momentum part of the contribution of old batches. With gamma = 1 and exact
+    differences it is the STORM estimator.
 
-    Departures: the official code always takes "approximate" differences as here, of gradients of two batches; the exact
-    ones need two gradients a step. Its Lion has one b, ``b1``. Its vectors are what isn't two-dimensional.
+    Departures: the official code always uses "approximate" differences as here, between gradients of two batches; exact
+    ones need two gradients per step. Its Lion has a single b, ``b1``. Its vectors are all leaves that aren't
+    two-dimensional.
 
     Args:
       learning_rate: a number or a schedule; 3e-3 to 8e-3.
       b1: decay of the mean of c, in [0, 1).
       b2: decay of the mean of its square, in [0, 1); only for "adamw".
-      eps: added to the root, outside it.
+      eps: added outside the root.
       gamma: strength of the reduction, >= 0; 0.025 to 0.05.
       weight_decay: a number or a schedule, times the learning rate.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       form: "adamw" or "lion".
-      reduce_vectors: treat vectors like the rest.
+      reduce_vectors: treat vectors like matrices.
       vector_learning_rate: the vectors' learning rate; None is ``learning_rate``.
       vector_b1: the vectors' b1.
       vector_b2: the vectors' b2.
       vector_weight_decay: the vectors' weight_decay.
-      layout: tree of :class:`~jaxopt_mini.ParamLayout`: what is one tensor, and what a vector; None infers it.
+      layout: tree of :class:`~jaxopt_mini.ParamLayout`, which names vectors and stacked axes; None infers it.
 
     Returns:
-      A transformation; 12 bytes of state a float32 parameter, 8 in the form "lion" and for vectors.
+      A transformation; 12 bytes of state per float32 parameter, 8 in the form "lion" and for vectors.
 
     Raises:
-      ValueError: a number is out of range, or there is no such form.
+      ValueError: a number is out of range, or the form is unknown.
 
     >>> tx = mars(0.1, form="lion", weight_decay=0.5)
     >>> params = {"w": jnp.array([[1.0, -2.0]])}
@@ -133,7 +134,7 @@ def mars(
     check_nonnegative(vector_learning_rate=vector_learning_rate)
     check_fraction(b2=b2, vector_b1=vector_b1, vector_b2=vector_b2)
     if form not in FORMS:
-        raise ValueError(f"form={form!r} is unknown; the forms are {', '.join(FORMS)}")
+        raise ValueError(f"unknown form={form!r}: choose from {', '.join(FORMS)}")
     reduced = chain(
         reduce_variance(b1, gamma, layout),
         FORMS[form](b1, b2, eps),

@@ -1,4 +1,4 @@
-"""Momentum as an average: the step follows the mean of the recent gradients."""
+"""Momentum as an average: SGD along the moving average of the gradient."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def momentum(
         v <- decay v + (1 - decay) g
         p <- p - lr v
 
-    It is :func:`sgd` with ``momentum=decay`` and the rate lr (1 - decay): the average keeps the length of a step when
-    ``decay`` changes, the sum makes it 1 / (1 - decay) times longer. torch's ``SGD(momentum=b, dampening=b)``, which is
-    ``sgd(lr, momentum=b, dampening=b)``, differs in that its average starts from the whole first gradient.
+    It is :func:`sgd` with ``momentum=decay`` and the learning rate lr (1 - decay): with an average the step size
+    doesn't depend on ``decay``; with a sum it is 1 / (1 - decay) times larger. torch's ``SGD(momentum=b,
+    dampening=b)``, here ``sgd(lr, momentum=b, dampening=b)``, differs: its average starts from the full first gradient.
 
     Args:
-      learning_rate: a number or a schedule; 1 / (1 - decay) times that of the summing form.
-      decay: weight of the past, in [0, 1).
-      debias: divide by 1 - decay^t, so that the first step is the whole gradient and not 1 - decay of it.
-      accumulator_dtype: dtype that the average is stored in; None is each parameter's own.
+      learning_rate: a number or a schedule; 1 / (1 - decay) times that of :func:`sgd`.
+      decay: decay of the average, in [0, 1).
+      debias: divide by 1 - decay^t, so that the first step is the full gradient instead of 1 - decay times it.
+      accumulator_dtype: dtype that the average is stored in; None uses each parameter's dtype.
 
     Returns:
-      A transformation with an ``optax.EmaState``; 4 bytes of state a float32 parameter.
+      A transformation with an ``optax.EmaState``; 4 bytes of state per float32 parameter.
 
     >>> import jax.numpy as jnp
     >>> tx, params = momentum(0.1), {"w": jnp.zeros(1)}

@@ -1,4 +1,4 @@
-"""Muon: the momentum of a hidden weight, orthogonalised, so that all its directions move alike."""
+"""Muon: the momentum of hidden weights, orthogonalized, so that all directions have equal size."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def scale_by_muon(
     ns_dtype: DTypeLike | None = None,
     layout: Any | Callable[[Params], Any] = by_rank,
 ) -> GradientTransformationExtraArgs:
-    """The direction of :func:`muon` on a tree of matrices, without the scale for their shapes.
+    """The direction of :func:`muon` on a tree of matrices, without the scale by shape.
 
     Args:
-      ns_coeffs: see :func:`muon`, like the rest.
+      ns_coeffs: see :func:`muon`, like the other arguments.
       ns_steps: number of steps of the iteration.
       beta: decay of the momentum, in [0, 1).
       eps: added to the norm of the momentum.
-      mu_dtype: dtype that the momentum is stored in; None is each parameter's own.
-      nesterov: look one step ahead.
+      mu_dtype: dtype that the momentum is stored in; None uses each parameter's dtype.
+      nesterov: use Nesterov momentum.
       adaptive: multiply by the inner product with the momentum.
       preconditioning: a name in ``jaxopt_mini.orthogonal.PRECONDITIONINGS``.
-      debias: correct the momentum's beginning at zero.
+      debias: correct the bias of the momentum towards zero.
       ns_dtype: dtype that the iteration multiplies in.
       layout: a layout or a function of the parameters that returns one.
 
@@ -65,7 +65,7 @@ def scale_by_muon(
     check_nonnegative(eps=eps, ns_steps=ns_steps)
     if preconditioning not in PRECONDITIONINGS:
         names = ", ".join(PRECONDITIONINGS)
-        raise ValueError(f"preconditioning={preconditioning!r} is unknown; the names are {names}")
+        raise ValueError(f"unknown preconditioning={preconditioning!r}: choose from {names}")
 
     def direction(grads, mu, count):
         if not nesterov:
@@ -79,8 +79,8 @@ def scale_by_muon(
         coeffs = coefficients(ns_coeffs, ns_steps)
         return MuonState(jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), coeffs)
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         count, mu = increment(state.count), average(updates, state.mu, beta)
         m = direction(updates, mu, count)
         entries, how = resolve_layout(layout, m), {"preconditioning": preconditioning, "eps": eps, "dtype": ns_dtype}
@@ -121,7 +121,7 @@ def muon(
     rest: GradientTransformation | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """Muon: momentum orthogonalised by Newton-Schulz iteration, on the matrices; AdamW on the rest.
+    """Muon: momentum orthogonalized by Newton-Schulz iteration, on the matrices; AdamW on the rest.
 
     Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). Descends from :func:`sgd`::
 
@@ -129,52 +129,52 @@ def muon(
         o = newton_schulz(u), near U V' of u = U S V'
         p <- p - lr (sqrt(max(1, fan_out / fan_in)) o + weight_decay p)
 
-    By default the numbers and the state are ``optax.contrib.muon``'s, which corrects the beginning of m and g in u at
-    zero as NAdam does; o is the same for every multiple of u, but not for another mixture. The author's rule is
-    ``muon(lr, debias=False, eps=1e-7)``, torch's ``Muon(lr, weight_decay=w)`` the same with ``weight_decay=w``.
+    By default the numbers and the state are ``optax.contrib.muon``'s, which applies NAdam's bias corrections to m and g
+    in u; o doesn't depend on the scale of u, but does depend on the ratio of m and g. The author's version is
+    ``muon(lr, debias=False, eps=1e-7)``; torch's ``Muon(lr, weight_decay=w)`` is the same with ``weight_decay=w``.
     Moonlight (Liu et al. 2025, arXiv 2502.16982), torch's ``adjust_lr_fn="match_rms_adamw"``, gives every update the
-    root mean square of AdamW's, so that AdamW's learning rate and decay fit: ``consistent_rms=0.2`` in place of the
-    square root.
+    root mean square of AdamW's, so that AdamW's learning rate and decay can be reused: ``consistent_rms=0.2`` in place
+    of the square root.
 
-    With a ``layout``, matrices are the hidden weights by role, stacked or not; without, as in Optax, whatever has two
-    axes, embedding and head too, which does worse.
+    With a ``layout``, matrices are the hidden weights by role, stacked or not. Without one, as in Optax, they are all
+    leaves with two axes, including embedding and head, which performs worse.
 
-    Departures from Optax: the iteration runs in float32 whatever the dtype of the parameters; ``adaptive`` measures
-    each matrix of a stack for itself; ``ns_coeffs="muon"`` exists; a table of more rows than ``ns_steps`` is cut, not
-    refused; with ``preconditioning`` other than "frobenius", small momenta are brought to norm 1 first and so aren't
-    cut off by ``eps``.
+    Departures from Optax: the iteration runs in float32 for parameters of any dtype; ``adaptive`` measures each matrix
+    of a stack separately; ``ns_coeffs="muon"`` exists; a table with more rows than ``ns_steps`` is truncated instead of
+    rejected; with ``preconditioning`` other than "frobenius", small momenta are scaled to norm 1 first, so that ``eps``
+    doesn't suppress them.
 
     Args:
       learning_rate: a number or a schedule; 0.02 for the author's scale, AdamW's for ``consistent_rms``.
       ns_coeffs: "standard", "polar_express" (Amsel et al. 2025: closer to orthogonal in as many steps), "dion"; three
-        numbers for every step; or a row of three for each step.
+        numbers used in every step; or a row of three per step.
       ns_steps: number of steps; 5.
       beta: decay of the momentum, in [0, 1).
       eps: added to the norm of u, and to Adam's root.
-      weight_decay: a number or a schedule, times the learning rate; 0.1 to go with ``consistent_rms``.
-      weight_decay_mask: tree of booleans, or a function of the parameters that returns one: which matrices decay.
-      mu_dtype: dtype that the momentum is stored in; None is each parameter's own.
-      nesterov: look one step ahead, in AdamW too.
+      weight_decay: a number or a schedule, times the learning rate; 0.1 with ``consistent_rms``.
+      weight_decay_mask: matrices to decay, a tree of booleans or a function of the parameters that returns one.
+      mu_dtype: dtype that the momentum is stored in; None uses each parameter's dtype.
+      nesterov: use Nesterov momentum, in AdamW too.
       adaptive: multiply the update by its inner product with u, the step of steepest descent in the spectral norm.
-      preconditioning: what is divided by before the first step, "frobenius", "spectral", "aol" (Boissin et al. 2025,
-        arXiv 2512.04632) or "schatten" (Grishina et al. 2025, arXiv 2506.10935); the last two save a step.
+      preconditioning: scaling before the first step, "frobenius", "spectral", "aol" (Boissin et al. 2025, arXiv
+        2512.04632) or "schatten" (Grishina et al. 2025, arXiv 2506.10935); the last two save a step.
       adam_b1: AdamW's b1.
       adam_b2: AdamW's b2; 0.95 to 0.98 for language models.
       adam_eps_root: AdamW's eps_root.
       adam_weight_decay: AdamW's weight_decay.
-      adam_learning_rate: AdamW's learning rate; None is ``learning_rate``, which is too large as a rule.
-      muon_weight_dimension_numbers: Optax's way to give a layout: tree of ``optax.contrib.MuonDimensionNumbers``.
-      consistent_rms: root mean square that every update is given; None is the author's scale.
-      debias: correct the beginning of m and g at zero.
+      adam_learning_rate: AdamW's learning rate; None is ``learning_rate``, which is usually too large.
+      muon_weight_dimension_numbers: Optax's form of a layout: tree of ``optax.contrib.MuonDimensionNumbers``.
+      consistent_rms: root mean square of every update; None uses the author's scale.
+      debias: apply NAdam's bias corrections to m and g.
       ns_dtype: dtype that the iteration multiplies in, e.g. "bfloat16" on an accelerator; None is at least float32.
-      rest: optimizer for what isn't a matrix, with a learning rate of its own, in place of AdamW.
+      rest: optimizer for all other parameters, with its own learning rate, in place of AdamW.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`.
 
     Returns:
-      A transformation; 4 bytes of state a float32 parameter of a matrix.
+      A transformation; 4 bytes of state per float32 parameter of a matrix.
 
     Raises:
-      ValueError: a number is out of range, a name is unknown, or the layout is given twice.
+      ValueError: a number is out of range, a name is unknown, or both forms of a layout are given.
 
     >>> tx = muon(0.1)
     >>> params = {"w": jnp.ones((2, 2))}

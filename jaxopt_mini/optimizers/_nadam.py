@@ -1,4 +1,4 @@
-"""NAdam: Adam that takes the momentum of the step ahead, as Nesterov's method does."""
+"""NAdam: Adam with Nesterov momentum."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jaxopt_mini.tree import absolute_square, average, bias_correction, cast_lik
 class ScaleByNadamState(NamedTuple):
     """State of :func:`scale_by_nadam` with a momentum schedule."""
 
-    count: jax.Array  # int32[]: steps done
+    count: jax.Array  # int32[]: completed steps
     mu: Updates  # like the parameters
     nu: Updates  # like the parameters
     product: jax.Array  # float32[]: b1_1 b1_2 ... b1_t
@@ -39,9 +39,9 @@ def scale_by_nadam(
     Args:
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the mean of its square, in [0, 1).
-      eps: added to the root, outside it.
+      eps: added outside the root.
       eps_root: added inside the root.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
       momentum_decay: see :func:`nadam`.
 
     Returns:
@@ -60,8 +60,8 @@ def scale_by_nadam(
         zero, one = jnp.zeros((), jnp.int32), jnp.ones((), jnp.float32)
         return ScaleByNadamState(zero, zeros_like(params, mu_dtype), zeros_like(params), one)
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         count = increment(state.count)
         now, ahead = share(count), share(increment(count))
         product = state.product * now
@@ -92,30 +92,30 @@ def nadam(
     """Adam with Nesterov momentum.
 
     Dozat, "Incorporating Nesterov Momentum into Adam" (2016, openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ). Beyond
-    :func:`adam`, the numerator already holds the share of the gradient that the next step would give it::
+    :func:`adam`, the numerator weights the gradient as the next step would::
 
         m_hat = b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t)
 
-    With ``momentum_decay`` = psi, Dozat's and torch's rule, the shares grow from b1 / 2 to b1::
+    With ``momentum_decay`` = psi, as in Dozat's paper and in torch, b1 grows from b1 / 2 to b1::
 
         b_t = b1 (1 - 0.96^(t psi) / 2)         P_t = b_1 b_2 ... b_t
         m_hat = b_(t+1) m / (1 - P_(t+1)) + (1 - b_t) g / (1 - P_t)
 
-    Departures: the default is Optax's ``nadam``; torch's ``NAdam`` is ``nadam(lr, momentum_decay=4e-3)``. For its
-    ``weight_decay=w``, an L2 penalty: ``chain(add_decayed_weights(w), nadam(...))``; decoupled:
+    Departures: the default is Optax's ``nadam``; torch's ``NAdam`` is ``nadam(lr, momentum_decay=4e-3)``. Its
+    ``weight_decay=w``, an L2 penalty, is ``chain(add_decayed_weights(w), nadam(...))``; its decoupled decay is
     ``chain(scale_by_nadam(...), add_decayed_weights(w), scale_by_learning_rate(lr))``, or :func:`nadamw`.
 
     Args:
       learning_rate: a number or a schedule; as for :func:`adam`.
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the mean of its square, in [0, 1).
-      eps: added to the root, outside it.
+      eps: added outside the root.
       eps_root: added inside the root.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
-      momentum_decay: psi >= 0, how fast the share of the momentum grows; None keeps it at b1.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
+      momentum_decay: psi >= 0, the speed at which the weight of the momentum grows; None keeps it at b1.
 
     Returns:
-      A transformation; 8 bytes of state a float32 parameter.
+      A transformation; 8 bytes of state per float32 parameter.
 
     >>> grads = jnp.float32(1.0)
     >>> for tx in (nadam(0.1), nadam(0.1, momentum_decay=4e-3)):

@@ -1,4 +1,4 @@
-"""NAdamW: AdamW that takes the momentum of the step ahead, as Nesterov's method does."""
+"""NAdamW: AdamW with Nesterov momentum."""
 
 from __future__ import annotations
 
@@ -30,27 +30,28 @@ def nadamw(
     """AdamW with Nesterov momentum.
 
     Dozat, "Incorporating Nesterov Momentum into Adam" (2016, openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ). Beyond
-    :func:`adamw`, the numerator already holds the share of the gradient that the next step would give it::
+    :func:`adamw`, the numerator weights the gradient as the next step would::
 
         m_hat = b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t)
 
-    Departures: the default is Optax's ``nadamw``, which corrects the two parts apart, as above. ``one_correction=True``
-    is AlgoPerf's: (b1 m + (1 - b1) g) / (1 - b1^t), so that its first step is 1 + b1 times as long as AdamW's.
-    torch's ``NAdam`` is another rule, whose b1 changes from step to step; Dozat multiplies v_hat by b2, no code does.
+    Departures: the default is Optax's ``nadamw``, which corrects the two terms separately, as above.
+    ``one_correction=True`` is AlgoPerf's: (b1 m + (1 - b1) g) / (1 - b1^t), whose first step is 1 + b1 times AdamW's.
+    torch's ``NAdam`` differs: its b1 changes from step to step. Dozat's paper multiplies v_hat by b2, which no
+    implementation does.
 
     Args:
       learning_rate: a number or a schedule; as for :func:`adamw`.
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the mean of its square, in [0, 1).
-      eps: added to the root, outside it.
+      eps: added outside the root.
       eps_root: added inside the root.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
       weight_decay: a number or a schedule, times the learning rate.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
-      one_correction: correct both parts of the numerator by 1 - b1^t.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
+      one_correction: divide both terms of the numerator by 1 - b1^t.
 
     Returns:
-      A transformation; 8 bytes of state a float32 parameter.
+      A transformation; 8 bytes of state per float32 parameter.
 
     >>> import jax.numpy as jnp
     >>> params = grads = jnp.float32(1.0)

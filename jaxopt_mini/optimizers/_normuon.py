@@ -1,4 +1,4 @@
-"""NorMuon: Muon, whose output neurons are brought to equal size by a second moment of each."""
+"""NorMuon: Muon with a second moment per output neuron, which equalizes their update sizes."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.shape import scale_by_shape, widening
 from jaxopt_mini.tree import absolute_square, cast_like, norm, widen
 
-TINY = 1e-10  # the official code's; added to roots and norms
+TINY = 1e-10  # from the official code; added to roots and norms
 
 
 class ScaleByNormuonState(NamedTuple):
     """State of :func:`scale_by_normuon`."""
 
-    nu: Updates  # in the place of each matrix (*stacked, fan-out), float32
+    nu: Updates  # for each matrix (*stacked, fan-out), float32
 
 
 def scale_by_normuon(
     b2: ArrayLike = 0.95, layout: Any | Callable[[Params], Any] | None = None
 ) -> GradientTransformationExtraArgs:
-    """Divides what each output neuron receives by its running root mean square; the matrix keeps its norm.
+    """Divides the update of each output neuron by its running root mean square; the norm of the matrix is unchanged.
 
     Args:
       b2: decay of the mean square of a neuron's update, in [0, 1).
@@ -54,8 +54,8 @@ def scale_by_normuon(
         matrices = as_matrices(params, resolve_layout(layout, params))
         return ScaleByNormuonState(jax.tree.map(lambda m: jnp.zeros_like(absolute_square(m[..., 0, :])), matrices))
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         entries = resolve_layout(layout, updates)
         matrices = jax.tree.map(widen, as_matrices(updates, entries))
         new, nu = unzip(map_matrices(one, entries, matrices, state.nu), entries)
@@ -82,16 +82,16 @@ def normuon(
     rest: GradientTransformation | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """NorMuon.
+    """NorMuon: Muon with a second moment per output neuron, which equalizes their update sizes.
 
-    Li et al., "NorMuon: Making Muon more efficient and scalable" (2025, arXiv 2510.05491). The author's :func:`muon`,
-    and after the iteration, for each output neuron j of o (fan-in, fan-out)::
+    Li et al., "NorMuon: Making Muon more efficient and scalable" (2025, arXiv 2510.05491). The original :func:`muon`
+    and, after the iteration, for each output neuron j of o (fan-in, fan-out)::
 
         v_j <- b2 v_j + (1 - b2) mean_i o_ij^2
-        o_ij <- o_ij / sqrt(v_j), then o <- o times its norm before over its norm now
+        o_ij <- o_ij / sqrt(v_j), then o is rescaled to its previous norm
 
-    Orthogonal updates have singular values alike, but neurons of unequal size; the momentum's decay and the
-    iteration stay Muon's. Without a ``layout`` it is inferred from names.
+    Orthogonal updates have equal singular values but neurons of unequal size. Momentum decay and iteration are Muon's.
+    Without a ``layout`` it is inferred from names.
 
     Departures: none; there are no bias corrections.
 
@@ -99,8 +99,8 @@ def normuon(
       learning_rate: a number or a schedule; like Muon's, 0.02.
       beta: decay of the momentum, in [0, 1).
       b2: decay of a neuron's mean square, in [0, 1).
-      ns_coeffs: see :func:`muon`, like all that follows.
-      ns_steps: number of steps.
+      ns_coeffs: see :func:`muon`, like all following arguments.
+      ns_steps: number of steps of the iteration.
       eps: added to the norm of the momentum, and to Adam's root.
       weight_decay: a number or a schedule, times the learning rate.
       mu_dtype: dtype that the momentum is stored in.
@@ -109,11 +109,11 @@ def normuon(
       adam_b2: AdamW's b2.
       adam_weight_decay: AdamW's weight_decay.
       adam_learning_rate: AdamW's learning rate; None is ``learning_rate``.
-      rest: optimizer for what isn't a matrix, in place of AdamW.
+      rest: optimizer for all other parameters, in place of AdamW.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`.
 
     Returns:
-      A transformation; 4 bytes of state a float32 parameter of a matrix, and 4 an output neuron.
+      A transformation; 4 bytes of state per float32 parameter of a matrix, and 4 per output neuron.
     """
     check_nonnegative(learning_rate=learning_rate, weight_decay=weight_decay)
     check_nonnegative(adam_learning_rate=adam_learning_rate, adam_weight_decay=adam_weight_decay)

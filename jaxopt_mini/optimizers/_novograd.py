@@ -1,4 +1,4 @@
-"""NovoGrad: momentum of gradients that are each divided by the norm of their whole tensor."""
+"""NovoGrad: momentum of gradients that are normalized per tensor."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def scale_by_novograd(
     Args:
       b1: decay of the momentum, in [0, 1).
       b2: decay of the mean of the squared norm, in [0, 1).
-      eps: added to the root, outside it.
+      eps: added outside the root.
       eps_root: added inside the root.
       weight_decay: a number or a schedule.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
-      A transformation with an ``optax.ScaleByNovogradState``: count int32[], mu like the parameters, nu a number for
-      each tensor.
+      A transformation with an ``optax.ScaleByNovogradState``: count int32[], mu like the parameters, nu one number per
+      tensor.
     """
     check_fraction(b1=b1, b2=b2)
     check_nonnegative(eps=eps, eps_root=eps_root, weight_decay=weight_decay)
@@ -62,8 +62,8 @@ def scale_by_novograd(
         nu = jax.tree.map(squared_norm, zeros_like(params), resolve(layout, params))
         return ScaleByNovogradState(jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), cast_like(nu, params))
 
-    def update(updates, state, params=None, **extra):
-        del extra
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
         params, first = require_params(params, "novograd"), state.count == 0
         entries, decay = resolve(layout, params), schedule_value(weight_decay, state.count)
         squares = jax.tree.map(squared_norm, updates, entries)
@@ -86,28 +86,28 @@ def novograd(
     weight_decay: ScalarOrSchedule = 0.0,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """NovoGrad.
+    """NovoGrad: momentum of gradients that are normalized per tensor.
 
     Ginsburg et al., "Stochastic Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks" (2019,
-    arXiv 1905.11286). Descends from :func:`adam`. For each tensor, of layers that are stacked each::
+    arXiv 1905.11286). Descends from :func:`adam`. For each tensor (per layer in a stack)::
 
-        v <- b2 v + (1 - b2) |g|^2                       v = |g|^2 at first
+        v <- b2 v + (1 - b2) |g|^2                       v = |g|^2 in the first step
         m <- b1 m + g / (sqrt(v) + eps) + weight_decay p
         p <- p - lr m
 
-    Departures from Optax: it takes a stack of layers for one tensor, and fails on a weight decay that is a schedule.
+    Departures from Optax: Optax treats a stack of layers as one tensor and fails if the weight decay is a schedule.
 
     Args:
       learning_rate: a number or a schedule; 1e-3 to 1e-2.
       b1: decay of the momentum, in [0, 1).
       b2: decay of the mean of the squared norm, in [0, 1).
-      eps: added to the root, outside it.
+      eps: added outside the root.
       eps_root: added inside the root.
       weight_decay: a number or a schedule; inside the momentum, times the learning rate.
-      layout: tree of :class:`~jaxopt_mini.ParamLayout`, which says what is stacked; None infers it.
+      layout: tree of :class:`~jaxopt_mini.ParamLayout`, which names the stacked axes; None infers it.
 
     Returns:
-      A transformation; 4 bytes of state a float32 parameter, and 4 a tensor.
+      A transformation; 4 bytes of state per float32 parameter, and 4 per tensor.
 
     >>> tx, params = novograd(0.1), {"w": jnp.zeros(2)}
     >>> updates, _ = tx.update({"w": jnp.array([30.0, 40.0])}, tx.init(params), params)

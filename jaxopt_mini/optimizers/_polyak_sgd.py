@@ -1,4 +1,4 @@
-"""SGD with Polyak's step: as long as the loss still to be lost says, given the slope."""
+"""SGD with Polyak's step size: the gap to the minimal loss over the squared gradient norm."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ def scale_by_polyak(
     eps: ArrayLike = 0.0,
     variant: str = "sps",
 ) -> GradientTransformationExtraArgs:
-    """The step of :func:`polyak_sgd` upwards, without the learning rate.
+    """The direction of :func:`polyak_sgd`, without the learning rate.
 
     Args:
       f_min: a lower bound of the loss.
-      max_learning_rate: what the gradient is multiplied by at most.
+      max_learning_rate: upper bound of the factor of the gradient.
       eps: added to the squared norm.
       variant: "sps" or "sps+".
 
     Returns:
-      A transformation without state, whose ``update`` needs ``value=``, the loss.
+      A transformation without state, whose ``update`` needs the extra arg ``value``, the loss.
     """
     check_nonnegative(max_learning_rate=max_learning_rate, eps=eps)
     if isinstance(f_min, Real) and not math.isfinite(f_min):
         raise ValueError(f"f_min={f_min} is out of range: give a finite number")
     if variant not in VARIANTS:
-        raise ValueError(f"variant={variant!r} is unknown; the names are {', '.join(VARIANTS)}")
+        raise ValueError(f"unknown variant={variant!r}: choose from {', '.join(VARIANTS)}")
 
-    def update(updates, state, params=None, *, value=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, *, value=None, **extra_args):
+        del params, extra_args
         if value is None:
             raise ValueError("polyak_sgd needs the loss: call update(updates, state, params, value=loss)")
         gap = VARIANTS[variant](jnp.asarray(value).astype(jnp.float32) - f_min)
@@ -65,7 +65,7 @@ def polyak_sgd(
     eps: ArrayLike = 0.0,
     variant: str = "sps",
 ) -> GradientTransformation:
-    """SGD with the step size of Polyak.
+    """SGD with Polyak's step size.
 
     Loizou et al., "Stochastic Polyak Step-size for SGD: An Adaptive Learning Rate for Fast Convergence" (2021, arXiv
     2002.10542); Polyak, "Introduction to Optimization" (1987); "sps+": Garrigos et al. (2023, arXiv 2307.14528).
@@ -73,24 +73,24 @@ def polyak_sgd(
 
         p <- p - lr min((loss - f_min) / (|g|^2 + eps), max_learning_rate) g
 
-    The step would reach ``f_min`` if the loss went on in a straight line. |g| is the norm of all gradients together.
+    The step would reach ``f_min`` if the loss were linear. |g| is the global norm of the gradients.
 
-    Departures from Optax: its ``scaling`` is the learning rate here and comes first. There it divides the step where
-    the bound doesn't act, because the norm is taken of the gradients already scaled; here it multiplies, as the formula
-    in both docstrings says. Gradients so small that |g|^2 < 2e-16 aren't taken for zero.
+    Departures from Optax: its ``scaling`` is the learning rate here and comes first. In Optax it divides the step where
+    the bound is inactive, because the norm is computed from the scaled gradients; here it multiplies, as in the formula
+    of both docstrings. Small gradients, with |g|^2 < 2e-16, are not treated as zero.
 
     Args:
-      learning_rate: a number or a schedule: what the step is multiplied by; 1.0.
-      max_learning_rate: what the gradient is multiplied by at most, before the learning rate.
-      f_min: a lower bound of the loss; too low a one makes steps too long.
+      learning_rate: a number or a schedule: factor of the step; 1.0.
+      max_learning_rate: upper bound of the factor of the gradient, before the learning rate.
+      f_min: a lower bound of the loss; if it is too low, steps are too long.
       eps: added to the squared norm.
-      variant: "sps"; or "sps+", which doesn't climb when the loss is below ``f_min``.
+      variant: "sps"; or "sps+", which doesn't ascend when the loss is below ``f_min``.
 
     Returns:
-      A transformation without state, whose ``update`` needs ``value=``, the loss.
+      A transformation without state, whose ``update`` needs the extra arg ``value``, the loss.
 
     Raises:
-      ValueError: a number is out of range, the variant is unknown, or ``update`` isn't given the loss.
+      ValueError: a number is out of range, the variant is unknown, or ``update`` is called without the loss.
 
     >>> tx, params = polyak_sgd(), jnp.array([3.0, 4.0])
     >>> updates, _ = tx.update(2 * params, tx.init(params), params, value=25.0)
@@ -101,12 +101,12 @@ def polyak_sgd(
     rate = chain(identity(), scale_by_learning_rate(learning_rate))
     polyak = scale_by_polyak(f_min, max_learning_rate, eps, variant)
 
-    # The state has Optax's order, the rate first, whereas the rate must come after the norm is taken.
+    # The state has Optax's order, with the learning rate first, although it is applied after the norm is computed.
     def init(params):
         return rate.init(params), polyak.init(params)
 
-    def update(updates, state, params=None, **extra):
-        updates, polyak_state = polyak.update(updates, state[1], params, **extra)
+    def update(updates, state, params=None, **extra_args):
+        updates, polyak_state = polyak.update(updates, state[1], params, **extra_args)
         updates, rate_state = rate.update(updates, state[0], params)
         return updates, (rate_state, polyak_state)
 

@@ -1,4 +1,4 @@
-"""Prodigy: AdamW that finds its learning rate, an estimate of the distance to the solution that grows quickly."""
+"""Prodigy: AdamW that estimates its learning rate from a fast-growing estimate of the distance to the solution."""
 
 from __future__ import annotations
 
@@ -47,40 +47,41 @@ def prodigy(
     mask: Any | Callable[[Params], Any] | None = None,
     bias_correction: bool = True,
 ) -> GradientTransformation:
-    """Prodigy.
+    """Prodigy: AdamW that estimates its learning rate from a fast-growing estimate of the distance to the solution.
 
     Mishchenko, Defazio, "Prodigy: An Expeditiously Adaptive Parameter-Free Learner" (2023, arXiv 2306.06101). Descends
-    from :func:`dadapt_adamw`. The whole tree has one learning rate, d lr, with d from before the step; p0 are the first
-    parameters::
+    from :func:`dadapt_adamw`. The whole tree has one learning rate, d lr, with d of the previous step; p0 are the
+    initial parameters::
 
         m <- b1 m + (1 - b1) d g                       v <- b2 v + (1 - b2) (d g)^2
         r <- b3 r + d d_lr <g, p0 - p> / d0            s <- b3 s + d d_lr g / d0
         d <- max(d, r / |s|_1)                         d_lr = d lr sqrt(1 - b2^t) / (1 - b1^t)
         p <- p - d_lr (m / (sqrt(v) + d eps) + weight_decay p)
 
-    The gradients of a convex function point from the solution to p, so their inner product with the way gone says how
-    far it is at least. m and v need no correction of their own where d grows by orders of magnitude, since old terms
-    weigh little; the correction is in d_lr.
+    For a convex function, the inner products of the gradients with p0 - p give a lower bound of the distance to the
+    solution. m and v need no bias correction while d grows by orders of magnitude, since old terms have little weight;
+    the correction is in d_lr.
 
-    Letters: d is ``estim_lr`` in the state, r ``numerator_weighted``, s ``grad_sum``, m and v ``exp_avg(_sq)``.
+    Notation: d is ``estim_lr`` in the state, r ``numerator_weighted``, s ``grad_sum``, m and v ``exp_avg(_sq)``.
 
-    Departures: a gradient of zero leaves d as it is; in Optax it becomes NaN. Optax always corrects, the official code
-    does not by default: ``bias_correction=False``. With bfloat16 parameters d and r are bfloat16, as in Optax.
+    Departures: a gradient of zero leaves d unchanged; in Optax d becomes NaN. Optax always applies bias correction, the
+    official code by default doesn't: ``bias_correction=False``. With bfloat16 parameters d and r are bfloat16, as in
+    Optax.
 
     Args:
-      learning_rate: factor of the rate that is found, a number or a schedule that begins at 1.
+      learning_rate: factor of the estimated learning rate, a number or a schedule that starts at 1.
       betas: decays of the means of the gradient and of its square, both in [0, 1).
-      beta3: decay of r and s, in [0, 1); None is the root of the second.
-      eps: added to the root, outside it, times d.
-      estim_lr0: the first d; smaller than any rate that could be right.
+      beta3: decay of r and s, in [0, 1); None is the root of the second beta.
+      eps: added outside the root, times d.
+      estim_lr0: the initial d; smaller than any plausible learning rate.
       estim_lr_coef: factor of the estimate; 0.5 to 2.
       weight_decay: times d_lr.
-      safeguard_warmup: leave the learning rate out of s, for schedules that begin near 0.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
-      bias_correction: False takes d_lr = d lr.
+      safeguard_warmup: exclude the learning rate from s, for schedules that start near 0.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
+      bias_correction: False uses d_lr = d lr.
 
     Returns:
-      A transformation with an ``optax.contrib.ProdigyState``; 16 bytes of state a float32 parameter.
+      A transformation with an ``optax.contrib.ProdigyState``; 16 bytes of state per float32 parameter.
 
     >>> loss = lambda params: jnp.sum((params - 3.0) ** 2)
     >>> params, tx = jnp.zeros(2), prodigy()
@@ -111,8 +112,8 @@ def prodigy(
             count=jnp.zeros((), jnp.int32),
         )
 
-    def update(updates, state, params=None, **extra):
-        del extra
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
         params = require_params(params, "prodigy")
         count = increment(state.count)
         d, d_lr = widen(state.estim_lr), rate(state, count)

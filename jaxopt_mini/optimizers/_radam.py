@@ -1,4 +1,4 @@
-"""RAdam: Adam that begins as momentum SGD, until its second moment can be trusted."""
+"""RAdam: Adam that starts as SGD with momentum until its second moment is reliable."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def scale_by_radam(
     Args:
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the mean of its square, in [0, 1).
-      eps: added to the root, outside it.
+      eps: added outside the root.
       eps_root: added inside the root.
-      threshold: rho from which on the second moment is used.
-      nesterov: look one step ahead.
+      threshold: smallest rho at which the second moment is used.
+      nesterov: use Nesterov momentum.
       correct_eps: divide ``eps`` by the root of 1 - b2^t.
 
     Returns:
@@ -51,11 +51,11 @@ def scale_by_radam(
         r = jnp.sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho))
         return jnp.where(rho >= threshold, r * widen(adapted), plain).astype(adapted.dtype)
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         count = increment(state.count)
         t = count.astype(jnp.float32)
-        # 1 - b2^t by way of 1 - b2: rho is a small difference of large numbers.
+        # 1 - b2^t computed from 1 - b2, since rho is a small difference of large numbers.
         weight = -jnp.expm1(t * jnp.log1p(b2 - 1.0))
         rho = limit - 2 * t * (1 - weight) / weight
         adapted, state = adam(eps / jnp.sqrt(weight) if correct_eps else eps).update(updates, state)
@@ -79,33 +79,34 @@ def radam(
     """Rectified Adam.
 
     Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond" (2020, arXiv 1908.03265). Descends from
-    :func:`adam`. rho is about the number of gradients that v averages over; few make m_hat / sqrt(v_hat) vary too
-    much::
+    :func:`adam`. rho is about the number of gradients that v averages over; with too few, m_hat / sqrt(v_hat) has a
+    large variance::
 
         rho_inf = 2 / (1 - b2) - 1          rho = rho_inf - 2 t b2^t / (1 - b2^t)
         r = sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho))
         p <- p - lr m_hat                              while rho < threshold
         p <- p - lr r m_hat / (sqrt(v_hat) + eps)      from then on
 
-    It works like a warm-up of about 2 / (1 - b2) steps.
+    It has the effect of a warm-up of about 2 / (1 - b2) steps.
 
-    Departures from Optax: 1 - b2^t is computed so that rho keeps its digits; in Optax r is 1 % too small at step 6 for
-    b2 = 0.999, and twice as large as it should be for 0.9999. torch's form adds eps before the correction, sqrt(v) +
-    eps: ``correct_eps=True``. For its ``weight_decay=w``, an L2 penalty: ``chain(add_decayed_weights(w), radam(...))``;
-    decoupled: ``chain(scale_by_radam(...), add_decayed_weights(w), scale_by_learning_rate(lr))``.
+    Departures from Optax: 1 - b2^t is computed without loss of precision in rho; in Optax r at step 6 is 1 % too small
+    for b2 = 0.999 and twice as large as it should be for 0.9999. torch adds eps before the bias correction, as
+    sqrt(v) + eps: ``correct_eps=True``. Its ``weight_decay=w``, an L2 penalty, is ``chain(add_decayed_weights(w),
+    radam(...))``; its decoupled decay is ``chain(scale_by_radam(...), add_decayed_weights(w),
+    scale_by_learning_rate(lr))``.
 
     Args:
       learning_rate: a number or a schedule; as for :func:`adam`.
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the mean of its square, in [0, 1).
-      eps: added to the root, outside it.
+      eps: added outside the root.
       eps_root: added inside the root.
-      threshold: rho from which on the second moment is used, above 4; 5 is reached at step 6 for every usual b2.
-      nesterov: look one step ahead.
+      threshold: smallest rho at which the second moment is used, above 4; the usual b2 reach 5 at step 6.
+      nesterov: use Nesterov momentum.
       correct_eps: divide ``eps`` by the root of 1 - b2^t.
 
     Returns:
-      A transformation; 8 bytes of state a float32 parameter.
+      A transformation; 8 bytes of state per float32 parameter.
 
     >>> tx = radam(0.1)
     >>> state = tx.init(jnp.float32(0.0))

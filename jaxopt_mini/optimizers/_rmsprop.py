@@ -1,4 +1,4 @@
-"""RMSProp: every entry is divided by the root of a moving average of its squared gradient."""
+"""RMSProp: divides every entry by the root of a moving average of its squared gradient."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from optax import ScaleByRmsState, ScaleByRStdDevState
 
-# Optax makes states of these two types, but no public module of it names them.
+# Optax uses these two state types but doesn't export them.
 from optax._src.transform import ScaleByRmsWithCountState, ScaleByRStdDevWithCountState
 
 from jaxopt_mini.base import (
@@ -31,7 +31,7 @@ from jaxopt_mini.tree import (
     zeros_like,
 )
 
-STATES: dict[tuple[bool, bool], type] = {  # (centered, bias_correction) -> the type that Optax keeps for it
+STATES: dict[tuple[bool, bool], type] = {  # (centered, bias_correction) -> Optax's state type
     (False, False): ScaleByRmsState,
     (False, True): ScaleByRmsWithCountState,
     (True, False): ScaleByRStdDevState,
@@ -53,15 +53,15 @@ def scale_by_rms(
     Args:
       decay: decay of the mean of the squared gradient, in [0, 1).
       eps: added to the denominator.
-      initial_scale: what the mean of the squares starts from, >= 0.
+      initial_scale: initial value of the mean of the squares, >= 0.
       eps_in_sqrt: add ``eps`` inside the root.
       bias_correction: divide the means by 1 - decay^t.
       centered: divide by the standard deviation instead: subtract the square of the mean gradient (Optax's
         ``scale_by_stddev``).
 
     Returns:
-      A transformation with the one of Optax's four state types that holds what these flags need: nu, mu when centered,
-      count when corrected.
+      A transformation with the one of Optax's four state types that these flags need: nu; mu if centered; count if
+      corrected.
     """
     check_fraction(decay=decay)
     check_nonnegative(eps=eps, initial_scale=initial_scale)
@@ -77,14 +77,14 @@ def scale_by_rms(
         mu = zeros_like(params) if centered else None
         return pack(count=jnp.zeros((), jnp.int32), mu=mu, nu=full_like(params, initial_scale))
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         count = increment(state.count) if bias_correction else jnp.zeros((), jnp.int32)
         mu = average(updates, state.mu, decay) if centered else None
         nu = average(jax.tree.map(absolute_square, updates), state.nu, decay)
         m, v = (unbiased(x, decay, count) if bias_correction else x for x in (mu, nu))
         if centered:
-            # The variance of a constant gradient is 0, but rounding may put it below.
+            # The variance of a constant gradient is 0, but rounding may make it negative.
             v = jax.tree.map(lambda m, v: jnp.maximum(v - absolute_square(m), 0), m, v)
         direction = jax.tree.map(lambda g, v: widen(g) / root(v), updates, v)
         state = pack(count=count, mu=cast_like(mu, state.mu) if centered else None, nu=cast_like(nu, state.nu))
@@ -106,34 +106,34 @@ def rmsprop(
     bias_correction: bool = False,
     rate_in_momentum: bool = True,
 ) -> GradientTransformation:
-    """RMSProp.
+    """RMSProp: divides every entry by the root of a moving average of its squared gradient.
 
-    Tieleman, Hinton, "Lecture 6.5: RMSProp" (2012); centred: Graves, "Generating Sequences With Recurrent Neural
+    Tieleman, Hinton, "Lecture 6.5: RMSProp" (2012); centered: Graves, "Generating Sequences With Recurrent Neural
     Networks" (2013, arXiv 1308.0850). Descends from :func:`adagrad`::
 
         v <- decay v + (1 - decay) g^2
         p <- p - lr g / sqrt(v + eps)
 
-    Departures: the defaults are Optax's. torch's is ``rmsprop(lr, decay=0.99, eps_in_sqrt=False)``, with
-    ``rate_in_momentum=False`` where it has a momentum; ``decay`` is its ``alpha``, and for its ``weight_decay=w``, an
-    L2 penalty: ``chain(add_decayed_weights(w), rmsprop(...))``. The variance of ``centered`` is never below 0; in
+    Departures: the defaults are Optax's. torch's version is ``rmsprop(lr, decay=0.99, eps_in_sqrt=False)``, with
+    ``rate_in_momentum=False`` if it has momentum; ``decay`` is its ``alpha``, and its ``weight_decay=w``, an L2
+    penalty, is ``chain(add_decayed_weights(w), rmsprop(...))``. The variance of ``centered`` is never negative; in
     Optax and torch rounding can make it negative, and the step NaN.
 
     Args:
       learning_rate: a number or a schedule; 1e-3 to 1e-2.
       decay: decay of the mean of the squared gradient, in [0, 1).
       eps: added to the denominator.
-      initial_scale: what the mean starts from; 1 damps the first steps, 0 makes the first 1 / sqrt(1 - decay) times lr.
+      initial_scale: initial value of the mean; 1 damps the first steps, 0 makes the first 1 / sqrt(1 - decay) times lr.
       eps_in_sqrt: add ``eps`` inside the root; False adds it outside.
       centered: divide by the standard deviation of the gradient: subtract the square of its mean from v.
-      momentum: decay of a sum over the steps, in [0, 1); None is no momentum.
-      nesterov: take the momentum of the step ahead.
+      momentum: decay of a sum over the steps, in [0, 1); None disables it.
+      nesterov: use Nesterov momentum.
       bias_correction: divide the means by 1 - decay^t; with eps outside the root it is then Adam with b1 = 0.
       rate_in_momentum: the momentum sums steps already multiplied by their learning rates; False multiplies the sum by
-        the present one. The same while the rate is constant.
+        the current one. There is no difference for a constant learning rate.
 
     Returns:
-      A transformation; 4 bytes of state a float32 parameter, 4 more each for ``centered`` and ``momentum``.
+      A transformation; 4 bytes of state per float32 parameter, 4 more each for ``centered`` and ``momentum``.
 
     >>> import jax.numpy as jnp
     >>> tx = rmsprop(0.1)
@@ -145,7 +145,7 @@ def rmsprop(
     check_nonnegative(learning_rate=learning_rate)
     check_fraction(momentum=momentum)
     rate = scale_by_learning_rate(learning_rate)
-    # Optax's state has a place for the momentum also where there is none.
+    # Optax's state has an entry for the momentum even without momentum.
     sums = identity() if momentum is None else trace(momentum, nesterov)
     return chain(
         scale_by_rms(decay, eps, initial_scale, eps_in_sqrt, bias_correction, centered=centered),

@@ -1,4 +1,4 @@
-"""Rprop: each entry has its own step, which grows while the gradient keeps its sign and shrinks when it turns."""
+"""Rprop: per-entry step sizes that grow while the gradient keeps its sign and shrink when it changes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def scale_by_rprop(
     min_step_size: ArrayLike = 1e-6,
     max_step_size: ArrayLike = 50.0,
 ) -> GradientTransformationExtraArgs:
-    """The step of :func:`rprop`, before its sign is turned.
+    """The direction of :func:`rprop`, as an ascent step.
 
     Args:
-      learning_rate: the first step of every entry.
-      eta_minus: what a step is multiplied by when the gradient turned, in [0, 1).
-      eta_plus: what it is multiplied by when the gradient kept its sign.
-      min_step_size: smallest step.
-      max_step_size: largest step.
+      learning_rate: initial step size of every entry.
+      eta_minus: factor of the step size when the gradient changed its sign, in [0, 1).
+      eta_plus: factor of the step size when the gradient kept its sign.
+      min_step_size: smallest step size.
+      max_step_size: largest step size.
 
     Returns:
       A transformation with an ``optax.ScaleByRpropState``: step_sizes and prev_updates like the parameters.
@@ -43,14 +43,14 @@ def scale_by_rprop(
         return jnp.where(agreement == 0, size, jnp.clip(moved, min_step_size, max_step_size))
 
     def init(params):
-        require_real(params, "rprop")  # it goes by signs
+        require_real(params, "rprop")  # it compares signs
         return ScaleByRpropState(step_sizes=full_like(params, learning_rate), prev_updates=zeros_like(params))
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         agreement = jax.tree.map(lambda g, old: jnp.sign(widen(g)) * jnp.sign(widen(old)), updates, state.prev_updates)
         sizes = jax.tree.map(adapted, agreement, state.step_sizes)
-        # After a turn the entry rests for a step, and a zero is remembered: the next sign is taken as new.
+        # After a sign change the entry skips a step and stores a zero, so that the next sign counts as new.
         steps = jax.tree.map(lambda a, s, g: jnp.where(a < 0, 0, s * jnp.sign(widen(g))), agreement, sizes, updates)
         state = ScaleByRpropState(cast_like(sizes, state.step_sizes), cast_like(steps, state.prev_updates))
         return cast_like(steps, updates), state
@@ -66,31 +66,31 @@ def rprop(
     min_step_size: ArrayLike = 1e-6,
     max_step_size: ArrayLike = 50.0,
 ) -> GradientTransformation:
-    """Resilient backpropagation.
+    """Rprop (resilient backpropagation): step sizes that grow while a gradient keeps its sign and shrink otherwise.
 
     Riedmiller, Braun, "A direct adaptive method for faster backpropagation learning: the RPROP algorithm" (1993), in
-    the form without backtracking of Igel, Huesken (2000). Of the gradient only the sign counts; for each entry::
+    the form without backtracking of Igel, Huesken (2000). Only the sign of the gradient matters; for each entry::
 
         s <- min(s eta_plus, max_step_size)      and  p <- p - s sign(g)    if the gradient kept its sign
-        s <- max(s eta_minus, min_step_size)     and p stays                if it turned
-        s stays                                  and  p <- p - s sign(g)    at first and after a turn
+        s <- max(s eta_minus, min_step_size)     and  p is unchanged        if it changed its sign
+        s is unchanged                           and  p <- p - s sign(g)    in the first step and after a sign change
 
-    It is made for gradients of the whole data set: noise turns signs, and the steps shrink to nothing.
+    It is meant for full-batch gradients: noise changes signs, and step sizes shrink to the minimum.
 
-    Departures from Optax: each call returns its own step. Optax's returns that of the call before, so that its first
-    is zero and every gradient acts one step late. torch's ``Rprop`` is this rule, with ``etas=(eta_minus, eta_plus)``
-    and ``step_sizes=(min_step_size, max_step_size)``.
+    Departures from Optax: each call returns its own step. Optax returns that of the previous call, so that the first is
+    zero and every gradient acts one step late. torch's ``Rprop`` is the same, with ``etas=(eta_minus, eta_plus)`` and
+    ``step_sizes=(min_step_size, max_step_size)``.
 
     Args:
-      learning_rate: the first step of every entry, 1e-3 to 1e-1. A schedule is what the steps are multiplied by; they
-        then start from 1, and the bounds are multiples of the schedule too.
-      eta_minus: what a step is multiplied by when the gradient turned, in [0, 1).
-      eta_plus: what it is multiplied by when the gradient kept its sign, above 1.
-      min_step_size: smallest step.
-      max_step_size: largest step.
+      learning_rate: initial step size of every entry, 1e-3 to 1e-1. A schedule instead multiplies the step sizes, which
+        then start from 1, and their bounds.
+      eta_minus: factor of the step size when the gradient changed its sign, in [0, 1).
+      eta_plus: factor of the step size when the gradient kept its sign, above 1.
+      min_step_size: smallest step size.
+      max_step_size: largest step size.
 
     Returns:
-      A transformation; 8 bytes of state a float32 parameter.
+      A transformation; 8 bytes of state per float32 parameter.
 
     >>> tx = rprop(0.1)
     >>> state = tx.init(jnp.float32(0.0))

@@ -1,4 +1,4 @@
-"""Schedule-free AdamW: AdamW without momentum, its iterates averaged."""
+"""Schedule-free AdamW: AdamW with averaged iterates in place of momentum and decay of the learning rate."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def schedule_free_adamw(
     r: ArrayLike = 0.0,
     rate_ahead: bool = True,
 ) -> GradientTransformation:
-    """AdamW made :func:`~jaxopt_mini.wrappers.schedule_free`.
+    """Schedule-free AdamW: :func:`~jaxopt_mini.wrappers.schedule_free` around AdamW without momentum.
 
     Defazio et al., "The Road Less Scheduled" (2024, arXiv 2405.15682), the winner of AlgoPerf's self-tuning track.
     Descends from :func:`adamw`::
@@ -42,24 +42,24 @@ def schedule_free_adamw(
 
     Evaluate with x: ``states.evaluation_params(state, params)``.
 
-    Departures: none from Optax, whose warm-up begins with a step of rate 0 and weighs each step by the rate of the
-    next; the authors' code takes lr k / warmup_steps in step k = 1, 2, ... for both: ``rate_ahead=False``.
+    Departures: none from Optax, whose warm-up starts with learning rate 0 and weights each step by the learning rate of
+    the next; the authors' code uses lr k / warmup_steps in step k = 1, 2, ... for both: ``rate_ahead=False``.
 
     Args:
-      learning_rate: a number, or a schedule that doesn't fall; 1 to 10 times AdamW's.
-      warmup_steps: length of a linear warm-up; None is none.
-      b1: share of the average in y, in (0, 1); 0.9 to 0.98.
+      learning_rate: a number, or a schedule that doesn't decay; 1 to 10 times AdamW's.
+      warmup_steps: length of a linear warm-up; None disables it.
+      b1: weight of the average in y, in (0, 1); 0.9 to 0.98.
       b2: decay of the mean of the squared gradient, in [0, 1).
-      eps: added to the root, outside it.
+      eps: added outside the root.
       weight_decay: a number or a schedule, times the learning rate and y.
-      weight_lr_power: power of the rate in the weight of a step.
-      state_dtype: dtype that z is stored in; None is each parameter's own.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
+      weight_lr_power: power of the learning rate in the weight of a step.
+      state_dtype: dtype that z is stored in; None uses each parameter's dtype.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       r: power of the step in its weight.
-      rate_ahead: Optax's way of counting.
+      rate_ahead: weight each step by the learning rate of the next, as in Optax.
 
     Returns:
-      A transformation; 8 bytes of state a float32 parameter.
+      A transformation; 8 bytes of state per float32 parameter.
 
     >>> import jax.numpy as jnp
     >>> tx = schedule_free_adamw(0.5, b1=0.5)

@@ -1,4 +1,4 @@
-"""Schedule-free SGD: plain SGD, its iterates averaged."""
+"""Schedule-free SGD: SGD with averaged iterates in place of momentum and decay of the learning rate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def schedule_free_sgd(
     r: ArrayLike = 0.0,
     rate_ahead: bool = True,
 ) -> GradientTransformation:
-    """SGD made :func:`~jaxopt_mini.wrappers.schedule_free`.
+    """Schedule-free SGD: :func:`~jaxopt_mini.wrappers.schedule_free` around plain SGD.
 
     Defazio et al., "The Road Less Scheduled" (2024, arXiv 2405.15682). Descends from :func:`sgd`::
 
@@ -33,21 +33,21 @@ def schedule_free_sgd(
 
     Evaluate with x: ``states.evaluation_params(state, params)``.
 
-    Departures: none from Optax, whose warm-up begins with a step of rate 0 and weighs each step by the rate of the
-    next; the authors' code takes lr k / warmup_steps in step k = 1, 2, ... for both: ``rate_ahead=False``.
+    Departures: none from Optax, whose warm-up starts with learning rate 0 and weights each step by the learning rate of
+    the next; the authors' code uses lr k / warmup_steps in step k = 1, 2, ... for both: ``rate_ahead=False``.
 
     Args:
-      learning_rate: a number, or a schedule that doesn't fall; 10 to 50 times that of SGD with momentum.
-      warmup_steps: length of a linear warm-up; None is none.
-      b1: share of the average in y, in (0, 1); 0.9 to 0.98.
-      weight_decay: a number or a schedule, times the learning rate and y; None is none.
-      weight_lr_power: power of the rate in the weight of a step.
-      state_dtype: dtype that z is stored in; None is each parameter's own.
+      learning_rate: a number, or a schedule that doesn't decay; 10 to 50 times that of SGD with momentum.
+      warmup_steps: length of a linear warm-up; None disables it.
+      b1: weight of the average in y, in (0, 1); 0.9 to 0.98.
+      weight_decay: a number or a schedule, times the learning rate and y; None disables it.
+      weight_lr_power: power of the learning rate in the weight of a step.
+      state_dtype: dtype that z is stored in; None uses each parameter's dtype.
       r: power of the step in its weight.
-      rate_ahead: Optax's way of counting.
+      rate_ahead: weight each step by the learning rate of the next, as in Optax.
 
     Returns:
-      A transformation; 4 bytes of state a float32 parameter.
+      A transformation; 4 bytes of state per float32 parameter.
 
     >>> import jax.numpy as jnp
     >>> tx = schedule_free_sgd(0.5, b1=0.5)

@@ -1,4 +1,4 @@
-"""Scion: each kind of parameter takes the steepest step in a norm of its own kind."""
+"""Scion: steepest descent in an operator norm that depends on the role of each parameter."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def scale_by_scion(
     ns_dtype: DTypeLike | None = None,
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformation:
-    """The point of a ball that lies furthest along the updates, in the norm of each leaf's role.
+    """The point of a norm ball that is furthest along the updates, in the norm of each leaf's role.
 
     Args:
-      radius: of the ball of matrices, like the others see :func:`scion`.
-      embedding_radius: of the ball of embeddings.
-      head_radius: of the ball of the head.
-      vector_radius: of the ball of vectors.
+      radius: radius for matrices, see :func:`scion` for all radii.
+      embedding_radius: radius for embeddings.
+      head_radius: radius for the head.
+      vector_radius: radius for vectors.
       ns_coeffs: see :func:`muon`.
       ns_steps: number of steps of the iteration.
       eps: added to norms and roots.
@@ -49,18 +49,18 @@ def scale_by_scion(
       layout: a layout, a function of the parameters that returns one, or None for the inferred one.
 
     Returns:
-      A transformation without numbers in its state.
+      A transformation whose state has no arrays.
     """
     check_nonnegative(radius=radius, embedding_radius=embedding_radius, head_radius=head_radius)
     check_nonnegative(vector_radius=vector_radius, eps=eps, ns_steps=ns_steps)
 
-    def orthogonal(updates, state, params=None, **extra):
-        del params, extra
+    def orthogonal(updates, state, params=None, **extra_args):
+        del params, extra_args
         coeffs, entries = coefficients(ns_coeffs, ns_steps), resolve_layout(layout, updates)
         return cast_like(orthogonalize(updates, entries, coeffs, ns_steps, eps=eps, dtype=ns_dtype), updates), state
 
-    def unit_rows(updates, state, params=None, **extra):
-        del params, extra
+    def unit_rows(updates, state, params=None, **extra_args):
+        del params, extra_args
         entries = resolve_layout(layout, updates)
         rows = jax.tree.map(widen, as_matrices(updates, entries))  # a vector is a single row
         rows = jax.tree.map(lambda r: r / (jnp.sqrt(jnp.mean(absolute_square(r), -1, keepdims=True)) + eps), rows)
@@ -73,7 +73,7 @@ def scale_by_scion(
     def sized(factor):
         return scale_by_shape(factor, layout)
 
-    rules: dict[Hashable, GradientTransformation] = {
+    transforms: dict[Hashable, GradientTransformation] = {
         "matrix": chain(
             keep_shardings(no_state, orthogonal), sized(lambda fan_in, fan_out: radius * spectral(fan_in, fan_out))
         ),
@@ -81,7 +81,7 @@ def scale_by_scion(
         "head": chain(stateless(signs), sized(lambda fan_in, fan_out: head_radius / fan_in)),
         "vector": chain(keep_shardings(no_state, unit_rows), scale(vector_radius)),
     }
-    return partition(rules, lambda params: roles(resolve_layout(layout, params)))
+    return partition(transforms, lambda params: roles(resolve_layout(layout, params)))
 
 
 def scion(
@@ -109,30 +109,31 @@ def scion(
         p <- (1 - lr) p - lr radius o(m)        constrained: p stays in the ball it starts in
         p <- p - lr radius o(m)                 unconstrained
 
-    with the norm and so o(m) by role: a matrix sqrt(fan_out / fan_in) U V' of m = U S V', as :func:`muon`; the head
-    sign(m) / fan_in; an embedding m with each row divided by its root mean square; a vector likewise. All are
-    measured by root mean squares of what goes in and comes out, so that one learning rate suits all widths and depths.
+    The norm, and so o(m), depends on the role: for a matrix sqrt(fan_out / fan_in) U V' of m = U S V', as in
+    :func:`muon`; for the head sign(m) / fan_in; for embeddings each row of m divided by its root mean square; for
+    vectors likewise. These are operator norms with respect to the root mean squares of inputs and outputs, so that one
+    learning rate suits all widths and depths.
 
-    The official code is told a norm for each group of parameters and calls ``1 - beta`` momentum. The radii of
-    matrices and head are its authors' for GPTs; those of embeddings and vectors, ours.
+    Departures: the official code takes one norm per parameter group and calls ``1 - beta`` the momentum. The radii of
+    matrices and head are the authors' for GPTs; those of embeddings and vectors are our choice.
 
     Args:
       learning_rate: a number or a schedule; 2**-12 with these radii.
       beta: decay of the momentum, in [0, 1).
-      constrained: decay the weights by the learning rate.
-      radius: of matrices, in the spectral norm per sqrt(fan_out / fan_in).
-      embedding_radius: of an embedding's rows, in their root mean square.
-      head_radius: of the head's entries, times fan_in.
-      vector_radius: of vectors, in their root mean square.
+      constrained: multiply the weights by 1 - lr in each step.
+      radius: radius for matrices, in the spectral norm over sqrt(fan_out / fan_in).
+      embedding_radius: radius for the rows of embeddings, in their root mean square.
+      head_radius: radius for the entries of the head, times fan_in.
+      vector_radius: radius for vectors, in their root mean square.
       ns_coeffs: see :func:`muon`.
       ns_steps: number of steps of the iteration.
       eps: added to norms and roots.
-      mu_dtype: dtype that the momentum is stored in; None is each parameter's own.
+      mu_dtype: dtype that the momentum is stored in; None uses each parameter's dtype.
       ns_dtype: dtype that the iteration multiplies in.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
-      A transformation; 4 bytes of state a float32 parameter.
+      A transformation; 4 bytes of state per float32 parameter.
 
     >>> tx = scion(0.1, constrained=False, vector_radius=2.0)
     >>> params = {"b": jnp.ones(2)}

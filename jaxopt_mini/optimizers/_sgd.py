@@ -1,4 +1,4 @@
-"""SGD: stochastic gradient descent, plain or along a decaying sum of the gradients."""
+"""SGD: stochastic gradient descent, with or without momentum."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def sgd(
         m <- momentum m + g
         p <- p - lr m                   nesterov: p - lr (momentum m + g)
 
-    Departures: none from Optax; from torch none either, whose ``SGD`` has the same keywords. Its ``weight_decay=w`` is
-    an L2 penalty: ``chain(add_decayed_weights(w), sgd(...))``. The form that averages, m <- b m + (1 - b) g, is
+    Departures: none from Optax or torch, whose ``SGD`` has the same keywords. torch's ``weight_decay=w``, an L2
+    penalty, is ``chain(add_decayed_weights(w), sgd(...))``. For momentum as an average, m <- b m + (1 - b) g, see
     :func:`momentum`.
 
     Args:
-      learning_rate: a number or a schedule; 1e-2 to 1, and (1 - momentum) times that with momentum.
-      momentum: decay of the sum, in [0, 1); None is none and no state, 0.9 is usual.
-      nesterov: take the momentum of the step ahead.
-      accumulator_dtype: dtype that the sum is stored in; None is each parameter's own.
-      dampening: torch's: every gradient after the first enters the sum times 1 - dampening. None is none.
+      learning_rate: a number or a schedule; 1e-2 to 1, with momentum (1 - momentum) times that.
+      momentum: decay of the sum, in [0, 1); 0.9 is usual; None disables it and needs no state.
+      nesterov: use Nesterov momentum.
+      accumulator_dtype: dtype that the sum is stored in; None uses each parameter's dtype.
+      dampening: as in torch, multiplies every gradient after the first by 1 - dampening; None disables it.
 
     Returns:
-      A transformation; 4 bytes of state a float32 parameter with momentum, none without.
+      A transformation; 4 bytes of state per float32 parameter with momentum, none without.
 
     Raises:
       ValueError: ``dampening`` without ``momentum`` or with ``nesterov``.
@@ -57,7 +57,7 @@ def sgd(
     check_fraction(momentum=momentum, dampening=dampening)
     if dampening is not None and (momentum is None or nesterov):
         raise ValueError(
-            f"dampening={dampening} needs a momentum without nesterov, got momentum={momentum}, nesterov={nesterov}"
+            f"dampening={dampening} needs momentum without nesterov, got momentum={momentum}, nesterov={nesterov}"
         )
     if momentum is None:
         sums = identity()

@@ -1,4 +1,4 @@
-"""Shampoo: both sides of a gradient divided by the fourth root of its averaged product with itself."""
+"""Shampoo: a Kronecker-factored preconditioner, the inverse fourth root of a Gram matrix on each side."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ TINY = 1e-30  # keeps a factor of zeros from dividing by zero
 class ScaleByShampooState(NamedTuple):
     """State of :func:`scale_by_shampoo`."""
 
-    count: jax.Array  # int32[]: steps done
+    count: jax.Array  # int32[]: completed steps
     mu: Updates  # like the parameters
-    nu: Updates  # like the parameters, float32: Adam's, for the size of the step
-    factors: Any  # averaged products of the gradient with itself, (*stacked, side, side) for each side
-    roots: Any  # their inverse roots, of the last refresh
+    nu: Updates  # like the parameters, float32: Adam's, for grafting
+    factors: Any  # averaged Gram matrices of the gradient, (*stacked, side, side) for each side
+    roots: Any  # their inverse roots as of the last refresh
 
 
 def scale_by_shampoo(
@@ -65,7 +65,7 @@ def scale_by_shampoo(
     mu_dtype: DTypeLike | None = None,
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
-    """The direction of :func:`shampoo`, whose arguments these are, without decay and learning rate.
+    """The direction of :func:`shampoo`, with the same arguments, without decay and learning rate.
 
     Returns:
       A transformation with a :class:`ScaleByShampooState`.
@@ -77,7 +77,8 @@ def scale_by_shampoo(
 
     def inverse_root(factor, power):
         values, vectors = eigh(factor)
-        values = jnp.maximum(values, ridge * values[-1] + TINY)  # a floor hides the rounding of zeros, a sum would not
+        # A lower bound hides rounding errors of zero eigenvalues, an added eps would not.
+        values = jnp.maximum(values, ridge * values[-1] + TINY)
         return multiply(vectors * values[None, :] ** -power, vectors.conj().mT)
 
     def init(params):
@@ -88,8 +89,8 @@ def scale_by_shampoo(
         nu = jax.tree.map(lambda p: jnp.zeros_like(absolute_square(p)), params)
         return ScaleByShampooState(jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), nu, factors, roots)
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         entries, count = resolve_layout(layout, updates), increment(state.count)
         due = state.count % precondition_frequency == 0
         mu = average(updates, state.mu, b1)
@@ -136,20 +137,20 @@ def shampoo(
     mu_dtype: DTypeLike | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """Shampoo, with averages in place of sums and the size of its steps from Adam.
+    """Shampoo with moving averages and with step sizes grafted from Adam.
 
     Gupta, Koren, Singer, "Shampoo: Preconditioned Stochastic Tensor Optimization" (2018, arXiv 1802.09568); averages,
-    grafting and the refresh every few steps: Anil et al. 2020, arXiv 2002.09018; Shi et al. 2023, arXiv 2309.06497.
+    grafting and periodic refresh: Anil et al. 2020, arXiv 2002.09018; Shi et al. 2023, arXiv 2309.06497.
     Descends from :func:`adagrad`. For a matrix g (m, n), with Adam's step a and mean m_hat::
 
         L <- b L + (1 - b) g g'             R <- b R + (1 - b) g' g
         s = L^(-1/4) m_hat R^(-1/4)         p <- p - lr (s |a| / |s| + weight_decay p)
 
-    With one side alone, because the other is longer than ``max_precond_dim``, its power is -1/2. Vectors take Adam's
-    step. A gradient with rotated inputs and outputs gives, but for |a|, the rotated step.
+    If one side is longer than ``max_precond_dim``, only the other is preconditioned, with power -1/2. Vectors use
+    Adam's step. Up to |a|, rotating the inputs and outputs of the gradient rotates the step.
 
-    Departures: eigenvalues have a floor in place of an addend, a share of the largest, so that the step depends
-    neither on rounding nor on the gradient's scale; matrices are not cut into blocks.
+    Departures: eigenvalues have a lower bound relative to the largest instead of an added eps, so that the step depends
+    neither on rounding nor on the scale of the gradient; matrices are not divided into blocks.
 
     Args:
       learning_rate: a number or a schedule; Adam's.
@@ -157,16 +158,16 @@ def shampoo(
       b2: decay of the mean of its square, in [0, 1).
       eps: added to Adam's root.
       shampoo_beta: decay b of L and R, in [0, 1); None is ``b2``.
-      ridge: least eigenvalue of L and R that their roots see, as a share of the largest.
-      graft: give s the norm of a; without, the step is s, and the learning rate depends on the shape.
-      precondition_frequency: steps from one root to the next.
-      max_precond_dim: longest side that gets a factor.
+      ridge: lower bound of the eigenvalues of L and R in the roots, relative to the largest.
+      graft: scale s to the norm of a; otherwise the step is s, and the best learning rate depends on the shape.
+      precondition_frequency: steps between updates of the roots.
+      max_precond_dim: longest side with a factor.
       weight_decay: a number or a schedule, times the learning rate.
-      mu_dtype: dtype that the mean is stored in; None is each parameter's own.
+      mu_dtype: dtype that the mean is stored in; None uses each parameter's dtype.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
-      A transformation; 8 + 8 (m^2 + n^2) / mn bytes of state a float32 parameter.
+      A transformation; 8 + 8 (m^2 + n^2) / mn bytes of state per float32 parameter.
 
     >>> tx = shampoo(0.1)
     >>> params = {"w": jnp.ones((2, 2))}

@@ -1,4 +1,4 @@
-"""Sign SGD: every entry moves by exactly the learning rate, against the sign of its gradient."""
+"""Sign SGD: every entry moves by exactly the learning rate, opposite to the sign of its gradient."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jaxopt_mini.transforms.decay import add_decayed_weights
 
 
 def scale_by_sign() -> GradientTransformationExtraArgs:
-    """Keeps the sign of each entry: -1, 0 or 1; of a complex one the direction.
+    """Replaces each entry by its sign: -1, 0 or 1; complex entries by their direction.
 
     Returns:
       A transformation without state.
@@ -40,21 +40,21 @@ def sign_sgd(
     weight_decay: ScalarOrSchedule | None = None,
     mask: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformation:
-    """Sign SGD.
+    """Sign SGD: every entry moves by exactly the learning rate, opposite to the sign of its gradient.
 
     Bernstein et al., "signSGD: Compressed Optimisation for Non-Convex Problems" (2018, arXiv 1802.04434). Descends from
     :func:`sgd`::
 
         p <- p - lr (sign(g) + weight_decay p)
 
-    Of a gradient only one bit an entry counts. sign(0) = 0: an entry without gradient doesn't move.
+    Only one bit of each gradient entry matters. sign(0) = 0: an entry without gradient doesn't move.
 
     Departures: none from Optax, which has no weight decay.
 
     Args:
       learning_rate: a number or a schedule; like Adam's or smaller.
-      weight_decay: a number or a schedule, times the learning rate; None is none.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
+      weight_decay: a number or a schedule, times the learning rate; None disables it.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
 
     Returns:
       A transformation without state.

@@ -33,18 +33,18 @@ def signum(
         m <- beta m + (1 - beta) g
         p <- p - lr (sign(m) + weight_decay p)         nesterov: sign(beta m + (1 - beta) g)
 
-    Whether m is an average or a sum, m <- beta m + g, changes nothing: the sign is the same.
+    An average and a sum, m <- beta m + g, have the same sign and give the same steps.
 
     Departures: none from Optax, which has no decay and no ``nesterov``. A well-known implementation for language
-    models starts m, as a sum, from the parameters, which pulls them towards zero until that is forgotten.
+    models initializes m, as a sum, with the parameters, which pulls them towards zero until this term has decayed.
 
     Args:
       learning_rate: a number or a schedule; 3 to 10 times smaller than AdamW's.
       beta: decay of the average, in [0, 1); 0.95 for language models.
-      accumulator_dtype: dtype that m is stored in; None is each parameter's own.
-      nesterov: take the momentum of the step ahead; m is then kept as a sum.
-      weight_decay: a number or a schedule, times the learning rate; None is none.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
+      accumulator_dtype: dtype that m is stored in; None uses each parameter's dtype.
+      nesterov: use Nesterov momentum; m is then stored as a sum.
+      weight_decay: a number or a schedule, times the learning rate; None disables it.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
 
     Returns:
       A transformation with an ``optax.EmaState``, with ``nesterov`` an ``optax.TraceState``; 4 bytes of state a float32

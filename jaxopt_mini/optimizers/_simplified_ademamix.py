@@ -1,4 +1,4 @@
-"""Simplified AdEMAMix: one momentum, to which the present gradient is added once more with a weight of its own."""
+"""Simplified AdEMAMix: one momentum plus a weighted current gradient."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def scale_by_simplified_ademamix(
     """The direction of :func:`simplified_ademamix`, without decay and learning rate.
 
     Args:
-      b1: see :func:`simplified_ademamix`, like the rest.
+      b1: see :func:`simplified_ademamix`, like the other arguments.
       b2: decay of the mean of the squared gradient, in [0, 1).
-      alpha: weight of the present gradient, or a schedule of it.
-      eps: added to the root, outside it.
+      alpha: weight of the current gradient, a number or a schedule.
+      eps: added outside the root.
       eps_root: added inside the root.
 
     Returns:
-      A transformation with the state of Optax's: t int32[], m and n like the parameters.
+      A transformation with the state type of Optax's version: t int32[], m and n like the parameters.
     """
     check_fraction(b1=b1, b2=b2)
     check_nonnegative(alpha=alpha, eps=eps, eps_root=eps_root)
@@ -49,8 +49,8 @@ def scale_by_simplified_ademamix(
     def init(params):
         return ScaleBySimplifiedAdEMAMixState(jnp.zeros((), jnp.int32), zeros_like(params), zeros_like(params))
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         t, a = increment(state.t), schedule_value(alpha, state.t)
         m = jax.tree.map(lambda g, m: widen(g) + b1 * widen(m), updates, state.m)
         n = average(jax.tree.map(absolute_square, updates), state.n, b2)
@@ -73,7 +73,7 @@ def simplified_ademamix(
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformation:
-    """Simplified AdEMAMix.
+    """Simplified AdEMAMix: one momentum plus a weighted current gradient.
 
     Morwani et al., "Connections between Schedule-Free Optimizers, AdEMAMix, and Accelerated SGD Variants" (2025, arXiv
     2502.02431). Descends from :func:`ademamix`::
@@ -82,9 +82,9 @@ def simplified_ademamix(
         v <- b2 v + (1 - b2) g^2         v_hat = v / (1 - b2^t)
         p <- p - lr ((m + alpha g) / (sqrt(v_hat) + eps) + weight_decay p)
 
-    One memory does the work of the two of :func:`ademamix`: m is the long one, alpha g the short. m is a sum, so its
-    steps grow to 1 / (1 - b1) times Adam's and the learning rate must be as much smaller. With alpha = 0 it is Adam
-    without the correction of m.
+    One momentum replaces the two of :func:`ademamix`: m is the slow one, alpha g the fast one. m is a sum, so steps
+    grow to 1 / (1 - b1) times Adam's and the learning rate must be smaller by this factor. With alpha = 0 it is Adam
+    without bias correction of m.
 
     Departures: none.
 
@@ -92,14 +92,14 @@ def simplified_ademamix(
       learning_rate: a number or a schedule; :func:`adamw`'s times 1 - b1.
       b1: decay of the sum, in [0, 1); 0.99 to 0.9999.
       b2: decay of the mean of the squared gradient, in [0, 1).
-      alpha: weight of the present gradient, or a schedule of it; 0 for large batches, up to 100 for small ones.
-      eps: added to the root, outside it.
+      alpha: weight of the current gradient, a number or a schedule; 0 for large batches, up to 100 for small ones.
+      eps: added outside the root.
       eps_root: added inside the root.
       weight_decay: a number or a schedule, times the learning rate.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
 
     Returns:
-      A transformation; 8 bytes of state a float32 parameter.
+      A transformation; 8 bytes of state per float32 parameter.
 
     >>> tx = simplified_ademamix(0.1, b1=0.5, alpha=1.0)
     >>> params = grads = jnp.float32(2.0)

@@ -1,4 +1,4 @@
-"""SM3: AdaGrad with one sum for each row and column in the place of one for each entry."""
+"""SM3: AdaGrad with one sum per row and column in place of one per entry."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jaxopt_mini.tree import absolute_square, average, cast_like, widen, zeros_l
 
 
 def _others(entry: ParamLayout) -> list[tuple[int, ...]]:
-    """For each axis of one copy, the other axes; a single number has one place, over no axes."""
+    """For each axis of one stacked copy, the other axes; a scalar has a single empty entry."""
     axes = sorted(entry.inputs + entry.outputs)
     return [tuple(other for other in axes if other != axis) for axis in axes] or [()]
 
@@ -32,13 +32,13 @@ def scale_by_sm3(
 
     Args:
       b1: decay of the momentum, in [0, 1).
-      b2: decay of a mean in the place of the sum, in [0, 1).
+      b2: decay of a mean in place of the sum, in [0, 1).
       eps: added inside the root.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
-      A transformation with an ``optax.ScaleBySM3State``: mu, for each leaf a list of sums, one for each of its axes
-      that isn't stacked; nu, the momentum, like the parameters.
+      A transformation with an ``optax.ScaleBySM3State``: mu, a list of sums per leaf, one for each axis that isn't
+      stacked; nu, the momentum, like the parameters.
     """
     check_fraction(b1=b1, b2=b2)
     check_nonnegative(eps=eps)
@@ -48,11 +48,11 @@ def scale_by_sm3(
         return [jnp.max(leaf, axes) for axes in _others(entry)]
 
     def start(leaf, entry):
-        """Zeros in the shapes of the maxima: the compiler would take seconds to fold maxima of zeros."""
+        """Zeros with the shapes of the maxima; the compiler would take seconds to constant-fold maxima of zeros."""
         return [jnp.zeros(s.shape, s.dtype) for s in jax.eval_shape(lambda: largest(leaf, entry))]
 
     def bound(sums, entry):
-        """The least of the sums that cover an entry."""
+        """The minimum of the sums that cover an entry."""
         return reduce(
             jnp.minimum, [jnp.expand_dims(widen(s), axes) for s, axes in zip(sums, _others(entry), strict=True)]
         )
@@ -64,8 +64,8 @@ def scale_by_sm3(
         zeros = zeros_like(params)
         return ScaleBySM3State(mu=jax.tree.map(start, zeros, resolve(layout, params)), nu=zeros)
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         entries = resolve(layout, updates)
         total = jax.tree.map(
             lambda g, sums, entry: new * absolute_square(g) + old * bound(sums, entry), updates, state.mu, entries
@@ -88,30 +88,31 @@ def sm3(
     """SM3 (square-root of minima of sums of maxima of squared gradients).
 
     Anil, Gupta, Koren, Singer, "Memory-Efficient Adaptive Optimization" (2019, arXiv 1901.11150), SM3-II. Descends from
-    :func:`adagrad`. For a matrix, with r a number for each row and c for each column::
+    :func:`adagrad`. For a matrix, with one number r per row and c per column::
 
         s_ij = min(r_i, c_j) + g_ij^2
         r_i <- max_j s_ij                    c_j <- max_i s_ij
         m <- momentum m + (1 - momentum) g / sqrt(s + eps)
         p <- p - lr m
 
-    s is never less than AdaGrad's sum. A tensor of k axes has k such vectors, a vector is AdaGrad itself. With ``b2`` s
-    is a decaying mean, b2 min(r_i, c_j) + (1 - b2) g_ij^2, as in the authors' code: ``sm3(lr, b2=0.999, eps=1e-10)``.
+    s is an upper bound of AdaGrad's sum. A tensor with k axes has k such vectors; for vectors it is AdaGrad. With
+    ``b2``, s is a moving average, b2 min(r_i, c_j) + (1 - b2) g_ij^2, as in the authors' code:
+    ``sm3(lr, b2=0.999, eps=1e-10)``.
 
-    Letters: r, c are ``mu`` here and m is ``nu``, as in Optax.
+    Notation: r, c are ``mu`` here and m is ``nu``, as in Optax.
 
-    Departures from Optax: the learning rate may be a schedule, single numbers are allowed, and axes that layers are
-    stacked along have no vector: every layer has its own.
+    Departures from Optax: the learning rate may be a schedule, scalars are supported, and stacked axes have no vector:
+    every layer has its own sums.
 
     Args:
       learning_rate: a number or a schedule; 0.1 to 1.
       momentum: decay of the momentum, in [0, 1).
-      b2: decay of a mean in the place of the sum, in [0, 1); the rate is then about AdamW's. None sums.
+      b2: decay of a mean in place of the sum, in [0, 1); the learning rate is then about AdamW's. None sums.
       eps: added inside the root.
-      layout: tree of :class:`~jaxopt_mini.ParamLayout`, which says what is stacked; None infers it.
+      layout: tree of :class:`~jaxopt_mini.ParamLayout`, which names the stacked axes; None infers it.
 
     Returns:
-      A transformation; 4 bytes of state a float32 parameter, and 4 (rows + columns) a matrix.
+      A transformation; 4 bytes of state per float32 parameter, and 4 (rows + columns) per matrix.
 
     >>> tx, params = sm3(1.0, momentum=0.0), {"w": jnp.zeros((2, 2))}
     >>> updates, state = tx.update({"w": jnp.array([[1.0, 0.0], [0.0, 3.0]])}, tx.init(params))

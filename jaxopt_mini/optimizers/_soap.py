@@ -1,4 +1,4 @@
-"""SOAP: Adam in the basis in which the averaged products of the gradient with itself are diagonal."""
+"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from jaxopt_mini.tree import absolute_square, average, cast_like, increment, ref
 class ScaleBySoapState(NamedTuple):
     """State of :func:`scale_by_soap`."""
 
-    count: jax.Array  # int32[]: steps done
+    count: jax.Array  # int32[]: completed steps
     mu: Updates  # like the parameters
     nu: Updates  # (*stacked, inputs, outputs), in the basis
-    factors: Any  # averaged products of the gradient with itself, (*stacked, side, side) for each side
-    bases: Any  # their eigenvectors in columns, of about descending eigenvalues
+    factors: Any  # averaged Gram matrices of the gradient, (*stacked, side, side) for each side
+    bases: Any  # their eigenvectors in columns, by approximately descending eigenvalues
 
 
 def scale_by_soap(
@@ -52,7 +52,7 @@ def scale_by_soap(
     mu_dtype: DTypeLike | None = None,
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
-    """The direction of :func:`soap`, whose arguments these are, without decay and learning rate.
+    """The direction of :func:`soap`, with the same arguments, without decay and learning rate.
 
     Returns:
       A transformation with a :class:`ScaleBySoapState`.
@@ -70,9 +70,9 @@ def scale_by_soap(
         nu = jax.tree.map(lambda m: jnp.zeros(m.shape, absolute_square(m).dtype), matrices)
         return ScaleBySoapState(jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), nu, factors, bases)
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
-        entries, k = resolve_layout(layout, updates), state.count  # k steps were taken, as the first is not
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
+        entries, k = resolve_layout(layout, updates), state.count  # k steps so far, as the first call makes none
         first, steps = k == 0, jnp.maximum(k, 1).astype(jnp.float32)
         size = jnp.sqrt(1 - b2**steps) / (1 - b1**steps)
         due = jnp.where(first, 0, jnp.where(k % precondition_frequency == 0, 1, 2))
@@ -96,7 +96,7 @@ def scale_by_soap(
 
 
 def _inverse(bases):
-    """For a rotation back."""
+    """The transposed bases, which rotate back."""
     return sides(lambda q: q.conj().mT, bases)
 
 
@@ -106,13 +106,13 @@ def _keep(v, factors, bases):
 
 
 def _begin(v, factors, bases):
-    """Eigenvectors, largest first."""
+    """Eigenvectors, by descending eigenvalues."""
     del bases
     return v, sides(lambda factor: eigh(factor)[1][:, ::-1], factors)
 
 
 def _turn(v, factors, bases):
-    """One power iteration from the present basis, sorted first by the eigenvalues that it estimates."""
+    """One power iteration from the current basis, after sorting it by its eigenvalue estimates."""
     new = []
     for axis, (factor, q) in enumerate(zip(factors, bases, strict=True)):
         if q is not None:
@@ -142,29 +142,29 @@ def soap(
     Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam" (2024, arXiv 2409.11321). Descends from
     :func:`shampoo`. For a matrix g (m, n)::
 
-        L <- b L + (1 - b) g g'      Q_L, Q_R: eigenvectors of L, R, brought up to date every few steps by
+        L <- b L + (1 - b) g g'      Q_L, Q_R: eigenvectors of L, R, updated every few steps by
         R <- b R + (1 - b) g' g      one power iteration and a QR decomposition
         p <- p - lr Q_L adam(Q_L' g Q_R) Q_R'       with m averaged before the rotation, v after it
         p <- p - lr weight_decay p
 
-    As in the official code the first step only finds the first basis and moves nothing; Adam's two corrections make
-    one factor of the step, beside eps; decay comes after the step; and v is sorted along with the basis. Vectors, and
-    sides longer than ``max_precond_dim``, stay as they are, so that 0 gives Adam.
+    As in the official code, the first call only initializes the basis and makes no step; Adam's bias corrections are
+    combined into one factor of the step, after adding eps; decay comes after the step; v is sorted along with the
+    basis. Vectors, and sides longer than ``max_precond_dim``, are not rotated, so that 0 gives Adam.
 
     Args:
-      learning_rate: a number or a schedule; 3e-3, language models take up to 8e-3.
+      learning_rate: a number or a schedule; 3e-3, for language models up to 8e-3.
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the mean square of the rotated gradient, in [0, 1).
       eps: added to the root.
       shampoo_beta: decay b of L and R, in [0, 1); None is ``b2``.
-      precondition_frequency: steps from one basis to the next; 1 to 100, more when the batch is small.
-      max_precond_dim: longest side that gets a basis; below the longer sides it is one-sided, with less state.
+      precondition_frequency: steps between updates of the basis; 1 to 100, more for small batches.
+      max_precond_dim: longest side with a basis; if it excludes the longer side, SOAP is one-sided and has less state.
       weight_decay: a number or a schedule, times the learning rate.
-      mu_dtype: dtype that the mean is stored in; None is each parameter's own.
+      mu_dtype: dtype that the mean is stored in; None uses each parameter's dtype.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
-      A transformation; 8 + 8 (m^2 + n^2) / mn bytes of state a float32 parameter.
+      A transformation; 8 + 8 (m^2 + n^2) / mn bytes of state per float32 parameter.
 
     >>> tx = soap(0.1, weight_decay=0.0)
     >>> params = {"w": jnp.ones((2, 2))}

@@ -1,4 +1,4 @@
-"""Sophia: the momentum divided by an estimate of the curvature, every entry clipped."""
+"""Sophia: momentum divided by an estimate of the Hessian's diagonal, with every entry clipped."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from jaxopt_mini.tree import average, bias_correction, cast_like, increment, siz
 
 
 def hutchinson_estimator_diag_hessian(random_seed: jax.Array | None = None) -> GradientTransformationExtraArgs:
-    """Estimates the diagonal of the Hessian H by r * H r with random signs r, which it equals in the mean.
+    """Hutchinson's estimate of the diagonal of the Hessian H: r * H r with random signs r, which is unbiased.
 
-    Its ``update`` takes ``obj_fn``, the loss as a function of the parameters alone (or under the name ``loss_fn``).
+    Its ``update`` takes the extra arg ``obj_fn`` (or ``loss_fn``), the loss as a function of the parameters.
 
     Args:
       random_seed: a key; None is ``jax.random.PRNGKey(0)``.
@@ -44,8 +44,8 @@ def hutchinson_estimator_diag_hessian(random_seed: jax.Array | None = None) -> G
         no_state(params)
         return HutchinsonState(jax.random.PRNGKey(0) if random_seed is None else random_seed)
 
-    def update(updates, state, params=None, *, obj_fn=None, loss_fn=None, **extra):
-        del updates, extra
+    def update(updates, state, params=None, *, obj_fn=None, loss_fn=None, **extra_args):
+        del updates, extra_args
         loss = loss_fn if obj_fn is None else obj_fn
         if loss is None:
             raise ValueError("sophia needs the loss: call update(updates, state, params, obj_fn=lambda params: loss)")
@@ -53,7 +53,7 @@ def hutchinson_estimator_diag_hessian(random_seed: jax.Array | None = None) -> G
         key, now = jax.random.split(state.key)
         signs = optax.tree.random_like(now, params, jax.random.rademacher, dtype=jnp.float32)
         signs = cast_like(signs, params)
-        # Backwards twice: what has a gradient of its own, such as a fast attention, can't be differentiated forwards.
+        # Reverse mode twice: functions with a custom gradient, such as a fast attention, have no forward mode.
         (product,) = jax.vjp(jax.grad(loss), params)[1](signs)
         return jax.tree.map(lambda h, r: widen(h) * widen(r), product, signs), HutchinsonState(key)
 
@@ -61,14 +61,14 @@ def hutchinson_estimator_diag_hessian(random_seed: jax.Array | None = None) -> G
 
 
 def given_diag_hessian() -> GradientTransformationExtraArgs:
-    """Takes the estimate from outside: its ``update`` takes ``hessian``, a tree like the parameters.
+    """Uses an estimate computed by the caller: its ``update`` takes the extra arg ``hessian``, like the parameters.
 
-    For Sophia-G that is the square of the gradient of the loss on labels drawn from the model itself (Gauss-Newton-
-    Bartlett). It is looked at every ``update_interval`` steps only.
+    For Sophia-G this is the squared gradient of the loss on labels sampled from the model (Gauss-Newton-Bartlett). It
+    is read only every ``update_interval`` steps.
     """
 
-    def update(updates, state, params=None, *, hessian=None, **extra):
-        del updates, params, extra
+    def update(updates, state, params=None, *, hessian=None, **extra_args):
+        del updates, params, extra_args
         if hessian is None:
             raise ValueError("sophia needs the estimate: call update(updates, state, params, hessian=tree)")
         return hessian, state
@@ -94,18 +94,18 @@ def scale_by_sophia(
     """The direction of :func:`sophia`, without decay and learning rate.
 
     Args:
-      b1: see :func:`sophia`, like the rest.
+      b1: see :func:`sophia`, like the other arguments.
       b2: decay of the mean of the estimates, in [0, 1).
-      eps: least denominator.
-      gamma: what the curvature is multiplied by.
+      eps: lower bound of the denominator.
+      gamma: factor of the curvature.
       clip_threshold: largest absolute entry.
-      update_interval: steps from one estimate to the next.
-      hessian_diagonal_fn: makes the estimate.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
-      verbose: print the share of entries that are not clipped.
-      print_win_rate_every_n_steps: how often.
+      update_interval: steps between estimates.
+      hessian_diagonal_fn: transformation that computes the estimate.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
+      verbose: print the fraction of entries that are not clipped.
+      print_win_rate_every_n_steps: steps between prints.
       first_estimate: step of the first estimate.
-      debias: correct the momentum's beginning at zero.
+      debias: correct the bias of the momentum towards zero.
 
     Returns:
       A transformation with an ``optax.contrib.SophiaState``.
@@ -128,7 +128,7 @@ def scale_by_sophia(
         start = jnp.zeros((), jnp.int32)
         return SophiaState(start, zeros_like(params, mu_dtype), zeros_like(params), estimator.init(params))
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state, params=None, **extra_args):
         params = require_params(params, "sophia")
         count = increment(state.count)
         mu = average(updates, state.mu, b1)
@@ -139,7 +139,7 @@ def scale_by_sophia(
         direction = jax.tree.map(lambda u: jnp.clip(u, -bound, bound), direction)
 
         def estimated(inner, nu):
-            hessian, inner = estimator.update(updates, inner, params, **extra)
+            hessian, inner = estimator.update(updates, inner, params, **extra_args)
             return inner, cast_like(average(hessian, nu, b2), nu)
 
         due = (state.count - (first_estimate - 1)) % update_interval == 0
@@ -176,40 +176,39 @@ def sophia(
         p <- p - lr (clip(m_hat / max(gamma h, eps), -1, 1) + weight_decay p)
         h <- b2 h + (1 - b2) estimate of the Hessian's diagonal         every update_interval steps
 
-    Where the curvature is small, negative or not yet known, the step is the sign of the momentum.
+    Where the curvature is small, negative or not yet estimated, the step is the sign of the momentum.
 
-    By default this is Sophia-H, as Optax's: Hutchinson's estimate, from random signs and the loss itself, so that every
-    ``update`` takes ``obj_fn``, the loss of the batch as a function of the parameters (``loss_fn`` will do). Sophia-G's
-    estimate is given from outside, as ``update(..., hessian=tree)``. The authors' code with their ``rho``, ``bs`` and
-    an estimate after every k steps is ``sophia(lr, gamma=rho * bs, eps=1e-15, debias=False, update_interval=k,
-    first_estimate=k, hessian_diagonal_fn=given_diag_hessian())``.
+    By default this is Sophia-H, as in Optax: Hutchinson's estimate from random signs and the loss, so that every
+    ``update`` takes ``obj_fn`` (or ``loss_fn``), the loss of the batch as a function of the parameters. For Sophia-G
+    pass the estimate as ``update(..., hessian=tree)``. The authors' code with their ``rho``, ``bs`` and an estimate
+    after every k steps is ``sophia(lr, gamma=rho * bs, eps=1e-15, debias=False, update_interval=k, first_estimate=k,
+    hessian_diagonal_fn=given_diag_hessian())``.
 
-    Departures: none from Optax. The paper draws normal numbers instead of signs, which estimates with more noise. On
-    several devices the estimate must be averaged: under ``jit`` with shardings it is, under ``pmap`` with a loss that
-    isn't averaged it isn't.
+    Departures: none from Optax. The paper samples normal numbers instead of signs, which is noisier. On several devices
+    the estimate must be averaged: under ``jit`` with shardings it is; under ``pmap`` only if the loss is averaged.
 
     Args:
       learning_rate: a number or a schedule; about AdamW's.
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the mean of the estimates, in [0, 1).
-      eps: least denominator.
+      eps: lower bound of the denominator.
       weight_decay: a number or a schedule, times the learning rate; 0.1 to 0.2 in the paper.
-      weight_decay_mask: tree of booleans, or a function of the parameters that returns one: which leaves decay.
-      gamma: what the curvature is multiplied by; between 10 and 50 % of the entries should stay unclipped.
+      weight_decay_mask: leaves to decay, a tree of booleans or a function of the parameters that returns one.
+      gamma: factor of the curvature; between 10 and 50 % of the entries should stay unclipped.
       clip_threshold: largest absolute entry of the direction; None doesn't clip.
-      update_interval: steps from one estimate to the next.
-      hessian_diagonal_fn: makes the estimate; None is :func:`hutchinson_estimator_diag_hessian`.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
-      verbose: print the share of entries that are not clipped.
-      print_win_rate_every_n_steps: how often.
-      first_estimate: step of the first estimate, from 1; an estimate serves from the step after it.
-      debias: correct the momentum's beginning at zero.
+      update_interval: steps between estimates.
+      hessian_diagonal_fn: computes the estimate; None is :func:`hutchinson_estimator_diag_hessian`.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
+      verbose: print the fraction of entries that are not clipped.
+      print_win_rate_every_n_steps: steps between prints.
+      first_estimate: step of the first estimate, from 1; it is used from the next step on.
+      debias: correct the bias of the momentum towards zero.
 
     Returns:
-      A transformation; 8 bytes of state a float32 parameter.
+      A transformation; 8 bytes of state per float32 parameter.
 
     Raises:
-      ValueError: a number is out of range; ``update`` lacks the parameters or what the estimate is made of.
+      ValueError: a number is out of range, or ``update`` is called without the parameters or the extra arg.
 
     >>> tx = sophia(0.1, gamma=1.0, weight_decay=0.0)
     >>> loss = lambda params: jnp.sum(jnp.array([1.0, 100.0]) * params**2) / 2

@@ -1,4 +1,4 @@
-"""StableAdamW: AdamW that takes a shorter step with a tensor whose gradient outgrows its past."""
+"""StableAdamW: AdamW with update clipping per tensor, for gradients that outgrow their second moment."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from jaxopt_mini.tree import absolute_square, bias_correction, times
 def scale_by_stable_adamw(
     inner: GradientTransformation, b2: ArrayLike, eps: ArrayLike, layout: Any | None = None
 ) -> GradientTransformationExtraArgs:
-    """Divides what ``inner`` makes of each tensor by how far its gradient exceeds the scale that ``inner`` expects.
+    """Divides the update of each tensor by the RMS of g / sqrt(v_hat), if that exceeds 1.
 
     Args:
       inner: a chain with one ``scale_by_adam``.
       b2: its decay of the mean of the squared gradient.
-      eps: least root of that mean.
+      eps: lower bound of sqrt(v_hat).
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
@@ -46,8 +46,8 @@ def scale_by_stable_adamw(
         rms = jnp.sqrt(jnp.mean(ratio, entry.inputs + entry.outputs, keepdims=True))
         return times(update, at_most(1.0, rms))
 
-    def update(updates, state, params=None, **extra):
-        new, state = inner.update(updates, state, params, **extra)
+    def update(updates, state, params=None, **extra_args):
+        new, state = inner.update(updates, state, params, **extra_args)
         v = bias_correction(get(state, "ScaleByAdamState.nu"), b2, get(state, "ScaleByAdamState.count"))
         return jax.tree.map(calmed, new, updates, v, resolve(layout, updates)), state
 
@@ -65,31 +65,31 @@ def stable_adamw(
     mask: Any | Callable[[Params], Any] | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """StableAdamW.
+    """StableAdamW: AdamW with update clipping per tensor, for gradients that outgrow their second moment.
 
     Wortsman et al., "Stable and low-precision training for large-scale vision-language models" (2023, arXiv
-    2304.13013). Beyond :func:`adamw`, each tensor (each of a stack) has its own learning rate::
+    2304.13013). Beyond :func:`adamw`, each tensor (each layer of a stack) has its own learning rate::
 
         lr_tensor = lr / max(1, RMS(g / max(sqrt(v_hat), eps)))
         p <- p - lr_tensor (m_hat / (sqrt(v_hat) + eps) + weight_decay p)
 
-    This is Adafactor's clip in AdamW: where the gradients grow faster than v learns, which precedes a spike of the
-    loss, the step shrinks, and a clip of the gradient's norm isn't needed.
+    This is Adafactor's update clipping in AdamW: where gradients grow faster than v adapts, which precedes loss spikes,
+    the step shrinks, and clipping by global norm isn't needed.
 
-    Departures: the paper folds the correction of the beginning into b1 and b2, which gives the same m_hat and v_hat.
+    Departures: the paper builds the bias correction into b1 and b2, which gives the same m_hat and v_hat.
 
     Args:
       learning_rate: a number or a schedule; as for :func:`adamw`.
       b1: decay of the mean of the gradient, in [0, 1).
       b2: decay of the mean of its square, in [0, 1).
-      eps: added to the root, outside it.
-      mu_dtype: dtype that ``mu`` is stored in; None is each parameter's own.
-      weight_decay: a number or a schedule, times the learning rate of the tensor; the paper takes 0.2.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
-      layout: tree of :class:`~jaxopt_mini.ParamLayout`: what is one tensor; None infers it.
+      eps: added outside the root.
+      mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
+      weight_decay: a number or a schedule, times the learning rate of the tensor; the paper uses 0.2.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
+      layout: tree of :class:`~jaxopt_mini.ParamLayout`, which names the stacked axes; None infers it.
 
     Returns:
-      A transformation; 8 bytes of state a float32 parameter.
+      A transformation; 8 bytes of state per float32 parameter.
 
     AdamW's second step would be -0.14:
 

@@ -1,4 +1,4 @@
-"""Yogi: Adam whose second moment moves by a fixed share of the squared gradient, up or down."""
+"""Yogi: Adam whose second moment changes additively, by a fixed fraction of the squared gradient."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def scale_by_yogi(
 
     Args:
       b1: decay of the mean of the gradient, in [0, 1).
-      b2: 1 - b2 is the share of the squared gradient that v moves by, in [0, 1).
-      eps: added to the root, outside it.
+      b2: v changes by 1 - b2 times the squared gradient; in [0, 1).
+      eps: added outside the root.
       eps_root: added inside the root.
-      initial_accumulator_value: what m and v start from.
+      initial_accumulator_value: initial value of m and v.
 
     Returns:
       A transformation with an ``optax.ScaleByAdamState``: count int32[], mu and nu like the parameters.
@@ -44,8 +44,8 @@ def scale_by_yogi(
         mu, nu = (full_like(params, initial_accumulator_value) for _ in range(2))
         return ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=mu, nu=nu)
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         count = increment(state.count)
         mu = average(updates, state.mu, b1)
         nu = jax.tree.map(towards, updates, state.nu)
@@ -65,28 +65,28 @@ def yogi(
     eps: ArrayLike = 1e-3,
     initial_accumulator_value: ArrayLike = 1e-6,
 ) -> GradientTransformation:
-    """Yogi.
+    """Yogi: Adam whose second moment changes additively, by a fixed fraction of the squared gradient.
 
     Zaheer et al., "Adaptive Methods for Nonconvex Optimization" (2018,
     papers.nips.cc/paper/8186-adaptive-methods-for-nonconvex-optimization). :func:`adam` with another second moment::
 
         v <- v - (1 - b2) sign(v - g^2) g^2
 
-    Adam's v forgets a large gradient as soon as small ones follow, by (1 - b2) v a step; this one by (1 - b2) g^2, so
-    that the step grows slowly again.
+    When small gradients follow a large one, Adam's v shrinks by (1 - b2) v per step, this one only by (1 - b2) g^2, so
+    that step sizes recover slowly.
 
-    Departures: none from Optax, which starts m, and not v alone, from 1e-6, and corrects both as if they had begun at
+    Departures: none from Optax, which initializes m as well as v to 1e-6, and corrects both as if they had started at
     zero.
 
     Args:
-      learning_rate: a number or a schedule; the paper takes 1e-2.
+      learning_rate: a number or a schedule; the paper uses 1e-2.
       b1: decay of the mean of the gradient, in [0, 1).
-      b2: 1 - b2 is the share of the squared gradient that v moves by, in [0, 1).
-      eps: added to the root, outside it; larger than Adam's, and than a language model's gradients.
-      initial_accumulator_value: what m and v start from.
+      b2: v changes by 1 - b2 times the squared gradient; in [0, 1).
+      eps: added outside the root; larger than Adam's, and than the gradients of language models.
+      initial_accumulator_value: initial value of m and v.
 
     Returns:
-      A transformation; 8 bytes of state a float32 parameter.
+      A transformation; 8 bytes of state per float32 parameter.
 
     >>> tx = yogi(0.1)
     >>> grads = jnp.array([1.0, -100.0])

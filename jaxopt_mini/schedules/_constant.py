@@ -1,4 +1,4 @@
-"""The same rate at every step."""
+"""Constant learning rate."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from jaxopt_mini.schedules.arguments import check_run
 
 
 def constant(peak: ArrayLike, total_steps: int) -> Schedule:
-    """The same rate at every step.
+    """The same learning rate at every step.
 
     Args:
-      peak: the rate, >= 0; may be traced.
-      total_steps: length of the run; changes nothing here.
+      peak: the learning rate, >= 0; may be traced.
+      total_steps: length of the run; has no effect.
 
     Returns:
       A schedule: int32[] -> float32[].
 
     Raises:
-      ValueError: ``peak`` is negative or the run has no step.
+      ValueError: ``peak`` is negative or ``total_steps`` is below 1.
 
     >>> constant(0.5, 10)(3).item()
     0.5

@@ -1,4 +1,4 @@
-"""Cosine decay, once or with restarts."""
+"""Cosine decay, with or without restarts."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def cosine(peak: ArrayLike, total_steps: int, *, floor: ArrayLike = 0.0, cycles:
 
         peak (floor + (1 - floor) (1 + cos(pi t / total_steps)) / 2)
 
-    torch's ``CosineAnnealingLR(T_max, eta_min)`` is ``floor=eta_min / peak``; it rises again after ``T_max``, which
-    more ``cycles`` give: ``cosine(peak, n, floor=eta_min / peak, cycles=n / T_max / 2)``.
+    torch's ``CosineAnnealingLR(T_max, eta_min)`` is ``floor=eta_min / peak``; it rises again after ``T_max``, as with
+    more ``cycles``: ``cosine(peak, n, floor=eta_min / peak, cycles=n / T_max / 2)``.
 
     Args:
-      peak: rate at the first step, >= 0; may be traced.
+      peak: learning rate of the first step, >= 0; may be traced.
       total_steps: count at which the floor is reached; the last step of the run is one before it.
-      floor: fraction of the peak at the end, in [0, 1]; language models take 0.1 or 0.
-      cycles: how many times it swings down and up again; Hugging Face's ``num_cycles``.
+      floor: final fraction of the peak, in [0, 1]; language models use 0.1 or 0.
+      cycles: number of full cosine waves; Hugging Face's ``num_cycles``.
 
     Returns:
       A schedule: int32[] -> float32[].
@@ -57,18 +57,18 @@ def cosine_restarts(
     gamma: ArrayLike = 1.0,
     floor: ArrayLike = 0.0,
 ) -> Schedule:
-    """Cosine decay that starts again from the peak, each time for longer: SGDR.
+    """Cosine decay with warm restarts (SGDR): repeated cosine cycles, optionally of growing length.
 
     Loshchilov, Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (2017, arXiv 1608.03983). Cycle i has
     ``period * mult**i`` steps and starts at ``peak * gamma**i``.
 
     Args:
-      peak: rate at the first step, >= 0; may be traced.
-      total_steps: length of the run; no cycle is begun after it.
-      period: the first cycle, in steps or as a fraction of the run; the paper's T_0.
-      mult: factor of each cycle's length over the one before, >= 1; the paper's T_mult.
-      gamma: factor of each cycle's peak over the one before, >= 0; 1 in the paper.
-      floor: fraction of the cycle's peak at its end, in [0, 1].
+      peak: learning rate of the first step, >= 0; may be traced.
+      total_steps: length of the run; no cycle starts after it.
+      period: length of the first cycle, in steps or as a fraction of the run; the paper's T_0.
+      mult: length of each cycle relative to the previous one, >= 1; the paper's T_mult.
+      gamma: peak of each cycle relative to the previous one, >= 0; 1 in the paper.
+      floor: final fraction of each cycle's peak, in [0, 1].
 
     Returns:
       A schedule: int32[] -> float32[].
@@ -84,12 +84,12 @@ def cosine_restarts(
     check_part(floor=floor)
     check_nonnegative(gamma=gamma)
     if not mult >= 1:
-        raise ValueError(f"mult={mult} is out of range: cycles must not become shorter, give a number >= 1")
+        raise ValueError(f"mult={mult} is out of range: give a number >= 1, so that cycles don't become shorter")
     lengths = [max(1, steps_of("period", period, total_steps))]
     end = lengths[0]
-    while end < total_steps - 0.5:  # less than half a step is rounding, no cycle
+    while end < total_steps - 0.5:  # less than half a step is rounding, not a cycle
         if len(lengths) == MOST_CYCLES:
-            raise ValueError(f"period={period} makes over {MOST_CYCLES:,} cycles: give a longer one")
+            raise ValueError(f"period={period} gives over {MOST_CYCLES:,} cycles: give a longer one")
         lengths.append(lengths[-1] * mult)
         end += lengths[-1]
     starts = (0, *accumulate(lengths[:-1]))

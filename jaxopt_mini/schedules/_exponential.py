@@ -1,4 +1,4 @@
-"""Exponential decay: the same factor at every step."""
+"""Exponential decay."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from jaxopt_mini.schedules.shapes import decay, shape_of
 
 
 def exponential(peak: ArrayLike, total_steps: int, *, floor: ArrayLike = 0.01) -> Schedule:
-    """The same factor at every step, from ``peak`` to ``floor * peak``: ``peak * floor^(t / total_steps)``.
+    """Exponential decay from ``peak`` to ``floor * peak``: ``peak * floor^(t / total_steps)``.
 
     torch's ``ExponentialLR(gamma)`` over n steps is ``exponential(peak, n, floor=gamma**n)``.
 
     Args:
-      peak: rate at the first step, >= 0; may be traced.
+      peak: learning rate of the first step, >= 0; may be traced.
       total_steps: count at which the floor is reached; the last step of the run is one before it.
-      floor: fraction of the peak at the end, in (0, 1].
+      floor: final fraction of the peak, in (0, 1].
 
     Returns:
       A schedule: int32[] -> float32[].

@@ -1,4 +1,4 @@
-"""Decay with the root of the step count: a rate that needs no end of the run."""
+"""Inverse square-root decay, which doesn't depend on the length of the run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def inverse_sqrt(
     """Warm-up of w steps, then ``peak sqrt(timescale / (t - w + timescale))``.
 
     Args:
-      peak: the rate after the warm-up, >= 0; may be traced.
-      total_steps: length of the run; it only gives fractions their meaning.
+      peak: learning rate after the warm-up, >= 0; may be traced.
+      total_steps: length of the run, used only if ``warmup`` is a fraction of it.
       warmup: steps (>= 1), a fraction of the run (between 0 and 1), or 0 for none.
-      timescale: steps after which the rate has fallen to ``1 / sqrt(2)``, >= 1; None is the length of the warm-up, so
-        that the rate is ``peak sqrt(w / t)``.
-      start: fraction of the peak at the first step; None is ``1 / (steps of warm-up + 1)``.
+      timescale: steps after which the learning rate has decayed to ``1 / sqrt(2)`` of the peak, >= 1; None uses the
+        length of the warm-up: the learning rate is ``peak sqrt(w / t)``.
+      start: fraction of the peak at the first step; None is ``1 / (warm-up steps + 1)``.
 
     Returns:
       A schedule: int32[] -> float32[].
@@ -52,15 +52,15 @@ def inverse_sqrt(
 
 
 def noam(peak: ArrayLike, total_steps: int, *, warmup: Duration = 0.05) -> Schedule:
-    """The Transformer's schedule: a linear rise, then the inverse root.
+    """The Transformer's schedule: linear warm-up, then inverse square-root decay.
 
     Vaswani et al., "Attention Is All You Need" (2017, arXiv 1706.03762), with n = t + 1 and w steps of warm-up::
 
         d_model^-0.5 min(n^-0.5, n w^-1.5)  =  peak min(sqrt(w / n), n / w)     for peak = (d_model w)^-0.5
 
     Args:
-      peak: the highest rate, at n = w; >= 0, may be traced.
-      total_steps: length of the run; it only gives fractions their meaning.
+      peak: the highest learning rate, at n = w; >= 0, may be traced.
+      total_steps: length of the run, used only if ``warmup`` is a fraction of it.
       warmup: steps (>= 1), a fraction of the run (between 0 and 1), or 0 for none.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Schedules one after the other."""
+"""Schedules in sequence."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from jaxopt_mini.base import Schedule
 
 
 def join(schedules: Sequence[Schedule], boundaries: Sequence[int | float]) -> Schedule:
-    """Schedules one after the other, each counting from 0 where it begins.
+    """Runs schedules in sequence; each counts from 0 where it begins.
 
     Args:
-      schedules: at least one; ours, Optax's or any function of a count.
-      boundaries: the counts at which the second, third, ... take over, increasing.
+      schedules: at least one schedule, from any library.
+      boundaries: the counts at which the second, third, ... schedule takes over, increasing.
 
     Returns:
       A schedule: int32[] -> float32[].
 
     Raises:
-      ValueError: there isn't one boundary between two schedules, or they don't increase.
+      ValueError: the number of boundaries doesn't match, or they don't increase.
 
     >>> schedule = join([lambda count: count, lambda count: 10.0 * count], [3])
     >>> [schedule(t).item() for t in range(6)]
@@ -29,7 +29,7 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[int | float]) -> Sc
     if len(schedules) != len(boundaries) + 1:
         raise ValueError(f"{len(schedules)} schedules need {len(schedules) - 1} boundaries, got {len(boundaries)}")
     if list(boundaries) != sorted(set(boundaries)):
-        raise ValueError(f"boundaries={tuple(boundaries)} must increase")
+        raise ValueError(f"boundaries={tuple(boundaries)} don't increase: give increasing counts")
 
     def schedule(count):
         count = jnp.asarray(count, jnp.float32)

@@ -1,4 +1,4 @@
-"""Decay along a power of the steps left; the first power is a straight line."""
+"""Polynomial and linear decay."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from jaxopt_mini.schedules.shapes import decay, to_floor
 
 
 def polynomial(peak: ArrayLike, total_steps: int, *, power: ArrayLike = 2.0, floor: ArrayLike = 0.0) -> Schedule:
-    """A power of the steps left: ``peak (floor + (1 - floor) (1 - t / total_steps)^power)``.
+    """Polynomial decay: ``peak (floor + (1 - floor) (1 - t / total_steps)^power)``.
 
     Args:
-      peak: rate at the first step, >= 0; may be traced.
+      peak: learning rate of the first step, >= 0; may be traced.
       total_steps: count at which the floor is reached; the last step of the run is one before it.
-      power: 1 is a straight line, more falls faster at first.
-      floor: fraction of the peak at the end, in [0, 1].
+      power: 1 is linear; higher powers decay faster at first.
+      floor: final fraction of the peak, in [0, 1].
 
     Returns:
       A schedule: int32[] -> float32[].
@@ -35,15 +35,15 @@ def polynomial(peak: ArrayLike, total_steps: int, *, power: ArrayLike = 2.0, flo
 
 
 def linear(peak: ArrayLike, total_steps: int, *, floor: ArrayLike = 0.0) -> Schedule:
-    """A straight line from ``peak`` to ``floor * peak`` over the run.
+    """Linear decay from ``peak`` to ``floor * peak`` over the run.
 
-    torch's ``LinearLR(1, end_factor, total_iters)`` is ``linear(peak, total_iters, floor=end_factor)``; one that rises
-    is :func:`~jaxopt_mini.schedules.warmup_constant`.
+    torch's ``LinearLR(1, end_factor, total_iters)`` is ``linear(peak, total_iters, floor=end_factor)``; a rising one is
+    :func:`~jaxopt_mini.schedules.warmup_constant`.
 
     Args:
-      peak: rate at the first step, >= 0; may be traced.
+      peak: learning rate of the first step, >= 0; may be traced.
       total_steps: count at which the floor is reached; the last step of the run is one before it.
-      floor: fraction of the peak at the end, in [0, 1].
+      floor: final fraction of the peak, in [0, 1].
 
     Returns:
       A schedule: int32[] -> float32[].

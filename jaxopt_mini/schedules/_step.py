@@ -1,4 +1,4 @@
-"""Decay in steps: constant, then at once smaller by a factor."""
+"""Step decay: piecewise constant learning rates."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from jaxopt_mini.schedules.arguments import Duration, check_run, steps_of
 
 
 def step(peak: ArrayLike, total_steps: int, *, step_size: Duration = 1 / 3, gamma: ArrayLike = 0.1) -> Schedule:
-    """Multiplies the rate by ``gamma`` every ``step_size`` steps, torch's ``StepLR``.
+    """Multiplies the learning rate by ``gamma`` every ``step_size`` steps, like torch's ``StepLR``.
 
     Args:
-      peak: rate at the first step, >= 0; may be traced.
+      peak: learning rate of the first step, >= 0; may be traced.
       total_steps: length of the run.
       step_size: steps, or a fraction of the run; a third is the ImageNet recipe of 30 of 90 epochs.
       gamma: factor, >= 0.
@@ -36,7 +36,7 @@ def step(peak: ArrayLike, total_steps: int, *, step_size: Duration = 1 / 3, gamm
     every = max(1, steps_of("step_size", step_size, total_steps))
 
     def schedule(count):
-        # Half a step more keeps the rounding of the division from delaying a drop.
+        # The half step keeps the rounding of the division from delaying a drop.
         drops = jnp.floor((jnp.asarray(count, jnp.float32) + 0.5) / every)
         return jnp.asarray(peak, jnp.float32) * gamma**drops
 
@@ -50,13 +50,13 @@ def multistep(
     milestones: Sequence[Duration] = (0.5, 0.75),
     gamma: ArrayLike = 0.1,
 ) -> Schedule:
-    """Multiplies the rate by ``gamma`` at each milestone, torch's ``MultiStepLR``.
+    """Multiplies the learning rate by ``gamma`` at each milestone, like torch's ``MultiStepLR``.
 
     Args:
-      peak: rate at the first step, >= 0; may be traced.
+      peak: learning rate of the first step, >= 0; may be traced.
       total_steps: length of the run.
-      milestones: counts, or fractions of the run, increasing; one that comes twice counts twice. A half and three
-        quarters is the recipe of He et al. (2016, arXiv 1512.03385) for CIFAR-10.
+      milestones: counts, or fractions of the run, increasing; a repeated one applies twice. A half and three quarters
+        is the recipe of He et al. (2016, arXiv 1512.03385) for CIFAR-10.
       gamma: factor, >= 0.
 
     Returns:
@@ -73,7 +73,7 @@ def multistep(
     check_nonnegative(gamma=gamma)
     counts = [steps_of("milestones", milestone, total_steps) for milestone in milestones]
     if counts != sorted(counts):
-        raise ValueError(f"milestones={tuple(milestones)} must increase")
+        raise ValueError(f"milestones={tuple(milestones)} don't increase: sort them")
 
     def schedule(count):
         count = jnp.asarray(count, jnp.float32)

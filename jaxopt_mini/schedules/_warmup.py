@@ -1,11 +1,11 @@
-"""Warm-up: a combinator that lets any schedule begin small, and the three combinations that everybody uses.
+"""Warm-up: a combinator for any schedule, and the three most common combinations.
 
-With w steps of warm-up, step t = 0, 1, ... has ``start + (1 - start) t / w`` of the rate that the ramp leads to, which
-step w has. By default ``start = 1 / (w + 1)``, so that the first step counts and all rises are equal. What others call
+With w warm-up steps, step t = 0, 1, ... has ``start + (1 - start) t / w`` of the learning rate that step w reaches. By
+default ``start = 1 / (w + 1)``, so that the first step is not lost and all increments are equal. Other definitions of
 warm-up:
 
 =====================  =====================  ======================================
-who                    their ramp             here
+code                   ramp                   here
 =====================  =====================  ======================================
 nanoGPT                (t + 1) / (w + 1)      ``warmup=w``
 Vaswani et al.         (t + 1) / w            ``warmup=w - 1``
@@ -33,23 +33,23 @@ def warmup(
     """Rises to ``schedule(0)`` in ``steps`` steps, then follows ``schedule``, which counts from there.
 
     Args:
-      schedule: what comes after the warm-up.
-      steps: length of the ramp, >= 1, or 0 for none.
+      schedule: the schedule after the warm-up.
+      steps: length of the warm-up, >= 1, or 0 for none.
       start: fraction of ``schedule(0)`` at the first step, in [0, 1]; None is ``1 / (steps + 1)``.
-      shape: one of ``SHAPES``, run backwards.
+      shape: one of ``SHAPES``, in reverse.
 
     Returns:
       A schedule: int32[] -> float32[].
 
     Raises:
-      ValueError: a number is out of range, or there is no such shape.
+      ValueError: a number is out of range, or the shape is unknown.
 
     >>> ramp = warmup(lambda count: 1.0, 4)
     >>> [round(ramp(t).item(), 3) for t in range(6)]
     [0.2, 0.4, 0.6, 0.8, 1.0, 1.0]
     """
     if isinstance(steps, Real) and not (steps == 0 or steps >= 1):
-        raise ValueError(f"steps={steps} is no length of a warm-up: give 0 or at least 1 step")
+        raise ValueError(f"steps={steps} is out of range: give 0 or at least 1 step of warm-up")
     start = 1 / (steps + 1) if start is None else start
     rise = shape_of(shape, start, "start")
 
@@ -62,13 +62,13 @@ def warmup(
 def warmup_constant(
     peak: ArrayLike, total_steps: int, *, warmup: Duration = 0.05, start: ArrayLike | None = None
 ) -> Schedule:
-    """Warm-up, then the same rate at every step.
+    """Warm-up, then a constant learning rate.
 
     Args:
-      peak: the rate after the warm-up, >= 0; may be traced.
+      peak: learning rate after the warm-up, >= 0; may be traced.
       total_steps: length of the run.
       warmup: steps (>= 1), a fraction of the run (between 0 and 1), or 0 for none.
-      start: fraction of the peak at the first step; None is ``1 / (steps of warm-up + 1)``.
+      start: fraction of the peak at the first step; None is ``1 / (warm-up steps + 1)``.
 
     Returns:
       A schedule: int32[] -> float32[].
@@ -91,14 +91,14 @@ def warmup_linear(
     floor: ArrayLike = 0.0,
     start: ArrayLike | None = None,
 ) -> Schedule:
-    """Warm-up, then a straight line to ``floor * peak`` at the end of the run.
+    """Warm-up, then linear decay to ``floor * peak`` at the end of the run.
 
     Args:
-      peak: the rate after the warm-up, >= 0; may be traced.
-      total_steps: length of the run, warm-up included.
+      peak: learning rate after the warm-up, >= 0; may be traced.
+      total_steps: length of the run, including the warm-up.
       warmup: steps (>= 1), a fraction of the run (between 0 and 1), or 0 for none.
-      floor: fraction of the peak at the end, in [0, 1].
-      start: fraction of the peak at the first step; None is ``1 / (steps of warm-up + 1)``.
+      floor: final fraction of the peak, in [0, 1].
+      start: fraction of the peak at the first step; None is ``1 / (warm-up steps + 1)``.
 
     Returns:
       A schedule: int32[] -> float32[].
@@ -121,16 +121,16 @@ def warmup_cosine(
     floor: ArrayLike = 0.1,
     start: ArrayLike | None = None,
 ) -> Schedule:
-    """Warm-up, then half a cosine to ``floor * peak`` at the end of the run: the language model's usual choice.
+    """Warm-up, then cosine decay to ``floor * peak`` at the end of the run, the usual choice for language models.
 
-    nanoGPT's recipe (100 of 2000 steps, down to a tenth) is the default.
+    The defaults are nanoGPT's (100 of 2000 steps, down to a tenth).
 
     Args:
-      peak: the rate after the warm-up, >= 0; may be traced.
-      total_steps: length of the run, warm-up included.
+      peak: learning rate after the warm-up, >= 0; may be traced.
+      total_steps: length of the run, including the warm-up.
       warmup: steps (>= 1), a fraction of the run (between 0 and 1), or 0 for none.
-      floor: fraction of the peak at the end, in [0, 1].
-      start: fraction of the peak at the first step; None is ``1 / (steps of warm-up + 1)``.
+      floor: final fraction of the peak, in [0, 1].
+      start: fraction of the peak at the first step; None is ``1 / (warm-up steps + 1)``.
 
     Returns:
       A schedule: int32[] -> float32[].

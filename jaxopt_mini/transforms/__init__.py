@@ -1,4 +1,4 @@
-"""Clips, and the links that optimizers are chained from."""
+"""Clipping, and the transformations that optimizers are chained from."""
 
 from jaxopt_mini.transforms._adaptive_clip import adaptive_clip as adaptive_clip
 from jaxopt_mini.transforms._centralize import centralize as centralize

@@ -1,4 +1,4 @@
-"""Adaptive gradient clipping: each output unit's gradient relative to its weights."""
+"""Adaptive gradient clipping: bounds each output unit's gradient relative to its weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jaxopt_mini.tree import absolute_square, times
 
 
 def _unit_norm(leaf: jax.Array, entry: ParamLayout) -> jax.Array:
-    """2-norm over the inputs of each output unit; of a vector, over all of it."""
+    """2-norm over the inputs of each output unit; of a vector, over all its entries."""
     axes = entry.inputs or entry.outputs
     return jnp.sqrt(jnp.sum(absolute_square(leaf), axes, keepdims=True))
 
@@ -31,19 +31,19 @@ def adaptive_clip(
 
         g_i <- g_i min(1, threshold max(|w_i|, eps) / |g_i|)
 
-    A unit is what one output sums over (a column of a Flax kernel); a vector is one unit. Optax's
-    ``adaptive_grad_clip`` guesses this from the number of axes, for which heads and layers have no place.
+    A unit consists of the weights of one output (a column of a Flax kernel); a vector is one unit. Optax's
+    ``adaptive_grad_clip`` infers units from the number of axes, which is wrong for heads and stacked layers.
 
     Args:
-      threshold: largest ratio let through, >= 0; the paper takes 0.01 to 0.16, less for larger batches.
-      eps: smallest norm that weights are taken to have, so that those at zero can move.
+      threshold: largest ratio, >= 0; the paper uses 0.01 to 0.16, less for larger batches.
+      eps: lower bound of the norm of the weights, so that zero weights can move.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
       A transformation without state, whose ``update`` needs the parameters.
 
     Raises:
-      ValueError: a number is negative, or ``update`` isn't given the parameters.
+      ValueError: a number is negative, or ``update`` is called without the parameters.
 
     >>> grads, params = {"w": jnp.array([3.0, 4.0])}, {"w": jnp.array([1.0, 0.0])}
     >>> tx = adaptive_clip(0.1)

@@ -1,4 +1,4 @@
-"""Gradient centralisation: take from each matrix the mean that all its outputs share."""
+"""Gradient centralization: subtracts from each output unit's gradient its mean."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def centralize(*, layout: Any | None = None) -> GradientTransformationExtraArgs:
     """Subtracts from each output unit's gradient its mean over the inputs.
 
     Yong, Huang, Hua, Zhang, "Gradient Centralization" (2020, arXiv 2004.01461): ``g_i <- g_i - mean(g_i)`` for the
-    weights of output i; vectors stay as they are.
+    weights of output i; vectors stay unchanged.
 
-    Departure: Optax's ``centralize`` averages over all axes but the first, which suits torch's (outputs, inputs) and
-    takes a Flax kernel the wrong way round; a layout with ``outputs=(0,)`` gives its numbers.
+    Departures from Optax: its ``centralize`` averages over all axes but the first, which is right for torch's (outputs,
+    inputs) but not for Flax kernels; a layout with ``outputs=(0,)`` reproduces its numbers.
 
     Args:
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.

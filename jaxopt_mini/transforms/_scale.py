@@ -1,4 +1,4 @@
-"""Multiply updates by a number or a schedule: the last link of every optimizer."""
+"""Multiply updates by a number or a schedule; the last link of most optimizers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from jaxopt_mini.tree import increment, times
 def scheduled(
     function: Callable[[Updates, Params | None, Any], Updates], schedule: Schedule
 ) -> GradientTransformationExtraArgs:
-    """Makes a link from ``function(updates, params, value)``, where the value follows a schedule.
+    """Creates a transformation from ``function(updates, params, value)``, where the value follows a schedule.
 
     Args:
-      function: what the link does.
+      function: returns the new updates.
       schedule: int32[] -> float32[]; the first step has count 0.
 
     Returns:
@@ -38,8 +38,8 @@ def scheduled(
         del params
         return ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
 
-    def update(updates, state, params=None, **extra):
-        del extra
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
         updates = function(updates, params, schedule(state.count))
         return updates, ScaleByScheduleState(count=increment(state.count))
 
@@ -53,7 +53,7 @@ def _scaled(updates, factor):
 def scale(step_size: ArrayLike) -> GradientTransformationExtraArgs:
     """Multiplies updates by ``step_size``, in float32, rounded once.
 
-    Optax rounds the factor to the dtype of each leaf first, so that bfloat16 updates get 3e-4 as 2.995e-4.
+    Optax rounds the factor to the dtype of each leaf first: for bfloat16 updates 3e-4 becomes 2.995e-4.
 
     Args:
       step_size: the factor; may be traced.
@@ -69,7 +69,7 @@ def scale(step_size: ArrayLike) -> GradientTransformationExtraArgs:
 
 
 def scale_by_schedule(step_size_fn: Schedule) -> GradientTransformationExtraArgs:
-    """Multiplies updates by ``step_size_fn(count)``, as :func:`scale` does; the first step has count 0.
+    """Multiplies updates by ``step_size_fn(count)``, see :func:`scale`; the first step has count 0.
 
     Args:
       step_size_fn: int32[] -> float32[].
@@ -83,7 +83,7 @@ def scale_by_schedule(step_size_fn: Schedule) -> GradientTransformationExtraArgs
 def scale_by_learning_rate(
     learning_rate: ScalarOrSchedule, *, flip_sign: bool = True
 ) -> GradientTransformationExtraArgs:
-    """Turns a direction of ascent into a step of descent: multiplies by minus the learning rate.
+    """Multiplies updates by minus the learning rate, which turns a direction of ascent into a descent step.
 
     Args:
       learning_rate: a number (may be traced) or a schedule of the step count.

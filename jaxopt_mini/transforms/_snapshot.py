@@ -1,4 +1,4 @@
-"""Record something about the updates in passing."""
+"""Record a measurement of the updates in the state."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from jaxopt_mini.base import GradientTransformationExtraArgs, Updates
 
 
 def snapshot(measure_name: str, measure: Callable[[Updates], Any]) -> GradientTransformationExtraArgs:
-    """Passes updates through and keeps ``measure(updates)`` in the state, to be read with ``states.get``.
+    """Passes updates through unchanged and stores ``measure(updates)`` in the state; read it with ``states.get``.
 
-    Until the first step the state holds zeros of the shapes and dtypes that ``measure(params)`` would have, which every
-    later measurement is cast to: its structure never changes.
+    Before the first step the state holds zeros with the shapes and dtypes of ``measure(params)``; later measurements
+    are cast to these, so that the structure of the state never changes.
 
     Args:
-      measure_name: what to find it by.
-      measure: function of the updates as they are at this place of the chain; returns a tree of numbers.
+      measure_name: name of the entry.
+      measure: function of the updates at this position of the chain; returns a tree of numbers.
 
     Returns:
       A transformation with an ``optax.SnapshotState``.
@@ -38,8 +38,8 @@ def snapshot(measure_name: str, measure: Callable[[Updates], Any]) -> GradientTr
         abstract = jax.eval_shape(measure, params)
         return SnapshotState({measure_name: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)})
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         before = state.measurement[measure_name]
         now = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), measure(updates), before)
         return updates, SnapshotState({measure_name: now})

@@ -1,4 +1,4 @@
-"""Wrappers by their names: each takes an optimizer and returns one; ``inject_hyperparams`` takes its factory."""
+"""Wrappers, which take an optimizer and return one, by name; ``inject_hyperparams`` takes an optimizer's factory."""
 
 from jaxopt_mini.wrappers._accumulate import AccumulateState as AccumulateState, accumulate as accumulate
 from jaxopt_mini.wrappers._cautious import cautious as cautious

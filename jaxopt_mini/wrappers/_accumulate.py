@@ -1,4 +1,4 @@
-"""Accumulate: a large batch in several small ones, with one step of the inner rule."""
+"""Gradient accumulation: one inner step per several micro-batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jaxopt_mini.wrappers._inner_updates import counts_inner_updates
 class AccumulateState(NamedTuple):
     """State of :func:`accumulate`."""
 
-    count: jax.Array  # int32[]: gradients in the sum, 0 to steps - 1
+    count: jax.Array  # int32[]: number of gradients in the sum, 0 to steps - 1
     total: Updates  # their sum, at least float32
     inner_state: OptState
 
@@ -35,20 +35,20 @@ def _inner_updates(calls: int, *, steps: int = 4) -> int:
 def accumulate(inner: GradientTransformation, *, steps: int = 4) -> GradientTransformationExtraArgs:
     """Averages the gradients of ``steps`` calls and lets ``inner`` take one step with the mean.
 
-    Between the steps the updates are zero and the inner rule doesn't run at all, whereas ``optax.MultiSteps`` runs it
-    every time and drops the result. Equal to one batch ``steps`` times as large where each loss is a mean over equally
-    many examples. The schedules of ``inner`` count its own steps, one in ``steps`` calls; what a step is told besides
-    the gradient (``value``, ``loss_fn``) is what its last call was told.
+    In between, updates are zero and the inner optimizer doesn't run, whereas ``optax.MultiSteps`` runs it in every call
+    and drops the result. Equal to one batch ``steps`` times as large if each loss is a mean over equally many examples.
+    Schedules of ``inner`` count its own steps, one in ``steps`` calls (see :func:`inner_updates`). Its extra args
+    (``value``, ``loss_fn``) are those of the last call.
 
     Args:
-      inner: a transformation, with everything that must see the whole batch (clips too).
-      steps: calls in one step, at least 1.
+      inner: a transformation, including all that must see the whole batch (such as clipping).
+      steps: calls per inner step, at least 1.
 
     Returns:
-      A transformation with an :class:`AccumulateState`: the state of ``inner`` and 4 bytes a parameter.
+      A transformation with an :class:`AccumulateState`: the state of ``inner`` and 4 bytes per parameter.
 
     Raises:
-      ValueError: ``steps`` is no positive integer.
+      ValueError: ``steps`` is not a positive integer.
 
     >>> from jaxopt_mini import sgd
     >>> tx = accumulate(sgd(1.0), steps=2)
@@ -60,19 +60,19 @@ def accumulate(inner: GradientTransformation, *, steps: int = 4) -> GradientTran
     -2.0
     """
     if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps={steps} is no number of steps: give an integer >= 1")
+        raise ValueError(f"steps={steps} is out of range: give an integer >= 1")
     inner = with_extra_args_support(inner)
 
     def init(params):
         total = jax.tree.map(widen, zeros_like(params))
         return AccumulateState(jnp.zeros((), jnp.int32), total, inner.init(params))
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state, params=None, **extra_args):
         total = jax.tree.map(lambda old, grad: old + grad.astype(old.dtype), state.total, updates)
         full = state.count == steps - 1
         mean = cast_like(jax.tree.map(lambda leaf: leaf / steps, total), updates)
-        new, inner_state = update_if(full, inner, mean, state.inner_state, params, extra)
-        kept = jax.tree.map(lambda leaf: jnp.where(full, jnp.zeros_like(leaf), leaf), total)
-        return new, AccumulateState((state.count + 1) % steps, kept, inner_state)
+        new, inner_state = update_if(full, inner, mean, state.inner_state, params, extra_args)
+        total = jax.tree.map(lambda leaf: jnp.where(full, jnp.zeros_like(leaf), leaf), total)
+        return new, AccumulateState((state.count + 1) % steps, total, inner_state)
 
     return GradientTransformationExtraArgs(init, update)

@@ -1,4 +1,4 @@
-"""Cautious: an entry moves only where the update goes against its gradient."""
+"""Cautious optimizers: an entry moves only where the update opposes its gradient."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SCALINGS: dict[str, Callable[[jax.Array, int], jax.Array]] = {
 
 
 def _descends(update: jax.Array, grad: jax.Array) -> jax.Array:
-    """Where the update lowers the loss to first order: of signs alone, whose product can't underflow."""
+    """Where the update lowers the loss to first order, from signs alone, whose product can't underflow."""
     return jnp.real(jnp.conj(jnp.sign(widen(update))) * jnp.sign(widen(grad))) < 0
 
 
 def cautious(
     inner: GradientTransformation, *, scaling: str = "mean", layout: Any | None = None
 ) -> GradientTransformationExtraArgs:
-    """Drops the entries of every update that its gradient disagrees with, and enlarges the others.
+    """Drops the entries of each update that don't oppose the gradient, and enlarges the others.
 
     Liang, Chen, Liu, Liu, "Cautious Optimizers: Improving Training with One Line of Code" (2024, arXiv 2411.16085)::
 
@@ -35,13 +35,13 @@ def cautious(
         u <- u mask / max(mean(mask), 1e-3)     scaling "mean": the official AdamW
         u <- u mask n / (sum(mask) + 1)         scaling "count": the paper's formula, the official Lion
 
-    The mean is over one tensor, of a stack over each layer. A decay inside ``inner`` is a part of u and masked with it,
-    which the official code doesn't do: leave it out there and take
-    ``cautious_decay(cautious(adam(lr)), weight_decay=w, learning_rate=lr)``, or, for a plain one,
-    ``chain(cautious(adam(lr)), add_decayed_weights(-lr * w))``.
+    The mean is over one tensor, in a stack over each layer. Weight decay inside ``inner`` is part of u and masked with
+    it, unlike in the official code. To decay without the mask, use
+    ``chain(cautious(adam(lr)), add_decayed_weights(-lr * w))``, or for cautious decay
+    ``cautious_decay(cautious(adam(lr)), weight_decay=w, learning_rate=lr)``.
 
     Args:
-      inner: a whole optimizer, whose updates descend.
+      inner: a complete optimizer, including its learning rate.
       scaling: "mean" or "count", as above.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
@@ -49,7 +49,7 @@ def cautious(
       A transformation with the state of ``inner``.
 
     Raises:
-      ValueError: ``scaling`` is neither.
+      ValueError: ``scaling`` is unknown.
 
     >>> from jaxopt_mini import sgd
     >>> tx = cautious(sgd(0.1, momentum=0.9))
@@ -60,7 +60,7 @@ def cautious(
     [-0.253, -0.253, -0.253, -0.0]
     """
     if scaling not in SCALINGS:
-        raise ValueError(f"scaling={scaling!r} is unknown: give one of {', '.join(SCALINGS)}")
+        raise ValueError(f"unknown scaling={scaling!r}: choose from {', '.join(SCALINGS)}")
     inner = with_extra_args_support(inner)
 
     def keep(update, grad, entry):
@@ -69,8 +69,8 @@ def cautious(
         size = math.prod(mask.shape[axis] for axis in axes)
         return times(update, mask * SCALINGS[scaling](jnp.mean(mask, axes, keepdims=True), size))
 
-    def update(updates, state, params=None, **extra):
-        new, state = inner.update(updates, state, params, **extra)
+    def update(updates, state, params=None, **extra_args):
+        new, state = inner.update(updates, state, params, **extra_args)
         return jax.tree.map(keep, new, updates, resolve(layout, updates)), state
 
     return GradientTransformationExtraArgs(inner.init, update)

@@ -1,4 +1,4 @@
-"""Cautious weight decay: a weight decays only where that helps the update along."""
+"""Cautious weight decay: a weight decays only where the update doesn't move it away from zero."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from jaxopt_mini.tree import increment, widen
 class CautiousDecayState(NamedTuple):
     """State of :func:`cautious_decay`."""
 
-    count: jax.Array  # int32[]: steps done, for the schedule
+    count: jax.Array  # int32[]: completed steps, for the schedule
     inner_state: OptState
 
 
@@ -49,14 +49,14 @@ def cautious_decay(
 
         u <- u - learning_rate weight_decay p (u p <= 0)        u: the inner update, which is added to p
 
-    Plain decay changes what is minimised; this one leaves every stationary point of the loss where it is. Other than
-    :func:`cautious` it drops nothing of the update and enlarges nothing.
+    Plain decay changes the objective; this one preserves the stationary points of the loss. Unlike :func:`cautious`, it
+    neither drops nor enlarges entries of the update.
 
     Args:
-      inner: a whole optimizer, without decay of its own.
+      inner: a complete optimizer without weight decay.
       weight_decay: times the learning rate; 0.1 is usual.
-      learning_rate: the number or schedule that ``inner`` was given.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay; None is all.
+      learning_rate: the learning rate of ``inner``, a number or a schedule.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
 
     Returns:
       A transformation with a :class:`CautiousDecayState`: the state of ``inner`` and 4 bytes.
@@ -77,9 +77,9 @@ def cautious_decay(
     def init(params):
         return CautiousDecayState(jnp.zeros((), jnp.int32), inner.init(params))
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state, params=None, **extra_args):
         params = require_params(params, "cautious_decay")
-        new, inner_state = inner.update(updates, state.inner_state, params, **extra)
+        new, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         rate = weight_decay * schedule_value(learning_rate, state.count)
         chosen = mask(params) if callable(mask) else True if mask is None else mask
         new = jax.tree.map(

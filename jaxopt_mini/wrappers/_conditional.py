@@ -1,4 +1,4 @@
-"""Run a transformation only when a condition holds: what the wrappers that skip or wait share."""
+"""Conditional updates, for wrappers that skip or accumulate steps."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def update_if(
     updates: Updates,
     state: OptState,
     params: Params | None,
-    extra: dict[str, Any],
+    extra_args: dict[str, Any],
 ) -> tuple[Updates, OptState]:
-    """``inner.update`` where ``condition`` (bool[]) holds, else updates of zero and the state as it was.
+    """Calls ``inner.update`` if ``condition`` (bool[]) holds; otherwise the updates are zero and the state unchanged.
 
-    The inner rule is inside a ``jax.lax.cond``, so a skipped step costs nothing (under ``vmap`` both branches run).
+    The inner update is inside a ``jax.lax.cond``, so a skipped step costs nothing (under ``vmap`` both branches run).
     """
 
     def run():
-        return inner.update(updates, state, params, **extra)
+        return inner.update(updates, state, params, **extra_args)
 
     def skip():
-        new, _ = jax.eval_shape(run)  # its updates need not have the gradients' dtypes
+        new, _ = jax.eval_shape(run)  # the updates may differ from the gradients in dtype
         return jax.tree.map(lambda leaf, grad: jnp.zeros_like(grad, dtype=leaf.dtype), new, updates), state
 
     return jax.lax.cond(condition, run, skip)

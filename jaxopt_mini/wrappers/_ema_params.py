@@ -1,4 +1,4 @@
-"""EMA of the parameters: train with the last weights, evaluate with their average."""
+"""EMA of the parameters: train with the latest weights, evaluate with their average."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from jaxopt_mini.tree import increment, widen
 class EmaParamsState(NamedTuple):
     """State of :func:`ema_params`."""
 
-    count: jax.Array  # int32[]: steps done
-    average: Params  # of the parameters after each of them, at least float32; before the first, the parameters
+    count: jax.Array  # int32[]: completed steps
+    average: Params  # of the parameters after each step, at least float32; initially the parameters
     inner_state: OptState
 
 
 def _averaged(state: EmaParamsState, params: Params) -> Params:
-    """The average, in the dtypes of the parameters; a leaf that a mask has taken out is its parameter."""
+    """The average in the dtypes of the parameters; for masked leaves the parameter."""
     return jax.tree.map(lambda p, a: p if isinstance(a, MaskedNode) else a.astype(p.dtype), params, state.average)
 
 
@@ -40,23 +40,23 @@ states.EVALUATION[EmaParamsState] = _averaged
 
 
 def ema_params(inner: GradientTransformation, *, decay: ArrayLike = 0.999) -> GradientTransformationExtraArgs:
-    """Leaves the training as it is and averages its parameters on the side.
+    """Keeps an exponential moving average of the parameters; training itself is unchanged.
 
     Polyak, Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992)::
 
         average <- average + (1 - decay) / (1 - decay^t) (p_t - average)
 
-    This is the moving average divided by the weight that its t terms sum to, as Adam's moments are: it begins at p_1,
-    the initial weights aren't in it, and for the first 1 / (1 - decay) steps it is close to the plain mean. At a
-    constant learning rate it does what a decay of the rate would.
+    The average is bias-corrected like Adam's moments: it starts at p_1, excludes the initial weights, and is close to
+    the plain mean for the first 1 / (1 - decay) steps. With a constant learning rate it has an effect similar to
+    learning-rate decay.
 
     Args:
       inner: a transformation.
-      decay: what remains of the average at each step, in [0, 1); averages over the last 1 / (1 - decay) steps.
+      decay: decay of the average per step, in [0, 1); averages over about the last 1 / (1 - decay) steps.
 
     Returns:
-      A transformation with an :class:`EmaParamsState`: the state of ``inner``, 4 bytes, and 4 a parameter. The average
-      is ``states.evaluation_params(state, params)``.
+      A transformation with an :class:`EmaParamsState`: the state of ``inner``, 4 bytes, and 4 per parameter. Get the
+      average from ``states.evaluation_params(state, params)``.
 
     Raises:
       ValueError: ``decay`` is out of range, or ``update`` is called without the parameters.
@@ -76,12 +76,12 @@ def ema_params(inner: GradientTransformation, *, decay: ArrayLike = 0.999) -> Gr
     inner = with_extra_args_support(inner)
 
     def init(params):
-        average = jax.tree.map(lambda leaf: widen(jnp.copy(leaf)), params)  # a buffer of its own: both may be donated
+        average = jax.tree.map(lambda leaf: widen(jnp.copy(leaf)), params)  # own buffers: both may be donated
         return EmaParamsState(jnp.zeros((), jnp.int32), average, inner.init(params))
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state, params=None, **extra_args):
         params = require_params(params, "ema_params")
-        new, inner_state = inner.update(updates, state.inner_state, params, **extra)
+        new, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         count = increment(state.count)
         share = (1 - decay) / (1 - decay ** count.astype(jnp.float32))
         average = jax.tree.map(

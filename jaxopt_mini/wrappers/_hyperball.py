@@ -1,4 +1,4 @@
-"""Hyperball: matrices keep their norm and move by a fixed share of it, whatever the update's size."""
+"""Hyperball: matrices keep their norm and move by a fixed fraction of it, whatever the size of the update."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from jaxopt_mini.tree import absolute_square, increment, widen
 class HyperballState(NamedTuple):
     """State of :func:`hyperball`."""
 
-    count: jax.Array  # int32[]: steps done, for the schedule
+    count: jax.Array  # int32[]: completed steps, for the schedule
     norms: Any  # float32: Frobenius norm of each initial matrix, with axes of length 1
     inner_state: OptState
 
 
 def _norms(leaf: jax.Array, entry: ParamLayout) -> jax.Array:
-    """Of every stacked matrix apart."""
+    """Frobenius norm of each stacked matrix."""
     return jnp.sqrt(jnp.sum(absolute_square(leaf), entry.inputs + entry.outputs, keepdims=True))
 
 
@@ -47,25 +47,25 @@ def hyperball(
     roles: Collection[str] = ("matrix",),
     layout: Any | None = None,
 ) -> GradientTransformationExtraArgs:
-    """Fixes the Frobenius norms of weights and of updates, in place of weight decay.
+    """Fixes the Frobenius norms of weights and updates, as an alternative to weight decay.
 
     Wen, Dang, Lyu, Ma, Liang, "Hyperball Optimization" (2026, arXiv 2606.16899)::
 
-        q = p + learning_rate R u / |u|         R = |p_0|, the norm at the start
+        q = p + learning_rate R u / |u|         R = |p_0|, the initial norm
         p <- R q / |q|
 
-    u is the inner update: of a matrix only its direction counts, not the inner learning rate. All other parameters,
-    and matrices that begin at zero, take u as it is. With b the learning rate of AdamW and w its weight decay,
+    u is the inner update; for a matrix only its direction matters, not the inner learning rate. All other parameters,
+    and matrices initialized to zero, are updated by u. If AdamW's learning rate is b and its weight decay w,
     ``learning_rate`` is about sqrt(b w).
 
     Args:
-      inner: a whole optimizer, without weight decay on the matrices.
-      learning_rate: length of a step over the norm of the weights; a number or a schedule.
-      roles: what is kept on its ball, of "matrix", "embedding", "head" and "vector".
+      inner: a complete optimizer, without weight decay on the matrices.
+      learning_rate: norm of a step relative to the norm of the weights; a number or a schedule.
+      roles: roles of the parameters with a fixed norm, out of "matrix", "embedding", "head" and "vector".
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
-      A transformation with a :class:`HyperballState`: the state of ``inner``, 4 bytes, and 4 a matrix.
+      A transformation with a :class:`HyperballState`: the state of ``inner``, 4 bytes, and 4 per matrix.
 
     Raises:
       ValueError: an argument is out of range, or ``update`` is called without the parameters.
@@ -79,7 +79,7 @@ def hyperball(
     """
     check_nonnegative(learning_rate=learning_rate)
     if unknown := set(roles) - set(ROLES):
-        raise ValueError(f"roles={sorted(unknown)} are unknown; the roles are {', '.join(ROLES)}")
+        raise ValueError(f"unknown roles={sorted(unknown)}: choose from {', '.join(ROLES)}")
     inner = with_extra_args_support(inner)
 
     def init(params):
@@ -87,9 +87,9 @@ def hyperball(
         norms = jax.tree.map(lambda p, e: _norms(p, e) if e.role in roles else jnp.zeros(()), params, entries)
         return HyperballState(jnp.zeros((), jnp.int32), norms, inner.init(params))
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state, params=None, **extra_args):
         params = require_params(params, "hyperball")
-        new, inner_state = inner.update(updates, state.inner_state, params, **extra)
+        new, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         rate = schedule_value(learning_rate, state.count)
 
         def project(u, p, radius, entry):

@@ -1,4 +1,4 @@
-"""How many updates the inner optimizer makes: what a schedule under a wrapper is bound to."""
+"""The number of updates of the inner optimizer: the length of a schedule inside a wrapper."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Wrapper = TypeVar("Wrapper", bound=Callable[..., Any])
 
 
 def counts_inner_updates(count: Callable[..., int]) -> Callable[[Wrapper], Wrapper]:
-    """Decorates a wrapper whose inner optimizer doesn't update at every call.
+    """Decorator for a wrapper whose inner optimizer doesn't update at every call.
 
     Args:
       count: ``(calls, **keywords) -> updates``, with the keywords of the wrapper.
@@ -23,15 +23,16 @@ def counts_inner_updates(count: Callable[..., int]) -> Callable[[Wrapper], Wrapp
 
 
 def inner_updates(wrapper: Callable[..., Any], calls: int, **keywords: Any) -> int:
-    """The number of updates that the inner optimizer makes in ``calls`` calls of a wrapper.
+    """Returns the number of updates that the inner optimizer makes in ``calls`` calls of the wrapped one.
 
-    A schedule inside the wrapper counts these, so it should be built for as many steps. Updates that a wrapper skips
-    for their values (NaN, spikes) aren't known beforehand and count as made.
+    A schedule inside the wrapper counts inner updates and should be built for this many steps. Steps that a wrapper
+    skips because of their values (NaN, spikes) cannot be known in advance and are counted as updates.
 
     Args:
-      wrapper: a function of ``WRAPPERS``, or any other one; without :func:`counts_inner_updates`, every call updates.
+      wrapper: a function of ``WRAPPERS`` or your own; it updates at every call unless decorated with
+        :func:`counts_inner_updates`.
       calls: number of calls of ``update``.
-      **keywords: those that the wrapper is called with, besides the inner optimizer.
+      **keywords: the keywords that the wrapper is called with, without the inner optimizer.
 
     >>> from jaxopt_mini import accumulate, lookahead
     >>> inner_updates(accumulate, 1000, steps=8), inner_updates(lookahead, 1000, sync_period=5)

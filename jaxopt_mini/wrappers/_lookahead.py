@@ -1,4 +1,4 @@
-"""Lookahead: the inner rule runs ahead for some steps, then the weights go back part of the way."""
+"""Lookahead: every few steps, slow weights move towards the fast weights of the inner optimizer."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class LookaheadState(NamedTuple):
 
     fast_state: OptState
     steps_since_sync: jax.Array  # int32[], 0 to sync_period - 1
-    slow: Params  # the weights at the last synchronisation, like the parameters
+    slow: Params  # the weights at the last synchronization, like the parameters
 
 
 def _slow(state: LookaheadState, params: Params) -> Params:
-    """The slow weights; a leaf that a mask has taken out is its parameter."""
+    """The slow weights; for masked leaves the parameter."""
     return jax.tree.map(lambda p, s: p if isinstance(s, MaskedNode) else s, params, state.slow)
 
 
@@ -51,24 +51,24 @@ def lookahead(
     slow_step_size: ArrayLike = 0.5,
     reset_state: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """Moves slow weights towards where the inner rule got to, every ``sync_period`` steps, and goes on from there.
+    """Moves slow weights towards the inner optimizer's every ``sync_period`` steps, and continues from them.
 
     Zhang, Lucas, Hinton, Ba, "Lookahead Optimizer: k steps forward, 1 step back" (2019, arXiv 1907.08610)::
 
         every k steps:  slow <- slow + slow_step_size (p - slow);   p <- slow
 
-    Departures: ``optax.lookahead`` takes and returns pairs of parameters, this one the parameters themselves and keeps
-    the slow ones in its state, so it goes wherever another optimizer does. The numbers are the same.
+    Departures: ``optax.lookahead`` takes and returns pairs of fast and slow parameters. Here the slow ones are in the
+    state, so that it can be used like any other optimizer. The numbers are the same.
 
     Args:
       inner: the fast optimizer.
-      sync_period: steps between synchronisations, at least 1.
-      slow_step_size: share of the way that the slow weights go, in [0, 1].
-      reset_state: whether the inner state begins anew after each synchronisation.
+      sync_period: steps between synchronizations, at least 1.
+      slow_step_size: step size of the slow weights, in [0, 1].
+      reset_state: whether to reinitialize the inner state at each synchronization.
 
     Returns:
-      A transformation with a :class:`LookaheadState`: the state of ``inner``, 4 bytes and a copy of the parameters. The
-      slow weights are the ones to evaluate with: ``states.evaluation_params(state, params)``.
+      A transformation with a :class:`LookaheadState`: the state of ``inner``, 4 bytes and a copy of the parameters.
+      Evaluate with the slow weights: ``states.evaluation_params(state, params)``.
 
     Raises:
       ValueError: a number is out of range, or ``update`` is called without the parameters.
@@ -88,20 +88,20 @@ def lookahead(
     """
     check_nonnegative(slow_step_size=slow_step_size)
     if not isinstance(sync_period, int) or sync_period < 1:
-        raise ValueError(f"sync_period={sync_period} is no number of steps: give an integer >= 1")
+        raise ValueError(f"sync_period={sync_period} is out of range: give an integer >= 1")
     inner = with_extra_args_support(inner)
 
     def init(params):
-        slow = jax.tree.map(jnp.copy, params)  # a buffer of its own: both may be donated
+        slow = jax.tree.map(jnp.copy, params)  # own buffers: both may be donated
         return LookaheadState(inner.init(params), jnp.zeros((), jnp.int32), slow)
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state, params=None, **extra_args):
         params = require_params(params, "lookahead")
-        new, fast_state = inner.update(updates, state.fast_state, params, **extra)
-        synchronise = state.steps_since_sync == sync_period - 1
+        new, fast_state = inner.update(updates, state.fast_state, params, **extra_args)
+        synchronize = state.steps_since_sync == sync_period - 1
 
-        def choose(now, otherwise):
-            return jax.tree.map(lambda a, b: jnp.where(synchronise, a, b), now, otherwise)
+        def choose(synced, otherwise):
+            return jax.tree.map(lambda a, b: jnp.where(synchronize, a, b), synced, otherwise)
 
         target = jax.tree.map(lambda s, f: _between(s, f, slow_step_size), state.slow, apply_updates(params, new))
         back = jax.tree.map(lambda t, p, u: (widen(t) - widen(p)).astype(u.dtype), target, params, new)

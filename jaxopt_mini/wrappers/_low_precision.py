@@ -1,4 +1,4 @@
-"""Low precision: optimizer states in 16 or 8 bits, and parameters in bfloat16 that don't lose small steps."""
+"""Low precision: optimizer states in 16 or 8 bits, and bfloat16 parameters that don't lose small updates."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from jaxopt_mini.tree import increment, widen
 class LowPrecisionState(NamedTuple):
     """State of :func:`low_precision`."""
 
-    count: jax.Array  # int32[]: steps done, from which the random numbers come
+    count: jax.Array  # int32[]: completed steps, the seed of the random numbers
     master: Params  # float32 parameters with rounding "master", else ()
-    inner_state: OptState  # of the inner rule on float32 parameters, the moments encoded
+    inner_state: OptState  # of the inner optimizer on float32 parameters, with encoded moments
 
 
 class Format(NamedTuple):
-    """How a float32 array is kept."""
+    """A storage format for float32 arrays."""
 
-    encode: Callable[[jax.Array, jax.Array], Any]  # (array, key) -> what is kept
+    encode: Callable[[jax.Array, jax.Array], Any]  # (array, key) -> stored value
     decode: Callable[[Any], jax.Array]
 
 
 MOMENTS = {
-    "float32": Format(lambda array, key: array, lambda kept: kept),
+    "float32": Format(lambda array, key: array, lambda stored: stored),
     "bfloat16": Format(lambda array, key: stochastic_round(array, jnp.bfloat16, key), widen),
     "int8": Format(lambda array, key: quantize(array), dequantize),
 }
@@ -56,7 +56,7 @@ def _shapes(params: Params, layout: Any, min_size: int) -> set[tuple[int, ...]]:
 
 
 def _keys(tree: Any, key: jax.Array) -> Any:
-    """A key for each leaf."""
+    """One key per leaf."""
     leaves, treedef = jax.tree.flatten(tree)
     return treedef.unflatten([jax.random.fold_in(key, index) for index in range(len(leaves))])
 
@@ -70,40 +70,40 @@ def low_precision(
     seed: int = 0,
     layout: Any | None = None,
 ) -> GradientTransformationExtraArgs:
-    """Keeps the states of any rule in few bits, and lets it train bfloat16 parameters as if they were float32.
+    """Stores the state of any optimizer in fewer bits and trains bfloat16 parameters as if they were float32.
 
-    The inner rule sees float32 gradients, parameters and states. Of what it remembers, the float32 arrays in the shape
-    of a parameter are kept
+    The inner optimizer sees float32 gradients, parameters and states. Those float32 arrays of its state that have the
+    shape of a parameter are stored as
 
-    * "bfloat16": rounded stochastically, because a moving average with 1 - b2 < 1/512 stands still when rounded to the
-      nearest; 2 bytes;
+    * "bfloat16": with stochastic rounding, since with rounding to nearest a moving average with 1 - b2 < 1/512 would
+      never change; 2 bytes;
     * "int8": Dettmers et al., "8-bit Optimizers via Block-wise Quantization" (2022, arXiv 2110.02861), in blocks of up
-      to 256 along the last axis; 1 byte and 4 for each block;
-    * "float32": as they are.
+      to 256 along the last axis; 1 byte, and 4 per block;
+    * "float32": unchanged.
 
-    Its updates, to parameters narrower than float32, are
+    Updates of parameters narrower than float32 are applied with
 
-    * "stochastic": rounded up or down by chance, so that the mean step is the one asked for;
-    * "master": kept in float32 parameters, of which the ones trained are the nearest; 4 bytes;
-    * "nearest": rounded to the nearest when applied, which loses every step below 1/512 of its weight.
+    * "stochastic": stochastic rounding, so that the expected update is exact;
+    * "master": a float32 master copy, which is rounded to the parameters; 4 bytes;
+    * "nearest": rounding to nearest, which loses every update below 1/512 of its weight.
 
-    The updates are float32 and reach the parameters only when applied as they are: what changes updates goes inside, in
-    ``inner``. Averages (:func:`ema_params`, :func:`lookahead`) go outside, since weights are no moments; of a rule that
-    remembers weights itself (:func:`schedule_free`, :func:`prodigy`) they are rounded too: give it "float32".
+    The updates are float32 and must be applied unchanged: put transformations of updates into ``inner``. Put averages
+    (:func:`ema_params`, :func:`lookahead`) outside, since inside they would be quantized like moments. Optimizers whose
+    state contains weights (:func:`schedule_free`, :func:`prodigy`) need "float32".
 
     Args:
-      inner: a whole optimizer.
+      inner: a complete optimizer.
       moments: "float32", "bfloat16" or "int8".
       rounding: "nearest", "stochastic" or "master".
-      min_size: parameters with fewer entries (a stack: in each layer) keep float32 states.
-      seed: of the random numbers, which follow from it and the step count.
-      layout: tree of :class:`~jaxopt_mini.ParamLayout`, which says what is a stack; None infers it.
+      min_size: parameters with fewer entries (in a stack: per layer) keep float32 states.
+      seed: seed of the random numbers, which depend only on it and the step count.
+      layout: tree of :class:`~jaxopt_mini.ParamLayout`, which names the stacked axes; None infers it.
 
     Returns:
       A transformation with a :class:`LowPrecisionState`.
 
     Raises:
-      ValueError: a word is unknown, or ``update`` is called without the parameters.
+      ValueError: ``moments`` or ``rounding`` is unknown, or ``update`` is called without the parameters.
 
     >>> from jaxopt_mini import adam, states
     >>> params = {"w": jnp.zeros((256, 256), jnp.bfloat16)}
@@ -113,14 +113,14 @@ def low_precision(
     bfloat16 4.0
     int8 2.03
     """
-    for name, word, words in (("moments", moments, MOMENTS), ("rounding", rounding, ROUNDINGS)):
-        if word not in words:
-            raise ValueError(f"{name}={word!r} is unknown: give one of {', '.join(words)}")
+    for name, value, values in (("moments", moments, MOMENTS), ("rounding", rounding, ROUNDINGS)):
+        if value not in values:
+            raise ValueError(f"unknown {name}={value!r}: choose from {', '.join(values)}")
     inner = with_extra_args_support(inner)
     form = MOMENTS[moments]
 
-    def kept(params):
-        """The inner state's shapes and dtypes, and a test for the leaves that are encoded."""
+    def plan(params):
+        """The shapes and dtypes of the inner state, and a predicate for the leaves to encode."""
         shapes = _shapes(params, layout, min_size)
         abstract = jax.eval_shape(inner.init, params)
         return abstract, lambda leaf: leaf.dtype == jnp.float32 and leaf.shape in shapes
@@ -133,21 +133,21 @@ def low_precision(
 
     def init(params):
         wide = jax.tree.map(widen, params)
-        _, encoded = kept(wide)
+        _, encoded = plan(wide)
         master = jax.tree.map(jnp.copy, wide) if rounding == "master" else ()
         inner_state = encode(inner.init(wide), encoded, jax.random.key(seed))
         return LowPrecisionState(jnp.zeros((), jnp.int32), master, inner_state)
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state, params=None, **extra_args):
         params = require_params(params, "low_precision")
         wide = jax.tree.map(widen, params)
         exact = state.master if rounding == "master" else wide
-        abstract, encoded = kept(wide)
+        abstract, encoded = plan(wide)
         count = increment(state.count)
         for_moments, for_params = jax.random.split(jax.random.fold_in(jax.random.key(seed), count))
 
         inner_state = decode(abstract, state.inner_state, encoded)
-        new, inner_state = inner.update(jax.tree.map(widen, updates), inner_state, exact, **extra)
+        new, inner_state = inner.update(jax.tree.map(widen, updates), inner_state, exact, **extra_args)
         inner_state = encode(inner_state, encoded, for_moments)
         if rounding == "nearest":
             return new, LowPrecisionState(count, (), inner_state)

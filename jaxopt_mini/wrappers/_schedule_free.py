@@ -1,4 +1,4 @@
-"""Schedule-free learning: averaging of the iterates in the place of momentum and of a schedule that falls."""
+"""Schedule-free learning: iterate averaging in place of momentum and learning-rate decay."""
 
 from __future__ import annotations
 
@@ -32,23 +32,25 @@ def _averaged(y: jax.Array, z: jax.Array, b1: ArrayLike) -> jax.Array:
 
 
 def schedule_free_eval_params(state: OptState, params: Params) -> Params:
-    """The average x, with which to evaluate, where training goes on with ``params``.
+    """Returns the average x to evaluate with; training continues with ``params``.
 
     :func:`jaxopt_mini.states.evaluation_params` does the same for a state anywhere in a chain.
 
     Args:
       state: the state of :func:`schedule_free`.
-      params: the parameters y that the last update led to.
+      params: the current training parameters y.
 
     Returns:
       Parameters of the same structure, shapes and dtypes.
 
     Raises:
-      ValueError: ``state`` is another state.
+      ValueError: ``state`` is of another type.
     """
     if not isinstance(state, ScheduleFreeState):
-        given = type(state).__name__
-        raise ValueError(f"a state of schedule_free is needed, got a {given}: see states.evaluation_params")
+        raise ValueError(
+            f"expected the state of schedule_free, got a {type(state).__name__}: "
+            "use states.evaluation_params for a state inside a chain"
+        )
 
     def one(y, z):
         return y if isinstance(z, MaskedNode) else _averaged(y, z, widen(jnp.asarray(state.b1))).astype(y.dtype)
@@ -60,7 +62,7 @@ states.EVALUATION[ScheduleFreeState] = schedule_free_eval_params
 
 
 def warmed_up(learning_rate: ScalarOrSchedule, steps: int | None, rate_ahead: bool) -> ScalarOrSchedule:
-    """The rate after a linear warm-up that begins at 0 in Optax's way of counting, at 1 / steps in the authors'.
+    """The learning rate with a linear warm-up from 0 (Optax, ``rate_ahead``) or from 1 / steps (the authors' code).
 
     >>> [float(warmed_up(1.0, 4, ahead)(t)) for ahead in (True, False) for t in (0, 1)]
     [0.0, 0.25, 0.25, 0.5]
@@ -81,33 +83,34 @@ def schedule_free(
     r: ArrayLike = 0.0,
     rate_ahead: bool = True,
 ) -> GradientTransformationExtraArgs:
-    """Makes an optimizer without momentum schedule-free.
+    """Turns an optimizer without momentum into its schedule-free version.
 
-    Defazio et al., "The Road Less Scheduled" (2024, arXiv 2405.15682). The gradient is taken at y, the parameters that
-    the caller holds; the base optimizer moves z; x is the average to evaluate with::
+    Defazio et al., "The Road Less Scheduled" (2024, arXiv 2405.15682). The gradient is taken at y, the training
+    parameters; the base optimizer updates z; x is the average to evaluate with::
 
         z <- z + base_optimizer(g at y)
-        x <- (1 - c) x + c z                 c = w_t / sum of w, w_t = t^r (largest rate so far)^weight_lr_power
+        x <- (1 - c) x + c z                 c = w_t / sum of w, w_t = t^r (largest lr so far)^weight_lr_power
         y <- (1 - b1) z + b1 x
 
-    Only z is stored, x is recomputed from y and z. The rate stays constant after a warm-up. Evaluate, sample and save
-    for inference with ``states.evaluation_params(state, params)``.
+    Only z is stored; x is recomputed from y and z. The learning rate stays constant after a warm-up. Evaluate, sample
+    and save for inference with ``states.evaluation_params(state, params)``.
 
-    Departures: Optax reads the schedule a step ahead of the base optimizer, which counts from 0; the authors' code has
-    one rate for both, ``rate_ahead=False``. A first rate of zero gives c = 0.
+    Departures: Optax evaluates the schedule one step ahead of the base optimizer, which counts from 0; the authors'
+    code uses the same learning rate for both, ``rate_ahead=False``. An initial learning rate of zero gives c = 0.
 
     Args:
-      base_optimizer: optimizer without momentum; it sees y as the parameters.
-      learning_rate: its rate, for the weights w only: a number or a schedule; whatever constant is the same.
-      b1: share of the average in y, in (0, 1); takes the place of the momentum.
-      weight_lr_power: power of the rate in w.
-      state_dtype: dtype that z is stored in; None is each parameter's own.
-      r: power of the step in w; 0 weighs all steps alike.
-      rate_ahead: read the schedule a step ahead of the base optimizer.
+      base_optimizer: optimizer without momentum; its ``params`` are y.
+      learning_rate: learning rate of the base optimizer, a number or a schedule; used only for the weights w, so that
+        all constants give the same result.
+      b1: weight of the average in y, in (0, 1); it plays the role of momentum.
+      weight_lr_power: power of the learning rate in w.
+      state_dtype: dtype that z is stored in; None uses each parameter's dtype.
+      r: power of the step in w; with 0 all steps have equal weight.
+      rate_ahead: evaluate the schedule one step ahead of the base optimizer.
 
     Returns:
-      A transformation with an ``optax.contrib.ScheduleFreeState``; 4 bytes of state a float32 parameter beside the base
-      optimizer's.
+      A transformation with an ``optax.contrib.ScheduleFreeState``; 4 bytes of state per float32 parameter, besides the
+      base optimizer's.
 
     Raises:
       ValueError: a number is out of range.
@@ -126,7 +129,7 @@ def schedule_free(
     """
     check_fraction(b1=b1)
     if isinstance(b1, Real) and b1 == 0:
-        raise ValueError("b1=0 leaves no average in y to recompute it from: give a number in (0, 1)")
+        raise ValueError("b1=0 is out of range, since x is recomputed from its share of y: give a number in (0, 1)")
     check_nonnegative(weight_lr_power=weight_lr_power, r=r, learning_rate=learning_rate)
     base_optimizer = with_extra_args_support(base_optimizer)
 
@@ -142,16 +145,16 @@ def schedule_free(
         )
 
     def share(state):
-        """c, the sum of the weights, the largest rate."""
+        """c, the sum of the weights, the largest learning rate."""
         lr = schedule_value(learning_rate, state.step_count if rate_ahead else state.step_count - 1)
         max_lr = jnp.maximum(widen(state.max_lr), lr)
         weight = state.step_count.astype(jnp.float32) ** r * max_lr**weight_lr_power
         total = widen(state.weight_sum) + weight
         return weight / jnp.where(total == 0, 1.0, total), total, max_lr
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state, params=None, **extra_args):
         params = require_params(params, "schedule_free")
-        base, base_state = base_optimizer.update(updates, state.base_optimizer_state, params, **extra)
+        base, base_state = base_optimizer.update(updates, state.base_optimizer_state, params, **extra_args)
         z = cast_like(jax.tree.map(lambda z, u: widen(z) + widen(u), state.z, base), state.z)
         c, total, max_lr = share(state)
 

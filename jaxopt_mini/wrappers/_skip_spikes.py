@@ -1,4 +1,4 @@
-"""Skip spikes: a step whose loss or gradient norm stands out from those before it changes nothing."""
+"""Skip spikes: a step whose loss or gradient norm is an outlier among the previous ones changes nothing."""
 
 from __future__ import annotations
 
@@ -23,50 +23,50 @@ from jaxopt_mini.wrappers._conditional import update_if
 class SkipSpikesState(NamedTuple):
     """State of :func:`skip_spikes`."""
 
-    count: jax.Array  # int32[]: measurements taken
-    skipped: jax.Array  # int32[]: steps skipped in all
-    history: jax.Array  # float32[window]: the last measurements, in a ring
+    count: jax.Array  # int32[]: number of finite measurements
+    skipped: jax.Array  # int32[]: skipped steps in total
+    history: jax.Array  # float32[window]: the last measurements, a ring buffer
     inner_state: OptState
 
 
-def _loss(updates, extra):
-    if "value" not in extra:
+def _loss(updates, extra_args):
+    if "value" not in extra_args:
         raise ValueError("skip_spikes(watch='loss') needs the loss: call update(updates, state, params, value=loss)")
-    return jnp.asarray(extra["value"])
+    return jnp.asarray(extra_args["value"])
 
 
-WATCHED: dict[str, Callable[..., jax.Array]] = {"norm": lambda updates, extra: norm(updates), "loss": _loss}
+WATCHED: dict[str, Callable[..., jax.Array]] = {"norm": lambda updates, extra_args: norm(updates), "loss": _loss}
 
 
 def _bound(history, count, sigmas):
-    """Mean and ``sigmas`` sample deviations above it; no bound until half of the window is known."""
+    """The mean plus ``sigmas`` sample standard deviations; infinite until half of the window is filled."""
     window = len(history)
-    known = jnp.arange(window) < count
-    number = jnp.sum(known).astype(jnp.float32)
-    mean = jnp.sum(history, where=known) / jnp.maximum(number, 1.0)
-    variance = jnp.sum(jnp.square(history - mean), where=known) / jnp.maximum(number - 1, 1.0)
+    filled = jnp.arange(window) < count
+    number = jnp.sum(filled).astype(jnp.float32)
+    mean = jnp.sum(history, where=filled) / jnp.maximum(number, 1.0)
+    variance = jnp.sum(jnp.square(history - mean), where=filled) / jnp.maximum(number - 1, 1.0)
     return jnp.where(number < max(2, window // 2), jnp.inf, mean + sigmas * jnp.sqrt(variance))
 
 
 def skip_spikes(
     inner: GradientTransformation, *, watch: str = "norm", sigmas: ArrayLike = 6.0, window: int = 128
 ) -> GradientTransformationExtraArgs:
-    """Leaves out the steps whose measurement exceeds the mean of the last ``window`` ones by ``sigmas`` deviations.
+    """Skips steps whose loss or gradient norm is ``sigmas`` standard deviations above the mean of the last ``window``.
 
-    The rule of OLMo's optimizers. A spike enters the window like any other measurement, so that a lasting change is
-    soon accepted; a NaN or an infinity is skipped always and enters nothing. To watch both, wrap twice.
+    As in OLMo's optimizers. Spikes enter the window like other measurements, so that a lasting change is soon accepted.
+    NaN and infinity are always skipped and never enter it. To watch both loss and norm, wrap twice.
 
     Args:
       inner: a transformation.
-      watch: "norm", the global norm of the gradient, or "loss", the ``value`` that the step is told.
+      watch: "norm", the global norm of the gradient, or "loss", the extra arg ``value``.
       sigmas: sample standard deviations above the mean.
-      window: measurements remembered, at least 2; nothing finite is skipped until half of them are there.
+      window: number of measurements, at least 2; no finite one is skipped until half of the window is filled.
 
     Returns:
-      A transformation with a :class:`SkipSpikesState`: the state of ``inner`` and 4 bytes for each of the window.
+      A transformation with a :class:`SkipSpikesState`: the state of ``inner`` and 4 bytes per entry of the window.
 
     Raises:
-      ValueError: an argument is out of range, or ``update`` isn't told the loss that it watches.
+      ValueError: an argument is out of range, or ``update`` is called without ``value`` while watching the loss.
 
     >>> from jaxopt_mini import sgd
     >>> tx = skip_spikes(sgd(1.0), window=4)
@@ -82,22 +82,22 @@ def skip_spikes(
     """
     check_nonnegative(sigmas=sigmas)
     if watch not in WATCHED:
-        raise ValueError(f"watch={watch!r} is unknown: give one of {', '.join(WATCHED)}")
+        raise ValueError(f"unknown watch={watch!r}: choose from {', '.join(WATCHED)}")
     if not isinstance(window, int) or window < 2:
-        raise ValueError(f"window={window} is no number of measurements: give an integer >= 2")
+        raise ValueError(f"window={window} is out of range: give an integer >= 2")
     inner = with_extra_args_support(inner)
 
     def init(params):
         zero = jnp.zeros((), jnp.int32)
         return SkipSpikesState(zero, jnp.copy(zero), jnp.zeros(window, jnp.float32), inner.init(params))
 
-    def update(updates, state, params=None, **extra):
-        now = WATCHED[watch](updates, extra).astype(jnp.float32)
-        finite = jnp.isfinite(now)
-        take = finite & (now <= _bound(state.history, state.count, sigmas))
-        new, inner_state = update_if(take, inner, updates, state.inner_state, params, extra)
-        place = state.count % window
-        history = state.history.at[place].set(jnp.where(finite, now, state.history[place]))
+    def update(updates, state, params=None, **extra_args):
+        measured = WATCHED[watch](updates, extra_args).astype(jnp.float32)
+        finite = jnp.isfinite(measured)
+        take = finite & (measured <= _bound(state.history, state.count, sigmas))
+        new, inner_state = update_if(take, inner, updates, state.inner_state, params, extra_args)
+        index = state.count % window
+        history = state.history.at[index].set(jnp.where(finite, measured, state.history[index]))
         count = jnp.where(finite, increment(state.count), state.count)
         skipped = jnp.where(take, state.skipped, increment(state.skipped))
         return new, SkipSpikesState(count, skipped, history, inner_state)

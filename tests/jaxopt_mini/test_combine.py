@@ -86,7 +86,7 @@ def test_an_empty_chain_is_the_identity_where_optax_has_none():
 
 def test_a_state_of_another_chain_is_refused():
     grads = normal(SHAPES, 5)
-    with pytest.raises(ValueError, match="chain of 2 links was given a state of 1"):
+    with pytest.raises(ValueError, match="chain of 2 transformations got a state of length 1"):
         chain(scale(1.0), scale(1.0)).update(grads, chain(scale(1.0)).init(grads))
 
 

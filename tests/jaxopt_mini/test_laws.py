@@ -307,7 +307,7 @@ def test_complex_leaves_are_handled_or_refused(case):
         try:
             ends, _ = jax.jit(jax.vmap(trainer(name)))(*jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts))
         except ValueError as error:
-            assert f"{name} takes no complex leaves, got blocks/" in str(error)  # noqa: PT017
+            assert f"{name} does not support complex leaves, got blocks/" in str(error)  # noqa: PT017
             return
         first, turned, mixed, mixed_turned = (jax.tree.map(lambda leaf, i=i: leaf[i], ends) for i in range(4))
         pairs = ((first, to_complex(plain)), (turned, to_complex(first, phase)))
@@ -330,7 +330,10 @@ def test_a_layout_that_does_not_fit_is_refused(case):
     params = normal(SHAPES, 0)
     takes_one = "layout" in inspect.signature(case.optimizer).parameters
     missing = {name: entry for name, entry in LAYOUT.items() if name != "embed"}
-    for layout, why in (({**LAYOUT, "embed": BIAS}, "layout of embed is .* name each"), (missing, "isn't a tree like")):
+    for layout, why in (
+        ({**LAYOUT, "embed": BIAS}, "layout of embed is .* name each"),
+        (missing, "tree differs from the parameters'"),
+    ):
         with pytest.raises(ValueError, match=why) if takes_one else contextlib.nullcontext():
             tx = case.make(layout)
             tx.update(params, tx.init(params), params, **case.extra(half_square, params, jnp.int32(0)))

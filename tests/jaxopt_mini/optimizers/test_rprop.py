@@ -58,5 +58,5 @@ def test_a_constant_schedule_is_a_number():
 
 
 def test_complex_leaves_are_refused():
-    with pytest.raises(ValueError, match="rprop takes no complex leaves"):
+    with pytest.raises(ValueError, match="rprop does not support complex leaves"):
         rprop(0.1).init(jnp.ones(2, jnp.complex64))

@@ -124,7 +124,7 @@ class TestFloor:
 def test_bad_peaks_and_runs_are_refused(schedule):
     with pytest.raises(ValueError, match=r"peak=-0.1 is out of range: give a number >= 0"):
         schedule(-0.1, TOTAL)
-    with pytest.raises(ValueError, match="total_steps=0 is no run"):
+    with pytest.raises(ValueError, match="total_steps=0 is out of range: give at least 1 step"):
         schedule(0.1, 0)
 
 

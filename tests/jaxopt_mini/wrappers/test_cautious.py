@@ -30,7 +30,7 @@ def test_complex_entries_agree_when_the_step_descends():
 
 
 def test_unknown_scaling_is_refused():
-    with pytest.raises(ValueError, match="scaling='max' is unknown: give one of mean, count"):
+    with pytest.raises(ValueError, match="unknown scaling='max': choose from mean, count"):
         cautious(scale(1.0), scaling="max")
 
 

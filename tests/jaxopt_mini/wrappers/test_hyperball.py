@@ -60,5 +60,5 @@ def test_the_rate_follows_a_schedule():
 
 
 def test_unknown_roles_are_refused():
-    with pytest.raises(ValueError, match="'matrices'.*the roles are matrix, embedding, head, vector"):
+    with pytest.raises(ValueError, match="'matrices'.*choose from matrix, embedding, head, vector"):
         hyperball(sgd(0.1), roles=("matrices",))

@@ -159,9 +159,9 @@ def test_takes_the_state_of_any_rule(name, moments):
 
 
 def test_unknown_words_are_refused():
-    with pytest.raises(ValueError, match="moments='fp8' is unknown: give one of float32, bfloat16, int8"):
+    with pytest.raises(ValueError, match="unknown moments='fp8': choose from float32, bfloat16, int8"):
         low_precision(adam(0.1), moments="fp8")
-    with pytest.raises(ValueError, match="rounding='up' is unknown: give one of nearest, stochastic, master"):
+    with pytest.raises(ValueError, match="unknown rounding='up': choose from nearest, stochastic, master"):
         low_precision(adam(0.1), rounding="up")
 
 

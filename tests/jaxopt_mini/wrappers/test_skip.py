@@ -95,7 +95,7 @@ def test_what_is_not_finite_is_skipped_from_the_start_and_not_remembered():
 
 def test_bad_arguments_are_refused():
     for keywords, message in (
-        ({"watch": "value"}, "watch='value' is unknown: give one of norm, loss"),
+        ({"watch": "value"}, "unknown watch='value': choose from norm, loss"),
         ({"window": 1}, "window=1 .*integer >= 2"),
         ({"sigmas": -1.0}, "sigmas=-1.0"),
     ):
