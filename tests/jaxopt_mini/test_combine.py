@@ -1,4 +1,4 @@
-"""Chain, masked and partition: Optax's numbers and state trees, and what ours do beyond."""
+"""Chain, masked and partition: Optax's numbers and state trees, and our extensions."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_equals_optax(name):
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_a_state_of_one_goes_on_under_the_other(name):
+def test_a_state_of_one_continues_under_the_other(name):
     theirs, ours = PAIRS[name]
     params, grads = normal(SHAPES, 2), normal(SHAPES, 3, 2)
     with permissive():
@@ -84,7 +84,7 @@ def test_an_empty_chain_is_the_identity_where_optax_has_none():
         optax.chain()
 
 
-def test_a_state_of_another_chain_is_refused():
+def test_a_state_of_another_chain_is_rejected():
     grads = normal(SHAPES, 5)
     with pytest.raises(ValueError, match="chain of 2 transformations got a state of length 1"):
         chain(scale(1.0), scale(1.0)).update(grads, chain(scale(1.0)).init(grads))
@@ -101,7 +101,7 @@ def test_a_masked_leaf_takes_no_memory_and_its_nan_touches_no_other():
 
 
 def test_a_chosen_nan_stays_where_another_is_masked():
-    """An unchosen branch is not computed and selected away, which would leak in a gradient."""
+    """The masked branch must not be computed and then selected away, which would leak NaN into a gradient."""
     loss = lambda p: jnp.sum(masked(scale(jnp.nan), {"a": False, "b": True}).update(p, optax.MaskedState(()))[0]["a"])
     grads = jax.grad(loss)({"a": jnp.ones(2), "b": jnp.ones(2)})
     chex.assert_trees_all_equal(grads, {"a": jnp.ones(2), "b": jnp.zeros(2)})
@@ -135,7 +135,7 @@ def test_parameters_reach_masked_links():
 
 
 @pytest.mark.parametrize("mask", [MASK, PREFIX])
-def test_a_masked_link_is_told_the_loss_of_its_leaves(mask):
+def test_a_masked_link_gets_the_loss_of_its_leaves(mask):
     """Each leaf's gradient at the other leaves' true values, as without a mask."""
 
     def loss(params):

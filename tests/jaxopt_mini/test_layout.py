@@ -1,4 +1,4 @@
-"""What a parameter is, by word or by guess."""
+"""Layouts of parameters, given or inferred."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_infer(name):
     assert jax.tree.structure(layout.infer(params)) == jax.tree.structure(params)
 
 
-def test_bad_entries_are_refused():
+def test_bad_entries_are_rejected():
     with pytest.raises(ValueError, match="unknown role 'tensor': choose from matrix, embedding, head, vector"):
         ParamLayout("tensor")
     with pytest.raises(ValueError, match="named exactly once, got stacked=\\(0,\\), inputs=\\(0,\\)"):

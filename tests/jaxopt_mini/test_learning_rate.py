@@ -1,4 +1,4 @@
-"""``states.learning_rate`` is the rate that the next step applies, for every optimizer and under every wrapper."""
+"""``states.learning_rate`` returns what the next step applies, for every optimizer and under every wrapper."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def schedule(count):
 
 
 def check_rates(make, extra):
-    """Every step equals the one of an optimizer whose rate is ``states.learning_rate``, and no other one."""
+    """Every step equals a step with the constant rate ``states.learning_rate``, and with no other rate."""
 
     @jax.jit
     def step(rate, grads, state, params, t):

@@ -1,4 +1,4 @@
-"""Leaves as matrices and back, and Optax's ways to say which leaves are."""
+"""Leaves as matrices and back, and Optax's forms of a layout."""
 
 import re
 
@@ -45,7 +45,7 @@ def test_a_leaf_becomes_matrices_and_comes_back(entry, expected):
     np.testing.assert_array_equal(as_leaves(matrices, entry, leaf), leaf)
 
 
-def test_a_rule_sees_one_matrix_and_what_belongs_to_it():
+def test_a_function_sees_one_matrix_and_its_extra_values():
     layout = {"a": MATRIX, "b": ParamLayout("matrix", (0,), (1,), (2,)), "c": MATRIX}
     tree = normal({"a": (2, 3), "b": (4, 2, 3), "c": (5, 3)}, 0)
     sides = {"a": Sides(None, jnp.ones(3)), "b": Sides(None, jnp.ones((4, 3))), "c": Sides(jnp.ones(5), None)}
@@ -74,7 +74,7 @@ def test_a_rule_sees_one_matrix_and_what_belongs_to_it():
     ],
 )
 def test_the_devices_of_a_mesh_divide_the_stack(axes, copies, each):
-    """No device multiplies more than its share, rounded up, and the result is that of one device."""
+    """No device multiplies more than its share, rounded up, and the result equals that of one device."""
     mesh = jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
     layout = {"a": ParamLayout("matrix", (0,), (1,), (2,)), "b": ParamLayout("matrix", (0,), (1,), (2,))}
     tree = normal({"a": (copies // 2, 16, 16), "b": (copies // 2, 16, 16)}, 0)

@@ -1,4 +1,4 @@
-"""The public names: none hides a module, and the names of the last release still work."""
+"""Public names: no function shadows a public module, and the names of the last release still work."""
 
 import importlib
 import pkgutil
@@ -12,7 +12,7 @@ MODULES = [info.name for info in pkgutil.walk_packages(jaxopt_mini.__path__, "ja
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.rpartition(".")[2].startswith("_")])
-def test_no_public_module_is_hidden_by_a_function(name):
+def test_no_public_module_is_shadowed_by_a_function(name):
     package, _, leaf = name.rpartition(".")
     assert getattr(importlib.import_module(package), leaf) is importlib.import_module(name)
 
@@ -33,7 +33,7 @@ def test_an_old_name_can_be_imported():
     assert names["scale_by_neuron"] is jaxopt_mini.scale_by_normuon and names["step"] is schedules.step
 
 
-def test_a_name_that_never_was_is_an_error():
+def test_an_unknown_name_is_an_error():
     with pytest.raises(AttributeError, match=r"^module 'jaxopt_mini.tree' has no attribute 'look_behind'$"):
         _ = jaxopt_mini.tree.look_behind
 

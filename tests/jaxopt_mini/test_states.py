@@ -1,4 +1,4 @@
-"""Looking into states."""
+"""Access to the fields of states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is Polyak's own: the step from the loss, and what the learning rate does to it."""
+"""Specific to Polyak: the step from the loss, and what the learning rate does to it."""
 
 import chex
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def test_tiny_gradients_still_move():
     assert tx.update(tiny, tx.init(tiny), tiny, value=tiny**2)[0] == -tiny
 
 
-def test_mistakes_are_told():
+def test_wrong_arguments_are_rejected():
     with pytest.raises(ValueError, match="unknown variant='sgd': choose from sps"):
         polyak_sgd(variant="sgd")
     with pytest.raises(ValueError, match="f_min=inf"):

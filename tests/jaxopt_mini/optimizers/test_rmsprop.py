@@ -1,4 +1,4 @@
-"""What is RMSProp's own: the variance, the place of the rate, and Adam as its limit."""
+"""Specific to RMSProp: the variance, the place of the rate, and Adam as its limit."""
 
 import chex
 import jax

@@ -1,4 +1,4 @@
-"""What is Rprop's own: each call returns its own step, and what a schedule means."""
+"""Specific to Rprop: each call returns its own step, and what a schedule means."""
 
 import chex
 import jax
@@ -57,6 +57,6 @@ def test_a_constant_schedule_is_a_number():
     chex.assert_trees_all_close(*ends, rtol=1e-5)
 
 
-def test_complex_leaves_are_refused():
+def test_complex_leaves_are_rejected():
     with pytest.raises(ValueError, match="rprop does not support complex leaves"):
         rprop(0.1).init(jnp.ones(2, jnp.complex64))

@@ -1,4 +1,4 @@
-"""What is SGD's own: the sum with and without dampening."""
+"""Specific to SGD: the sum with and without dampening."""
 
 import jax.numpy as jnp
 import pytest

@@ -31,9 +31,7 @@ MISTAKES = {
     "an exponential never reaches floor=0: give": lambda: exponential(0.1, 100, floor=0),
     "an exponential never reaches floor=0.0: give": lambda: wsd(0.1, 100, shape="exponential"),
     "unknown shape 'root': choose from linear, 1-sqrt, square, cosine": lambda: wsd(0.1, 100, shape="root"),
-    "warmup=60 and cooldown=0.5 together exceed the run of 100": lambda: wsd(
-        0.1, 100, warmup=60, cooldown=0.5
-    ),
+    "warmup=60 and cooldown=0.5 together exceed the run of 100": lambda: wsd(0.1, 100, warmup=60, cooldown=0.5),
     "start=2.0 is out of range": lambda: one_cycle(0.1, 100, start=2.0),
     "three phases can't have warmup=60": lambda: one_cycle(0.1, 100, warmup=60, three_phase=True),
     "three phases can't have warmup=0.3, start=0.0": lambda: one_cycle(0.1, 100, start=0.0, three_phase=True),

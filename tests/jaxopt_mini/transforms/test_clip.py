@@ -117,7 +117,7 @@ def test_a_large_tree_is_read_once_and_multiplied_once():
     assert sorted(large) == ["mul", "mul", "square", "square"]
 
 
-def test_norms_below_one_are_refused():
+def test_norms_below_one_are_rejected():
     with pytest.raises(ValueError, match="ord=0.5 is out of range"):
         clip_by_norm(1.0, ord=0.5)
 

@@ -48,6 +48,6 @@ def test_sums_in_float16_are_not_stored_wider_but_added_wider():
 
 
 @pytest.mark.parametrize("link", [ema, trace])
-def test_a_decay_of_one_is_refused(link):
+def test_a_decay_of_one_is_rejected(link):
     with pytest.raises(ValueError, match=r"decay=1.0 is out of range"):
         link(1.0)

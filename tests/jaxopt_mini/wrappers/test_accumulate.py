@@ -59,7 +59,7 @@ def test_equals_optax_multi_steps():
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_the_inner_rule_runs_once_in_k_calls():
+def test_the_inner_optimizer_runs_once_in_k_calls():
     ran = []
 
     def update(updates, state, params=None):
@@ -92,6 +92,6 @@ def test_a_schedule_bound_to_the_inner_updates_reaches_its_end():
 
 
 @pytest.mark.parametrize("steps", [0, -1])
-def test_what_is_no_number_of_steps_is_refused(steps):
+def test_an_invalid_number_of_steps_is_rejected(steps):
     with pytest.raises(ValueError, match=f"steps={steps} .*integer >= 1"):
         accumulate(optax.identity(), steps=steps)

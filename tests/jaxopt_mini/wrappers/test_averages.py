@@ -89,6 +89,6 @@ def test_averages_in_low_precision_go_on_moving():
     assert 1.8 < state.average["w"] < 2.0
 
 
-def test_what_is_no_number_of_steps_is_refused():
+def test_an_invalid_number_of_steps_is_rejected():
     with pytest.raises(ValueError, match="sync_period=0 .*integer >= 1"):
         lookahead(sgd(0.1), sync_period=0)

@@ -29,7 +29,7 @@ def test_complex_entries_agree_when_the_step_descends():
     np.testing.assert_allclose(tx.update(grads, tx.init(grads))[0]["w"], -grads["w"])
 
 
-def test_unknown_scaling_is_refused():
+def test_unknown_scaling_is_rejected():
     with pytest.raises(ValueError, match="unknown scaling='max': choose from mean, count"):
         cautious(scale(1.0), scaling="max")
 

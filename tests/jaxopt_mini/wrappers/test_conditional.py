@@ -19,7 +19,7 @@ def test_a_skipped_step_changes_nothing_and_gives_zeros():
         np.testing.assert_array_equal(updates["w"], jnp.full(2, expected, jnp.bfloat16))
 
 
-def test_the_rule_is_inside_a_branch():
+def test_the_update_is_inside_a_branch():
     jaxpr = jax.make_jaxpr(lambda c, g, s: update_if(c, INNER, g, s, None, {}))(
         True, jnp.ones(2), INNER.init(jnp.ones(2))
     )

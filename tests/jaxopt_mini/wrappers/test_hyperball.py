@@ -59,6 +59,6 @@ def test_the_rate_follows_a_schedule():
     np.testing.assert_allclose(second["w"], 0.0, atol=1e-6)
 
 
-def test_unknown_roles_are_refused():
+def test_unknown_roles_are_rejected():
     with pytest.raises(ValueError, match="'matrices'.*choose from matrix, embedding, head, vector"):
         hyperball(sgd(0.1), roles=("matrices",))

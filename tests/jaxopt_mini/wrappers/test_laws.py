@@ -1,4 +1,4 @@
-"""Laws that every wrapper keeps, around several optimizers."""
+"""Properties of every wrapper, around several optimizers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pairs = pytest.mark.parametrize(
 
 
 def each(test):
-    """Runs a law over every wrapper around AdamW, except where the row says why it can't hold."""
+    """Runs a law over every wrapper around AdamW, except where the row gives a reason why it can't hold."""
 
     @pytest.mark.parametrize("case", WRAPPED.values(), ids=WRAPPED)
     @functools.wraps(test)
@@ -69,7 +69,7 @@ def test_the_table_and_the_cases_name_the_same_wrappers():
 
 
 def zip_dtypes(dtypes):
-    """Abstract arrays whose leaves take the dtypes in turn."""
+    """Abstract arrays whose leaves cycle through the dtypes."""
     leaves, treedef = jax.tree.flatten(SHAPES, is_leaf=lambda leaf: isinstance(leaf, tuple))
     return treedef.unflatten(jax.ShapeDtypeStruct(s, d) for s, d in zip(leaves, itertools.cycle(dtypes)))
 
@@ -168,14 +168,14 @@ def test_every_number_may_be_traced(case):
 
 
 @each
-def test_every_number_out_of_range_is_refused_by_name(case):
+def test_every_number_out_of_range_is_rejected_by_name(case):
     for name in numbers(case):
         with pytest.raises(ValueError, match=rf"{name}.*nan"):
             make(case, **{name: float("nan")})
 
 
 @each
-def test_goes_into_either_chain_and_ignores_what_it_does_not_know(case):
+def test_works_in_either_chain_and_ignores_unknown_extra_args(case):
     def told(loss, params, t):
         return {**case.extra(loss, params, t), "a_word_that_no_rule_names": 1.0}
 
@@ -263,7 +263,7 @@ def test_bytes_are_those_of_the_row(case):
 
 
 @each
-def test_missing_parameters_are_not_needed_or_asked_for(case):
+def test_missing_parameters_are_optional_or_required(case):
     params = start()[0]
     tx = case.wrapper(INNERS["sgd"](0.1), **case.keywords)
     told = case.extra(half_square, params, jnp.int32(0))
@@ -276,7 +276,7 @@ def test_missing_parameters_are_not_needed_or_asked_for(case):
 
 
 @each
-def test_integer_leaves_are_refused(case):
+def test_integer_leaves_are_rejected(case):
     tree = {"w": jnp.ones((2, 2), jnp.int32)}
     with pytest.raises(ValueError, match="int32"):
         make(case).init(tree)

@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation against Optax's, and where its gradient is zero."""
+"""Sharpness-aware minimization against Optax's, and where its gradient is zero."""
 
 import chex
 import jax
@@ -57,7 +57,7 @@ def test_gradients_of_a_mapped_axis_are_averaged():
     np.testing.assert_array_equal(first, second)
 
 
-def test_a_missing_loss_is_asked_for():
+def test_a_missing_loss_is_required():
     tx, params = sam(sgd(0.1)), {"w": jnp.ones(3)}
     with pytest.raises(ValueError, match="loss_fn=..."):
         tx.update(params, tx.init(params), params)

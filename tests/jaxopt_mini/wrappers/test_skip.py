@@ -58,7 +58,7 @@ def test_agrees_with_optax_until_it_gives_up():
     np.testing.assert_array_equal(state.skipped, their_state.total_notfinite)
 
 
-def test_having_given_up_once_the_counting_begins_anew():
+def test_having_given_up_once_the_count_restarts():
     values = [jnp.nan] * 7
     updates, state = steps(skip_nonfinite(optax.identity(), max_in_a_row=2), values)
     np.testing.assert_array_equal(jnp.isnan(updates), [False, False, True, False, False, True, False])
@@ -93,7 +93,7 @@ def test_what_is_not_finite_is_skipped_from_the_start_and_not_remembered():
     assert jnp.all(jnp.isfinite(state.history))
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_are_rejected():
     for keywords, message in (
         ({"watch": "value"}, "unknown watch='value': choose from norm, loss"),
         ({"window": 1}, "window=1 .*integer >= 2"),
