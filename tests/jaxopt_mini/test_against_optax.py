@@ -96,8 +96,8 @@ def test_agree_without_jit(case, keywords):
     start, grads = ({leaf: tree[leaf] for leaf in few} for tree in problem())
     params, state = start, ours.init(start)
     for t in range(STEPS):
-        told = case.extra(half_square, params, t)
-        updates, state = ours.update(jax.tree.map(lambda g, t=t: g[t], grads), state, params, **told)
+        extra_args = case.extra(half_square, params, t)
+        updates, state = ours.update(jax.tree.map(lambda g, t=t: g[t], grads), state, params, **extra_args)
         params = apply_updates(params, updates)
     with permissive():
         end = trainer(theirs, case)(start, theirs.init(start), grads)
@@ -122,9 +122,9 @@ def test_bfloat16_agrees_step_by_step(case, keywords, dtype):
 
     def step(carry, inputs):
         (params, state), (grad, t) = carry, inputs
-        told = case.extra(half_square, params, t)
-        mine = ours.update(grad, state, params, **told)
-        updates, state = theirs.update(grad, state, params, **told)
+        extra_args = case.extra(half_square, params, t)
+        mine = ours.update(grad, state, params, **extra_args)
+        updates, state = theirs.update(grad, state, params, **extra_args)
         return (apply_updates(params, updates), state), (mine, (updates, state))
 
     with permissive():

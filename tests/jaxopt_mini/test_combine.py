@@ -117,8 +117,8 @@ def test_extra_arguments_reach_every_link():
     def update(updates, state, params=None, *, value, **extra):
         return jax.tree.map(lambda g: g * value, updates), state
 
-    told = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-    tx = chain(scale(1.0), masked(told, MASK), partition({"a": told}, lambda tree: "a"))
+    recorder = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    tx = chain(scale(1.0), masked(recorder, MASK), partition({"a": recorder}, lambda tree: "a"))
     grads = {"dense": {"kernel": jnp.ones(1), "bias": jnp.ones(1)}, "scale": jnp.ones(1)}
     updates, _ = tx.update(grads, tx.init(grads), value=3.0)
     assert jax.tree.map(lambda leaf: leaf.item(), updates) == {

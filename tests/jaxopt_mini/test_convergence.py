@@ -31,8 +31,8 @@ def last_losses(case, loss, params, layout):
 
         def step(carry, t):
             params, state = carry
-            told = case.extra(loss, params, t)
-            updates, state = tx.update(jax.grad(loss)(params), state, params, **told)
+            extra_args = case.extra(loss, params, t)
+            updates, state = tx.update(jax.grad(loss)(params), state, params, **extra_args)
             return (apply_updates(params, updates), state), None
 
         return loss(jax.lax.scan(step, (params, tx.init(params)), jnp.arange(STEPS))[0][0])

@@ -143,9 +143,9 @@ def square(params):
 
 
 def sharpness_of_nothing(step):
-    tx, told = step
+    tx, extra_args = step
     params = {"w": jnp.zeros(2)}
-    updates, _ = tx.update(params, tx.init(params), params, **told)
+    updates, _ = tx.update(params, tx.init(params), params, **extra_args)
     np.testing.assert_array_equal(updates["w"], jnp.zeros(2))
 
 

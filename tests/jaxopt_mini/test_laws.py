@@ -159,11 +159,11 @@ def test_every_number_may_be_traced_and_mapped(case):
 
 @law
 def test_works_in_either_chain_and_ignores_unknown_extra_args(case):
-    def told(loss, params, t):
+    def extra_args(loss, params, t):
         return {**case.extra(loss, params, t), "a_word_that_no_rule_names": 1.0}
 
     tx = optax.chain(chain(optax.identity(), case.make(LAYOUT)), optax.identity())
-    params, ((_, state), _) = jax.jit(lambda p, g: run(tx, p, g, extra=told))(*start())
+    params, ((_, state), _) = jax.jit(lambda p, g: run(tx, p, g, extra=extra_args))(*start())
     close((params, state), expected(case.optimizer.__name__))
 
 
@@ -245,8 +245,8 @@ def test_converges_on_an_ill_conditioned_quadratic(case):
 
     def step(carry, t):
         params, state = carry
-        told = case.extra(loss, params, t)
-        updates, state = tx.update(jax.grad(loss)(params), state, params, **told)
+        extra_args = case.extra(loss, params, t)
+        updates, state = tx.update(jax.grad(loss)(params), state, params, **extra_args)
         return (apply_updates(params, updates), state), None
 
     rate = case.learning_rate
@@ -276,8 +276,8 @@ def test_integer_leaves_are_rejected(case):
 @law
 def test_missing_parameters_are_optional_or_required(case):
     def without(params, grads):
-        told = case.extra(half_square, params, jnp.int32(0))
-        return tx.update(grads, tx.init(params), None, **told)
+        extra_args = case.extra(half_square, params, jnp.int32(0))
+        return tx.update(grads, tx.init(params), None, **extra_args)
 
     tx, params = case.make(LAYOUT), normal(SHAPES, 0)
     try:

@@ -1,12 +1,13 @@
 """Public names: no function shadows a public module, and the names of the last release still work."""
 
 import importlib
+import pickle
 import pkgutil
 
 import pytest
 
 import jaxopt_mini
-from jaxopt_mini import _renamed, schedules
+from jaxopt_mini import _renamed, schedules, wrappers
 
 MODULES = [info.name for info in pkgutil.walk_packages(jaxopt_mini.__path__, "jaxopt_mini.")]
 
@@ -44,3 +45,12 @@ def test_names_that_are_common_words_stay_out_of_a_star_import():
     assert names["adamw"] is jaxopt_mini.adamw
     assert {"step", "linear", "trace", "scale", "join", "constant"}.isdisjoint(names)
     assert set(_renamed.LINKS).isdisjoint(names)
+
+
+def test_old_module_paths_work_for_imports_and_pickles():
+    names: dict = {}
+    code = "from jaxopt_mini.optimizers.adam import scale_by_adam; from jaxopt_mini.conditional import update_if"
+    exec(code, names)
+    assert names["scale_by_adam"] is jaxopt_mini.scale_by_adam and names["update_if"] is wrappers.update_if
+    old = b"cjaxopt_mini.optimizers.normuon\nScaleByNeuronState\n."  # what pickle stored for the class
+    assert pickle.loads(old) is type(jaxopt_mini.scale_by_normuon().init({}))

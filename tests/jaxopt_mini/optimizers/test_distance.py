@@ -1,4 +1,4 @@
-"""The rules that find their learning rate: Prodigy, D-Adaptation, DoG, DoWG."""
+"""Optimizers that estimate their learning rate: Prodigy, D-Adaptation, DoG, DoWG."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def test_the_rate_found_follows_the_scale_of_the_problem(factory):
 
 @pytest.mark.parametrize("factory", RULES)
 def test_the_first_parameters_are_a_copy(factory):
-    """So that the buffers of parameters and state may both be donated."""
+    """The buffers of parameters and state can then both be donated."""
     params = {"w": jnp.ones(3)}
     state = factory().init(params)
     pointers = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)}

@@ -1,4 +1,4 @@
-"""Muon in Optax's place, by rank and by layout; what a layout sends elsewhere; low precision."""
+"""Muon against Optax's, by rank and by layout; the other parameters of a layout; low precision."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ KERNEL = {"embed": None, "blocks": {"kernel": optax.contrib.MuonDimensionNumbers
 
 
 def on_the_kernel(learning_rate, **keywords):
-    """Optax's Muon, told in its own words what the layout of the tests says; ours, given no layout, in the same."""
+    """Optax's Muon with the tests' layout as dimension numbers; without a layout, ours with the same numbers."""
 
     def numbers(params):
         return {name: KERNEL[name] for name in params}

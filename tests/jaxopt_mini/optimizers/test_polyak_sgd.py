@@ -36,7 +36,7 @@ def test_is_otherwise_optax(keywords):
 
 @pytest.mark.parametrize("variant, expected", [("sps", 0.25), ("sps+", 0.0)])
 def test_below_the_bound_of_the_loss(variant, expected):
-    """The first form climbs back to the bound, the second waits."""
+    """The first variant ascends to the bound, the second stays."""
     updates, _ = step(polyak_sgd(f_min=50.0, variant=variant))
     np.testing.assert_allclose(updates, expected * 2 * PARAMS, rtol=1e-6)
 

@@ -24,7 +24,7 @@ def test_the_first_call_moves_and_optax_does_not():
 
 
 def test_optax_is_one_call_late_with_the_same_states():
-    """Except after a turn, where both rest: Optax throws away the step that it still owed."""
+    """Except after a sign change, where both skip a step and Optax drops its delayed one."""
     grads = jax.tree.map(lambda g: g + 1, normal(SHAPES, 0, 100))
     ours, state = updates_and_states(rprop(0.1), grads)
     with permissive():

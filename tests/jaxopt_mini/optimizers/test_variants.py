@@ -1,4 +1,4 @@
-"""Single points of the newer relatives of Adam: beginnings, decays, memory, tensors of a stack."""
+"""Details of the newer variants of Adam: first steps, weight decay, memory, tensors of a stack."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Mistakes that belong to one schedule, each refused in a line that says what was given."""
+"""Wrong arguments of single schedules; each error is one line with the value."""
 
 from __future__ import annotations
 

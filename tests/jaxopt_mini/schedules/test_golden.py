@@ -36,7 +36,7 @@ def _exponential(peak, n, gamma):
 
 
 def _periodic_cosine(peak, n, half_period, floor=0.0):
-    """Up again after ``half_period``, as torch's goes on."""
+    """Rises again after ``half_period``, like torch's."""
     return cosine(peak, n, floor=floor, cycles=n / half_period / 2)
 
 

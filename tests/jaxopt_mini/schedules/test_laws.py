@@ -1,4 +1,4 @@
-"""What every schedule of the table keeps."""
+"""Properties of every schedule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optax's schedules of the same meaning, and where ours differ on purpose."""
+"""Equivalent schedules of Optax, and intended differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every clip and every link keeps."""
+"""Properties of every clip and every other transformation."""
 
 from __future__ import annotations
 

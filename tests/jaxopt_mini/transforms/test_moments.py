@@ -1,4 +1,4 @@
-"""Momentum's other forms."""
+"""The forms of momentum."""
 
 from __future__ import annotations
 

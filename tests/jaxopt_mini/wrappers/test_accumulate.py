@@ -1,4 +1,4 @@
-"""Accumulation: the numbers of the large batch, and the inner rule at work only once in k calls."""
+"""Accumulation: the numbers of the large batch, and the inner optimizer runs only once in k calls."""
 
 import jax
 import jax.numpy as jnp

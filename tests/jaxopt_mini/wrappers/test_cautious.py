@@ -1,4 +1,4 @@
-"""Cautious updates and cautious decay, beyond their laws and recorded trajectories."""
+"""Cautious updates and cautious decay, beyond the property tests and recorded trajectories."""
 
 import jax.numpy as jnp
 import numpy as np

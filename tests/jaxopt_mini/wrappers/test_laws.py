@@ -176,11 +176,11 @@ def test_every_number_out_of_range_is_rejected_by_name(case):
 
 @each
 def test_works_in_either_chain_and_ignores_unknown_extra_args(case):
-    def told(loss, params, t):
+    def extra_args(loss, params, t):
         return {**case.extra(loss, params, t), "a_word_that_no_rule_names": 1.0}
 
     tx = optax.chain(chain(optax.identity(), make(case)), optax.identity())
-    params, ((_, state), _) = jax.jit(lambda p, g: run(tx, p, g, extra=told))(*start())
+    params, ((_, state), _) = jax.jit(lambda p, g: run(tx, p, g, extra=extra_args))(*start())
     close((params, state), expected(case.wrapper.__name__))
 
 
@@ -266,9 +266,9 @@ def test_bytes_are_those_of_the_row(case):
 def test_missing_parameters_are_optional_or_required(case):
     params = start()[0]
     tx = case.wrapper(INNERS["sgd"](0.1), **case.keywords)
-    told = case.extra(half_square, params, jnp.int32(0))
+    extra_args = case.extra(half_square, params, jnp.int32(0))
     try:
-        updates, _ = jax.eval_shape(lambda g, s: tx.update(g, s, None, **told), params, tx.init(params))
+        updates, _ = jax.eval_shape(lambda g, s: tx.update(g, s, None, **extra_args), params, tx.init(params))
     except ValueError as error:
         assert "needs the parameters" in str(error)  # noqa: PT017
     else:

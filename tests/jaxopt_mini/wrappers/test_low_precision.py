@@ -1,4 +1,4 @@
-"""States in few bits and parameters in bfloat16: what they cost, how far they stray, that small steps survive."""
+"""States in few bits and parameters in bfloat16: memory, deviation from float32, small updates aren't lost."""
 
 import chex
 import jax
@@ -142,7 +142,7 @@ def test_small_parameters_and_other_leaves_keep_their_precision():
 @pytest.mark.parametrize("moments", FORMATS)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_takes_the_state_of_any_optimizer(name, moments):
-    """Structure, shapes and dtypes stay; what is kept in float32 takes at most what it took."""
+    """Structure, shapes and dtypes stay, and no state takes more memory than in float32."""
 
     def step(params, grads):
         state = tx.init(params)

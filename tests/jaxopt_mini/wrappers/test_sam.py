@@ -20,10 +20,10 @@ def test_is_that_of_optax():
     theirs = optax.contrib.sam(optax.adamw(0.1), adversary, opaque_mode=True)
     ours = sam(adamw(0.1), rho=0.3)
 
-    def train(tx, params, **told):
+    def train(tx, params, **extra_args):
         def step(carry, _):
             params, state = carry
-            updates, state = tx.update(jax.grad(loss)(params), state, params, **told)
+            updates, state = tx.update(jax.grad(loss)(params), state, params, **extra_args)
             return (apply_updates(params, updates), state), None
 
         return jax.lax.scan(step, (params, tx.init(params)), length=20)[0][0]

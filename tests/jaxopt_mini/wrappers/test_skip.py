@@ -1,4 +1,4 @@
-"""Steps that are left out: gradients that aren't finite, measurements that stand out."""
+"""Skipped steps: non-finite gradients, outliers of the loss or gradient norm."""
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +75,7 @@ def test_a_spike_is_skipped_and_a_lasting_change_accepted():
 
 
 def test_the_bound_is_mean_and_sample_deviation_of_the_window():
-    """Against NumPy, with the window half full, full, and turned over."""
+    """Against NumPy, with the window half full, full, and wrapped around."""
     values = np.abs(np.random.default_rng(0).normal(1, 0.3, 60)).astype(np.float32)
     values[[20, 40]] = 4.0
     updates, state = steps(skip_spikes(optax.identity(), sigmas=2.0, window=10, watch="loss"), values, value=values)
