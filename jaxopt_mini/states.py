@@ -124,7 +124,8 @@ def learning_rate(state: Any, schedule: ScalarOrSchedule | None) -> ArrayLike | 
     """Returns the learning rate that the optimizer's next step will apply, from the step count in its state.
 
     The count is the optimizer's own: it does not advance while :func:`~jaxopt_mini.wrappers.accumulate` collects
-    gradients or a wrapper skips a step. This adds nothing to the state and works under ``jax.jit``.
+    gradients or a wrapper skips a step. This adds nothing to the state and works under ``jax.jit``. Changes
+    of the schedule inside an optimizer (``warmup_steps``, ``lr_decay``, an estimated factor) are not included.
 
     Args:
       state: any optimizer state, including chains, masks and wrappers. With several parameter groups, the first group
