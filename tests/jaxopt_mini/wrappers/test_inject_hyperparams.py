@@ -116,7 +116,7 @@ def test_masks_switches_and_sizes_are_left_alone_and_schedules_are_not():
 def test_static_arguments_stay():
     state = inject_hyperparams(sgd, static_args="momentum")(0.1, momentum=0.9).init(PARAMS)
     assert set(state.hyperparams) == {"learning_rate"}
-    with pytest.raises(ValueError, match="'beta'.*it has: learning_rate, momentum"):
+    with pytest.raises(ValueError, match="'beta'.*choose from learning_rate, momentum"):
         inject_hyperparams(sgd, static_args=("beta",))
 
 

@@ -52,7 +52,7 @@ def test_evaluation_params_are_found_in_a_chain_and_a_partition():
 def test_nothing_is_evaluated_but_what_is_trained_without_an_average():
     y, state = trained(adam(0.1))
     assert states.evaluation_params(state, y) is y
-    with pytest.raises(ValueError, match="state of schedule_free is needed, got a tuple"):
+    with pytest.raises(ValueError, match="expected the state of schedule_free, got a tuple"):
         schedule_free_eval_params(state, y)
 
 
