@@ -1,5 +1,6 @@
 """Optimizers for JAX, each a pure ``GradientTransformation``, proven against Optax, PyTorch or its authors' code."""
 
+from jaxopt_mini import _renamed
 from jaxopt_mini.base import (
     GradientTransformation as GradientTransformation,
     GradientTransformationExtraArgs as GradientTransformationExtraArgs,
@@ -11,18 +12,14 @@ from jaxopt_mini.optimizers import *  # noqa: F403
 from jaxopt_mini.optimizers import OPTIMIZERS as OPTIMIZERS, adamw
 from jaxopt_mini.schedules import (
     SCHEDULES as SCHEDULES,
-    constant as constant,
     cosine as cosine,
     cosine_restarts as cosine_restarts,
     exponential as exponential,
     inverse_sqrt as inverse_sqrt,
-    join as join,
-    linear as linear,
     multistep as multistep,
     noam as noam,
     one_cycle as one_cycle,
     polynomial as polynomial,
-    step as step,
     warmup as warmup,
     warmup_constant as warmup_constant,
     warmup_cosine as warmup_cosine,
@@ -40,16 +37,15 @@ from jaxopt_mini.transforms import (
     clip_by_norm as clip_by_norm,
     clip_by_value as clip_by_value,
     ema as ema,
-    scale as scale,
     scale_by_factored_rms as scale_by_factored_rms,
     scale_by_learning_rate as scale_by_learning_rate,
     scale_by_param_block_rms as scale_by_param_block_rms,
     scale_by_schedule as scale_by_schedule,
     scale_by_trust_ratio as scale_by_trust_ratio,
     snapshot as snapshot,
-    trace as trace,
 )
 from jaxopt_mini.wrappers import *  # noqa: F403
 from jaxopt_mini.wrappers import WRAPPERS as WRAPPERS
 
 my_adamw = adamw
+_renamed.install()

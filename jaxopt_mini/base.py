@@ -1,15 +1,15 @@
 """The protocol: an optimizer is a pair of pure functions over pytrees.
 
-The types are Optax's own, so whatever is built here goes into Optax's ``chain`` and the other way round:
+The types are Optax's own, so transformations of both libraries can be mixed in one ``chain``:
 
-* ``init(params) -> state`` makes the state, a pytree of arrays, each with a buffer of its own, so that a jitted step
+* ``init(params) -> state`` creates the state, a pytree of arrays. Each array has its own buffer, so that a jitted step
   may donate the state together with the parameters;
-* ``update(updates, state, params, **extra) -> (updates, state)`` turns gradients into the change that is *added* to the
-  parameters. ``extra`` carries what a step knows (``value``, ``key``, ``loss_fn``); a rule ignores what it does not
-  name.
+* ``update(updates, state, params, **extra_args) -> (updates, state)`` turns gradients into updates, which are *added*
+  to the parameters. ``extra_args`` carries the step's other values (``value``, ``key``, ``loss_fn``); an optimizer
+  ignores those it does not name.
 
-Structure, shapes and dtypes of a state never change between steps, so ``update`` is traced once and can be a
-``jax.lax.scan`` carry.
+The structure, shapes and dtypes of a state never change between steps, so ``update`` is traced once and the state can
+be a ``jax.lax.scan`` carry.
 """
 
 from __future__ import annotations
@@ -33,13 +33,18 @@ from optax import (
 from jaxopt_mini.tree import path_name, refuse_integers, wide_dtype
 
 Schedule: TypeAlias = Callable[[ArrayLike], jax.Array]
-"""A schedule maps the number of steps done before (int32[], from 0) to a value (float32[])."""
+"""A schedule maps the number of completed steps (int32[], from 0) to a value (float32[])."""
 
 ScalarOrSchedule: TypeAlias = ArrayLike | Schedule
 
 
+def schedule_value(value: ScalarOrSchedule, count: jax.Array) -> ArrayLike:
+    """The value of a schedule at step ``count``; a number is returned unchanged."""
+    return value(count) if callable(value) else value
+
+
 class Optimizer(Protocol):
-    """What a row of ``OPTIMIZERS`` is: a learning rate first, the rest by keyword."""
+    """The signature of every entry of ``OPTIMIZERS``: the learning rate first, all else by keyword."""
 
     __name__: str
 
@@ -49,7 +54,7 @@ class Optimizer(Protocol):
 
 
 def no_state(params: Params) -> EmptyState:
-    """The ``init`` of a link that remembers nothing.
+    """The ``init`` of a transformation without state.
 
     Raises:
       ValueError: a leaf is an integer or boolean.
@@ -61,22 +66,22 @@ def no_state(params: Params) -> EmptyState:
 def stateless(
     function: Callable[[Updates, Params | None], Updates],
 ) -> GradientTransformationExtraArgs:
-    """Makes a link without state from ``function(updates, params) -> updates``."""
+    """Creates a transformation without state from ``function(updates, params) -> updates``."""
 
-    def update(updates, state, params=None, **extra):
-        del extra
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
         return function(updates, params), state
 
     return GradientTransformationExtraArgs(no_state, update)
 
 
 def identity() -> GradientTransformationExtraArgs:
-    """Passes updates through: a place in a chain, and in its state, that is empty."""
+    """Passes updates through unchanged: a placeholder in a chain and in its state."""
     return stateless(lambda updates, params: updates)
 
 
 def require_params(params: Params | None, name: str) -> Params:
-    """Returns ``params``, or says that the rule ``name`` needs them.
+    """Returns ``params``, or raises an error that ``name`` needs them.
 
     Raises:
       ValueError: ``params`` is None.
@@ -87,7 +92,7 @@ def require_params(params: Params | None, name: str) -> Params:
 
 
 def require_real(params: Params, name: str) -> None:
-    """Refuses complex leaves, for a rule ``name`` that has no meaning for them.
+    """Rejects complex leaves, for an optimizer ``name`` that isn't defined for them.
 
     Raises:
       ValueError: a leaf is complex; the message names it.
@@ -95,8 +100,8 @@ def require_real(params: Params, name: str) -> None:
     for path, leaf in jax.tree.leaves_with_path(params):
         if jnp.iscomplexobj(leaf):
             raise ValueError(
-                f"{name} takes no complex leaves, got {path_name(path) or 'one'} of dtype {leaf.dtype}: "
-                "give it real and imaginary parts as real ones"
+                f"{name} does not support complex leaves, got {path_name(path) or 'one'} of dtype {leaf.dtype}: "
+                "split it into a real and an imaginary part"
             )
 
 
@@ -105,7 +110,7 @@ def apply_updates(params: Params, updates: Updates) -> Params:
 
     Args:
       params: tree of arrays.
-      updates: tree of the same structure; a leaf that is None leaves its parameter as it is.
+      updates: tree of the same structure; where a leaf is None, the parameter is unchanged.
 
     Returns:
       Parameters of the same structure, shapes and dtypes.

@@ -1,6 +1,6 @@
-"""The only three ways to combine transformations: one after the other, on some leaves, by label.
+"""The three ways to combine transformations: in sequence, on some of the leaves, by label.
 
-States are Optax's types, so a state made here continues under Optax and the other way round.
+States are Optax's types, so training can move between the two libraries with the same state.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from jaxopt_mini.tree import path_name
 
 
 def chain(*links: GradientTransformation) -> GradientTransformationExtraArgs:
-    """Applies transformations in order: each receives what the one before it returned.
+    """Applies transformations in order; each receives the updates of the one before it.
 
     Args:
-      *links: transformations, ours or Optax's. None at all is the identity.
+      *links: transformations, also Optax's. An empty chain is the identity.
 
     Returns:
-      A transformation whose state is the tuple of the links' states.
+      A transformation whose state is the tuple of the states of ``links``.
 
     >>> import jax.numpy as jnp
     >>> from jaxopt_mini import adamw, chain, clip_by_norm
@@ -42,26 +42,26 @@ def chain(*links: GradientTransformation) -> GradientTransformationExtraArgs:
     def init(params):
         return tuple(link.init(params) for link in links)
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state, params=None, **extra_args):
         if len(state) != len(links):
             raise ValueError(
-                f"a chain of {len(links)} links was given a state of {len(state)}: "
+                f"a chain of {len(links)} transformations got a state of length {len(state)}: "
                 "pass the state that this chain's init or update returned"
             )
         states = []
         for link, link_state in zip(links, state, strict=True):
-            updates, link_state = link.update(updates, link_state, params, **extra)
+            updates, link_state = link.update(updates, link_state, params, **extra_args)
             states.append(link_state)
         return updates, tuple(states)
 
     return GradientTransformationExtraArgs(init, update)
 
 
-LOSSES = ("loss_fn", "obj_fn")  # names under which a step is told its loss as a function of all parameters
+LOSSES = ("loss_fn", "obj_fn")  # extra args that are the loss as a function of all parameters
 
 
 def _resolve(spec: Any | Callable[[Params], Any], tree: Params) -> Any:
-    """A mask or label tree, or the result of the function that makes it from the parameters."""
+    """The mask or label tree, computed from the parameters if ``spec`` is a function."""
     return spec(tree) if callable(spec) else spec
 
 
@@ -70,12 +70,12 @@ def _keep(mask: Any, tree: Any) -> Any:
 
 
 def _of_part(loss: Callable[[Params], Any], mask: Any, params: Any) -> Callable[[Params], Any]:
-    """The loss as a function of the chosen leaves, the others as they are."""
-    return lambda kept: loss(jax.tree.map(lambda take, new, old: new if take else old, mask, kept, params))
+    """The loss as a function of the leaves in the mask, with the others fixed."""
+    return lambda chosen: loss(jax.tree.map(lambda take, new, old: new if take else old, mask, chosen, params))
 
 
 def masked(inner: GradientTransformation, mask: Any | Callable[[Params], Any]) -> GradientTransformationExtraArgs:
-    """Applies ``inner`` where ``mask`` is true and passes the other updates through.
+    """Applies ``inner`` where ``mask`` is true and passes the other updates through unchanged.
 
     Args:
       inner: a transformation.
@@ -83,10 +83,11 @@ def masked(inner: GradientTransformation, mask: Any | Callable[[Params], Any]) -
         that returns one.
 
     Returns:
-      A transformation with an ``optax.MaskedState``; leaves outside the mask take no memory in it.
+      A transformation with an ``optax.MaskedState``, in which leaves outside the mask take no memory.
 
     >>> import jax.numpy as jnp
-    >>> from jaxopt_mini import masked, scale
+    >>> from jaxopt_mini import masked
+    >>> from jaxopt_mini.transforms import scale
     >>> tx = masked(scale(-1.0), {"w": True, "b": False})
     >>> grads = {"w": jnp.float32(2.0), "b": jnp.float32(2.0)}
     >>> updates, _ = tx.update(grads, tx.init(grads))
@@ -98,11 +99,13 @@ def masked(inner: GradientTransformation, mask: Any | Callable[[Params], Any]) -
     def init(params):
         return MaskedState(inner.init(_keep(_resolve(mask, params), params)))
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state, params=None, **extra_args):
         chosen = _resolve(mask, updates if params is None else params)
-        kept_params = None if params is None else _keep(chosen, params)
-        told = {name: _of_part(value, chosen, params) if name in LOSSES else value for name, value in extra.items()}
-        new, inner_state = inner.update(_keep(chosen, updates), state.inner_state, kept_params, **told)
+        inner_params = None if params is None else _keep(chosen, params)
+        losses = {name: _of_part(loss, chosen, params) for name, loss in extra_args.items() if name in LOSSES}
+        new, inner_state = inner.update(
+            _keep(chosen, updates), state.inner_state, inner_params, **{**extra_args, **losses}
+        )
         merged = jax.tree.map(lambda take, n, old: n if take else old, chosen, new, updates)
         return merged, MaskedState(inner_state)
 
@@ -113,7 +116,7 @@ def partition(
     transforms: Mapping[Hashable, GradientTransformation],
     param_labels: Any | Callable[[Params], Any],
 ) -> GradientTransformationExtraArgs:
-    """Applies to each leaf the one transformation that its label names.
+    """Applies to each leaf the transformation that its label names.
 
     Args:
       transforms: label -> transformation.
@@ -124,7 +127,7 @@ def partition(
       A transformation with an ``optax.PartitionState``.
 
     Raises:
-      ValueError: at ``init``, when a label has no transformation; the message lists the leaves.
+      ValueError: from ``init``, if a label has no transformation; the message lists the leaves.
     """
     transforms = {label: with_extra_args_support(tx) for label, tx in transforms.items()}
 
@@ -138,7 +141,7 @@ def partition(
         if unknown:
             raise ValueError(
                 f"partition has transformations for {sorted(map(str, transforms))}, not for "
-                f"{'; '.join(unknown)}: name every label"
+                f"{'; '.join(unknown)}: add one for every label"
             )
         return {
             label: masked(tx, jax.tree.map(lambda leaf, label=label: leaf == label, labels))
@@ -148,10 +151,10 @@ def partition(
     def init(params):
         return PartitionState({label: tx.init(params) for label, tx in groups(params).items()})
 
-    def update(updates, state, params=None, **extra):
+    def update(updates, state, params=None, **extra_args):
         states = {}
         for label, tx in groups(updates if params is None else params).items():
-            updates, states[label] = tx.update(updates, state.inner_states[label], params, **extra)
+            updates, states[label] = tx.update(updates, state.inner_states[label], params, **extra_args)
         return updates, PartitionState(states)
 
     return GradientTransformationExtraArgs(init, update)

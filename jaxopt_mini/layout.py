@@ -1,8 +1,8 @@
-"""What each parameter is: its role, the axes it is stacked over, its input and output axes.
+"""The layout of each parameter: its role, its stacked axes, its input and output axes.
 
-A rule that treats a matrix as one thing (an orthogonalised update, a norm per output unit) must know which axes form
-the matrix and which only stack copies of it. The model says so; without its word, :func:`infer` reads names and shapes.
-The law that every optimizer keeps: updating a layer-stacked tree equals updating the layers one by one and stacking.
+An optimizer that works on whole matrices (an orthogonalized update, a norm per output unit) must know which axes form
+the matrix and which only stack copies of it. The model can say so; otherwise :func:`infer` reads names and shapes.
+Every optimizer is tested for this property: updating a layer-stacked tree equals updating the layers one by one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STACK_NAMES = ("blocks", "layers", "stack")
 
 @dataclass(frozen=True)
 class ParamLayout:
-    """Role and axes of one parameter; a leaf, not a node, of the layout tree.
+    """Role and axes of one parameter; a leaf of the layout tree.
 
     Attributes:
       role: one of ``ROLES``: "matrix" (hidden weight), "embedding", "head" (to the logits), "vector" (bias, scale).
@@ -44,11 +44,11 @@ class ParamLayout:
     def __post_init__(self) -> None:
         """Checks role and axes."""
         if self.role not in ROLES:
-            raise ValueError(f"role {self.role!r} is unknown; the roles are {', '.join(ROLES)}")
+            raise ValueError(f"unknown role {self.role!r}: choose from {', '.join(ROLES)}")
         axes = (*self.stacked, *self.inputs, *self.outputs)
         if sorted(axes) != list(range(len(axes))):
             raise ValueError(
-                f"the axes of a parameter must be named once each, got stacked={self.stacked}, "
+                f"each axis of a parameter must be named exactly once, got stacked={self.stacked}, "
                 f"inputs={self.inputs}, outputs={self.outputs}"
             )
 
@@ -58,7 +58,7 @@ class ParamLayout:
         return len(self.stacked) + len(self.inputs) + len(self.outputs)
 
     def fans(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """(fan-in, fan-out) of one copy.
+        """(fan-in, fan-out) of one stacked copy.
 
         >>> ParamLayout("matrix", (0,), (1,), (2, 3)).fans((12, 64, 4, 16))
         (64, 64)
@@ -70,12 +70,12 @@ class ParamLayout:
 
 
 def infer(params: Params) -> Any:
-    """Reads a layout off names and shapes.
+    """Infers a layout from names and shapes.
 
-    A leaf under a key that is one of ``STACK_NAMES`` is stacked over its first axis, unless the next key is a number
-    (``layers/0/kernel`` is one of a list of layers). Of the axes left: up to one is a
-    vector; keys that contain one of ``EMBEDDING_NAMES`` are embeddings (rows, features), of ``HEAD_NAMES`` heads; the
-    rest are matrices with the last axis as output, as Flax and Haiku keep kernels.
+    A leaf under a key in ``STACK_NAMES`` is stacked over its first axis, unless the next key is a number
+    (``layers/0/kernel`` is one of a list of layers). With at most one axis left, it is a vector. Otherwise it is an
+    embedding (rows, features) if a key contains one of ``EMBEDDING_NAMES``, a head if one contains one of
+    ``HEAD_NAMES``, and else a matrix whose last axis is the output, as in Flax and Haiku kernels.
 
     Args:
       params: tree of arrays (or their abstract shapes).
@@ -108,12 +108,12 @@ def _role(keys: list[str]) -> str:
 
 
 def resolve(layout: Any | None, params: Params) -> Any:
-    """Returns ``layout``, or the inferred one, after checking it against the tree.
+    """Returns ``layout``, or the inferred one, after checking it against the parameters.
 
-    Leaves that a mask has taken out (``optax.MaskedNode``, or None) are taken out of the layout too.
+    Masked leaves (``optax.MaskedNode`` or None) are masked in the layout too.
 
     Raises:
-      ValueError: a leaf of the layout doesn't describe its parameter; the message names the leaf.
+      ValueError: a leaf of the layout doesn't match its parameter; the message names the leaf.
     """
     if layout is None:
         return infer(params)
@@ -136,7 +136,7 @@ def resolve(layout: Any | None, params: Params) -> Any:
     except ValueError as error:
         difference = str(error).splitlines()[0]
         raise ValueError(
-            f"the layout isn't a tree like the parameters: {difference}; give each parameter an entry"
+            f"the layout's tree differs from the parameters': {difference}; give each parameter an entry"
         ) from error
     return jax.tree.map_with_path(check, params, layout, is_leaf=absent)
 
@@ -144,7 +144,7 @@ def resolve(layout: Any | None, params: Params) -> Any:
 def per_copy(function: Callable[..., jax.Array], entry: ParamLayout) -> Callable[..., jax.Array]:
     """Maps ``function`` over the stacked axes, so that it sees one copy at a time.
 
-    ``function`` takes and returns arrays that carry the stacked axes at the same places.
+    The mapped function takes and returns arrays with the stacked axes at the same positions.
     """
     for axis in sorted(entry.stacked):
         function = jax.vmap(function, in_axes=axis, out_axes=axis)
@@ -152,5 +152,5 @@ def per_copy(function: Callable[..., jax.Array], entry: ParamLayout) -> Callable
 
 
 def roles(layout: Any) -> Any:
-    """Tree of role names."""
+    """The tree of role names."""
     return jax.tree.map(lambda entry: entry.role, layout)

@@ -12,15 +12,15 @@ from jax.custom_batching import sequential_vmap
 
 
 def multiply(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Matrix product that keeps float32 float32, where an accelerator's default would be less."""
+    """Matrix product in full float32 precision, where an accelerator's default would be lower."""
     return jnp.matmul(left, right, precision="highest")
 
 
 def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Maps ``function`` over a stack in a loop on the CPU, in one call elsewhere.
+    """Makes ``function`` vmap to a loop on the CPU and to one batched call elsewhere.
 
-    A batched LAPACK call of XLA's splits its batch over the threads that it runs on itself, and waits. Several at
-    once, one for each shape of matrix, wait for each other for ever (JAX 0.10, two cores).
+    XLA's batched LAPACK calls split their batch over the thread pool that they run on, and wait. Several at once, one
+    per matrix shape, deadlock (JAX 0.10, two cores).
     """
     looped = sequential_vmap(function)
 
@@ -33,7 +33,7 @@ def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @one_by_one
 def eigh(symmetric: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Ascending eigenvalues and, in columns, eigenvectors.
+    """Eigenvalues in ascending order and eigenvectors in columns.
 
     >>> values, vectors = eigh(jnp.diag(jnp.array([4.0, 1.0])))
     >>> print(values)

@@ -1,9 +1,9 @@
-"""Parameters as matrices: which leaves are, how a leaf lies as a stack of them, equal shapes worked on together.
+"""Parameters as matrices: which leaves are matrices, how to reshape them, and how to batch equal shapes.
 
-A rule for one matrix, written for a single (inputs, outputs) array, is applied to a whole tree in one go: leaves whose
-matrices have equal shapes are stacked, with the copies that each leaf is stacked of, and the rule is mapped over the
-stack. Sixty small products become one large one, and the compiled program does not grow with the number of layers.
-Where a mesh of several devices is set (``jax.set_mesh``), they divide the stack among them.
+A function of one (inputs, outputs) matrix is applied to a whole tree at once: matrices of equal shape are stacked,
+across leaves and across the stacked axes of each leaf, and the function is vmapped over the stack. Sixty small products
+become one large one, and the compiled program does not grow with the number of layers. If a mesh of several devices is
+set (``jax.set_mesh``), the stack is divided among them.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ Tree = Any
 MATRIX = ParamLayout("matrix", (), (0,), (1,))
 
 
-def lay_out(layout: Tree | Callable[[Params], Tree] | None, params: Params) -> Tree:
-    """A :class:`~jaxopt_mini.ParamLayout` for every leaf: ``layout``, what it returns, or the inferred one.
+def resolve_layout(layout: Tree | Callable[[Params], Tree] | None, params: Params) -> Tree:
+    """Returns a :class:`~jaxopt_mini.ParamLayout` for every leaf: ``layout``, its result, or the inferred one.
 
     Raises:
-      ValueError: a leaf of the layout doesn't describe its parameter.
+      ValueError: a leaf of the layout doesn't match its parameter.
     """
     return resolve(layout(params) if callable(layout) else layout, params)
 
 
 def by_rank(params: Params) -> Tree:
-    """Optax's rule without a layout: what has two axes is an (inputs, outputs) matrix, whatever it is used for."""
+    """Optax's default layout: every leaf with two axes is an (inputs, outputs) matrix, whatever its role."""
     return jax.tree.map(lambda leaf: MATRIX if leaf.ndim == 2 else _vector(leaf.ndim), params)
 
 
@@ -48,41 +48,43 @@ def _vector(ndim: int) -> ParamLayout:
 
 
 def by_dimension_numbers(numbers: Tree | Callable[[Params], Tree], params: Params) -> Tree:
-    """Reads Optax's ``MuonDimensionNumbers`` and ``GaLoreDimensionNumbers``.
+    """Converts Optax's ``MuonDimensionNumbers`` or ``GaLoreDimensionNumbers`` to a layout.
 
     Args:
-      numbers: tree of them, or a prefix of the parameters' tree, or a function of the parameters that returns one;
-        None in the place of a leaf says that it is no matrix.
+      numbers: tree of dimension numbers, a prefix of the parameters' tree, or a function of the parameters that returns
+        one; None marks a leaf that is not a matrix.
       params: tree of arrays.
 
     Returns:
-      A layout where axes that are neither reduced nor produced are stacked.
+      A layout; axes that are neither reduction nor output axes are stacked.
     """
 
-    def axes(given, ndim):
-        return tuple(axis % ndim for axis in ((given,) if isinstance(given, int) else given))
+    def positive(axes, ndim):
+        return tuple(axis % ndim for axis in ((axes,) if isinstance(axes, int) else axes))
 
     def one(leaf, entry):
         if isinstance(leaf, MaskedNode):
             return leaf
         if entry is None:
             return _vector(leaf.ndim)
-        inputs, outputs = (axes(given, leaf.ndim) for given in entry)
+        inputs, outputs = (positive(axes, leaf.ndim) for axes in entry)
         stacked = tuple(sorted(set(range(leaf.ndim)) - {*inputs, *outputs}))
         return ParamLayout("matrix", stacked, inputs, outputs)
 
     def subtree(entry, params):
         return jax.tree.map(lambda leaf: one(leaf, entry), params, is_leaf=_is_masked)
 
-    given = numbers(params) if callable(numbers) else numbers
-    return jax.tree.map(subtree, given, params, is_leaf=lambda node: node is None or hasattr(node, "reduction_axis"))
+    numbers = numbers(params) if callable(numbers) else numbers
+    return jax.tree.map(subtree, numbers, params, is_leaf=lambda node: node is None or hasattr(node, "reduction_axis"))
 
 
 def _is_masked(node: Any) -> bool:
     return isinstance(node, MaskedNode)
 
 
-def choose(layout: Tree | None, numbers: Tree | Callable[[Params], Tree] | None) -> Tree | Callable[[Params], Tree]:
+def layout_or_dimension_numbers(
+    layout: Tree | None, numbers: Tree | Callable[[Params], Tree] | None
+) -> Tree | Callable[[Params], Tree]:
     """A layout, or Optax's dimension numbers in its place, or what has two axes.
 
     Raises:
@@ -91,24 +93,24 @@ def choose(layout: Tree | None, numbers: Tree | Callable[[Params], Tree] | None)
     if numbers is None:
         return by_rank if layout is None else layout
     if layout is not None:
-        raise ValueError("a layout and dimension numbers say the same thing: give one of them")
+        raise ValueError("got both a layout and dimension numbers: give one of them")
     return lambda params: by_dimension_numbers(numbers, params)
 
 
 def matrices_and_rest(
     transforms: Mapping[Hashable, GradientTransformation], layout: Tree | Callable[[Params], Tree] | None
 ) -> GradientTransformation:
-    """Gives hidden weights to the first of two transformations, embeddings, head and vectors to the second."""
+    """Applies the first of two transformations to hidden weights, the second to embeddings, head and vectors."""
     matrix, rest = transforms
 
     def labels(params):
-        return jax.tree.map(lambda entry: matrix if entry.role == "matrix" else rest, lay_out(layout, params))
+        return jax.tree.map(lambda entry: matrix if entry.role == "matrix" else rest, resolve_layout(layout, params))
 
     return partition(transforms, labels)
 
 
 def as_matrices(tree: Tree, layout: Tree) -> Tree:
-    """Every leaf as ``(*stacked, inputs, outputs)``, with several input or output axes made one.
+    """Reshapes every leaf to ``(*stacked, inputs, outputs)``, merging several input or output axes into one.
 
     >>> leaf, entry = jnp.zeros((3, 2, 8, 4)), ParamLayout("matrix", (1,), (2,), (0, 3))
     >>> as_matrices(leaf, entry).shape
@@ -123,7 +125,7 @@ def as_matrices(tree: Tree, layout: Tree) -> Tree:
 
 
 def as_leaves(matrices: Tree, layout: Tree, like: Tree) -> Tree:
-    """Undoes :func:`as_matrices`: back to the shapes of ``like``."""
+    """The inverse of :func:`as_matrices`: reshapes to the shapes of ``like``."""
 
     def one(matrix, entry, leaf):
         order = _order(entry)
@@ -138,15 +140,15 @@ def _order(entry: ParamLayout) -> tuple[int, ...]:
 
 
 def map_matrices(function: Callable[..., Tree], layout: Tree, *trees: Tree) -> Tree:
-    """Applies ``function`` to every matrix of a tree, to all those of equal shapes at once.
+    """Applies ``function`` to every matrix of a tree, in one batch per shape.
 
     Args:
-      function: takes what the ``trees`` hold for a single matrix, returns an array or a tree of arrays.
+      function: takes the entries of ``trees`` for a single matrix; returns an array or a tree of arrays.
       layout: a :class:`~jaxopt_mini.ParamLayout` for every leaf.
-      *trees: in the place of each leaf an array, or a tree of arrays, whose first axes are the stacked ones.
+      *trees: trees with an array, or a tree of arrays, in place of each leaf; their first axes are the stacked ones.
 
     Returns:
-      A tree with the function's result in the place of each leaf, stacked like what it was given.
+      A tree with the function's result in place of each leaf, stacked like its input.
 
     >>> tree = {"a": jnp.ones((2, 3)), "b": jnp.full((4, 2, 3), 2.0)}
     >>> layout = {"a": MATRIX, "b": ParamLayout("matrix", (0,), (1,), (2,))}
@@ -160,40 +162,40 @@ def map_matrices(function: Callable[..., Tree], layout: Tree, *trees: Tree) -> T
     flat = [_reshape(row, len(stack), (-1,)) for row, stack in zip(rows, stacks, strict=True)]
     results: list[Any] = [None] * len(rows)
     for members in _alike(flat).values():
-        together = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *(flat[i] for i in members))
-        mapped = _map_divided(function, together)
+        batch = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *(flat[i] for i in members))
+        mapped = _map_divided(function, batch)
         start = 0
         for i in members:
             stop = start + int(np.prod(stacks[i]))
-            part = jax.tree.map(lambda array, at=slice(start, stop): array[at], mapped)
-            results[i] = _reshape(part, 1, stacks[i])
+            result = jax.tree.map(lambda array, at=slice(start, stop): array[at], mapped)
+            results[i] = _reshape(result, 1, stacks[i])
             start = stop
     return treedef.unflatten(results)
 
 
 def unzip(tuples: Tree, layout: Tree, length: int = 2) -> tuple[Tree, ...]:
-    """``length`` trees from one with a tuple of that length in the place of each leaf."""
+    """Splits a tree with a tuple of ``length`` entries in place of each leaf into ``length`` trees."""
     treedef = jax.tree.structure(layout)
     leaves = treedef.flatten_up_to(tuples)
     return tuple(treedef.unflatten([leaf[i] for leaf in leaves]) for i in range(length))
 
 
 class Sides(NamedTuple):
-    """Something for the input side of a matrix and something for its output side; None on a side without."""
+    """A value for the input side and one for the output side of a matrix; None for a side without one."""
 
     inputs: Any
     outputs: Any
 
 
-def sides(function: Callable[..., Any], *given: Sides) -> Sides:
-    """``function`` on both sides, except where the first argument has none."""
-    return Sides(*(None if args[0] is None else function(*args) for args in zip(*given, strict=True)))
+def sides(function: Callable[..., Any], *arguments: Sides) -> Sides:
+    """Applies ``function`` on both sides, except where the first argument is None."""
+    return Sides(*(None if args[0] is None else function(*args) for args in zip(*arguments, strict=True)))
 
 
 def square_sides(layout: Tree, matrices: Tree, largest: int) -> Tree:
-    """Zeros ``(*stacked, side, side)``, float32, on each side of each matrix that is no longer than ``largest``.
+    """Zeros ``(*stacked, side, side)``, float32, for each side of each matrix that is at most ``largest`` long.
 
-    A vector has none.
+    Vectors have no sides.
     """
 
     def one(entry, matrix):
@@ -209,7 +211,7 @@ def _square(stack, length, dtype):
 
 
 def on_sides(matrix: jax.Array, by: Sides) -> jax.Array:
-    """L' M R; a side without is left as it is."""
+    """L' M R; a side that is None is left out of the product."""
     if by.inputs is not None:
         matrix = multiply(by.inputs.conj().mT, matrix)
     return matrix if by.outputs is None else multiply(matrix, by.outputs)
@@ -221,10 +223,10 @@ def grams(matrix: jax.Array) -> Sides:
 
 
 def _map_divided(function: Callable[..., Tree], stacks: Tree) -> Tree:
-    """Maps over the copies; on a mesh, each device computes its share of them, rounded up, and no more.
+    """Maps over the first axis; on a mesh, each device computes only its share, rounded up.
 
-    A stack that doesn't divide evenly is padded with copies of its last matrix, which no rule turns into NaN unless the
-    matrix itself does.
+    A stack that doesn't divide evenly is padded with copies of its last matrix, which give NaN only if the matrix
+    itself does.
     """
     count = len(jax.tree.leaves(stacks)[0])
     axes, padding = _division(count)
@@ -240,9 +242,9 @@ def _map_divided(function: Callable[..., Tree], stacks: Tree) -> Tree:
 
 
 def _reshard(stacks: Tree, steps: list[tuple[str, ...]]) -> Tree:
-    """Divides the first axis of every array among more and more axes of the mesh, or fewer and fewer.
+    """Shards the first axis of every array over each of ``steps`` in turn, a growing or shrinking list of mesh axes.
 
-    One axis at a time is an all-to-all; for several at once the compiler may find no way but to replicate the array.
+    One axis at a time is an all-to-all; for several at once the compiler may fall back to replicating the array.
     """
 
     def one(stack):
@@ -255,9 +257,9 @@ def _reshard(stacks: Tree, steps: list[tuple[str, ...]]) -> Tree:
 
 
 def _division(count: int) -> tuple[tuple[str, ...], int]:
-    """The axes of the mesh that is set, if any, to divide ``count`` matrices among, and how many more fill the shares.
+    """The axes of the current mesh over which to shard ``count`` matrices, and the number of matrices of padding.
 
-    Of the choices with the smallest share per device, the one with the least padding, then with the fewest axes.
+    Of the choices with the smallest share per device, the one with the least padding, then the fewest axes.
     """
     mesh = jax.sharding.get_abstract_mesh()
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
@@ -274,17 +276,17 @@ def _division(count: int) -> tuple[tuple[str, ...], int]:
 
 
 def _leading(row: Tree, count: int) -> tuple[int, ...]:
-    """The stacked axes' sizes, the same in every array of a row."""
+    """The sizes of the stacked axes, which are the same in every array of a row."""
     return jax.tree.leaves(row)[0].shape[:count]
 
 
 def _reshape(row: Tree, count: int, stack: tuple[int, ...]) -> Tree:
-    """Puts ``stack`` in the place of the first ``count`` axes."""
+    """Replaces the first ``count`` axes by ``stack``."""
     return jax.tree.map(lambda array: array.reshape(*stack, *array.shape[count:]), row)
 
 
 def _alike(rows: list[Tree]) -> dict[Hashable, list[int]]:
-    """Places of the rows whose arrays agree in everything but the number of copies."""
+    """Groups the indices of rows whose arrays differ only in the number of copies."""
     groups: dict[Hashable, list[int]] = {}
     for i, row in enumerate(rows):
         arrays, treedef = jax.tree.flatten(row)

@@ -1,7 +1,7 @@
-"""The nearest orthogonal matrix, nearly: U V' of G = U S V', by matrix products alone.
+"""Newton-Schulz iteration: approximates the orthogonal factor U V' of G = U S V' by matrix products alone.
 
 An odd polynomial a x + b x^3 + c x^5, applied to a matrix as a X + b X X'X + c (X X')^2 X, acts on its singular values
-and leaves its singular vectors alone. Coefficients that push (0, 1] towards 1, a few times over, orthogonalise.
+and leaves its singular vectors unchanged. With coefficients that move (0, 1] towards 1, a few steps orthogonalize X.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from jaxopt_mini.tree import norm, wide_dtype, widen
 
 Tree = Any
 Coefficients: TypeAlias = str | ArrayLike | Sequence[Any]
-"""A name, three numbers for every step, or a row of three for each step."""
+"""A name, three numbers used in every step, or a row of three per step."""
 
-STANDARD = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: steep at 0, ends between 0.7 and 1.2
+STANDARD = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: steep at 0; singular values end between 0.7 and 1.2
 DION = (  # Ahn et al. 2025, arXiv 2504.05295
     (4.0848, -6.8946, 2.9270),
     (3.9505, -6.3029, 2.6377),
@@ -29,8 +29,8 @@ DION = (  # Ahn et al. 2025, arXiv 2504.05295
     (2.8769, -3.1427, 1.2046),
     (2.8366, -3.0525, 1.2012),
 )
-# Amsel et al. 2025, arXiv 2505.16932: each the best for the interval that the one before it leaves of [1e-3, 1],
-# widened by 1 % so that rounding above 1 does no harm; after the last nothing changes any more.
+# Amsel et al. 2025, arXiv 2505.16932: each row is optimal for the interval to which the rows before it map [1e-3, 1],
+# widened by 1 % so that rounding above 1 does no harm; the last row is a fixed point.
 POLAR_EXPRESS = (
     *(
         (a / 1.01, b / 1.01**3, c / 1.01**5)
@@ -53,31 +53,31 @@ COEFFICIENTS: dict[str, tuple[Any, ...]] = {
     "polar_express": POLAR_EXPRESS,
 }
 
-# Rounding in a Gram matrix grows by a^2 a step where singular values are small. After three steps the iterate is formed
-# and its Gram matrix anew: then the result is as close to exact arithmetic as the plain iteration's.
+# Rounding errors in a Gram matrix grow by a^2 per step where singular values are small. Recomputing the iterate and its
+# Gram matrix every three steps keeps the result as close to exact arithmetic as the plain iteration's.
 GRAM_STEPS = 3
 
 
-def coefficients(given: Coefficients, steps: int) -> jax.Array:
-    """The numbers (a, b, c) that ``given`` names or is.
+def coefficients(ns_coeffs: Coefficients, steps: int) -> jax.Array:
+    """Returns the coefficients (a, b, c) as an array.
 
     Args:
-      given: a name in ``COEFFICIENTS``, three numbers for every step, or a row of three for each step.
-      steps: number of steps; a table with more rows is cut to its first ``steps``.
+      ns_coeffs: a name in ``COEFFICIENTS``, three numbers used in every step, or a row of three per step.
+      steps: number of steps; a table with more rows is truncated.
 
     Returns:
       float32 (3,) or (steps, 3).
 
     Raises:
-      ValueError: the name is unknown, or the numbers don't come in threes.
+      ValueError: the name is unknown, or the shape is neither (3,) nor (rows, 3).
     """
-    if isinstance(given, str):
-        if given not in COEFFICIENTS:
-            raise ValueError(f"ns_coeffs={given!r} is unknown; the names are {', '.join(COEFFICIENTS)}")
-        given = COEFFICIENTS[given]
-    table = jnp.array(given, jnp.float32)
+    if isinstance(ns_coeffs, str):
+        if ns_coeffs not in COEFFICIENTS:
+            raise ValueError(f"unknown ns_coeffs={ns_coeffs!r}: choose from {', '.join(COEFFICIENTS)}")
+        ns_coeffs = COEFFICIENTS[ns_coeffs]
+    table = jnp.array(ns_coeffs, jnp.float32)
     if table.ndim not in (1, 2) or table.shape[-1] != 3:
-        raise ValueError(f"ns_coeffs has shape {table.shape}: give three numbers, or a row of three for each step")
+        raise ValueError(f"ns_coeffs has shape {table.shape}: give three numbers, or a row of three per step")
     return table[:steps] if table.ndim == 2 else table
 
 
@@ -93,7 +93,7 @@ def _schatten(gram):
     return norm(gram)
 
 
-# What X X' is measured by before the first step; the rows of X are divided by the root of it.
+# Functions of X X'; before the first step the rows of X are divided by the square root of the result.
 PRECONDITIONINGS: dict[str, Callable[..., Any] | None] = {
     "frobenius": None,
     "spectral": _spectral,
@@ -103,7 +103,7 @@ PRECONDITIONINGS: dict[str, Callable[..., Any] | None] = {
 
 
 def arithmetic(rows: int, columns: int, steps: int) -> tuple[int, int]:
-    """Multiplications of the plain iteration and of the one on the Gram matrix, for rows <= columns.
+    """Number of multiplications of the plain iteration and of that on the Gram matrix, for rows <= columns.
 
     >>> plain, gram = arithmetic(768, 3072, 5)
     >>> round(gram / plain, 2)
@@ -131,14 +131,14 @@ def newton_schulz(
       matrix: (rows, columns).
       coeffs: (3,) for ``steps`` steps, or (steps, 3).
       steps: number of steps where ``coeffs`` is (3,).
-      preconditioning: a name in ``PRECONDITIONINGS``, of what brings the singular values under 1 beforehand.
-      eps: added to the norm; smaller matrices shrink towards 0.
-      dtype: dtype that is multiplied in; sums are kept in at least float32. None is at least float32.
-      gram: iterate on the Gram matrix; None does so in float32 where it takes less arithmetic. Equal to the plain
-        iteration but for rounding, which less than float32 would not survive.
+      preconditioning: a name in ``PRECONDITIONINGS``: how the singular values are scaled below 1 beforehand.
+      eps: added to the norm; matrices of a smaller norm shrink towards 0.
+      dtype: dtype of the factors of each product; products accumulate in at least float32. None uses at least float32.
+      gram: iterate on the Gram matrix; None does so in float32 where it takes fewer operations. Equal to the plain
+        iteration up to rounding; needs at least float32.
 
     Returns:
-      (rows, columns), in at least float32; zeros for zeros.
+      (rows, columns), in at least float32; zeros map to zeros.
 
     >>> matrix = jnp.array([[3.0, 0.0, 0.0], [0.0, 0.5, 0.0]])
     >>> print(newton_schulz(matrix, coefficients("polar_express", 7), 7).round(3))
@@ -178,7 +178,7 @@ def _plain(x, coeffs, multiply):
 
 
 def _on_gram(x, coeffs, multiply):
-    """X_k = Q_k X_0 with Q_k a polynomial in G_0 = X_0 X_0', so only the small matrices are iterated.
+    """X_k = Q_k X_0 with Q_k a polynomial in G_0 = X_0 X_0', so that only the small matrices are iterated.
 
     With P_k = a + b G_k + c G_k^2: Q_(k+1) = P_k Q_k and G_(k+1) = P_k G_k P_k.
     """
@@ -203,21 +203,21 @@ def _on_gram(x, coeffs, multiply):
 
 
 def orthogonalize(updates: Tree, layout: Tree, coeffs: jax.Array, steps: int = 5, **how: Any) -> Tree:
-    """:func:`newton_schulz` on every matrix of a tree, on all those of equal shapes at once.
+    """Applies :func:`newton_schulz` to every matrix of a tree, in one batch per shape.
 
     Args:
       updates: tree of arrays.
-      layout: a :class:`~jaxopt_mini.ParamLayout` for every leaf; stacked matrices are orthogonalised each for itself.
+      layout: a :class:`~jaxopt_mini.ParamLayout` for every leaf; stacked matrices are orthogonalized separately.
       coeffs: see :func:`newton_schulz`.
       steps: see :func:`newton_schulz`.
       **how: further keywords of :func:`newton_schulz`.
 
     Returns:
-      Tree of the shapes of ``updates``, in at least float32.
+      Tree with the shapes of ``updates``, in at least float32.
     """
     matrices = as_matrices(updates, layout)
-    # A matrix and its transpose have the same polar factor, transposed: lying down, more of them are alike.
-    lying = jax.tree.map(lambda m: m.mT if m.shape[-2] > m.shape[-1] else m, matrices)
-    lying = map_matrices(lambda m: newton_schulz(m, coeffs, steps, **how), layout, lying)
-    new = jax.tree.map(lambda o, m: o.mT if m.shape[-2] > m.shape[-1] else o, lying, matrices)
+    # The polar factor of the transpose is the transposed polar factor: made wide, more matrices share a shape.
+    wide = jax.tree.map(lambda m: m.mT if m.shape[-2] > m.shape[-1] else m, matrices)
+    wide = map_matrices(lambda m: newton_schulz(m, coeffs, steps, **how), layout, wide)
+    new = jax.tree.map(lambda o, m: o.mT if m.shape[-2] > m.shape[-1] else o, wide, matrices)
     return as_leaves(new, layout, updates)

@@ -1,4 +1,4 @@
-"""Numbers in fewer bits: 8 bits block by block, and rounding by chance to a narrower float."""
+"""Quantization: block-wise 8-bit codes, and stochastic rounding to a narrower float."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ DECADES = range(7)
 
 
 class Blocks(NamedTuple):
-    """An array in 8 bits a number, in blocks along its last axis, each with a scale of its own."""
+    """An array quantized to 8 bits per number, with one scale per block along its last axis."""
 
-    codes: jax.Array  # uint8, in the shape of the array: shards as it does
-    scales: jax.Array  # float32[..., blocks]: largest absolute value, negative where the block has signs
+    codes: jax.Array  # uint8, in the shape of the array, so it can be sharded like it
+    scales: jax.Array  # float32[..., blocks]: largest absolute value; negative if the block has signs
 
 
 def _cut(array: jax.Array) -> jax.Array:
-    """The last axis in blocks, the last of them filled up with zeros."""
+    """Splits the last axis into blocks and pads the last block with zeros."""
     length = array.shape[-1]
     width = max(1, min(BLOCK, length))
     count = -(-length // width)
@@ -33,12 +33,12 @@ def _join(blocks: jax.Array, length: int) -> jax.Array:
 
 
 def _place(size: jax.Array, least: jax.Array) -> jax.Array:
-    """The nearest of the values 0, the middles of all parts, and 1, counted from 0; ``least``: parts of a decade."""
+    """Index of the nearest code value: 0, the interval midpoints, 1; ``least``: intervals in the lowest decade."""
     place = jnp.zeros_like(size)
     for decade in DECADES:
         parts = least * 2.0**decade
         part = jnp.clip(jnp.floor((size * 10.0 ** (6 - decade) - 0.1) / 0.9 * parts), 0, parts - 1)
-        # Half-way to the last middle of the decade below; in the lowest, half-way to zero.
+        # Half-way to the last midpoint of the decade below; in the lowest decade, half-way to zero.
         border = 10.0 ** (decade - 7) * (1 + 1.8 / parts) if decade else 1e-7 * (0.5 + 2.25 / parts)
         place = jnp.where(size > border, parts - least + 1 + part, place)
     finest = least * 2.0 ** DECADES[-1]
@@ -46,7 +46,7 @@ def _place(size: jax.Array, least: jax.Array) -> jax.Array:
 
 
 def _size(place: jax.Array, least: jax.Array) -> jax.Array:
-    """The value at a place: the inverse of :func:`_place`."""
+    """The value at an index: the inverse of :func:`_place`."""
     size = jnp.zeros_like(place)
     for decade in DECADES:
         parts = least * 2.0**decade
@@ -57,21 +57,21 @@ def _size(place: jax.Array, least: jax.Array) -> jax.Array:
 
 
 def quantize(array: jax.Array) -> Blocks:
-    """Rounds every number to the nearest of 256 values, which share the scale of its block.
+    """Block-wise dynamic 8-bit quantization: rounds every number to the nearest of 256 values times its block's scale.
 
     Dettmers, Lewis, Shleifer, Zettlemoyer, "8-bit Optimizers via Block-wise Quantization" (2022, arXiv 2110.02861). A
-    block is divided by its largest absolute value; seven decades, from 1e-7 to 1, are each cut into twice as many equal
-    parts as the one below it, from 1 to 64, and a part is represented by its middle; 0 and 1 are there as well. A block
-    without a negative number, as second moments are, needs no signs and has parts half as wide. So numbers above a
-    tenth of the largest are off by at most 0.7 % of it, without signs by 0.35 %, and small ones aren't lost.
+    block is divided by its largest absolute value. The range from 1e-7 to 1 has seven decades, each divided into twice
+    as many equal intervals as the decade below, from 1 to 64; the code values are the midpoints, 0 and 1. A block
+    without negative numbers, such as a second moment, needs no sign bit and has intervals half as wide. The error of
+    numbers above a tenth of the largest is at most 0.7 % of it (0.35 % without signs), and small numbers aren't lost.
 
-    The values are computed, which on a CPU is twenty times faster than a search in a table of them.
+    The values are computed, which on a CPU is twenty times faster than searching a table.
 
     Args:
       array: real numbers, at least one axis.
 
     Returns:
-      1 byte a number and 4 a block of up to 256, cut along the last axis.
+      1 byte per number and 4 per block of up to 256 along the last axis.
 
     >>> blocks = quantize(jnp.array([1.0, -0.5, 1e-3]))
     >>> print(blocks.codes, blocks.scales, [round(x, 4) for x in dequantize(blocks).tolist()])
@@ -82,14 +82,14 @@ def quantize(array: jax.Array) -> Blocks:
     signed = jnp.any(blocks < 0, axis=-1, keepdims=True)
     share = blocks / jnp.where(largest > 0, largest, 1)
     place = _place(jnp.abs(share), jnp.where(signed, 1.0, 2.0))
-    # With signs, 127 is zero and there is no -1.
+    # With signs, code 127 is zero and -1 has no code.
     code = jnp.where(signed, jnp.maximum(127 + jnp.sign(share) * place, 0), place)
     scales = jnp.where(signed, -largest, largest)
     return Blocks(_join(code, array.shape[-1]).astype(jnp.uint8), scales[..., 0])
 
 
 def dequantize(blocks: Blocks) -> jax.Array:
-    """The float32 numbers that the codes stand for."""
+    """Converts the codes back to float32."""
     scales = blocks.scales[..., None]
     code = _cut(blocks.codes.astype(jnp.float32))
     place = jnp.where(scales < 0, code - 127, code)
@@ -98,13 +98,13 @@ def dequantize(blocks: Blocks) -> jax.Array:
 
 
 def stochastic_round(array: jax.Array, dtype: DTypeLike, key: jax.Array) -> jax.Array:
-    """Rounds to one of the two neighbours in ``dtype``, each as likely as it is near: the mean is the number itself.
+    """Stochastic rounding to one of the two neighbors in ``dtype``, unbiased: the expected result is the number itself.
 
-    Rounding to the nearest loses every change below half a step, which for bfloat16 is 1/512 of the number.
+    Rounding to nearest loses every change below half a step, which for bfloat16 is 1/512 of the number.
 
     Args:
       array: real numbers, at least as wide as ``dtype``.
-      dtype: what to round to.
+      dtype: the dtype to round to.
       key: a JAX key.
 
     >>> key = jax.random.key(0)
@@ -119,7 +119,7 @@ def stochastic_round(array: jax.Array, dtype: DTypeLike, key: jax.Array) -> jax.
     beyond = jnp.where(back < array, jnp.inf, -jnp.inf).astype(dtype)
     other = jnp.nextafter(nearest, beyond)
     step = jnp.abs(other.astype(array.dtype) - back)
-    # 16 bits are enough: between two neighbours in bfloat16 there are 2^16 float32 numbers.
+    # 16 random bits are enough: there are 2^16 float32 numbers between two neighbors in bfloat16.
     uniform = jax.random.bits(key, array.shape, jnp.uint16).astype(array.dtype) / 2**16
-    chance = uniform * step < jnp.abs(array - back)
-    return jnp.where(chance, other, nearest)
+    away = uniform * step < jnp.abs(array - back)
+    return jnp.where(away, other, nearest)

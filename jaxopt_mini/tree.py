@@ -1,7 +1,7 @@
 """Arithmetic on pytrees: norms, moving averages, casts.
 
-Norms and moments of float16 and bfloat16 leaves are computed in float32; only what is stored is rounded. Every function
-works under strict dtype promotion and leaves ``optax.MaskedNode`` and ``None`` alone.
+Norms and moments of float16 and bfloat16 leaves are computed in float32 and rounded only when stored. Every function
+works under strict dtype promotion and ignores ``optax.MaskedNode`` and ``None``.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ MAX_COUNT = jnp.iinfo(jnp.int32).max
 
 
 def wide_dtype(dtype: DTypeLike, name: str = "one") -> jnp.dtype:
-    """The dtype that sums over leaves of ``dtype`` are kept in: at least float32.
+    """The dtype in which to accumulate leaves of ``dtype``: at least float32.
 
     Raises:
-      ValueError: ``dtype`` is an integer or boolean, which no gradient has; the message names the leaf by ``name``.
+      ValueError: ``dtype`` is an integer or boolean, which has no gradient; the message calls the leaf ``name``.
     """
     dtype = jnp.dtype(dtype)
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise ValueError(
-            f"an optimizer takes floating or complex leaves, got {name or 'one'} of dtype {dtype.name}: "
-            "cast it, or leave it out with masked"
+            f"optimizers take floating-point or complex leaves, got {name or 'one'} of dtype {dtype.name}: "
+            "cast it, or exclude it with masked"
         )
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def refuse_integers(tree: Tree) -> None:
-    """Refuses integer and boolean leaves, by name.
+    """Rejects integer and boolean leaves.
 
     Raises:
-      ValueError: there is one.
+      ValueError: a leaf is an integer or boolean; the message names it.
     """
     for path, leaf in jax.tree.leaves_with_path(tree):
         wide_dtype(leaf.dtype, path_name(path))
 
 
 def narrowest_dtype(tree: Tree) -> jnp.dtype:
-    """The dtype of the leaf of fewest bits, bfloat16 before float16: what Optax keeps single numbers of a state in.
+    """The dtype of the leaf with the fewest bits, bfloat16 before float16.
 
-    Those are distances and rates: real, also where a leaf is complex.
+    Optax stores the scalars of a state (distances, learning rates) in this dtype. It is real even for complex leaves.
 
     Raises:
       ValueError: a leaf is an integer or boolean.
@@ -74,28 +74,28 @@ def times(leaf: jax.Array, factor: ArrayLike) -> jax.Array:
 
 
 def cast_like(tree: Tree, like: Tree) -> Tree:
-    """Casts every leaf of ``tree`` to the dtype of its partner in ``like``."""
+    """Casts every leaf of ``tree`` to the dtype of the matching leaf of ``like``."""
     return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)
 
 
 def full_like(tree: Tree, value: ArrayLike, dtype: DTypeLike | None = None) -> Tree:
-    """Copies of one number in the shapes of ``tree``, in ``dtype`` or each leaf's own.
+    """A tree like ``tree`` filled with ``value``, in ``dtype`` or each leaf's own dtype.
 
     Raises:
       ValueError: a leaf is an integer or boolean.
     """
     refuse_integers(tree)
-    # `jnp.array` copies: a scalar leaf would otherwise be the buffer of `value` itself, which donation would delete.
+    # `jnp.array` copies: a scalar leaf would otherwise share the buffer of `value`, which donation would delete.
     return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.array(value), dtype=dtype), tree)
 
 
 def zeros_like(tree: Tree, dtype: DTypeLike | None = None) -> Tree:
-    """Zeros in the shapes of ``tree``, see :func:`full_like`."""
+    """Zeros with the shapes of ``tree``, see :func:`full_like`."""
     return full_like(tree, 0, dtype)
 
 
 def absolute_square(leaf: jax.Array) -> jax.Array:
-    """``|x|^2`` in at least float32, real also where ``leaf`` is complex."""
+    """``|x|^2`` in at least float32; real even if ``leaf`` is complex."""
     wide = widen(leaf)
     if jnp.iscomplexobj(wide):
         return jnp.square(wide.real) + jnp.square(wide.imag)
@@ -103,14 +103,14 @@ def absolute_square(leaf: jax.Array) -> jax.Array:
 
 
 def norm(tree: Tree, ord: int | float = 2) -> jax.Array:
-    """Norm of all entries of all leaves taken as one vector: ``(sum |x|^p)^(1/p)``, or ``max |x|`` for ``inf``.
+    """Global norm: all entries of all leaves as one vector, ``(sum |x|^p)^(1/p)``, or ``max |x|`` for ``inf``.
 
     Args:
       tree: pytree of arrays.
       ord: p >= 1, or ``jnp.inf``.
 
     Returns:
-      float32[] (float64[] for float64 leaves); 0 for a tree without leaves; NaN where an entry is NaN.
+      float32[] (float64[] for float64 leaves); 0 for a tree without leaves; NaN if any entry is NaN.
 
     >>> norm({"a": jnp.array([3.0]), "b": jnp.array([-4.0])}).item()
     5.0
@@ -128,9 +128,9 @@ def norm(tree: Tree, ord: int | float = 2) -> jax.Array:
 
 
 def inner(a: Tree, b: Tree) -> jax.Array:
-    """Inner product of two trees taken as vectors of real numbers, in at least float32.
+    """Inner product of two trees as real vectors, in at least float32.
 
-    Of complex leaves, Re <a, b>: the product of their real parts and that of their imaginary parts.
+    For complex leaves, Re <a, b>: the product of the real parts plus that of the imaginary parts.
 
     >>> inner({"a": jnp.array([3.0, 1.0])}, {"a": jnp.array([2.0, -1.0])}).item()
     5.0
@@ -140,20 +140,20 @@ def inner(a: Tree, b: Tree) -> jax.Array:
 
 
 def increment(count: jax.Array) -> jax.Array:
-    """Adds 1 to an int32 step count and stays at the largest int32 instead of wrapping round."""
+    """Adds 1 to an int32 step count, saturating at the largest int32."""
     return jnp.where(count < MAX_COUNT, count + 1, MAX_COUNT)
 
 
 def average(new: Tree, old: Tree, decay: ArrayLike) -> Tree:
     """Exponential moving average ``(1 - decay) new + decay old``, in at least float32.
 
-    The result is not yet rounded to the dtype it is stored in: the step itself uses it unrounded.
+    The result is not rounded to its storage dtype, so that the current step can use it unrounded.
     """
     return jax.tree.map(lambda n, o: (1 - decay) * widen(n) + decay * widen(o), new, old)
 
 
 def bias_correction(moment: Tree, decay: ArrayLike, count: jax.Array) -> Tree:
-    """Divides an average that began at zero by ``1 - decay**count``, the weight that its terms sum to.
+    """Divides an average that started at zero by ``1 - decay**count``, the sum of its weights.
 
     The result is in at least float32.
     """
@@ -166,14 +166,14 @@ def bias_correction(moment: Tree, decay: ArrayLike, count: jax.Array) -> Tree:
     return jax.tree.map(correct, moment)
 
 
-def look_ahead(new: Tree, moment: Tree, decay: ArrayLike, count: jax.Array) -> Tree:
-    """The average as the next step would see it, if the gradient stayed ``new``: Nesterov's momentum, as in NAdam.
+def nesterov_moment(new: Tree, moment: Tree, decay: ArrayLike, count: jax.Array) -> Tree:
+    """Nesterov momentum as in NAdam: the average as of the next step if the gradient stayed ``new``.
 
     ``(1 - decay) new / (1 - decay^t) + decay moment / (1 - decay^(t+1))``, in at least float32.
 
     Args:
-      new: what entered the average last.
-      moment: an average that began at zero.
+      new: the latest term of the average.
+      moment: an average that started at zero.
       decay: its decay.
       count: t, the number of terms in it.
     """
@@ -186,7 +186,7 @@ def size(tree: Tree) -> int:
 
 
 def nbytes(tree: Tree) -> int:
-    """Bytes that the arrays of a tree take; also for the abstract arrays of ``jax.eval_shape``."""
+    """Total bytes of the arrays of a tree; also accepts the abstract arrays of ``jax.eval_shape``."""
     return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
 
 
@@ -200,5 +200,5 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def by_name(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their names, see :func:`path_name`."""
+    """The leaves of a tree by name, see :func:`path_name`."""
     return {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}

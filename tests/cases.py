@@ -1,6 +1,6 @@
-"""One row an optimizer: what its laws, its Optax counterpart and its recorded trajectories need.
+"""One row per optimizer: data for its property tests, its Optax counterpart, its recorded trajectories.
 
-A new optimizer adds a row here; the tests themselves never name one.
+A new optimizer adds a row here; the tests themselves don't name any.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from tests.harness import Case, Golden
 
 
 def optax_momentum(learning_rate, decay=0.9, debias=False, accumulator_dtype=None):
-    """The same rule, put together from Optax's links."""
+    """The same optimizer, chained from Optax's transformations."""
     return optax.chain(optax.ema(decay, debias, accumulator_dtype), optax.scale_by_learning_rate(learning_rate))
 
 
 def torch_adamw(h):
-    """torch's keywords are the course's, with the betas in a pair."""
+    """torch's AdamW, which takes the betas as a pair."""
     b1, b2 = h["betas"]
     return adamw(h["lr"], b1=b1, b2=b2, eps=h.get("eps", 1e-8), weight_decay=h["weight_decay"])
 

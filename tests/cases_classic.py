@@ -39,7 +39,7 @@ from tests.harness import Case, Golden
 
 
 def mapped(tx, before, after):
-    """Optax's optimizer between two functions of whatever goes in and comes out."""
+    """Optax's optimizer between two functions of its inputs and outputs."""
 
     def update(updates, state, params=None, **extra):
         return after(lambda *args: tx.update(*args, **extra), *before(updates, state, params))
@@ -49,10 +49,10 @@ def mapped(tx, before, after):
 
 
 def by_layers(make):
-    """Optax's optimizer, which knows no stacks, on each layer of the tests' tree apart, its states stacked again."""
+    """Optax's optimizer, which has no stacks, on each layer of the tests' tree separately, with stacked states."""
 
     def stacked(path, shape):
-        # No layer has a leaf of one entry, but Adafactor's state has, where it keeps nothing.
+        # No layer has a leaf of one entry, but Adafactor's state has, where it stores nothing.
         return "blocks" in path_name(path) and shape != (1,)
 
     def every_layer(function, *trees):
@@ -66,7 +66,7 @@ def by_layers(make):
 
 
 def optax_sm3(learning_rate, momentum=0.9):
-    """Optax's SM3 with schedules, and with vectors of one entry for single numbers, which it fails on."""
+    """Optax's SM3 with schedules, and with vectors of one entry for scalars, on which it fails."""
 
     def reshape(shape, trees):
         return jax.tree.map_with_path(
@@ -78,7 +78,7 @@ def optax_sm3(learning_rate, momentum=0.9):
 
 
 def optax_polyak_sgd(learning_rate, **keywords):
-    """Optax's two links, the rate after the norm is taken, with the state of ``optax.polyak_sgd``."""
+    """Optax's two links, with the learning rate after the norm is computed, and the state of ``optax.polyak_sgd``."""
     rate, polyak = optax.sgd(learning_rate), optax.scale_by_polyak(**keywords)
 
     def update(updates, state, params=None, **extra):
@@ -113,7 +113,7 @@ def from_the_parameters(state, arrays):
 
 
 def corrected_rate(h):
-    """The reference multiplies the rate where others correct the moments."""
+    """The reference multiplies the learning rate instead of correcting the moments."""
     b1, b2 = h["betas"]
 
     def rate(count):
@@ -124,7 +124,7 @@ def corrected_rate(h):
 
 
 def official_lamb(h, rate=None):
-    """No bias correction; the norm of a tensor counts up to 10."""
+    """No bias correction; the norm of a tensor is at most 10."""
     words = {"weight_decay": h["weight_decay"], "bias_correction": False, "max_norm": 10.0}
     return lamb(h["lr"] if rate is None else rate, **betas(h), **words)
 
@@ -135,7 +135,7 @@ def relative_rate(largest):
 
 
 def torch_adafactor(h):
-    """torch factors all matrices, and its steps are relative to a falling rate."""
+    """torch factors all matrices, and its steps are relative to a decaying learning rate."""
     smallest, min_scale = h["eps"]
     smallest = 2**-23 if smallest is None else smallest
     decay = h["lr"] * h["weight_decay"] if "weight_decay" in h else None

@@ -1,4 +1,4 @@
-"""Rows of the optimizers that treat a matrix as one thing, see :mod:`tests.cases`."""
+"""Rows of the optimizers that work on whole matrices, see :mod:`tests.cases`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.harness import Case, Golden
 
 
 def official_muon(h, **keywords):
-    """Keller Jordan's and torch's Muon: a constant mix, no correction of the beginning."""
+    """Keller Jordan's and torch's Muon: a constant mixture, no bias correction."""
     given = {"beta": h["momentum"], "weight_decay": h["weight_decay"], "debias": False, "eps": 1e-7}
     return muon(h["lr"], **given, **keywords)
 
 
 def official_adam(h):
-    """The AdamW that the official Muon gives the rest to."""
+    """The AdamW that the official Muon uses for the other parameters."""
     b1, b2 = h["betas"]
     return adamw(h["lr"], b1=b1, b2=b2, eps=h["eps"], weight_decay=h["weight_decay"])
 
@@ -43,7 +43,7 @@ def official_soap(h):
 
 
 def soap_from_recorded_bases(h):
-    """The same, with the recorded bases in the place of those that it finds in its first step."""
+    """The same, with the recorded bases in place of those that it finds in its first step."""
     tx = official_soap(h)
 
     def update(updates, state, params):
@@ -68,7 +68,7 @@ def recorded_bases(state, arrays):
 
 
 def official_scion(h):
-    """The official Scion: its groups name a norm each, where ours goes by role."""
+    """The official Scion, which takes a norm per group, where ours takes it from the role."""
     roles = {"Spectral": "matrix", "Sign": "head", "ColNorm": "embedding", "BiasRMS": "vector"}
     by_leaf = {leaf: roles[norm] for norm, group in h["groups"].items() for leaf in group["leaves"]}
     radius = {roles[norm]: float(group["scale"]) for norm, group in h["groups"].items()}
@@ -118,7 +118,7 @@ def adam_with_eps_before_the_corrections(b1, b2, eps):
 
 
 def official_galore(h):
-    """The official GaLore, with the recorded projections in the place of those that it finds."""
+    """The official GaLore, with the recorded projections in place of those that it finds."""
     b1, b2 = h["betas"]
     keywords = {"rank": h["rank"], "scale": h["scale"], "weight_decay": h["weight_decay"]}
     inner = adam_with_eps_before_the_corrections(b1, b2, h["eps"])

@@ -1,4 +1,4 @@
-"""Rows of the newer relatives of Adam, and of the rules that find their learning rate, see :mod:`tests.cases`."""
+"""Rows of the newer variants of Adam, and of learning-rate-free optimizers, see :mod:`tests.cases`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def official_ademamix(h):
 
 
 def official_laprop(h):
-    """The official LaProp, whose decay isn't multiplied by the rate."""
+    """The official LaProp, whose decay isn't multiplied by the learning rate."""
     decay = {"weight_decay": h.get("weight_decay", 0.0), "decay_by_rate": False}
     return laprop(h["lr"], **betas(h, "b1", "b2"), eps=h["eps"], **decay)
 
@@ -130,7 +130,7 @@ def official_dadapt(h):
 
 
 def official_schedule_free(h):
-    """The official schedule-free reference classes, whose rates count from 1."""
+    """The official schedule-free reference classes, whose learning rates count from 1."""
     warmup = h["warmup_steps"] or None
     common = {"warmup_steps": warmup, "weight_decay": h["weight_decay"], "r": h.get("r", 0.0), "rate_ahead": False}
     if "momentum" in h:
@@ -139,7 +139,7 @@ def official_schedule_free(h):
 
 
 def computing_in_float32(factory):
-    """Optax's own code, given gradients and parameters in float32 whatever their dtype.
+    """Optax's code, called with float32 gradients and parameters for any dtype.
 
     In bfloat16 its schedule-free step is the difference of two roundings of the parameters, each by up to 2^-9 of
     them, which is more than the step.
@@ -163,8 +163,8 @@ def computing_in_float32(factory):
 AVERAGED = {"x/": schedule_free_eval_params}
 
 
-def told_loss(loss, params, t):
-    """What Hutchinson's estimate is made of."""
+def pass_loss(loss, params, t):
+    """The extra arg of Hutchinson's estimate."""
     del params, t
     return {"obj_fn": loss}
 
@@ -227,7 +227,7 @@ ROWS = (
         learning_rate=0.05,
         optax=optax.contrib.sophia,
         variants=({"gamma": 1.0, "update_interval": 3, "clip_threshold": None}, {"mu_dtype": "bfloat16"}),
-        extra=told_loss,
+        extra=pass_loss,
         goldens=(Golden("sophia_g", official_sophia, extra=recorded_hessian),),
     ),
     Case(

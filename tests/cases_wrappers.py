@@ -1,4 +1,4 @@
-"""One row a wrapper: what its laws and its recorded trajectories need."""
+"""One row per wrapper: data for its property tests and its recorded trajectories."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class WrapperCase:
     """One wrapper's row.
 
     Attributes:
-      wrapper: the function that ``WRAPPERS`` holds.
-      bytes: what it adds to the 8 bytes a parameter of Adam's state, on a 256 x 256 float32 matrix.
-      keywords: for the laws, where the defaults don't do.
-      extra: (loss, params, t) -> what a step must be told beyond the gradient.
+      wrapper: the function in ``WRAPPERS``.
+      bytes: bytes per parameter beyond the 8 of Adam's state, for a 256 x 256 float32 matrix.
+      keywords: for the property tests, where the defaults don't work.
+      extra: (loss, params, t) -> extra args that a step needs.
       goldens: trajectories to reproduce.
-      exempt: name of a law -> why it can't hold.
+      exempt: name of a test -> why the property can't hold.
     """
 
     wrapper: Callable
@@ -87,11 +87,11 @@ def dion_lion(h):
     return cautious_decay(inner, weight_decay=h["weight_decay"], learning_rate=h["lr"])
 
 
-def told_the_loss(loss, params, t):
+def pass_loss_value(loss, params, t):
     return {"value": loss(params)}
 
 
-def told_the_function(loss, params, t):
+def pass_loss_function(loss, params, t):
     return {"loss_fn": loss}
 
 
@@ -121,14 +121,14 @@ ROWS = (
             "test_turned_matrices_are_updated_alike": "blocks lie along the last axis",
         },
     ),
-    WrapperCase(sam, keywords={"rho": 0.01}, extra=told_the_function),
+    WrapperCase(sam, keywords={"rho": 0.01}, extra=pass_loss_function),
     WrapperCase(schedule_free, bytes=4, keywords={"learning_rate": 0.01}),
     WrapperCase(skip_nonfinite),
     WrapperCase(
         skip_spikes,
         bytes=128 * 4 / 256**2,
         keywords={"watch": "loss"},
-        extra=told_the_loss,
+        extra=pass_loss_value,
     ),
 )
 

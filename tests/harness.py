@@ -1,4 +1,4 @@
-"""What the tests of every optimizer share: the form of a case, small trees, the loop that takes steps."""
+"""Shared test tools: the form of a case, small trees, a training loop."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Golden:
       tolerance: largest deviation at any step, times max(1, mean movement of the leaf).
       reason: why the tolerance is looser than 1e-5.
       start: (state, arrays of the file) -> state, for references that start from recorded arrays.
-      extra: (arrays of the file, problem) -> what each step is given, with the steps along the first axis.
+      extra: (arrays of the file, problem) -> extra args of the steps, stacked along the first axis.
       also: prefix of other recorded trajectories ("x/") -> function of (state, params) that gives that tree.
     """
 
@@ -42,26 +42,26 @@ class Golden:
 
 
 def nothing(loss: Callable, params: Tree, t: jax.Array) -> dict[str, Any]:
-    """What a step is told by default."""
+    """The default: no extra args."""
     del loss, params, t
     return {}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One optimizer's row: what the laws and the comparisons need to know about it.
+    """One optimizer's row: its data for the property tests and the comparisons.
 
     Attributes:
-      optimizer: the function that ``OPTIMIZERS`` holds.
-      learning_rate: one at which the quadratic of the laws converges.
-      keywords: for the laws, where the defaults don't do.
+      optimizer: the function in ``OPTIMIZERS``.
+      learning_rate: one with which the quadratic of the property tests converges.
+      keywords: for the property tests, where the defaults don't work.
       hyperparameters: numbers for keywords whose default isn't a float (None means off), to be traced as well.
       signed: keywords that may be negative.
       optax: the counterpart of the same name and the same state tree, if there is one.
       variants: keywords under which the two are compared, besides the defaults.
       goldens: trajectories to reproduce.
-      extra: (loss, params, t) -> what a step must be told beyond the gradient.
-      exempt: name of a law -> why it can't hold.
+      extra: (loss, params, t) -> extra args that a step needs.
+      exempt: name of a test -> why the property can't hold.
     """
 
     optimizer: Callable
@@ -85,19 +85,19 @@ class Case:
 
     @property
     def counts(self) -> dict[str, int]:
-        """The whole numbers of the signature."""
+        """The integers of the signature."""
         signature = inspect.signature(self.optimizer).parameters
         return {n: p.default for n, p in signature.items() if type(p.default) is int}
 
     def make(self, layout: Tree = None, **keywords: Any) -> Any:
-        """Builds the optimizer; the layout is offered and taken only by a signature that names it."""
+        """Builds the optimizer; the layout is passed only if its signature has one."""
         offered = {"layout": layout} if "layout" in inspect.signature(self.optimizer).parameters else {}
         given = {"learning_rate": self.learning_rate, **offered, **self.keywords, **keywords}
         return self.optimizer(given.pop("learning_rate"), **given)
 
 
 def permissive() -> ExitStack:
-    """The promotion rules that Optax's own code needs."""
+    """The promotion rules that Optax's code needs."""
     stack = ExitStack()
     stack.enter_context(jax.numpy_dtype_promotion("standard"))
     stack.enter_context(jax.numpy_rank_promotion("allow"))
@@ -116,7 +116,7 @@ def normal(shapes: Tree, seed: int, steps: int | None = None, dtype: Any = jnp.f
 
 
 def half_square(params: Tree) -> jax.Array:
-    """The loss that a step is told where it asks for one."""
+    """The loss for optimizers that need one."""
     squares = [jnp.sum(absolute_square(leaf)) for leaf in jax.tree.leaves(params)]
     return sum(squares, start=jnp.zeros(())) / 2
 
@@ -132,8 +132,7 @@ def run(
 
     def step(carry, inputs):
         (params, state), (grad, t) = carry, inputs
-        told = extra(half_square, params, t)
-        updates, state = tx.update(grad, state, params, **told)
+        updates, state = tx.update(grad, state, params, **extra(half_square, params, t))
         return (apply_updates(params, updates), state), None
 
     state = tx.init(params) if state is None else state
@@ -142,7 +141,7 @@ def run(
 
 
 def shared_buffers(*trees: Any) -> list[list[str]]:
-    """Names of the arrays of the trees that are one buffer, in groups of two and more."""
+    """Groups of names of arrays that share a buffer."""
     names: dict[int, list[str]] = {}
     for path, leaf in jax.tree.leaves_with_path(trees):
         if leaf.size:
@@ -150,7 +149,7 @@ def shared_buffers(*trees: Any) -> list[list[str]]:
     return [group for group in names.values() if len(group) > 1]
 
 
-# One tree for all: a table, a matrix stacked over two layers, a bias stacked likewise, a single number.
+# One tree for all tests: a table, a matrix and a bias stacked over two layers, a scalar.
 SHAPES = {"embed": (5, 4), "blocks": {"kernel": (2, 4, 3), "bias": (2, 3)}, "scale": ()}
 LAYOUT = {
     "embed": ParamLayout("embedding", (), (0,), (1,)),

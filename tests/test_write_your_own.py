@@ -29,9 +29,9 @@ def test_the_optimizer_of_the_page_obeys_the_laws(tmp_path):
     page = (ROOT / "docs" / "write-your-own.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?)^tx = ", page, re.DOTALL | re.MULTILINE)[1]
     folder = tmp_path / "jaxopt_mini" / "optimizers"
-    (folder / "halfway.py").write_text(code, encoding="utf-8")
-    line = "from jaxopt_mini.optimizers.halfway import halfway as halfway\n"
-    before = "from jaxopt_mini.optimizers.lamb import"
+    (folder / "_halfway.py").write_text(code, encoding="utf-8")
+    line = "from jaxopt_mini.optimizers._halfway import halfway as halfway\n"
+    before = "from jaxopt_mini.optimizers._lamb import"
     edited(
         folder / "__init__.py", (before, line + before), ("        galore,\n", "        galore,\n        halfway,\n")
     )

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from docs.drawing.canvas import answers, finish, line, steps
-from jaxopt_mini import SCHEDULES, adam, constant, cosine, sgd, warmup, wsd
+from jaxopt_mini import SCHEDULES, adam, cosine, sgd, warmup, wsd
+from jaxopt_mini.schedules import constant
 
 COLUMNS = 4
 

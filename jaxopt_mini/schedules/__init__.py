@@ -1,20 +1,20 @@
 """Learning-rate schedules by family, and the table of their names."""
 
-from jaxopt_mini.schedules.constant import constant as constant
-from jaxopt_mini.schedules.cosine import cosine as cosine, cosine_restarts as cosine_restarts
-from jaxopt_mini.schedules.exponential import exponential as exponential
-from jaxopt_mini.schedules.inverse_sqrt import inverse_sqrt as inverse_sqrt, noam as noam
-from jaxopt_mini.schedules.join import join as join
-from jaxopt_mini.schedules.one_cycle import one_cycle as one_cycle
-from jaxopt_mini.schedules.polynomial import linear as linear, polynomial as polynomial
-from jaxopt_mini.schedules.step import multistep as multistep, step as step
-from jaxopt_mini.schedules.warmup import (
+from jaxopt_mini.schedules._constant import constant as constant
+from jaxopt_mini.schedules._cosine import cosine as cosine, cosine_restarts as cosine_restarts
+from jaxopt_mini.schedules._exponential import exponential as exponential
+from jaxopt_mini.schedules._inverse_sqrt import inverse_sqrt as inverse_sqrt, noam as noam
+from jaxopt_mini.schedules._join import join as join
+from jaxopt_mini.schedules._one_cycle import one_cycle as one_cycle
+from jaxopt_mini.schedules._polynomial import linear as linear, polynomial as polynomial
+from jaxopt_mini.schedules._step import multistep as multistep, step as step
+from jaxopt_mini.schedules._warmup import (
     warmup as warmup,
     warmup_constant as warmup_constant,
     warmup_cosine as warmup_cosine,
     warmup_linear as warmup_linear,
 )
-from jaxopt_mini.schedules.wsd import wsd as wsd
+from jaxopt_mini.schedules._wsd import wsd as wsd
 
 SCHEDULES = {
     f.__name__: f

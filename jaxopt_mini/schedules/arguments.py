@@ -1,4 +1,4 @@
-"""What every schedule checks about its arguments, and how it reads lengths of time."""
+"""Argument checks that schedules share, and durations in steps or fractions of the run."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from typing import Any, TypeAlias
 from jaxopt_mini.check import check_nonnegative
 
 Duration: TypeAlias = int | float
-"""Steps, or a fraction of the run if it is between 0 and 1."""
+"""A number of steps, or a fraction of the run if it is between 0 and 1."""
 
 
 def check_run(peak: Any, total_steps: int) -> None:
-    """Refuses a negative peak and a run without steps.
+    """Rejects a negative peak and a run without steps.
 
     Raises:
-      ValueError: what was given, and what is possible.
+      ValueError: the value and the range it must be in.
     """
     check_nonnegative(peak=peak)
     if not total_steps >= 1:
-        raise ValueError(f"total_steps={total_steps} is no run: give at least 1 step")
+        raise ValueError(f"total_steps={total_steps} is out of range: give at least 1 step")
 
 
-def check_part(**given: Any) -> None:
-    """Refuses a number outside [0, 1], where the parts of a peak lie; a traced value passes through.
+def check_part(**arguments: Any) -> None:
+    """Rejects fractions of the peak outside [0, 1]; traced values pass unchecked.
 
     Raises:
-      ValueError: which argument was given what, and what is possible.
+      ValueError: the argument, its value and the range it must be in.
     """
-    for name, value in given.items():
+    for name, value in arguments.items():
         if isinstance(value, Real) and not 0 <= float(value) <= 1:
             raise ValueError(f"{name}={value} is out of range: give a fraction of the peak in [0, 1]")
 
 
 def steps_of(name: str, amount: Duration, total_steps: int) -> int | float:
-    """Reads a length of time: a number of steps, or a fraction of the run if it is between 0 and 1.
+    """Converts a duration to steps: a number of steps, or a fraction of the run if it is between 0 and 1.
 
     Args:
-      name: what the caller calls it, for the message.
+      name: name of the argument, for the message.
       amount: steps (>= 1, or 0 for none), or a fraction (0 < amount < 1), which is rounded down to whole steps.
       total_steps: length of the run.
 
@@ -58,5 +58,5 @@ def steps_of(name: str, amount: Duration, total_steps: int) -> int | float:
             f"{name}={amount} is longer than the run of {total_steps} steps: "
             f"give at most {total_steps} steps, or a fraction of the run between 0 and 1"
         )
-    # The small addend makes 0.29 of 100 steps 29 in spite of 0.29 * 100 == 28.999999999999996.
+    # The offset makes 0.29 of 100 steps 29, although 0.29 * 100 == 28.999999999999996.
     return math.floor(amount * total_steps + 1e-6) if 0 < amount < 1 else amount

@@ -1,7 +1,7 @@
-"""The shapes of a decay, by name, and the one function that stretches them over a run.
+"""The shapes of a decay, by name, and the function that turns one into a schedule.
 
-A shape maps what is left (1 at the start of the decay, 0 at its end) and the floor to a factor that goes from 1 to the
-floor. A warm-up is the same shape run backwards.
+A shape maps the remaining fraction of the decay (1 at its start, 0 at its end) and the floor to a factor that goes from
+1 to the floor. A warm-up is the same shape in reverse.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Shape: TypeAlias = Callable[[jax.Array, Any], jax.Array]
 
 
 def to_floor(curve: Callable[[jax.Array], jax.Array]) -> Shape:
-    """Makes a shape from a curve that goes from 1 to 0: ``floor + (1 - floor) curve``."""
+    """Creates a shape from a curve that goes from 1 to 0: ``floor + (1 - floor) curve``."""
     return lambda left, floor: floor + (1 - floor) * curve(left)
 
 
 def wave(left: jax.Array, cycles: ArrayLike = 0.5) -> jax.Array:
-    """A cosine that swings ``cycles`` times between 1 and 0; half a cycle is one way down."""
+    """A cosine wave between 1 and 0 with ``cycles`` cycles; half a cycle is a single decay."""
     return 0.5 * (1 + jnp.cos(2 * jnp.pi * cycles * (1 - left)))
 
 
@@ -41,13 +41,14 @@ SHAPES: dict[str, Shape] = {
 
 
 def shape_of(name: str, floor: Any, floor_name: str = "floor") -> Shape:
-    """The shape of that name, fit for that floor.
+    """Looks up a shape by name and checks the floor.
 
     Raises:
-      ValueError: there is none, the floor isn't in [0, 1], or it is 0 for the exponential, which never gets there.
+      ValueError: the shape is unknown, or the floor is not in [0, 1] or is 0 for the exponential, which never gets
+        there.
     """
     if name not in SHAPES:
-        raise ValueError(f"shape {name!r} is unknown: choose from {', '.join(SHAPES)}")
+        raise ValueError(f"unknown shape {name!r}: choose from {', '.join(SHAPES)}")
     check_part(**{floor_name: floor})
     if name == "exponential" and isinstance(floor, Real) and floor == 0:
         raise ValueError(f"an exponential never reaches {floor_name}={floor}: give a number above 0")
@@ -55,7 +56,7 @@ def shape_of(name: str, floor: Any, floor_name: str = "floor") -> Shape:
 
 
 def decay(peak: ArrayLike, steps: ArrayLike, shape: Shape, floor: ArrayLike) -> Schedule:
-    """From ``peak`` at count 0 to ``floor * peak`` at count ``steps``, and there it stays."""
+    """A schedule from ``peak`` at count 0 to ``floor * peak`` at count ``steps``, constant from there."""
 
     def schedule(count):
         left = 1 - jnp.asarray(count, jnp.float32) / jnp.maximum(steps, 1.0)

@@ -1,7 +1,13 @@
-"""Clips, and the links that optimizers are chained from."""
+"""Clipping, and the transformations that optimizers are chained from."""
 
-from jaxopt_mini.transforms.adaptive_clip import adaptive_clip as adaptive_clip
-from jaxopt_mini.transforms.centralize import centralize as centralize
+from jaxopt_mini.transforms._adaptive_clip import adaptive_clip as adaptive_clip
+from jaxopt_mini.transforms._centralize import centralize as centralize
+from jaxopt_mini.transforms._scale import (
+    scale as scale,
+    scale_by_learning_rate as scale_by_learning_rate,
+    scale_by_schedule as scale_by_schedule,
+)
+from jaxopt_mini.transforms._snapshot import snapshot as snapshot
 from jaxopt_mini.transforms.clip import (
     ClipByNormState as ClipByNormState,
     clip_by_block_rms as clip_by_block_rms,
@@ -15,13 +21,7 @@ from jaxopt_mini.transforms.moments import (
     ema as ema,
     trace as trace,
 )
-from jaxopt_mini.transforms.scale import (
-    scale as scale,
-    scale_by_learning_rate as scale_by_learning_rate,
-    scale_by_schedule as scale_by_schedule,
-)
 from jaxopt_mini.transforms.shape import scale_by_shape as scale_by_shape
-from jaxopt_mini.transforms.snapshot import snapshot as snapshot
 from jaxopt_mini.transforms.trust import (
     scale_by_param_block_rms as scale_by_param_block_rms,
     scale_by_trust_ratio as scale_by_trust_ratio,

@@ -1,6 +1,6 @@
-"""Gradient clipping: by the norm of everything, by value, by the RMS of each tensor.
+"""Gradient clipping: by global norm, by value, by the RMS of each tensor.
 
-:mod:`~jaxopt_mini.transforms.adaptive_clip` clips relative to the weights.
+:func:`~jaxopt_mini.transforms.adaptive_clip` clips relative to the weights.
 """
 
 from __future__ import annotations
@@ -18,30 +18,29 @@ from jaxopt_mini.tree import absolute_square, norm, times, widen
 
 
 def at_most(threshold: ArrayLike, size: jax.Array) -> jax.Array:
-    """What to multiply by so that ``size`` becomes at most ``threshold``; finite for a size of 0, NaN for NaN."""
+    """The factor that scales ``size`` to at most ``threshold``; finite for a size of 0, NaN for NaN."""
     return jnp.minimum(1.0, threshold / jnp.maximum(size, jnp.finfo(size.dtype).tiny))
 
 
 class ClipByNormState(NamedTuple):
-    """What the last step measured; nothing here is needed for the next one."""
+    """Measurements of the last step, for monitoring; the next step doesn't depend on them."""
 
     norm: jax.Array  # float32[]: norm of the updates before clipping
-    factor: jax.Array  # float32[]: what they were multiplied by; below 1 means clipped
+    factor: jax.Array  # float32[]: factor of the last step; below 1 means clipped
 
 
 def clip_by_norm(threshold: ArrayLike, *, ord: int | float = 2) -> GradientTransformationExtraArgs:
-    """Scales all updates together so that their global norm is at most ``threshold``.
+    """Scales all updates by one factor so that their global norm is at most ``threshold``.
 
     Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks" (2013, arXiv 1211.5063):
-    ``g <- g * min(1, threshold / |g|)``: one number multiplies the whole tree, there is no choice between two trees.
-    torch divides by ``|g| + 1e-6`` instead: relative difference ``1e-6 / |g|``.
+    ``g <- g * min(1, threshold / |g|)``. torch divides by ``|g| + 1e-6`` instead: relative difference ``1e-6 / |g|``.
 
-    A zero gradient stays zero, also at threshold 0. A NaN anywhere makes every update NaN. An infinite norm (an
-    infinite entry, or entries beyond 1e19, whose squares are infinite) makes infinite entries NaN and the others zero;
-    the norm in the state tells.
+    A zero gradient stays zero, even with threshold 0. A NaN anywhere makes every update NaN. An infinite norm (an
+    infinite entry, or entries beyond 1e19, whose squares overflow) makes infinite entries NaN and all others zero; the
+    norm in the state shows it.
 
     Args:
-      threshold: largest norm let through, >= 0; 1.0 is usual for language models.
+      threshold: largest norm, >= 0; 1.0 is usual for language models.
       ord: 2, any p >= 1, or ``jnp.inf`` for the largest absolute entry.
 
     Returns:
@@ -58,14 +57,14 @@ def clip_by_norm(threshold: ArrayLike, *, ord: int | float = 2) -> GradientTrans
     """
     check_nonnegative(threshold=threshold)
     if not ord >= 1:
-        raise ValueError(f"ord={ord} gives no norm: give a number >= 1, or inf")
+        raise ValueError(f"ord={ord} is out of range: give a number >= 1, or inf")
 
     def init(params):
         del params
         return ClipByNormState(norm=jnp.zeros((), jnp.float32), factor=jnp.ones((), jnp.float32))
 
-    def update(updates, state, params=None, **extra):
-        del state, params, extra
+    def update(updates, state, params=None, **extra_args):
+        del state, params, extra_args
         total = norm(updates, ord).astype(jnp.float32)
         factor = at_most(threshold, total)
         clipped = jax.tree.map(lambda g: times(g, factor), updates)
@@ -75,10 +74,10 @@ def clip_by_norm(threshold: ArrayLike, *, ord: int | float = 2) -> GradientTrans
 
 
 def clip_by_value(threshold: ArrayLike) -> GradientTransformationExtraArgs:
-    """Puts every entry between ``-threshold`` and ``threshold``; ``optax.clip``, torch's ``clip_grad_value_``.
+    """Clips every entry to ``[-threshold, threshold]``, like ``optax.clip`` and torch's ``clip_grad_value_``.
 
     Args:
-      threshold: largest absolute value let through, >= 0.
+      threshold: largest absolute value, >= 0.
 
     Returns:
       A transformation without state.
@@ -101,13 +100,13 @@ def clip_by_value(threshold: ArrayLike) -> GradientTransformationExtraArgs:
 
 
 def clip_by_block_rms(threshold: ArrayLike, *, layout: Any | None = None) -> GradientTransformationExtraArgs:
-    """Scales each tensor so that the root of its mean square is at most ``threshold``.
+    """Scales each tensor so that its root mean square is at most ``threshold``.
 
-    Shazeer, Stern, "Adafactor" (2018, arXiv 1804.04235), section 6: ``u <- u / max(1, RMS(u) / threshold)``. Tensors
-    stacked over layers are scaled layer by layer, which Optax doesn't do.
+    Shazeer, Stern, "Adafactor" (2018, arXiv 1804.04235), section 6: ``u <- u / max(1, RMS(u) / threshold)``. Unlike in
+    Optax, tensors stacked over layers are scaled layer by layer.
 
     Args:
-      threshold: largest RMS let through, >= 0; Adafactor takes 1.0.
+      threshold: largest RMS, >= 0; Adafactor uses 1.0.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:

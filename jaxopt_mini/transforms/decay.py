@@ -1,4 +1,4 @@
-"""Weight decay as a link: where it stands in the chain says what kind it is.
+"""Weight decay as a transformation; its position in the chain determines its kind.
 
 After the preconditioner it is decoupled (AdamW); before it, it is the gradient of an L2 penalty (Adam with L2).
 """
@@ -18,7 +18,7 @@ from jaxopt_mini.base import (
     stateless,
 )
 from jaxopt_mini.combine import masked
-from jaxopt_mini.transforms.scale import scheduled
+from jaxopt_mini.transforms._scale import scheduled
 from jaxopt_mini.tree import widen
 
 
@@ -36,13 +36,13 @@ def add_decayed_weights(
     """Adds ``weight_decay * params`` to the updates, in float32, rounded once.
 
     Args:
-      weight_decay: a number (may be traced) or a schedule of the step count. It is multiplied by whatever follows in
-        the chain, usually the learning rate.
-      mask: tree of booleans, or a function of the parameters that returns one; None decays everything.
+      weight_decay: a number (may be traced) or a schedule of the step count. Later links of the chain, usually the
+        learning rate, multiply it.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
 
     Returns:
-      A transformation without state for a number, with an ``optax.ScaleByScheduleState`` for a schedule, inside an
-      ``optax.MaskedState`` when there is a mask.
+      A transformation without state for a number, with an ``optax.ScaleByScheduleState`` for a schedule; with a mask,
+      inside an ``optax.MaskedState``.
 
     >>> import jax.numpy as jnp
     >>> tx = add_decayed_weights(0.1)

@@ -1,4 +1,4 @@
-"""Divide by the root of a second moment that is kept as rows and columns instead of entry by entry."""
+"""Factored second moments: row and column means in place of one value per entry."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jaxopt_mini.tree import absolute_square, average, cast_like, increment, wid
 
 
 def _row_and_column(leaf: jax.Array, entry: ParamLayout, smallest: int) -> tuple[int, int] | None:
-    """The two longest axes of one copy, the shorter first; None where they are too short, or fewer."""
+    """The two longest axes of one copy, the shorter first; None if they are too short or there is only one."""
     axes = sorted(entry.inputs + entry.outputs)
     order = np.argsort([leaf.shape[axis] for axis in axes], kind="stable")
     if len(axes) < 2 or leaf.shape[axes[order[-2]]] < smallest:
@@ -35,7 +35,7 @@ def scale_by_factored_rms(
     *,
     layout: Any | None = None,
 ) -> GradientTransformationExtraArgs:
-    """The direction of :func:`~jaxopt_mini.adafactor`: gradients over their root mean square, known by row and column.
+    """The direction of :func:`~jaxopt_mini.adafactor`: gradients divided by a factored root mean square.
 
     Shazeer, Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost" (2018, arXiv 1804.04235)::
 
@@ -44,21 +44,22 @@ def scale_by_factored_rms(
         u = g / sqrt(R_i C_j / mean(R))
 
     Args:
-      factored: False keeps the second moment entry by entry.
+      factored: False stores the second moment of every entry.
       decay_rate: power of the decay, >= 0: b rises from 0 towards 1.
-      step_offset: number of the first step, for going on with a trained model.
-      min_dim_size_to_factor: tensors whose second longest axis is shorter are kept entry by entry.
+      step_offset: number of the first step, for fine-tuning.
+      min_dim_size_to_factor: tensors whose second longest axis is shorter are not factored.
       epsilon: added to the squares.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it. Stacked axes are never rows or columns.
 
     Returns:
-      A transformation with an ``optax.FactoredState``: count int32[]; for each leaf v_row and v_col, the leaf without
-      its longest and its second longest axis, or v like the leaf. What a leaf doesn't need has shape (1,).
+      A transformation with an ``optax.FactoredState``: count int32[]; for each leaf v_row and v_col, shaped like the
+      leaf without its longest and without its second longest axis, or v, shaped like the leaf. Unused ones have shape
+      (1,).
     """
     check_nonnegative(decay_rate=decay_rate, epsilon=epsilon)
 
     def means(square, entry):
-        """(v_row, v_col, v) of one leaf's squares, what isn't kept as zeros(1)."""
+        """(v_row, v_col, v) of the squares of one leaf; unused ones are zeros(1)."""
         axes = _row_and_column(square, entry, min_dim_size_to_factor) if factored else None
         if axes is None:
             return jnp.zeros(1, square.dtype), jnp.zeros(1, square.dtype), square
@@ -78,8 +79,8 @@ def scale_by_factored_rms(
         zeros = zeros_like(params)
         return FactoredState(jnp.zeros((), jnp.int32), *moments(zeros, resolve(layout, params)))
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         entries = resolve(layout, updates)
         t = (state.count - step_offset).astype(jnp.float32) + 1
         squares = jax.tree.map(lambda g: absolute_square(g) + epsilon, updates)

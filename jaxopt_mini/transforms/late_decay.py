@@ -1,30 +1,24 @@
-"""Weight decay of the parameters that a step has just reached, where AdamW decays those that it left."""
+"""Weight decay after the step: decays the updated parameters, where AdamW decays those before the update."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from optax import ScaleByScheduleState
 
-from jaxopt_mini.base import GradientTransformationExtraArgs, ScalarOrSchedule, require_params
+from jaxopt_mini.base import GradientTransformationExtraArgs, ScalarOrSchedule, require_params, schedule_value
 from jaxopt_mini.tree import increment, widen, zeros_like
-
-
-def value_at(number: ScalarOrSchedule, count: jax.Array) -> ArrayLike:
-    """The value of a schedule at a step, or the number."""
-    return number(count) if callable(number) else number
 
 
 def decay_afterwards(
     learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule, *, skip: int = 0
 ) -> GradientTransformationExtraArgs:
-    """The last link of a chain: adds the updates u and then takes ``lr weight_decay (p + u)`` off.
+    """Subtracts ``lr weight_decay (p + u)`` for updates u; the last link of a chain.
 
     Args:
-      learning_rate: the rate that the updates were already multiplied by, a number or a schedule.
+      learning_rate: the learning rate already applied to the updates, a number or a schedule.
       weight_decay: a number or a schedule.
-      skip: number of first steps without decay.
+      skip: number of initial steps without decay.
 
     Returns:
       A transformation with an ``optax.ScaleByScheduleState``.
@@ -37,12 +31,12 @@ def decay_afterwards(
     """
 
     def init(params):
-        zeros_like(params)  # refuses integers
+        zeros_like(params)  # rejects integers
         return ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
 
-    def update(updates, state, params=None, **extra):
-        del extra
-        rate = value_at(learning_rate, state.count) * value_at(weight_decay, state.count)
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        rate = schedule_value(learning_rate, state.count) * schedule_value(weight_decay, state.count)
         rate = jnp.where(state.count < skip, 0.0, rate)
 
         def decayed(u, p):

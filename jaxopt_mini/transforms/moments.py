@@ -1,4 +1,4 @@
-"""Memory of past updates: a decaying sum (momentum) or a decaying average."""
+"""Momentum as a decaying sum (``trace``) or as a moving average (``ema``)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxopt_mini.tree import average, bias_correction, cast_like, increment, wid
 class DampedTraceState(NamedTuple):
     """State of a :func:`trace` with dampening."""
 
-    count: jax.Array  # int32[]: steps done
+    count: jax.Array  # int32[]: completed steps
     trace: Updates  # like the parameters
 
 
@@ -32,20 +32,20 @@ def trace(
     *,
     dampening: ArrayLike | None = None,
 ) -> GradientTransformationExtraArgs:
-    """Momentum as a sum: ``m <- g + decay m``, and the update is m.
+    """Momentum as a sum: ``m <- g + decay m``; the update is m.
 
     Polyak, "Some methods of speeding up the convergence of iteration methods" (1964); with ``nesterov`` the update is
     ``g + decay m`` (Nesterov 1983). For an average see :func:`ema`.
 
     Args:
-      decay: what remains of the sum, in [0, 1).
-      nesterov: look one step ahead.
-      accumulator_dtype: dtype that the sum is stored in; None is each parameter's own.
-      dampening: ``m <- (1 - dampening) g + decay m`` from the second step on, as in torch, where the first is
-        ``m <- g``; None is none.
+      decay: decay of the sum, in [0, 1).
+      nesterov: use Nesterov momentum.
+      accumulator_dtype: dtype that the sum is stored in; None uses each parameter's dtype.
+      dampening: ``m <- (1 - dampening) g + decay m`` from the second step on, as in torch, whose first step is
+        ``m <- g``; None disables it.
 
     Returns:
-      A transformation with an ``optax.TraceState``, with dampening a :class:`DampedTraceState`.
+      A transformation with an ``optax.TraceState``; with dampening, a :class:`DampedTraceState`.
 
     Raises:
       ValueError: ``decay`` is not in [0, 1).
@@ -65,8 +65,8 @@ def trace(
             return TraceState(memory)
         return DampedTraceState(jnp.zeros((), jnp.int32), memory)
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         weight = 1.0 if dampening is None else jnp.where(state.count == 0, 1.0, 1.0 - dampening)
         memory = _accumulate(updates, state.trace, decay, weight)
         new = _accumulate(updates, memory, decay, 1.0) if nesterov else memory
@@ -84,9 +84,9 @@ def ema(
     """Momentum as an average: ``m <- decay m + (1 - decay) g``.
 
     Args:
-      decay: what remains of the average, in [0, 1).
-      debias: divide by ``1 - decay^t``, the weight that t terms sum to; without it the first updates are small.
-      accumulator_dtype: dtype that the average is stored in; None is each parameter's own.
+      decay: decay of the average, in [0, 1).
+      debias: divide by ``1 - decay^t``, the sum of the weights; without it the first updates are small.
+      accumulator_dtype: dtype that the average is stored in; None uses each parameter's dtype.
 
     Returns:
       A transformation with an ``optax.EmaState``.
@@ -106,8 +106,8 @@ def ema(
     def init(params):
         return EmaState(jnp.zeros((), jnp.int32), zeros_like(params, accumulator_dtype))
 
-    def update(updates, state, params=None, **extra):
-        del params, extra
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
         count = increment(state.count)
         memory = average(updates, state.ema, decay)
         new = bias_correction(memory, decay, count) if debias else memory

@@ -1,4 +1,4 @@
-"""Scale each matrix by a function of its two sizes, so that one learning rate suits all widths."""
+"""Scale each matrix by a function of its fan-in and fan-out, so that one learning rate suits all widths."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import jax
 from jax.typing import ArrayLike
 
 from jaxopt_mini.base import GradientTransformationExtraArgs, Params, stateless
-from jaxopt_mini.matrices import lay_out
+from jaxopt_mini.matrices import resolve_layout
 from jaxopt_mini.tree import times
 
 
 def widening(fan_in: int, fan_out: int) -> float:
-    """sqrt(max(1, fan_out / fan_in)): more outputs than inputs make each output's share of the update small."""
+    """sqrt(max(1, fan_out / fan_in)): Muon's factor for matrices with more outputs than inputs."""
     return math.sqrt(max(1.0, fan_out / fan_in))
 
 
 def spectral(fan_in: int, fan_out: int) -> float:
-    """sqrt(fan_out / fan_in), the norm of a matrix that takes inputs of root mean square 1 to such outputs."""
+    """sqrt(fan_out / fan_in): the spectral norm of a matrix that preserves the root mean square of its inputs."""
     return math.sqrt(fan_out / fan_in)
 
 
 def consistent(rms: ArrayLike) -> Callable[[int, int], ArrayLike]:
-    """Gives orthogonal updates of all shapes the root mean square ``rms``.
+    """Gives orthogonal updates of any shape the root mean square ``rms``.
 
-    An orthogonal (m, n) matrix has min(m, n) singular values of 1, so entries of root mean square
+    An orthogonal (m, n) matrix has min(m, n) singular values of 1, so its entries have a root mean square of
     1 / sqrt(max(m, n)).
     """
     return lambda fan_in, fan_out: rms * math.sqrt(max(fan_in, fan_out))
@@ -53,7 +53,7 @@ def scale_by_shape(
 
     def scaled(updates, params):
         del params
-        entries = lay_out(layout, updates)
+        entries = resolve_layout(layout, updates)
         return jax.tree.map(lambda leaf, entry: times(leaf, factor(*entry.fans(leaf.shape))), updates, entries)
 
     return stateless(scaled)

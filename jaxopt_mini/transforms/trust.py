@@ -1,4 +1,4 @@
-"""Scale by the size of the parameters: the length or the mean square of each tensor, of stacked ones layer by layer."""
+"""Scale by the size of the parameters: the norm or root mean square of each tensor; stacked ones layer by layer."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from jaxopt_mini.tree import absolute_square, times
 
 
 def _norm(leaf: jax.Array, entry: ParamLayout) -> jax.Array:
-    """2-norm of each copy, with its axes kept at length 1."""
+    """2-norm of each stacked copy; reduced axes have length 1."""
     return jnp.sqrt(jnp.sum(absolute_square(leaf), entry.inputs + entry.outputs, keepdims=True))
 
 
 def _rms(leaf: jax.Array, entry: ParamLayout) -> jax.Array:
-    """Root mean square of each copy, with its axes kept at length 1."""
+    """Root mean square of each stacked copy; reduced axes have length 1."""
     return jnp.sqrt(jnp.mean(absolute_square(leaf), entry.inputs + entry.outputs, keepdims=True))
 
 
@@ -32,16 +32,16 @@ def scale_by_trust_ratio(
     max_norm: ArrayLike | None = None,
     layout: Any | None = None,
 ) -> GradientTransformationExtraArgs:
-    """Gives each tensor's update the length of the tensor: multiplies by ``coefficient |p| / (|u| + eps)``.
+    """Scales each tensor's update in proportion to the tensor's norm, by ``coefficient |p| / (|u| + eps)``.
 
-    You et al., "Large Batch Training of Convolutional Networks" (2017, arXiv 1708.03888). A tensor of norm 0, or an
-    update of norm 0, is left as it is.
+    You et al., "Large Batch Training of Convolutional Networks" (2017, arXiv 1708.03888). If the tensor or the update
+    has norm 0, the update is unchanged.
 
     Args:
-      min_norm: smallest value that either norm is taken to have.
-      trust_coefficient: length of the result over that of the tensor.
+      min_norm: lower bound of both norms.
+      trust_coefficient: norm of the result relative to that of the tensor.
       eps: added to the norm of the update.
-      max_norm: largest value that the norm of a tensor is taken to have; None is no bound.
+      max_norm: upper bound of the norm of a tensor; None is unbounded.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
@@ -61,7 +61,7 @@ def scale_by_trust_ratio(
         return times(update, jnp.where(zero, 1.0, trust_coefficient * theirs / jnp.where(zero, 1.0, ours + eps)))
 
     def scale_all(updates, params):
-        params = require_params(params, "the trust ratio")
+        params = require_params(params, "scale_by_trust_ratio")
         return jax.tree.map(scaled, updates, params, resolve(layout, params))
 
     return stateless(scale_all)
@@ -70,12 +70,12 @@ def scale_by_trust_ratio(
 def scale_by_param_block_rms(
     min_scale: ArrayLike = 1e-3, *, layout: Any | None = None
 ) -> GradientTransformationExtraArgs:
-    """Makes steps relative: multiplies each tensor's update by the root mean square of the tensor.
+    """Makes steps relative to the weights: multiplies each tensor's update by the root mean square of the tensor.
 
     Shazeer, Stern, "Adafactor" (2018, arXiv 1804.04235), section 8.
 
     Args:
-      min_scale: smallest root mean square that a tensor is taken to have, so that zeros can move.
+      min_scale: lower bound of the root mean square of a tensor, so that zero tensors can move.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
@@ -92,7 +92,7 @@ def scale_by_param_block_rms(
         return times(update, jnp.maximum(_rms(param, entry), min_scale))
 
     def scale_all(updates, params):
-        params = require_params(params, "the scale of the parameters")
+        params = require_params(params, "scale_by_param_block_rms")
         return jax.tree.map(scaled, updates, params, resolve(layout, params))
 
     return stateless(scale_all)

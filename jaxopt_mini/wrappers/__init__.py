@@ -1,26 +1,31 @@
-"""Wrappers by their names: each takes an optimizer and returns one; ``inject_hyperparams`` takes its factory."""
+"""Wrappers, which take an optimizer and return one, by name; ``inject_hyperparams`` takes an optimizer's factory."""
 
-from jaxopt_mini.wrappers.accumulate import AccumulateState as AccumulateState, accumulate as accumulate
-from jaxopt_mini.wrappers.cautious import cautious as cautious
-from jaxopt_mini.wrappers.cautious_decay import (
+from jaxopt_mini.wrappers._accumulate import AccumulateState as AccumulateState, accumulate as accumulate
+from jaxopt_mini.wrappers._cautious import cautious as cautious
+from jaxopt_mini.wrappers._cautious_decay import (
     CautiousDecayState as CautiousDecayState,
     cautious_decay as cautious_decay,
 )
-from jaxopt_mini.wrappers.ema_params import EmaParamsState as EmaParamsState, ema_params as ema_params
-from jaxopt_mini.wrappers.hyperball import HyperballState as HyperballState, hyperball as hyperball
-from jaxopt_mini.wrappers.inject_hyperparams import inject_hyperparams as inject_hyperparams
-from jaxopt_mini.wrappers.lookahead import LookaheadState as LookaheadState, lookahead as lookahead
-from jaxopt_mini.wrappers.low_precision import LowPrecisionState as LowPrecisionState, low_precision as low_precision
-from jaxopt_mini.wrappers.sam import sam as sam
-from jaxopt_mini.wrappers.schedule_free import (
+from jaxopt_mini.wrappers._conditional import update_if as update_if
+from jaxopt_mini.wrappers._ema_params import EmaParamsState as EmaParamsState, ema_params as ema_params
+from jaxopt_mini.wrappers._hyperball import HyperballState as HyperballState, hyperball as hyperball
+from jaxopt_mini.wrappers._inject_hyperparams import inject_hyperparams as inject_hyperparams
+from jaxopt_mini.wrappers._inner_updates import (
+    counts_inner_updates as counts_inner_updates,
+    inner_updates as inner_updates,
+)
+from jaxopt_mini.wrappers._lookahead import LookaheadState as LookaheadState, lookahead as lookahead
+from jaxopt_mini.wrappers._low_precision import LowPrecisionState as LowPrecisionState, low_precision as low_precision
+from jaxopt_mini.wrappers._sam import sam as sam
+from jaxopt_mini.wrappers._schedule_free import (
     schedule_free as schedule_free,
     schedule_free_eval_params as schedule_free_eval_params,
 )
-from jaxopt_mini.wrappers.skip_nonfinite import (
+from jaxopt_mini.wrappers._skip_nonfinite import (
     SkipNonfiniteState as SkipNonfiniteState,
     skip_nonfinite as skip_nonfinite,
 )
-from jaxopt_mini.wrappers.skip_spikes import SkipSpikesState as SkipSpikesState, skip_spikes as skip_spikes
+from jaxopt_mini.wrappers._skip_spikes import SkipSpikesState as SkipSpikesState, skip_spikes as skip_spikes
 
 WRAPPERS = {
     f.__name__: f

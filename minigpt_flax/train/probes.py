@@ -10,7 +10,7 @@ parameters of a role (matrix, embedding, head, vector). Those that compute the l
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -93,22 +93,11 @@ def remembered(opt_state: Any, layout: Any) -> Iterator[tuple[str, str, Any]]:
     """
     parameters = tree.by_name(layout)
     for name, leaf in tree.by_name(opt_state).items():
-        owner = owner_of(name, parameters)
+        owner = states.parameter_of(name, parameters)
         if owner is not None and jnp.issubdtype(leaf.dtype, jnp.inexact):
             field = name.removesuffix(f"/{owner}").split("/")[-1]
             if not field.isdigit():
                 yield field, owner, leaf
-
-
-def owner_of(name: str, parameters: Container[str]) -> str | None:
-    """The parameter that an array of a state belongs to, by their names.
-
-    >>> owner_of("1/mu/block_0/mlp/up/kernel", {"block_0/mlp/up/kernel"})
-    'block_0/mlp/up/kernel'
-    """
-    keys = name.split("/")
-    tails = ("/".join(keys[i:]) for i in range(1, len(keys)))
-    return next((tail for tail in tails if tail in parameters), None)
 
 
 def clip(view: StepView) -> dict[str, jax.Array]:

@@ -1,4 +1,4 @@
-"""Where Optax has the optimizer too: same state tree, same numbers, and one's state continues under the other."""
+"""Against Optax, where it has the optimizer: same state tree, same numbers, interchangeable states."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxopt_mini import apply_updates, chain, masked, scale
+from jaxopt_mini import apply_updates, chain, masked
+from jaxopt_mini.transforms import scale
 from tests.cases import CASES
 from tests.harness import LAYOUT, SHAPES, half_square, normal, permissive, run
 
@@ -28,7 +29,7 @@ WIDE = [param for param in PAIRS if param not in NARROW]
 
 
 def pair(case, keywords, rate=None, layout=LAYOUT):
-    """Our transformation and Optax's, under the same words."""
+    """Our transformation and Optax's, with the same keywords."""
     rate = case.learning_rate if rate is None else rate
     ours = dataclasses.replace(case, keywords={}).make(layout, learning_rate=rate, **keywords)
     return ours, optax.with_extra_args_support(case.optax(rate, **keywords))
@@ -56,7 +57,7 @@ def trainer(tx, case):
 
 
 def train_by_halves(ours, theirs, case):
-    """Fifty steps and fifty more, each half under either: {(first, second): (params, state)}."""
+    """Fifty steps and fifty more, each half under either library: {(first, second): (params, state)}."""
     params, grads = problem()
     halves = [jax.tree.map(lambda g, s=s: g[s], grads) for s in (slice(50), slice(50, None))]
     with permissive():
@@ -95,8 +96,8 @@ def test_agree_without_jit(case, keywords):
     start, grads = ({leaf: tree[leaf] for leaf in few} for tree in problem())
     params, state = start, ours.init(start)
     for t in range(STEPS):
-        told = case.extra(half_square, params, t)
-        updates, state = ours.update(jax.tree.map(lambda g, t=t: g[t], grads), state, params, **told)
+        extra_args = case.extra(half_square, params, t)
+        updates, state = ours.update(jax.tree.map(lambda g, t=t: g[t], grads), state, params, **extra_args)
         params = apply_updates(params, updates)
     with permissive():
         end = trainer(theirs, case)(start, theirs.init(start), grads)
@@ -109,21 +110,21 @@ def test_agree_without_jit(case, keywords):
     + [pytest.param(*param.values, jnp.float32, id=param.id) for param in NARROW],
 )
 def test_bfloat16_agrees_step_by_step(case, keywords, dtype):
-    """Parameters in bfloat16, or moments alone: along Optax's path, one step of each from the same state, 100 times.
+    """With bfloat16 parameters, or moments alone: 100 times, one step of each from the same state, along Optax's path.
 
-    Optax computes in bfloat16 and rounds, by up to 2^-9, after each of its operations (Adam has about ten on the way
-    to an update); ours computes in float32 and rounds once, when it stores. So one step may differ by some 2^-6 of its
-    size, in the mean over the entries (the sign of an entry near zero may turn), and the paths would part further
-    with every step: in bfloat16 Optax's b2 = 0.999 is 1, so that its average never forgets, and its b1 = 0.9 is 0.898.
+    Optax computes in bfloat16 and rounds by up to 2^-9 after each operation (Adam has about ten per update); ours
+    computes in float32 and rounds once, when storing. So one step may differ by about 2^-6 of its size, in the mean
+    over the entries (an entry near zero may change its sign), and the paths would diverge with every step: in bfloat16
+    Optax's b2 = 0.999 is 1, so that its average never decays, and its b1 = 0.9 is 0.898.
     """
     ours, theirs = pair(case, keywords)
     start, grads = problem(dtype)
 
     def step(carry, inputs):
         (params, state), (grad, t) = carry, inputs
-        told = case.extra(half_square, params, t)
-        mine = ours.update(grad, state, params, **told)
-        updates, state = theirs.update(grad, state, params, **told)
+        extra_args = case.extra(half_square, params, t)
+        mine = ours.update(grad, state, params, **extra_args)
+        updates, state = theirs.update(grad, state, params, **extra_args)
         return (apply_updates(params, updates), state), (mine, (updates, state))
 
     with permissive():

@@ -1,4 +1,4 @@
-"""The protocol."""
+"""The protocol of transformations."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def test_none_leaves_a_parameter_as_it_is():
     np.testing.assert_array_equal(got["b"], 2.0)
 
 
-def test_integers_are_refused():
+def test_integers_are_rejected():
     with pytest.raises(ValueError, match="int32"):
         base.identity().init({"w": jnp.zeros(2, jnp.int32)})
 
 
-def test_missing_parameters_are_asked_for():
+def test_missing_parameters_are_reported():
     assert base.require_params({}, "decay") == {}
     with pytest.raises(ValueError, match=r"decay needs the parameters: call update\(updates, state, params\)"):
         base.require_params(None, "decay")
 
 
-def test_stateless_keeps_the_state_and_ignores_what_it_does_not_know():
+def test_stateless_keeps_the_state_and_ignores_unknown_extra_args():
     tx = base.stateless(lambda updates, params: jax.tree.map(jnp.negative, updates))
     updates, state = tx.update({"w": jnp.ones(1)}, tx.init({}), value=1.0)
     assert updates["w"] == -1

@@ -1,4 +1,4 @@
-"""Numbers out of range are refused by name; what isn't a number passes."""
+"""Numbers out of range are rejected by name; values that aren't numbers pass."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxopt_mini.check import check_fraction, check_nonnegative
 
 @pytest.mark.parametrize("check", [check_nonnegative, check_fraction])
 @pytest.mark.parametrize("value", [-1, -1e-9, np.float32(-2), float("nan"), -float("inf")])
-def test_a_bad_number_is_refused_with_its_name_and_value(check, value):
+def test_a_bad_number_is_rejected_with_its_name_and_value(check, value):
     with pytest.raises(ValueError, match=rf"^eps={value} is out of range: give a number "):
         check(b1=0.5, eps=value)
 

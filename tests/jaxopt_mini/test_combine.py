@@ -1,4 +1,4 @@
-"""Chain, masked and partition: Optax's numbers and state trees, and what ours do beyond."""
+"""Chain, masked and partition: Optax's numbers and state trees, and our extensions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxopt_mini import adam, add_decayed_weights, chain, clip_by_norm, ema, masked, partition, scale, trace
+from jaxopt_mini import adam, add_decayed_weights, chain, clip_by_norm, ema, masked, partition
+from jaxopt_mini.transforms import scale, trace
 from tests.harness import normal, permissive, run
 
 SHAPES = {"dense": {"kernel": (3, 2), "bias": (2,)}, "scale": ()}
@@ -64,7 +65,7 @@ def test_equals_optax(name):
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_a_state_of_one_goes_on_under_the_other(name):
+def test_a_state_of_one_continues_under_the_other(name):
     theirs, ours = PAIRS[name]
     params, grads = normal(SHAPES, 2), normal(SHAPES, 3, 2)
     with permissive():
@@ -83,9 +84,9 @@ def test_an_empty_chain_is_the_identity_where_optax_has_none():
         optax.chain()
 
 
-def test_a_state_of_another_chain_is_refused():
+def test_a_state_of_another_chain_is_rejected():
     grads = normal(SHAPES, 5)
-    with pytest.raises(ValueError, match="chain of 2 links was given a state of 1"):
+    with pytest.raises(ValueError, match="chain of 2 transformations got a state of length 1"):
         chain(scale(1.0), scale(1.0)).update(grads, chain(scale(1.0)).init(grads))
 
 
@@ -100,7 +101,7 @@ def test_a_masked_leaf_takes_no_memory_and_its_nan_touches_no_other():
 
 
 def test_a_chosen_nan_stays_where_another_is_masked():
-    """An unchosen branch is not computed and selected away, which would leak in a gradient."""
+    """The masked branch must not be computed and then selected away, which would leak NaN into a gradient."""
     loss = lambda p: jnp.sum(masked(scale(jnp.nan), {"a": False, "b": True}).update(p, optax.MaskedState(()))[0]["a"])
     grads = jax.grad(loss)({"a": jnp.ones(2), "b": jnp.ones(2)})
     chex.assert_trees_all_equal(grads, {"a": jnp.ones(2), "b": jnp.zeros(2)})
@@ -116,8 +117,8 @@ def test_extra_arguments_reach_every_link():
     def update(updates, state, params=None, *, value, **extra):
         return jax.tree.map(lambda g: g * value, updates), state
 
-    told = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-    tx = chain(scale(1.0), masked(told, MASK), partition({"a": told}, lambda tree: "a"))
+    recorder = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    tx = chain(scale(1.0), masked(recorder, MASK), partition({"a": recorder}, lambda tree: "a"))
     grads = {"dense": {"kernel": jnp.ones(1), "bias": jnp.ones(1)}, "scale": jnp.ones(1)}
     updates, _ = tx.update(grads, tx.init(grads), value=3.0)
     assert jax.tree.map(lambda leaf: leaf.item(), updates) == {
@@ -134,7 +135,7 @@ def test_parameters_reach_masked_links():
 
 
 @pytest.mark.parametrize("mask", [MASK, PREFIX])
-def test_a_masked_link_is_told_the_loss_of_its_leaves(mask):
+def test_a_masked_link_gets_the_loss_of_its_leaves(mask):
     """Each leaf's gradient at the other leaves' true values, as without a mask."""
 
     def loss(params):

@@ -1,7 +1,7 @@
-"""Every optimizer finds known minima: of Rosenbrock's valley, and of a regression that is convex.
+"""Every optimizer finds known minima: of Rosenbrock's function, and of a convex regression.
 
-Its rate falls to zero, and it may choose the best of a few peaks around the one of its row: these are laws about the
-rule, not about the row's number.
+The learning rate decays to zero, and the best of a few peaks around the one of its row counts: these tests are about
+the optimizer, not about the number in its row.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ RIDGE = 0.01
 
 
 def last_losses(case, loss, params, layout):
-    """The loss after ``STEPS`` steps at each of the peaks, all in one program."""
+    """The loss after ``STEPS`` steps for each of the peaks, vmapped."""
 
     def trained(rate):
         tx = case.make(layout, learning_rate=lambda t: rate * (1 - t / STEPS))
 
         def step(carry, t):
             params, state = carry
-            told = case.extra(loss, params, t)
-            updates, state = tx.update(jax.grad(loss)(params), state, params, **told)
+            extra_args = case.extra(loss, params, t)
+            updates, state = tx.update(jax.grad(loss)(params), state, params, **extra_args)
             return (apply_updates(params, updates), state), None
 
         return loss(jax.lax.scan(step, (params, tx.init(params)), jnp.arange(STEPS))[0][0])
@@ -76,7 +76,7 @@ def regression():
 
 @law
 def test_solves_a_logistic_regression(case):
-    """It makes good 95 % of what there is to gain."""
+    """It closes 95 % of the gap between the initial and the minimal loss."""
     loss, start, optimum = regression()
     gap = np.nanmin(last_losses(case, loss, start, {"kernel": MATRIX, "bias": BIAS})) - optimum
     assert -1e-5 < gap < 0.05 * (float(loss(start)) - optimum)

@@ -1,6 +1,6 @@
-"""Where Optax 0.2.8 is wrong: what should hold, as a check that fails on Optax and passes here.
+"""Bugs of Optax 0.2.8: each has a check that fails on Optax and passes here.
 
-Every check takes the thing of one library and is run on both; ``docs/departures.md`` has a row for each.
+Every check takes the function of one library and runs on both; ``docs/departures.md`` has a row for each.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def warm_up_of_no_length(schedule):
 
 
 def muon_presets(muon):
-    """The words of the docstring, and fewer steps than a preset has coefficients."""
+    """The presets of the docstring, and fewer steps than a preset has coefficients."""
     params = {"w": jnp.eye(2)}
     for keywords in ({"ns_coeffs": "muon"}, {"ns_coeffs": "dion", "ns_steps": 3}):
         assert np.all(np.isfinite(updates_of(muon(0.1, **keywords), params, params)["w"]))
@@ -93,7 +93,7 @@ def jitted_injection(library):
 
 
 def ambiguous_lookup(get):
-    """The error names the places, and each name gets one."""
+    """The error lists the paths, and each path is unambiguous."""
     state = optax.adam(lambda count: 0.1).init({"w": jnp.zeros(2)})
     with pytest.raises(KeyError) as error:
         get(state, "count")
@@ -106,7 +106,7 @@ def empty_chain(chain):
 
 
 def adan_weights(adan):
-    """The authors' rule with b2 as the weight of the difference, in NumPy."""
+    """The authors' update with b2 as the weight of the difference, in NumPy."""
     b1, b2, b3, params = 0.98, 0.92, 0.99, {"w": jnp.zeros(())}
     tx = adan(0.1, eps_root=0.0)
     state, m, v, n, last = tx.init(params), 0.0, 0.0, 0.0, 1.0
@@ -119,7 +119,7 @@ def adan_weights(adan):
 
 
 def rprop_steps(rprop):
-    """Each step is the one that its own sign gives: 0.1, then 1.2 times it, none at a turn, half of it after."""
+    """Each step follows its own sign: 0.1, then 1.2 times that, none at a sign change, then half."""
     tx, params = rprop(0.1), {"w": jnp.zeros(())}
     state, steps = tx.init(params), []
     for g in (1.0, 1.0, -1.0, -1.0):
@@ -129,7 +129,7 @@ def rprop_steps(rprop):
 
 
 def giving_up(skip):
-    """Two errors in a row are forgiven, the third step is taken, and the counting begins anew."""
+    """Two consecutive errors are skipped, the third step is applied, and the count restarts."""
     tx, params = skip(optax.identity(), 2), {"w": jnp.zeros(())}
     state, taken = tx.init(params), []
     for _ in range(6):
@@ -143,20 +143,20 @@ def square(params):
 
 
 def sharpness_of_nothing(step):
-    tx, told = step
+    tx, extra_args = step
     params = {"w": jnp.zeros(2)}
-    updates, _ = tx.update(params, tx.init(params), params, **told)
+    updates, _ = tx.update(params, tx.init(params), params, **extra_args)
     np.testing.assert_array_equal(updates["w"], jnp.zeros(2))
 
 
 class Departure(NamedTuple):
-    """What should hold, and what each library answers with.
+    """A check and the function of each library that it runs on.
 
     Attributes:
-      check: raises when the thing it is given is wrong.
-      ours: that thing here.
-      theirs: that thing in Optax.
-      error: what the check raises on Optax.
+      check: raises if the function it is called with is wrong.
+      ours: the function here.
+      theirs: the function in Optax.
+      error: the exception that the check raises on Optax.
     """
 
     check: Callable[[Any], None]

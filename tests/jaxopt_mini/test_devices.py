@@ -1,6 +1,6 @@
-"""Laws on two devices: replicated under ``pmap``, or sharded under ``jit``, every optimizer does what it does on one.
+"""On two devices, replicated under ``pmap`` or sharded under ``jit``, every optimizer does the same as on one.
 
-Every step is waited for: on a CPU, steps with a collective that run ahead can wait for each other for ever.
+Every step blocks: on a CPU, queued steps with a collective can deadlock.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def test_replicated_under_pmap_it_is_the_same(case):
 
 
 def shardings(mesh, tree):
-    """Each array cut along its first axis of even length."""
+    """Each array sharded along its first axis of even length."""
 
     def one(leaf):
         even = [axis for axis, size in enumerate(leaf.shape) if size and size % 2 == 0]
@@ -75,7 +75,7 @@ def two_devices():
 
 @law
 def test_sharded_under_jit_it_is_the_same(case):
-    """Nobody tells the step how its results lie: they lie like what it was given."""
+    """Without given output shardings, outputs are sharded like the inputs."""
     mesh = two_devices()
     init, step = stepper(case)
     params, grads = start()
@@ -96,7 +96,7 @@ def explicit():
 
 
 def cut_by_two(mesh, tree):
-    """Each array cut along its first and second axes of even length."""
+    """Each array sharded along its first and second axes of even length."""
 
     def one(leaf):
         names, spec = ["rows", "columns"], []
@@ -108,12 +108,12 @@ def cut_by_two(mesh, tree):
 
 
 def types(tree):
-    """What the compiler traces by: shapes, dtypes and shardings."""
+    """The types that tracing depends on: shapes, dtypes and shardings."""
     return jax.tree.map(jax.typeof, tree)
 
 
 def check_explicit(tx, extra, wanted):
-    """Takes steps under Explicit axes: shardings are constant, updates lie like gradients, numbers are ``wanted``."""
+    """Takes steps under Explicit axes: constant shardings, updates sharded like gradients, numbers as ``wanted``."""
     mesh = explicit()
 
     @jax.jit
@@ -149,13 +149,13 @@ def test_wrappers_keep_shardings_under_explicit_axes(case, inner):
 
 @pytest.mark.parametrize("inner", ["adamw", "muon", "soap", "came"])
 def test_injected_hyperparameters_keep_shardings_under_explicit_axes(inner):
-    """The numbers are traced, and a rule with automatic axes inside takes them from the state."""
+    """The numbers are traced, and an optimizer with automatic axes inside reads them from the state."""
     layout = {} if inner == "adamw" else {"layout": LAYOUT}
     tx = inject_hyperparams(CASES[inner].optimizer)(0.1, **layout)
     check_explicit(tx, nothing, jax.jit(lambda p, g: run(tx, p, g))(*start()))
 
 
-def test_a_state_that_does_not_stay_where_it_lies_is_noticed():
+def test_a_state_that_does_not_stay_where_it_lies_is_detected():
     def adam_gathered(learning_rate):
         inner = adam(learning_rate)
 

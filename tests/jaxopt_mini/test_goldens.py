@@ -1,4 +1,4 @@
-"""Every optimizer and wrapper reproduces the trajectories that official implementations were recorded with."""
+"""Every optimizer and wrapper reproduces recorded trajectories of reference implementations."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def test_trajectory_is_reproduced(golden):
 
 
 @pytest.mark.parametrize("golden", GOLDENS[:1], ids=lambda golden: golden.file)
-def test_a_wrong_rule_is_noticed(golden):
+def test_a_wrong_optimizer_is_detected(golden):
     """The comparison itself: the trajectory moves far beyond the tolerance."""
     recorded, _ = trajectories(golden)
     assert all(abs(rows[-1] - rows[0]).max() > 100 * golden.tolerance for rows in recorded.values())

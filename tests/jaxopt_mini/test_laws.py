@@ -1,4 +1,4 @@
-"""Laws that every optimizer keeps, over the table of cases."""
+"""Properties of every optimizer, over the table of cases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ each = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 def law(test):
-    """Runs a law over every case, except where the row says why it can't hold."""
+    """Runs a law over every case, except where the row gives a reason why it can't hold."""
 
     @each
     @functools.wraps(test)
@@ -54,7 +54,7 @@ def trainer(name, **keywords):
 
 @functools.cache
 def expected(name, seed=0, **keywords):
-    """What it gives from one start: what the other ways must give too."""
+    """The result from one start, which every other way of running must reproduce."""
     return trainer(name, **keywords)(*start(seed))
 
 
@@ -63,7 +63,7 @@ def test_the_table_and_the_cases_name_the_same_optimizers():
 
 
 def zip_dtypes(shapes, dtypes):
-    """Abstract arrays whose leaves take the dtypes in turn."""
+    """Abstract arrays whose leaves cycle through the dtypes."""
     leaves, treedef = jax.tree.flatten(shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
     return treedef.unflatten(jax.ShapeDtypeStruct(s, d) for s, d in zip(leaves, itertools.cycle(dtypes)))
 
@@ -118,7 +118,7 @@ SMALL = {"one": (1, 1), "single": (1,), "square": (4, 4), "column": (3, 1), "sca
 
 @law
 def test_every_array_of_a_fresh_state_has_its_own_buffer(case):
-    """Neither twice in a state, nor in two states, nor a parameter or an array that the optimizer was given."""
+    """No buffer is shared within a state, between two states, or with a parameter or an argument."""
     given = {name: jnp.float32(value) for name, value in case.floats.items()}
     trees = [(SHAPES, LAYOUT, dtype, given) for dtype in FLOATS]
     trees += [(SHAPES, LAYOUT, jnp.float32, keywords) for keywords in case.variants]
@@ -158,12 +158,12 @@ def test_every_number_may_be_traced_and_mapped(case):
 
 
 @law
-def test_goes_into_either_chain_and_ignores_what_it_does_not_know(case):
-    def told(loss, params, t):
+def test_works_in_either_chain_and_ignores_unknown_extra_args(case):
+    def extra_args(loss, params, t):
         return {**case.extra(loss, params, t), "a_word_that_no_rule_names": 1.0}
 
     tx = optax.chain(chain(optax.identity(), case.make(LAYOUT)), optax.identity())
-    params, ((_, state), _) = jax.jit(lambda p, g: run(tx, p, g, extra=told))(*start())
+    params, ((_, state), _) = jax.jit(lambda p, g: run(tx, p, g, extra=extra_args))(*start())
     close((params, state), expected(case.optimizer.__name__))
 
 
@@ -187,7 +187,7 @@ def unstack(tree, axis=0):
 
 @law
 def test_layouts_change_nothing_but_the_layout(case):
-    """A stack of layers is updated like its layers, and with its axes turned round it gets the update turned round."""
+    """A stack of layers is updated like its layers, and with transposed axes its update is transposed."""
     shapes, layout = SHAPES["blocks"], LAYOUT["blocks"]
     turned = {"kernel": ParamLayout("matrix", (2,), (1,), (0,)), "bias": ParamLayout("vector", (1,), (), (0,))}
     turn = functools.partial(jax.tree.map, jnp.transpose)
@@ -233,7 +233,7 @@ def test_works_in_flax_train_state_and_nnx(case):
 
 @law
 def test_converges_on_an_ill_conditioned_quadratic(case):
-    """Curvatures from 1 to 100; the rate falls to zero, for rules whose steps don't shrink by themselves."""
+    """Curvatures from 1 to 100; the learning rate decays to zero, for optimizers with steps of constant size."""
     steps, shapes = 300, {"kernel": (4, 3), "bias": (3,)}
     curvature = {
         "kernel": jnp.logspace(0, 2, 12).reshape(4, 3),
@@ -245,8 +245,8 @@ def test_converges_on_an_ill_conditioned_quadratic(case):
 
     def step(carry, t):
         params, state = carry
-        told = case.extra(loss, params, t)
-        updates, state = tx.update(jax.grad(loss)(params), state, params, **told)
+        extra_args = case.extra(loss, params, t)
+        updates, state = tx.update(jax.grad(loss)(params), state, params, **extra_args)
         return (apply_updates(params, updates), state), None
 
     rate = case.learning_rate
@@ -258,7 +258,7 @@ def test_converges_on_an_ill_conditioned_quadratic(case):
 
 
 @law
-def test_every_number_out_of_range_is_refused_by_name(case):
+def test_every_number_out_of_range_is_rejected_by_name(case):
     bad = [(name, float("nan")) for name in case.floats]
     bad += [(name, -1) for name in case.floats | case.counts if name not in case.signed]
     for name, value in bad:
@@ -267,17 +267,17 @@ def test_every_number_out_of_range_is_refused_by_name(case):
 
 
 @law
-def test_integer_leaves_are_refused(case):
+def test_integer_leaves_are_rejected(case):
     tree = {"floats": jnp.ones((2, 2)), "below": {"ids": jnp.ones((2, 2), jnp.int32)}}
     with pytest.raises(ValueError, match="below/ids of dtype int32: cast it"):
         case.make().init(tree)
 
 
 @law
-def test_missing_parameters_are_not_needed_or_asked_for(case):
+def test_missing_parameters_are_optional_or_required(case):
     def without(params, grads):
-        told = case.extra(half_square, params, jnp.int32(0))
-        return tx.update(grads, tx.init(params), None, **told)
+        extra_args = case.extra(half_square, params, jnp.int32(0))
+        return tx.update(grads, tx.init(params), None, **extra_args)
 
     tx, params = case.make(LAYOUT), normal(SHAPES, 0)
     try:
@@ -293,10 +293,10 @@ def to_complex(tree, factor=1):
 
 
 @law
-def test_complex_leaves_are_handled_or_refused(case):
-    """Turning all numbers by a phase turns the run: numbers that happen to be real, and others. Or it says no.
+def test_complex_leaves_are_handled_or_rejected(case):
+    """Multiplying all numbers by a phase multiplies the run by it, also for real numbers; or complex leaves raise.
 
-    Under JAX's usual promotion: a strict one refuses every product of a real and a complex number.
+    Under JAX's standard promotion: strict promotion rejects every product of a real and a complex number.
     """
     real, other, phase = start(), start(7), 0.6 + 0.8j
     mixed = jax.tree.map(jax.lax.complex, real, other)
@@ -307,7 +307,7 @@ def test_complex_leaves_are_handled_or_refused(case):
         try:
             ends, _ = jax.jit(jax.vmap(trainer(name)))(*jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts))
         except ValueError as error:
-            assert f"{name} takes no complex leaves, got blocks/" in str(error)  # noqa: PT017
+            assert f"{name} does not support complex leaves, got blocks/" in str(error)  # noqa: PT017
             return
         first, turned, mixed, mixed_turned = (jax.tree.map(lambda leaf, i=i: leaf[i], ends) for i in range(4))
         pairs = ((first, to_complex(plain)), (turned, to_complex(first, phase)))
@@ -317,7 +317,7 @@ def test_complex_leaves_are_handled_or_refused(case):
 
 @law
 def test_seeds_may_be_mapped(case):
-    """Runs from several starts in one program are the runs one by one."""
+    """Vmapped runs from several starts equal separate runs."""
     name, seeds = case.optimizer.__name__, (0, 7)
     starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(start, seeds))
     both = jax.jit(jax.vmap(trainer(name)))(*starts)
@@ -326,11 +326,14 @@ def test_seeds_may_be_mapped(case):
 
 
 @law
-def test_a_layout_that_does_not_fit_is_refused(case):
+def test_a_layout_that_does_not_fit_is_rejected(case):
     params = normal(SHAPES, 0)
     takes_one = "layout" in inspect.signature(case.optimizer).parameters
     missing = {name: entry for name, entry in LAYOUT.items() if name != "embed"}
-    for layout, why in (({**LAYOUT, "embed": BIAS}, "layout of embed is .* name each"), (missing, "isn't a tree like")):
+    for layout, why in (
+        ({**LAYOUT, "embed": BIAS}, "layout of embed is .* name each"),
+        (missing, "tree differs from the parameters'"),
+    ):
         with pytest.raises(ValueError, match=why) if takes_one else contextlib.nullcontext():
             tx = case.make(layout)
             tx.update(params, tx.init(params), params, **case.extra(half_square, params, jnp.int32(0)))

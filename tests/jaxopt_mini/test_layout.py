@@ -1,4 +1,4 @@
-"""What a parameter is, by word or by guess."""
+"""Layouts of parameters, given or inferred."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def test_infer(name):
     assert jax.tree.structure(layout.infer(params)) == jax.tree.structure(params)
 
 
-def test_bad_entries_are_refused():
-    with pytest.raises(ValueError, match="role 'tensor' is unknown; the roles are matrix, embedding, head, vector"):
+def test_bad_entries_are_rejected():
+    with pytest.raises(ValueError, match="unknown role 'tensor': choose from matrix, embedding, head, vector"):
         ParamLayout("tensor")
-    with pytest.raises(ValueError, match="named once each, got stacked=\\(0,\\), inputs=\\(0,\\)"):
+    with pytest.raises(ValueError, match="named exactly once, got stacked=\\(0,\\), inputs=\\(0,\\)"):
         ParamLayout("matrix", (0,), (0,), (1,))
-    with pytest.raises(ValueError, match="named once each"):
+    with pytest.raises(ValueError, match="named exactly once"):
         ParamLayout("matrix", (), (1,), (2,))
 
 
@@ -48,7 +48,7 @@ def test_a_layout_that_does_not_fit_names_the_leaf():
     with pytest.raises(ValueError, match=r"layout of dense/kernel is .* but the parameter has shape \(3, 2\)"):
         layout.resolve({"dense": {"kernel": ParamLayout("vector", (), (), (0,))}}, params)
     with pytest.raises(
-        ValueError, match="isn't a tree like the parameters: (pytree structure error|Dict key mismatch)"
+        ValueError, match="layout's tree differs from the parameters': (pytree structure error|Dict key mismatch)"
     ):
         layout.resolve({"dense": {"bias": ParamLayout("vector")}}, params)
 

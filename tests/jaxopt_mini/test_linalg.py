@@ -39,7 +39,7 @@ def test_mapped_over_a_stack_it_is_that_of_each_matrix(name):
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("maps", [1, 2])
 def test_on_the_cpu_no_call_gets_a_stack(name, maps):
-    """Two calls with a stack each can wait for each other for ever; a call with one matrix has nobody to wait for."""
+    """Two batched calls can deadlock; a call with one matrix cannot."""
     function, stack, _ = CASES[name]
     function = jax.vmap(function)
     for _ in range(maps - 1):

@@ -1,4 +1,4 @@
-"""Leaves as matrices and back, and Optax's ways to say which leaves are."""
+"""Leaves as matrices and back, and Optax's forms of a layout."""
 
 import re
 
@@ -19,9 +19,9 @@ from jaxopt_mini.matrices import (
     as_matrices,
     by_dimension_numbers,
     by_rank,
-    choose,
-    lay_out,
+    layout_or_dimension_numbers,
     map_matrices,
+    resolve_layout,
     square_sides,
     unzip,
 )
@@ -45,7 +45,7 @@ def test_a_leaf_becomes_matrices_and_comes_back(entry, expected):
     np.testing.assert_array_equal(as_leaves(matrices, entry, leaf), leaf)
 
 
-def test_a_rule_sees_one_matrix_and_what_belongs_to_it():
+def test_a_function_sees_one_matrix_and_its_extra_values():
     layout = {"a": MATRIX, "b": ParamLayout("matrix", (0,), (1,), (2,)), "c": MATRIX}
     tree = normal({"a": (2, 3), "b": (4, 2, 3), "c": (5, 3)}, 0)
     sides = {"a": Sides(None, jnp.ones(3)), "b": Sides(None, jnp.ones((4, 3))), "c": Sides(jnp.ones(5), None)}
@@ -74,7 +74,7 @@ def test_a_rule_sees_one_matrix_and_what_belongs_to_it():
     ],
 )
 def test_the_devices_of_a_mesh_divide_the_stack(axes, copies, each):
-    """No device multiplies more than its share, rounded up, and the result is that of one device."""
+    """No device multiplies more than its share, rounded up, and the result equals that of one device."""
     mesh = jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
     layout = {"a": ParamLayout("matrix", (0,), (1,), (2,)), "b": ParamLayout("matrix", (0,), (1,), (2,))}
     tree = normal({"a": (copies // 2, 16, 16), "b": (copies // 2, 16, 16)}, 0)
@@ -139,8 +139,8 @@ def test_dimension_numbers_are_read_as_trees_prefixes_and_functions():
 
 
 def test_a_layout_is_chosen_once_and_checked():
-    assert choose(None, None) is by_rank
+    assert layout_or_dimension_numbers(None, None) is by_rank
     with pytest.raises(ValueError, match="give one of them"):
-        choose({"w": MATRIX}, NUMBERS())
+        layout_or_dimension_numbers({"w": MATRIX}, NUMBERS())
     with pytest.raises(ValueError, match=r"w is .*shape \(3,\)"):
-        lay_out(lambda params: {"w": MATRIX}, {"w": jnp.zeros(3)})
+        resolve_layout(lambda params: {"w": MATRIX}, {"w": jnp.zeros(3)})

@@ -1,4 +1,4 @@
-"""The iteration against exact arithmetic, in both forms, and what a tree of matrices makes of it."""
+"""The iteration against exact arithmetic, in both forms, and on trees of matrices."""
 
 import jax
 import jax.numpy as jnp
@@ -40,10 +40,10 @@ def exact(x, table):
 @pytest.mark.parametrize("name", ["standard", "polar_express"])
 @pytest.mark.parametrize("decades", [0, 2, 4, 8, np.inf])
 def test_both_forms_are_equally_close_to_exact_arithmetic(name, steps, decades):
-    """Whether the singular values are alike, spread over decades, or mostly zero."""
+    """For singular values that are similar, spread over decades, or mostly zero."""
     spread = np.arange(32) < 4 if np.isinf(decades) else np.logspace(0, -decades, 32)
     x, table = matrix(spread, 96), np.broadcast_to(coefficients(name, steps), (steps, 3))
-    # Rounding in a direction without gradient grows by a factor of up to 3.5 a step, in either form.
+    # Rounding errors in a direction without gradient grow by a factor of up to 3.5 per step, in either form.
     allowed = 2e-5 * 3.5 ** (steps - 5)
     for gram in (False, True):
         got = jax.jit(lambda x, gram=gram: newton_schulz(x, jnp.asarray(table), gram=gram))(x)
@@ -79,7 +79,7 @@ def test_singular_values_end_near_one(name, steps, low, high):
 
 @pytest.mark.parametrize("preconditioning", PRECONDITIONINGS)
 @pytest.mark.parametrize("shape", [(6, 6), (6, 20), (20, 6)])
-def test_every_preconditioning_orthogonalises_at_every_scale(preconditioning, shape):
+def test_every_preconditioning_orthogonalizes_at_every_scale(preconditioning, shape):
     x = normal({"x": shape}, 0)["x"]
 
     @jax.jit
@@ -127,7 +127,7 @@ LAYOUT = {
 }
 
 
-def test_a_tree_is_orthogonalised_matrix_by_matrix():
+def test_a_tree_is_orthogonalized_matrix_by_matrix():
     tree, table = normal(SHAPES, 0), coefficients("standard", 5)
 
     def one_by_one(tree):

@@ -1,4 +1,4 @@
-"""Eight bits: the code, the error of a round trip; rounding by chance: unbiased, to a neighbour."""
+"""Eight bits: the code, the error of a round trip; stochastic rounding: unbiased, to a neighbor."""
 
 import jax
 import jax.numpy as jnp
@@ -66,13 +66,13 @@ def test_blocks_are_independent_of_each_other():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_stochastic_rounding_is_unbiased_and_to_a_neighbour(dtype):
+def test_stochastic_rounding_is_unbiased_and_to_a_neighbor(dtype):
     values = jnp.asarray(np.random.default_rng(0).standard_normal(200), jnp.float32)
     many = jnp.broadcast_to(values, (4000, 200))
     rounded = jax.jit(stochastic_round, static_argnums=1)(many, dtype, jax.random.key(0)).astype(jnp.float32)
     spacing = jnp.abs(values) * 2.0 ** (-7 if dtype == jnp.bfloat16 else -10)
     assert jnp.all(jnp.abs(rounded - many).max(0) <= spacing)
-    # four deviations of a mean of 4000 choices between two neighbours
+    # four deviations of a mean of 4000 choices between two neighbors
     assert jnp.all(jnp.abs(rounded.mean(0) - values) <= 4 * spacing / 2 / np.sqrt(4000))
 
 

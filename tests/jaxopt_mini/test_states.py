@@ -1,4 +1,4 @@
-"""Looking into states."""
+"""Access to the fields of states."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxopt_mini import adam, adamw, chain, clip_by_norm, partition, scale, states, trace
+from jaxopt_mini import adam, adamw, chain, clip_by_norm, partition, states
+from jaxopt_mini.transforms import scale, trace
 
 PARAMS = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
 TX = chain(clip_by_norm(1.0), adamw(lambda count: 0.1))

@@ -15,10 +15,10 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxopt_mini import states
 from jaxopt_mini.tree import path_name
 from minigpt_flax.data import Batches, Mixture
 from minigpt_flax.train.config.mesh import BATCH_AXES
-from minigpt_flax.train.probes import owner_of
 from minigpt_flax.train.state import TrainState
 
 PARAMETER_AXES = ("fsdp",)
@@ -60,7 +60,7 @@ def state_shardings(mesh: Mesh, state: TrainState, layout: Any, tensor: Mapping[
         return cut(spec, shapes[name], sizes, PARAMETER_AXES, stacked[name])
 
     def remembered(path: Any, leaf: Any) -> Any:
-        owner = owner_of(path_name(path), shapes)
+        owner = states.parameter_of(path_name(path), shapes)
         if owner is not None and shapes[owner] == leaf.shape:
             axes = [axis for axis in STATE_AXES if axis not in PARAMETER_AXES]
             return named(cut(parameter(owner), leaf.shape, sizes, axes, stacked[owner]))

@@ -1,4 +1,4 @@
-"""What is Adafactor's own: which axes are factored, and that stacks are not."""
+"""Specific to Adafactor: which axes are factored, and that stacks are not."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What is AdaGrad's own: where eps stands, and entries that never had a gradient."""
+"""Specific to AdaGrad: where eps stands, and entries that never had a gradient."""
 
 import jax.numpy as jnp
 import numpy as np

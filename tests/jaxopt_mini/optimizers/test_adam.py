@@ -1,4 +1,4 @@
-"""What is Adam's own: float16 moments and the corrections of the first step."""
+"""Specific to Adam: float16 moments and the corrections of the first step."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""What is Adam-mini's own: which weights share a second moment."""
+"""Specific to Adam-mini: which weights share a second moment."""
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,6 @@ def test_half_of_adams_state_is_saved():
 
 
 @pytest.mark.parametrize("heads, message", [({"query": 3}, "heads=3"), ({"queries": 4}, "queries.*query")])
-def test_wrong_heads_are_refused(heads, message):
+def test_wrong_heads_are_rejected(heads, message):
     with pytest.raises(ValueError, match=message):
         adam_mini(0.1, heads=heads, layout=LAYOUT).init(PARAMS)

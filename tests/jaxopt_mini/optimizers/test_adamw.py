@@ -1,4 +1,4 @@
-"""What is AdamW's own: decay that no gradient changes, where the mask lets it."""
+"""Specific to AdamW: decay that no gradient changes, where the mask lets it."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +21,7 @@ def test_decays_what_the_mask_chooses_whatever_the_gradient(decay):
     np.testing.assert_array_equal(updates["b"], 0.0)
 
 
-def test_asks_for_the_parameters():
+def test_requires_the_parameters():
     tx, params = adamw(0.1), {"w": jnp.ones(1)}
     with pytest.raises(ValueError, match="needs the parameters"):
         tx.update(params, tx.init(params))

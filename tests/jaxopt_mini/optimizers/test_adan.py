@@ -1,4 +1,4 @@
-"""What is Adan's own: the weight of the differences, and decay by division."""
+"""Specific to Adan: the weight of the differences, and decay by division."""
 
 import chex
 import jax

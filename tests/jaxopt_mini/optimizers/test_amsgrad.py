@@ -1,4 +1,4 @@
-"""What is AMSGrad's own: the two places of the maximum."""
+"""Specific to AMSGrad: the two places of the maximum."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""What is ASGD's own: the mean of the iterates."""
+"""Specific to ASGD: the mean of the iterates."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The rules that find their learning rate: Prodigy, D-Adaptation, DoG, DoWG."""
+"""Optimizers that estimate their learning rate: Prodigy, D-Adaptation, DoG, DoWG."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def test_the_rate_found_follows_the_scale_of_the_problem(factory):
 
 @pytest.mark.parametrize("factory", RULES)
 def test_the_first_parameters_are_a_copy(factory):
-    """So that the buffers of parameters and state may both be given away."""
+    """The buffers of parameters and state can then both be donated."""
     params = {"w": jnp.ones(3)}
     state = factory().init(params)
     pointers = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)}
@@ -66,7 +66,7 @@ def test_the_first_step_may_be_given_as_a_learning_rate():
     assert jnp.array_equal(updates, expected)
 
 
-def test_an_unknown_first_step_is_refused():
+def test_an_unknown_first_step_is_rejected():
     with pytest.raises(ValueError, match="guess.*distance, heuristic, learning_rate"):
         dog(init_step=("guess", 1.0))
 

@@ -1,4 +1,4 @@
-"""GaLore in Optax's place, on stacked matrices too, where Optax has none."""
+"""GaLore against Optax's, and on stacked matrices, which Optax's doesn't support."""
 
 import dataclasses
 

@@ -7,18 +7,18 @@ import pytest
 
 from jaxopt_mini import kron
 from jaxopt_mini.matrices import Sides
-from jaxopt_mini.optimizers.kron import fit, seldom
+from jaxopt_mini.optimizers._kron import fit, seldom
 from tests.harness import normal, run
 
 
 def bound(x):
-    """The bound of the norm that the rate is divided by."""
+    """The bound of the norm by which the learning rate is divided."""
     longest = x[:, np.argmax(np.linalg.norm(x, axis=0))]
     return np.linalg.norm(x @ longest / np.linalg.norm(longest))
 
 
 def formula(start, grads, largest, b1=0.9, rate=0.1, max_rms=1.1):
-    """The paper's rule on one matrix in float64: inverses in place of solves, whole factors in place of diagonals."""
+    """The paper's update of one matrix in float64, with inverses instead of solves and full factors."""
     p, m, factors = np.float64(start), 0.0, [np.eye(n) for n in start.shape]
     for t, g in enumerate(np.float64(grads)):
         m = b1 * m + (1 - b1) * g

@@ -1,4 +1,4 @@
-"""What is LAMB's own: the length of a step, layer by layer."""
+"""Specific to LAMB: the length of a step, layer by layer."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What is Lion's own: steps of equal length."""
+"""Specific to Lion: steps of equal length."""
 
 import jax.numpy as jnp
 import numpy as np

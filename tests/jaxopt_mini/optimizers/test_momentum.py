@@ -1,4 +1,4 @@
-"""What is momentum's own: its relation to the summing form."""
+"""Specific to momentum: its relation to the summing form."""
 
 import chex
 import jax

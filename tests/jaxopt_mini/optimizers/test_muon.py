@@ -1,4 +1,4 @@
-"""Muon in Optax's place, by rank and by layout; what a layout sends elsewhere; low precision."""
+"""Muon against Optax's, by rank and by layout; the other parameters of a layout; low precision."""
 
 import dataclasses
 
@@ -16,8 +16,8 @@ from tests.jaxopt_mini import test_against_optax as against
 KERNEL = {"embed": None, "blocks": {"kernel": optax.contrib.MuonDimensionNumbers(1, 2), "bias": None}, "scale": None}
 
 
-def told_of_the_kernel(learning_rate, **keywords):
-    """Optax's Muon, told in its own words what the layout of the tests says; ours, given no layout, in the same."""
+def on_the_kernel(learning_rate, **keywords):
+    """Optax's Muon with the tests' layout as dimension numbers; without a layout, ours with the same numbers."""
 
     def numbers(params):
         return {name: KERNEL[name] for name in params}
@@ -25,7 +25,7 @@ def told_of_the_kernel(learning_rate, **keywords):
     return optax.contrib.muon(learning_rate, muon_weight_dimension_numbers=numbers, **keywords)
 
 
-BY_LAYOUT = dataclasses.replace(CASES["muon"], optax=told_of_the_kernel)
+BY_LAYOUT = dataclasses.replace(CASES["muon"], optax=on_the_kernel)
 BY_RANK = dataclasses.replace(CASES["muon"], optax=optax.contrib.muon)
 VARIANTS = (
     {},
@@ -65,7 +65,7 @@ def test_optaxs_dimension_numbers_are_a_layout():
 
 
 @pytest.mark.parametrize("keywords", [{"ns_coeffs": "muon"}, {"ns_coeffs": "dion", "ns_steps": 3}], ids="-".join)
-def test_presets_that_optax_documents_and_refuses(keywords):
+def test_presets_that_optax_documents_and_rejects(keywords):
     params = normal({"w": (4, 6)}, 0)
     with permissive(), pytest.raises(ValueError):
         optax.contrib.muon(0.1, **keywords).init(params)
@@ -105,7 +105,7 @@ def test_bfloat16_gradients_give_the_step_of_exact_arithmetic():
     assert ours < 2**-7 < theirs  # two roundings of what is stored
 
 
-def test_words_are_checked():
+def test_names_are_checked():
     with pytest.raises(ValueError, match="preconditioning='qr'.*frobenius"):
         muon(0.1, preconditioning="qr")
     with pytest.raises(ValueError, match="give one of them"):

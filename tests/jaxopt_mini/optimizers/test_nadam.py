@@ -1,4 +1,4 @@
-"""What is NAdam's own: the momentum that grows."""
+"""Specific to NAdam: the momentum that grows."""
 
 import chex
 import jax

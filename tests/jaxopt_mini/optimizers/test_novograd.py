@@ -1,4 +1,4 @@
-"""What is NovoGrad's own: one second moment a layer, and a decay that may be scheduled."""
+"""Specific to NovoGrad: one second moment a layer, and a decay that may be scheduled."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What is Polyak's own: the step from the loss, and what the learning rate does to it."""
+"""Specific to Polyak: the step from the loss, and what the learning rate does to it."""
 
 import chex
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def test_is_otherwise_optax(keywords):
 
 @pytest.mark.parametrize("variant, expected", [("sps", 0.25), ("sps+", 0.0)])
 def test_below_the_bound_of_the_loss(variant, expected):
-    """The first form climbs back to the bound, the second waits."""
+    """The first variant ascends to the bound, the second stays."""
     updates, _ = step(polyak_sgd(f_min=50.0, variant=variant))
     np.testing.assert_allclose(updates, expected * 2 * PARAMS, rtol=1e-6)
 
@@ -46,8 +46,8 @@ def test_tiny_gradients_still_move():
     assert tx.update(tiny, tx.init(tiny), tiny, value=tiny**2)[0] == -tiny
 
 
-def test_mistakes_are_told():
-    with pytest.raises(ValueError, match="variant='sgd' is unknown; the names are sps"):
+def test_wrong_arguments_are_rejected():
+    with pytest.raises(ValueError, match="unknown variant='sgd': choose from sps"):
         polyak_sgd(variant="sgd")
     with pytest.raises(ValueError, match="f_min=inf"):
         polyak_sgd(f_min=float("inf"))

@@ -1,4 +1,4 @@
-"""What is RAdam's own: the digits of the rectification."""
+"""Specific to RAdam: the digits of the rectification."""
 
 import chex
 import jax

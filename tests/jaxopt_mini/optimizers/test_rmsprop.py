@@ -1,4 +1,4 @@
-"""What is RMSProp's own: the variance, the place of the rate, and Adam as its limit."""
+"""Specific to RMSProp: the variance, the place of the rate, and Adam as its limit."""
 
 import chex
 import jax
@@ -10,7 +10,7 @@ from tests.harness import SHAPES, normal, run
 
 
 def test_the_variance_of_a_constant_gradient_gives_finite_steps():
-    """mean(g^2) - mean(g)^2 is 0 but for rounding, whose sign is anyone's guess."""
+    """mean(g^2) - mean(g)^2 is 0 up to rounding errors of either sign."""
     params = jnp.zeros(1000)
     grads = jnp.broadcast_to(normal((1000,), 0), (200, 1000))
     tx = rmsprop(0.1, decay=0.5, eps=0.0, eps_in_sqrt=False, centered=True, initial_scale=0.0)
@@ -32,7 +32,7 @@ def test_corrected_it_is_adam_without_a_mean():
 
 
 def test_the_momentum_may_sum_steps_or_directions():
-    """After a first step at rate 1 the rate is 0: a sum of steps goes on, a sum of directions doesn't."""
+    """After a first step with learning rate 1 it is 0: a sum of steps continues, a sum of directions doesn't."""
 
     def second_update(**keywords):
         tx = rmsprop(lambda count: jnp.where(count == 0, 1.0, 0.0), momentum=0.5, decay=0.0, eps=0.0, **keywords)

@@ -1,4 +1,4 @@
-"""What is Rprop's own: each call returns its own step, and what a schedule means."""
+"""Specific to Rprop: each call returns its own step, and what a schedule means."""
 
 import chex
 import jax
@@ -24,7 +24,7 @@ def test_the_first_call_moves_and_optax_does_not():
 
 
 def test_optax_is_one_call_late_with_the_same_states():
-    """Except after a turn, where both rest: Optax throws away the step that it still owed."""
+    """Except after a sign change, where both skip a step and Optax drops its delayed one."""
     grads = jax.tree.map(lambda g: g + 1, normal(SHAPES, 0, 100))
     ours, state = updates_and_states(rprop(0.1), grads)
     with permissive():
@@ -57,6 +57,6 @@ def test_a_constant_schedule_is_a_number():
     chex.assert_trees_all_close(*ends, rtol=1e-5)
 
 
-def test_complex_leaves_are_refused():
-    with pytest.raises(ValueError, match="rprop takes no complex leaves"):
+def test_complex_leaves_are_rejected():
+    with pytest.raises(ValueError, match="rprop does not support complex leaves"):
         rprop(0.1).init(jnp.ones(2, jnp.complex64))

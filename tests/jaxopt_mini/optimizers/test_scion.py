@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxopt_mini import scale_by_norm_ball, scion
+from jaxopt_mini import scale_by_scion, scion
 from jaxopt_mini.layout import ParamLayout
 from jaxopt_mini.matrices import MATRIX
 from tests.harness import normal, run
@@ -38,7 +38,7 @@ NORMS = {
 @pytest.mark.parametrize("role, radius", list(zip(ROLES, RADII.values(), strict=True)))
 def test_the_step_lies_on_the_ball_and_reaches_furthest(role, radius):
     g = normal({"w": (4, 6)}, 0)
-    link = scale_by_norm_ball(**RADII, ns_coeffs="polar_express", ns_steps=8, layout={"w": ROLES[role]})
+    link = scale_by_scion(**RADII, ns_coeffs="polar_express", ns_steps=8, layout={"w": ROLES[role]})
     updates, _ = jax.jit(lambda g: link.update(g, link.init(g)))(g)
     size, dual = NORMS[role]
     np.testing.assert_allclose(size(np.asarray(updates["w"])), radius, rtol=1e-3)

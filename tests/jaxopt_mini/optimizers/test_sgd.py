@@ -1,4 +1,4 @@
-"""What is SGD's own: the sum with and without dampening."""
+"""Specific to SGD: the sum with and without dampening."""
 
 import jax.numpy as jnp
 import pytest
@@ -8,7 +8,7 @@ from jaxopt_mini import sgd
 
 @pytest.mark.parametrize("keywords", [{}, {"momentum": 0.9, "nesterov": True}])
 def test_dampening_needs_a_momentum_without_nesterov(keywords):
-    with pytest.raises(ValueError, match="dampening=0.5 needs a momentum"):
+    with pytest.raises(ValueError, match="dampening=0.5 needs momentum without nesterov"):
         sgd(0.1, dampening=0.5, **keywords)
 
 

@@ -15,7 +15,7 @@ def root(factor, power, ridge):
 
 
 def formula(start, grads, *, graft, largest, every=3, b1=0.9, b2=0.99, beta=0.8, eps=1e-8, ridge=1e-4):
-    """Twelve steps of the paper's rule on one matrix, in float64."""
+    """Twelve steps of the paper's update of one matrix, in float64."""
     p, m, v = np.float64(start), 0.0, 0.0
     present = [axis for axis in (0, 1) if p.shape[axis] <= largest]
     factors, roots = [0.0, 0.0], [np.eye(n) for n in p.shape]

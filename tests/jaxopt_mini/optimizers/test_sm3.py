@@ -1,4 +1,4 @@
-"""What is SM3's own: sums that cover AdaGrad's, in vectors."""
+"""Specific to SM3: sums that cover AdaGrad's, in vectors."""
 
 import jax
 import jax.numpy as jnp

@@ -26,7 +26,7 @@ def test_rotated_gradients_give_the_rotated_step():
 
 
 def test_power_iteration_finds_the_eigenvectors():
-    """Of a gradient that keeps its directions, given back their order after it has turned round."""
+    """For a gradient with constant directions, in the right order after the order has been reversed."""
     grads = {"w": jnp.stack([jnp.diag(jnp.array([1.0, 2.0, 4.0]))] + [jnp.diag(jnp.array([4.0, 2.0, 1.0]))] * 60)}
     _, (state, *_) = jax.jit(lambda g: run(soap(0.0, precondition_frequency=1), {"w": jnp.ones((3, 3))}, g))(grads)
     for basis in state.bases["w"]:

@@ -1,4 +1,4 @@
-"""What is Sophia's own: where its estimate of the curvature comes from and when."""
+"""Specific to Sophia: where its estimate of the curvature comes from and when."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def test_the_estimate_is_made_in_the_steps_it_is_due():
 
 
 @pytest.mark.parametrize("estimator, name", [(None, "obj_fn="), (given_diag_hessian(), "hessian=")])
-def test_what_the_estimate_is_made_of_is_asked_for(estimator, name):
+def test_what_the_estimate_is_made_of_is_required(estimator, name):
     tx = sophia(0.1, hessian_diagonal_fn=estimator)
     with pytest.raises(ValueError, match=name):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS)

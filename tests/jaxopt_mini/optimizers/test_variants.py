@@ -1,4 +1,4 @@
-"""Single points of the newer relatives of Adam: beginnings, decays, memory, tensors of a stack."""
+"""Details of the newer variants of Adam: first steps, weight decay, memory, tensors of a stack."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def test_ademamix_keeps_the_dtype_of_its_memories():
 
 @pytest.mark.parametrize("name", ["alpha", "b3"])
 def test_ademamix_takes_a_schedule_or_a_warm_up(name):
-    with pytest.raises(ValueError, match=f"{name} is a schedule already: give it or {name}_warmup"):
+    with pytest.raises(ValueError, match=f"{name} is already a schedule: give either it or {name}_warmup"):
         ademamix(0.1, **{name: lambda count: 0.5, f"{name}_warmup": 10})
 
 
@@ -70,7 +70,7 @@ def test_mars_gives_vectors_to_adamw_with_a_rate_of_its_own():
 
 
 def test_mars_names_its_forms():
-    with pytest.raises(ValueError, match="'sgd' is unknown; the forms are adamw, lion"):
+    with pytest.raises(ValueError, match="unknown form='sgd': choose from adamw, lion"):
         mars(0.1, form="sgd")
 
 

@@ -11,23 +11,20 @@ import numpy as np
 import pytest
 
 from jaxopt_mini import (
-    constant,
     cosine,
     cosine_restarts,
     exponential,
     inverse_sqrt,
-    join,
-    linear,
     multistep,
     one_cycle,
     polynomial,
-    step,
     warmup,
     warmup_constant,
     warmup_cosine,
     warmup_linear,
     wsd,
 )
+from jaxopt_mini.schedules import constant, join, linear, step
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 RECORDS = json.loads((GOLDEN / "schedules.json").read_text())["schedules"]
@@ -39,7 +36,7 @@ def _exponential(peak, n, gamma):
 
 
 def _periodic_cosine(peak, n, half_period, floor=0.0):
-    """Up again after ``half_period``, as torch's goes on."""
+    """Rises again after ``half_period``, like torch's."""
     return cosine(peak, n, floor=floor, cycles=n / half_period / 2)
 
 

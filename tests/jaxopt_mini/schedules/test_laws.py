@@ -1,4 +1,4 @@
-"""What every schedule of the table keeps."""
+"""Properties of every schedule."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class TestWarmup:
         assert jnp.all(jnp.diff(curve[: top + 1]) > 0)
         assert curve[top] == pytest.approx(0.5)
 
-    def test_longer_than_the_run_or_negative_is_refused(self, schedule):
+    def test_longer_than_the_run_or_negative_is_rejected(self, schedule):
         with pytest.raises(ValueError, match="warmup=41 is longer than the run of 40 steps"):
             schedule(0.5, TOTAL, warmup=41)
         with pytest.raises(ValueError, match="warmup=-1 is negative"):
@@ -115,16 +115,16 @@ class TestFloor:
         np.testing.assert_allclose(curve, expected, rtol=1e-5)
 
     @pytest.mark.parametrize("floor", [-0.1, 1.1, float("nan")])
-    def test_out_of_range_is_refused(self, schedule, floor):
+    def test_out_of_range_is_rejected(self, schedule, floor):
         with pytest.raises(ValueError, match=rf"floor={floor} is out of range"):
             schedule(0.5, TOTAL, floor=floor)
 
 
 @each
-def test_bad_peaks_and_runs_are_refused(schedule):
+def test_bad_peaks_and_runs_are_rejected(schedule):
     with pytest.raises(ValueError, match=r"peak=-0.1 is out of range: give a number >= 0"):
         schedule(-0.1, TOTAL)
-    with pytest.raises(ValueError, match="total_steps=0 is no run"):
+    with pytest.raises(ValueError, match="total_steps=0 is out of range: give at least 1 step"):
         schedule(0.1, 0)
 
 

@@ -1,4 +1,4 @@
-"""Optax's schedules of the same meaning, and where ours differ on purpose."""
+"""Equivalent schedules of Optax, and intended differences."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ import optax
 import pytest
 
 from jaxopt_mini import (
-    constant,
     cosine,
     exponential,
     inverse_sqrt,
-    join,
-    linear,
     multistep,
     noam,
     one_cycle,
     polynomial,
-    step,
     warmup,
     warmup_constant,
     warmup_cosine,
     warmup_linear,
     wsd,
 )
+from jaxopt_mini.schedules import constant, join, linear, step
 from tests.harness import permissive
 
 PAIRS = {
@@ -94,7 +91,7 @@ def test_a_warm_up_of_no_steps_is_none_where_optax_stays_at_zero():
     np.testing.assert_allclose(warmup(constant(0.1, 100), 0, start=0.0)(counts), 0.1, rtol=1e-6)
 
 
-def test_an_exponential_of_factor_zero_is_refused_where_optax_never_decays():
+def test_an_exponential_of_factor_zero_is_rejected_where_optax_never_decays():
     with permissive():
         assert optax.exponential_decay(0.1, 100, 0.0)(99) == pytest.approx(0.1)
     with pytest.raises(ValueError, match="never reaches"):

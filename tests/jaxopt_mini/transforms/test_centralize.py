@@ -1,4 +1,4 @@
-"""Gradient centralisation by layout."""
+"""Gradient centralization by layout."""
 
 from __future__ import annotations
 

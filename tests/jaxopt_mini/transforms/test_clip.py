@@ -1,4 +1,4 @@
-"""Clips against recorded numbers, and where low precision or zeros break others."""
+"""Clipping against recorded numbers, and cases in which low precision or zeros break other implementations."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_nan_is_passed_on_and_not_hidden():
 
 
 def test_a_large_tree_is_read_once_and_multiplied_once():
-    """No choice between two trees: the square for the norm, and one product for each leaf."""
+    """Without a select between two trees: one square per leaf for the norm, and one product per leaf."""
     grads = {"a": jnp.ones((64, 64)), "b": jnp.ones((64, 64))}
     tx = clip_by_norm(1.0)
     jaxpr = jax.make_jaxpr(lambda g: tx.update(g, tx.init(g))[0])(grads)
@@ -117,8 +117,8 @@ def test_a_large_tree_is_read_once_and_multiplied_once():
     assert sorted(large) == ["mul", "mul", "square", "square"]
 
 
-def test_norms_below_one_are_refused():
-    with pytest.raises(ValueError, match="ord=0.5 gives no norm"):
+def test_norms_below_one_are_rejected():
+    with pytest.raises(ValueError, match="ord=0.5 is out of range"):
         clip_by_norm(1.0, ord=0.5)
 
 

@@ -1,4 +1,4 @@
-"""What every clip and every link keeps."""
+"""Properties of every clip and every other transformation."""
 
 from __future__ import annotations
 
@@ -22,18 +22,16 @@ from jaxopt_mini import (
     clip_by_norm,
     clip_by_value,
     ema,
-    scale,
     scale_by_factored_rms,
     scale_by_learning_rate,
     scale_by_param_block_rms,
     scale_by_schedule,
     scale_by_trust_ratio,
     snapshot,
-    trace,
     transforms,
     warmup_constant,
 )
-from jaxopt_mini.transforms import scale_by_shape
+from jaxopt_mini.transforms import scale, scale_by_shape, trace
 from jaxopt_mini.tree import norm, path_name
 from tests.harness import LAYOUT, SHAPES, normal, run
 
@@ -98,7 +96,7 @@ def test_a_clip_takes_its_threshold_and_the_rest_by_keyword(clip):
 
 
 def abstract(dtypes):
-    """The common tree with leaves that take the dtypes in turn."""
+    """The common tree whose leaves cycle through the dtypes."""
     leaves, treedef = jax.tree.flatten(SHAPES, is_leaf=lambda leaf: isinstance(leaf, tuple))
     return treedef.unflatten(jax.ShapeDtypeStruct(s, d) for s, d in zip(leaves, itertools.cycle(dtypes), strict=False))
 
@@ -168,7 +166,7 @@ def test_zero_gradients_and_zero_parameters_stay_finite(make):
 
 
 @each
-def test_goes_into_optax_chain_and_ignores_what_it_does_not_know(make):
+def test_works_in_optax_chain_and_ignores_unknown_extra_args(make):
     params, grads = normal(SHAPES, 4), normal(SHAPES, 5)
     alone, mixed = make(0.5, LAYOUT), optax.chain(optax.identity(), chain(make(0.5, LAYOUT)))
 

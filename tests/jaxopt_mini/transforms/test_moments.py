@@ -1,4 +1,4 @@
-"""Momentum's other forms."""
+"""The forms of momentum."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxopt_mini import chain, ema, scale, trace
+from jaxopt_mini import chain, ema
+from jaxopt_mini.transforms import scale, trace
 from tests.goldens import deviation
 from tests.harness import Golden
 
@@ -47,6 +48,6 @@ def test_sums_in_float16_are_not_stored_wider_but_added_wider():
 
 
 @pytest.mark.parametrize("link", [ema, trace])
-def test_a_decay_of_one_is_refused(link):
+def test_a_decay_of_one_is_rejected(link):
     with pytest.raises(ValueError, match=r"decay=1.0 is out of range"):
         link(1.0)

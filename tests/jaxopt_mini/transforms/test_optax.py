@@ -1,4 +1,4 @@
-"""Optax's transformations of the same meaning: the same numbers and the same states, type for type."""
+"""Equivalent transformations of Optax: the same numbers and the same states, type for type."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from jaxopt_mini import (
     clip_by_norm,
     clip_by_value,
     ema,
-    scale,
     scale_by_factored_rms,
     scale_by_learning_rate,
     scale_by_param_block_rms,
     scale_by_schedule,
     scale_by_trust_ratio,
     snapshot,
-    trace,
 )
+from jaxopt_mini.transforms import scale, trace
 from jaxopt_mini.tree import norm
 from tests.harness import normal, permissive
 
@@ -124,7 +123,7 @@ def test_clip_by_norm_gives_optax_updates(threshold):
 
 
 def test_bfloat16_updates_are_not_scaled_by_a_rounded_rate():
-    """0.003 is 0.2 per cent off in bfloat16, always the same way."""
+    """0.003 has an error of 0.2 % in bfloat16, always in the same direction."""
     leaf = jnp.linspace(1.0, 2.0, 128, dtype=jnp.bfloat16)
     exact = 0.0029 * leaf.astype(jnp.float32)
 

@@ -1,4 +1,4 @@
-"""Accumulation: the numbers of the large batch, and the inner rule at work only once in k calls."""
+"""Accumulation: the numbers of the large batch, and the inner optimizer runs only once in k calls."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxopt_mini import accumulate, adamw, apply_updates, base, chain, clip_by_norm
+from jaxopt_mini import accumulate, adamw, apply_updates, base, chain, clip_by_norm, sgd, states
+from jaxopt_mini.schedules import linear
+from jaxopt_mini.wrappers import inner_updates
 from tests.harness import SHAPES, normal, permissive, run
 
 
@@ -57,7 +59,7 @@ def test_equals_optax_multi_steps():
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_the_inner_rule_runs_once_in_k_calls():
+def test_the_inner_optimizer_runs_once_in_k_calls():
     ran = []
 
     def update(updates, state, params=None):
@@ -81,7 +83,15 @@ def test_small_gradients_in_low_precision_are_not_lost():
     assert updates["w"][-1] == jnp.bfloat16(511 / 256)
 
 
+def test_a_schedule_bound_to_the_inner_updates_reaches_its_end():
+    calls, steps = 10, 4
+    updates = inner_updates(accumulate, calls, steps=steps)
+    schedule = linear(1.0, updates)
+    _, state = run(accumulate(sgd(schedule), steps=steps), normal(SHAPES, 0), normal(SHAPES, 1, calls))
+    assert updates == 2 and states.learning_rate(state, schedule) == 0
+
+
 @pytest.mark.parametrize("steps", [0, -1])
-def test_what_is_no_number_of_steps_is_refused(steps):
+def test_an_invalid_number_of_steps_is_rejected(steps):
     with pytest.raises(ValueError, match=f"steps={steps} .*integer >= 1"):
         accumulate(optax.identity(), steps=steps)

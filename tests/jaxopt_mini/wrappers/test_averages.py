@@ -11,7 +11,7 @@ from tests.harness import SHAPES, normal, permissive, run
 
 
 def path(tx, params, grads, see=lambda state, params: params):
-    """What is seen after each step."""
+    """The value of ``see`` after each step."""
 
     def step(carry, grad):
         params, state = carry
@@ -81,7 +81,7 @@ def test_averages_are_found_in_chains_under_masks_and_in_each_other():
 
 
 def test_averages_in_low_precision_go_on_moving():
-    """A thousandth of the way is lost in bfloat16 itself."""
+    """A step of one thousandth is lost when computed in bfloat16."""
     tx = ema_params(optax.identity(), decay=0.999)
     params = {"w": jnp.ones((), jnp.bfloat16)}
     _, state = run(tx, params, {"w": jnp.full(1, 0.0, jnp.bfloat16)})
@@ -89,6 +89,6 @@ def test_averages_in_low_precision_go_on_moving():
     assert 1.8 < state.average["w"] < 2.0
 
 
-def test_what_is_no_number_of_steps_is_refused():
+def test_an_invalid_number_of_steps_is_rejected():
     with pytest.raises(ValueError, match="sync_period=0 .*integer >= 1"):
         lookahead(sgd(0.1), sync_period=0)

@@ -1,10 +1,11 @@
-"""Cautious updates and cautious decay, beyond their laws and recorded trajectories."""
+"""Cautious updates and cautious decay, beyond the property tests and recorded trajectories."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxopt_mini import cautious, cautious_decay, scale
+from jaxopt_mini import cautious, cautious_decay
+from jaxopt_mini.transforms import scale
 
 
 def test_agreement_is_of_signs_and_cannot_underflow():
@@ -28,8 +29,8 @@ def test_complex_entries_agree_when_the_step_descends():
     np.testing.assert_allclose(tx.update(grads, tx.init(grads))[0]["w"], -grads["w"])
 
 
-def test_unknown_scaling_is_refused():
-    with pytest.raises(ValueError, match="scaling='max' is unknown: give one of mean, count"):
+def test_unknown_scaling_is_rejected():
+    with pytest.raises(ValueError, match="unknown scaling='max': choose from mean, count"):
         cautious(scale(1.0), scaling="max")
 
 

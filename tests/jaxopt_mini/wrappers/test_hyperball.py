@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxopt_mini import adam, apply_updates, hyperball, scale, sgd
+from jaxopt_mini import adam, apply_updates, hyperball, sgd
+from jaxopt_mini.transforms import scale
 from tests.harness import LAYOUT, SHAPES, normal, run
 
 
@@ -58,6 +59,6 @@ def test_the_rate_follows_a_schedule():
     np.testing.assert_allclose(second["w"], 0.0, atol=1e-6)
 
 
-def test_unknown_roles_are_refused():
-    with pytest.raises(ValueError, match="'matrices'.*the roles are matrix, embedding, head, vector"):
+def test_unknown_roles_are_rejected():
+    with pytest.raises(ValueError, match="'matrices'.*choose from matrix, embedding, head, vector"):
         hyperball(sgd(0.1), roles=("matrices",))

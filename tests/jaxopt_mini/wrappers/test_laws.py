@@ -1,4 +1,4 @@
-"""Laws that every wrapper keeps, around several optimizers."""
+"""Properties of every wrapper, around several optimizers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from jaxopt_mini import WRAPPERS, ParamLayout, adam, apply_updates, chain, states
+from jaxopt_mini import WRAPPERS, ParamLayout, adam, apply_updates, chain, sgd, states
+from jaxopt_mini.wrappers import inner_updates
 from tests.cases import CASES
 from tests.cases_wrappers import INNERS, WRAPPED
 from tests.harness import LAYOUT, SHAPES, half_square, normal, run, shared_buffers
@@ -26,14 +27,14 @@ pairs = pytest.mark.parametrize(
 
 
 def each(test):
-    """Runs a law over every wrapper around AdamW, except where the row says why it can't hold."""
+    """Runs a law over every wrapper around AdamW, except where the row gives a reason why it can't hold."""
 
     @pytest.mark.parametrize("case", WRAPPED.values(), ids=WRAPPED)
     @functools.wraps(test)
-    def checked(case):
+    def checked(case, **others):
         if test.__name__ in case.exempt:
             pytest.skip(case.exempt[test.__name__])
-        test(case)
+        test(case, **others)
 
     return checked
 
@@ -68,7 +69,7 @@ def test_the_table_and_the_cases_name_the_same_wrappers():
 
 
 def zip_dtypes(dtypes):
-    """Abstract arrays whose leaves take the dtypes in turn."""
+    """Abstract arrays whose leaves cycle through the dtypes."""
     leaves, treedef = jax.tree.flatten(SHAPES, is_leaf=lambda leaf: isinstance(leaf, tuple))
     return treedef.unflatten(jax.ShapeDtypeStruct(s, d) for s, d in zip(leaves, itertools.cycle(dtypes)))
 
@@ -98,6 +99,16 @@ def test_state_keeps_structure_shapes_and_dtypes(case, inner):
         chex.assert_trees_all_equal_structs(state, new)
         chex.assert_trees_all_equal_shapes_and_dtypes(state, new)
         chex.assert_trees_all_equal_shapes_and_dtypes(params, new_params)
+
+
+@pytest.mark.parametrize("calls", [1, 5, 8])
+@each
+def test_inner_updates_are_as_many_as_the_inner_optimizer_counts(case, calls):
+    params, grads = normal(SHAPES, 0), normal(SHAPES, 1, calls)
+    tx = case.wrapper(sgd(lambda count: 0.01), **case.keywords)
+    _, state = jax.jit(lambda params, grads: run(tx, params, grads, extra=case.extra))(params, grads)
+    counted = states.learning_rate(state, lambda count: count)
+    assert inner_updates(case.wrapper, calls, **case.keywords) == counted
 
 
 @each
@@ -157,19 +168,19 @@ def test_every_number_may_be_traced(case):
 
 
 @each
-def test_every_number_out_of_range_is_refused_by_name(case):
+def test_every_number_out_of_range_is_rejected_by_name(case):
     for name in numbers(case):
         with pytest.raises(ValueError, match=rf"{name}.*nan"):
             make(case, **{name: float("nan")})
 
 
 @each
-def test_goes_into_either_chain_and_ignores_what_it_does_not_know(case):
-    def told(loss, params, t):
+def test_works_in_either_chain_and_ignores_unknown_extra_args(case):
+    def extra_args(loss, params, t):
         return {**case.extra(loss, params, t), "a_word_that_no_rule_names": 1.0}
 
     tx = optax.chain(chain(optax.identity(), make(case)), optax.identity())
-    params, ((_, state), _) = jax.jit(lambda p, g: run(tx, p, g, extra=told))(*start())
+    params, ((_, state), _) = jax.jit(lambda p, g: run(tx, p, g, extra=extra_args))(*start())
     close((params, state), expected(case.wrapper.__name__))
 
 
@@ -252,12 +263,12 @@ def test_bytes_are_those_of_the_row(case):
 
 
 @each
-def test_missing_parameters_are_not_needed_or_asked_for(case):
+def test_missing_parameters_are_optional_or_required(case):
     params = start()[0]
     tx = case.wrapper(INNERS["sgd"](0.1), **case.keywords)
-    told = case.extra(half_square, params, jnp.int32(0))
+    extra_args = case.extra(half_square, params, jnp.int32(0))
     try:
-        updates, _ = jax.eval_shape(lambda g, s: tx.update(g, s, None, **told), params, tx.init(params))
+        updates, _ = jax.eval_shape(lambda g, s: tx.update(g, s, None, **extra_args), params, tx.init(params))
     except ValueError as error:
         assert "needs the parameters" in str(error)  # noqa: PT017
     else:
@@ -265,7 +276,7 @@ def test_missing_parameters_are_not_needed_or_asked_for(case):
 
 
 @each
-def test_integer_leaves_are_refused(case):
+def test_integer_leaves_are_rejected(case):
     tree = {"w": jnp.ones((2, 2), jnp.int32)}
     with pytest.raises(ValueError, match="int32"):
         make(case).init(tree)

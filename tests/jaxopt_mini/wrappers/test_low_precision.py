@@ -1,4 +1,4 @@
-"""States in few bits and parameters in bfloat16: what they cost, how far they stray, that small steps survive."""
+"""States in few bits and parameters in bfloat16: memory, deviation from float32, small updates aren't lost."""
 
 import chex
 import jax
@@ -7,8 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxopt_mini import OPTIMIZERS, adam, adamw, apply_updates, low_precision, scale, sgd, states
+from jaxopt_mini import OPTIMIZERS, adam, adamw, apply_updates, low_precision, sgd, states
 from jaxopt_mini.quantize import Blocks
+from jaxopt_mini.transforms import scale
 from tests import known_8_bit
 from tests.cases import CASES
 from tests.harness import SHAPES, normal, run
@@ -88,7 +89,7 @@ def test_steps_too_small_for_bfloat16_arrive_in_the_mean():
         end, _ = jax.jit(lambda p, g, tx=tx: run(tx, p, g))(params, grads)
         means[rounding] = float(jnp.mean(end["w"].astype(jnp.float32)))
     assert means["nearest"] == 1.0
-    assert means["master"] == 1 + 12 / 128  # 400 / 4096 = 12.5 / 128, of which the even neighbour is the nearest
+    assert means["master"] == 1 + 12 / 128  # 400 / 4096 = 12.5 / 128, of which the even neighbor is the nearest
     # the sum of 400 roundings of variance at most (1/256)^2 on 4096 weights: four deviations are 0.005
     assert means["stochastic"] == pytest.approx(1 + 400 / 4096, abs=0.005)
 
@@ -104,7 +105,7 @@ def test_parameters_are_the_nearest_to_their_master():
     chex.assert_trees_all_close(state.master, exact, rtol=1e-5, atol=1e-6)
 
 
-def test_the_inner_rule_is_untouched_where_nothing_is_narrow():
+def test_the_inner_optimizer_is_untouched_where_nothing_is_narrow():
     params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 10)
     tx = low_precision(adamw(0.1), moments="float32", rounding="nearest")
     both = [jax.jit(lambda p, g, tx=tx: run(tx, p, g)[0])(params, grads) for tx in (tx, adamw(0.1))]
@@ -140,8 +141,8 @@ def test_small_parameters_and_other_leaves_keep_their_precision():
 
 @pytest.mark.parametrize("moments", FORMATS)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_takes_the_state_of_any_rule(name, moments):
-    """Structure, shapes and dtypes stay; what is kept in float32 takes at most what it took."""
+def test_takes_the_state_of_any_optimizer(name, moments):
+    """Structure, shapes and dtypes stay, and no state takes more memory than in float32."""
 
     def step(params, grads):
         state = tx.init(params)
@@ -157,10 +158,10 @@ def test_takes_the_state_of_any_rule(name, moments):
     chex.assert_trees_all_equal_shapes(updates, params)
 
 
-def test_unknown_words_are_refused():
-    with pytest.raises(ValueError, match="moments='fp8' is unknown: give one of float32, bfloat16, int8"):
+def test_unknown_names_are_rejected():
+    with pytest.raises(ValueError, match="unknown moments='fp8': choose from float32, bfloat16, int8"):
         low_precision(adam(0.1), moments="fp8")
-    with pytest.raises(ValueError, match="rounding='up' is unknown: give one of nearest, stochastic, master"):
+    with pytest.raises(ValueError, match="unknown rounding='up': choose from nearest, stochastic, master"):
         low_precision(adam(0.1), rounding="up")
 
 

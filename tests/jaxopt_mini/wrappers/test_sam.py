@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation against Optax's, and where its gradient is zero."""
+"""Sharpness-aware minimization against Optax's, and where its gradient is zero."""
 
 import chex
 import jax
@@ -20,10 +20,10 @@ def test_is_that_of_optax():
     theirs = optax.contrib.sam(optax.adamw(0.1), adversary, opaque_mode=True)
     ours = sam(adamw(0.1), rho=0.3)
 
-    def train(tx, params, **told):
+    def train(tx, params, **extra_args):
         def step(carry, _):
             params, state = carry
-            updates, state = tx.update(jax.grad(loss)(params), state, params, **told)
+            updates, state = tx.update(jax.grad(loss)(params), state, params, **extra_args)
             return (apply_updates(params, updates), state), None
 
         return jax.lax.scan(step, (params, tx.init(params)), length=20)[0][0]
@@ -57,7 +57,7 @@ def test_gradients_of_a_mapped_axis_are_averaged():
     np.testing.assert_array_equal(first, second)
 
 
-def test_a_missing_loss_is_asked_for():
+def test_a_missing_loss_is_required():
     tx, params = sam(sgd(0.1)), {"w": jnp.ones(3)}
     with pytest.raises(ValueError, match="loss_fn=..."):
         tx.update(params, tx.init(params), params)

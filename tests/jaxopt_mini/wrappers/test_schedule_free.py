@@ -52,7 +52,7 @@ def test_evaluation_params_are_found_in_a_chain_and_a_partition():
 def test_nothing_is_evaluated_but_what_is_trained_without_an_average():
     y, state = trained(adam(0.1))
     assert states.evaluation_params(state, y) is y
-    with pytest.raises(ValueError, match="state of schedule_free is needed, got a tuple"):
+    with pytest.raises(ValueError, match="expected the state of schedule_free, got a tuple"):
         schedule_free_eval_params(state, y)
 
 
@@ -72,7 +72,7 @@ def test_a_first_rate_of_zero_changes_nothing():
     assert state.weight_sum == 0
 
 
-def test_the_buffers_of_parameters_and_state_may_both_be_given_away():
+def test_the_buffers_of_parameters_and_state_may_both_be_donated():
     params = {"w": jnp.ones(3)}
     tx = schedule_free_sgd(0.1)
     step = jax.jit(lambda p, s: tx.update(p, s, p), donate_argnums=(0, 1))
@@ -80,6 +80,6 @@ def test_the_buffers_of_parameters_and_state_may_both_be_given_away():
     assert jnp.all(updates["w"] < 0)
 
 
-def test_without_an_average_in_y_it_is_refused():
+def test_without_an_average_in_y_it_is_rejected():
     with pytest.raises(ValueError, match=r"b1=0 .* \(0, 1\)"):
         schedule_free(sgd(0.1), b1=0.0)

@@ -1,4 +1,4 @@
-"""Steps that are left out: gradients that aren't finite, measurements that stand out."""
+"""Skipped steps: non-finite gradients, outliers of the loss or gradient norm."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxopt_mini import adamw, skip_nonfinite, skip_spikes, trace
+from jaxopt_mini import adamw, skip_nonfinite, skip_spikes
+from jaxopt_mini.transforms import trace
 from tests.harness import permissive
 
 PARAMS = {"w": jnp.ones(2), "b": jnp.ones(())}
@@ -57,7 +58,7 @@ def test_agrees_with_optax_until_it_gives_up():
     np.testing.assert_array_equal(state.skipped, their_state.total_notfinite)
 
 
-def test_having_given_up_once_the_counting_begins_anew():
+def test_having_given_up_once_the_count_restarts():
     values = [jnp.nan] * 7
     updates, state = steps(skip_nonfinite(optax.identity(), max_in_a_row=2), values)
     np.testing.assert_array_equal(jnp.isnan(updates), [False, False, True, False, False, True, False])
@@ -74,7 +75,7 @@ def test_a_spike_is_skipped_and_a_lasting_change_accepted():
 
 
 def test_the_bound_is_mean_and_sample_deviation_of_the_window():
-    """Against NumPy, with the window half full, full, and turned over."""
+    """Against NumPy, with the window half full, full, and wrapped around."""
     values = np.abs(np.random.default_rng(0).normal(1, 0.3, 60)).astype(np.float32)
     values[[20, 40]] = 4.0
     updates, state = steps(skip_spikes(optax.identity(), sigmas=2.0, window=10, watch="loss"), values, value=values)
@@ -92,9 +93,9 @@ def test_what_is_not_finite_is_skipped_from_the_start_and_not_remembered():
     assert jnp.all(jnp.isfinite(state.history))
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_are_rejected():
     for keywords, message in (
-        ({"watch": "value"}, "watch='value' is unknown: give one of norm, loss"),
+        ({"watch": "value"}, "unknown watch='value': choose from norm, loss"),
         ({"window": 1}, "window=1 .*integer >= 2"),
         ({"sigmas": -1.0}, "sigmas=-1.0"),
     ):

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxopt_mini import ParamLayout, constant, sgd
+from jaxopt_mini import ParamLayout, sgd
 from jaxopt_mini.base import GradientTransformationExtraArgs
+from jaxopt_mini.schedules import constant
 from minigpt_flax.train.config.mesh import read_mesh
 from minigpt_flax.train.parallel.launch import LAUNCHERS, patient
 from minigpt_flax.train.parallel.sharding import make_mesh, state_shardings

@@ -1,0 +1,133 @@
+"""NorMuon: Muon with a second moment per output neuron, which equalizes their update sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule, Updates
+from jaxopt_mini.check import check_fraction, check_nonnegative
+from jaxopt_mini.combine import chain
+from jaxopt_mini.explicit import keep_shardings
+from jaxopt_mini.matrices import as_leaves, as_matrices, map_matrices, matrices_and_rest, resolve_layout, unzip
+from jaxopt_mini.optimizers._adam import scale_by_adam
+from jaxopt_mini.optimizers._muon import scale_by_muon
+from jaxopt_mini.orthogonal import STANDARD, Coefficients
+from jaxopt_mini.transforms._scale import scale_by_learning_rate
+from jaxopt_mini.transforms.decay import add_decayed_weights
+from jaxopt_mini.transforms.shape import scale_by_shape, widening
+from jaxopt_mini.tree import absolute_square, cast_like, norm, widen
+
+TINY = 1e-10  # from the official code; added to roots and norms
+
+
+class ScaleByNormuonState(NamedTuple):
+    """State of :func:`scale_by_normuon`."""
+
+    nu: Updates  # for each matrix (*stacked, fan-out), float32
+
+
+def scale_by_normuon(
+    b2: ArrayLike = 0.95, layout: Any | Callable[[Params], Any] | None = None
+) -> GradientTransformationExtraArgs:
+    """Divides the update of each output neuron by its running root mean square; the norm of the matrix is unchanged.
+
+    Args:
+      b2: decay of the mean square of a neuron's update, in [0, 1).
+      layout: a layout, a function of the parameters that returns one, or None for the inferred one.
+
+    Returns:
+      A transformation with a :class:`ScaleByNormuonState`.
+    """
+    check_fraction(b2=b2)
+
+    def one(o, v):
+        v = b2 * v + (1 - b2) * jnp.mean(absolute_square(o), axis=0)
+        new = o / (jnp.sqrt(v) + TINY)[None, :]
+        return new * (norm(o) / (norm(new) + TINY)), v
+
+    def init(params):
+        matrices = as_matrices(params, resolve_layout(layout, params))
+        return ScaleByNormuonState(jax.tree.map(lambda m: jnp.zeros_like(absolute_square(m[..., 0, :])), matrices))
+
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
+        entries = resolve_layout(layout, updates)
+        matrices = jax.tree.map(widen, as_matrices(updates, entries))
+        new, nu = unzip(map_matrices(one, entries, matrices, state.nu), entries)
+        return cast_like(as_leaves(new, entries, updates), updates), ScaleByNormuonState(nu)
+
+    return keep_shardings(init, update)
+
+
+def normuon(
+    learning_rate: ScalarOrSchedule,
+    *,
+    beta: ArrayLike = 0.95,
+    b2: ArrayLike = 0.95,
+    ns_coeffs: Coefficients = STANDARD,
+    ns_steps: int = 5,
+    eps: ArrayLike = 1e-7,
+    weight_decay: ScalarOrSchedule = 0.0,
+    mu_dtype: DTypeLike | None = None,
+    ns_dtype: DTypeLike | None = None,
+    adam_b1: ArrayLike = 0.9,
+    adam_b2: ArrayLike = 0.95,
+    adam_weight_decay: ScalarOrSchedule = 0.0,
+    adam_learning_rate: ScalarOrSchedule | None = None,
+    rest: GradientTransformation | None = None,
+    layout: Any | None = None,
+) -> GradientTransformation:
+    """NorMuon: Muon with a second moment per output neuron, which equalizes their update sizes.
+
+    Li et al., "NorMuon: Making Muon more efficient and scalable" (2025, arXiv 2510.05491). The original :func:`muon`
+    and, after the iteration, for each output neuron j of o (fan-in, fan-out)::
+
+        v_j <- b2 v_j + (1 - b2) mean_i o_ij^2
+        o_ij <- o_ij / sqrt(v_j), then o is rescaled to its previous norm
+
+    Orthogonal updates have equal singular values but neurons of unequal size. Momentum decay and iteration are Muon's.
+    Without a ``layout`` it is inferred from names.
+
+    Departures: none; there are no bias corrections.
+
+    Args:
+      learning_rate: a number or a schedule; like Muon's, 0.02.
+      beta: decay of the momentum, in [0, 1).
+      b2: decay of a neuron's mean square, in [0, 1).
+      ns_coeffs: see :func:`muon`, like all following arguments.
+      ns_steps: number of steps of the iteration.
+      eps: added to the norm of the momentum, and to Adam's root.
+      weight_decay: a number or a schedule, times the learning rate.
+      mu_dtype: dtype that the momentum is stored in.
+      ns_dtype: dtype that the iteration multiplies in.
+      adam_b1: AdamW's b1.
+      adam_b2: AdamW's b2.
+      adam_weight_decay: AdamW's weight_decay.
+      adam_learning_rate: AdamW's learning rate; None is ``learning_rate``.
+      rest: optimizer for all other parameters, in place of AdamW.
+      layout: tree of :class:`~jaxopt_mini.ParamLayout`.
+
+    Returns:
+      A transformation; 4 bytes of state per float32 parameter of a matrix, and 4 per output neuron.
+    """
+    check_nonnegative(learning_rate=learning_rate, weight_decay=weight_decay)
+    check_nonnegative(adam_learning_rate=adam_learning_rate, adam_weight_decay=adam_weight_decay)
+    check_fraction(adam_b1=adam_b1, adam_b2=adam_b2)
+    matrices = chain(
+        scale_by_muon(ns_coeffs, ns_steps, beta, eps, mu_dtype, debias=False, ns_dtype=ns_dtype, layout=layout),
+        scale_by_normuon(b2, layout),
+        scale_by_shape(widening, layout),
+        add_decayed_weights(weight_decay),
+        scale_by_learning_rate(learning_rate),
+    )
+    adam = chain(
+        scale_by_adam(adam_b1, adam_b2, eps, mu_dtype=mu_dtype),
+        add_decayed_weights(adam_weight_decay),
+        scale_by_learning_rate(learning_rate if adam_learning_rate is None else adam_learning_rate),
+    )
+    return matrices_and_rest({"matrices": matrices, "rest": adam if rest is None else rest}, layout)

@@ -1,0 +1,113 @@
+"""Lookahead: every few steps, slow weights move towards the fast weights of the inner optimizer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from optax import MaskedNode
+
+from jaxopt_mini import states
+from jaxopt_mini.base import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    OptState,
+    Params,
+    apply_updates,
+    require_params,
+    with_extra_args_support,
+)
+from jaxopt_mini.check import check_nonnegative
+from jaxopt_mini.tree import widen
+
+
+class LookaheadState(NamedTuple):
+    """State of :func:`lookahead`."""
+
+    fast_state: OptState
+    steps_since_sync: jax.Array  # int32[], 0 to sync_period - 1
+    slow: Params  # the weights at the last synchronization, like the parameters
+
+
+def _slow(state: LookaheadState, params: Params) -> Params:
+    """The slow weights; for masked leaves the parameter."""
+    return jax.tree.map(lambda p, s: p if isinstance(s, MaskedNode) else s, params, state.slow)
+
+
+states.EVALUATION[LookaheadState] = _slow
+
+
+def _between(slow: jax.Array, fast: jax.Array, share: ArrayLike) -> jax.Array:
+    start = widen(slow)
+    return (start + share * (widen(fast) - start)).astype(slow.dtype)
+
+
+def lookahead(
+    inner: GradientTransformation,
+    *,
+    sync_period: int = 5,
+    slow_step_size: ArrayLike = 0.5,
+    reset_state: bool = False,
+) -> GradientTransformationExtraArgs:
+    """Moves slow weights towards the inner optimizer's every ``sync_period`` steps, and continues from them.
+
+    Zhang, Lucas, Hinton, Ba, "Lookahead Optimizer: k steps forward, 1 step back" (2019, arXiv 1907.08610)::
+
+        every k steps:  slow <- slow + slow_step_size (p - slow);   p <- slow
+
+    Departures: ``optax.lookahead`` takes and returns pairs of fast and slow parameters. Here the slow ones are in the
+    state, so that it can be used like any other optimizer. The numbers are the same.
+
+    Args:
+      inner: the fast optimizer.
+      sync_period: steps between synchronizations, at least 1.
+      slow_step_size: step size of the slow weights, in [0, 1].
+      reset_state: whether to reinitialize the inner state at each synchronization.
+
+    Returns:
+      A transformation with a :class:`LookaheadState`: the state of ``inner``, 4 bytes and a copy of the parameters.
+      Evaluate with the slow weights: ``states.evaluation_params(state, params)``.
+
+    Raises:
+      ValueError: a number is out of range, or ``update`` is called without the parameters.
+
+    >>> from jaxopt_mini import apply_updates, sgd
+    >>> tx = lookahead(sgd(1.0), sync_period=2)
+    >>> params = {"w": jnp.float32(0.0)}
+    >>> state = tx.init(params)
+    >>> for _ in range(4):
+    ...     updates, state = tx.update({"w": jnp.float32(-1.0)}, state, params)
+    ...     params = apply_updates(params, updates)
+    ...     print(params["w"])
+    1.0
+    1.0
+    2.0
+    2.0
+    """
+    check_nonnegative(slow_step_size=slow_step_size)
+    if not isinstance(sync_period, int) or sync_period < 1:
+        raise ValueError(f"sync_period={sync_period} is out of range: give an integer >= 1")
+    inner = with_extra_args_support(inner)
+
+    def init(params):
+        slow = jax.tree.map(jnp.copy, params)  # own buffers: both may be donated
+        return LookaheadState(inner.init(params), jnp.zeros((), jnp.int32), slow)
+
+    def update(updates, state, params=None, **extra_args):
+        params = require_params(params, "lookahead")
+        new, fast_state = inner.update(updates, state.fast_state, params, **extra_args)
+        synchronize = state.steps_since_sync == sync_period - 1
+
+        def choose(synced, otherwise):
+            return jax.tree.map(lambda a, b: jnp.where(synchronize, a, b), synced, otherwise)
+
+        target = jax.tree.map(lambda s, f: _between(s, f, slow_step_size), state.slow, apply_updates(params, new))
+        back = jax.tree.map(lambda t, p, u: (widen(t) - widen(p)).astype(u.dtype), target, params, new)
+        if reset_state:
+            fast_state = choose(inner.init(target), fast_state)
+        count = (state.steps_since_sync + 1) % sync_period
+        return choose(back, new), LookaheadState(fast_state, count, choose(target, state.slow))
+
+    return GradientTransformationExtraArgs(init, update)
