@@ -1,4 +1,4 @@
-"""Train a GPT: words in, a run out: ``python train.py --opt adamw --schedule warmup_cosine``, or ``--help``."""
+"""Train a GPT: ``python train.py --opt adamw --schedule warmup_cosine``; ``--help`` lists all flags."""
 
 import sys
 
@@ -6,23 +6,24 @@ from minigpt_flax.cli import early
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Does what the words say; returns the exit status."""
+    """Runs the command line and returns the exit status."""
     from minigpt_flax.cli import entry
 
-    words = sys.argv[1:] if arguments is None else arguments
-    return entry.guarded("train.py", lambda: run(words), words=words)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return entry.guarded("train.py", lambda: run(arguments), arguments=arguments)
 
 
 def run(arguments: list[str]) -> int:
-    """Parses, and trains or shows names."""
+    """Parses the arguments; trains, or prints names."""
     from minigpt_flax.cli import installed, parser, train
     from minigpt_flax.train import memory
 
     installed.require()
-    values = parser.parser().parse(arguments)
+    build = parser.parser()
+    values = build.parse(arguments)
     memory.require_address_space()
     status = train.run(**values)
-    parser.tell_repeated()
+    build.report_repeated()
     return status
 
 

@@ -16,19 +16,19 @@ import jax.numpy as jnp
 
 from benchmarks import peers
 from benchmarks.apart import Apart
-from benchmarks.contestants import FLOATS_MOVED, FLOATS_SCALED, compiled, ours
+from benchmarks.candidates import FLOATS_MOVED, FLOATS_SCALED, compiled, ours
 from benchmarks.timing import race, ratios
 from benchmarks.trees import model_tree
 from jaxopt_mini import apply_updates
-from minigpt_flax.compare.traced_run import program, stack
+from minigpt_flax.compare.traced_run import stack, trace_run
 from minigpt_flax.data.tokenizers.ids import Ids
 from minigpt_flax.model.attention import ATTENTION
-from minigpt_flax.model.attention_backend import deviation, what_hinders
+from minigpt_flax.model.attention_backend import deviation, fallback_reason
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.fused_cross_entropy import one_pass_losses
 from minigpt_flax.model.lm_head import SOFTCAPS
 from minigpt_flax.model.loss import token_losses
-from minigpt_flax.train.build import build, design, loss_sum
+from minigpt_flax.train.build import build, loss_sum, make_setup
 from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.devices import peak_flops
 from minigpt_flax.train.step import make_step
@@ -163,7 +163,7 @@ def attention(size: Sizes) -> Iterator[Row]:
         model = ModelConfig(vocab_size=1, dtype=size.dtype, **sizes)
         for name, row in ATTENTION.items():
             title = f"{name} {batch} x {length} x {heads} x {head_size}"
-            why = what_hinders(row, model)
+            why = fallback_reason(row, model)
             yield title, {"absent": why} if why else attempt(attention_row, row, model, batch)
 
 
@@ -188,13 +188,13 @@ class TrainingStep:
       config: of the run.
       plan: of the run.
       compile_seconds: what tracing and compiling took.
-      program: the step.
+      program: the compiled step.
     """
 
     def __init__(self, size: Sizes, preset: str, changes: dict[str, Any]):
         fields = {"dtype": size.dtype, "batch_size": size.batch, "accum": 1} | size.models[preset] | changes
         self.config = config = resolve(fields, preset)
-        self.plan, key = design(config, Ids(size.vocab_size)), jax.random.key(0)
+        self.plan, key = make_setup(config, Ids(size.vocab_size)), jax.random.key(0)
         plan = self.plan
         step = make_step(loss_sum(plan.model), plan.tx, plan.schedule, key=key, layout=plan.layout)
         shape = (config.accum,) * (config.accum > 1) + (config.batch_size, config.context + 1)
@@ -220,7 +220,8 @@ def training_step(size: Sizes, preset: str, changes: dict[str, Any]) -> dict[str
         "mfu": None if peak is None else plan.flops / seconds / peak,
         "memory_bytes": planned(step.program.memory_analysis()),
         "compile_seconds": step.compile_seconds,
-        "attention": plan.model.attention + (f" ({plan.hindered})" if plan.hindered else ""),
+        "attention": plan.model.attention
+        + (f" ({plan.attention_fallback_reason})" if plan.attention_fallback_reason else ""),
         "loss": float(step()),
     }
 
@@ -294,8 +295,8 @@ def nanogpt(size: Sizes) -> Iterator[Row]:
         return
     step = TrainingStep(size, preset, {})
     theirs = Apart(nanogpt_steps, size.peers, step.plan.model, size.batch, CALLS)
-    contestants = {"jaxopt_mini": lambda: jax.block_until_ready([step() for _ in range(CALLS)]), "nanoGPT": theirs}
-    seconds = race(contestants, NANOGPT_ROUNDS)
+    candidates = {"jaxopt_mini": lambda: jax.block_until_ready([step() for _ in range(CALLS)]), "nanoGPT": theirs}
+    seconds = race(candidates, NANOGPT_ROUNDS)
     for name, times in seconds.items():
         rate = step.config.step_tokens * CALLS / statistics.median(times)
         over = {"over_nanogpt": ratios(times, seconds["nanoGPT"])["median"]} if name != "nanoGPT" else {}
@@ -324,7 +325,7 @@ def sweep(size: Sizes) -> Iterator[Row]:
     """Runs that differ in seed and learning rate, in one program: what one costs, against one alone."""
     preset, changes = size.sweep
     base = resolve({**changes, "mesh": "data=1"}, preset)
-    parts = program(build(base), CALLS)
+    parts = trace_run(build(base), CALLS)
     configs = [dataclasses.replace(base, seed=i, lr=base.lr * (1 + i % 2)) for i in range(size.runs)]
     each = [(parts.knobs(config), parts.single(config).batches(0)) for config in configs]
     knobs, batch = each[0]

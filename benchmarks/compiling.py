@@ -21,7 +21,7 @@ from benchmarks.timing import ratios, spread
 from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser
 from minigpt_flax.data.tokenizers.ids import Ids
-from minigpt_flax.train.build import design, loss_sum
+from minigpt_flax.train.build import loss_sum, make_setup
 from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.step import make_step
 from minigpt_flax.train.throughput import planned
@@ -46,7 +46,7 @@ REPEATS = 3
 def compiled(preset: str, given: dict[str, Any], vocabulary: int) -> Any:
     """The step that ``train.py`` would take on one device, compiled."""
     config = resolve(given, preset)
-    plan = design(config, Ids(vocabulary))
+    plan = make_setup(config, Ids(vocabulary))
     step = make_step(loss_sum(plan.model), plan.tx, plan.schedule, key=jax.random.key(0), layout=plan.layout)
     batch = jax.ShapeDtypeStruct((config.step_sequences, config.context + 1), jnp.int32)
     return jax.jit(step, donate_argnums=0).lower(jax.eval_shape(plan.init), batch).compile()

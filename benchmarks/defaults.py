@@ -19,7 +19,6 @@ from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser
 from minigpt_flax.data import unigram_entropy
 from minigpt_flax.errors import check_name
-from minigpt_flax.spec import parse
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import RunConfig, resolve
 
@@ -45,18 +44,18 @@ def measure(name: str, path: Path, entropy: float) -> dict[str, Any]:
       entropy: of the corpus, in nats.
 
     Returns:
-      Its word and rate, its validation loss, how far that is below the entropy, and how far it should be.
+      Its spec and rate, its validation loss, how far that is below the entropy, and how far it should be.
     """
     config = config_of(name)
-    loss = scorer(path, parse(config.opt, "optimizer"), STEPS)(config.lr)
+    loss = scorer(path, config.opt, STEPS)(config.lr)
     bar = PLAIN_BAR if name in PLAIN else BAR
-    return {"opt": config.opt, "lr": config.lr, "val_loss": loss, "below_entropy": entropy - loss, "bar": bar}
+    return {"opt": str(config.opt), "lr": config.lr, "val_loss": loss, "below_entropy": entropy - loss, "bar": bar}
 
 
 def is_present(name: str, found: dict[str, Any]) -> bool:
     """Whether a result is of what the command resolves to now; older ones tell the rate alone."""
     config = config_of(name)
-    return (found.get("opt", name), found["lr"]) == (config.opt, config.lr)
+    return (found.get("opt", name), found["lr"]) == (str(config.opt), config.lr)
 
 
 def row(name: str, found: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ from benchmarks.results import RESULTS, environment, machine, save
 from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser, whole
 from minigpt_flax.runs.records import lines
-from minigpt_flax.train.build import design
+from minigpt_flax.train.build import make_setup
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.restore import settings_of
 
@@ -136,7 +136,7 @@ def of_run(folder: Path) -> Iterator[tuple[str, str]]:
     _, config, tokenizer = settings_of(folder)
     with Checkpoints(folder / "checkpoints", 1) as checkpoints:
         for step in checkpoints.steps()[-1:]:
-            state = checkpoints.read(step, jax.eval_shape(design(config, tokenizer).init))
+            state = checkpoints.read(step, jax.eval_shape(make_setup(config, tokenizer).init))
             leaves = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state))
             yield f"checkpoint {step}", hashlib.sha256(leaves).hexdigest()
 

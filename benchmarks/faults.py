@@ -34,14 +34,14 @@ import jax
 import numpy as np
 
 from benchmarks.results import RESULTS, environment, machine, save
-from minigpt_flax.cli.entry import guarded
-from minigpt_flax.cli.parser import Parser, leave, whole
+from minigpt_flax.cli.entry import guarded, leave
+from minigpt_flax.cli.parser import Parser, whole
 from minigpt_flax.data import load_tokenizer
 from minigpt_flax.runs.folder import RunFolder
 from minigpt_flax.runs.records import lines
-from minigpt_flax.train.build import design
+from minigpt_flax.train.build import make_setup
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.config.run_config import from_json
+from minigpt_flax.train.config.stored import from_json
 from minigpt_flax.train.parallel.xla_flags import device_per_core
 from train import main as train
 
@@ -223,7 +223,7 @@ class Trial:
         whole = work / "whole"
         self.lengths = self.undisturbed(whole)
         config = from_json((whole / "config.json").read_text(), "config").config
-        self.like = jax.eval_shape(design(config, load_tokenizer(whole)).init)
+        self.like = jax.eval_shape(make_setup(config, load_tokenizer(whole)).init)
         self.expected = contents(whole, self.like)
 
     def undisturbed(self, path: Path) -> dict[str, float]:

@@ -23,9 +23,9 @@ from minigpt_flax.cli.parser import Parser, whole
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.generate import generate
 from minigpt_flax.model.gpt import init_params
-from minigpt_flax.model.uncached import generate_uncached
 from minigpt_flax.train.build import model_config
 from minigpt_flax.train.config.run_config import resolve
+from tests.minigpt_flax.model.uncached import generate_uncached
 
 TOKENS, VOCABULARY, TEMPERATURE = 256, 65, 0.8
 ROUNDS = 5
@@ -60,16 +60,16 @@ def nanogpt(folder: Path, config: ModelConfig) -> Callable[[], object]:
 def measure(rounds: int, folder: Path | None) -> dict[str, Any]:
     """Tokens a second of everybody, and ours over theirs."""
     config = model_config(resolve({"dropout": 0.0}, "char"), VOCABULARY)
-    contestants = ours(config)
+    candidates = ours(config)
     absent = peers.why_not("nanoGPT/model", folder)
     if absent is None and folder is not None:
-        contestants["nanoGPT"] = nanogpt(folder, config)
-    seconds = race(contestants, rounds)
+        candidates["nanoGPT"] = nanogpt(folder, config)
+    seconds = race(candidates, rounds)
     found = {
         "tokens": TOKENS,
         "rounds": rounds,
         "tokens_per_second": {name: spread([TOKENS / s for s in times]) for name, times in seconds.items()},
-        "times_as_fast": {name: ratios(seconds[name], seconds["cached"]) for name in contestants if name != "cached"},
+        "times_as_fast": {name: ratios(seconds[name], seconds["cached"]) for name in candidates if name != "cached"},
     }
     return found if absent is None else {**found, "absent": {"nanoGPT": absent}}
 

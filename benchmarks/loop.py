@@ -1,15 +1,16 @@
 """What the loop adds to the step: ``python -m benchmarks.loop [--rounds N] [--steps N]``.
 
-The whole of ``train`` at the preset ``nano``, with its hooks, log, progress and checkpoints, against the same compiled
-step called alone; then with every probe. Validations, which are work of their own, are left out. And whether the
-device ever waits for the host: how often a step was sent while the one before it was still running. On several CPU
-devices that is never, as there each step is waited for (``train/launch.py`` says why).
+All of ``train`` at the preset ``nano``, with its callbacks, log, progress and checkpoints, against the same compiled
+step called alone; then with every probe. Validations are excluded. Also, whether the device ever waits for the host:
+how often a step was dispatched while the previous one was still running. On several CPU devices that is never, because
+there each step is waited for (``train/compile.py`` says why).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import sys
 import tempfile
@@ -23,36 +24,35 @@ from benchmarks.results import RESULTS, cores, environment, machine, save
 from benchmarks.timing import race, ratios, spread
 from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser, whole
-from minigpt_flax.console.terminal import Progress
+from minigpt_flax.console.reporters import Terminal
 from minigpt_flax.errors import UserError
-from minigpt_flax.runs.folder import RunFolder
-from minigpt_flax.train.attempts import Sitting, train_on
 from minigpt_flax.train.build import Run, build
-from minigpt_flax.train.checkpoint import Checkpoints
+from minigpt_flax.train.compile import CompiledStep
 from minigpt_flax.train.config.run_config import resolve
+from minigpt_flax.train.loop import fit
 from minigpt_flax.train.parallel.xla_flags import huge_pages
 from minigpt_flax.train.probes import PROBES
-from minigpt_flax.train.stop import Stop
 
-STEPS = 500  # in a block, a checkpoint after it; a look of the seldom probes is in the first, whatever their rhythm
+STEPS = 500  # in a block, a checkpoint after it; the probes that run every N steps measure in the first at least
 ROUNDS = 3
 TINY = {"layers": 1, "heads": 2, "width": 16, "context": 8, "batch_size": 4}
 BARS = {"loop": 1.03, "loop with probes": 1.05}
 
 
-class Watched:
-    """A step that notes whether the one before it was still running when it was sent.
+class Watched(CompiledStep):
+    """A step that counts how often the previous one was still running when it was dispatched.
 
     Args:
       step: the step.
     """
 
-    def __init__(self, step: Any):
-        self.step, self.ahead, self.calls, self.before = step, 0, 0, None
+    def __init__(self, step: CompiledStep):
+        super().__init__(step.function, block=step.block, finish=step.finish)
+        self.ahead, self.calls, self.before = 0, 0, None
 
     def __call__(self, state: Any, batch: Any) -> Any:
         """Does a step."""
-        state, metrics = self.step(state, batch)
+        state, metrics = super().__call__(state, batch)
         if self.before is not None:
             self.calls += 1
             self.ahead += not self.before.is_ready()
@@ -61,7 +61,7 @@ class Watched:
 
     @property
     def share(self) -> float:
-        """Of the steps, those that were sent ahead."""
+        """The share of the steps that were dispatched ahead."""
         return self.ahead / self.calls
 
 
@@ -75,23 +75,24 @@ def bare(run: Run) -> None:
 
 def whole_loop(run: Run) -> Any:
     """The steps as ``train.py`` does them; returns the watched one."""
-    config, evaluate = run.config, lambda params, stop: {"val_loss": 1.0, "val_sem": 0.0}
-    run = dataclasses.replace(run.each_step(Watched), evaluate=evaluate)
+    watched = functools.cache(Watched)
+    run = dataclasses.replace(
+        run,
+        step=watched(run.step),
+        step_with_probes=watched(run.step_with_probes),
+        step_with_periodic_probes=watched(run.step_with_periodic_probes),
+        evaluate=lambda params, stop: {"val_loss": 1.0, "val_sem": 0.0},
+    )
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
-        folder = RunFolder(Path(scratch))
-        with (
-            Checkpoints(folder.checkpoints, config.keep, config.keep_every) as checkpoints,
-            Progress(config, 0) as progress,
-        ):
-            train_on(run, run.init(), Sitting(folder, checkpoints, progress, Stop()))
+        fit(run, run.init(), folder=Path(scratch) / "run", reporter=Terminal())
     return run.step
 
 
 def measure(rounds: int, steps: int, changes: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of a block, in turn.
+    """Seconds of a block, interleaved.
 
     Args:
-      rounds: number of blocks of each contestant.
+      rounds: number of blocks of each candidate.
       steps: in a block.
       changes: to the preset.
     """
@@ -128,7 +129,7 @@ def table(found: dict[str, Any]) -> str:
         ratio = found["ratios"][name]["median"]
         rows.append(f"  {name} / step: {ratio:.3f}, {'within' if ratio <= bar else 'OVER'} {bar}")
     for where, share in found["sent_ahead"].items():
-        rows.append(f"  {where} {share:.1%} of the steps were sent while the one before was running")
+        rows.append(f"  {where} {share:.1%} of the steps were dispatched while the previous one was running")
     return "\n".join(rows)
 
 

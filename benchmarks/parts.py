@@ -45,7 +45,7 @@ def gelu_as(activation: Callable[[jax.Array], jax.Array]) -> Change:
 
 CHANGES: dict[str, Change] = {
     AS_IT_IS: contextlib.nullcontext,
-    "gradients of weights without a copy": lambda: mock.patch.object(linear, "turned_product", jnp.matmul),
+    "gradients of weights without a copy": lambda: mock.patch.object(linear, "matmul_transposed_grad", jnp.matmul),
     "GELU by erfc": gelu_as(functools.partial(jax.nn.gelu, approximate=False)),
     "rectifier for GELU": gelu_as(jax.nn.relu),
     "no normalisation": lambda: mock.patch.dict(NORMS, layernorm=lambda x, eps: x),

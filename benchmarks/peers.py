@@ -1,4 +1,4 @@
-"""Torch's side of a contest: its AdamW, nanoGPT, and the optimizers of authors whose files are given in a folder."""
+"""PyTorch candidates of a benchmark: its AdamW, nanoGPT, and optimizers from their authors' files in a folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NANOGPT_DECAY = 0.1
 
 
 def why_no_torch(device: str = "cpu") -> str | None:
-    """Why torch can't take part in a contest on that kind of device, None if it can."""
+    """Why torch can't be measured on that kind of device, None if it can."""
     if jax.default_backend() != device:
         return f"torch is compared on a {device} here"
     return None if importlib.util.find_spec("torch") else "torch is not installed"

@@ -1,10 +1,10 @@
-"""Default learning rate of every optimizer: ``python -m benchmarks.rates [WORD ...] [--at RATE ...] [--out FILE]``.
+"""Default learning rate of every optimizer: ``python -m benchmarks.rates [SPEC ...] [--at RATE ...] [--out FILE]``.
 
 Each optimizer trains preset ``nano`` on the default corpus, with everything but the peak learning rate at its default,
 at rates a factor of sqrt(10) apart, from a start uphill until the best has a worse one on either side; ``--at`` names
 the rates instead. Some are tried with other keywords, too, see ``TRIED``. All have the same weights and batches.
 
-What each word came to at each rate goes to ``benchmarks/results/<machine>.json``, and the best of what that file holds
+The loss of each spec at each rate goes to ``benchmarks/results/<machine>.json``, and the best of what that file holds
 for an optimizer to ``minigpt_flax/train/config/default_rates.txt``, which ``train.py`` reads. Nothing is trained twice.
 """
 
@@ -23,9 +23,9 @@ from jaxopt_mini import OPTIMIZERS
 from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser, number, whole
 from minigpt_flax.errors import check_name
-from minigpt_flax.spec import Word, parse
+from minigpt_flax.spec import Spec, parse
 from minigpt_flax.train.build import build
-from minigpt_flax.train.config.run_config import DEFAULTS, RunConfig, defaults, resolve
+from minigpt_flax.train.config.run_config import RATES, RunConfig, resolve
 
 SECTION = "rates"
 STEPS = 300
@@ -45,20 +45,20 @@ sophia(b1=0.8,eps=1e-5,update_interval=5,lr=6e-4)
 sm3(b2=0.5,lr=3e-3) adagrad(initial_accumulator_value=1e-4,lr=0.03) adadelta(rho=0.95,lr=1.0)
 novograd(b1=0.8,b2=0.1,lr=0.03) kron(precond_lr=0.5,lr=3e-3) adan(b1=0.9,b2=0.9,b3=0.95,lr=6e-3)
 """
-"""Words with the rate that a search begins at, where that isn't ``USUAL``: the papers' or the field's. An optimizer is
-tried with keywords as well whose defaults are for longer runs (memories of 1000 steps and more), or for larger
+"""Specs with the rate that a search begins at, where that isn't ``USUAL``: from the papers, or customary. An optimizer
+is also tried with keywords whose defaults are for longer runs (memories of 1000 steps and more), or for larger
 gradients than a language model's, clipped to norm 1 (``eps``, what sums start from)."""
 
 
-def tried() -> dict[str, Word]:
-    """What is searched where nothing is named: word without its rate -> the word with the rate to begin at."""
-    words = [parse(text, "optimizer") for text in TRIED.split()]
-    plain = {name: Word(name, (), {"lr": USUAL}) for name in OPTIMIZERS}
-    return plain | {str(word.without("lr")): word for word in words}
+def tried() -> dict[str, Spec]:
+    """What is searched where nothing is named: spec without its rate -> the spec with the rate to begin at."""
+    specs = [parse(text, "optimizer") for text in TRIED.split()]
+    plain = {name: Spec(name, (), {"lr": USUAL}) for name in OPTIMIZERS}
+    return plain | {str(spec.without("lr")): spec for spec in specs}
 
 
 def train(config: RunConfig) -> float:
-    """Trains; returns the validation loss, infinite where training breaks."""
+    """Trains; returns the validation loss, infinite if training diverges."""
     run = build(config)
     state = run.init()
     for t in range(config.steps):
@@ -70,7 +70,7 @@ def train(config: RunConfig) -> float:
 def climb(score: Callable[[float], float], start: float) -> dict[float, float]:
     """Walks along the rates from ``start`` until the best has a worse one on either side; returns all scores.
 
-    Of equals it takes the lowest, and so it leaves a place where all break: such rates are too high.
+    Of equals it takes the lowest, and so it leaves a region where all diverge: such rates are too high.
 
     >>> list(climb(lambda rate: abs(math.log10(rate)), 0.01))
     [0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
@@ -96,28 +96,28 @@ def nth(start: float, k: int) -> float:
     return float(f"{10 ** ((round(PER_DECADE * math.log10(start)) + k) / PER_DECADE):.1g}")
 
 
-def best(losses: Mapping[str, Mapping[str, float | None]], name: str) -> Word | None:
-    """The word of an optimizer that came to the lowest loss, with its rate; None where none did."""
+def best(losses: Mapping[str, Mapping[str, float | None]], name: str) -> Spec | None:
+    """The spec of an optimizer that reached the lowest loss, with its rate; None where none did."""
     found = [
         (loss, parse(text, "optimizer"), float(rate))
         for text, curve in losses.items()
         for rate, loss in curve.items()
         if loss is not None and parse(text, "optimizer").name == name
     ]
-    _, word, rate = min(found, key=lambda entry: entry[0], default=(None, None, None))
-    return word and Word(word.name, word.args, {**word.keywords, "lr": rate})
+    _, spec, rate = min(found, key=lambda entry: entry[0], default=(None, None, None))
+    return spec and Spec(spec.name, spec.args, {**spec.keywords, "lr": rate})
 
 
-def write(word: Word) -> None:
-    """Puts the word of an optimizer into the table."""
-    table = dict(sorted({**defaults(), word.name: word}.items()))
-    scratch = DEFAULTS.with_suffix(".tmp")
-    scratch.write_text("".join(f"{row}\n" for row in table.values()), "utf-8")
-    os.replace(scratch, DEFAULTS)  # whoever reads while the search runs sees a whole table
+def write(spec: Spec) -> None:
+    """Puts the spec of an optimizer into the table of defaults."""
+    rows = {row.partition("(")[0]: row for row in RATES.read_text("utf-8").splitlines()} | {spec.name: str(spec)}
+    scratch = RATES.with_suffix(".tmp")
+    scratch.write_text("".join(f"{row}\n" for _, row in sorted(rows.items())), "utf-8")
+    os.replace(scratch, RATES)  # a process that reads it while the search runs sees the whole table
 
 
 def kept(path: Path, section: str) -> dict[str, dict[str, float | None]]:
-    """Word -> rate -> loss, None where training broke: what a file holds."""
+    """Spec -> rate -> loss, None where training diverged: what a file holds."""
     return load(path).get(section, {}).get("losses", {})
 
 
@@ -129,9 +129,9 @@ def keep(path: Path, section: str, text: str, rate: float, loss: float) -> None:
     save(path, section, {**environment(), "losses": dict(sorted(losses.items()))})
 
 
-def scorer(path: Path, word: Word, steps: int) -> Callable[[float], float]:
-    """Rate -> loss of a word without one: out of the file, or trained and put there."""
-    section, text = f"{SECTION}, {steps} steps", str(word)
+def scorer(path: Path, spec: Spec, steps: int) -> Callable[[float], float]:
+    """Rate -> loss of a spec without one: from the file, or trained and added to it."""
+    section, text = f"{SECTION}, {steps} steps", str(spec)
 
     def score(rate: float) -> float:
         curve = kept(path, section).get(text, {})
@@ -148,28 +148,28 @@ def scorer(path: Path, word: Word, steps: int) -> Callable[[float], float]:
 
 
 def _shown(loss: float | None) -> str:
-    return "   broken" if loss is None else f"{loss:9.4f}"
+    return " diverged" if loss is None else f"{loss:9.4f}"
 
 
 def run(arguments: list[str]) -> int:
     """Searches."""
     parser = Parser(prog="python -m benchmarks.rates", description=__doc__)
-    parser.add_argument("words", nargs="*", metavar="WORD", help="these, from lr=RATE on [all, from where TRIED says]")
+    parser.add_argument("specs", nargs="*", metavar="SPEC", help="these, from lr=RATE on [all, from where TRIED says]")
     parser.add_argument("--at", nargs="+", type=number, metavar="RATE", help="at these rates instead of searching")
     parser.add_argument("--steps", type=whole, default=STEPS, metavar="N", help=f"of a run [{STEPS}]")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the losses go [the results of this machine]")
     given = parser.parse(arguments)
     path = given["out"] or RESULTS / f"{machine()}.json"
-    for word in [parse(text, "optimizer") for text in given["words"]] or tried().values():
-        check_name(word.name, OPTIMIZERS, "optimizer")
-        plain = word.without("lr")
+    for spec in [parse(text, "optimizer") for text in given["specs"]] or tried().values():
+        check_name(spec.name, OPTIMIZERS, "optimizer")
+        plain = spec.without("lr")
         score = scorer(path, plain, given["steps"])
         if given["at"]:
             [score(rate) for rate in given["at"]]
         else:
-            start = word if "lr" in word.keywords else tried().get(str(plain), Word(word.name))
+            start = spec if "lr" in spec.keywords else tried().get(str(plain), Spec(spec.name))
             climb(score, start.keywords.get("lr", USUAL))
-        found = best(kept(path, f"{SECTION}, {given['steps']} steps"), word.name)
+        found = best(kept(path, f"{SECTION}, {given['steps']} steps"), spec.name)
         if found:
             write(found)
             print(f"now {found}", flush=True)

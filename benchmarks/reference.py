@@ -28,14 +28,14 @@ import jax
 from benchmarks.results import RESULTS, environment, machine, save
 from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser, number, whole
-from minigpt_flax.compare import comparison as contests, successive_halving
-from minigpt_flax.compare.collect import entries_of
-from minigpt_flax.compare.comparison import VALIDATIONS, Contest, Contestant
+from minigpt_flax.compare import comparison as comparisons, successive_halving
+from minigpt_flax.compare.collect import collect_runs
+from minigpt_flax.compare.comparison import VALIDATIONS, Candidate, Comparison
 from minigpt_flax.compare.figures import losses, rates
-from minigpt_flax.compare.runner import conduct
-from minigpt_flax.compare.statistics import Entry, Verdict, judge
+from minigpt_flax.compare.runner import run_comparison
+from minigpt_flax.compare.statistics import CandidateRuns, Summary, summarize
 from minigpt_flax.compare.tables import as_values, markdown, text
-from minigpt_flax.compare.traced_run import program
+from minigpt_flax.compare.traced_run import trace_run
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.train.build import build
@@ -59,32 +59,32 @@ class Part:
     Attributes:
       name: of its folder, pictures and results.
       title: of its section.
-      contest: what it trains.
+      comparison: what it trains.
     """
 
     name: str
     title: str
-    contest: Contest
+    comparison: Comparison
 
 
 def parts(opts: Sequence[str], few: Sequence[str], steps: int, shakespeare: str | None) -> list[Part]:
     """The default corpus and, if there is a file of it, Shakespeare."""
 
-    def contest(words: Sequence[str], **more: Any) -> Contest:
+    def comparison(specs: Sequence[str], **more: Any) -> Comparison:
         given = {"steps": steps, "schedule": SCHEDULE, **more}
-        return contests.check(Contest("nano", given, tuple(words), (), (), True, tuple(range(SEEDS))))
+        return comparisons.check(Comparison("nano", given, tuple(specs), (), (), True, tuple(range(SEEDS))))
 
-    found = [Part("pydocs", "The Python documentation", contest(opts))]
+    found = [Part("pydocs", "The Python documentation", comparison(opts))]
     if shakespeare is not None:
-        found.append(Part("shakespeare", "Tiny Shakespeare", contest(few, data=(shakespeare,))))
+        found.append(Part("shakespeare", "Tiny Shakespeare", comparison(few, data=(shakespeare,))))
     return found
 
 
-def pace(contest: Contest, who: Contestant) -> tuple[float, float]:
-    """Seconds of a step of this contestant, and of one validation."""
-    config = contest.config(who)
+def pace(comparison: Comparison, candidate: Candidate) -> tuple[float, float]:
+    """Seconds of a step of this candidate, and of one validation."""
+    config = comparison.config(candidate)
     run = build(config)
-    one = program(run, config.steps).single(config)
+    one = trace_run(run, config.steps).single(config)
     after = lambda state, t: jax.block_until_ready(one.step(state, one.batches(t))[0])
     state = functools.reduce(after, range(TIMED), one.init())
     before = time.perf_counter()
@@ -97,30 +97,30 @@ def pace(contest: Contest, who: Contestant) -> tuple[float, float]:
 
 
 def paces(part: Part, path: Path) -> dict[str, tuple[float, float]]:
-    """The pace of every contestant, each measured once: what a folder holds is not measured again."""
+    """The pace of every candidate, each measured once: what a folder holds is not measured again."""
     known = json.loads(path.read_text()) if path.exists() else {}
-    for who in part.contest.contestants:
-        if who.name not in known:
-            known[who.name] = pace(part.contest, who)
+    for candidate in part.comparison.candidates:
+        if candidate.name not in known:
+            known[candidate.name] = pace(part.comparison, candidate)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(known, indent=1) + "\n")
     return known
 
 
-def seconds(contest: Contest, step: float, validation: float) -> float:
-    """What a contestant takes: the steps of its search and of its seeds, and their validations."""
-    search = successive_halving.lengths(contest.steps)
+def seconds(comparison: Comparison, step: float, validation: float) -> float:
+    """What a candidate takes: the steps of its search and of its seeds, and their validations."""
+    search = successive_halving.lengths(comparison.steps)
     validations = len(search) + SEEDS * VALIDATIONS
-    return step * (sum(search) + SEEDS * contest.steps) + validation * validations
+    return step * (sum(search) + SEEDS * comparison.steps) + validation * validations
 
 
 def budget(part: Part, folder: Path) -> float:
     """Prints what the part will take; returns it in seconds."""
     known = paces(part, folder / f"{part.name}-pace.json")
-    print(f"{part.title}: {part.contest.runs} runs, {part.contest.budget:,} steps", flush=True)
+    print(f"{part.title}: {part.comparison.runs} runs, {part.comparison.budget:,} steps", flush=True)
     total = 0.0
     for name, (step, validation) in known.items():
-        total += (each := seconds(part.contest, step, validation))
+        total += (each := seconds(part.comparison, step, validation))
         print(f"  {name:12s}{1000 * step:7.0f} ms a step{spell(each):>9s}", flush=True)
     return total
 
@@ -160,7 +160,9 @@ that others use too: compare losses and steps.
 """
 
 
-def section(part: Part, entries: Sequence[Entry], verdict: Verdict, facts: Mapping[str, Any], docs: Path) -> str:
+def section(
+    part: Part, entries: Sequence[CandidateRuns], verdict: Summary, facts: Mapping[str, Any], docs: Path
+) -> str:
     """The part as text, with its pictures beside the page.
 
     Args:
@@ -170,11 +172,13 @@ def section(part: Part, entries: Sequence[Entry], verdict: Verdict, facts: Mappi
       facts: ``machine``, ``date``, and the time that was ``expected`` and that it ``took``.
       docs: folder of the page.
     """
-    by_name = {standing.name: standing for standing in verdict.standings}
-    best = [by_name[who.name] for who in part.contest.contestants if by_name[who.name].mean is not None]
+    by_name = {standing.name: standing for standing in verdict.results}
+    best = [
+        by_name[candidate.name] for candidate in part.comparison.candidates if by_name[candidate.name].mean is not None
+    ]
     pictures = {"loss": losses(best), "rates": rates(entries)}
     cost = "{runs} runs in {took}; {expected} were expected before they began. Machine: {machine}, {date}."
-    lines = [f"## {part.title}", "", cost.format(runs=part.contest.runs, **facts), "", markdown(verdict)]
+    lines = [f"## {part.title}", "", cost.format(runs=part.comparison.runs, **facts), "", markdown(verdict)]
     for name, figure in pictures.items():
         if figure is not None:
             figure.savefig(docs / f"reference-{part.name}-{name}.png", dpi=72)
@@ -214,8 +218,8 @@ def run(arguments: list[str]) -> int:
     add = parser.add_argument
     add("--shakespeare", metavar="FILE", help="tiny Shakespeare, for the second part")
     add("--only", metavar="PART", help="pydocs, or shakespeare")
-    add("--opt", action="append", metavar="WORD", help="instead of the twelve; may be repeated")
-    add("--few", action="append", metavar="WORD", help="instead of the second part's five; may be repeated")
+    add("--opt", action="append", metavar="SPEC", help="instead of the twelve; repeatable")
+    add("--few", action="append", metavar="SPEC", help="instead of the second part's five; repeatable")
     add("--steps", type=whole, default=STEPS, metavar="N", help=f"of a run [{STEPS}]")
     add("--hours", type=number, default=HOURS, metavar="H", help=f"refuse to take longer [{HOURS}]")
     add("--jobs", type=whole, default=1, metavar="N", help="processes at once [1]")
@@ -234,11 +238,11 @@ def run(arguments: list[str]) -> int:
     for part in todo:
         folder, clock = given["out"] / part.name, given["out"] / f"{part.name}-seconds.json"
         with clocked(clock):
-            status = conduct(part.contest, folder, jobs=given["jobs"])
+            status = run_comparison(part.comparison, folder, jobs=given["jobs"])
         if status:
             return status
-        entries = entries_of(part.contest, folder)
-        verdict, known = judge(entries), environment()
+        entries = collect_runs(part.comparison, folder)
+        verdict, known = summarize(entries), environment()
         print(f"\n{part.title}\n\n{text(verdict)}\n")
         values = {**known, "steps": given["steps"], "seconds": round(spent(clock)), **as_values(verdict)}
         save(given["results"] or RESULTS / f"{machine()}.json", f"reference, {part.name}", values)

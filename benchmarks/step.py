@@ -23,7 +23,7 @@ from benchmarks.results import RESULTS, cores, publish
 from benchmarks.timing import race, ratios, spread
 from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser, whole
-from minigpt_flax.model.gpt2 import to_gpt2
+from minigpt_flax.model.huggingface import to_gpt2
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.parallel.xla_flags import huge_pages
@@ -102,27 +102,27 @@ def measure(preset: str, folder: Path | None, rounds: int, compiled: bool) -> di
     _, steps, _, settled = PRESETS[preset]
     runs = {name: build(resolve(given, preset)) for name, given in WAYS.items()}
     run = runs["ours"]
-    contestants: dict[str, Callable[[], list[float]]] = {name: turns(each, steps) for name, each in runs.items()}
+    candidates: dict[str, Callable[[], list[float]]] = {name: turns(each, steps) for name, each in runs.items()}
     absent = peers.why_not("nanoGPT/model", folder)
     if absent is None and folder is not None:
         for name, (compiling, pages) in THEIRS.items():
             if compiled or not compiling:
-                contestants[name] = Apart(nanogpt, preset, folder, compiling, steps, huge_pages=pages)
-    losses: dict[str, list[float]] = {name: [] for name in contestants}
-    noted = {name: noting(turn, losses[name]) for name, turn in contestants.items()}
+                candidates[name] = Apart(nanogpt, preset, folder, compiling, steps, huge_pages=pages)
+    losses: dict[str, list[float]] = {name: [] for name in candidates}
+    noted = {name: noting(turn, losses[name]) for name, turn in candidates.items()}
     seconds = race(noted, rounds, settled=settled)
     found: dict[str, Any] = {
         "rounds": rounds,
         "steps_in_a_round": steps,
         "ms_per_step": {name: spread([1e3 * s / steps for s in times]) for name, times in seconds.items()},
         "ours_over": {
-            name: {theirs: ratios(seconds[name], seconds[theirs]) for theirs in contestants if theirs not in runs}
+            name: {theirs: ratios(seconds[name], seconds[theirs]) for theirs in candidates if theirs not in runs}
             for name in runs
         },
     }
     if run.config.dropout == 0:
         apart = lambda name: float(np.max(np.abs(np.subtract(losses["ours"], losses[name]))))
-        found["losses_apart"] = {"steps": len(losses["ours"]), **{n: apart(n) for n in contestants if n != "ours"}}
+        found["losses_apart"] = {"steps": len(losses["ours"]), **{n: apart(n) for n in candidates if n != "ours"}}
     return found if absent is None else {**found, "absent": {"nanoGPT": absent}}
 
 

@@ -1,4 +1,4 @@
-"""Contests: everybody takes turns within one run, as a shared machine is never the same for two runs."""
+"""Comparisons: everybody takes turns within one run, as a shared machine is never the same for two runs."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ WARM_UP = 2
 
 
 def race(
-    contestants: Mapping[str, Callable[[], object]], rounds: int = ROUNDS, *, settled: bool = False
+    candidates: Mapping[str, Callable[[], object]], rounds: int = ROUNDS, *, settled: bool = False
 ) -> dict[str, list[float]]:
-    """Seconds of each contestant's calls, one a round, after rounds that aren't counted.
+    """Seconds of each candidate's calls, one a round, after rounds that aren't counted.
 
     Every round has an order of its own, the same whenever it is run, so that nobody always follows the same one.
 
     Args:
-      contestants: name -> what does the work and waits for its end.
+      candidates: name -> what does the work and waits for its end.
       rounds: number of counted calls.
       settled: call each once, uncounted, before it is counted. Where a call takes gigabytes, its first one pays for the
         state in which the one before left the memory, as huge pages have to be made out of small ones.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    order, shuffle = list(contestants), random.Random(0).shuffle
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    order, shuffle = list(candidates), random.Random(0).shuffle
     for turn in range(WARM_UP + rounds):
         shuffle(order)
         for name in order:
             if settled:
-                contestants[name]()
+                candidates[name]()
             start = time.perf_counter()
-            contestants[name]()
+            candidates[name]()
             if turn >= WARM_UP:
                 seconds[name].append(time.perf_counter() - start)
     return seconds

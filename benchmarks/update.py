@@ -21,7 +21,7 @@ import optax
 import optax.contrib
 
 from benchmarks import peers
-from benchmarks.contestants import (
+from benchmarks.candidates import (
     FLOATS_MOVED,
     FLOATS_SCALED,
     Jitted,
@@ -41,7 +41,7 @@ from minigpt_flax.cli.parser import Parser, whole
 from minigpt_flax.errors import UserError, check_name
 
 OURS = "jaxopt_mini"
-BARS = {  # section -> contestant -> what our time is at most, as a part of theirs
+BARS = {  # section -> candidate -> what our time is at most, as a part of theirs
     "adamw": {"optax": 0.40, "memory floor": 1.25},
     "muon": {"optax": 0.7},
     "soap": {},
@@ -54,7 +54,7 @@ COMPILATIONS = 5
 
 
 @dataclass(frozen=True)
-class Contest:
+class Comparison:
     """One section on one tree.
 
     Attributes:
@@ -80,65 +80,67 @@ class Contest:
         return self.params, self.grads, self.tree.layout
 
 
-def time_adamw(contest: Contest) -> dict[str, Any]:
+def time_adamw(comparison: Comparison) -> dict[str, Any]:
     """Clip, AdamW and schedule."""
     schedule = optax.warmup_cosine_decay_schedule(RATE / (WARM_UP + 1), RATE, WARM_UP, STEPS, RATE * FLOOR)
     mine = chain(clip_by_norm(CLIP), adamw(warmup_cosine(RATE, STEPS, warmup=WARM_UP, floor=FLOOR), **ADAMW))
     other = optax.chain(optax.clip_by_global_norm(CLIP), optax.adamw(schedule, **ADAMW))
-    contestants = {
-        OURS: contest.jitted(mine, apply_updates),
-        "optax": contest.jitted(other, optax.apply_updates),
-        "memory": Scaling(contest.params),
+    candidates = {
+        OURS: comparison.jitted(mine, apply_updates),
+        "optax": comparison.jitted(other, optax.apply_updates),
+        "memory": Scaling(comparison.params),
     }
     absent = {"torch": peers.why_no_torch()}
     if absent["torch"] is None:
         how = {"clip": CLIP, "rate": RATE, "steps": STEPS, "betas": (ADAMW["b1"], ADAMW["b2"])}
         how["weight_decay"] = ADAMW["weight_decay"]
-        contestants["torch fused"] = peers.adamw(*contest.given(), **how)
-    seconds = race(contestants, contest.rounds)
+        candidates["torch fused"] = peers.adamw(*comparison.given(), **how)
+    seconds = race(candidates, comparison.rounds)
     scaling = seconds.pop("memory")
     seconds["memory floor"] = [value * FLOATS_MOVED / FLOATS_SCALED for value in scaling]
-    moved = FLOATS_SCALED * 4 * contest.tree.size
+    moved = FLOATS_SCALED * 4 * comparison.tree.size
     more = {"bandwidth_gb_s": moved / statistics.median(scaling) / 1e9, "absent": absent}
-    return described(contest, contestants, seconds) | more
+    return described(comparison, candidates, seconds) | more
 
 
-def time_muon(contest: Contest) -> dict[str, Any]:
+def time_muon(comparison: Comparison) -> dict[str, Any]:
     """Muon on the matrices, Adam on the rest."""
-    mine, other = ours("muon", RATE, contest.tree), theirs(optax.contrib.muon, RATE, contest.tree)
-    contestants = {
-        OURS: contest.jitted(mine, apply_updates),
-        "optax": contest.jitted(other, optax.apply_updates),
+    mine, other = ours("muon", RATE, comparison.tree), theirs(optax.contrib.muon, RATE, comparison.tree)
+    candidates = {
+        OURS: comparison.jitted(mine, apply_updates),
+        "optax": comparison.jitted(other, optax.apply_updates),
     }
-    absent = {"author, bfloat16": peers.why_not("muon", contest.peers)}
-    if contest.peers is not None and absent["author, bfloat16"] is None:
-        contestants["author, bfloat16"] = peers.muon(contest.peers, *contest.given(), RATE)
-    return described(contest, contestants, race(contestants, contest.rounds)) | {"absent": absent}
+    absent = {"author, bfloat16": peers.why_not("muon", comparison.peers)}
+    if comparison.peers is not None and absent["author, bfloat16"] is None:
+        candidates["author, bfloat16"] = peers.muon(comparison.peers, *comparison.given(), RATE)
+    return described(comparison, candidates, race(candidates, comparison.rounds)) | {"absent": absent}
 
 
-def time_soap(contest: Contest) -> dict[str, Any]:
+def time_soap(comparison: Comparison) -> dict[str, Any]:
     """SOAP; the time is that of an update on average, new bases included."""
-    contestants: dict[str, Any] = {OURS: contest.jitted(ours("soap", RATE, contest.tree), apply_updates, SOAP_PERIOD)}
-    absent = {"authors": peers.why_not("soap", contest.peers)}
-    if contest.peers is not None and absent["authors"] is None:
-        step = peers.soap(contest.peers, *contest.given(), RATE)
-        contestants["authors"] = lambda: [step() for _ in range(SOAP_PERIOD)]
-    seconds = race(contestants, contest.rounds)
+    candidates: dict[str, Any] = {
+        OURS: comparison.jitted(ours("soap", RATE, comparison.tree), apply_updates, SOAP_PERIOD)
+    }
+    absent = {"authors": peers.why_not("soap", comparison.peers)}
+    if comparison.peers is not None and absent["authors"] is None:
+        step = peers.soap(comparison.peers, *comparison.given(), RATE)
+        candidates["authors"] = lambda: [step() for _ in range(SOAP_PERIOD)]
+    seconds = race(candidates, comparison.rounds)
     each = {name: [value / SOAP_PERIOD for value in values] for name, values in seconds.items()}
-    return described(contest, contestants, each) | {"absent": absent}
+    return described(comparison, candidates, each) | {"absent": absent}
 
 
-def described(contest: Contest, contestants: dict[str, Any], seconds: dict[str, list[float]]) -> dict[str, Any]:
+def described(comparison: Comparison, candidates: dict[str, Any], seconds: dict[str, list[float]]) -> dict[str, Any]:
     """Times, our ratios, compile times, and how far we are from Optax after as many updates."""
-    jitted = {name: run for name, run in contestants.items() if isinstance(run, Jitted)}
+    jitted = {name: run for name, run in candidates.items() if isinstance(run, Jitted)}
     found = {
-        "rounds": contest.rounds,
+        "rounds": comparison.rounds,
         "seconds": {name: spread(values) for name, values in seconds.items()},
         "ratios": {name: ratios(seconds[OURS], values) for name, values in seconds.items() if name != OURS},
         "compile_seconds": {name: run.compile_seconds for name, run in jitted.items()},
     }
     if "optax" in jitted:
-        found["deviation"] = deviation(jitted[OURS].params, jitted["optax"].params, contest.params)
+        found["deviation"] = deviation(jitted[OURS].params, jitted["optax"].params, comparison.params)
     return found
 
 
@@ -187,7 +189,7 @@ def _verdict(ratio: float, bar: float | None) -> str:
 
 
 def table(title: str, section: str, found: dict[str, Any]) -> str:
-    """What a contest found, for people."""
+    """What a comparison found, for people."""
     rows = [title, f"  {'':20s}{'ms':>10s}  {'quartiles':>19s}   ours / it"]
     for name, times in found["seconds"].items():
         row = f"  {name:20s}{times['median'] * 1e3:10.2f}  {times['q1'] * 1e3:9.2f}-{times['q3'] * 1e3:9.2f}"
@@ -201,7 +203,7 @@ def table(title: str, section: str, found: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-CONTESTS = {"adamw": time_adamw, "muon": time_muon, "soap": time_soap}
+COMPARISONS = {"adamw": time_adamw, "muon": time_muon, "soap": time_soap}
 SECTIONS: dict[str, Sequence[str]] = {  # the trees where none is named
     "adamw": ("gpt2", "gpt2_layers"),
     "muon": ("nano", "gpt2"),
@@ -213,12 +215,12 @@ SECTIONS: dict[str, Sequence[str]] = {  # the trees where none is named
 def measure(section: str, tree: Tree, rounds: int, folder: Path | None) -> dict[str, Any]:
     """Measures one section on one tree and prints what it found."""
     title = f"{section} on {tree}, {machine()}"
-    if section not in CONTESTS:
+    if section not in COMPARISONS:
         print(title, flush=True)
         return time_compilations(tree, min(rounds, COMPILATIONS))
     # Gradients of a norm above the threshold, so that the clip has something to do.
     params, grads = tree.filled(0, 0.02), tree.filled(1, 10 * CLIP / np.sqrt(tree.size))
-    found = CONTESTS[section](Contest(tree, params, jax.tree.map(jnp.array, grads), rounds, folder))
+    found = COMPARISONS[section](Comparison(tree, params, jax.tree.map(jnp.array, grads), rounds, folder))
     print(table(title, section, found), flush=True)
     return found
 

@@ -1,4 +1,4 @@
-"""The command ``minigpt``, or ``python -m minigpt_flax``. JAX is imported only by what needs it."""
+"""The command ``minigpt``, or ``python -m minigpt_flax``. Imports no JAX until a command needs it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from importlib import import_module
 
 from minigpt_flax.cli import early
 
-TYPE_CHECKING = False  # without the import of `typing`, which a Ctrl-C might hit
+TYPE_CHECKING = False  # as `typing` takes a while to import, and a Ctrl-C during that prints a traceback
 if TYPE_CHECKING:
     from minigpt_flax.cli.parser import Parser
 
-COMMANDS = {  # modules with SUMMARY, declare and run
+COMMANDS = {  # each module has SUMMARY, declare and run
     "train": "minigpt_flax.cli.train",
     "sample": "minigpt_flax.cli.sample",
     "eval": "minigpt_flax.cli.evaluate",
@@ -30,49 +30,44 @@ def parser() -> Parser:
     from minigpt_flax.cli.parser import Parser
     from minigpt_flax.invocation import line
 
-    build = Parser(prog=line("").strip(), description="Train a GPT, and work with the runs that this makes.")
+    build = Parser(prog=line("").strip(), description="Train a GPT, and work with trained runs.")
     build.add_argument("--version", action="version", version=f"{installed.PACKAGE} {installed.own_version()}")
     commands = build.add_subparsers(metavar="COMMAND", required=True)
-    for name, module in ((name, _module(name)) for name in COMMANDS):
+    for name, module in ((name, import_module(path)) for name, path in COMMANDS.items()):
         command = commands.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
         module.declare(command)
         command.set_defaults(run=module.run)
     return build
 
 
-def _module(command: str):
-    return import_module(COMMANDS[command])
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Does what the words say; returns the exit status."""
+    """Runs the command line and returns the exit status."""
     from minigpt_flax.cli import entry
     from minigpt_flax.invocation import program
 
-    words = sys.argv[1:] if arguments is None else arguments
-    return entry.guarded(program(), lambda: run(words), words[0] if words else "", words)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return entry.guarded(program(), lambda: run(arguments), arguments[0] if arguments else "", arguments)
 
 
 def run(arguments: list[str]) -> int:
-    """Parses, and runs the command."""
+    """Parses the arguments and runs the command."""
     from minigpt_flax.cli import installed
-    from minigpt_flax.cli.parser import tell_repeated
-    from minigpt_flax.errors import UserError, nearest
+    from minigpt_flax.errors import check_name
     from minigpt_flax.train import memory
 
     installed.require()
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-        there = f"there are: {', '.join(COMMANDS)}"
-        raise UserError(f"no command is called {arguments[0]!r}{nearest(arguments[0], COMMANDS)}; {there}")
-    options = parser().parse(arguments or ["--help"])
+    if arguments and not arguments[0].startswith("-"):
+        check_name(arguments[0], COMMANDS, "command")
+    build = parser()
+    options = build.parse(arguments or ["--help"])
     memory.require_address_space()
     status = options.pop("run")(**options)
-    tell_repeated()
+    build.report_repeated()
     return status
 
 
 def console() -> None:
-    """What the installed ``minigpt`` calls."""
+    """The entry point of the installed ``minigpt``."""
     early.start(main)
 
 

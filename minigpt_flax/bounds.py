@@ -1,4 +1,4 @@
-"""Ranges of the numbers that a user gives: on the command line and in a configuration. Imports no JAX."""
+"""Ranges of the numbers on the command line and in configurations. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from minigpt_flax.errors import UserError
 from minigpt_flax.text import shortened
 
-INT32 = 2**31 - 1  # largest size of an axis and largest token
+INT32 = 2**31 - 1  # maximum size of an axis and maximum token id
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A range of numbers, and a reader for ``argparse``.
+    """A range of numbers, usable as an argument type of ``argparse``.
 
     Attributes:
-        low: Smallest number.
-        high: Largest number.
-        whole: Whether only whole numbers are allowed.
-        above: Whether ``low`` itself is excluded.
-        below: Whether ``high`` itself is excluded.
+      low: smallest number.
+      high: largest number.
+      whole: whether only whole numbers are allowed.
+      above: whether ``low`` itself is excluded.
+      below: whether ``high`` itself is excluded.
     """
 
     low: int | float
@@ -30,7 +30,7 @@ class Bound:
     below: bool = False
 
     def problem(self, value: object) -> str | None:
-        """Return what is wrong with a value, as the end of a sentence; None if it is in range.
+        """Return the problem with a value, as the end of a sentence; None if it is in range.
 
         >>> Bound(1, 10, whole=True).problem(0), Bound(0, 1, below=True).problem(1.0), Bound(0, 1).problem(0.5)
         ('must be at least 1', 'must be below 1', None)
@@ -47,18 +47,18 @@ class Bound:
         """Refuse a value out of range.
 
         Args:
-            name: What the number is called, for the message: ``--steps``.
-            value: The number.
+          name: name of the number in the message, such as ``--steps``.
+          value: the number.
 
         Raises:
-            UserError: The value is not a number, or is out of range.
+          UserError: the value is not a number, or is out of range.
         """
         problem = self.problem(value)
         if problem is not None:
             raise UserError(f"{name} {problem}, got {shortened(repr(value))}")
 
     def __call__(self, text: str) -> int | float:
-        """Read a number of the command line; the type of an argument of ``argparse``."""
+        """Parse a number of the command line."""
         value = whole(text) if self.whole else number(text)
         problem = self.problem(value)
         if problem is not None:
@@ -71,7 +71,7 @@ class Bound:
 
 
 def whole(text: str) -> int:
-    """Read a whole number."""
+    """Parse a whole number."""
     try:
         return int(text)
     except ValueError:
@@ -79,7 +79,7 @@ def whole(text: str) -> int:
 
 
 def number(text: str) -> float:
-    """Read a number."""
+    """Parse a number."""
     try:
         return float(text)
     except ValueError:
@@ -90,11 +90,11 @@ def _spell(limit: int | float) -> str:
     return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
 
 
-COUNT = Bound(1, 10**9, whole=True)  # steps, and what is counted in steps
-STEP = Bound(0, 10**9, whole=True)  # number of steps done
-SIZE = Bound(1, INT32, whole=True)  # axes of arrays; the memory check refuses what is too large for the machine
+COUNT = Bound(1, 10**9, whole=True)  # numbers and intervals of steps
+STEP = Bound(0, 10**9, whole=True)  # number of completed steps
+SIZE = Bound(1, INT32, whole=True)  # axes of arrays; the memory check refuses sizes that are too large for the machine
 SEED = Bound(0, 2**63 - 1, whole=True)
 RATE = Bound(0, 1e38)  # learning rates; finite in float32
-TOKENS = Bound(1, 10**15, whole=True)  # tokens of a step
+TOKENS = Bound(1, 10**15, whole=True)  # tokens per step
 DRAWN = Bound(0, 10**6, whole=True)  # tokens of a sample
-NORM = Bound(0, 1e30, above=True)  # norm of a gradient
+NORM = Bound(0, 1e30, above=True)  # gradient norms

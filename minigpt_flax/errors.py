@@ -1,4 +1,4 @@
-"""The errors that the command line prints as one line: a user's mistake, or a run that can't continue."""
+"""Errors that the command line prints as one line: a user's mistake, or a failure."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in a word, a number or a file; the command line prints it as one line and exits with status 2."""
+    """An invalid spec, number or file; the command line prints one line and exits with status 2."""
 
 
 class Failed(Exception):
-    """What was asked for correctly can't be done; the command line prints it as one line and exits with status 1."""
+    """A valid request that can't be completed; the command line prints one line and exits with status 1."""
+
+
+class TrainingFailed(Failed):
+    """A run can't continue; its checkpoints are intact."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended a command, or the reader of its output left; the exit status is 128 + the signal.
+    """A signal ended the command, or the reader of its output closed the pipe; the exit status is 128 + ``number``.
 
     Args:
-      number: of the signal.
+      number: signal number.
     """
 
     def __init__(self, number: int):
@@ -26,16 +30,16 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
-class Unsaved(Failed):
-    """A checkpoint could not be written; those before it are intact."""
+class CheckpointError(TrainingFailed):
+    """A checkpoint could not be written; earlier checkpoints are intact."""
 
 
-class Diverged(Failed):
+class Diverged(TrainingFailed):
     """The loss, a gradient or a parameter is not finite.
 
     Args:
-      message: what is not finite.
-      step: the step that diverged, where those before it are known to be intact.
+      message: the value that is not finite.
+      step: the step that diverged, if the steps before it are known to be intact.
     """
 
     def __init__(self, message: str, step: int | None = None):
@@ -44,7 +48,7 @@ class Diverged(Failed):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Returns `` (did you mean 'x'?)`` for the known word nearest to ``word``, or an empty string.
+    """Return `` (did you mean 'x'?)`` for the known name nearest to ``word``, or an empty string.
 
     >>> nearest("adanw", ["adam", "adamw", "lion"])
     " (did you mean 'adamw'?)"
@@ -58,10 +62,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def check_name(name: str, names: Iterable[str], kind: str) -> str:
-    """Returns ``name`` if it is one of ``names``.
+    """Return ``name`` if it is one of ``names``.
 
     Raises:
-      UserError: it isn't; the message lists them and the nearest.
+      UserError: it isn't; the message lists the names and suggests the nearest.
     """
     names = list(names)
     if name not in names:

@@ -1,4 +1,4 @@
-"""What an error means to a user: an exit status and one line. Imports no JAX."""
+"""User-facing explanation of an error: an exit status and one line. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 
 from minigpt_flax.errors import Failed, UserError
 
-MISTAKES = (  # errors of a wrongly named path; others, such as a full disk, are no mistake of the user
+MISTAKES = (  # errors of a wrong path; others, such as a full disk, are not the user's mistake
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP,
     errno.EEXIST, errno.EROFS, errno.EINVAL, errno.ENXIO, errno.EMLINK,
 )  # fmt: skip
-LOWER = {  # by command: what takes memory
+LOWER = {  # the options that determine memory use, by command
     **dict.fromkeys(
         ("train", "compare"), "--batch-size (and raise --accum by as much), --context, --width or --layers"
     ),
@@ -19,38 +19,38 @@ LOWER = {  # by command: what takes memory
     "diagnose": "--batches, or choose studies with --only",
     "report": "the number of runs",
 }
-OTHERS = "the memory that other programs take"
+OTHERS = "the memory use of other programs"
 EXHAUSTED = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "out of memory", "Out of memory", "bad_alloc")
 
 
 def explain(error: BaseException, name: str = "train") -> tuple[int, str] | None:
-    """Exit status and line of an error; None for one that is a fault of the program.
+    """Return the exit status and the line of an error; None for a bug of the program.
 
     Args:
-      error: what a command raised.
-      name: of the command.
+      error: exception of a command.
+      name: name of the command.
     """
     if isinstance(error, UserError):
         return 2, str(error)
     if isinstance(error, Failed):
         return 1, str(error)
     if _is_memory(error):
-        saved = "; checkpoints saved before are intact" if name in ("train", "compare") else ""
+        saved = "; saved checkpoints are intact" if name in ("train", "compare") else ""
         return 1, f"out of memory{_because(error)}: lower {LOWER.get(name, OTHERS)}{saved}"
     if isinstance(error, OSError):
         return _of_system(error)
     if isinstance(error, RecursionError):
         return 2, "the input is nested too deeply: simplify it"
     if isinstance(error, ValueError) and any(word in str(error) for word in ("null byte", "surrogates not allowed")):
-        return 2, f"a name has a character that it can't have here ({_first(error)}): rename it"
+        return 2, f"a name has an invalid character ({_first(error)}): rename it"
     if _is_platform(error):
-        wanted = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r}"
-        return 2, f"JAX can't use {wanted} on this machine: unset it, or set it to cpu{_because(error)}"
+        requested = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r}"
+        return 2, f"JAX can't use {requested} on this machine: unset it, or set it to cpu{_because(error)}"
     return None
 
 
 def _is_platform(error: BaseException) -> bool:
-    """Whether JAX found no device of the platform that the environment names."""
+    """Whether JAX found no device of the platform in the environment."""
     if isinstance(error, AssertionError) and "JAX_PLATFORMS" in os.environ:
         import traceback
 
@@ -72,7 +72,7 @@ def _because(error: BaseException) -> str:
 
 
 def _first(error: BaseException) -> str:
-    """The first line of an error, without what only developers read."""
+    """Return the first line of an error, without the details for developers."""
     return (str(error).strip().splitlines() or [""])[0][:200].rstrip(" .:")
 
 
@@ -82,5 +82,5 @@ def _of_system(error: OSError) -> tuple[int, str]:
     if where and error.errno in MISTAKES:
         return 2, f"can't use {said}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        said += ": make room; what was saved before is intact"
+        said += ": free some space; files saved before are intact"
     return 1, said

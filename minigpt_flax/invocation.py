@@ -1,4 +1,4 @@
-"""Commands and paths as they can be typed where this process was started, and as they are shown."""
+"""Commands and paths as a user can type them in the shell where this process was started."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 
 from minigpt_flax.text import printable
 
-PACKAGE = "jaxopt-mini"  # the distribution
-ROOT = Path(__file__).resolve().parents[1]  # the folder that holds the package
-CONSOLE = "minigpt"  # the command that installing the package makes
+PACKAGE = "jaxopt-mini"  # name of the distribution
+ROOT = Path(__file__).resolve().parents[1]  # folder of the package
+CONSOLE = "minigpt"  # console script of the distribution
 MODULE = "minigpt_flax"
-SCRIPTS = {"train": "train.py"}  # commands that have a script of their own in the repository
+SCRIPTS = {"train": "train.py"}  # commands that also have a script in the repository
 
 
 def program(started: str | None = None) -> str:
-    """What this process calls itself where it reports a mistake.
+    """Return the name of this process in error messages.
 
     Args:
-      started: the path by which it was started; None takes Python's own word.
+      started: path by which it was started; None means ``sys.argv[0]``.
 
     >>> program("/usr/bin/minigpt"), program("train.py"), program("minigpt_flax/__main__.py")
     ('minigpt', 'train.py', 'minigpt_flax')
@@ -33,11 +33,11 @@ def program(started: str | None = None) -> str:
 
 
 def line(command: str, *words: Path | str, started: str | None = None) -> str:
-    """A command as it can be typed in the shell where this process was started.
+    """Return a command line that works in the shell where this process was started.
 
     Args:
-      command: its name.
-      *words: flags, values and paths; those that a shell would change are quoted.
+      command: name of the command.
+      *words: flags, values and paths, quoted as necessary.
       started: as in :func:`program`.
 
     >>> line("train", started="/usr/bin/minigpt"), line("eval", "my run", started="/usr/bin/minigpt")
@@ -59,20 +59,20 @@ def _start_of(command: str, path: Path) -> str:
 
 def _is_importable() -> bool:
     """Whether ``python -m minigpt_flax`` finds this package from the working directory."""
-    others = {os.path.realpath(entry) for entry in sys.path[1:]}  # the first is the started script's own folder
+    others = {os.path.realpath(entry) for entry in sys.path[1:]}  # the first entry is the folder of the script
     if str(ROOT) in others or ROOT == _here():
         return True
-    from importlib.metadata import PackageNotFoundError, distribution  # a hundredth of a second
+    from importlib.metadata import PackageNotFoundError, distribution  # takes 10 ms
 
     try:
         found = distribution(PACKAGE)
     except PackageNotFoundError:
         return False
-    return Path(str(found.locate_file(""))).resolve() != ROOT  # else what setuptools left beside the sources
+    return Path(str(found.locate_file(""))).resolve() != ROOT  # else it is metadata beside the sources
 
 
 def typed(word: Path | str) -> str:
-    """A path as :func:`show` writes it, which no command takes for a flag; other words as they are."""
+    """Return a path as :func:`show` does, but never mistakable for a flag; other words are unchanged."""
     if not isinstance(word, Path):
         return word
     text = show(word)
@@ -80,7 +80,7 @@ def typed(word: Path | str) -> str:
 
 
 def quote(word: str) -> str:
-    r"""Quotes a word for a shell, if need be; control characters are escaped as Bash and Zsh read them.
+    r"""Quote a word for a shell if necessary; control characters are escaped as Bash and Zsh read them.
 
     >>> quote("runs/a"), quote("my run"), quote("a\x1bb")
     ('runs/a', "'my run'", "$'a\\x1bb'")
@@ -95,7 +95,7 @@ def quote(word: str) -> str:
 
 
 def show(path: Path | str) -> str:
-    """A path as it would be typed: relative when it lies below the working directory.
+    """Return a path as a user would type it: relative if it is below the working directory.
 
     >>> show(Path.cwd() / "runs" / "a"), show("/etc/passwd")
     ('runs/a', '/etc/passwd')

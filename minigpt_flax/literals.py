@@ -1,6 +1,6 @@
-"""Which literals a keyword of a spec accepts, derived from its annotation in the signature of the row.
+"""Literals that a keyword of a spec accepts, derived from its annotation in the signature of the row.
 
-A library function also takes arrays, schedules, functions and trees; on the command line, only literals exist.
+A library function also accepts arrays, schedules, functions and trees; on the command line only literals exist.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from minigpt_flax.bounds import INT32
 from minigpt_flax.text import shortened
 
-LARGEST = 1e30  # largest number; its square root and most products of it with gradients are finite in float32
-MOST = {"ns_steps": 100, "depth": 1000}  # largest values of keywords whose cost grows with them
-ENTRIES = 1000  # of a tuple or a dict
+LARGEST = 1e30  # its square root and most products with gradients are finite in float32
+MAX_VALUES = {"ns_steps": 100, "depth": 1000}  # keywords whose cost grows with their value
+MAX_ENTRIES = 1000  # of a tuple or a dict
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -25,7 +25,7 @@ class Literal:
     """A kind of literal.
 
     Attributes:
-      what: what it is called in error messages; None if such a value can't be written on the command line.
+      what: its description in error messages; None if it can't be written on the command line.
       accepts: whether a value is of this kind.
     """
 
@@ -42,11 +42,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_coefficients(value: Any) -> bool:
-    """A name, three numbers, or rows of three numbers."""
+    """Whether a value is a name, three numbers, or rows of three numbers."""
     rows = value if isinstance(value, tuple) and value and isinstance(value[0], tuple) else (value,)
     return (
         isinstance(value, str)
-        or len(rows) <= ENTRIES
+        or len(rows) <= MAX_ENTRIES
         and all(isinstance(row, tuple) and len(row) == 3 and all(map(_is_number, row)) for row in rows)
     )
 
@@ -69,7 +69,7 @@ NAMED: dict[str, Literal] = {
 
 
 def literals(annotation: str) -> list[Literal]:
-    """Return the kinds of literals that an annotation allows, one for each alternative of a union.
+    """Return the kinds of literals that an annotation allows, one per alternative of a union.
 
     >>> [literal.what for literal in literals("int | None")]
     ['a whole number of at most 2,147,483,647', 'None']
@@ -84,20 +84,20 @@ def problem(parameter: inspect.Parameter, value: Any) -> str | None:
     >>> problem(parameter, "x"), problem(parameter, 0.9)
     ("b1 takes a number of at most 1e+30, got 'x'", None)
     """
-    possible = literals(_annotation(parameter))
-    if any(literal.accepts(value) for literal in possible):
-        most = MOST.get(parameter.name)
+    allowed = literals(_annotation(parameter))
+    if any(literal.accepts(value) for literal in allowed):
+        most = MAX_VALUES.get(parameter.name)
         too_large = most is not None and _is_number(value) and value > most
         return f"{parameter.name} must be at most {most:,}, got {value}" if too_large else None
-    known = list(dict.fromkeys(literal.what for literal in possible if literal.what is not None))
+    kinds = list(dict.fromkeys(literal.what for literal in allowed if literal.what is not None))
     got = f"got {shortened(repr(value))}"
-    if not known:
+    if not kinds:
         return f"{parameter.name} can only be set in Python, {got}: leave it out"
-    return f"{parameter.name} takes {' or '.join(known)}, {got}"
+    return f"{parameter.name} takes {' or '.join(kinds)}, {got}"
 
 
 def _annotation(parameter: inspect.Parameter) -> str:
-    """The annotation as text; that of a mask that is on or off by default allows a bool."""
+    """Return the annotation as text; a mask whose default is a bool also allows a bool."""
     annotation = parameter.annotation
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "Any")
     return f"{text} | bool" if isinstance(parameter.default, bool) and "bool" not in text else text
@@ -115,7 +115,7 @@ def _literal(annotation: str) -> Literal:
         one = parts[0]
         return Literal(
             f"a tuple of {one.what}",
-            lambda value: isinstance(value, tuple) and len(value) <= ENTRIES and all(map(one.accepts, value)),
+            lambda value: isinstance(value, tuple) and len(value) <= MAX_ENTRIES and all(map(one.accepts, value)),
         )
     if outer == "Mapping":
         key, entry = parts
@@ -133,7 +133,7 @@ def _fit(parts: list[Literal], values: tuple[Any, ...]) -> bool:
 
 
 def _split(text: str, mark: str) -> list[str]:
-    """Split at a mark that is outside all brackets."""
+    """Split at a separator outside all brackets."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in "[(") - (letter in "])")

@@ -1,13 +1,17 @@
-"""The word grammar: ``name`` or ``name(key=literal, ...)``, bound to a row of a table by the row's own signature.
+"""The spec grammar: ``name`` or ``name(key=literal, ...)``, bound to a function by that function's own signature.
 
-Words are parsed with ``ast`` and hold literals only; nothing is ever evaluated.
+Specs are parsed with ``ast`` and hold literals only; nothing is ever evaluated. The name is a row of a table, or for an
+optimizer also an external factory: ``package.module:factory`` or ``file.py:factory``.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import math
+import os
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,30 +21,49 @@ from minigpt_flax.literals import problem
 from minigpt_flax.text import shortened
 
 LONGEST = 2000  # characters of a spec
-THRESHOLD = "threshold"  # the argument of a clip, which may be written without its name
+THRESHOLD = "threshold"  # the argument of a clip, which may be positional
+EXTERNAL = re.compile(r"(?P<name>.+:(?P<factory>[A-Za-z_][\w.]*))(?P<arguments>\(.*\))?", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Word:
-    """A parsed word.
+class Spec:
+    """A parsed spec.
 
     Attributes:
-      name: the row of a table.
+      name: a row of a table, or ``module:factory``.
       args: positional literals (a clip's threshold).
       keywords: keyword literals.
+      trusted: whether the user wrote it, so that code that it names may be imported; not part of its identity.
     """
 
     name: str
     args: tuple[Any, ...] = ()
     keywords: dict[str, Any] = field(default_factory=dict)
+    trusted: bool = field(default=True, compare=False, repr=False)
 
     def __str__(self) -> str:
-        """The word as it would be typed."""
+        """The spec as text that :func:`parse` reads."""
         parts = [repr(arg) for arg in self.args] + [f"{k}={v!r}" for k, v in self.keywords.items()]
         return f"{self.name}({', '.join(parts)})" if parts else self.name
 
-    def over(self, other: Word) -> Word:
-        """This word, with whatever it leaves open taken from ``other`` if that is the same row.
+    def __hash__(self) -> int:
+        """Equal specs have equal hashes, whatever the order of their keywords."""
+        return hash((self.name, self.args, frozenset(self.keywords)))
+
+    @property
+    def is_external(self) -> bool:
+        """Whether it names an external factory."""
+        return ":" in self.name
+
+    def located(self) -> Spec:
+        """Returns this spec with the path of its file made absolute."""
+        place, _, factory = self.name.rpartition(":")
+        if not place.endswith(".py"):
+            return self
+        return dataclasses.replace(self, name=f"{os.path.abspath(os.path.expanduser(place))}:{factory}")
+
+    def over(self, other: Spec) -> Spec:
+        """Returns this spec, completed with arguments of ``other`` if that has the same name.
 
         >>> str(parse("adamw(b2=0.95)", "optimizer").over(parse("adamw(b2=0.99, eps=1e-9)", "optimizer")))
         'adamw(b2=0.95, eps=1e-09)'
@@ -48,49 +71,70 @@ class Word:
         if self.name != other.name:
             return self
         args = () if THRESHOLD in self.keywords else other.args
-        return Word(self.name, self.args or args, {**other.keywords, **self.keywords})
+        return dataclasses.replace(self, args=self.args or args, keywords={**other.keywords, **self.keywords})
 
-    def without(self, *keys: str) -> Word:
-        """This word, less some keywords."""
-        return Word(self.name, self.args, {key: value for key, value in self.keywords.items() if key not in keys})
+    def without(self, *keys: str) -> Spec:
+        """Returns this spec without some keywords."""
+        return dataclasses.replace(self, keywords={k: v for k, v in self.keywords.items() if k not in keys})
 
 
-def parse(text: str, kind: str) -> Word:
-    """Parses one word.
+def parse(text: str, kind: str, *, trusted: bool = True) -> Spec:
+    """Parses one spec.
 
     Args:
       text: such as ``adamw(b2=0.95)``.
       kind: what it names, for the error ("optimizer").
+      trusted: see :class:`Spec`.
 
     Raises:
       UserError: it isn't a name, or an argument isn't a literal.
 
     >>> parse("clip_by_norm(1.0, ord=inf)", "clip")
-    Word(name='clip_by_norm', args=(1.0,), keywords={'ord': inf})
+    Spec(name='clip_by_norm', args=(1.0,), keywords={'ord': inf})
+    >>> parse("opt.py:mine(b=0.5)", "optimizer")
+    Spec(name='opt.py:mine', args=(), keywords={'b': 0.5})
     """
-    form = f"{kind} {shortened(repr(text), 100)} is not a word: write name, or name(key=value, ...)"
+    form = f"{kind} {shortened(repr(text), 100)} is not a spec: write name, or name(key=value, ...)"
     if len(text) > LONGEST:
         raise UserError(f"{form}, of at most {LONGEST:,} characters")
+    external = EXTERNAL.fullmatch(text.strip())
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise UserError(form) from error
-    if isinstance(tree, ast.Name):
-        return Word(tree.id)
-    if not (isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name)):
-        raise UserError(form)
+        tree = _expression(text.strip())
+    except UserError:
+        if external is None:
+            raise UserError(form) from None
+        tree = _expression(f"{external['factory'].rpartition('.')[2]}{external['arguments'] or ''}", form)
+    else:
+        external = None
+    name, arguments = _call(tree, form)
     try:
-        args = tuple(_literal(arg) for arg in tree.args)
-        keywords = {str(k.arg): _literal(k.value) for k in tree.keywords if k.arg}
+        args = tuple(_literal(arg) for arg in arguments.args)
+        keywords = {str(k.arg): _literal(k.value) for k in arguments.keywords if k.arg}
     except (ValueError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(f"{form}, with values such as 0.1, True, None, inf, 'text', (1, 2)") from error
-    if len(keywords) < len(tree.keywords):  # one was given twice, or as **
+    if len(keywords) < len(arguments.keywords):  # one is repeated, or given as **
         raise UserError(form)
-    return Word(tree.func.id, args, keywords)
+    return Spec(external["name"] if external else name, args, keywords, trusted)
+
+
+def _expression(text: str, form: str = "") -> ast.expr:
+    try:
+        return ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise UserError(form) from error
+
+
+def _call(tree: ast.expr, form: str) -> tuple[str, ast.Call]:
+    """Name and arguments of ``name`` or ``name(...)``."""
+    if isinstance(tree, ast.Name):
+        return tree.id, ast.Call(tree, [], [])
+    if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name):
+        return tree.func.id, tree
+    raise UserError(form)
 
 
 class _Infinity(ast.NodeTransformer):
-    """Lets ``inf``, which Python prints but doesn't read, stand for the number."""
+    """Replaces the name ``inf``, which Python prints but doesn't read as a literal."""
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.copy_location(ast.Constant(math.inf), node) if node.id == "inf" else node
@@ -100,86 +144,78 @@ def _literal(node: ast.expr) -> Any:
     return ast.literal_eval(_Infinity().visit(node))
 
 
-def look_up(word: Word, table: Mapping[str, Callable], kind: str) -> Callable:
-    """Returns the row that ``word`` names.
+def look_up(spec: Spec, table: Mapping[str, Callable], kind: str) -> Callable:
+    """Returns the row that ``spec`` names.
 
     Raises:
       UserError: there is none; the message lists the rows and the nearest.
     """
-    return table[check_name(word.name, table, kind)]
+    return table[check_name(spec.name, table, kind)]
 
 
-def look_up_name(text: str, table: Mapping[str, Callable], kind: str) -> Callable:
-    """Returns the row that ``text`` names; its rows take no arguments from a person.
+def look_up_name(spec: Spec, table: Mapping[str, Callable], kind: str) -> Callable:
+    """Returns the row that ``spec`` names, where the rows take no arguments from the user.
 
     Raises:
       UserError: there is none, or arguments were given.
     """
-    word = parse(text, kind)
-    row = look_up(word, table, kind)
-    if str(word) != word.name:
-        raise UserError(f"{kind} {word.name!r} takes no arguments, got {text!r}")
+    row = look_up(spec, table, kind)
+    if str(spec) != spec.name:
+        raise UserError(f"{kind} {spec.name!r} takes no arguments, got '{spec}'")
     return row
 
 
-def bind(
-    word: Word,
-    table: Mapping[str, Callable],
-    kind: str,
-    *given: Any,
-    offered: Mapping[str, Any] | None = None,
-) -> Any:
-    """Calls the row that ``word`` names.
+def bind(spec: Spec, row: Callable, kind: str, *leading: Any, offered: Mapping[str, Any] | None = None) -> Any:
+    """Calls ``row`` with the arguments of ``spec``.
 
     Args:
-      word: the parsed word.
-      table: name -> function.
+      spec: names ``row``.
+      row: a function of a table.
       kind: what the table holds, for errors.
-      *given: the leading arguments that the contract of the table fixes (learning rate; peak and total steps).
-      offered: what the run knows, by name; taken only where the signature has that name and the word doesn't set it.
-
-    Returns:
-      What the row returns.
+      *leading: the leading arguments that the contract of the table fixes (learning rate; peak and total steps).
+      offered: values of the run by name; passed if the signature has that name and the spec doesn't set it.
 
     Raises:
-      UserError: unknown name, keyword or number of arguments, or a value that the row refuses.
+      UserError: unknown keyword, wrong number of arguments, or a value that the row refuses.
     """
-    return blame(f"{kind} '{word}'", lambda: ready(word, table, kind, len(given), offered)(*given))
+    return as_user_error(f"{kind} '{spec}'", lambda: partial_bind(spec, row, kind, len(leading), offered)(*leading))
 
 
-def ready(
-    word: Word, table: Mapping[str, Callable], kind: str, given: int, offered: Mapping[str, Any] | None = None
+def partial_bind(
+    spec: Spec, row: Callable, kind: str, leading: int, offered: Mapping[str, Any] | None = None
 ) -> Callable:
-    """The row that ``word`` names with its arguments, waiting for the ``given`` leading ones; see :func:`bind`.
+    """Returns ``row`` with the arguments of ``spec``, a function of its ``leading`` first ones; see :func:`bind`.
 
     Raises:
-      UserError: unknown name, keyword or number of arguments, or a value of the wrong type.
+      UserError: unknown keyword, wrong number of arguments, or a value of the wrong type.
     """
-    row = look_up(word, table, kind)
-    names = keywords_of(row, given)
-    for key in word.keywords:
-        if key not in names:
-            there = f"it has: {', '.join(names) or 'none'}"
-            raise UserError(f"{kind} {word.name!r} has no keyword {key!r}{nearest(key, names)}; {there}")
-    context = {k: v for k, v in (offered or {}).items() if k in names and k not in word.keywords}
-    parameters = inspect.signature(row)
+    names, parameters = keywords_of(row, leading), inspect.signature(row).parameters
+    for key in spec.keywords:
+        if key not in names and not _takes_any(parameters):
+            known = f"it has: {', '.join(names) or 'none'}"
+            raise UserError(f"{kind} {spec.name!r} has no keyword {key!r}{nearest(key, names)}; {known}")
+    context = {k: v for k, v in (offered or {}).items() if k in names and k not in spec.keywords}
     try:
-        bound = parameters.bind(*[None] * given, *word.args, **context, **word.keywords)
+        bound = inspect.signature(row).bind(*[None] * leading, *spec.args, **context, **spec.keywords)
     except TypeError as error:
-        shown = signature(row, skip=given, without=offered or ())
-        raise UserError(f"{kind} '{word}' has too many or too few values: write {shown}") from error
-    for key, value in bound.arguments.items():
-        wrong = problem(parameters.parameters[key], value) if key in names and key not in context else None
+        shown = signature(row, skip=leading, without=offered or ())
+        raise UserError(f"{kind} '{spec}' has too many or too few values: write {shown}") from error
+    for key, value in () if spec.is_external else bound.arguments.items():  # others annotate as they like
+        wrong = problem(parameters[key], value) if key in names and key not in context else None
         if wrong is not None:
-            raise UserError(f"{kind} {word.name!r}: {wrong}")
-    return lambda *leading: row(*leading, *word.args, **context, **word.keywords)
+            raise UserError(f"{kind} {spec.name!r}: {wrong}")
+    return lambda *first: row(*first, *spec.args, **context, **spec.keywords)
 
 
-def blame(what: str, call: Callable[[], Any]) -> Any:
-    """Returns ``call()``; what it raises about a value is the fault of ``what``, a word.
+def _takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def as_user_error(what: str, call: Callable[[], Any]) -> Any:
+    """Returns ``call()``; an error about a value becomes a user's error about ``what``, a spec.
 
     Raises:
-      UserError: instead of another error about a value, in one line.
+      UserError: in one line, in place of a ValueError, TypeError or OverflowError.
     """
     try:
         return call()
@@ -189,28 +225,28 @@ def blame(what: str, call: Callable[[], Any]) -> Any:
         raise UserError(f"{what}: {' '.join(str(error).split())}") from error
 
 
-def settings(word: Word, row: Callable) -> dict[str, Any]:
-    """Value of every keyword of ``row`` that has one: what the word says, or else the default.
+def settings(spec: Spec, row: Callable) -> dict[str, Any]:
+    """Returns the keywords of ``row`` with the values of the spec, else the defaults.
 
     >>> settings(parse("noise(every=5)", "probe"), lambda view, *, every=200, parts=4: {})
     {'every': 5, 'parts': 4}
     """
     defaults = {p.name: p.default for p in inspect.signature(row).parameters.values() if p.default is not p.empty}
-    return {**defaults, **word.keywords}
+    return {**defaults, **spec.keywords}
 
 
 def keywords_of(row: Callable, skip: int) -> list[str]:
-    """Names of the arguments of ``row`` after the first ``skip``, which the contract of its table fixes."""
+    """Returns the names of the arguments of ``row`` after the first ``skip``, which the contract of its table fixes."""
     return list(inspect.signature(row).parameters)[skip:]
 
 
 def signature(row: Callable, skip: int = 0, without: Collection[str] = ()) -> str:
-    """``name(arg, keyword=default)`` as it is typed.
+    """Formats ``name(arg, keyword=default)``.
 
     Args:
       row: a function of a table.
-      skip: leading arguments that the run gives.
-      without: keywords that the run gives.
+      skip: number of leading arguments that the run passes.
+      without: keywords that the run passes.
 
     >>> signature(lambda rate, *, b1=0.9, mask=None: None, skip=1, without=["mask"])
     '<lambda>(b1=0.9)'
@@ -224,5 +260,5 @@ def signature(row: Callable, skip: int = 0, without: Collection[str] = ()) -> st
 
 
 def _spell(value: Any) -> str:
-    """A default value as it is typed; a dtype or a function by its name."""
+    """Formats a default value; a dtype or a function by its name."""
     return repr(getattr(value, "__name__", value))

@@ -1,4 +1,4 @@
-"""Standard output and standard error that survive: any encoding, a closed stream, a reader that leaves, a full disk."""
+"""Robust standard output and standard error: any encoding, a closed stream, a closed pipe, a full disk."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 from minigpt_flax.errors import Failed, Interrupted
 
 Lost = Callable[[OSError], None]
-"""What to do when standard output can't be written: returns to continue without it, or raises."""
+"""Handler of a failed write to standard output: returns to continue without output, or raises."""
 
-BROKEN_PIPE = 13  # the number of SIGPIPE, which Windows lacks
+BROKEN_PIPE = 13  # number of SIGPIPE, which Windows lacks
 _GONE = (errno.EPIPE, errno.ESHUTDOWN, errno.ECONNRESET)
-_lost: list[Lost] = []  # the innermost is asked
+_lost: list[Lost] = []  # the innermost handler is called
 
 
 def reader_left(error: OSError) -> bool:
@@ -27,7 +27,7 @@ def reader_left(error: OSError) -> bool:
 
 @contextmanager
 def losing(lost: Lost) -> Iterator[None]:
-    """Asks ``lost`` inside the block when standard output can't be written."""
+    """Call ``lost`` inside the block when a write to standard output fails."""
     _lost.append(lost)
     try:
         yield
@@ -42,43 +42,43 @@ def _give_up(error: OSError) -> None:
 
 
 class Stream:
-    """A text stream whose first failed write ends its output and not the program.
+    """A text stream whose first failed write ends its output but not the program.
 
-    What is written later goes to the null device, so that the interpreter can flush it when it exits.
+    Later writes go to the null device, so that the interpreter can flush the stream at exit.
 
     Args:
-        stream: what is wrapped.
-        failed: called with the error of the first write that fails.
+      stream: the wrapped stream.
+      failed: called with the error of the first failed write.
     """
 
     def __init__(self, stream: Any, failed: Lost):
         self._stream, self._failed = stream, failed
 
     def write(self, text: str) -> int:
-        """Writes text, if that is still possible."""
+        """Write text, unless an earlier write failed."""
         self._try(lambda: self._stream.write(text))
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """Writes several."""
+        """Write several strings."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Flushes, if that is still possible."""
+        """Flush, unless an earlier write failed."""
         self._try(self._stream.flush)
 
     def _try(self, call: Callable[[], Any]) -> None:
         try:
             call()
-        except UnicodeEncodeError:  # a stream that can't be told to escape
+        except UnicodeEncodeError:  # the stream can't be configured to escape
             raise
         except (OSError, ValueError) as error:  # ValueError: the file was closed
             self._silence()
             self._failed(error if isinstance(error, OSError) else OSError(errno.EBADF, os.strerror(errno.EBADF)))
 
     def _silence(self) -> None:
-        """Sends the rest to the null device."""
+        """Redirect later writes to the null device."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             number = self._stream.fileno()
             null = os.open(os.devnull, os.O_WRONLY)
@@ -88,7 +88,7 @@ class Stream:
             self._stream.flush()
 
     def redirect(self, stream: Any) -> None:
-        """Writes to another stream from now on."""
+        """Write to another stream from now on."""
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
@@ -99,9 +99,9 @@ class Stream:
 
 
 def open_missing() -> None:
-    """Opens the null device in the place of standard streams that the parent closed.
+    """Open the null device in place of standard streams that the parent process closed.
 
-    The next file to be opened would get their number, and what C code prints would be written into it.
+    Otherwise the next opened file would get their file descriptor, and output of C code would be written into it.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -118,7 +118,7 @@ def open_missing() -> None:
 
 @contextmanager
 def protected() -> Iterator[None]:
-    """Wraps standard output and standard error inside the block; characters that they can't encode are escaped."""
+    """Wrap standard output and standard error inside the block; characters outside their encoding are escaped."""
     before = sys.stdout, sys.stderr
     sys.stdout = _protect(sys.stdout, lambda error: (_lost[-1] if _lost else _give_up)(error))
     sys.stderr = _protect(sys.stderr, lambda error: None)

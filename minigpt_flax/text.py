@@ -1,11 +1,12 @@
-"""Text for a terminal: characters that would move the cursor, reorder the line or be invisible are shown escaped."""
+"""Text for a terminal: escape characters that are invisible, move the cursor or reorder the line."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Any
 
-# C0 but tab and line end, DEL and C1, soft hyphen, zero width, bidirectional and line controls, lone surrogates, tags.
+# C0 except tab and newline, DEL and C1, soft hyphen, zero width, bidirectional and line controls, surrogates, tags.
 # The joiners U+200C and U+200D are part of ordinary Persian and Hindi text and of emoji.
 _HIDDEN = re.compile(
     r"\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e"
@@ -14,7 +15,7 @@ _HIDDEN = re.compile(
 
 
 def printable(text: str) -> str:
-    r"""Returns ``text`` with control and invisible characters as Python would write them; tabs and line ends stay.
+    r"""Return ``text`` with control and invisible characters escaped as in Python; tabs and newlines stay.
 
     >>> printable("a\x1b[31m\u202eb\n")
     'a\\x1b[31m\\u202eb\n'
@@ -22,8 +23,13 @@ def printable(text: str) -> str:
     return _HIDDEN.sub(lambda found: escape(found[0]), text)
 
 
+def tell(text: str, end: str = "\n", file: Any = None) -> None:
+    """Prints text that may hold names of others, with control characters escaped; to standard output by default."""
+    print(printable(text), end=end, file=file, flush=True)
+
+
 def escape(character: str) -> str:
-    r"""Returns the escape of a character.
+    r"""Return the escape sequence of a character.
 
     >>> escape("\x1b"), escape("\u202e"), escape("\U000e0001")
     ('\\x1b', '\\u202e', '\\U000e0001')
@@ -33,22 +39,22 @@ def escape(character: str) -> str:
 
 
 def width(text: str) -> int:
-    """Columns of a terminal that a text takes: two for East Asian wide characters, none for combining ones.
+    """Return the terminal columns of a text: two for East Asian wide characters, none for combining characters.
 
-    >>> width("abc"), width("实验"), width("e\u0301")
+    >>> width("abc"), width("实验"), width("é")
     (3, 4, 1)
     """
-    wide = lambda c: 0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
-    return sum(map(wide, text))
+    columns = lambda c: 0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
+    return sum(map(columns, text))
 
 
 def pad(text: str, columns: int) -> str:
-    """Fills up with spaces on the right."""
+    """Pad with spaces on the right."""
     return text + " " * (columns - width(text))
 
 
 def cut(text: str, columns: int) -> str:
-    """Shortens a text to so many columns; two dots stand for the rest.
+    """Truncate a text to a number of columns; two dots mark the omission.
 
     >>> cut("abcdef", 6), cut("abcdef", 5), cut("实验一", 5)
     ('abcdef', 'abc..', '实..')
@@ -61,7 +67,7 @@ def cut(text: str, columns: int) -> str:
 
 
 def shortened(text: str, length: int = 40) -> str:
-    """Leaves the end of a text out where it is too long for a message.
+    """Truncate a text that is too long for a message.
 
     >>> shortened("12345", 3)
     '123...'

@@ -1,4 +1,4 @@
-"""Every command that a page shows is one: its flags are there, and its words name what is there."""
+"""Every command shown on a page is valid: its flags and the names in its specs exist."""
 
 import re
 import shlex
@@ -7,14 +7,12 @@ import pytest
 
 from minigpt_flax import __main__ as minigpt
 from minigpt_flax.cli import compare, parser
-from minigpt_flax.compare.comparison import check
-from minigpt_flax.spec import parse, ready
 from minigpt_flax.train.config.run_config import resolve
-from minigpt_flax.train.registry import KINDS
+from minigpt_flax.train.registry import REGISTRIES
 from tests.test_snippets import EVERY
 
 SHOWN = re.compile(r"^[ $]*(?:\S+ )*?(?:python (?:-m )?(train\.py|minigpt_flax)|(minigpt)) (.*)$", re.MULTILINE)
-WORDS = {"probe": "probe", "wrap": "wrapper", "log": "logger"}  # which a configuration keeps as they were typed
+SPECS = {"probe": "probe", "wrap": "wrapper", "log": "logger"}  # which a configuration doesn't look up
 
 
 def lines_of(page):
@@ -35,11 +33,11 @@ FOUND = sorted({(name, *rest) for page in EVERY for name, rest in lines_of(page)
 
 
 def look_up(given, preset):
-    """Builds the configuration, and looks up the words that it keeps as typed."""
+    """Builds the configuration, and looks up the specs in it."""
     config = resolve(given, preset)
-    for field, kind in WORDS.items():
-        for text in getattr(config, field) or ():
-            ready(parse(text, kind), KINDS[kind].table, kind, KINDS[kind].given)
+    for field, kind in SPECS.items():
+        for spec in getattr(config, field):
+            REGISTRIES[kind].partial(spec)
 
 
 def test_pages_show_commands():
@@ -56,7 +54,8 @@ def test_the_command_is_understood(command):
     if run is compare.run:
         typed = {name: values.pop(name) for name in compare.OWN}
         if not (typed["folders"] or typed["resume"]):
-            check(compare._contest({**typed, "preset": typed["preset"] or "nano"}, parser.given_fields(values)))
+            typed |= {"preset": typed["preset"] or "nano", "out": typed["out"] or "runs"}
+            compare.requested(typed, parser.given_fields(values))
         return
     request = parser.requested(values)
     if request.resume is None and request.explain is None:

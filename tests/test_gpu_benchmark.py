@@ -1,4 +1,4 @@
-"""The measurements of an accelerator run, at sizes that show no more than that."""
+"""The accelerator benchmarks run, at tiny sizes that test only that they run."""
 
 import json
 

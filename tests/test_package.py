@@ -31,7 +31,9 @@ def test_every_package_of_the_extra_is_looked_for(extra):
 
 def test_what_is_missing_is_named_with_what_installs_it(monkeypatch):
     monkeypatch.setitem(installed.MODULES, "gpt", ("flax", "no_such_module"))
-    with pytest.raises(UserError, match=r"^not installed: no_such_module; for this: pip install 'jaxopt-mini\[gpt\]'$"):
+    with pytest.raises(
+        UserError, match=r"^not installed: no_such_module; install with: pip install 'jaxopt-mini\[gpt\]'$"
+    ):
         installed.require()
 
 

@@ -1,11 +1,11 @@
-"""The script of the reference comparison, with runs made up: what it costs, what it writes, what it refuses."""
+"""The script of the reference comparison, on synthetic runs: its cost, the page it writes, and what it refuses."""
 
 import pytest
 
 from benchmarks import reference
 from jaxopt_mini import OPTIMIZERS
-from minigpt_flax.compare.collect import entries_of
-from minigpt_flax.compare.statistics import judge
+from minigpt_flax.compare.collect import collect_runs
+from minigpt_flax.compare.statistics import summarize
 from tests.minigpt_flax.made_runs import write
 
 
@@ -13,11 +13,18 @@ from tests.minigpt_flax.made_runs import write
 def finished(tmp_path):
     """A part of which every run is there."""
     (part,) = reference.parts(("adamw", "lion"), (), 40, None)
-    for i, who in enumerate(part.contest.contestants):
-        for seed in part.contest.seeds:
-            config = part.contest.config(who, seed=seed)
+    for i, candidate in enumerate(part.comparison.candidates):
+        for seed in part.comparison.seeds:
+            config = part.comparison.config(candidate, seed=seed)
             losses = [4.0, 3.0 + 0.1 * i + 0.01 * seed]
-            write(part.contest.path(tmp_path, who, config), losses, seed=seed, lr=config.lr, steps=40, opt=config.opt)
+            write(
+                part.comparison.path(tmp_path, candidate, config),
+                losses,
+                seed=seed,
+                lr=config.lr,
+                steps=40,
+                opt=str(config.opt),
+            )
     return part, tmp_path
 
 
@@ -27,22 +34,22 @@ def test_the_optimizers_are_there_and_enough():
     assert len(reference.parts(reference.OPTS, reference.FEW, 1000, "x.txt")) == 2
 
 
-def test_the_budget_is_the_steps_of_the_contest():
+def test_the_budget_is_the_steps_of_the_comparison():
     (part,) = reference.parts(("adamw", "lion"), (), 1000, None)
-    assert 2 * reference.seconds(part.contest, 1.0, 0.0) == part.contest.budget
-    assert reference.seconds(part.contest, 0.0, 1.0) == 7 + 3 * 8  # the search's runs once, eight times each seed's
+    assert 2 * reference.seconds(part.comparison, 1.0, 0.0) == part.comparison.budget
+    assert reference.seconds(part.comparison, 0.0, 1.0) == 7 + 3 * 8  # the search's runs once, eight times each seed's
 
 
 def test_paces_are_measured_once(tmp_path, monkeypatch):
     (part,) = reference.parts(("adamw", "lion"), (), 40, None)
-    monkeypatch.setattr(reference, "pace", lambda contest, who: (0.1, 1.0))
-    assert reference.budget(part, tmp_path) == pytest.approx(0.1 * part.contest.budget + 2 * 31)
+    monkeypatch.setattr(reference, "pace", lambda comparison, candidate: (0.1, 1.0))
+    assert reference.budget(part, tmp_path) == pytest.approx(0.1 * part.comparison.budget + 2 * 31)
     monkeypatch.setattr(reference, "pace", None)
     assert set(reference.paces(part, tmp_path / "pydocs-pace.json")) == {"adamw", "lion"}
 
 
 def test_what_takes_too_long_is_refused_before_anything_is_trained(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(reference, "pace", lambda contest, who: (0.1, 1.0))
+    monkeypatch.setattr(reference, "pace", lambda comparison, candidate: (0.1, 1.0))
     assert reference.main(["--opt=adamw", "--opt=lion", "--hours=0.1", f"--out={tmp_path}"]) == 2
     assert "over --hours 0.1" in capfd.readouterr().err
     assert not (tmp_path / "pydocs").exists()
@@ -51,12 +58,12 @@ def test_what_takes_too_long_is_refused_before_anything_is_trained(tmp_path, mon
 @pytest.mark.slow
 def test_the_page_has_table_pictures_and_what_it_took(finished, tmp_path):
     part, folder = finished
-    entries = entries_of(part.contest, folder)
+    entries = collect_runs(part.comparison, folder)
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "index.md").write_text("```{toctree}\n\nchoose\n```\n")
     facts = {"machine": "here", "date": "now", "expected": "1:00", "took": "1:15"}
-    text = reference.section(part, entries, judge(entries), facts, docs)
+    text = reference.section(part, entries, summarize(entries), facts, docs)
     said = reference.write({"pydocs": text}, 40, docs).read_text()
     assert "20 runs in 1:15; 1:00 were expected" in said and "Machine: here, now." in said
     assert "| adamw | 3.0100 +-0.0058 |" in said and "\nchoose\nreference\n" in (docs / "index.md").read_text()

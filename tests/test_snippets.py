@@ -40,7 +40,8 @@ def case(page):
 
 
 @pytest.mark.parametrize("page", [case(page) for page in PAGES])
-def test_snippets_do_what_they_say(page):
+def test_snippets_do_what_they_say(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some leave runs behind
     promised = " ".join(PROMISE.findall("\n".join(blocks(page.read_text()))))
     got = " ".join(ran(page).split())
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -1,4 +1,4 @@
-"""The measurements of speed run, at sizes that show no more than that."""
+"""The speed benchmarks run, at tiny sizes that test only that they run."""
 
 import json
 
@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import __main__ as benchmarks_main, compiling, generation, loop, parts, startup, step
 from minigpt_flax.train.build import build
+from minigpt_flax.train.compile import CompiledStep
 from minigpt_flax.train.config.run_config import resolve
 
 SMALL = {"layers": 1, "heads": 1, "width": 8, "context": 8}
@@ -20,8 +21,8 @@ def test_startup(tmp_path):
     assert seconds.keys() == startup.BARS.keys() and all(times["least"] > 0 for times in seconds.values())
 
 
-def test_a_step_that_was_sent_ahead_is_told_from_one_that_waited():
-    step = jax.jit(lambda state, batch: (state, {"loss": state.sum()}))
+def test_a_step_dispatched_ahead_is_distinguished_from_one_that_waited():
+    step = CompiledStep(jax.jit(lambda state, batch: (state, {"loss": state.sum()})))
     watched = loop.Watched(step)
     state, _ = watched(jax.numpy.ones(3), None)
     jax.block_until_ready(watched.before)
@@ -40,7 +41,7 @@ def test_the_loop_is_measured(tmp_path, capsys):
     assert "loop with probes / step" in capsys.readouterr().out
 
 
-def test_generation_says_who_is_absent(tmp_path, monkeypatch):
+def test_generation_reports_absent_peers(tmp_path, monkeypatch):
     monkeypatch.setattr(generation, "TOKENS", 4)
     monkeypatch.setattr(generation, "resolve", lambda given, preset: resolve({**given, **SMALL}, preset))
     assert generation.main(["--rounds", "2", "--out", str(tmp_path)]) == 0
@@ -50,7 +51,7 @@ def test_generation_says_who_is_absent(tmp_path, monkeypatch):
     assert all(speed["least"] > 0 for speed in found["tokens_per_second"].values())
 
 
-def test_a_step_is_measured_by_ourselves_alone(tmp_path, monkeypatch):
+def test_a_step_is_measured_without_peers(tmp_path, monkeypatch):
     monkeypatch.setattr(step, "resolve", lambda given, preset: resolve({**given, **SMALL}, preset))
     monkeypatch.setitem(step.PRESETS, "nanogpt", (1.0, 2, 2, True))
     assert step.main(["--out", str(tmp_path)]) == 0
@@ -79,7 +80,7 @@ def test_a_part_that_is_left_out_is_not_in_the_program(name):
     assert whole == again != without
 
 
-def test_what_xla_makes_of_a_step(tmp_path, monkeypatch):
+def test_compiling_a_step_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(compiling, "DEPTHS", (1, 2))
     monkeypatch.setattr(compiling, "REPEATS", 1)
     monkeypatch.setattr(compiling, "MEMORY", {name: compiling.MEMORY[name] for name in ("layers as a loop",)})
@@ -90,7 +91,7 @@ def test_what_xla_makes_of_a_step(tmp_path, monkeypatch):
     assert found["memory"]["bytes"].keys() == compiling.MEMORY.keys() and found["depth"]["seconds"].keys() == {"1", "2"}
 
 
-def test_one_command_leaves_out_what_lacks_its_peers(capfd):
+def test_benchmarks_without_their_peers_are_left_out(capfd):
     assert benchmarks_main.main(["--only", "time to loss"]) == 0
     assert "left out without --peers and --data" in capfd.readouterr().out
     assert benchmarks_main.main(["--peers", "nowhere"]) == 2

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from benchmarks.answers.small import Kept, config, mean_loss
 from jaxopt_mini import adam, adamw, add_decayed_weights, apply_updates, chain, clip_by_norm, warmup_cosine
 from minigpt_flax.compare.statistics import LEVEL, p_value, sem
-from minigpt_flax.runs.plots import COLOURS, DASHES, dress
+from minigpt_flax.runs.plots import COLORS, DASHES, style_axes
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.optimizer import decay_mask
 
@@ -141,10 +141,10 @@ def pictures(found: Mapping[str, Any]) -> dict[str, Figure]:
     for i, (kind, curves) in enumerate(found["shrink"].items()):
         for j, (noise, curve) in enumerate(zip(NOISES, curves, strict=True)):
             steps = np.linspace(0, TOY_STEPS, len(curve))
-            axes.plot(steps, curve, color=COLOURS[i], linestyle=DASHES[j], label=f"{kind}, noise {noise:g}")
+            axes.plot(steps, curve, color=COLORS[i], linestyle=DASHES[j], label=f"{kind}, noise {noise:g}")
     axes.set_xlabel("step")
     axes.legend(frameon=False)
-    dress(axes, "weight")
+    style_axes(axes, "weight")
     return {"grid": figure, "shrink": toy}
 
 

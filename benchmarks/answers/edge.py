@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from benchmarks.answers.small import config, mean_loss
 from jaxopt_mini import adam, apply_updates, sgd
-from minigpt_flax.diagnose.edge_of_stability import RULES, keywords
+from minigpt_flax.diagnose.edge_of_stability import STABILITY_BOUNDS, optimizer_keywords
 from minigpt_flax.train.build import build
 from minigpt_flax.train.curvature_probes import largest_eigenvalue, signs
 
@@ -24,7 +24,7 @@ def follow(name: str, lr: float) -> dict[str, list[float]]:
       parameters that are rescaled as its steps are.
     """
     word, factory, _ = RUNS[name]
-    rule, words = RULES[word], keywords(word)[1]
+    rule, words = STABILITY_BOUNDS[word], optimizer_keywords(word)[1]
     run = build(config(STEPS, **TINY))
     loss, batch, tx = mean_loss(run), jnp.asarray(run.batches(0)), factory(lr)
     slope = lambda p: jax.grad(loss)(p, batch)

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from benchmarks.answers import edge, page
 from benchmarks.answers.small import Kept, config, mean_loss
 from jaxopt_mini import adam, apply_updates, momentum, rmsprop, sgd, sign_sgd
-from minigpt_flax.diagnose.edge_of_stability import RULES, keywords
-from minigpt_flax.runs.plots import COLOURS, DASHES, dress
+from minigpt_flax.diagnose.edge_of_stability import STABILITY_BOUNDS, optimizer_keywords
+from minigpt_flax.runs.plots import COLORS, DASHES, style_axes
 from minigpt_flax.train.build import build
 from minigpt_flax.train.curvature_probes import largest_eigenvalue, signs
 
@@ -138,11 +138,11 @@ def surfaces(ways: Mapping[tuple[str, str], Mapping[str, Any]]) -> Figure:
         )
         for i, name in enumerate(OPTIMIZERS):
             trail = np.array(ways[name, surface]["trail"])
-            axes.plot(*trail.T, color=COLOURS[i], linestyle=DASHES[i % len(DASHES)], linewidth=1.2, label=name)
+            axes.plot(*trail.T, color=COLORS[i], linestyle=DASHES[i % len(DASHES)], linewidth=1.2, label=name)
         axes.set_xlim(left, right)
         axes.set_ylim(low, high)
         axes.set_title(surface, fontsize="medium")
-        dress(axes, "")
+        style_axes(axes, "")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     return figure
 
@@ -151,11 +151,11 @@ def bound(found: Mapping[str, Any]) -> Figure:
     """Gradient descent below its bound."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
-    axes.loglog(found["steps"], found["gap"], color=COLOURS[0], label="loss - least loss")
-    axes.loglog(found["steps"], found["bound"], color=COLOURS[1], linestyle="--", label=r"$|w_0 - w^*|^2 / (2 \eta T)$")
+    axes.loglog(found["steps"], found["gap"], color=COLORS[0], label="loss - least loss")
+    axes.loglog(found["steps"], found["bound"], color=COLORS[1], linestyle="--", label=r"$|w_0 - w^*|^2 / (2 \eta T)$")
     axes.set_xlabel("steps T")
     axes.legend(frameon=False)
-    dress(axes, "nats")
+    style_axes(axes, "nats")
     return figure
 
 
@@ -163,14 +163,14 @@ def gpt(found: Mapping[str, Any]) -> Figure:
     """Sharpness and the steepest way down while the GPT trains."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     for axes, (opt, curves) in zip(figure.subplots(1, 2), found.items(), strict=True):
-        axes.plot(curves["step"], curves["top"], "-o", color=COLOURS[0], markersize=4, label="largest eigenvalue")
-        axes.plot(curves["step"], curves["bottom"], "--s", color=COLOURS[1], markersize=4, label="smallest eigenvalue")
+        axes.plot(curves["step"], curves["top"], "-o", color=COLORS[0], markersize=4, label="largest eigenvalue")
+        axes.plot(curves["step"], curves["bottom"], "--s", color=COLORS[1], markersize=4, label="smallest eigenvalue")
         axes.plot(curves["step"][1:], curves["bound"][1:], ":", color="black", label="2 / rate")
         axes.set_yscale("symlog", linthresh=1)
         axes.axhline(0, color="0.8", linewidth=0.8)
         axes.set_title(opt, fontsize="medium")
         axes.set_xlabel("step")
-        dress(axes, "curvature" if opt == "sgd" else "")
+        style_axes(axes, "curvature" if opt == "sgd" else "")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
@@ -181,17 +181,22 @@ def stability(found: Mapping[tuple[str, float], Any]) -> Figure:
     grid = figure.subplots(2, 2, sharex=True)
     for column, (name, (word, _, rates)) in enumerate(edge.RUNS.items()):
         for i, lr in enumerate(rates):
-            curves, how = found[name, lr], {"color": COLOURS[i], "linestyle": DASHES[i], "label": f"rate {lr:g}"}
-            factor = RULES[word].factor(keywords(word)[1])
+            curves, how = found[name, lr], {"color": COLORS[i], "linestyle": DASHES[i], "label": f"rate {lr:g}"}
+            factor = _factor(word)
             grid[0, column].plot(curves["step"], np.array(curves["curvature"]) * lr / factor, **how)
             grid[1, column].semilogy(curves["step"], curves["loss"], **how)
         grid[0, column].axhline(1, color="black", linewidth=0.8)
         grid[0, column].set_title(f"{name}: bound {factor:g} / rate", fontsize="medium")
         grid[1, column].set_xlabel("step")
         grid[1, column].legend(frameon=False)
-        dress(grid[0, column], "curvature / bound" if column == 0 else "")
-        dress(grid[1, column], "loss" if column == 0 else "")
+        style_axes(grid[0, column], "curvature / bound" if column == 0 else "")
+        style_axes(grid[1, column], "loss" if column == 0 else "")
     return figure
+
+
+def _factor(spec: str) -> float:
+    """The largest stable learning rate times curvature of an optimizer."""
+    return STABILITY_BOUNDS[spec].factor(optimizer_keywords(spec)[1])
 
 
 def answer(kept: Kept) -> tuple[dict[str, Figure], dict[str, str]]:
@@ -211,7 +216,7 @@ def answer(kept: Kept) -> tuple[dict[str, Figure], dict[str, str]]:
     }
     late = {key: np.array(c["curvature"][-30:]) for key, c in found["edge"].items()}
     ratios = [
-        f"{name} at {lr:g}: {np.median(late[name, lr]) * lr / RULES[word].factor(keywords(word)[1]):.2f}"
+        f"{name} at {lr:g}: {np.median(late[name, lr]) * lr / _factor(word):.2f}"
         for name, (word, _, rates) in edge.RUNS.items()
         for lr in rates
     ]

@@ -16,8 +16,8 @@ from benchmarks.answers import page
 from benchmarks.answers.small import Kept, batches, config, final_loss
 from jaxopt_mini import SCHEDULES
 from minigpt_flax.compare.statistics import sem
-from minigpt_flax.compare.traced_run import Program, program, rate_tables
-from minigpt_flax.runs.plots import COLOURS, DASHES, dress
+from minigpt_flax.compare.traced_run import TracedRun, rate_tables, trace_run
+from minigpt_flax.runs.plots import COLORS, DASHES, style_axes
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import RunConfig
 
@@ -44,9 +44,9 @@ def smaller(size: Size, **more: Any) -> RunConfig:
 
 
 @functools.cache
-def parts(size: Size) -> tuple[Program, Callable[..., Any]]:
-    """Its program, and all steps of a run of it in one."""
-    made = program(build(smaller(size)), size.steps)
+def parts(size: Size) -> tuple[TracedRun, Callable[..., Any]]:
+    """Its traced run, and a function that does all steps of one run in a single program."""
+    made = trace_run(build(smaller(size)), size.steps)
 
     def train(knobs: Any, data: jax.Array) -> Any:
         return jax.lax.scan(lambda state, batch: (made.step(knobs, state, batch)[0], None), made.init(knobs), data)[0]
@@ -92,17 +92,17 @@ def pictures(shapes: Mapping[str, list[float]], ranked: Ranked) -> dict[str, Fig
     figure = Figure(figsize=(11, 5), layout="constrained")
     rates, finals = figure.subplots(1, 2, width_ratios=(1, 1.2))
     for i, name in enumerate(SHOWN):
-        how = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+        how = {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i % len(DASHES)]}
         rates.plot(np.array(shapes[name]) / max(shapes[name]), label=name, **how)
     rates.set_xlabel("step")
     rates.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    dress(rates, "rate / peak")
+    style_axes(rates, "rate / peak")
     for i, (_, values) in enumerate(reversed(ranked.values())):
         finals.plot(values, [i] * len(values), ".", color="0.6")
-        finals.plot([statistics.fmean(values)], [i], "D", color=COLOURS[0])
+        finals.plot([statistics.fmean(values)], [i], "D", color=COLORS[0])
     finals.set_yticks(range(len(ranked)), list(reversed(ranked)))
     finals.set_xlabel("final validation loss (nats/token): mean, and each seed")
-    dress(finals, "")
+    style_axes(finals, "")
     return {"final": figure}
 
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxopt_mini import apply_updates
-from minigpt_flax.runs.plots import COLOURS, DASHES, MARKERS, dress
+from minigpt_flax.runs.plots import COLORS, DASHES, MARKERS, style_axes
 
 DPI = 100  # with 256 colours a picture stays below 80 kB
 QUICK = 50  # times fewer steps, to see that a picture can be drawn
@@ -68,7 +68,7 @@ def line(axes: Axes, i: int, x: Any, y: Any, label: str | None = None, marks: Se
     axes.plot(
         x,
         y,
-        color=COLOURS[i % len(COLOURS)],
+        color=COLORS[i % len(COLORS)],
         linestyle=DASHES[i % len(DASHES)],
         linewidth=1.5,
         marker=MARKERS[i % len(MARKERS)] if len(marks) else None,
@@ -80,7 +80,7 @@ def line(axes: Axes, i: int, x: Any, y: Any, label: str | None = None, marks: Se
 
 def finish(axes: Axes, title: str, x: str, y: str, legend: bool = True) -> None:
     """Title, labels, a faint grid, and the legend without a box."""
-    dress(axes, y)
+    style_axes(axes, y)
     axes.set_xlabel(x)
     axes.set_title(title, fontsize=10)
     if legend:

@@ -82,7 +82,7 @@ def scale_by_factored_rms(
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
         entries = resolve(layout, updates)
-        t = (state.count - step_offset).astype(jnp.float32) + 1
+        t = state.count.astype(jnp.float32) - jnp.asarray(step_offset, jnp.float32) + 1
         squares = jax.tree.map(lambda g: absolute_square(g) + epsilon, updates)
         new = average(moments(squares, entries), tuple(state[1:]), 1 - 1 / t**decay_rate)
         direction = jax.tree.map(divided, updates, entries, *new)

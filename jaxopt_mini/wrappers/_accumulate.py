@@ -14,6 +14,7 @@ from jaxopt_mini.base import (
     Updates,
     with_extra_args_support,
 )
+from jaxopt_mini.check import check_at_least_one
 from jaxopt_mini.tree import cast_like, widen, zeros_like
 from jaxopt_mini.wrappers._conditional import update_if
 from jaxopt_mini.wrappers._inner_updates import counts_inner_updates
@@ -28,6 +29,7 @@ class AccumulateState(NamedTuple):
 
 
 def _inner_updates(calls: int, *, steps: int = 4) -> int:
+    check_at_least_one(steps=steps)
     return calls // steps
 
 

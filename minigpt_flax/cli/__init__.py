@@ -1,1 +1,1 @@
-"""The command line: every command, its arguments, and how its endings become an exit status. Imports no JAX."""
+"""The command line: commands, arguments and exit statuses. Imports no JAX."""

@@ -1,4 +1,4 @@
-"""``completion SHELL``: what lets a shell complete the commands, their flags and the names that these take."""
+"""``completion SHELL``: a script that completes commands, flags and the names that flags accept."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from minigpt_flax.cli import installed
 from minigpt_flax.cli.parser import Parser
 from minigpt_flax.errors import check_name
 from minigpt_flax.invocation import CONSOLE
-from minigpt_flax.train.config.run_config import PRESETS
+from minigpt_flax.train.config.presets import PRESETS
 
-SUMMARY = "Print what lets a shell complete this command."
-FOLDERS = ("RUN", "DIR", "FOLDER")  # what stands for a folder in the help
-FILES = ("FILE", "SOURCE")
+SUMMARY = "Print a shell completion script."
+FOLDERS = ("RUN", "DIR", "FOLDER")  # metavars of folders
+FILES = ("FILE", "SOURCE")  # metavars of files
 
 
 def declare(parser: Parser) -> None:
@@ -29,7 +29,7 @@ def run(*, shell: str) -> int:
     """Prints the script.
 
     Raises:
-      UserError: no such shell, or shtab, which writes the script, is missing.
+      UserError: the shell is unknown, or shtab, which writes the script, is not installed.
     """
     installed.require("completion")
     import shtab
@@ -46,7 +46,7 @@ def run(*, shell: str) -> int:
 
 
 def _actions(build: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """Every argument of a parser and of its commands."""
+    """Yields the arguments of a parser and of its commands."""
     for action in build._actions:
         yield action
         if isinstance(action, argparse._SubParsersAction):
@@ -55,12 +55,12 @@ def _actions(build: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 
 def _hint(action: argparse.Action) -> None:
-    """Says what an argument takes: a folder, a file, or one of these names."""
+    """Sets how an argument is completed: as a folder, a file, or one of a list of names."""
     import shtab
 
-    from minigpt_flax.train.registry import KINDS
+    from minigpt_flax.train.registry import REGISTRIES
 
-    names = {kind.flag: list(kind.table) for kind in KINDS.values()} | {"--preset": list(PRESETS)}
+    names = {registry.flag: list(registry.table) for registry in REGISTRIES.values()} | {"--preset": list(PRESETS)}
     for flag in action.option_strings:
         action.choices = names.get(flag, action.choices)
     if action.metavar in FOLDERS:

@@ -1,9 +1,10 @@
-"""``diagnose RUN``: the loss around a checkpoint, its curvature, the gradient's noise, what the optimizer does."""
+"""``diagnose RUN``: loss landscape, curvature, gradient noise and optimizer dynamics at a checkpoint."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 from minigpt_flax.bounds import Bound
 from minigpt_flax.cli.parser import COLUMNS, Parser
 from minigpt_flax.console import output
-from minigpt_flax.console.output import Output, tell
-from minigpt_flax.errors import UserError, nearest
+from minigpt_flax.console.output import Output
+from minigpt_flax.errors import UserError, check_name
 from minigpt_flax.invocation import show
+from minigpt_flax.progress import Progress
 from minigpt_flax.runs import files
+from minigpt_flax.text import tell
 
-SUMMARY = "Look inside a run: landscape, curvature, gradient noise, optimizer."
+SUMMARY = "Diagnose a run: loss landscape, curvature, gradient noise, optimizer."
 BATCHES = Bound(2, 10_000, whole=True)
 NOISE = Bound(0, 1e6, above=True)
 STUDIES = ("landscape", "curvature", "noise", "optimizer")
@@ -25,14 +28,16 @@ STUDIES = ("landscape", "curvature", "noise", "optimizer")
 def declare(parser: Parser) -> None:
     """Adds the arguments."""
     parser.add_argument("folder", metavar="RUN", help="the run's folder")
-    parser.add_argument(
-        "--only", action="append", metavar="STUDY", help=f"one of {', '.join(STUDIES)}; may be repeated"
-    )
+    parser.add_argument("--only", action="append", metavar="STUDY", help=f"{', '.join(STUDIES)}; repeatable [all]")
     parser.add_argument("--step", default="last", metavar="STEP", help="checkpoint: a step, best or last [last]")
-    parser.add_argument("--batches", type=BATCHES, default=4, metavar="N", help="batches to look with [4]")
-    parser.add_argument("--parameter", metavar="NAME", help="parameter that noise is added to [the first matrix]")
-    parser.add_argument("--noise", type=NOISE, default=0.01, metavar="STD", help="standard deviation of it [0.01]")
-    parser.add_argument("--out", metavar="DIR", help="folder of numbers and pictures [RUN/diagnosis]")
+    parser.add_argument("--batches", type=BATCHES, default=4, metavar="N", help="batches to evaluate on [4]")
+    parser.add_argument("--parameter", metavar="NAME", help="parameter to perturb with noise [the first matrix]")
+    parser.add_argument(
+        "--noise", type=NOISE, default=0.01, metavar="STD", help="standard deviation of that noise [0.01]"
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder for numbers and plots [RUN/diagnosis]")
+    parser.add_argument("--data", action="append", metavar="PATH", help="current path of the run's data [unchanged]")
+    parser.add_argument("--trust", action="store_true", help="execute the optimizer code that the run names")
     output.declare(parser)
 
 
@@ -45,19 +50,20 @@ def run(
     parameter: str | None,
     noise: float,
     out: str | None,
+    data: Sequence[str] | None,
+    trust: bool,
     quiet: bool,
     json: bool,
 ) -> int:
-    """Studies the checkpoint; prints sentences or a record of each study, writes numbers and a picture of each.
+    """Runs the studies; prints each as text or as a JSON record, and writes its numbers and its plot.
 
     Raises:
-      UserError: no such run, checkpoint, study or parameter, or the folder can't be written.
+      UserError: the run, checkpoint, study or parameter doesn't exist, or the folder can't be written.
     """
     answer = Output(quiet, json)
     for name in only or ():
-        if name not in STUDIES:
-            raise UserError(f"no study is called {name!r}{nearest(name, STUDIES)}; there are: {', '.join(STUDIES)}")
-    from minigpt_flax.diagnose import curvature, gradient_noise as gradient_noise, landscape, optimizer_dynamics
+        check_name(name, STUDIES, "study")
+    from minigpt_flax.diagnose import curvature, gradient_noise, landscape, optimizer_dynamics
     from minigpt_flax.diagnose.checkpoint_view import load
 
     studies: dict[str, Callable[[Any], Any]] = {
@@ -71,19 +77,19 @@ def run(
     if (link := files.find_link(Path(folder), ["diagnosis"])) is not None and not out:
         raise UserError(f"{show(link)} is a symbolic link, which is not followed: give --out")
     with _progress(answer.human) as report:
-        subject = load(Path(folder), step, batches, report)
+        subject = load(Path(folder), step, batches, report, data=data, trust=trust)
         where = {"run": show(folder), "step": int(subject.state.step), "batches": batches, "tokens": subject.tokens}
         if answer.human:
             tell(f"{where['run']} at step {where['step']}, over {batches} batches of {subject.tokens} tokens\n")
-            if subject.over:
-                tell("The run is over and its learning rate 0: steps are looked at with its peak rate.\n")
+            if subject.schedule_ended:
+                tell("The learning rate has reached 0: steps are studied at its peak value.\n")
         _writable(target)
         for name in only or STUDIES:
             finding = studies[name](subject)
-            _keep(name, finding, target)
-            answer.result(_told(name, finding), {"study": name, **where, **finding.numbers})
+            _write(name, finding, target)
+            answer.result(_text(name, finding), {"study": name, **where, **finding.numbers})
     if answer.human:
-        tell(f"numbers and pictures: {show(target)}")
+        tell(f"numbers and plots: {show(target)}")
     return 0
 
 
@@ -94,14 +100,14 @@ def _writable(target: Path) -> None:
         raise UserError(f"can't make the folder {show(target)}: {error.strerror}; give another --out") from error
 
 
-def _told(name: str, finding: Any) -> str:
-    """What a study found, as a person reads it."""
+def _text(name: str, finding: Any) -> str:
+    """Formats the result of a study."""
     wrapped = (textwrap.fill(text, COLUMNS, initial_indent="  ", subsequent_indent="  ") for text in finding.sentences)
     return "\n".join((name, *wrapped, ""))
 
 
-def _keep(name: str, finding: Any, target: Path) -> None:
-    """Writes down what a study found."""
+def _write(name: str, finding: Any, target: Path) -> None:
+    """Writes the numbers and the plot of a study."""
     from matplotlib.figure import Figure
 
     from minigpt_flax.runs.plots import save
@@ -116,27 +122,15 @@ def _keep(name: str, finding: Any, target: Path) -> None:
         raise UserError(f"can't write {show(target)}: {error.strerror}; give another --out") from error
 
 
-def _progress(shown: bool) -> Any:
-    """A context whose value reports progress on stderr: a moving bar in a terminal, nothing elsewhere."""
-    from contextlib import contextmanager
+@contextmanager
+def _progress(shown: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Yields ``report(text, done, total)``, which shows a progress bar on stderr, in a terminal."""
+    with Progress("TimeRemainingColumn", shown=shown, stderr=True) as progress:
+        tasks: dict[str, Any] = {}
 
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        def report(text: str, done: int, total: int) -> None:
+            if text not in tasks:
+                tasks[text] = progress.add(text, total)
+            progress.bar.update(tasks[text], completed=done, visible=done < total)
 
-    @contextmanager
-    def bar():
-        columns = (TextColumn("{task.description:10s}"), BarColumn(24), TimeRemainingColumn())
-        console = Console(stderr=True)
-        with Progress(
-            *columns, console=console, transient=True, disable=not (shown and console.is_terminal)
-        ) as progress:
-            tasks: dict[str, Any] = {}
-
-            def report(what: str, done: int, total: int) -> None:
-                if what not in tasks:
-                    tasks[what] = progress.add_task(what, total=total)
-                progress.update(tasks[what], completed=done, visible=done < total)
-
-            yield report
-
-    return bar()
+        yield report

@@ -1,4 +1,4 @@
-"""The first moments of a command, before its imports: a Ctrl-C there ends it without a traceback."""
+"""Start of a command, before its imports: a Ctrl-C during those ends it without a traceback."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""Run a command: its signals, its streams, and every ending as an exit status and at most one line. Imports no JAX."""
+"""Run a command with its signals and streams; errors become an exit status and one line. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from minigpt_flax.train.stop import Signals
 
 LONGEST = 1000  # characters of an error's line, at most: a name may have thousands
 
-
-_own_process = False  # whether this process runs nothing but a command
+_own_process = False  # whether this process runs only a command
 
 
 def start(main: Callable[[], int]) -> NoReturn:
@@ -33,9 +32,9 @@ def start(main: Callable[[], int]) -> NoReturn:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process; after a failure at once, without waiting for threads that still compile.
+    """Ends the process; after a failure without waiting for threads that still compile.
 
-    One of several processes has already waited for the others, and JAX would do so again.
+    With several processes it never waits: they have waited for each other already, and JAX would do so again.
     """
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
@@ -50,19 +49,19 @@ def guarded(
     program: str,
     command: Callable[[], int],
     name: str = "train",
-    words: Sequence[str] = (),
+    arguments: Sequence[str] = (),
 ) -> int:
-    """Runs a command.
+    """Runs a command and turns its errors into an exit status and one line on stderr.
 
     Args:
-      program: how it is called where it reports an error.
+      program: name of the program, printed before an error.
       command: returns its exit status.
       name: of the command.
-      words: its arguments; several processes of one run tell each other of an error.
+      arguments: of the command; with ``--multihost`` an error is also sent to the other processes.
 
     Returns:
-      The exit status: its own; 2 for a user's mistake and 1 for what can't go on, each told in one line; 128 + the
-      signal that ended it, 141 (SIGPIPE) where the reader of its output left. An unexpected error is raised.
+      The exit status: that of the command; 2 for a user error; 1 for a request that can't be carried out; 128 + the
+      signal that ended it, so 141 (SIGPIPE) if the reader of its output closed the pipe. An unexpected error is raised.
     """
     with streams.protected():
         try:
@@ -76,10 +75,10 @@ def guarded(
                 raise
             status, line = ending
             print(printable(f"{program}: {shortened(' '.join(line.split()), LONGEST)}"), file=sys.stderr, flush=True)
-            if any(word.startswith("--multihost") for word in words):
-                from minigpt_flax.train.parallel.multihost import tell_failure  # sockets, which take long to import
+            if any(argument.startswith("--multihost") for argument in arguments):
+                from minigpt_flax.train.parallel.multihost import report_failure  # sockets, which take long to import
 
-                tell_failure(words, line, status)
+                report_failure(arguments, line, status)
             return status
 
 

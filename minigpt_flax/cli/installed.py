@@ -1,4 +1,4 @@
-"""What commands need beside the optimizers: the packages of an extra."""
+"""The optional packages that commands need: those of an extra."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ MODULES = {
 
 
 def require(extra: str = "gpt") -> None:
-    """Refuses to go on without what an extra installs.
+    """Checks that the packages of an extra are installed.
 
     Raises:
-      UserError: names what is missing, and says what installs it.
+      UserError: some are missing; names them and the command that installs them.
     """
     missing = [name for name in MODULES[extra] if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"not installed: {', '.join(missing)}; for this: pip install '{PACKAGE}[{extra}]'")
+        raise UserError(f"not installed: {', '.join(missing)}; install with: pip install '{PACKAGE}[{extra}]'")
 
 
 def own_version() -> str:
-    """The version of this package, where it was installed and not only unpacked."""
+    """The version of this package, if it is installed."""
     try:
         return version(PACKAGE)
     except PackageNotFoundError:

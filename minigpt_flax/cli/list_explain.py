@@ -1,4 +1,4 @@
-"""``--list`` and ``--explain``: what every name is, out of its own docstring."""
+"""``--list`` and ``--explain``: documentation of the names that flags accept, from their docstrings."""
 
 from __future__ import annotations
 
@@ -11,19 +11,13 @@ import jax
 from minigpt_flax.cli.parser import COLUMNS, Request
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.spec import parse, signature
-from minigpt_flax.train.config.run_config import (
-    PRESET_NOTES,
-    PRESETS,
-    WORDS,
-    default_preset,
-    flag_of,
-    resolve,
-)
-from minigpt_flax.train.registry import KINDS, Kind, Offer
+from minigpt_flax.train.config.presets import PRESET_NOTES, PRESETS, default_preset
+from minigpt_flax.train.config.run_config import KIND_OF, flag_of, resolve
+from minigpt_flax.train.registry import REGISTRIES, Registry, RunInfo
 
 
 def show(request: Request) -> int:
-    """Prints what ``--list`` or ``--explain`` asks for.
+    """Prints the list of names, or the documentation of one.
 
     Raises:
       UserError: the name to explain is unknown.
@@ -33,12 +27,12 @@ def show(request: Request) -> int:
 
 
 def listing() -> str:
-    """Every name by kind, with the first line of its docstring."""
-    parts = [_section(f"{kind} ({entry.flag})", _summaries(entry)) for kind, entry in KINDS.items()]
+    """Lists all names by kind, with the first line of their docstrings."""
+    parts = [_section(f"{kind} ({entry.flag})", _summaries(entry)) for kind, entry in REGISTRIES.items()]
     return "\n\n".join([*parts, _section("preset (--preset)", PRESET_NOTES)])
 
 
-def _summaries(kind: Kind) -> dict[str, str]:
+def _summaries(kind: Registry) -> dict[str, str]:
     return {name: _plain(inspect.getdoc(row) or "").split("\n")[0] for name, row in kind.table.items()}
 
 
@@ -52,33 +46,33 @@ def _section(title: str, lines: dict[str, str]) -> str:
 
 
 def explain(request: Request) -> str:
-    """What a name is, in every table that has it; of an optimizer also what the rest of the line would make of it.
+    """Documents a name, from every table that has it; of an optimizer also the arguments that a run would pass.
 
     Raises:
-      UserError: no table has it; with the nearest.
+      UserError: no table has it; suggests the nearest.
     """
-    word = parse(request.explain or "", "name to explain")
-    texts = [_explain_row(kind, entry, word.name) for kind, entry in KINDS.items() if word.name in entry.table]
-    if word.name in KINDS["optimizer"].table:
-        texts.append(_would_use(request, str(word)))
-    if word.name in PRESETS:
-        texts.append(_explain_preset(word.name))
+    spec = parse(request.explain or "", "name to explain")
+    texts = [_explain_row(kind, entry, spec.name) for kind, entry in REGISTRIES.items() if spec.name in entry.table]
+    if spec.name in REGISTRIES["optimizer"].table:
+        texts.append(_would_use(request, str(spec)))
+    if spec.name in PRESETS:
+        texts.append(_explain_preset(spec.name))
     if not texts:
-        known = [*(name for entry in KINDS.values() for name in entry.table), *PRESETS]
-        raise UserError(f"nothing is called {word.name!r}{nearest(word.name, known)}; --list shows every name")
+        names = [*(name for entry in REGISTRIES.values() for name in entry.table), *PRESETS]
+        raise UserError(f"nothing is called {spec.name!r}{nearest(spec.name, names)}; --list shows all names")
     return "\n\n".join(texts)
 
 
-def _explain_row(kind: str, entry: Kind, name: str) -> str:
+def _explain_row(kind: str, entry: Registry, name: str) -> str:
     row = entry.table[name]
-    usage = signature(row, skip=entry.given, without=Offer._fields)
+    usage = signature(row, skip=entry.leading, without=RunInfo._fields)
     shown = textwrap.fill(usage, COLUMNS - 2, initial_indent="  ", subsequent_indent="    ")
-    return f"{kind}, typed after {entry.flag}:\n\n{shown}\n\n{reflow(inspect.getdoc(row) or '')}"
+    return f"{kind}, for {entry.flag}:\n\n{shown}\n\n{reflow(inspect.getdoc(row) or '')}"
 
 
-def _would_use(request: Request, word: str) -> str:
+def _would_use(request: Request, spec: str) -> str:
     preset = request.preset or default_preset(jax.default_backend())
-    config = resolve({**request.given, "opt": word}, preset)
+    config = resolve({**request.given, "opt": spec}, preset)
     return f"With preset {preset} a run would use:\n\n  {typed('opt', config.opt)} {typed('lr', config.lr)}"
 
 
@@ -90,23 +84,23 @@ def _explain_preset(name: str) -> str:
 
 
 def typed(name: str, value: object) -> str:
-    """A field and its value as they are typed.
+    """Formats a field and its value as a flag.
 
     >>> typed("opt", "adamw(b2=0.99)"), typed("bias", False)
     ('--opt "adamw(b2=0.99)"', '--no-bias')
     """
     if isinstance(value, bool):
         return flag_of(name if value else f"no_{name}")
-    return f'{flag_of(name)} "{value}"' if name in WORDS or "(" in str(value) else f"{flag_of(name)} {value}"
+    return f'{flag_of(name)} "{value}"' if name in KIND_OF or "(" in str(value) else f"{flag_of(name)} {value}"
 
 
 def _plain(text: str) -> str:
-    """Takes off the marks that are for a documentation tool."""
+    """Removes Sphinx roles and double backticks."""
     return re.sub(r":\w+:`~?(?:[\w.]*\.)?([^`]+)`", r"\1", text).replace("``", "`")
 
 
 def reflow(text: str, width: int = COLUMNS) -> str:
-    """Breaks prose anew at ``width``; leaves formulas, tables and examples alone."""
+    """Wraps prose at ``width``; formulas, tables and examples keep their lines."""
     paragraphs, literal = [], False
     for paragraph in text.split("\n\n"):
         indented = paragraph.startswith(" ")
@@ -119,7 +113,7 @@ def reflow(text: str, width: int = COLUMNS) -> str:
 
 
 def _items(paragraph: str) -> list[str]:
-    """The lines of a paragraph joined; of a section such as ``Args:``, or of a list, entry by entry."""
+    """Joins the lines of a paragraph; those of a section such as ``Args:``, or of a list, entry by entry."""
     items: list[str] = []
     section = re.match(r"\w+:\n", paragraph) is not None
     for line in paragraph.split("\n"):

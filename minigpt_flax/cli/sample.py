@@ -1,4 +1,4 @@
-"""``sample RUN``: text from a trained run, as it is written. Needs its folder and nothing else, not even its data."""
+"""``sample RUN``: generate text with a trained run's model, printed as it is decoded. Needs only the run's folder."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ from minigpt_flax.text import printable
 TEXTS = Bound(1, 10_000, whole=True)
 SHARE = Bound(0, 1, above=True)
 LENGTH = Bound(1, 10**9, whole=True)  # tokens
-SUMMARY = "Print text that a run's model writes."
+SUMMARY = "Generate text with a run's model."
 
 
 def declare(parser: Parser) -> None:
     """Adds the arguments."""
     parser.add_argument("folder", metavar="RUN", help="the run's folder")
-    parser.add_argument("--prompt", metavar="TEXT", action="append", help="what to continue; repeatable [a new line]")
-    parser.add_argument("--prompt-file", metavar="FILE", help="a prompt from a file, or from - (standard input)")
-    parser.add_argument("--num", type=TEXTS, default=1, metavar="N", help="how many texts of each prompt [1]")
-    parser.add_argument("--max-tokens", type=LENGTH, default=256, metavar="N", help="length of each [256]")
-    parser.add_argument("--stop", metavar="TEXT", action="append", help="end a text before this; repeatable")
+    parser.add_argument("--prompt", metavar="TEXT", action="append", help="text to continue; repeatable [a new line]")
+    parser.add_argument("--prompt-file", metavar="FILE", help="read a prompt from a file, or from - (standard input)")
+    parser.add_argument("--num", type=TEXTS, default=1, metavar="N", help="samples per prompt [1]")
+    parser.add_argument("--max-tokens", type=LENGTH, default=256, metavar="N", help="tokens per sample [256]")
+    parser.add_argument("--stop", metavar="TEXT", action="append", help="end a sample before this text; repeatable")
     parser.add_argument(
-        "--temperature", type=Bound(0, 1e6), default=0.8, metavar="T", help="0: always the likeliest; 1: as it is [0.8]"
+        "--temperature", type=Bound(0, 1e6), default=0.8, metavar="T", help="sampling temperature; 0: greedy [0.8]"
     )
-    parser.add_argument("--top-k", type=SIZE, metavar="K", help="draw from the K likeliest tokens [all]")
-    parser.add_argument("--top-p", type=SHARE, metavar="P", help="draw from the likeliest that hold P [1]")
-    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="other draws [0]")
+    parser.add_argument("--top-k", type=SIZE, metavar="K", help="sample from the K most likely tokens [all]")
+    parser.add_argument(
+        "--top-p", type=SHARE, metavar="P", help="nucleus sampling: most likely tokens of total probability P [1]"
+    )
+    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="random seed [0]")
     parser.add_argument("--step", default="best", metavar="STEP", help="checkpoint: a step, best or last [best]")
     output.declare(parser)
 
@@ -52,14 +54,15 @@ def run(
     json: bool,
     **how: Any,
 ) -> int:
-    """Prints the texts as they come, and to the error stream how fast they came; or a record of each.
+    """Prints the samples as they are decoded, and the speed to stderr; with ``--json`` a record of each.
 
     Raises:
-      UserError: no such run, checkpoint or file, a prompt that the tokenizer can't encode, a number out of range.
+      UserError: the run, checkpoint or file doesn't exist, the tokenizer can't encode a prompt, or a number is out of
+        range.
     """
     answer = Output(quiet, json)
     if stop and not all(stop):
-        raise UserError("--stop is empty; give the text to end before, or leave it out")
+        raise UserError("--stop is empty: give a text, or omit it")
     prompts: list[str | None] = [*(prompt or ()), *(() if prompt_file is None else (_from_file(prompt_file),))]
     prompts = [text for text in prompts or [None] for _ in range(num)]
     from minigpt_flax.train.memory import require_cache
@@ -70,14 +73,14 @@ def run(
     require_cache(model.model, len(prompts))
     pieces = write(model.model, model.params, model.tokenizer, prompts, stops=stop or (), **how)
     if json:
-        tell(pieces, prompts, answer)
+        print_records(pieces, prompts, answer)
     else:
-        show(pieces, prompts, sys.stderr if answer.human else None)
+        print_texts(pieces, prompts, sys.stderr if answer.human else None)
     return 0
 
 
-def tell(pieces: Iterable[Sequence[Any]], prompts: Sequence[str | None], answer: Output) -> None:
-    """Prints a record of each text when all are written: its prompt, what follows, and of how many tokens that is."""
+def print_records(pieces: Iterable[Sequence[Any]], prompts: Sequence[str | None], answer: Output) -> None:
+    """Prints a record of each sample at the end: prompt, text and number of tokens."""
     texts, tokens = [""] * len(prompts), [0] * len(prompts)
     for piece in (piece for chunk in pieces for piece in chunk):
         texts[piece.row] += piece.text
@@ -86,15 +89,15 @@ def tell(pieces: Iterable[Sequence[Any]], prompts: Sequence[str | None], answer:
         answer.result(text, {"prompt": prompt or "", "text": text, "tokens": count})
 
 
-def show(pieces: Iterable[Sequence[Any]], prompts: Sequence[str | None], aside: TextIO | None) -> None:
-    """Prints one text after the other, each as far as it has come; the others are written meanwhile.
+def print_texts(pieces: Iterable[Sequence[Any]], prompts: Sequence[str | None], speed_to: TextIO | None) -> None:
+    """Prints the samples one after another: each as it is decoded, while the later ones are decoded in the same batch.
 
     Args:
-      pieces: what ``write`` returns.
-      prompts: of the texts.
-      aside: takes a line about the speed, if anything does.
+      pieces: the result of ``write``.
+      prompts: of the samples.
+      speed_to: stream for a line about the speed; None prints none.
     """
-    shown = printable if sys.stdout.isatty() else str  # a pipe or file gets the text as it is
+    shown = printable if sys.stdout.isatty() else str  # a pipe or file gets the text unchanged
     waiting = [prompt or "" for prompt in prompts]
     ended = [False] * len(prompts)
     speed, row = Speed(), 0
@@ -112,28 +115,28 @@ def show(pieces: Iterable[Sequence[Any]], prompts: Sequence[str | None], aside: 
             print()
             row += 1
             _head(row, len(prompts))
-    if aside is not None:
-        print(speed, file=aside)
+    if speed_to is not None:
+        print(speed, file=speed_to)
 
 
 class Speed:
-    """Tokens and the time that they took."""
+    """Measures the decoding speed."""
 
     def __init__(self) -> None:
         """Starts the clock."""
         self.times, self.tokens = [time.perf_counter()], [0]
 
     def add(self, tokens: int) -> None:
-        """Counts tokens that have just come."""
+        """Counts tokens that were decoded just now."""
         self.times.append(time.perf_counter())
         self.tokens.append(tokens)
 
     def __str__(self) -> str:
-        """Says both; the speed without the first two lots, which waited for a compilation."""
+        """Formats tokens, seconds and speed; the speed excludes the first chunks, which wait for compilation."""
         start, *times = self.times
-        said = f"{sum(self.tokens):,} tokens in {times[-1] - start:.1f} s, the first after {times[0] - start:.1f} s"
+        text = f"{sum(self.tokens):,} tokens in {times[-1] - start:.1f} s, the first after {times[0] - start:.1f} s"
         rest = sum(self.tokens[3:])
-        return f"{said}; then {rest / (times[-1] - times[1]):,.0f} tokens/s" if rest else said
+        return f"{text}; then {rest / (times[-1] - times[1]):,.0f} tokens/s" if rest else text
 
 
 def _head(row: int, rows: int) -> None:
@@ -142,10 +145,10 @@ def _head(row: int, rows: int) -> None:
 
 
 def _from_file(path: str) -> str:
-    """The text of a file, or of the standard input, without the line end at its end."""
+    """Reads a file, or standard input for ``-``, without the final newline."""
     if path != "-":
         return read_text(Path(path)).removesuffix("\n")
     try:
         return sys.stdin.buffer.read().decode().removesuffix("\n")
     except UnicodeDecodeError as error:
-        raise UserError("the standard input is not UTF-8 text; give UTF-8") from error
+        raise UserError("standard input is not UTF-8 text: convert it to UTF-8") from error

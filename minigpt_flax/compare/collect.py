@@ -1,4 +1,4 @@
-"""What is to be judged, read from folders: a comparison's, or those of single runs. Imports no JAX."""
+"""Read the runs to compare: those of a comparison's folder, or single runs. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -6,55 +6,60 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minigpt_flax.compare.comparison import Contest
-from minigpt_flax.compare.statistics import Entry
+from minigpt_flax.compare.comparison import Comparison
+from minigpt_flax.compare.statistics import CandidateRuns
 from minigpt_flax.errors import UserError
 from minigpt_flax.runs.records import RunRecord, read_run
 
-WORDS = ("opt", "schedule")  # say what they are
+UNLABELED = ("opt", "schedule")  # fields whose value names a candidate without the field's name
 
 
-def entries_of(contest: Contest, folder: Path) -> list[Entry]:
-    """The contestants of a comparison, with the runs that are there so far."""
+def collect_runs(comparison: Comparison, folder: Path) -> list[CandidateRuns]:
+    """The candidates of a comparison, each with the runs that exist so far."""
     return [
-        Entry(
-            who.name,
-            [read_run(path.parent) for path in sorted((folder / who.folder).glob("*/config.json"))],
-            contest.seeds,
-            contest.rates(who),
-            contest.search_seed if contest.search else None,
+        CandidateRuns(
+            candidate.name,
+            [read_run(path.parent) for path in sorted((folder / candidate.folder).glob("*/config.json"))],
+            comparison.seeds,
+            comparison.rates(candidate),
+            comparison.search_seed if comparison.search else None,
         )
-        for who in contest.contestants
+        for candidate in comparison.candidates
     ]
 
 
-def grouped(runs: Sequence[RunRecord]) -> list[Entry]:
-    """Single runs as contestants: those that differ only in their seed are one.
+def group_runs(runs: Sequence[RunRecord]) -> list[CandidateRuns]:
+    """Groups single runs into candidates: runs that differ only in their seed belong together.
 
     Raises:
-      UserError: two runs of one contestant have one seed.
+      UserError: two runs of a candidate have the same seed.
     """
     groups: dict[str, list[RunRecord]] = {}
     for run in runs:
-        groups.setdefault(repr(_without_seed(run)), []).append(run)
-    entries = [Entry(name, members) for name, members in zip(_names(groups), groups.values(), strict=True)]
-    for entry in entries:
-        seeds = [run.config.get("seed") for run in entry.runs]
+        groups.setdefault(repr(_config_without_seed(run)), []).append(run)
+    candidates = [CandidateRuns(name, members) for name, members in zip(_names(groups), groups.values(), strict=True)]
+    for candidate in candidates:
+        seeds = [run.config.get("seed") for run in candidate.runs]
         if len(set(seeds)) < len(seeds):
-            raise UserError(f"{entry.name} is given twice with the same seed: name each run once")
-    return entries
+            raise UserError(f"{candidate.name} is given twice with the same seed: name each run once")
+    return candidates
 
 
-def _without_seed(run: RunRecord) -> dict[str, Any]:
-    return {name: value for name, value in run.config.items() if name != "seed"}
+def _config_without_seed(run: RunRecord) -> dict[str, Any]:
+    return {name: _value(run, name) for name in run.config if name != "seed"}
+
+
+def _value(run: RunRecord, name: str) -> Any:
+    """A field that distinguishes runs; data are the same under another path."""
+    return run.data_id if name == "data" else run.config.get(name)
 
 
 def _names(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
-    """A name for each: the values of the fields in which they differ; of one alone, its folder's."""
+    """Names each group by the fields in which groups differ; a single group by its first run's folder."""
     firsts = [runs[0] for runs in groups.values()]
     if len(firsts) == 1:
         return [firsts[0].name]
-    fields = dict.fromkeys((*WORDS, "lr", *(name for run in firsts for name in run.config)))
-    differing = [f for f in fields if f != "seed" and len({repr(run.config.get(f)) for run in firsts}) > 1]
-    said = lambda run, f: str(run.config.get(f)) if f in WORDS else f"{f} {run.config.get(f)}"
-    return [" ".join(said(run, f) for f in differing) for run in firsts]
+    fields = dict.fromkeys((*UNLABELED, "lr", *(name for run in firsts for name in run.config)))
+    differing = [f for f in fields if f != "seed" and len({repr(_value(run, f)) for run in firsts}) > 1]
+    label = lambda run, f: str(run.config.get(f)) if f in UNLABELED else f"{f} {run.config.get(f)}"
+    return [" ".join(label(run, f) for f in differing) for run in firsts]

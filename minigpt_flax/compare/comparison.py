@@ -1,4 +1,4 @@
-"""What a comparison is, before anything runs: contestants, learning rates, seeds, and the steps that they cost.
+"""What a comparison is, before anything runs: candidates, learning rates, seeds, and the number of steps they take.
 
 Imports no JAX.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
 from minigpt_flax.runs.schema import check_fields, check_type, read_json, types_of
-from minigpt_flax.train.config.run_config import RunConfig, resolve
+from minigpt_flax.spec import parse
+from minigpt_flax.train.config.run_config import RunConfig, absolute, resolve
+from minigpt_flax.train.config.stored import TYPES
 
 VALIDATIONS = 8  # in a run whose --eval-every isn't given: enough to interpolate the step of a loss
 FILE = "comparison.json"
@@ -26,16 +30,17 @@ VERSION = 2  # of this file
 LOSS = Bound(0, 1e6, above=True)  # a validation loss
 PEAK = dataclasses.replace(RATE, above=True)  # a learning rate that trains
 ALONE = {"parallel": "jit", "mesh": "data=1"}  # a run of a comparison has one device: several may share a program
+UNLESS_GIVEN = {"sample_tokens": 0}  # differs from a single run
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """One of those compared.
+class Candidate:
+    """One candidate of a comparison.
 
     Attributes:
-      name: as it is printed: its words.
+      name: as it is printed: its specs.
       folder: holds its runs, below the comparison's.
-      given: fields of ``RunConfig`` in which it differs from the others.
+      given: fields of ``RunConfig`` in which it differs from the others, as text.
     """
 
     name: str
@@ -44,18 +49,19 @@ class Contestant:
 
 
 @dataclass(frozen=True)
-class Contest:
+class Comparison:
     """A comparison, completely.
 
     Attributes:
       preset: what the runs start from.
-      given: fields of ``RunConfig`` that all have.
-      opts: optimizers, as typed.
-      schedules: schedules, as typed; none takes the preset's.
+      given: fields of ``RunConfig`` that all runs share, as ``config.json`` holds them.
+      opts: specs of the optimizers.
+      schedules: specs of the schedules; none takes the preset's.
       lr: learning rates to try; none takes each optimizer's own.
-      search: find the rate, around each optimizer's own.
-      seeds: of the runs that are judged.
-      target: validation loss to be reached; None takes what the first contestant reached.
+      search: search the learning rate around each optimizer's own.
+      seeds: of the runs that are compared.
+      target: validation loss to reach; None takes what the first candidate reached.
+      trust: whether optimizer code that the specs name may be executed; not stored.
     """
 
     preset: str
@@ -66,115 +72,150 @@ class Contest:
     search: bool
     seeds: tuple[int, ...]
     target: float | None = None
+    trust: bool = field(default=True, compare=False)
 
-    @property
+    @cached_property
     def steps(self) -> int:
-        """Length of the runs that count."""
-        return self.config(self.contestants[0]).steps
+        """Length of the runs that are compared."""
+        return self.config(self.candidates[0]).steps
 
     @property
     def search_seed(self) -> int:
-        """Of the search's runs: one that isn't judged, as the best of several runs flatters itself."""
+        """Seed of the search's runs: one that isn't compared, as the best of several runs is biased."""
         return max(self.seeds) + 1
 
-    @property
-    def contestants(self) -> list[Contestant]:
+    @cached_property
+    def candidates(self) -> list[Candidate]:
         """Every optimizer under every schedule."""
-        found: list[Contestant] = []
+        found: list[Candidate] = []
+        shown = _short_names(self.opts)
         for opt in self.opts or (None,):
             for schedule in self.schedules or (None,):
                 given = {k: v for k, v in (("opt", opt), ("schedule", schedule)) if v is not None}
-                several = [
-                    given[k] for k, among in (("opt", self.opts), ("schedule", self.schedules)) if len(among) > 1
-                ]
-                name = " ".join(several)
+                varied = (("opt", self.opts), ("schedule", self.schedules))
+                name = " ".join(shown.get(given[k], given[k]) for k, values in varied if len(values) > 1)
                 slug = re.sub(r"[^A-Za-z0-9.=_-]+", "-", name).strip("-")
                 same = sum(other.folder == slug or other.folder.startswith(f"{slug}--") for other in found)
-                found.append(Contestant(name, f"{slug}--{same + 1}" if same else slug, given))
+                found.append(Candidate(name, f"{slug}--{same + 1}" if same else slug, given))
         return found
 
     def config(
-        self, who: Contestant, lr: float | None = None, steps: int | None = None, seed: int | None = None
+        self, candidate: Candidate, lr: float | None = None, steps: int | None = None, seed: int | None = None
     ) -> RunConfig:
-        """The configuration of one run; what is None stays as the words and the preset have it.
+        """The configuration of one run; what is None stays as the specs and the preset have it.
 
         Raises:
-          UserError: a word or number is wrong.
+          UserError: a spec or number is wrong.
         """
-        config = resolve({**self.given, **who.given, **ALONE, "lr": lr, "seed": seed}, self.preset)
+        given = {**UNLESS_GIVEN, **self.given, **candidate.given, **ALONE, "lr": lr, "seed": seed}
+        config = resolve(given, self.preset)
+        if not self.trust:
+            config = _untrusted(config)
         shorter = config if steps is None else dataclasses.replace(config, steps=steps)
         if steps is not None and steps < config.steps:
-            return dataclasses.replace(shorter, eval_every=steps)  # a search looks at the end alone
+            return dataclasses.replace(shorter, eval_every=steps)  # a search uses the last loss alone
         every = self.given.get("eval_every") or max(1, config.steps // VALIDATIONS)
         return dataclasses.replace(shorter, eval_every=every)
 
-    def rates(self, who: Contestant) -> list[float]:
-        """The learning rates to try: those given, or around the contestant's own, or its own alone."""
-        own = self.config(who).lr
+    def rates(self, candidate: Candidate) -> list[float]:
+        """The learning rates to try: those given, or around the candidate's own, or its own alone."""
+        own = self.config(candidate).lr
         if self.search:
             return successive_halving.around(own)
         return sorted(set(self.lr)) if self.lr else [own]
 
-    def path(self, folder: Path, who: Contestant, config: RunConfig) -> Path:
+    def path(self, folder: Path, candidate: Candidate, config: RunConfig) -> Path:
         """Folder of a run."""
-        return folder / who.folder / f"lr{config.lr:g}-steps{config.steps}-seed{config.seed}"
+        return folder / candidate.folder / f"lr{config.lr:g}-steps{config.steps}-seed{config.seed}"
 
     @property
     def runs(self) -> int:
-        """How many runs there will be."""
-        return sum(len(stage) for _, stage in self._stages())
+        """Number of runs."""
+        return sum(map(len, self._lengths()))
 
     @property
     def budget(self) -> int:
         """Steps of all runs together."""
-        return sum(sum(stage) for _, stage in self._stages())
+        return sum(map(sum, self._lengths()))
 
-    def _stages(self) -> list[tuple[Contestant, list[int]]]:
-        """The lengths of the runs of each contestant."""
-        found = []
-        for who in self.contestants:
-            count, full = len(self.rates(who)), self.steps
-            if self.search:
-                lengths = successive_halving.lengths(full) + [full] * len(self.seeds)
-            else:
-                lengths = [full] * (count * len(self.seeds))
-            found.append((who, lengths))
-        return found
+    def _lengths(self) -> list[list[int]]:
+        """The lengths of the runs of each candidate."""
+        full, seeds = self.steps, len(self.seeds)
+        if self.search:
+            return [successive_halving.lengths(full) + [full] * seeds for _ in self.candidates]
+        return [[full] * (len(self.rates(candidate)) * seeds) for candidate in self.candidates]
 
 
-def check(contest: Contest) -> Contest:
-    """Refuses what can't be compared.
+def _short_names(opts: tuple[str, ...]) -> dict[str, str]:
+    """Spec of an optimizer in a file -> the same without the file's folder, where that tells it apart.
+
+    >>> _short_names(("adamw", "/home/me/opt.py:mine(b1=0.5)"))
+    {'/home/me/opt.py:mine(b1=0.5)': 'opt.py:mine(b1=0.5)'}
+    """
+    short = {opt: re.sub(r"^.*/([^/]+\.py:)", r"\1", opt) for opt in opts if ".py:" in opt}
+    return {opt: name for opt, name in short.items() if list(short.values()).count(name) == 1}
+
+
+def _untrusted(config: RunConfig) -> RunConfig:
+    mark = lambda spec: dataclasses.replace(spec, trusted=False)
+    groups = tuple(dataclasses.replace(group, spec=mark(group.spec)) for group in config.group)
+    return dataclasses.replace(config, opt=mark(config.opt), group=groups)
+
+
+def located(opt: str) -> str:
+    """The spec of an optimizer, with the file that it names by an absolute path."""
+    spec = parse(opt, "optimizer")
+    return str(spec.located()) if spec.is_external else opt
+
+
+def shared_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that all runs share, as a comparison stores them: data with absolute paths."""
+    data = given.get("data")
+    if data is None:
+        return dict(given)
+    return {**given, "data": tuple(map(absolute, (data,) if isinstance(data, str) else data))}
+
+
+def folder_name(comparison: Comparison) -> str:
+    """Name of a comparison's folder by its candidates: the same command finds its comparison again."""
+    names = "-".join(candidate.folder for candidate in comparison.candidates)
+    return re.sub(r"-+", "-", f"compare-{comparison.preset}-{comparison.steps}-{names}")[:100].rstrip("-")
+
+
+def check(comparison: Comparison) -> Comparison:
+    """Returns the comparison, if it can be made.
 
     Raises:
-      UserError: fewer than two contestants, one given twice, seeds or steps too few, a rate or target out of range.
+      UserError: fewer than two candidates, one given twice, too few seeds or steps, a rate or target out of range.
     """
-    names = [who.name for who in contest.contestants]
+    names = [candidate.name for candidate in comparison.candidates]
     if len(names) < 2:
         raise UserError(
-            "a comparison needs two contestants: give --opt twice, or --schedule, or the folders of finished runs"
+            "a comparison needs two candidates: give --opt twice, or --schedule, or the folders of finished runs"
         )
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise UserError(f"contestant {twice[0]!r} is given twice: write each once, or let its words differ")
-    if len(contest.seeds) < 2:
+        raise UserError(f"candidate {twice[0]!r} is given twice: give each once, or with different arguments")
+    if len(comparison.seeds) < 2:
         raise UserError(
-            f"--seeds must be at least 2, got {len(contest.seeds)}: one run of each can't tell a difference from noise"
+            f"--seeds must be at least 2, got {len(comparison.seeds)}: one run of each can't tell a difference from "
+            "noise"
         )
-    for seed in (min(contest.seeds), contest.search_seed):
+    for seed in (min(comparison.seeds), comparison.search_seed):
         SEED.check("--seed, with the --seeds after it,", seed)
-    for rate in contest.lr:
+    for rate in comparison.lr:
         PEAK.check("--lr", rate)
-    if contest.search and contest.steps < successive_halving.SHORTEST:
+    if comparison.search and comparison.steps < successive_halving.SHORTEST:
         raise UserError(
             f"--lr auto searches with runs of a quarter of --steps: give at least {successive_halving.SHORTEST}, "
-            f"got {contest.steps}"
+            f"got {comparison.steps}"
         )
-    if contest.target is not None:
-        LOSS.check("--target", contest.target)
-    return contest
+    if comparison.target is not None:
+        LOSS.check("--target", comparison.target)
+    return comparison
 
 
-def save(contest: Contest, folder: Path) -> None:
+def save(comparison: Comparison, folder: Path) -> None:
     """Writes ``comparison.json``; the same is there already, or nothing.
 
     Raises:
@@ -182,34 +223,39 @@ def save(contest: Contest, folder: Path) -> None:
     """
     path = folder / FILE
     if path.exists():
-        agree(load(folder), contest, folder)
+        require_same(load(folder), comparison, folder)
         return
     if folder.exists() and not (folder.is_dir() and all(files.is_temporary(entry.name) for entry in folder.iterdir())):
         raise UserError(f"{show(folder)} exists already and is no comparison: give another --name")
+    stored = {name: value for name, value in dataclasses.asdict(comparison).items() if name != "trust"}
     try:
         files.make_folder(folder)
-        files.replace(path, json.dumps({"version": VERSION, **dataclasses.asdict(contest)}, indent=2) + "\n")
+        files.replace(path, json.dumps({"version": VERSION, **stored}, indent=2) + "\n")
     except OSError as error:
         files.remove_empty_folder(folder)
         raise UserError(f"can't write {show(folder)}: {error.strerror}") from error
 
 
-def agree(there: Contest, here: Contest, folder: Path) -> None:
-    """Refuses to go on with another comparison's runs.
+def require_same(there: Comparison, here: Comparison, folder: Path) -> None:
+    """Refuses to continue another comparison.
 
     Raises:
       UserError: names what differs.
     """
-    for name, before in vars(there).items():
-        after = getattr(here, name)
-        if name != "target" and before != after:
+    for item in dataclasses.fields(Comparison):
+        before, after = getattr(there, item.name), getattr(here, item.name)
+        if item.name != "target" and item.compare and before != after:
             raise UserError(
-                f"{show(folder)} holds a comparison with {name}={before!r}, not {after!r}: give another --name"
+                f"{show(folder)} holds a comparison with {item.name}={before!r}, not {after!r}: give another --name"
             )
 
 
-def load(folder: Path) -> Contest:
+def load(folder: Path, *, trust: bool = False) -> Comparison:
     """Reads ``comparison.json``.
+
+    Args:
+      folder: of the comparison.
+      trust: whether optimizer code that it names may be executed.
 
     Raises:
       UserError: the folder is no comparison, or the file is damaged.
@@ -220,7 +266,7 @@ def load(folder: Path) -> Contest:
     values, where = read_json(path), show(path)
     if check_type(values.pop("version", 1), int, f"{where}: version") not in (1, VERSION):
         raise UserError(f"{where} was written by a later release")
-    found = check_fields(values, types_of(Contest), where, optional=("target",))
-    fields = types_of(RunConfig)
-    given = check_fields(found["given"], fields, f"{where}: given", optional=fields)
-    return check(Contest(**{**found, "given": given}))
+    types = {name: kind for name, kind in types_of(Comparison).items() if name != "trust"}
+    found = check_fields(values, types, where, optional=("target",))
+    given = check_fields(found["given"], TYPES, f"{where}: given", optional=TYPES)
+    return check(Comparison(**{**found, "given": given}, trust=trust))

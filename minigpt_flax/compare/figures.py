@@ -1,4 +1,4 @@
-"""Pictures of a comparison. They read in grey and for the colour-blind: contestants differ in dash and marker too."""
+"""Figures of a comparison; candidates differ in dash and marker too, for grayscale and color-blind readers."""
 
 from __future__ import annotations
 
@@ -12,44 +12,43 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from minigpt_flax.compare.statistics import Entry, Standing, Verdict
-from minigpt_flax.runs.plots import COLOURS, DASHES, MARKERS, dress, fonts_for, plain, save
+from minigpt_flax.compare.statistics import CandidateResult, CandidateRuns, Summary
+from minigpt_flax.runs.plots import COLORS, DASHES, MARKERS, fonts_for, plain, save, style_axes
 from minigpt_flax.runs.records import RunRecord
+from minigpt_flax.runs.schema import CLOCK, LR, SECONDS, STEP, TOKENS, UPDATE_RATIO, VAL_LOSS
 
 HATCHES = ("", "//", "..", "xx", "\\\\", "--", "++")
-RATIO = "update_ratio/"  # names of the probes' ratios begin so
-AXES = ("step", "tokens", "seconds")
 
 
 def style(index: int, **more: Any) -> dict[str, Any]:
-    """Colour, dash and marker of the index-th contestant, and whatever else."""
+    """Line style of the candidate at ``index``: color, dash and marker, then ``more``."""
     pick = lambda table: table[index % len(table)]
-    return {"color": pick(COLOURS), "linestyle": pick(DASHES), "marker": pick(MARKERS)} | more
+    return {"color": pick(COLORS), "linestyle": pick(DASHES), "marker": pick(MARKERS)} | more
 
 
-def pictures(entries: Sequence[Entry], verdict: Verdict, folder: Path) -> list[str]:
-    """Draws everything that the runs have the numbers for.
+def save_figures(candidates: Sequence[CandidateRuns], summary: Summary, folder: Path) -> list[str]:
+    """Draws every figure that the runs have data for.
 
     Args:
-      entries: what was compared.
-      verdict: what it came to.
-      folder: takes the pictures.
+      candidates: the candidates compared.
+      summary: their summary.
+      folder: where to write the figures.
 
     Returns:
-      Names of the files.
+      Names of the files written.
     """
-    by_name = {s.name: s for s in verdict.standings}
-    ordered = [by_name[entry.name] for entry in entries]  # a contestant keeps its colour from picture to picture
-    drawn: dict[str, Callable[[], Figure | None]] = {
-        "loss.png": lambda: losses(ordered),
-        "rates.png": lambda: rates(entries),
-        "target.png": lambda: target(ordered, verdict),
-        "schedules.png": lambda: schedules(ordered),
-        "ratios.png": lambda: ratios(ordered),
+    by_name = {result.name: result for result in summary.results}
+    results = [by_name[candidate.name] for candidate in candidates]  # the same order, so the same color, in each figure
+    figures: dict[str, Callable[[], Figure | None]] = {
+        "loss.png": lambda: losses(results),
+        "rates.png": lambda: rates(candidates),
+        "target.png": lambda: target(results, summary),
+        "schedules.png": lambda: schedules(results),
+        "ratios.png": lambda: ratios(results),
     }
     names = []
-    with fonts_for(*(entry.name for entry in entries)):
-        for name, draw in drawn.items():
+    with fonts_for(*(candidate.name for candidate in candidates)):
+        for name, draw in figures.items():
             figure = draw()
             if figure is not None:
                 save(figure, folder / name)
@@ -57,57 +56,60 @@ def pictures(entries: Sequence[Entry], verdict: Verdict, folder: Path) -> list[s
     return names
 
 
-def losses(standings: Sequence[Standing]) -> Figure:
-    """Validation loss against steps, tokens and seconds: mean over seeds, and from the lowest to the highest."""
+def losses(results: Sequence[CandidateResult]) -> Figure:
+    """Validation loss over steps, tokens and seconds: the mean over seeds, in a band from minimum to maximum."""
     figure = Figure(figsize=(12, 4.5), layout="constrained")
-    for axes, x in zip(figure.subplots(1, len(AXES), sharey=True), AXES, strict=True):
-        for i, standing in enumerate(standings):
-            _band(axes, standing, x, i)
-        dress(axes, "validation loss (nats/token)" if x == AXES[0] else "")
-        axes.set_xlabel({"step": "steps", "seconds": "seconds of training"}.get(x, x))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 500k, which leaves room for the next
+    for axes, x in zip(figure.subplots(1, len(CLOCK), sharey=True), CLOCK, strict=True):
+        for i, result in enumerate(results):
+            _band(axes, result, x, i)
+        style_axes(axes, "validation loss (nats/token)" if x == STEP else "")
+        axes.set_xlabel({STEP: "steps", SECONDS: "seconds of training"}.get(x, x))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # short labels such as 500k don't overlap
     _legend(figure)
     return figure
 
 
-def _band(axes: Axes, standing: Standing, x: str, index: int) -> None:
-    runs = [run for run in standing.runs.values() if run.validations]
+def _band(axes: Axes, result: CandidateResult, x: str, index: int) -> None:
+    runs = [run for run in result.runs.values() if run.validations]
     if not runs:
         return
     length = min(len(run.validations) for run in runs)
-    values = np.array([[record["val_loss"] for record in run.validations[:length]] for run in runs])
-    places = np.mean([_places(run, standing, x)[:length] for run in runs], axis=0)
-    how = style(index)
-    axes.plot(places, values.mean(0), **how, markersize=4, label=plain(standing.name))
-    axes.fill_between(places, values.min(0), values.max(0), color=how["color"], alpha=0.2, linewidth=0)
+    values = np.array([[record[VAL_LOSS] for record in run.validations[:length]] for run in runs])
+    positions = np.mean([_positions(run, result, x)[:length] for run in runs], axis=0)
+    line = style(index)
+    axes.plot(positions, values.mean(0), **line, markersize=4, label=plain(result.name))
+    axes.fill_between(positions, values.min(0), values.max(0), color=line["color"], alpha=0.2, linewidth=0)
 
 
-def _places(run: RunRecord, standing: Standing, x: str) -> list[float]:
-    """Where the validations lie; in seconds of training alone, as validating and compiling are nobody's merit."""
-    pace = {"step": 1.0, "tokens": float(run.tokens_per_step), "seconds": (standing.ms_per_step or 0.0) / 1000}[x]
-    return [pace * record["step"] for record in run.validations]
+def _positions(run: RunRecord, result: CandidateResult, x: str) -> list[float]:
+    """Positions of the validations on the x axis; seconds exclude validation and compilation."""
+    per_step = {STEP: 1.0, TOKENS: float(run.tokens_per_step), SECONDS: (result.ms_per_step or 0.0) / 1000}[x]
+    return [per_step * record[STEP] for record in run.validations]
 
 
-def rates(entries: Sequence[Entry]) -> Figure | None:
-    """Final loss over the learning rate, a curve a contestant and length of run; short runs, of a search, are thin."""
-    if all(len(set(_rates(entry))) < 2 for entry in entries):
+def rates(candidates: Sequence[CandidateRuns]) -> Figure | None:
+    """Final loss over the learning rate, one curve per candidate and run length; None if all have a single rate.
+
+    The shorter runs of a search are drawn thin.
+    """
+    if all(len({run.config["lr"] for run in candidate.runs}) < 2 for candidate in candidates):
         return None
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
-    full = max(run.config["steps"] for entry in entries for run in entry.runs)
-    for i, entry in enumerate(entries):
-        for steps in sorted({run.config["steps"] for run in entry.runs}):
-            _sensitivity(axes, entry, steps, full, i)
+    full = max(run.config["steps"] for candidate in candidates for run in candidate.runs)
+    for i, candidate in enumerate(candidates):
+        for steps in sorted({run.config["steps"] for run in candidate.runs}):
+            _rate_curve(axes, candidate, steps, full, i)
     axes.set_xscale("log")
     axes.set_xlabel("peak learning rate")
-    axes.set_title(f"large: {full:,} steps; small: the search's shorter runs", fontsize="medium")
-    dress(axes, "final validation loss (nats/token)")
+    axes.set_title(f"thick: {full:,} steps; thin: shorter runs of the search", fontsize="medium")
+    style_axes(axes, "final validation loss (nats/token)")
     _legend(figure)
     return figure
 
 
-def comparable(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """The runs with the seeds that every rate has: the mean over others would compare seeds."""
+def with_common_seeds(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs whose seed every learning rate has; otherwise means would differ by their seeds."""
     seeds: dict[float, set[int]] = {}
     for run in runs:
         seeds.setdefault(run.config["lr"], set()).add(run.config["seed"])
@@ -115,93 +117,96 @@ def comparable(runs: Sequence[RunRecord]) -> list[RunRecord]:
     return [run for run in runs if run.config["seed"] in common]
 
 
-def _rates(entry: Entry) -> list[float]:
-    return [run.config["lr"] for run in entry.runs]
-
-
-def _sensitivity(axes: Axes, entry: Entry, steps: int, full: int, index: int) -> None:
+def _rate_curve(axes: Axes, candidate: CandidateRuns, steps: int, full: int, index: int) -> None:
     points: dict[float, list[float]] = {}
-    broken: set[float] = set()
-    for run in comparable([run for run in entry.runs if run.config["steps"] == steps]):
+    diverged: set[float] = set()
+    for run in with_common_seeds([run for run in candidate.runs if run.config["steps"] == steps]):
         if run.state == "finished" and run.final:
-            points.setdefault(run.config["lr"], []).append(run.final["val_loss"])
+            points.setdefault(run.config["lr"], []).append(run.final[VAL_LOSS])
         elif run.state == "diverged":
-            broken.add(run.config["lr"])
-    whole, how = steps == full, style(index)
+            diverged.add(run.config["lr"])
+    is_full, line = steps == full, style(index)
     means = {rate: statistics.fmean(values) for rate, values in sorted(points.items())}
-    how |= {"markersize": 7, "linewidth": 2} if whole else {"markersize": 3, "linewidth": 1, "alpha": 0.7}
-    axes.plot(list(means), list(means.values()), **how, label=plain(entry.name) if whole else None)
-    if broken:  # at the top of the picture, where their loss would be
-        axes.plot(sorted(broken), [0.98] * len(broken), "x", color=how["color"], transform=axes.get_xaxis_transform())
+    line |= {"markersize": 7, "linewidth": 2} if is_full else {"markersize": 3, "linewidth": 1, "alpha": 0.7}
+    axes.plot(list(means), list(means.values()), **line, label=plain(candidate.name) if is_full else None)
+    if diverged:  # crosses at the top edge
+        height = [0.98] * len(diverged)
+        axes.plot(sorted(diverged), height, "x", color=line["color"], transform=axes.get_xaxis_transform())
 
 
-def target(standings: Sequence[Standing], verdict: Verdict) -> Figure | None:
-    """Steps to the target, the fewest first."""
-    reached = sorted(((s.steps, i, s) for i, s in enumerate(standings) if s.steps is not None), reverse=True)
+def target(results: Sequence[CandidateResult], summary: Summary) -> Figure | None:
+    """Steps to the target, fewest at the top; None if no candidate reached it."""
+    reached = sorted(((r.steps, i, r) for i, r in enumerate(results) if r.steps is not None), reverse=True)
     if not reached:
         return None
-    figure = Figure(figsize=(7, 1.2 + 0.45 * len(standings)), layout="constrained")
+    figure = Figure(figsize=(7, 1.2 + 0.45 * len(results)), layout="constrained")
     axes = figure.subplots()
-    never = [(i, s) for i, s in enumerate(standings) if s.steps is None]
-    for steps, i, s in [*((None, i, s) for i, s in never), *reached]:
-        bar = axes.barh(
-            plain(s.name), steps or 0, color=style(i)["color"], hatch=HATCHES[i % len(HATCHES)], edgecolor="white"
-        )
+    not_reached = [(None, i, r) for i, r in enumerate(results) if r.steps is None]
+    for steps, i, r in [*not_reached, *reached]:
+        color, hatch = style(i)["color"], HATCHES[i % len(HATCHES)]
+        bar = axes.barh(plain(r.name), steps or 0, color=color, hatch=hatch, edgecolor="white")
         axes.bar_label(bar, ["not reached" if steps is None else f"{steps:.0f}"], padding=4)
     axes.margins(x=0.12)
-    goal = f"loss {verdict.target:g}" if verdict.target is not None else f"what {plain(verdict.first)} reached"
+    goal = (
+        f"a loss of {summary.target:g}"
+        if summary.target is not None
+        else f"the final loss of {plain(summary.baseline)}"
+    )
     axes.set_xlabel(f"steps to {goal}")
-    dress(axes, "")
+    style_axes(axes, "")
     return figure
 
 
-def schedules(standings: Sequence[Standing]) -> Figure | None:
-    """The learning rates that the runs had."""
+def schedules(results: Sequence[CandidateResult]) -> Figure | None:
+    """Learning rate over steps, from each candidate's first run; None if no run recorded it."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for i, standing in enumerate(standings):
-        for run in list(standing.runs.values())[:1]:
-            points = [(record["step"], record["lr"]) for record in run.training if record.get("lr")]
-            how = style(i, marker="")
-            axes.plot(*zip(*points, strict=True), **how, label=plain(standing.name)) if points else None
+    for i, result in enumerate(results):
+        for run in list(result.runs.values())[:1]:
+            points = [(record[STEP], record[LR]) for record in run.training if record.get(LR)]
+            line = style(i, marker="")
+            axes.plot(*zip(*points, strict=True), **line, label=plain(result.name)) if points else None
     if not axes.lines:
         return None
     axes.set_yscale("log")
     axes.set_xlabel("step")
-    dress(axes, "learning rate")
+    style_axes(axes, "learning rate")
     _legend(figure)
     return figure
 
 
-def ratios(standings: Sequence[Standing]) -> Figure | None:
-    """Update over parameters, by layer or role, over time: what a probe left of the first seed of each contestant."""
-    measured = [s for s in standings if s.runs and _measured(next(iter(s.runs.values())))]
-    if not measured:
+def ratios(results: Sequence[CandidateResult]) -> Figure | None:
+    """Update-to-parameter ratios over steps, by layer or role, from each candidate's first run.
+
+    None if no run used the probe ``ratios`` or ``layers``.
+    """
+    probed = [r for r in results if r.runs and _update_ratios(next(iter(r.runs.values())))]
+    if not probed:
         return None
-    figure = Figure(figsize=(min(4.5 * len(measured), 13), 4.2), layout="constrained")
-    for axes, standing in zip(np.atleast_1d(figure.subplots(1, len(measured), sharey=True)), measured, strict=True):
-        for i, (name, points) in enumerate(_measured(next(iter(standing.runs.values()))).items()):
+    figure = Figure(figsize=(min(4.5 * len(probed), 13), 4.2), layout="constrained")
+    for axes, result in zip(np.atleast_1d(figure.subplots(1, len(probed), sharey=True)), probed, strict=True):
+        for i, (name, points) in enumerate(_update_ratios(next(iter(result.runs.values()))).items()):
             axes.plot(*zip(*points, strict=True), **style(i, marker="", linewidth=1.2), label=plain(name))
         axes.set_yscale("log")
-        axes.set_title(plain(standing.name), fontsize="medium")
+        axes.set_title(plain(result.name), fontsize="medium")
         axes.set_xlabel("step")
-        dress(axes, "RMS of update / RMS of parameters" if standing is measured[0] else "")
+        style_axes(axes, "RMS of update / RMS of parameters" if result is probed[0] else "")
     _legend(figure)
     return figure
 
 
-def _measured(run: RunRecord) -> Mapping[str, list[tuple[int, float]]]:
-    """Ratios by what they were measured on; one that is zero or no number has no place on a logarithm."""
-    found: dict[str, list[tuple[int, float]]] = {}
+def _update_ratios(run: RunRecord) -> Mapping[str, list[tuple[int, float]]]:
+    """(step, ratio) by layer or role, without the values that a logarithmic axis can't show: zero and non-finite."""
+    points: dict[str, list[tuple[int, float]]] = {}
     for record in run.training:
         for name, value in record.items():
-            if name.startswith(RATIO) and value:
-                found.setdefault(name.removeprefix(RATIO), []).append((record["step"], value))
-    return found
+            if name.startswith(UPDATE_RATIO) and value:
+                points.setdefault(name.removeprefix(UPDATE_RATIO), []).append((record[STEP], value))
+    return points
 
 
 def _legend(figure: Figure) -> None:
-    """One legend below, for all axes."""
+    """Adds one legend for all axes, below them."""
     handles = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
     columns = max(1, min(len(handles), 90 // max(map(len, handles), default=1)))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)

@@ -1,4 +1,4 @@
-"""A comparison from beginning to end: say what it costs, train, alone or in several processes."""
+"""Run a comparison: report its cost, train, alone or in several processes."""
 
 from __future__ import annotations
 
@@ -10,72 +10,97 @@ import subprocess
 import sys
 from pathlib import Path
 
-from minigpt_flax.cli.parser import tell_repeated
-from minigpt_flax.compare import comparison as contests
-from minigpt_flax.compare.comparison import Contest, Contestant
-from minigpt_flax.compare.progress import Meter
+from minigpt_flax.compare import comparison as comparisons
+from minigpt_flax.compare.comparison import Candidate, Comparison
+from minigpt_flax.compare.progress import ComparisonProgress
 from minigpt_flax.compare.sweep import Share, Stopped, Sweep
-from minigpt_flax.console.output import tell
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import line, show
-from minigpt_flax.runs import files
-from minigpt_flax.train.build import build, fits
+from minigpt_flax.runs import files, loggers
+from minigpt_flax.text import tell
+from minigpt_flax.train.build import build, check_memory
 from minigpt_flax.train.memory import require_training
 from minigpt_flax.train.parallel import xla_flags
 from minigpt_flax.train.stop import PARENT, Stop
 
 
-def conduct(
-    contest: Contest, folder: Path, *, vmap: bool = False, jobs: int = 1, share: str | None = None, shown: bool = True
+def run_comparison(
+    comparison: Comparison,
+    folder: Path,
+    *,
+    vmap: bool = False,
+    jobs: int = 1,
+    share: str | None = None,
+    shown: bool = True,
+    notices: tuple[str, ...] = (),
 ) -> int:
     """Trains all runs of a comparison that aren't finished.
 
     Args:
-      contest: what to run.
-      folder: of the comparison; made if it isn't there.
-      vmap: train runs of one contestant together.
-      jobs: processes on this machine.
+      comparison: what to run.
+      folder: of the comparison, created if it isn't there.
+      vmap: train runs of one candidate together.
+      jobs: number of processes on this machine.
       share: ``I/N``: only this part of the work.
-      shown: whether somebody wants to be told what goes on.
+      shown: whether to print the progress.
+      notices: lines for stderr once everything is known to be right.
 
     Returns:
       Exit status: 0, or 128 + the signal that ended it.
 
     Raises:
-      UserError: what was asked for can't be done.
-      Failed: something can't be written.
+      UserError: the comparison can't be run as asked.
+      TrainingFailed: something can't be written.
     """
-    mine = _share(share)
+    own_share = _share(share)
     xla_flags.require_jit()
-    for who in contest.contestants:  # a mistake in the last one's words shows before the first one trains
-        config = contest.config(who)
-        require_training(config)
-        fits(build(config), at_once(contest, who, vmap))
-    link = files.find_link(folder, [who.folder for who in contest.contestants])
+    for candidate in comparison.candidates:  # a mistake in the last one's spec shows before the first one trains
+        check_candidate(comparison, candidate, vmap)
+    link = files.find_link(folder, [candidate.folder for candidate in comparison.candidates])
     if link is not None:
         raise UserError(f"{show(link)} is a symbolic link, through which files elsewhere would be changed: remove it")
-    tell_repeated()
-    contests.save(contest, folder)
+    for text in notices:
+        tell(text, file=sys.stderr)
+    comparisons.save(comparison, folder)
     if shown and share is None:
-        who = f"{len(contest.contestants)} contestants"
-        tell(f"{show(folder)}: {who}, {contest.runs} runs, {contest.budget:,} steps in all")
+        count = f"{len(comparison.candidates)} candidates, {comparison.runs} runs"
+        tell(f"{show(folder)}: {count}, {comparison.budget:,} steps in all")
     if jobs > 1 and share is None:
-        return _spawn(folder, jobs, vmap, shown)
-    with Stop() as stop, Meter(contest.budget, told=shown, moving=share is None) as meter:
+        return _spawn(comparison, folder, jobs, vmap, shown)
+    with Stop() as stop, ComparisonProgress(comparison.budget, shown=shown, moving=share is None) as progress:
         try:
-            Sweep(contest, folder, stop, meter, vmap=vmap, share=mine).run()
+            Sweep(comparison, folder, stop, progress, vmap=vmap, share=own_share).run()
         except Stopped:
             if shown:
                 tell(f"stopped; continue with: {line('compare', '--resume', folder)}")
         return stop.status
 
 
-def at_once(contest: Contest, who: Contestant, vmap: bool) -> int:
-    """Runs that a process trains at the same time: with ``--vmap`` all of a contestant that have the same length."""
+def check_candidate(comparison: Comparison, candidate: Candidate, vmap: bool) -> None:
+    """Refuses a candidate that can't be trained.
+
+    Raises:
+      UserError: a spec is wrong, a package is missing, or its runs don't fit into memory.
+    """
+    config = comparison.config(candidate)
+    loggers.require(config.log)
+    require_training(config)
+    run = build(config)
+    check_memory(run, runs_at_once(comparison, candidate, vmap))
+    if vmap and run.on_nan.rollbacks:
+        raise UserError(
+            "--vmap trains runs in lockstep, and can't return one of them to a checkpoint: leave out --vmap, or take "
+            "--on-nan skip"
+        )
+
+
+def runs_at_once(comparison: Comparison, candidate: Candidate, vmap: bool) -> int:
+    """Runs that a process trains at the same time: with ``--vmap`` all of a candidate that have the same length."""
     if not vmap:
         return 1
-    rates = len(contest.rates(who))
-    return max(rates, len(contest.seeds)) if contest.search else rates * len(contest.seeds)
+    rates = len(comparison.rates(candidate))
+    seeds = len(comparison.seeds)
+    return max(rates, seeds) if comparison.search else rates * seeds
 
 
 def _share(text: str | None) -> Share:
@@ -92,17 +117,17 @@ def _share(text: str | None) -> Share:
     return int(found[1]), int(found[2])
 
 
-def command(folder: Path, vmap: bool, shown: bool = True) -> list[str]:
-    """What goes on with a comparison, as it is typed."""
-    more = [*["--vmap"] * vmap, *["--quiet"] * (not shown)]
+def command(folder: Path, vmap: bool, shown: bool = True, trust: bool = False) -> list[str]:
+    """The command that continues a comparison."""
+    more = [*["--vmap"] * vmap, *["--quiet"] * (not shown), *["--trust"] * trust]
     return [sys.executable, "-m", "minigpt_flax", "compare", "--resume", str(folder), *more]
 
 
-def _spawn(folder: Path, jobs: int, vmap: bool, shown: bool) -> int:
+def _spawn(comparison: Comparison, folder: Path, jobs: int, vmap: bool, shown: bool) -> int:
     """Gives each of so many processes its share and, where the system can, its cores; what one prints, all print."""
     with Stop() as stop, contextlib.ExitStack() as opened:
         # Told of the jobs, a share keeps its end to itself.
-        words = [*command(folder, vmap, shown), f"--jobs={jobs}"]
+        words = [*command(folder, vmap, shown, comparison.trust), f"--jobs={jobs}"]
         # The pipe, which nothing is written to, closes with this process, however it ends; the children end then.
         start = functools.partial(subprocess.Popen, stdin=subprocess.PIPE, env={**os.environ, PARENT: "stdin"})
         children = [opened.enter_context(start([*words, f"--share={i}/{jobs}"])) for i in range(jobs)]

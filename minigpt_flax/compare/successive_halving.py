@@ -1,7 +1,7 @@
 """The search of ``--lr auto``: successive halving (Jamieson & Talwalkar, 2015, arXiv:1502.07943) over a small grid.
 
-All rates get a quarter of the steps, the better two a half. Every run is trained to the end of its own, shorter
-schedule: a rate isn't judged in the middle of its decay. On a small GPT (AdamW, Muon; three seeds, 300 steps) this
+All learning rates get a quarter of the steps, the better two a half. Every run is trained to the end of its own,
+shorter schedule: none is compared in the middle of its decay. On a small GPT (AdamW, Muon; three seeds, 300 steps) this
 chose the rate that is best at full length every time, as longer searches did; a quarter alone did not.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-RUNGS = ((5, 4), (2, 2))  # so many rates, each for the steps divided by so much
-SHORTEST = 8  # steps of which a quarter is still a run
-RATIO = math.sqrt(10)  # between neighbouring rates
+RUNGS = ((5, 4), (2, 2))  # (number of learning rates, divisor of the steps)
+SHORTEST = 8  # steps of a run whose quarter is still a run
+RATIO = math.sqrt(10)  # between neighboring learning rates
 
 
 def around(rate: float) -> list[float]:

@@ -1,4 +1,4 @@
-"""Train the runs of a comparison, one after the other or those of one optimizer together; what is finished stays."""
+"""Train the runs of a comparison, one after the other or those of one optimizer together; finished runs stay."""
 
 from __future__ import annotations
 
@@ -9,125 +9,193 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from minigpt_flax.compare import successive_halving
-from minigpt_flax.compare.comparison import Contest, Contestant
-from minigpt_flax.compare.progress import Meter
-from minigpt_flax.compare.traced_run import Program, program
-from minigpt_flax.compare.trial import finished, trial
-from minigpt_flax.compare.vmapped import together
+from minigpt_flax.compare.comparison import Candidate, Comparison
+from minigpt_flax.compare.progress import ComparisonProgress
+from minigpt_flax.compare.traced_run import TracedRun, trace_run
+from minigpt_flax.errors import Diverged
 from minigpt_flax.runs import files
+from minigpt_flax.runs.folder import RunFolder
+from minigpt_flax.runs.metrics_log import MetricsLog
 from minigpt_flax.runs.records import read_run
+from minigpt_flax.train.artifacts import write_sample
 from minigpt_flax.train.build import build
+from minigpt_flax.train.callbacks import StepCallback, as_callback
 from minigpt_flax.train.clock import spell
-from minigpt_flax.train.config.run_config import RunConfig
-from minigpt_flax.train.stop import Stop
+from minigpt_flax.train.config.run_config import RunConfig, parsed
+from minigpt_flax.train.fit_many import fit_many
+from minigpt_flax.train.loop import fit
+from minigpt_flax.train.restore import restore
 
 Share = tuple[int, int]  # (index, number of shares)
 
 
 class Stopped(Exception):
-    """Somebody asked to end before all runs were done."""
+    """The user asked to end before all runs were done."""
 
 
 class Sweep:
-    """The runs of a comparison, as far as they are this process's.
+    """The runs of a comparison that this process trains.
 
     Args:
-      contest: what to run.
+      comparison: what to run.
       folder: of the comparison.
-      stop: tells when to end.
-      meter: told where the runs stand.
-      vmap: train the runs of a contestant that have the same length in one program.
-      share: of the units of work (a contestant, or one seed of it where nothing is searched) every so-many-th.
+      stop: whether to end.
+      progress: shows how far the runs are.
+      vmap: train the runs of a candidate that have the same length in one program.
+      share: of the units of work (a candidate, or one seed of it where nothing is searched) every so-many-th.
     """
 
     def __init__(
-        self, contest: Contest, folder: Path, stop: Stop, meter: Meter, *, vmap: bool = False, share: Share = (0, 1)
+        self,
+        comparison: Comparison,
+        folder: Path,
+        stop: Callable[[], bool],
+        progress: ComparisonProgress,
+        *,
+        vmap: bool = False,
+        share: Share = (0, 1),
     ):
-        self.contest, self.folder, self.stop, self.meter = contest, folder, stop, meter
+        self.comparison, self.folder, self.stop, self.progress = comparison, folder, stop, progress
         self.vmap, self.share = vmap, share
-        self.programs: dict[RunConfig, Program] = {}
+        self.programs: dict[RunConfig, TracedRun] = {}
         self.started = time.monotonic()
 
     def run(self) -> None:
         """Trains everything.
 
         Raises:
-          Stopped: a signal came.
+          Stopped: ``stop`` said so.
         """
-        for who, seeds in self.units():
-            if self.contest.search:
-                self.search(who)
+        for candidate, seeds in self.units():
+            if self.comparison.search:
+                self.search(candidate)
             else:
-                full = [self.contest.config(who, lr, None, s) for lr in self.contest.rates(who) for s in seeds]
-                self.train(who, full)
+                rates = self.comparison.rates(candidate)
+                full = [self.comparison.config(candidate, lr, None, seed) for lr in rates for seed in seeds]
+                self.train(candidate, full)
 
-    def units(self) -> list[tuple[Contestant, tuple[int, ...]]]:
-        """The work of this process: contestants, and which of their seeds."""
-        whole = [(who, self.contest.seeds) for who in self.contest.contestants]
-        apart = [(who, (seed,)) for who, seeds in whole for seed in seeds]
+    def units(self) -> list[tuple[Candidate, tuple[int, ...]]]:
+        """The work of this process: candidates, and which of their seeds."""
+        whole = [(candidate, self.comparison.seeds) for candidate in self.comparison.candidates]
+        single = [(candidate, (seed,)) for candidate, seeds in whole for seed in seeds]
         index, count = self.share
-        return (apart if count > 1 and not self.contest.search else whole)[index::count]
+        return (single if count > 1 and not self.comparison.search else whole)[index::count]
 
-    def search(self, who: Contestant) -> None:
-        """Finds the contestant's learning rate with a seed that isn't judged, then trains those that are."""
+    def search(self, candidate: Candidate) -> None:
+        """Finds the candidate's learning rate with a seed that isn't compared, then trains the runs that are."""
+        comparison = self.comparison
 
         def score(rates: Sequence[float], steps: int) -> list[float]:
-            configs = [self.contest.config(who, lr, steps, self.contest.search_seed) for lr in rates]
-            self.train(who, configs)
-            return [loss(self.contest.path(self.folder, who, config)) for config in configs]
+            configs = [comparison.config(candidate, lr, steps, comparison.search_seed) for lr in rates]
+            self.train(candidate, configs)
+            return [final_loss(comparison.path(self.folder, candidate, config)) for config in configs]
 
-        best = successive_halving.search(self.contest.rates(who), self.contest.steps, score)
-        self.train(who, [self.contest.config(who, best, None, seed) for seed in self.contest.seeds])
+        best = successive_halving.search(comparison.rates(candidate), comparison.steps, score)
+        self.train(candidate, [comparison.config(candidate, best, None, seed) for seed in comparison.seeds])
 
-    def train(self, who: Contestant, configs: Sequence[RunConfig]) -> None:
+    def train(self, candidate: Candidate, configs: Sequence[RunConfig]) -> None:
         """Trains those that aren't finished.
 
         Raises:
-          Stopped: a signal came.
+          Stopped: ``stop`` said so.
         """
-        paths = {self.contest.path(self.folder, who, config): config for config in configs}
-        todo = {path: config for path, config in paths.items() if not finished(path)}
-        self.meter.over(sum(config.steps for path, config in paths.items() if path not in todo))
-        if self.vmap and todo:
-            together(self.program(who), todo, self.stop, self.watch(who, todo))
-            self.tell(who, todo)
-        for path, config in {} if self.vmap else todo.items():
-            one = {path: config}
-            trial(self.program(who).single(config), path, self.stop, self.watch(who, one))
-            self.tell(who, one)
+        paths = {self.comparison.path(self.folder, candidate, config): config for config in configs}
+        todo = {path: config for path, config in paths.items() if not is_finished(path)}
+        self.progress.over(sum(config.steps for path, config in paths.items() if path not in todo))
+        for path, config in paths.items():
+            if path not in todo:
+                write_missing_sample(path, config)
+        if not todo:
+            return
+        program = self.program(candidate)
+        for group in [todo] if self.vmap else [{path: config} for path, config in todo.items()]:
+            train_group(program, group, self.stop, self.shows(candidate, group))
+            self.report(candidate, group)
 
-    def watch(self, who: Contestant, group: Mapping[Path, RunConfig]) -> Callable[[int], None]:
-        """Moves the meter while these train."""
+    def shows(self, candidate: Candidate, group: Mapping[Path, RunConfig]) -> StepCallback:
+        """A callback that moves the progress while these runs train."""
         first = next(iter(group.values()))
-        what = who.name if len(group) > 1 else f"{who.name} lr {first.lr:g} seed {first.seed}"
-        return lambda step: self.meter.at(f"{what}: {step}/{first.steps}", step * len(group))
+        what = candidate.name if len(group) > 1 else f"{candidate.name} lr {first.lr:g} seed {first.seed}"
+        return lambda step, metrics: self.progress.at(f"{what}: {step}/{first.steps}", step * len(group))
 
-    def program(self, who: Contestant) -> Program:
-        """The contestant's program, compiled once; the next contestant's too, if only its schedule is another."""
-        config = self.contest.config(who)
-        kind = dataclasses.replace(config, lr=RunConfig.lr, schedule=RunConfig.schedule)
+    def program(self, candidate: Candidate) -> TracedRun:
+        """The candidate's program, compiled once; the next candidate shares it if only its schedule differs."""
+        config = self.comparison.config(candidate)
+        kind = dataclasses.replace(config, lr=RunConfig.lr, schedule=parsed("schedule", "constant"))
         if kind not in self.programs:
-            self.programs = {kind: program(build(config), self.contest.steps)}
+            self.programs = {kind: trace_run(build(config), self.comparison.steps)}
         return self.programs[kind]
 
-    def tell(self, who: Contestant, group: Mapping[Path, RunConfig]) -> None:
-        """Says what runs came to, and forgets what only a continuation of a search's run would need.
+    def report(self, candidate: Candidate, group: Mapping[Path, RunConfig]) -> None:
+        """Reports the losses of runs, and removes what only the continuation of a search's run would need.
 
         Raises:
-          Stopped: they came to nothing yet, as a signal came.
+          Stopped: they aren't finished, as ``stop`` said so.
         """
         if self.stop():
             raise Stopped
         for path, config in group.items():
-            if config.steps < self.contest.steps:
+            if config.steps < self.comparison.steps:
                 files.remove_folder(path / "checkpoints")
-            shown = "diverged" if math.isinf(loss(path)) else f"loss {loss(path):.4f}"
-            what = f"{who.name} lr {config.lr:g}, {config.steps} steps, seed {config.seed}"
-            self.meter.over(config.steps, f"{spell(time.monotonic() - self.started):>7s}  {what}: {shown}")
+            loss = final_loss(path)
+            shown = "diverged" if math.isinf(loss) else f"loss {loss:.4f}"
+            what = f"{candidate.name} lr {config.lr:g}, {config.steps} steps, seed {config.seed}"
+            self.progress.over(config.steps, f"{spell(time.monotonic() - self.started):>7s}  {what}: {shown}")
 
 
-def loss(path: Path) -> float:
-    """Final validation loss of a run; infinite if it broke."""
+def train_group(
+    program: TracedRun, group: Mapping[Path, RunConfig], stop: Callable[[], bool], callback: StepCallback
+) -> None:
+    """Trains one run, or several in one program, from their newest checkpoints; records which diverged.
+
+    Raises:
+      UserError: a folder can't be used.
+      TrainingFailed: something can't be written.
+    """
+    runs = [program.single(config) for config in group.values()]
+    if len(runs) == 1:
+        (path,) = group
+        try:
+            fit(runs[0], folder=path, callbacks=[callback], stop=stop)
+        except Diverged:
+            record_divergence(path)
+    else:
+        knobs = program.stacked(list(group.values()))
+        step = lambda states, batches: program.step_many(knobs, states, batches)
+        init = lambda: program.init_many(knobs)
+        for path, diverged in zip(
+            group, fit_many(runs, list(group), step, init, stop=stop, callback=as_callback(callback)), strict=True
+        ):
+            if diverged is not None:
+                record_divergence(path)
+    for path, config in group.items():
+        if not stop():
+            write_missing_sample(path, config)
+
+
+def write_missing_sample(path: Path, config: RunConfig) -> None:
+    """Writes the sample of a finished run that asks for one and has none."""
+    if config.sample_tokens and not RunFolder(path).samples.exists() and read_run(path).state == "finished":
+        model = restore(path, "last")
+        write_sample(model, model.params, model.folder)
+
+
+def record_divergence(path: Path) -> None:
+    """Records that a run is over: a step after the last one, whose loss is ``null``."""
+    record = read_run(path)
+    if record.state != "diverged":
+        seconds = record.records[-1]["seconds"] if record.records else 0.0
+        with MetricsLog(RunFolder(path), record.tokens_per_step, seconds) as log:
+            log.write(record.steps + 1, {"loss": math.nan})
+
+
+def is_finished(path: Path) -> bool:
+    """Whether nothing is left to do for a run: all steps are done, or it diverged."""
+    return (path / "config.json").is_file() and read_run(path).state != "unfinished"
+
+
+def final_loss(path: Path) -> float:
+    """Final validation loss of a run; infinite if it diverged."""
     record = read_run(path)
     final = record.final
     return final["val_loss"] if record.state == "finished" and final else math.inf

@@ -1,4 +1,4 @@
-"""A verdict as text of 80 columns, Markdown, CSV and JSON. Imports no JAX."""
+"""Format a comparison's summary as text of 80 columns, Markdown, CSV and JSON. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -9,126 +9,128 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from minigpt_flax.compare.statistics import LEVEL, TRACK_3, Pair, Standing, Verdict
+from minigpt_flax.compare.statistics import LEVEL, TRACK_3, CandidateResult, PairedTest, Summary
 from minigpt_flax.text import cut, pad, width
 
-WIDTH = 80
-NAME = 17  # columns of the name in the terminal; a longer one is cut there and whole below
+WIDTH = 80  # columns of the terminal
+NAME = 17  # columns of a candidate's name; the legend spells out longer ones
 
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None or math.isnan(value) else format(value, form)
 
 
-COLUMNS: tuple[tuple[str, Callable[[Standing], str]], ...] = (
-    ("loss +- error", lambda s: _number(s.mean, ".4f") + ("" if s.sem is None else f" +-{s.sem:.4f}")),
-    ("lr", lambda s: _number(s.lr, ".2g") + "*" * bool(s.edge)),
-    ("steps", lambda s: _number(s.steps, ".0f")),
-    ("secs", lambda s: _number(s.seconds, ".0f" if (s.seconds or 0) >= 100 else ".1f")),
-    ("speed", lambda s: "-" if s.speedup is None else f"{s.speedup:.2f}x"),
-    ("B/par", lambda s: _number(s.state_bytes, ".1f")),
-    ("ms", lambda s: _number(s.ms_per_step, ".0f" if (s.ms_per_step or 0) >= 100 else ".1f")),
-    ("div", lambda s: str(s.diverged)),
+COLUMNS: tuple[tuple[str, Callable[[CandidateResult], str]], ...] = (
+    ("loss +- error", lambda r: _number(r.mean, ".4f") + ("" if r.sem is None else f" +-{r.sem:.4f}")),
+    ("lr", lambda r: _number(r.lr, ".2g") + "*" * bool(r.edge)),
+    ("steps", lambda r: _number(r.steps, ".0f")),
+    ("secs", lambda r: _number(r.seconds, ".0f" if (r.seconds or 0) >= 100 else ".1f")),
+    ("speed", lambda r: "-" if r.speedup is None else f"{r.speedup:.2f}x"),
+    ("B/par", lambda r: _number(r.state_bytes, ".1f")),
+    ("ms", lambda r: _number(r.ms_per_step, ".0f" if (r.ms_per_step or 0) >= 100 else ".1f")),
+    ("div", lambda r: str(r.diverged)),
 )
 
 
-def text(verdict: Verdict) -> str:
-    """The whole verdict, for a terminal of 80 columns."""
-    return "\n\n".join((_table(verdict), *("\n".join(part(verdict)) for part in (legend, findings))))
+def text(summary: Summary) -> str:
+    """The summary for a terminal: table, legend and findings."""
+    return "\n\n".join((_table(summary), *("\n".join(part(summary)) for part in (legend, findings))))
 
 
-def _table(verdict: Verdict) -> str:
-    rows = [("contestant", *(title for title, _ in COLUMNS))]
-    rows += [(cut(s.name, NAME), *(show(s) for _, show in COLUMNS)) for s in verdict.standings]
+def _table(summary: Summary) -> str:
+    rows = [("candidate", *(title for title, _ in COLUMNS))]
+    rows += [(cut(r.name, NAME), *(cell(r) for _, cell in COLUMNS)) for r in summary.results]
     widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([pad(row[0], widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     return "\n".join(lines)
 
 
-def legend(verdict: Verdict) -> list[str]:
-    """What the columns mean."""
+def legend(summary: Summary) -> list[str]:
+    """Explains the columns."""
     goal = (
-        f"a loss of {verdict.target:g}"
-        if verdict.target is not None
-        else f"what {verdict.first} reached with the same seed"
+        f"a validation loss of {summary.target:g}"
+        if summary.target is not None
+        else f"the final loss of {summary.baseline} with the same seed"
     )
     lines = [
-        "loss: validation, nats a token, mean over seeds and its standard error",
-        f"steps, secs (of training alone): to {goal}",
-        f"speed: tokens to it, {verdict.first} = 1; B/par: bytes of state a parameter",
-        "ms: a step, median; div: runs of any rate that broke",
+        "loss: validation loss, nats per token, mean over seeds +- standard error",
+        f"steps, secs (training only): to {goal}",
+        f"speed: speedup in tokens, {summary.baseline} = 1; B/par: bytes of state per parameter",
+        "ms: median step time; div: runs that diverged, at any learning rate",
     ]
-    return lines + [f"{cut(s.name, NAME)}: {s.name}" for s in verdict.standings if width(s.name) > NAME]
+    return lines + [f"{cut(r.name, NAME)}: {r.name}" for r in summary.results if width(r.name) > NAME]
 
 
-def findings(verdict: Verdict) -> list[str]:
-    """Who beats whom, by how much, whether that is more than noise; and what to mistrust."""
-    lines = [sentence(test) for test in _of_the_winner(verdict)]
-    count = sum(test.p is not None for test in verdict.pairs)
+def findings(summary: Summary) -> list[str]:
+    """Tests of the best candidate against each other one, how they were computed, and warnings."""
+    lines = [describe(test) for test in _tests_of_the_best(summary)]
+    count = sum(test.p is not None for test in summary.tests)
     if count:
         pairs = f"{count} pair{'s' * (count > 1)}"
-        lines.append(f"(paired t-test, same weights and batches; p by Holm over {pairs}, level {LEVEL:g})")
-    return lines + _choice(verdict) + [line for s in verdict.standings for line in remarks(s, verdict.target)]
+        lines.append(f"(paired t-test, same weights and batches; p Holm-corrected, {pairs}; level {LEVEL:g})")
+    return lines + _rate_selection(summary) + [line for r in summary.results for line in remarks(r, summary.target)]
 
 
-def _choice(verdict: Verdict) -> list[str]:
-    """Which runs chose the rates: those that are judged choose in their own favour."""
-    if verdict.search_seed is not None:
-        return [f"(rates chosen by runs with seed {verdict.search_seed}, which are not judged)"]
-    if verdict.rates > 1:
-        return [f"(each is judged by the runs that chose its rate out of {verdict.rates}: they flatter it a little)"]
+def _rate_selection(summary: Summary) -> list[str]:
+    """Which runs selected the learning rates: the losses of runs that selected their own are biased low."""
+    if summary.search_seed is not None:
+        return [f"(learning rates selected by runs with seed {summary.search_seed}, which are not compared)"]
+    if summary.rates > 1:
+        return [f"(the compared runs selected each rate out of {summary.rates}: losses are slightly optimistic)"]
     return []
 
 
-def _of_the_winner(verdict: Verdict) -> list[Pair]:
-    """The tests between the first in the table and the others, in the table's order."""
-    names = [s.name for s in verdict.standings]
-    mine = [test for test in verdict.pairs if names[0] in (test.better, test.worse)]
-    return sorted(mine, key=lambda test: max(names.index(test.better), names.index(test.worse)))
+def _tests_of_the_best(summary: Summary) -> list[PairedTest]:
+    """The tests between the first candidate of the table and the others, in the table's order."""
+    names = [r.name for r in summary.results]
+    tests = [test for test in summary.tests if names[0] in (test.better, test.worse)]
+    return sorted(tests, key=lambda test: max(names.index(test.better), names.index(test.worse)))
 
 
-def sentence(test: Pair) -> str:
-    """One comparison in words."""
+def describe(test: PairedTest) -> str:
+    """One paired test as a sentence."""
     if test.p is None:
-        shared = f"{test.seeds} seed{'s' * (test.seeds != 1)} in common"
-        return f"{test.better} against {test.worse}: no test, which takes two: {shared}"
+        seeds = f"{test.seeds} seed{'s' * (test.seeds != 1)}"
+        return f"{test.better} vs. {test.worse}: not tested, the runs have {seeds} in common and a test needs 2"
     size = f"{test.difference:.4f} +- {test.sem:.4f} over {test.seeds} seeds, p = {test.corrected:.2g}"
     if test.significant:
         return f"{test.better} beats {test.worse} by {size}"
-    return f"{test.better} against {test.worse}: {size}, not significant"
+    return f"{test.better} vs. {test.worse}: difference {size}, not significant"
 
 
-def remarks(standing: Standing, target: float | None) -> list[str]:
-    """What must be known beside the numbers."""
-    found = []
-    if standing.edge:
-        beyond = "lower" if standing.edge == "lowest" else "higher"
-        found.append(
-            f"warning: {standing.name}: lr {standing.lr:.2g} is the {standing.edge} tried: try {beyond} ones with --lr"
+def remarks(result: CandidateResult, target: float | None) -> list[str]:
+    """Warnings about a candidate's result, and whether it is below the target."""
+    lines = []
+    if result.edge:
+        side = "lower" if result.edge == "lowest" else "higher"
+        lines.append(
+            f"warning: {result.name}: lr {result.lr:.2g} is the {result.edge} tried: try {side} ones with --lr"
         )
-    if standing.broken:
-        found.append(f"warning: {standing.name}: diverged with seed {_list(standing.broken)}; not in its mean")
-    if standing.missing:
-        found.append(f"warning: {standing.name}: unfinished with seed {_list(standing.missing)}; not in its mean")
-    if standing.track_3 is not None:
-        n, mean = len(standing.losses), standing.mean or math.nan
+    if result.diverged_seeds:
+        seeds = _list(result.diverged_seeds)
+        lines.append(f"warning: {result.name}: diverged with seed {seeds}; excluded from its mean")
+    if result.unfinished_seeds:
+        seeds = _list(result.unfinished_seeds)
+        lines.append(f"warning: {result.name}: unfinished with seed {seeds}; excluded from its mean")
+    if result.track_3 is not None:
+        n, mean = len(result.losses), result.mean or math.nan
         margin = ((target or math.nan) - mean) * math.sqrt(n)
-        holds = ">=" if standing.track_3 else "<"
-        said = "below the target" if standing.track_3 else "not significantly below the target"
-        found.append(f"{standing.name}: {said}: (target - mean) sqrt({n}) = {margin:.4f} {holds} {TRACK_3}")
-    return found
+        sign = ">=" if result.track_3 else "<"
+        outcome = "below the target" if result.track_3 else "not significantly below the target"
+        lines.append(f"{result.name}: {outcome}: (target - mean) sqrt({n}) = {margin:.4f} {sign} {TRACK_3}")
+    return lines
 
 
 def _list(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def markdown(verdict: Verdict) -> str:
-    """The verdict as a Markdown page."""
-    head = ("contestant", *(title for title, _ in COLUMNS))
-    rows = [(s.name.replace("|", r"\|"), *(show(s) for _, show in COLUMNS)) for s in verdict.standings]
+def markdown(summary: Summary) -> str:
+    """The summary as a Markdown page."""
+    head = ("candidate", *(title for title, _ in COLUMNS))
+    rows = [(r.name.replace("|", r"\|"), *(cell(r) for _, cell in COLUMNS)) for r in summary.results]
     lines = ["| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows)]
-    return "\n".join([*lines, "", *(f"- {line}" for line in [*findings(verdict), *legend(verdict)]), ""])
+    return "\n".join([*lines, "", *(f"- {line}" for line in [*findings(summary), *legend(summary)]), ""])
 
 
 FIELDS = (
@@ -137,31 +139,31 @@ FIELDS = (
 )  # fmt: skip
 
 
-def as_csv(verdict: Verdict) -> str:
-    """A line a contestant."""
+def as_csv(summary: Summary) -> str:
+    """The results as CSV, one row per candidate."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(FIELDS)
-    writer.writerows([_finite(getattr(s, name)) for name in FIELDS] for s in verdict.standings)
+    writer.writerows([_finite(getattr(r, name)) for name in FIELDS] for r in summary.results)
     return out.getvalue()
 
 
-def as_json(verdict: Verdict) -> str:
-    """Everything, to be read by programs."""
-    return json.dumps(as_values(verdict), indent=2, allow_nan=False) + "\n"
+def as_json(summary: Summary) -> str:
+    """The whole summary as JSON text."""
+    return json.dumps(as_values(summary), indent=2, allow_nan=False) + "\n"
 
 
-def as_values(verdict: Verdict) -> dict[str, Any]:
-    """Everything, as JSON knows it."""
-    standings = [
-        {name: _finite(getattr(s, name)) for name in FIELDS}
-        | {"losses": {str(k): v for k, v in s.losses.items()}, "broken": s.broken, "missing": s.missing}
-        | {"track_3": s.track_3}
-        for s in verdict.standings
+def as_values(summary: Summary) -> dict[str, Any]:
+    """The whole summary as JSON values; a non-finite number is None."""
+    results = [
+        {name: _finite(getattr(r, name)) for name in FIELDS}
+        | {"losses": {str(seed): loss for seed, loss in r.losses.items()}}
+        | {"broken": r.diverged_seeds, "missing": r.unfinished_seeds, "track_3": r.track_3}
+        for r in summary.results
     ]
-    pairs = [vars(test) | {"significant": test.significant} for test in verdict.pairs]
-    about = {"target": verdict.target, "first": verdict.first, "search_seed": verdict.search_seed}
-    return {**about, "standings": standings, "pairs": pairs}
+    tests = [vars(test) | {"significant": test.significant} for test in summary.tests]
+    about = {"target": summary.target, "first": summary.baseline, "search_seed": summary.search_seed}
+    return {**about, "standings": results, "pairs": tests}
 
 
 def _finite(value: Any) -> Any:

@@ -6,7 +6,7 @@ A schedule enters as the table of its values, so that runs that differ only in t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,28 +15,30 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from minigpt_flax.train.build import Run, chosen_probes, loss_sum, training_batches
-from minigpt_flax.train.config.run_config import RunConfig, complete_groups
+from minigpt_flax.train.compile import CompiledStep
+from minigpt_flax.train.config.run_config import RunConfig
+from minigpt_flax.train.fit_many import stack
 from minigpt_flax.train.optimizer import build_optimizer
 from minigpt_flax.train.state import init_state
 from minigpt_flax.train.step import make_step
 
 
 class Knobs(NamedTuple):
-    """What runs of one program differ in."""
+    """What differs between runs of one program."""
 
     key: Array  # of weights and dropout
-    rates: Float[Array, "peaks steps"]  # learning rate of every step: the run's, then that of each group
+    rates: Float[Array, "peaks steps"]  # learning rate of every update: the run's, then that of each group
 
 
 @dataclass(frozen=True)
-class Program:
-    """An optimizer's pure functions, each compiled at its first call.
+class TracedRun:
+    """The pure functions of a run, with knobs; each is compiled at its first call.
 
     Attributes:
-      run: of any of its runs: data, model, layout.
+      run: any of the runs: data, model, layout.
       length: steps of the longest run.
       init: ``knobs -> state``.
-      step: ``(knobs, state, batch) -> (state, metrics)``; its state is donated.
+      step: ``(knobs, state, batch) -> (state, metrics)``; the state is donated.
       init_many: the same over stacked knobs.
       step_many: the same over stacked knobs, states and batches.
     """
@@ -49,26 +51,33 @@ class Program:
     step_many: Callable
 
     def knobs(self, config: RunConfig) -> Knobs:
-        """The arguments of one run."""
+        """The knobs of one run."""
         return Knobs(jax.random.key(config.seed), rate_tables(config, self.run.layout, self.length))
 
     def single(self, config: RunConfig) -> Run:
-        """One run of this program, for the ordinary loop."""
+        """One run of this program; its step has all probes, whatever is due."""
         knobs = self.knobs(config)
-        step = lambda state, batch: self.step(knobs, state, batch)  # with all probes, whatever is due
+        step = CompiledStep(lambda state, batch: self.step(knobs, state, batch))
         return dataclasses.replace(
             self.run,
             config=config,
             batches=training_batches(config, self.run.data, self.run.mesh),
             init=lambda: self.init(knobs),
-        ).each_step(lambda _: step)
+            step=step,
+            step_with_probes=step,
+            step_with_periodic_probes=step,
+        )
+
+    def stacked(self, configs: list[RunConfig]) -> Knobs:
+        """The knobs of several runs."""
+        return stack([self.knobs(config) for config in configs])
 
 
-def program(run: Run, length: int) -> Program:
+def trace_run(run: Run, length: int) -> TracedRun:
     """Makes the program of a run's optimizer.
 
     Args:
-      run: built from a configuration of this optimizer, with any rate, length and seed.
+      run: built from a configuration of this optimizer, with any learning rate, length and seed.
       length: steps of the longest run.
     """
     probes = chosen_probes(run.config.probe)
@@ -85,7 +94,7 @@ def program(run: Run, length: int) -> Program:
         one = make_step(loss_sum(run.model), tx, schedule, key=knobs.key, layout=run.layout, probes=probes)
         return one(state, batch)
 
-    return Program(
+    return TracedRun(
         run,
         length,
         init=jax.jit(init),
@@ -96,8 +105,8 @@ def program(run: Run, length: int) -> Program:
 
 
 def rate_tables(config: RunConfig, layout: Any, length: int) -> Float[Array, "peaks length"]:
-    """Learning rate of every step: of the run itself, then of each of its groups; after the last step its last."""
-    peaks = [config.lr, *(group.lr for group in complete_groups(config.group, config))]
+    """Learning rate of every update: of the run itself, then of each of its groups; after the last, the last."""
+    peaks = [config.lr, *(group.lr for group in config.group)]
     return jnp.stack([_table(dataclasses.replace(config, lr=peak, group=()), layout, length) for peak in peaks])
 
 
@@ -109,8 +118,3 @@ def _table(config: RunConfig, layout: Any, length: int) -> Float[Array, " length
 
 def _at(table: Float[Array, " length"]) -> Callable[[Array], Array]:
     return lambda count: table[jnp.minimum(count, table.size - 1)]
-
-
-def stack(trees: Sequence[Any]) -> Any:
-    """Trees of one structure as one, with a first axis more."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

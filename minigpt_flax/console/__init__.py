@@ -1,1 +1,1 @@
-"""What commands print: reporters of a run, the progress bar, the live plot, the summary before a run."""
+"""Terminal output: reporters of a run, its progress and live plot, the summary before a run."""

@@ -1,4 +1,4 @@
-"""``--watch``: a run's curves, drawn in the terminal while it trains; elsewhere, and where there is no room, a line."""
+"""``--watch``: curves of a run, drawn in the terminal during training; without room or a terminal, progress lines."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from minigpt_flax.console.terminal import Progress
+from minigpt_flax.console.terminal import ProgressBar
 from minigpt_flax.train.config.run_config import RunConfig
 
-REDRAW = 0.5  # seconds between two drawings, which take some hundredths
+REDRAW = 0.5  # seconds between two drawings; each takes some hundredths
 WIDEST, TALLEST = 100, 30
-NARROWEST, LOWEST = 60, 18  # columns and rows that curves need
-SMALL = 7  # rows of the rate's and the gradient's curve
-TICK = 13  # columns between two numbers below
-POINTS = 200  # of a curve: means of neighbouring steps
+NARROWEST, LOWEST = 60, 18  # columns and rows that the curves need
+SMALL = 7  # rows of the curves of learning rate and gradient norm
+TICK = 13  # columns between two ticks of the x axis
+POINTS = 200  # of a curve: means of neighboring steps
 
 Points = Sequence[tuple[int | float, float]]
 
 
-class Curves(Progress):
+class LivePlot(ProgressBar):
     """The progress of a run with its curves above: loss, learning rate, gradient norm.
 
     Args:
       config: of the run.
-      done: steps that are done already.
+      done: steps done before.
     """
 
     def __init__(self, config: RunConfig, done: int):
         super().__init__(config, done)
         self.live = Live(console=self.console, auto_refresh=False, transient=True)
-        self.steps: list[tuple[int | float, ...]] = []  # step, loss, rate, gradient norm
+        self.steps: list[tuple[int | float, ...]] = []  # step, loss, learning rate, gradient norm
         self.validations: list[tuple[int, float]] = []
         self.drawn = 0.0
 
     @property
     def room(self) -> bool:
-        """Whether this is a terminal that is large enough."""
+        """Whether this is a large enough terminal."""
         size = self.console.size
         return self.console.is_terminal and size.width >= NARROWEST and size.height >= LOWEST
 
-    def __enter__(self) -> Curves:
-        """Begins."""
+    def __enter__(self) -> LivePlot:
+        """Shows the curves, or the progress line."""
         if not self.room:
             super().__enter__()
             return self
@@ -55,17 +55,17 @@ class Curves(Progress):
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Clears the curves away."""
+        """Removes the curves."""
         self.live.stop()
         super().__exit__(*error)
 
-    def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Takes a step down, and now and then draws."""
+    def on_step(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Records a step, and draws if a drawing is due."""
         self.steps.append((step, *(float(metrics[name]) for name in ("loss", "lr", "grad_norm"))))
-        super().__call__(step, metrics)
+        super().on_step(step, metrics)
 
     def move(self, step: int, text: str) -> None:
-        """Moves the line, below the curves if there is room for them."""
+        """Updates the progress line, which is below the curves if there is room for them."""
         if not self.live.is_started:
             super().move(step, text)
             return
@@ -73,13 +73,13 @@ class Curves(Progress):
         if time.monotonic() - self.drawn > REDRAW:
             self.draw()
 
-    def validated(self, step: int, results: Mapping[str, float]) -> None:
-        """Marks a validation."""
+    def on_validation(self, step: int, results: Mapping[str, float]) -> None:
+        """Adds a validation."""
         self.validations.append((step, results["val_loss"]))
-        super().validated(step, results)
+        super().on_validation(step, results)
 
     def draw(self) -> None:
-        """Draws everything."""
+        """Draws the curves and the progress line."""
         self.drawn = time.monotonic()
         size = self.console.size
         width, height = min(size.width, WIDEST), min(size.height, TALLEST) - 2
@@ -88,17 +88,17 @@ class Curves(Progress):
 
 
 def page(steps: Sequence[Sequence[int | float]], validations: Points, width: int, height: int) -> list[str]:
-    """All curves as lines of text.
+    """Draws all curves as lines of text.
 
     Args:
-      steps: (step, loss, rate, gradient norm) of each step.
+      steps: (step, loss, learning rate, gradient norm) of each step.
       validations: (step, loss) of each.
       width: columns.
       height: rows.
     """
     means = thin(np.array(steps).reshape(-1, 4))
     if not len(means):
-        return ["no number yet ..."]
+        return ["no data yet ..."]
     curve = lambda column: list(zip(means[:, 0], means[:, column], strict=True))
     loss = chart({"loss": curve(1), "validation": validations}, width, height - SMALL)
     half = width // 2
@@ -107,19 +107,19 @@ def page(steps: Sequence[Sequence[int | float]], validations: Points, width: int
 
 
 def thin(rows: np.ndarray, points: int = POINTS) -> np.ndarray:
-    """Means of at most so many blocks of neighbouring rows; what is no number is left out of them.
+    """Averages neighboring rows, at most ``points`` blocks of them; rows with a non-finite value are omitted.
 
     >>> thin(np.arange(8.0).reshape(4, 2), 2).tolist()
     [[1.0, 2.0], [5.0, 6.0]]
     """
-    whole = rows[np.isfinite(rows).all(axis=1)]
-    blocks = np.array_split(whole, min(points, len(whole))) if len(whole) else []
+    finite = rows[np.isfinite(rows).all(axis=1)]
+    blocks = np.array_split(finite, min(points, len(finite))) if len(finite) else []
     return np.array([block.mean(axis=0) for block in blocks]).reshape(-1, rows.shape[1])
 
 
 def chart(series: Mapping[str, Points], width: int, height: int) -> list[str]:
-    """Curves in one frame, by plotext: the first as a line, others as points."""
-    import plotext  # a tenth of a second
+    """Draws curves in one frame with plotext: the first as a line, the others as points."""
+    import plotext  # takes a tenth of a second
 
     plotext.clear_figure()
     plotext.theme("clear")

@@ -1,4 +1,4 @@
-"""``--quiet`` and ``--json``: what a command says on the standard output. Imports no JAX."""
+"""``--quiet`` and ``--json``: what a command prints to standard output. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from minigpt_flax.errors import UserError
-from minigpt_flax.text import printable
+from minigpt_flax.text import tell
 
 
 @dataclass(frozen=True)
 class Output:
-    """How a command answers.
+    """Format of a command's output.
 
     Attributes:
-      quiet: say no more than what was asked for.
-      json: say it as one record of JSON a line.
+      quiet: print only the result.
+      json: print JSON records, one per line.
     """
 
     quiet: bool = False
@@ -27,11 +27,11 @@ class Output:
     def __post_init__(self) -> None:
         """Refuses both at once."""
         if self.quiet and self.json:
-            raise UserError("--quiet and --json: --json says nothing but records anyhow; leave one out")
+            raise UserError("--quiet and --json exclude each other: --json prints only records anyway; omit one")
 
     @property
     def human(self) -> bool:
-        """Whether a person wants to be told what goes on."""
+        """Whether to print progress and notes for a person."""
         return not (self.quiet or self.json)
 
     def result(self, text: str, record: dict[str, Any]) -> None:
@@ -39,14 +39,9 @@ class Output:
         tell(line(record) if self.json else text)
 
     def note(self, text: str, record: dict[str, Any]) -> None:
-        """Prints what came of it, where the result itself is a file."""
+        """Prints a note about a result that is a file."""
         if not self.quiet:
             self.result(text, record)
-
-
-def tell(text: str, end: str = "\n", file: Any = None) -> None:
-    """Prints text that may hold names and words of others: control characters are escaped. None: standard output."""
-    print(printable(text), end=end, file=file, flush=True)
 
 
 def declare(parser: argparse._ActionsContainer) -> None:
@@ -56,7 +51,7 @@ def declare(parser: argparse._ActionsContainer) -> None:
 
 
 def line(record: dict[str, Any]) -> str:
-    """A record as one line of JSON; what isn't finite is null."""
+    """Formats a record as one line of JSON; non-finite numbers become null."""
     return json.dumps(_finite(record), allow_nan=False)
 
 

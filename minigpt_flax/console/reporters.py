@@ -1,153 +1,128 @@
-"""How a run speaks of itself: to a person, in records (``--json``), or only of what goes wrong (``--quiet``)."""
+"""Reporters: what a run prints, for a terminal, as JSON lines, or warnings only."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 
-from minigpt_flax.cli.parser import Request
 from minigpt_flax.console import live_plot, terminal
-from minigpt_flax.console.output import line, tell
+from minigpt_flax.console.output import Output, line
 from minigpt_flax.invocation import show
 from minigpt_flax.runs.folder import RunFolder
+from minigpt_flax.text import tell
+from minigpt_flax.train.artifacts import Outcome
 from minigpt_flax.train.build import Run
-from minigpt_flax.train.config.run_config import RunConfig
+from minigpt_flax.train.config.run_config import RunConfig, as_text
 from minigpt_flax.train.parallel.multihost import is_first
-from minigpt_flax.train.state import TrainState
+from minigpt_flax.train.reporter import Reporter, StepTimer
 from minigpt_flax.train.throughput import Speed
 
 
-class Silent:
-    """Says nothing but what goes wrong, on the error stream."""
-
-    def note(self, text: str, **facts: Any) -> None:
-        """Something to know; ``facts`` are the same for programs."""
+class Quiet(Reporter):
+    """Prints warnings only, to standard error."""
 
     def warn(self, text: str) -> None:
-        """Something has gone wrong, and the run goes on."""
+        """Prints a line."""
         if is_first():
             tell(text, file=sys.stderr)
 
-    def label(self, label: str, text: str) -> None:
-        """A detail under its label."""
 
-    def working(self, what: str) -> AbstractContextManager[None]:
-        """Around something that may take long."""
-        return nullcontext()
-
-    def plan(self, run: Run, folder: RunFolder, done: int) -> None:
-        """What the run will do."""
-
-    def progress(self, config: RunConfig, done: int) -> terminal.Timekeeper:
-        """What watches the steps."""
-        return terminal.Timekeeper(self.warn)
-
-    def speed(self, found: Speed) -> None:
-        """How fast the sitting was."""
-
-    def ending(self, run: Run, folder: RunFolder, state: TrainState) -> None:
-        """What came of a finished run; its sample and curves are files in any case."""
-        terminal.outcome(run, folder, state)
-
-
-class Records(Silent):
-    """One line of JSON for everything; ``event`` tells what it is."""
+class JsonLines(Reporter):
+    """Prints everything as JSON, one record per line; its ``event`` is its kind."""
 
     def emit(self, event: str, **facts: Any) -> None:
         """Prints a record."""
         print(line({"event": event, **facts}), flush=True)
 
     def note(self, text: str, **facts: Any) -> None:
-        """As a record."""
+        """Prints a record."""
         self.emit("note", text=text, **facts)
 
     def warn(self, text: str) -> None:
-        """As a record."""
+        """Prints a record."""
         self.emit("warning", text=text)
 
     def label(self, label: str, text: str) -> None:
-        """As a note."""
+        """Prints a note."""
         self.note(f"{label}: {text}")
 
-    def plan(self, run: Run, folder: RunFolder, done: int) -> None:
-        """Folder, configuration, size and devices."""
+    def plan(self, run: Run, folder: RunFolder | None, done: int) -> None:
+        """Prints a record: folder, configuration, number of parameters, devices."""
         parameters = sum(leaf.size for leaf in jax.tree.leaves(run.shapes))
         devices = [str(device) for device in run.mesh.devices.flat]
-        self.emit(
-            "begin", run=show(folder.path), step=done, parameters=parameters, devices=devices, config=vars(run.config)
-        )
+        path = None if folder is None else show(folder.path)
+        self.emit("begin", run=path, step=done, parameters=parameters, devices=devices, config=as_text(run.config))
 
-    def progress(self, config: RunConfig, done: int) -> terminal.Timekeeper:
-        """The lines of ``metrics.jsonl`` as they are written."""
-        return terminal.Timekeeper(self.warn, (self,))
+    def progress(self, config: RunConfig, done: int) -> StepTimer:
+        """Prints the records of ``metrics.jsonl`` as they are written."""
+        return StepTimer(self.warn, (self,))
 
     def __call__(self, record: Mapping[str, Any]) -> None:
-        """Passes on a line of ``metrics.jsonl``, as a logger does."""
+        """Prints a record of ``metrics.jsonl``, as a logger does."""
         self.emit("validation" if "val_loss" in record else "step", **record)
 
     def close(self) -> None:
-        """Nothing is kept back."""
+        """Does nothing; every record is printed at once."""
 
-    def speed(self, found: Speed) -> None:
-        """All figures."""
-        self.emit("speed", **found.record())
+    def speed(self, speed: Speed) -> None:
+        """Prints all figures as a record."""
+        self.emit("speed", **speed.record())
 
-    def ending(self, run: Run, folder: RunFolder, state: TrainState) -> None:
-        """The last and the best validation, and the sample."""
-        found = terminal.outcome(run, folder, state)
-        if found is not None:
-            self.emit("end", run=show(folder.path), last=found.final, best=found.best, sample=found.sample)
+    def finished(self, folder: RunFolder | None, outcome: Outcome) -> None:
+        """Prints the last and the best validation, and the sample."""
+        path = None if folder is None else show(folder.path)
+        self.emit("end", run=path, last=outcome.final, best=outcome.best, sample=outcome.sample)
 
 
-class Person(Silent):
-    """Labelled lines, and a moving bar in a terminal, or with ``--watch`` the curves.
+class Terminal(Reporter):
+    """Prints labeled lines; in a terminal also a progress bar, or with ``--watch`` the curves.
 
     Args:
-      curves: draw them.
+      curves: draw the curves.
     """
 
-    def __init__(self, curves: bool):
-        self.shows = live_plot.Curves if curves else terminal.Progress
+    def __init__(self, curves: bool = False):
+        self.shows = live_plot.LivePlot if curves else terminal.ProgressBar
 
     def note(self, text: str, **facts: Any) -> None:
-        """A line."""
+        """Prints a line."""
         tell(text)
 
     def warn(self, text: str) -> None:
-        """A line."""
+        """Prints a line."""
         tell(text)
 
     def label(self, label: str, text: str) -> None:
-        """A labelled line."""
+        """Prints a labeled line."""
         terminal.say(label, text)
 
     def working(self, what: str) -> AbstractContextManager[None]:
-        """A bar without an end, in a terminal."""
+        """Shows an indeterminate progress bar, in a terminal."""
         return terminal.working(what)
 
-    def plan(self, run: Run, folder: RunFolder, done: int) -> None:
-        """A page."""
+    def plan(self, run: Run, folder: RunFolder | None, done: int) -> None:
+        """Prints the summary."""
         terminal.plan(run, folder, done)
 
-    def progress(self, config: RunConfig, done: int) -> terminal.Timekeeper:
-        """The bar, the curves, or a line now and then."""
+    def progress(self, config: RunConfig, done: int) -> StepTimer:
+        """Shows a bar, the curves, or periodic lines."""
         return self.shows(config, done)
 
-    def speed(self, found: Speed) -> None:
-        """Two lines."""
-        terminal.say("speed", found.lines())
+    def speed(self, speed: Speed) -> None:
+        """Prints three lines."""
+        terminal.say("speed", speed.lines())
 
-    def ending(self, run: Run, folder: RunFolder, state: TrainState) -> None:
-        """Validation, sample, curves, and what to do next."""
-        terminal.ending(run, folder, state)
+    def finished(self, folder: RunFolder | None, outcome: Outcome) -> None:
+        """Prints validation, sample, curves, and what to do next."""
+        terminal.finished(folder, outcome)
 
 
-def of(request: Request) -> Silent:
-    """The voice that was asked for."""
-    if request.output.json:
-        return Records()
-    return Silent() if request.output.quiet else Person(request.watch)
+def reporter_for(output: Output, curves: bool = False) -> Reporter:
+    """Returns the reporter for ``--quiet``, ``--json`` or ``--watch``."""
+    if output.json:
+        return JsonLines()
+    return Quiet() if output.quiet else Terminal(curves)

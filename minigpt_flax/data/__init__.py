@@ -1,4 +1,4 @@
-"""Data: corpora, tokenizers, batches. NumPy only; knows neither models nor optimizers."""
+"""Data: corpora, tokenizers and batches. Uses NumPy only, and neither models nor optimizers."""
 
 from minigpt_flax.data.batches import Batches as Batches, evaluation_windows as evaluation_windows, split as split
 from minigpt_flax.data.corpora import (
@@ -9,10 +9,10 @@ from minigpt_flax.data.corpora import (
 )
 from minigpt_flax.data.documents import (
     encode as encode,
-    joined as joined,
-    replacements as replacements,
-    running as running,
-    whole as whole,
+    join_documents as join_documents,
+    rechunk as rechunk,
+    replacement_note as replacement_note,
+    single_piece as single_piece,
 )
 from minigpt_flax.data.mixture import Mixture as Mixture, by_size as by_size, mix as mix, read_weights as read_weights
 from minigpt_flax.data.prefetch import Prefetch as Prefetch

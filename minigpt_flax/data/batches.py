@@ -1,8 +1,7 @@
-"""Tokens to batches: the split, the training batches, the windows of an evaluation.
+"""From tokens to batches: the validation split, training batches and evaluation windows.
 
-Everything is a pure function of its arguments: batch t depends on (seed, t) alone, so that a
-resumed run, or one on other devices, sees the same data. The tokens may be memory-mapped and larger
-than memory: a batch reads only its own windows.
+Everything is a pure function of its arguments: batch t depends only on (seed, t), so a resumed run, or a run on other
+devices, sees the same data. The tokens may be memory-mapped and larger than memory: a batch reads only its own windows.
 """
 
 from __future__ import annotations
@@ -20,31 +19,31 @@ Window = tuple[Int32[np.ndarray, "B T"], Int32[np.ndarray, "B T"], Bool[np.ndarr
 
 
 def split(tokens: Tokens, fraction: float = 0.1) -> tuple[Tokens, Tokens]:
-    """Cuts the tokens into training and validation, as nanoGPT does: the last tenth validates.
+    """Split tokens into training and validation, as nanoGPT does: the last tenth is the validation split.
 
     >>> training, validation = split(np.arange(25))
     >>> training.size, validation.tolist()
     (22, [22, 23, 24])
 
     Args:
-        tokens: the whole corpus.
-        fraction: share of the validation, in (0, 1).
+      tokens: all tokens of the corpus.
+      fraction: share of the validation split, in (0, 1).
 
     Returns:
-        Two views of `tokens`: the first ``int((1 - fraction) * n)`` and the others.
+      Two views of `tokens`: the first ``int((1 - fraction) * n)`` tokens and the others.
 
     Raises:
-        UserError: the fraction is outside (0, 1), or leaves one of the two parts empty.
+      UserError: the fraction is outside (0, 1), or leaves one of the two parts empty.
     """
-    start = border(len(tokens), fraction)
+    start = split_index(len(tokens), fraction)
     return tokens[:start], tokens[start:]
 
 
-def border(count: int, fraction: float = 0.1) -> int:
-    """Returns how many of `count` tokens come before the validation, see `split`.
+def split_index(count: int, fraction: float = 0.1) -> int:
+    """Return the number of tokens before the validation split, see `split`.
 
     Raises:
-        UserError: as `split`.
+      UserError: as in `split`.
     """
     if not 0 < fraction < 1:
         raise UserError(f"the validation fraction must be between 0 and 1, not {fraction}")
@@ -55,14 +54,14 @@ def border(count: int, fraction: float = 0.1) -> int:
 
 
 class Batches:
-    """Training batches: ``batches(step)`` depends on (seed, step) alone, and any step is at hand.
+    """Training batches: ``batches(step)`` depends only on (seed, step), and steps can be requested in any order.
 
-    An epoch cuts the tokens into windows of `context` predictions, of which no two share a target,
-    and visits each once in random order. It starts to cut at a random token, so that the next epoch
-    cuts elsewhere. Batches run on over the end of an epoch.
+    An epoch divides the tokens into windows of `context` predictions that share no targets, and visits each once in
+    random order. The first window starts at a random offset, so the next epoch has other windows. A batch may span two
+    epochs.
 
-    The random numbers are the raw output of Philox with key (seed, epoch), sorted: a stream that
-    neither NumPy's version nor the machine changes.
+    The random numbers are the sorted raw output of Philox with key (seed, epoch), which is the same for every version
+    of NumPy and on every machine.
 
     >>> batches = Batches(np.arange(100), batch_size=2, context=4, seed=0)
     >>> batches(0).tolist()
@@ -72,16 +71,16 @@ class Batches:
     """
 
     def __init__(self, tokens: Tokens, batch_size: int, context: int, seed: int):
-        """Takes the training tokens and the shape of a batch.
+        """Create batches of one shape.
 
         Args:
-            tokens: the training split; may be memory-mapped.
-            batch_size: windows in a batch (B), at least 1.
-            context: predictions in a window (T), at least 1.
-            seed: in [0, 2**64).
+          tokens: training split; may be memory-mapped.
+          batch_size: windows per batch (B), at least 1.
+          context: predictions per window (T), at least 1.
+          seed: in [0, 2**64).
 
         Raises:
-            UserError: a number is out of range, or the split is shorter than one window.
+          UserError: a number is out of range, or the split is shorter than one window.
         """
         _check(batch_size, context)
         if not 0 <= seed < 1 << 64:
@@ -93,38 +92,38 @@ class Batches:
                 "give a shorter context or more data"
             )
         self.batch_size, self.context = batch_size, context
-        # One fewer than could fit: leaves room to cut anywhere and each epoch the same number.
+        # One fewer than fits, so that every offset leaves room for the same number of windows.
         self.windows_per_epoch = max(1, len(tokens) // context - 1)
         self._tokens, self._seed = tokens, seed
         self._epoch: tuple[int, Int64[np.ndarray, " windows"]] | None = None  # the last one used
 
     def __call__(self, step: int, rows: Rows | None = None) -> Int32[np.ndarray, "_ {self.context}+1"]:
-        """Returns the batch of a step, [B, T + 1]: inputs ``[:, :-1]``, targets ``[:, 1:]``.
+        """Return the batch of a step, [B, T + 1]: inputs ``[:, :-1]``, targets ``[:, 1:]``.
 
         Args:
-            step: any, from 0.
-            rows: which rows of the batch to make, for a process that feeds only some devices; None makes all.
+          step: any step from 0.
+          rows: rows of the batch to return, for a process that feeds only some of the devices; None means all.
         """
-        return self.visit(visits(step, self.batch_size, rows))
+        return self.windows(window_indices(step, self.batch_size, rows))
 
-    def visit(self, visits: Int64[np.ndarray, " rows"]) -> Int32[np.ndarray, "rows {self.context}+1"]:
-        """Returns the windows of some visits, in their order; visit ``B * step + row`` is a row of a batch."""
-        epochs, places = np.divmod(visits, self.windows_per_epoch)
-        starts = np.empty_like(visits)
+    def windows(self, indices: Int64[np.ndarray, " rows"]) -> Int32[np.ndarray, "rows {self.context}+1"]:
+        """Return windows by index; row ``r`` of a step's batch has the index ``B * step + r``."""
+        epochs, places = np.divmod(indices, self.windows_per_epoch)
+        starts = np.empty_like(indices)
         for epoch in np.unique(epochs):
             starts[epochs == epoch] = self._starts(int(epoch))[places[epochs == epoch]]
         positions = starts[:, None] + np.arange(self.context + 1)
         return self._tokens[positions].astype(np.int32)
 
     def _starts(self, epoch: int) -> Int64[np.ndarray, " windows"]:
-        """Where the windows of an epoch start, in the order of their visits."""
+        """Return where the windows of an epoch start, in the order in which they are visited."""
         cached = self._epoch
         if cached is None or cached[0] != epoch:
             cached = self._epoch = (epoch, self._draw(epoch))
         return cached[1]
 
     def _draw(self, epoch: int) -> Int64[np.ndarray, " windows"]:
-        """A random offset, then a random order."""
+        """Draw a random offset, then a random order."""
         key = np.array([self._seed, epoch], np.uint64)
         raw = np.random.Philox(key=key).random_raw(1 + self.windows_per_epoch)
         slack = len(self._tokens) - 1 - self.windows_per_epoch * self.context
@@ -132,28 +131,27 @@ class Batches:
         return offset + self.context * np.argsort(raw[1:], kind="stable")
 
 
-def visits(step: int, batch_size: int, rows: Rows | None) -> Int64[np.ndarray, " rows"]:
-    """Returns the numbers of a step's rows, or of some of them, among all rows of the run."""
+def window_indices(step: int, batch_size: int, rows: Rows | None) -> Int64[np.ndarray, " rows"]:
+    """Return the indices of the rows of a step's batch, or of some of them, among all rows of the run."""
     return step * batch_size + np.arange(batch_size)[slice(None) if rows is None else rows]
 
 
 def evaluation_windows(tokens: Tokens, context: int, batch_size: int) -> Iterator[Window]:
-    """Cuts a split into windows that predict every token but the first exactly once.
+    """Divide a split into windows that predict every token but the first exactly once.
 
-    Windows follow one another without overlap. The shapes are always the same, so that a compiled
-    function serves all: the rest of the last batch repeats the last prediction, masked.
+    Windows follow one another without overlap. All batches have the same shape, so that a function compiles once: the
+    last batch is filled by repeating the last prediction, masked.
 
     Args:
-        tokens: the split, at least 2 tokens; may be memory-mapped.
-        context: predictions in a window (T), at least 1; may exceed the split.
-        batch_size: windows in a batch (B), at least 1.
+      tokens: the split, at least 2 tokens; may be memory-mapped.
+      context: predictions per window (T), at least 1; may exceed the split.
+      batch_size: windows per batch (B), at least 1.
 
     Returns:
-        An iterator over (inputs, targets, mask), each [B, T]; the mask is True for the targets that
-        count.
+      An iterator over (inputs, targets, mask), each [B, T]; the mask is True for the targets that count.
 
     Raises:
-        UserError: a number is out of range, or the split has nothing to predict.
+      UserError: a number is out of range, or the split has nothing to predict.
     """
     _check(batch_size, context)
     if len(tokens) < 2:
@@ -162,7 +160,7 @@ def evaluation_windows(tokens: Tokens, context: int, batch_size: int) -> Iterato
 
 
 def _evaluation_windows(tokens: Tokens, context: int, batch_size: int) -> Iterator[Window]:
-    """The generator behind `evaluation_windows`, whose checks must not wait for the first item."""
+    """The generator behind `evaluation_windows`, which checks its arguments before the first item is requested."""
     predictions = len(tokens) - 1
     block = np.arange(batch_size * context).reshape(batch_size, context)
     for first in range(0, predictions, block.size):
@@ -173,7 +171,7 @@ def _evaluation_windows(tokens: Tokens, context: int, batch_size: int) -> Iterat
 
 
 def _check(batch_size: int, context: int) -> None:
-    """Refuses shapes that are no shapes."""
+    """Refuse shapes below 1."""
     for name, value in (("batch_size", batch_size), ("context", context)):
         if value < 1:
             raise UserError(f"{name} must be at least 1, not {value}")

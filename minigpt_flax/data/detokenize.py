@@ -1,4 +1,4 @@
-"""Text out of tokens as they come: a character that is not whole yet waits, and so does what may begin a stop."""
+"""Incremental decoding: incomplete characters and possible starts of a stop string are held back."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from minigpt_flax.data.tokenizers import Tokenizer
 
-INCOMPLETE = "\ufffd"  # what a tokenizer makes of bytes that end within a character
-MEMORY = 64  # tokens that are decoded again with every addition
+INCOMPLETE = "\ufffd"  # decoded from bytes that end inside a character
+MAX_IDS = 64  # tokens that are decoded again with every addition
 
 
 class TextStream:
-    """Decodes a growing row of tokens; what it returns, joined, is the text of the whole row.
+    """Decode a growing sequence of tokens; the concatenated results are the text of the whole sequence.
 
     >>> from minigpt_flax.data.tokenizers import TOKENIZERS
     >>> stream = TextStream(TOKENIZERS["byte"](""))
@@ -20,31 +20,31 @@ class TextStream:
     """
 
     def __init__(self, tokenizer: Tokenizer):
-        """Begins an empty row."""
+        """Start an empty sequence."""
         self._tokenizer = tokenizer
-        self._ids: list[int] = []  # the end of the row
-        self._given = 0  # characters of its text that were returned
+        self._ids: list[int] = []  # the end of the sequence
+        self._returned = 0  # characters of its text that were returned
 
     def add(self, ids: Sequence[int]) -> str:
-        """Appends tokens and returns the text that is now certain."""
+        """Append tokens, and return the text that is now complete."""
         self._ids += [int(i) for i in ids]
         text = self._tokenizer.decode(self._ids)
         certain = text.removesuffix(INCOMPLETE)
-        new = certain[self._given :]
-        self._given = max(self._given, len(certain))
-        if len(self._ids) > MEMORY and certain == text:
-            # One token stays: a tokenizer may put something, a space say, between two.
+        new = certain[self._returned :]
+        self._returned = max(self._returned, len(certain))
+        if len(self._ids) > MAX_IDS and certain == text:
+            # Keep one token: a tokenizer may insert text between two tokens, such as a space.
             self._ids = self._ids[-1:]
-            self._given = len(self._tokenizer.decode(self._ids))
+            self._returned = len(self._tokenizer.decode(self._ids))
         return new
 
     def end(self) -> str:
-        """Returns what was held back."""
-        return self._tokenizer.decode(self._ids)[self._given :]
+        """Return the text that was held back."""
+        return self._tokenizer.decode(self._ids)[self._returned :]
 
 
 class StopStream:
-    """Passes text on up to the first of some strings, which it leaves out.
+    """Pass text through up to the first stop string, which is removed.
 
     >>> stream = StopStream(["###"])
     >>> stream.add("one #"), stream.add("1 ##"), stream.add("# two"), stream.stopped
@@ -52,29 +52,29 @@ class StopStream:
     """
 
     def __init__(self, stops: Sequence[str]):
-        """Takes the strings, none of them empty."""
+        """Set the stop strings, none of them empty."""
         self._stops = tuple(stops)
-        self._held = ""  # the beginning of a stop, perhaps
+        self._held = ""  # possibly the start of a stop string
         self.stopped = False
 
     def add(self, text: str) -> str:
-        """Returns what is certain to come before every stop."""
+        """Return the text that certainly precedes every stop string."""
         if self.stopped:
             return ""
         text = self._held + text
         found = [place for place in (text.find(stop) for stop in self._stops) if place >= 0]
         self.stopped = bool(found)
-        border = min(found) if found else len(text) - self._beginning(text)
-        self._held = "" if found else text[border:]
-        return text[:border]
+        end = min(found) if found else len(text) - self._partial_stop(text)
+        self._held = "" if found else text[end:]
+        return text[:end]
 
     def end(self) -> str:
-        """Returns what was held back: no stop came of it."""
+        """Return the text that was held back, which is not a stop string."""
         held, self._held = self._held, ""
         return held
 
-    def _beginning(self, text: str) -> int:
-        """Length of the longest end of the text that a stop begins with."""
+    def _partial_stop(self, text: str) -> int:
+        """Return the length of the longest suffix of the text that is a prefix of a stop string."""
         longest = max(map(len, self._stops), default=1) - 1
         sizes = range(min(longest, len(text)), 0, -1)
         return next((size for size in sizes if any(stop.startswith(text[-size:]) for stop in self._stops)), 0)

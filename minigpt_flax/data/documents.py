@@ -1,6 +1,6 @@
-"""Documents as a stream: text files and JSONL read piece by piece, and the one place that joins documents.
+"""Streams of documents: read text and JSONL files in pieces, join documents, and encode them.
 
-A source may be larger than memory, so nothing here holds more than a few megabytes of it.
+A source may be larger than memory, so no function here holds more than a few megabytes of it.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs.schema import brief
 
-SEPARATOR = "\n\n\n"  # between documents where the tokenizer has no token for it: two empty lines
-_BLOCK = 1 << 22  # bytes read at a time, and characters encoded at a time
-LINE = 1 << 28  # bytes of one line of JSONL, at most; it is parsed in memory
-NAMES = 20  # fields of a record that an error lists, at most
+SEPARATOR = "\n\n\n"  # two empty lines, between documents if the tokenizer has no end-of-text token
+_BLOCK = 1 << 22  # bytes to read, or characters to encode, at a time
+LINE = 1 << 28  # maximum bytes per line of JSONL, which is parsed in memory
+NAMES = 20  # maximum number of fields of a record that an error message lists
 _SURROGATE = re.compile("[\ud800-\udfff]")
 FIELD = "text"
-"""The field of a JSON record that holds its document, if no other is named."""
+"""Default field of a JSON record that contains the document."""
 
 
 class Piece(NamedTuple):
-    """Text of a document, which may have several pieces.
+    """A piece of a document.
 
     Attributes:
-        text: comes right after the piece before.
-        ends: the document ends here.
-        size: bytes of the source that it was read from.
-        replaced: lone surrogates of the source that became U+FFFD in ``text``.
+      text: text that directly follows the previous piece.
+      ends: whether the document ends here.
+      size: number of bytes of the source.
+      replaced: number of lone surrogates of the source that were replaced by U+FFFD in ``text``.
     """
 
     text: str
@@ -47,14 +47,14 @@ class Piece(NamedTuple):
     replaced: int = 0
 
 
-def whole(text: str) -> Piece:
-    """Returns a document of one piece."""
+def single_piece(text: str) -> Piece:
+    """Return a document as one piece."""
     return Piece(text, True, len(text.encode()))
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Around the reading of a file, which may fail in its middle."""
+    """Name the file in errors while reading, which may fail at any point."""
     try:
         yield
     except OSError as error:
@@ -62,10 +62,10 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def read_text(path: Path) -> Iterator[Piece]:
-    """One document, byte for byte: a UTF-8 text file.
+    """Read a UTF-8 text file as one document, unchanged.
 
     Raises:
-        UserError: it is not UTF-8, or has a NUL, which no text has.
+      UserError: it is not UTF-8, or contains a NUL byte.
     """
     decoder, done = codecs.getincrementaldecoder("utf-8")(), 0
     with _naming(path), path.open("rb") as file:
@@ -74,7 +74,7 @@ def read_text(path: Path) -> Iterator[Piece]:
             after = file.read(_BLOCK)
             if b"\0" in block:
                 raise UserError(
-                    f"the file '{path}' is binary or UTF-16, not UTF-8 text (byte 0x00 at byte "
+                    f"the file '{path}' is binary or UTF-16, not UTF-8 text (0x00 at byte "
                     f"{done + block.index(0)}); give UTF-8 text"
                 )
             yield Piece(_decode(path, decoder, block, done, final=not after), not after, len(block))
@@ -84,29 +84,31 @@ def read_text(path: Path) -> Iterator[Piece]:
 
 
 def _decode(path: Path, decoder: codecs.IncrementalDecoder, block: bytes, done: int, final: bool) -> str:
-    waiting = len(decoder.getstate()[0])  # bytes of a character that the block before began
+    pending = len(decoder.getstate()[0])  # bytes of a character that began in the previous block
     try:
         return decoder.decode(block, final)
     except UnicodeDecodeError as error:
         raise UserError(
-            f"the file '{path}' is not UTF-8 (byte 0x{error.object[error.start]:02x} at byte "
-            f"{done - waiting + error.start}); convert it first, perhaps with iconv -f latin1 -t utf-8"
+            f"the file '{path}' is not UTF-8 (0x{error.object[error.start]:02x} at byte "
+            f"{done - pending + error.start}); convert it first, for example with iconv -f latin1 -t utf-8"
         ) from error
 
 
 def read_jsonl(path: Path, field: str) -> Iterator[Piece]:
-    """A document a line: the field of a JSON object. Empty lines count for nothing.
+    """Read one document per line: the field of a JSON object. Empty lines are skipped.
 
     Raises:
-        UserError: a line is no JSON object, is longer than `LINE`, lacks the field, or has something else than text in
-            it; names the line.
+      UserError: a line is not a JSON object, is longer than `LINE`, lacks the field, or its value is not text; the line
+        is named.
     """
     with _naming(path), path.open("rb") as file:
         number = 0
         while line := file.readline(LINE + 1):
             number += 1
             if len(line) > LINE:
-                raise UserError(f"'{path}', line {number}, has more than {LINE:,} bytes; cut its document into several")
+                raise UserError(
+                    f"'{path}', line {number}, has more than {LINE:,} bytes; split its document into several"
+                )
             if line.strip():
                 where = f"'{path}', line {number},"
                 yield record_piece(_record(line, where), field, where, len(line))
@@ -116,39 +118,39 @@ def _record(line: bytes, where: str) -> dict:
     try:
         record = json.loads(line.decode("utf-8-sig"))
     except RecursionError as error:
-        raise UserError(f"{where} is nested too deeply; mend or remove the line") from error
+        raise UserError(f"{where} is nested too deeply; fix or remove the line") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{where} is not UTF-8 (byte {error.start:,}); convert the file, or remove the line") from error
     except json.JSONDecodeError as error:
-        raise UserError(f"{where} is not JSON (at character {error.pos:,}); mend or remove the line") from error
-    except ValueError as error:  # a number of thousands of digits
-        raise UserError(f"{where} has a number that is too long; mend or remove the line") from error
+        raise UserError(f"{where} is not JSON (at character {error.pos:,}); fix or remove the line") from error
+    except ValueError as error:  # a number with thousands of digits
+        raise UserError(f"{where} has a number that is too long; fix or remove the line") from error
     if not isinstance(record, dict):
-        raise UserError(f'{where} is no JSON object such as {{"text": "..."}}; mend or remove the line')
+        raise UserError(f'{where} is not a JSON object such as {{"text": "..."}}; fix or remove the line')
     return record
 
 
 def record_piece(record: Mapping[str, Any], field: str, where: str, size: int | None = None) -> Piece:
-    """Returns the document in a field of a record.
+    """Return the document in a field of a record.
 
-    JSON can hold half of a surrogate pair, which is no character and has no UTF-8: it becomes U+FFFD.
+    JSON can contain half of a surrogate pair, which is not a character and has no UTF-8 encoding: it becomes U+FFFD.
 
     Args:
-        record: of JSON, or of a dataset.
-        field: its name.
-        where: the record comes from, for errors.
-        size: bytes that it was read from; None takes those of the text.
+      record: record of a JSONL file or of a dataset.
+      field: name of the field.
+      where: location of the record, for error messages.
+      size: number of bytes of the record; None uses those of the text.
 
     Raises:
-        UserError: the field is missing, or holds no text.
+      UserError: the field is missing, or its value is not text.
     """
     if field not in record:
         names = [brief(name) for name in itertools.islice(record, NAMES)]
-        there = ", ".join(names) + (", ..." if len(record) > NAMES else "") or "none"
-        raise UserError(f"{where} has no field {field!r}; it has: {there}; name the one with the text: SOURCE#FIELD")
+        fields = ", ".join(names) + (", ..." if len(record) > NAMES else "") or "none"
+        raise UserError(f"{where} has no field {field!r}; it has: {fields}; name the one with the text: SOURCE#FIELD")
     text, replaced = record[field], 0
     if not isinstance(text, str):
-        raise UserError(f"{where} has no text in the field {field!r}: {brief(text)}")
+        raise UserError(f"{where} has no text in the field {field!r}, but {brief(text)}")
     try:
         encoded = text.encode()
     except UnicodeEncodeError:
@@ -157,34 +159,33 @@ def record_piece(record: Mapping[str, Any], field: str, where: str, size: int | 
     return Piece(text, True, len(encoded) if size is None else size, replaced)
 
 
-def replacements(count: int) -> str:
-    """How a command says that surrogates were replaced.
+def replacement_note(count: int) -> str:
+    """Report the number of replaced surrogates.
 
-    >>> replacements(1), replacements(3000)
+    >>> replacement_note(1), replacement_note(3000)
     ('1 lone surrogate replaced by U+FFFD', '3,000 lone surrogates replaced by U+FFFD')
     """
     return f"{count:,} lone surrogate{'s' if count > 1 else ''} replaced by U+FFFD"
 
 
-def stripped(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """The same documents without the empty lines at their ends; one without text is left out."""
-    begun, held = False, None
+def strip_documents(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Remove leading and trailing newlines from documents; documents without text are dropped."""
+    started, newlines = False, ""
     for piece in pieces:
-        text = piece.text if begun else piece.text.lstrip("\n")
-        if held is not None:  # a line end is only known not to be the last when text follows
-            text = held + text
-        kept = text.rstrip("\n")
-        begun, held = begun or bool(kept), text[len(kept) :]
+        # Newlines are held back until more text follows, as only then they are not trailing.
+        text = newlines + (piece.text if started else piece.text.lstrip("\n"))
+        stripped = text.rstrip("\n")
+        started, newlines = started or bool(stripped), text[len(stripped) :]
         if piece.ends:
-            if begun:
-                yield piece._replace(text=kept)
-            begun, held = False, None
-        elif kept:
-            yield piece._replace(text=kept)
+            if started:
+                yield piece._replace(text=stripped)
+            started, newlines = False, ""
+        elif stripped:
+            yield piece._replace(text=stripped)
 
 
-def joined(pieces: Iterable[Piece]) -> Iterator[str]:
-    """The text of all documents, two empty lines apart; a single document as it is."""
+def join_documents(pieces: Iterable[Piece]) -> Iterator[str]:
+    """Yield the text of all documents, with two empty lines between them; a single document is unchanged."""
     ended, several = False, False
     for piece in pieces:
         if ended:
@@ -197,20 +198,20 @@ def joined(pieces: Iterable[Piece]) -> Iterator[str]:
 
 
 def encode(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> Iterator[Int32[np.ndarray, " some"]]:
-    """Encodes documents: each ends with the token for it, or they are joined as text where there is none.
+    """Encode documents; each ends with the end-of-text token, or if the tokenizer has none, they are joined as text.
 
     Args:
-        tokenizer: any.
-        pieces: of the documents, in order.
+      tokenizer: any tokenizer.
+      pieces: pieces of the documents, in order.
 
     Returns:
-        The tokens of all documents, some at a time. They are those of the documents encoded whole.
+      The tokens of all documents, in chunks. Chunking does not change them.
 
     Raises:
-        UserError: the tokenizer cannot encode the text.
+      UserError: the tokenizer can't encode the text.
     """
     if tokenizer.eot is None:
-        yield from (tokenizer.encode(text) for text in running(pieces))
+        yield from (tokenizer.encode(text) for text in rechunk(pieces))
     else:
         yield from _with_ends(tokenizer, pieces, np.array([tokenizer.eot], np.int32))
 
@@ -218,7 +219,7 @@ def encode(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> Iterator[Int32[np.n
 def _with_ends(
     tokenizer: Tokenizer, pieces: Iterable[Piece], end: Int32[np.ndarray, " 1"]
 ) -> Iterator[Int32[np.ndarray, " some"]]:
-    """Documents in groups, as a tokenizer works on many texts at once."""
+    """Encode documents in groups, because a tokenizer encodes many texts in parallel."""
     rest, group, size = "", [], 0
     for piece in pieces:
         *ready, rest = cut(rest + piece.text, _BLOCK)
@@ -241,10 +242,10 @@ def _group(
     return np.concatenate([part for row, (_, ends) in zip(rows, group, strict=True) for part in (row, end[:ends])])
 
 
-def running(pieces: Iterable[Piece]) -> Iterator[str]:
-    """The text of all documents, see `joined`, in pieces of about one size, cut where no token crosses."""
+def rechunk(pieces: Iterable[Piece]) -> Iterator[str]:
+    """Yield the joined text, see `join_documents`, in pieces of similar size, split where no token crosses."""
     parts, size = [], 0
-    for text in joined(pieces):
+    for text in join_documents(pieces):
         parts.append(text)
         size += len(text)
         if size >= 2 * _BLOCK:

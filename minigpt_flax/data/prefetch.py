@@ -1,4 +1,4 @@
-"""The next batches, made ahead by a thread while the device works on this one."""
+"""Prefetching: a thread prepares the next batches while the device works on the current one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-DEPTH = 2  # batches ahead: one more than is being used hides the making of a batch
+DEPTH = 2  # batches ahead: one more than is in use hides the preparation time
 
 
 class Prefetch:
-    """``batches(step)``, as the function that it wraps, but usually ready when it is asked for.
+    """Call ``batches(step)`` like the wrapped function; the batch is usually ready.
 
-    The steps may be asked for in any order; ahead are those that follow the last one. There is no state but the step:
-    what is thrown away is made again when it is needed. What `make` raises is raised where its batch is asked for.
+    Steps may be requested in any order; the thread prepares those after the last request. The step is the only state: a
+    discarded batch is prepared again when requested. An exception of `make` is raised where its batch is requested.
 
     >>> with Prefetch(lambda step: step * step, first=3, stop=6) as batches:
     ...     [batches(3), batches(4), batches(3)]
@@ -30,14 +30,14 @@ class Prefetch:
         put: Callable[[Any], Any] = lambda batch: batch,
         depth: int = DEPTH,
     ):
-        """Takes the function.
+        """Wrap a function.
 
         Args:
-            make: step -> batch; pure, called in a thread.
-            first: the step that will be asked for first.
-            stop: the step before which it ends: no batch is made ahead from there on.
-            put: batch -> the same on the devices; called in the thread too.
-            depth: batches made ahead, at most.
+          make: step -> batch; pure, called in a thread.
+          first: the step that is requested first.
+          stop: end of the steps: no batch is prepared in advance from this step on.
+          put: moves a batch to the devices; called in the thread too.
+          depth: maximum number of batches prepared in advance.
         """
         self._make = lambda step: put(make(step))
         self._next, self._stop, self._depth = first, stop, depth
@@ -48,12 +48,12 @@ class Prefetch:
         self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
 
     def __enter__(self) -> Prefetch:
-        """Starts the thread."""
+        """Start the thread."""
         self._thread.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Ends it: waits for the batch that it is at, at most."""
+        """Stop the thread, after the batch that it is preparing."""
         with self._change:
             self._closed = True
             self._ready.clear()
@@ -61,7 +61,7 @@ class Prefetch:
         self._thread.join()
 
     def __call__(self, step: int) -> Any:
-        """Returns the batch of a step."""
+        """Return the batch of a step."""
         with self._change:
             if self._coming() != step:
                 self._ready.clear()
@@ -75,7 +75,7 @@ class Prefetch:
         return batch
 
     def _coming(self) -> int | None:
-        """The step whose batch comes next; None if none will, as the end was reached."""
+        """Return the step of the next batch; None if the end was reached."""
         if self._ready:
             return self._ready[0][0]
         if self._making is not None:
@@ -87,16 +87,16 @@ class Prefetch:
             batch, error = None, None
             try:
                 batch = self._make(step)
-            except BaseException as raised:  # it belongs to whoever asks for the batch
+            except BaseException as raised:  # raised again where the batch is requested
                 error = raised
             with self._change:
-                if self._making == step:  # else somebody went elsewhere meanwhile
+                if self._making == step:  # otherwise another step was requested meanwhile
                     self._making = None
                     self._ready.append((step, batch, error))
                     self._change.notify_all()
 
     def _take(self) -> int | None:
-        """Waits until a batch is wanted; None when none will be any more."""
+        """Wait until a batch is needed; return its step, or None at the end."""
         with self._change:
             self._change.wait_for(lambda: self._closed or (len(self._ready) < self._depth and self._next < self._stop))
             if self._closed:

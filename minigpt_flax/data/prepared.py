@@ -1,7 +1,8 @@
-"""A prepared folder: tokens on disk, ready to be mapped, with the tokenizer that made them and a hash.
+"""Prepared folders: tokens on disk, ready to be memory-mapped, with their tokenizer and a hash.
 
-``train.bin`` and ``val.bin`` are nanoGPT's own files (uint16, or uint32 for vocabularies above 65,536),
-``tokenizer.json`` the tokenizer, ``tokens.json`` what they are. The folder gets its name when it is whole.
+``train.bin`` and ``val.bin`` have nanoGPT's format (uint16, or uint32 for vocabularies above 65,536),
+``tokenizer.json`` is the tokenizer, and ``tokens.json`` describes them. The folder is renamed to its final name when it
+is complete.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
-from minigpt_flax.data.batches import border
+from minigpt_flax.data.batches import split_index
 from minigpt_flax.data.token_files import TokenFiles, fingerprint
 from minigpt_flax.data.tokenizers import Tokenizer, digest_of, load_tokenizer
 from minigpt_flax.errors import UserError
@@ -30,26 +31,26 @@ from minigpt_flax.runs.schema import WHOLE, brief, check_fields, check_range, ch
 META = "tokens.json"
 FILES = ("train.bin", "val.bin")
 DTYPES = ("<u2", "<u4")
-VERSION = 2  # 1 has no tokenizer_sha256
-MOST = 10 << 20  # validation tokens that are set apart at most: what modded-nanogpt validates on
-_COPY = 1 << 24  # bytes
+VERSION = 2  # version 1 has no tokenizer_sha256
+MAX_VAL_TOKENS = 10 << 20  # of a validation split: the number that modded-nanogpt validates on
+_COPY = 1 << 24  # bytes per read
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 Stream = Iterable[Integer[np.ndarray, " some"]]
 
 
 @dataclass(frozen=True)
 class Meta:
-    """What ``tokens.json`` says.
+    """Content of ``tokens.json``.
 
     Attributes:
-        version: of this format.
-        source: what was prepared.
-        dtype: of the tokens.
-        train: number of training tokens.
-        val: number of validation tokens.
-        sha256: of the bytes of the training and the validation tokens, one after the other.
-        fingerprints: of the two files.
-        tokenizer_sha256: of the tokenizer's file; None in folders of version 1.
+      version: format version.
+      source: source of the data.
+      dtype: dtype of the tokens.
+      train: number of training tokens.
+      val: number of validation tokens.
+      sha256: hash of the bytes of the training tokens followed by the validation tokens.
+      fingerprints: fingerprints of the two files.
+      tokenizer_sha256: hash of the tokenizer's file; None in folders of version 1.
     """
 
     version: int
@@ -64,7 +65,7 @@ class Meta:
 
 @dataclass(frozen=True)
 class Prepared:
-    """An open folder: tokens mapped, and what made them."""
+    """An open prepared folder: memory-mapped tokens and their tokenizer."""
 
     tokens: TokenFiles
     validation: TokenFiles
@@ -73,15 +74,15 @@ class Prepared:
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether `prepare` made this folder."""
+    """Return whether `prepare` wrote this folder."""
     return os.path.lexists(folder / META)
 
 
 def open_prepared(source: str) -> Prepared:
-    """Maps the tokens of a prepared folder, and checks the files against what it says of them.
+    """Map the tokens of a prepared folder, and check the files against ``tokens.json``.
 
     Raises:
-        UserError: a file is missing, damaged, or another than when the folder was made.
+      UserError: a file is missing, damaged, or has changed since the folder was written.
     """
     folder = Path(os.path.expanduser(source))
     meta = read_meta(folder)
@@ -91,7 +92,7 @@ def open_prepared(source: str) -> Prepared:
     def mapped(name: str, count: int, known: str) -> TokenFiles:
         path = folder / name
         if size_of(path) != count * dtype.itemsize or fingerprint(path) != known:
-            raise UserError(f"the file '{path}' is not the one that was prepared: prepare the data again")
+            raise UserError(f"the file '{path}' has changed since it was prepared: prepare the data again")
         return TokenFiles([np.memmap(path, dtype, "r")], str(path), tokenizer.vocab_size)
 
     train, val = map(mapped, FILES, (meta.train, meta.val), meta.fingerprints)
@@ -99,10 +100,10 @@ def open_prepared(source: str) -> Prepared:
 
 
 def read_meta(folder: Path) -> Meta:
-    """Reads and checks ``tokens.json``.
+    """Read and check ``tokens.json``.
 
     Raises:
-        UserError: it is missing, damaged or of another version.
+      UserError: it is missing, damaged or of another version.
     """
     where = show(folder / META)
     try:
@@ -132,21 +133,21 @@ def _meta(values: dict[str, Any], where: str) -> Meta:
 
 
 def write_prepared(source: str, out: Path, tokenizer: Tokenizer, training: Stream, validation: Stream | None) -> Meta:
-    """Writes the folder. Until it is whole it has another name, ``OUT.partial``, and no ``tokens.json``.
+    """Write a prepared folder. It is named ``OUT.partial``, without ``tokens.json``, until it is complete.
 
     Args:
-        source: what is prepared.
-        out: the folder; must not be there.
-        tokenizer: that makes the tokens.
-        training: the tokens, some at a time.
-        validation: those to validate on; None takes the last tenth of the training tokens, at most `MOST`.
+      source: source of the data.
+      out: the folder; must not exist.
+      tokenizer: tokenizer of the tokens.
+      training: training tokens, in chunks.
+      validation: validation tokens; None takes the last tenth of the training tokens, at most `MAX_VAL_TOKENS`.
 
     Returns:
-        What was written.
+      The content of ``tokens.json``.
 
     Raises:
-        UserError: the folder is there, another process is making it, or there are too few tokens.
-        OSError: the disk is full; nothing is left of the folder.
+      UserError: the folder exists, another process is writing it, or there are too few tokens.
+      OSError: the disk is full; nothing remains of the folder.
     """
     dtype = np.dtype(DTYPES[tokenizer.vocab_size > 1 << 16])
     with staged(out) as scratch:
@@ -154,14 +155,14 @@ def write_prepared(source: str, out: Path, tokenizer: Tokenizer, training: Strea
         digest = hashlib.sha256()
         count = _write(train, training, dtype, digest)
         if validation is None:
-            count, apart = _set_apart(train, val, count, dtype)
+            count, val_count = _split_files(train, val, count, dtype)
         else:
-            apart = _write(val, validation, dtype, digest)
-        if not count or not apart:
-            raise UserError(f"{source!r} has no text to {'validate on' if count else 'learn from'}")
+            val_count = _write(val, validation, dtype, digest)
+        if not count or not val_count:
+            raise UserError(f"{source!r} has no text to {'validate on' if count else 'train on'}")
         tokenizer.save(scratch)
-        prints, made_by = (fingerprint(train), fingerprint(val)), digest_of(scratch)
-        meta = Meta(VERSION, source, dtype.str, count, apart, digest.hexdigest(), prints, made_by)
+        prints, tokenizer_digest = (fingerprint(train), fingerprint(val)), digest_of(scratch)
+        meta = Meta(VERSION, source, dtype.str, count, val_count, digest.hexdigest(), prints, tokenizer_digest)
         replace(scratch / META, json.dumps(asdict(meta), indent=1) + "\n")
     return meta
 
@@ -169,17 +170,17 @@ def write_prepared(source: str, out: Path, tokenizer: Tokenizer, training: Strea
 def _write(path: Path, tokens: Stream, dtype: np.dtype, digest) -> int:
     count = 0
     with replacing(path) as file:
-        for some in tokens:
-            data = some.astype(dtype).tobytes()
+        for chunk in tokens:
+            data = chunk.astype(dtype).tobytes()
             digest.update(data)
             file.write(data)
-            count += len(some)
+            count += len(chunk)
     return count
 
 
-def _set_apart(train: Path, val: Path, count: int, dtype: np.dtype) -> tuple[int, int]:
-    """Moves the last tenth of the training tokens, as `split` cuts them, into a file of its own."""
-    start = max(border(count), count - MOST)
+def _split_files(train: Path, val: Path, count: int, dtype: np.dtype) -> tuple[int, int]:
+    """Move the last tenth of the training tokens, as in `split`, to the validation file."""
+    start = max(split_index(count), count - MAX_VAL_TOKENS)
     with train.open("rb") as source, replacing(val) as target:
         source.seek(start * dtype.itemsize)
         shutil.copyfileobj(source, target, _COPY)

@@ -1,4 +1,4 @@
-"""Numbers that a stream of tokens has before any model: counts, entropy, bits per character."""
+"""Statistics of tokens without a model: counts, unigram entropy, bits per character."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from jaxtyping import Int64
 
 from minigpt_flax.data.token_files import Tokens
 
-_CHUNK = 1 << 22  # tokens; `bincount` makes int64 of them, 32 MB at a time
+_CHUNK = 1 << 22  # tokens; `bincount` converts them to int64, 32 MB at a time
 _STRETCHES = 8
 
 
 def token_counts(tokens: Tokens, vocab_size: int = 0) -> Int64[np.ndarray, " vocab"]:
-    """Returns how often each token occurs, up to the largest one or `vocab_size - 1`.
+    """Return how often each token occurs, up to the largest token or `vocab_size - 1`.
 
     >>> token_counts(np.array([0, 2, 2])).tolist()
     [1, 0, 2]
@@ -28,10 +28,10 @@ def token_counts(tokens: Tokens, vocab_size: int = 0) -> Int64[np.ndarray, " voc
 
 
 def unigram_entropy(tokens: Tokens, vocab_size: int) -> float:
-    """Returns the entropy of the tokens' frequencies, in nats: the loss of a model without context.
+    """Return the entropy of the token frequencies, in nats: the loss of a model without context.
 
-    A uniform guess has ``log(vocab_size)``; training first falls to this value, then below it. Of more than 2**25
-    tokens, 8 stretches of 2**22 are counted, evenly spaced: enough for three digits, and read in a second.
+    A uniform guess has a loss of ``log(vocab_size)``; training first falls to this value, then below it. Above 2**25
+    tokens, only 8 evenly spaced stretches of 2**22 are counted: accurate to three digits, and read in a second.
 
     >>> round(unigram_entropy(np.array([0, 0, 1, 1]), 3), 4)  # log 2
     0.6931
@@ -46,14 +46,14 @@ def unigram_entropy(tokens: Tokens, vocab_size: int) -> float:
 
 
 def bits_per_character(loss: float, tokens: int, characters: int) -> float:
-    """Returns a mean loss in nats per token as bits per character, or per byte, of the text behind the tokens.
+    """Convert a mean loss in nats per token to bits per character, or per byte, of the text.
 
-    Runs with different tokenizers compare by this and not by their loss.
+    Unlike losses, bits per character are comparable between tokenizers.
 
     Args:
-        loss: mean cross-entropy, nats per token.
-        tokens: number of tokens in the text.
-        characters: number of characters in the text, or of bytes.
+      loss: mean cross-entropy, nats per token.
+      tokens: number of tokens in the text.
+      characters: number of characters in the text, or of bytes.
 
     >>> round(bits_per_character(2.0, tokens=100, characters=400), 4)
     0.7213

@@ -1,6 +1,6 @@
-"""Tokens in files: one array out of several, memory-mapped; the two ``.bin`` formats; a fingerprint of large files.
+"""Token files: several memory-mapped arrays as one; the two ``.bin`` formats; fingerprints of large files.
 
-Nothing here loads a file: what is read is what is asked for, and checked against the vocabulary then.
+No function loads a whole file: tokens are read on access, and then checked against the vocabulary.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from jaxtyping import Integer
 
 from minigpt_flax.errors import UserError
 
-HEADER = 256  # int32 at the beginning of llm.c's files
-BLOCK = 1 << 20  # bytes of a file that its fingerprint takes at a time
-BLOCKS = 64  # of a file
+HEADER = 256  # number of int32 in the header of llm.c's files
+BLOCK = 1 << 20  # bytes per block of a fingerprint
+BLOCKS = 64  # blocks per fingerprint
 
 
 @dataclass(frozen=True)
 class Format:
-    """What llm.c's header says of the tokens behind it.
+    """Format of llm.c's token files, identified by the magic number in their header.
 
     Attributes:
-        version: the only one that is known.
-        dtype: of a token.
-        vocab_size: number of tokens of the tokenizer that made them.
-        eot: the one that ends a document.
+      version: the supported version.
+      dtype: dtype of a token.
+      vocab_size: vocabulary size of the tokenizer.
+      eot: the end-of-text token.
     """
 
     version: int
@@ -39,11 +39,11 @@ class Format:
 
 
 FORMATS = {20240520: Format(1, "<u2", 50257, 50256), 20240801: Format(7, "<u4", 128256, 128001)}
-"""By llm.c's magic number: tokens of GPT-2 and of Llama 3 (``dev/data/data_common.py``)."""
+"""Formats by magic number: tokens of GPT-2 and of Llama 3 (``dev/data/data_common.py`` in llm.c)."""
 
 
 class TokenFiles:
-    """Arrays one after another that are read as one: ``tokens[positions]``, ``tokens[start:stop]``, ``len(tokens)``.
+    """Concatenation of arrays that is read on access: ``tokens[positions]``, ``tokens[start:stop]``, ``len(tokens)``.
 
     A slice is a view and reads nothing; ``np.asarray(tokens)`` reads everything.
 
@@ -53,12 +53,12 @@ class TokenFiles:
     """
 
     def __init__(self, parts: Sequence[np.ndarray], name: str, vocab_size: int | None = None):
-        """Takes the arrays.
+        """Concatenate arrays.
 
         Args:
-            parts: one-dimensional, of one dtype, memory-mapped where large; at least one.
-            name: of the source, for errors.
-            vocab_size: number of tokens that there are; None believes what it reads.
+          parts: one-dimensional arrays of one dtype, memory-mapped if large; at least one.
+          name: name of the source, for error messages.
+          vocab_size: vocabulary size that tokens are checked against; None checks nothing.
         """
         self.name, self.vocab_size = name, vocab_size
         self.dtype = parts[0].dtype
@@ -66,14 +66,14 @@ class TokenFiles:
         self._ends = np.cumsum([len(part) for part in parts])
 
     def __len__(self) -> int:
-        """Returns the number of tokens."""
+        """Return the number of tokens."""
         return int(self._ends[-1])
 
     def __getitem__(self, index: Any) -> Any:
-        """Returns a view for a slice of step 1; for an array of positions, from 0, the tokens there.
+        """Return a view for a slice of step 1, or the tokens at an array of positions, which start at 0.
 
         Raises:
-            UserError: a token lies outside the vocabulary.
+          UserError: a token is outside the vocabulary.
         """
         if isinstance(index, slice):
             return self._view(*index.indices(len(self))[:2])
@@ -86,18 +86,18 @@ class TokenFiles:
         return self._checked(found)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Returns all of them, in memory."""
+        """Return all tokens, in memory."""
         found = self._checked(np.concatenate(self._parts))
         return found if dtype is None else found.astype(dtype)
 
     @staticmethod
-    def joined(several: Sequence[TokenFiles]) -> TokenFiles:
-        """Returns those of several, one after another."""
+    def concatenate(several: Sequence[TokenFiles]) -> TokenFiles:
+        """Return the tokens of several, in order."""
         first = several[0]
         return TokenFiles([part for one in several for part in one._parts], first.name, first.vocab_size)
 
-    def within(self, vocab_size: int) -> TokenFiles:
-        """Returns the same tokens, checked against a vocabulary whenever they are read."""
+    def with_vocab_size(self, vocab_size: int) -> TokenFiles:
+        """Return the same tokens, checked against a vocabulary size whenever they are read."""
         return TokenFiles(self._parts, self.name, vocab_size)
 
     def _view(self, start: int, stop: int) -> TokenFiles:
@@ -110,8 +110,8 @@ class TokenFiles:
         largest = int(found.max(initial=0))
         if self.vocab_size is not None and largest >= self.vocab_size:
             raise UserError(
-                f"{self.name!r} has the token {largest}, but the tokenizer only {self.vocab_size} "
-                f"(0 to {self.vocab_size - 1}): it was made with another tokenizer, or is damaged"
+                f"{self.name!r} contains the token {largest}, but the tokenizer has only {self.vocab_size} "
+                f"(0 to {self.vocab_size - 1}): the file was made with another tokenizer, or is damaged"
             )
         return found
 
@@ -121,17 +121,17 @@ Tokens = Integer[np.ndarray, "_"] | TokenFiles
 
 
 def read_bin(path: Path) -> tuple[np.memmap, Format | None]:
-    """Maps a ``.bin`` file: llm.c's, told by the magic number of its header, or else nanoGPT's, which has none.
+    """Memory-map a ``.bin`` file of llm.c, which has a magic number in its header, or of nanoGPT, which has no header.
 
     Args:
-        path: of the file. Header: 256 little-endian int32, first magic, version and number of tokens.
-            Without one: uint16 tokens and nothing else.
+      path: path of the file. The header is 256 little-endian int32: magic number, version, number of tokens, zeros.
+        Without a header the file consists of uint16 tokens only.
 
     Returns:
-        The tokens, memory-mapped and read-only; the format, None for nanoGPT's.
+      The tokens, memory-mapped and read-only; the format, None for nanoGPT's.
 
     Raises:
-        UserError: it is empty, cut short, of an unknown version, or has the header of something else.
+      UserError: the file is empty, truncated, of an unknown version, or has an unknown header.
     """
     size = path.stat().st_size
     if size == 0:
@@ -142,13 +142,13 @@ def read_bin(path: Path) -> tuple[np.memmap, Format | None]:
     if len(head) == HEADER and int(head[2]) > 0 and not head[3:].any():
         known = " or ".join(map(str, FORMATS))
         raise UserError(
-            f"the file '{path}' has a header with the magic number {head[0]}; tokens of llm.c have {known}: "
-            "it is something else, or damaged"
+            f"the file '{path}' has a header with the magic number {head[0]}, but token files of llm.c have {known}: "
+            "it is of another kind, or damaged"
         )
     if size % 2:
         raise UserError(
-            f"the file '{path}' has {size} bytes, an odd number, so it is not a whole number of uint16 tokens; "
-            "it is cut short or no nanoGPT .bin file: prepare it again"
+            f"the file '{path}' has {size} bytes, which is not a whole number of uint16 tokens; it is truncated, or "
+            "not a nanoGPT .bin file: prepare it again"
         )
     return np.memmap(path, "<u2", "r"), None
 
@@ -157,21 +157,22 @@ def _with_header(path: Path, size: int, head: np.ndarray) -> tuple[np.memmap, Fo
     magic, version, count = (int(number) for number in head[:3])
     form = FORMATS[magic]
     if version != form.version:
-        raise UserError(f"the file '{path}' is of version {version} of llm.c's format; only {form.version} is known")
+        raise UserError(f"the file '{path}' has version {version} of llm.c's format; only {form.version} is supported")
     expected = head.nbytes + count * np.dtype(form.dtype).itemsize
     if size != expected or count < 1:
         raise UserError(
-            f"the file '{path}' has {size} bytes, but its header says {count} tokens, which take {expected}; "
-            "it is cut short or damaged: bring it here again"
+            f"the file '{path}' has {size} bytes, but the {count} tokens of its header need {expected}; "
+            "it is truncated or damaged: copy or prepare it again"
         )
     return np.memmap(path, form.dtype, "r", offset=head.nbytes), form
 
 
 def fingerprint(path: Path) -> str:
-    """Returns a SHA-256 of a file's length and content, in hexadecimal, in less than a second whatever the length.
+    """Return a hexadecimal SHA-256 of a file's size and content, in less than a second for any size.
 
-    Up to 64 MiB the content is the whole; of a longer file it is 64 blocks of 1 MiB, evenly spaced from its first to
-    its last byte: a file that was cut, extended or made anew is seen, a few bytes changed in between are not.
+    Up to 64 MiB it covers the whole content; of a larger file it covers 64 evenly spaced blocks of 1 MiB, including the
+    first and the last. It detects a file that was truncated, extended or regenerated, but not small edits between
+    blocks.
     """
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())

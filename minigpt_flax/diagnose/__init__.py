@@ -1,1 +1,1 @@
-"""Studies of a checkpoint: landscape, curvature, gradient noise, optimizer dynamics."""
+"""Studies of a checkpoint: loss landscape, curvature, gradient noise, optimizer dynamics."""

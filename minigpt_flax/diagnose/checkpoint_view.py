@@ -1,9 +1,10 @@
-"""What a diagnosis looks at: a checkpoint of a run as pure functions of its parameters, over fixed batches."""
+"""A checkpoint of a run as pure functions of its parameters over fixed batches: loss, gradient, Hessian, step."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,33 +15,33 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from jaxopt_mini import tree
+from jaxopt_mini import states, tree
 from minigpt_flax.diagnose.lanczos import Spectrum, flat, spectrum
-from minigpt_flax.train.build import Run, assemble, loss_sum
+from minigpt_flax.spec import Spec
+from minigpt_flax.train.build import Run, loss_sum, make_run
 from minigpt_flax.train.restore import reopen
 from minigpt_flax.train.state import TrainState
 
-LOOK_SEED = 1  # added to the run's seed: the batches looked at are not those of its first steps
-
-DEPTH = 16  # Lanczos products from one start
-PROBES = 3  # starts
+SEED_OFFSET = 1  # added to the run's seed, so that the batches differ from those of its first steps
+LANCZOS_STEPS = 16  # Hessian-vector products per probe
+PROBES = 3  # random start vectors
 
 Params = Any
 Report = Callable[[str, int, int], None]
-"""``(what, done, total)``: told after every piece of a long computation."""
+"""``(task, done, total)``: called after each part of a long computation."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A checkpoint and the batches that it is looked at with.
+class CheckpointView:
+    """A checkpoint and the batches to evaluate it on.
 
     Attributes:
-      run: the parts of the run.
-      state: the checkpoint; its parameters are those of the training, not an average.
+      run: the assembled run.
+      state: the checkpoint's state; ``params`` are the trained parameters, not an average of them.
       batches: int32[K, B, T + 1], fixed.
-      folder: of the run.
-      report: told of progress.
-      over: whether the run's schedule has ended at 0; steps from here are then looked at with the peak rate.
+      folder: folder of the run.
+      report: called with the progress.
+      schedule_ended: whether the run's learning rate has decayed to 0; steps then use the peak learning rate.
     """
 
     run: Run
@@ -48,7 +49,7 @@ class Subject:
     batches: Int32[Array, "K B length"]
     folder: Path
     report: Report
-    over: bool = False
+    schedule_ended: bool = False
 
     @property
     def params(self) -> Params:
@@ -62,26 +63,26 @@ class Subject:
 
     @property
     def lr(self) -> float:
-        """Learning rate of the step after the checkpoint, the peak if the run is over."""
-        return float(self.run.schedule(self.state.step))
+        """Learning rate of the next step; the peak rate if the schedule has ended."""
+        return _learning_rate(self.run, self.state)
 
     @property
     def tokens(self) -> int:
-        """Tokens in one of the batches."""
+        """Tokens per batch."""
         return self.batches.shape[1] * (self.batches.shape[2] - 1)
 
     def loss(self, params: Params, batch: Int32[Array, "B length"]) -> Float[Array, ""]:
-        """Mean loss of one batch in nats per token, nothing dropped out."""
+        """Mean loss of one batch without dropout, nats per token."""
         model = dataclasses.replace(self.run.model, dropout=0.0)
         total, count = loss_sum(model)(params, batch[:, :-1], batch[:, 1:], jax.random.key(0))
         return total / count
 
     def draw(self, number: int) -> Int32[Array, "K B length"]:
-        """The first so many batches of the order that diagnoses see."""
-        return draw(self.run, number)
+        """The first ``number`` batches of the order that ``batches`` starts."""
+        return draw_batches(self.run, number)
 
     def mean_loss(self, params: Params) -> Float[Array, ""]:
-        """Mean loss over all batches, one after the other."""
+        """Mean loss over all batches, computed sequentially."""
         return jax.lax.map(lambda batch: self.loss(params, batch), self.batches).mean()
 
     def gradient(self, params: Params, batches: Int32[Array, "K B length"]) -> Params:
@@ -89,10 +90,10 @@ class Subject:
         return _mean(lambda batch: jax.grad(self.loss)(params, batch), params, batches)
 
     def hessian_product(self, params: Params, vector: Params) -> Params:
-        """Hessian of :meth:`mean_loss` times a vector, by differentiating the gradient backwards.
+        """Hessian of :meth:`mean_loss` times a vector, by reverse-mode differentiation of the gradient.
 
-        The Hessian is symmetric, so that v^T H is H v; backwards, as a layer may have a gradient of its own, which
-        can't be differentiated forwards.
+        The Hessian is symmetric, so v^T H equals H v. Reverse mode, because a layer with a custom gradient may not
+        support forward mode.
         """
 
         def product(batch):
@@ -102,20 +103,25 @@ class Subject:
 
     @cached_property
     def spectrum(self) -> Spectrum:
-        """The spectrum of the Hessian, measured when it is first asked for."""
+        """The spectrum of the Hessian, estimated at first access."""
         product = flat(lambda vector: self.hessian_product(self.params, vector), self.params)
-        done = iter(range(1, DEPTH * PROBES + 1))
-        tick = lambda: self.report("hessian", next(done), DEPTH * PROBES)
-        return spectrum(product, self.size, jax.random.key(0), depth=DEPTH, probes=PROBES, tick=tick)
+        total = LANCZOS_STEPS * PROBES
+        done = iter(range(1, total + 1))
+        tick = lambda: self.report("hessian", next(done), total)
+        return spectrum(product, self.size, jax.random.key(0), depth=LANCZOS_STEPS, probes=PROBES, tick=tick)
 
     def step(self, state: TrainState, batch: Int32[Array, "B length"]) -> tuple[TrainState, Params]:
-        """One step of the run's own, and what it added to the parameters; ``state`` stays usable."""
-        after, _ = jax.jit(self.run.step)(state, batch)  # inside another jit nothing is donated
+        """One training step of the run.
+
+        Returns:
+          The next state and the change of the parameters; ``state`` stays valid.
+        """
+        after, _ = jax.jit(self.run.step)(state, batch)  # an outer jit ignores the inner one's donation
         return after, jax.tree.map(jnp.subtract, after.params, state.params)
 
 
 def _mean(function: Callable[[Array], Params], like: Params, batches: Int32[Array, "K B length"]) -> Params:
-    """Mean of a tree-valued function over batches, in the memory of one."""
+    """Mean of a tree-valued function over batches, with the memory of a single batch."""
 
     def add(total, batch):
         return jax.tree.map(jnp.add, total, function(batch)), None
@@ -124,26 +130,36 @@ def _mean(function: Callable[[Array], Params], like: Params, batches: Int32[Arra
     return jax.tree.map(lambda leaf: leaf / len(batches), total)
 
 
-def draw(run: Run, number: int) -> Int32[Array, "K B length"]:
-    """Batches of the run's own size from its training data, in an order of their own."""
+def draw_batches(run: Run, number: int) -> Int32[Array, "K B length"]:
+    """Batches of the run's batch size from its training data, in a different order than in training."""
     config = run.config
-    order = run.data.batches(config.batch_size, config.context, config.seed + LOOK_SEED)
-    return jnp.asarray(np.stack([order(t) for t in range(number)]))
+    batches = run.data.batches(config.batch_size, config.context, config.seed + SEED_OFFSET)
+    return jnp.asarray(np.stack([batches(t) for t in range(number)]))
 
 
-def load(folder: Path, step: str, number: int, report: Report) -> Subject:
+def load(
+    folder: Path, step: str, number: int, report: Report, *, data: Sequence[str] | None = None, trust: bool = False
+) -> CheckpointView:
     """Opens a checkpoint.
 
     Args:
-      folder: of the run.
-      step: a number of steps, "last" or "best".
-      number: K, how many batches of the run's own size to look at.
-      report: told of progress.
+      folder: folder of the run.
+      step: number of a step, "last" or "best".
+      number: K, the number of batches of the run's batch size.
+      report: called with the progress.
+      data: where the run's data is now; None looks where it was.
+      trust: execute optimizer code that the folder names.
 
     Raises:
-      UserError: no such run or checkpoint, or its data has changed.
+      UserError: the run or checkpoint doesn't exist, or its data is missing or has changed.
     """
-    run, state = reopen(folder, step)
-    if over := float(run.schedule(state.step)) == 0:  # no step would move, and any curvature would be stable
-        run = assemble(dataclasses.replace(run.config, schedule="constant"), run.data)
-    return Subject(run, state, draw(run, number), folder, report, over)
+    run, state = reopen(folder, step, data=data, trust=trust)
+    if ended := _learning_rate(run, state) == 0:  # at rate 0 no step moves and any curvature is stable
+        run = make_run(dataclasses.replace(run.config, schedule=Spec("constant")), run.data)
+    return CheckpointView(run, state, draw_batches(run, number), folder, report, ended)
+
+
+def _learning_rate(run: Run, state: TrainState) -> float:
+    """Learning rate of the step after a checkpoint; NaN where the optimizer doesn't tell it."""
+    rate = states.learning_rate(state.opt_state, run.schedule)
+    return math.nan if rate is None else float(jnp.asarray(rate))

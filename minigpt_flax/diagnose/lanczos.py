@@ -1,4 +1,4 @@
-"""Eigenvalues of a matrix that is known by its products with vectors alone: Lanczos, and what random starts add."""
+"""Matrix-free spectra of symmetric matrices: the Lanczos method and stochastic Lanczos quadrature."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from matfree import decomp
 
 
 class Ritz(NamedTuple):
-    """What one Lanczos run knows of a symmetric matrix of n rows.
+    """Ritz pairs of a symmetric n x n matrix from one Lanczos run.
 
     Attributes:
-      values: Ritz values, ascending; those at either end approach eigenvalues first.
-      weights: squared first components of the Ritz vectors: the values' shares of the spectrum as the start sees it.
-      errors: bounds of the distance of each value to an eigenvalue.
-      vectors: float32[depth, n], a Ritz vector a row.
+      values: Ritz values, ascending; the extreme ones converge to eigenvalues first.
+      weights: quadrature weights, the squared first components of the tridiagonal matrix's eigenvectors.
+      errors: bounds on the distance of each Ritz value to an eigenvalue.
+      vectors: float32[depth, n], one Ritz vector per row.
     """
 
     values: np.ndarray
@@ -33,15 +33,15 @@ Product = Callable[[Float[Array, " n"]], Float[Array, " n"]]
 
 
 def lanczos(product: Product, depth: int, tick: Callable[[], None]) -> Callable[[Float[Array, " n"]], Ritz]:
-    """Lanczos with full reorthogonalisation (matfree's ``tridiag_sym``), compiled once for all starts.
+    """The Lanczos method with full reorthogonalization (matfree's ``tridiag_sym``), compiled once for all starts.
 
     Args:
       product: v -> A v, traceable.
-      depth: number of products.
+      depth: number of Lanczos steps, each with one product.
       tick: called after every product.
 
     Returns:
-      A function of the vector to begin from, which is not zero.
+      A function of the start vector, which must not be zero.
     """
 
     def counted(vector):
@@ -54,7 +54,7 @@ def lanczos(product: Product, depth: int, tick: Callable[[], None]) -> Callable[
         return decomp.tridiag_sym(min(depth, start.size))(counted, start)
 
     def run(start):
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as matfree is written
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # matfree relies on both
             basis, matrix, residual, _ = decompose(start)
             jax.effects_barrier()
         values, vectors = np.linalg.eigh(np.asarray(matrix, np.float64))
@@ -66,17 +66,17 @@ def lanczos(product: Product, depth: int, tick: Callable[[], None]) -> Callable[
 
 
 class Spectrum(NamedTuple):
-    """What several Lanczos runs from random signs know.
+    """A spectrum estimated by several Lanczos runs from Rademacher vectors.
 
     Attributes:
       largest: estimate of the largest eigenvalue.
-      smallest: of the smallest.
-      errors: bounds of the errors of the two.
-      trace: Hutchinson's estimate of the sum of all eigenvalues.
-      trace_sem: its standard error.
+      smallest: estimate of the smallest eigenvalue.
+      errors: error bounds of ``largest`` and ``smallest``.
+      trace: Hutchinson estimate of the trace.
+      trace_sem: standard error of ``trace``.
       values: Ritz values of all runs.
-      weights: their shares of the spectrum, summing to one.
-      vectors: the Ritz vectors of the two largest values of the run that came closest.
+      weights: quadrature weights of ``values``, with sum 1.
+      vectors: Ritz vectors of the two largest Ritz values, from the run that found ``largest``.
     """
 
     largest: float
@@ -90,16 +90,16 @@ class Spectrum(NamedTuple):
 
 
 def spectrum(product: Product, size: int, key: Array, *, depth: int, probes: int, tick: Callable[[], None]) -> Spectrum:
-    """Estimates ends, trace and density of the spectrum by stochastic Lanczos quadrature.
+    """Estimates extreme eigenvalues, trace and density of the spectrum by stochastic Lanczos quadrature.
 
-    Ghorbani, Krishnan, Xiao (2019, arXiv 1901.10159). A run from a vector z of random signs has z^T A z / n for its
-    weighted mean, so the same runs give Hutchinson's trace.
+    Ghorbani, Krishnan, Xiao (2019, arXiv 1901.10159). The weighted mean of the Ritz values of a run from a Rademacher
+    vector z is z^T A z / n, so the same runs yield Hutchinson's trace estimate.
 
     Args:
       product: v -> A v.
       size: n, number of rows.
       key: random key.
-      depth: products in a run.
+      depth: Lanczos steps per run.
       probes: number of runs, at least 2.
       tick: called after every product.
     """
@@ -122,12 +122,12 @@ def spectrum(product: Product, size: int, key: Array, *, depth: int, probes: int
 
 
 def flat(function: Callable, like: object) -> Product:
-    """A map of trees like ``like`` as a map of vectors."""
+    """A function of trees with the structure of ``like`` as a function of flat vectors."""
     _, unravel = ravel_pytree(like)
     return lambda vector: ravel_pytree(function(unravel(vector)))[0]
 
 
 def density(values: np.ndarray, weights: np.ndarray, grid: np.ndarray, width: float) -> np.ndarray:
-    """Share of eigenvalues per unit, each value spread as a Gaussian of this width."""
+    """Spectral density on ``grid``: the weighted values, smoothed by a Gaussian of standard deviation ``width``."""
     bumps = np.exp(-(((grid[:, None] - values[None]) / width) ** 2) / 2) / (width * np.sqrt(2 * np.pi))
     return bumps @ weights

@@ -1,8 +1,8 @@
-"""The loss around a checkpoint: along lines, over planes, under noise on one parameter, and along the run's own path.
+"""The loss landscape at a checkpoint: along lines, over planes, under parameter noise, and over the run's trajectory.
 
-Random directions are filter-normalised (Li et al. 2018, arXiv 1712.09913): the part of a direction that belongs to one
-output unit has the norm of that unit's weights, so that the picture doesn't depend on how a network that computes the
-same is scaled. Biases and norms' scales stay.
+Random directions are filter-normalized (Li et al. 2018, arXiv 1712.09913): the part of a direction that belongs to one
+output unit has the norm of that unit's weights, so that the landscape doesn't depend on rescalings that leave the
+network's function unchanged. Biases and normalization scales are not perturbed.
 """
 
 from __future__ import annotations
@@ -18,67 +18,69 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from jaxopt_mini import tree
-from minigpt_flax.diagnose.checkpoint_view import Params, Subject
-from minigpt_flax.diagnose.result import Finding
+from minigpt_flax.diagnose.checkpoint_view import CheckpointView, Params
+from minigpt_flax.diagnose.result import StudyResult
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.runs.plots import COLOURS, DASHES, dress
+from minigpt_flax.runs.plots import COLORS, DASHES, style_axes
 from minigpt_flax.train.restore import open_checkpoints
 
-POINTS = 25  # on a line
-SIDE = 15  # points on the side of a plane
+POINTS = 25  # points on a line
+SIDE = 15  # points per side of a plane
 SPAN = {"random": 1.0, "gradient": 0.03, "update": 0.03, "hessian": 0.03}  # of the parameters' norm, to either side
-SAMPLES = 32  # of the noise on one parameter
-ENOUGH = 3  # checkpoints for a path
+SAMPLES = 32  # draws of the parameter noise
+MIN_CHECKPOINTS = 3  # checkpoints needed for a trajectory
 
 
-def study(subject: Subject, parameter: str | None = None, noise: float = 0.01) -> Finding:
-    """Draws lines, a plane, noise on one parameter and the run's path.
+def study(view: CheckpointView, parameter: str | None = None, noise: float = 0.01) -> StudyResult:
+    """Scans the loss along lines and over a plane, under noise on one parameter, and over the run's trajectory.
 
     Args:
-      subject: the checkpoint.
-      parameter: name of the parameter that noise is added to; None takes the first matrix.
+      view: the checkpoint.
+      parameter: name of the parameter to add noise to; None selects the first hidden matrix.
       noise: standard deviation of that noise.
 
     Raises:
       UserError: no parameter has that name.
     """
-    params, loss = subject.params, jax.jit(subject.mean_loss)
-    name = parameter or first_matrix(subject)
-    perturbed = perturb(loss, params, name, noise, SAMPLES, jax.random.key(2))
-    subject.report("landscape", 1, len(DIRECTIONS) + 3)
-    directions = {name: draw(subject) for name, draw in DIRECTIONS.items()}
+    params, loss = view.params, jax.jit(view.mean_loss)
+    done, total = iter(range(1, len(DIRECTIONS) + 4)), len(DIRECTIONS) + 3
+    tick = lambda: view.report("landscape", next(done), total)
+    perturbed = perturb(loss, params, parameter or first_matrix(view), noise, SAMPLES, jax.random.key(2))
+    tick()
+    directions = {name: direction_of(view) for name, direction_of in DIRECTIONS.items()}
     lines = {}
-    for i, (way, direction) in enumerate(directions.items(), start=2):
-        lines[way] = line(loss, params, direction, SPAN[way], POINTS)
-        subject.report("landscape", i, len(directions) + 3)
-    plane = grid(loss, params, (directions["random"], _random(subject, seed=1)), (SPAN["random"], SPAN["random"]), SIDE)
-    subject.report("landscape", len(directions) + 2, len(directions) + 3)
-    path = trajectory(subject, loss)
-    subject.report("landscape", len(directions) + 3, len(directions) + 3)
+    for name, direction in directions.items():
+        lines[name] = scan_line(loss, params, direction, SPAN[name], POINTS)
+        tick()
+    axes, span = (directions["random"], _random(view, seed=1)), SPAN["random"]
+    plane = scan_plane(loss, params, axes, (span, span), SIDE)
+    tick()
+    path = trajectory(view, loss)
+    tick()
     numbers = {"lines": lines, "plane": plane, "perturbed": perturbed, "path": path}
-    return Finding(_sentences(numbers, float(loss(params))), numbers, lambda figure: _draw(figure, numbers))
+    return StudyResult(_sentences(numbers, float(loss(params))), numbers, lambda figure: _draw(figure, numbers))
 
 
-def _random(subject: Subject, seed: int = 0) -> Params:
-    return filter_normalised(jax.random.key(seed), subject.params, subject.run.layout)
+def _random(view: CheckpointView, seed: int = 0) -> Params:
+    return filter_normalized(jax.random.key(seed), view.params, view.run.layout)
 
 
-def _gradient(subject: Subject) -> Params:
-    return scaled(jax.jit(subject.gradient)(subject.params, subject.batches), subject.params)
+def _gradient(view: CheckpointView) -> Params:
+    return scaled(jax.jit(view.gradient)(view.params, view.batches), view.params)
 
 
-def _update(subject: Subject) -> Params:
-    """The step that the optimizer would take next."""
-    return scaled(subject.step(subject.state, subject.batches[0])[1], subject.params)
+def _update(view: CheckpointView) -> Params:
+    """The optimizer's next update."""
+    return scaled(view.step(view.state, view.batches[0])[1], view.params)
 
 
-def _hessian(subject: Subject) -> Params:
-    """The direction of the largest curvature."""
-    _, unravel = ravel_pytree(subject.params)
-    return scaled(unravel(subject.spectrum.vectors[0]), subject.params)
+def _hessian(view: CheckpointView) -> Params:
+    """The direction of largest curvature."""
+    _, unravel = ravel_pytree(view.params)
+    return scaled(unravel(view.spectrum.vectors[0]), view.params)
 
 
-DIRECTIONS: dict[str, Callable[[Subject], Params]] = {
+DIRECTIONS: dict[str, Callable[[CheckpointView], Params]] = {
     "random": _random,
     "gradient": _gradient,
     "update": _update,
@@ -86,8 +88,8 @@ DIRECTIONS: dict[str, Callable[[Subject], Params]] = {
 }
 
 
-def filter_normalised(key: Array, params: Params, layout: Any) -> Params:
-    """A random direction, each output unit's part as long as the unit's weights; zero for vectors.
+def filter_normalized(key: Array, params: Params, layout: Any) -> Params:
+    """A random direction in which each output unit has the norm of its weights; zero for vectors.
 
     Args:
       key: random key.
@@ -97,67 +99,83 @@ def filter_normalised(key: Array, params: Params, layout: Any) -> Params:
     leaves, structure = jax.tree.flatten(params)
     keys = jax.tree.unflatten(structure, jax.random.split(key, len(leaves)))
 
-    def one(key, leaf, entry):
+    def sample(key, leaf, entry):
         if not entry.inputs:
             return jnp.zeros_like(leaf)
-        draw = jax.random.normal(key, leaf.shape, leaf.dtype)
-        length = lambda x: jnp.sqrt(jnp.sum(tree.absolute_square(x), axis=entry.inputs, keepdims=True))
-        return (draw * (length(leaf) / length(draw))).astype(leaf.dtype)
+        noise = jax.random.normal(key, leaf.shape, leaf.dtype)
+        norms = lambda x: jnp.sqrt(jnp.sum(tree.absolute_square(x), axis=entry.inputs, keepdims=True))
+        return (noise * (norms(leaf) / norms(noise))).astype(leaf.dtype)
 
-    return jax.tree.map(one, keys, params, layout)
+    return jax.tree.map(sample, keys, params, layout)
 
 
 def scaled(direction: Params, params: Params) -> Params:
-    """A direction as long as the parameters."""
+    """A direction scaled to the norm of the parameters."""
     factor = tree.norm(params) / jnp.maximum(tree.norm(direction), jnp.finfo(jnp.float32).tiny)
     return jax.tree.map(lambda leaf: leaf * factor, direction)
 
 
-def along(params: Params, *steps: tuple[Params, Float[Array, ""] | float]) -> Params:
-    """``params`` plus multiples of directions."""
+def displaced(params: Params, *steps: tuple[Params, Float[Array, ""] | float]) -> Params:
+    """``params`` plus multiples of directions.
+
+    Args:
+      params: tree of arrays.
+      steps: pairs of a direction and its factor.
+    """
     for direction, distance in steps:
         params = jax.tree.map(lambda p, d, a=distance: p + a * d, params, direction)
     return params
 
 
-def line(loss: Callable, params: Params, direction: Params, span: float, points: int) -> dict[str, list[float]]:
-    """Losses at ``points`` (odd) places from ``-span`` to ``span`` along a direction, the middle one unmoved.
+def scan_line(loss: Callable, params: Params, direction: Params, span: float, points: int) -> dict[str, list[float]]:
+    """Losses at evenly spaced points from ``-span`` to ``span`` along a direction.
+
+    Args:
+      loss: params -> loss.
+      params: tree of arrays, the center.
+      direction: tree of arrays.
+      span: largest distance, in lengths of the direction.
+      points: number of points, odd, so that the middle one is ``params``.
 
     Returns:
       ``distance``, in lengths of the direction, and ``loss``.
     """
     distances = np.linspace(-span, span, points, dtype=np.float32)
-    at = jax.jit(lambda a: loss(along(params, (direction, a))))
+    at = jax.jit(lambda a: loss(displaced(params, (direction, a))))
     return {"distance": distances.tolist(), "loss": [float(at(a)) for a in distances]}
 
 
-def grid(
+def scan_plane(
     loss: Callable, params: Params, directions: tuple[Params, Params], spans: tuple[float, float], side: int
 ) -> dict[str, Any]:
-    """Losses over a plane: ``x``, ``y`` (distances along the two directions) and ``loss``, a row a y."""
+    """Losses over a plane.
+
+    Returns:
+      ``x`` and ``y``, distances along the two directions, and ``loss``, one row per ``y``.
+    """
     x, y = (np.linspace(-span, span, side, dtype=np.float32) for span in spans)
     return _plane(loss, params, directions, x, y)
 
 
 def _plane(loss: Callable, params: Params, directions: tuple[Params, Params], x: Any, y: Any) -> dict[str, Any]:
-    at = jax.jit(lambda a, b: loss(along(params, (directions[0], a), (directions[1], b))))
+    at = jax.jit(lambda a, b: loss(displaced(params, (directions[0], a), (directions[1], b))))
     return {"x": x.tolist(), "y": y.tolist(), "loss": [[float(at(a, b)) for a in x] for b in y]}
 
 
-def first_matrix(subject: Subject) -> str:
+def first_matrix(view: CheckpointView) -> str:
     """Name of the first hidden matrix."""
-    entries = jax.tree.leaves_with_path(subject.run.layout)
+    entries = jax.tree.leaves_with_path(view.run.layout)
     return next(tree.path_name(path) for path, entry in entries if entry.role == "matrix")
 
 
 def perturb(loss: Callable, params: Params, name: str, noise: float, samples: int, key: Array) -> dict[str, Any]:
-    """The course's probe: the loss under Gaussian noise on one parameter. The parameters themselves stay.
+    """The loss under Gaussian noise on one parameter; ``params`` stays unchanged.
 
     Args:
       loss: params -> loss.
       params: tree of arrays.
-      name: of the parameter, as ``blocks/mlp/up/kernel``.
-      noise: standard deviation.
+      name: name of the parameter, such as ``blocks/mlp/up/kernel``.
+      noise: standard deviation of the noise.
       samples: number of draws.
       key: random key.
 
@@ -169,18 +187,18 @@ def perturb(loss: Callable, params: Params, name: str, noise: float, samples: in
     """
     leaves = {tree.path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
     if name not in leaves:
-        there = ", ".join(leaves)
-        raise UserError(f"no parameter is called {name!r}{nearest(name, leaves)}; there are: {there}")
+        names = ", ".join(leaves)
+        raise UserError(f"no parameter is called {name!r}{nearest(name, leaves)}; there are: {names}")
 
-    def moved(key):
-        def one(path, leaf):
+    def add_noise(key):
+        def change(path, leaf):
             if tree.path_name(path) != name:
                 return leaf
             return leaf + noise * jax.random.normal(key, leaf.shape, leaf.dtype)
 
-        return jax.tree.map_with_path(one, params)
+        return jax.tree.map_with_path(change, params)
 
-    at = jax.jit(lambda key: loss(moved(key)))
+    at = jax.jit(lambda key: loss(add_noise(key)))
     losses = np.array([float(at(k)) for k in jax.random.split(key, samples)])
     return {
         "parameter": name,
@@ -193,87 +211,92 @@ def perturb(loss: Callable, params: Params, name: str, noise: float, samples: in
     }
 
 
-def trajectory(subject: Subject, loss: Callable) -> dict[str, Any] | None:
-    """The run's checkpoints on the plane of their two principal directions, with the loss over that plane.
+def trajectory(view: CheckpointView, loss: Callable) -> dict[str, Any] | None:
+    """The run's checkpoints in the plane of their two principal components, and the loss over that plane.
+
+    The components are those of the checkpoints' offsets from the last one.
 
     Returns:
-      ``steps``, ``x``, ``y`` of each checkpoint, ``explained`` (share of the movement that the plane holds) and
-      ``plane``; None where there are fewer than ``ENOUGH`` checkpoints.
+      ``steps``, ``x`` and ``y`` of each checkpoint, ``explained`` (share of the offsets' squared norms that lies in the
+      plane) and ``plane``; None for fewer than ``MIN_CHECKPOINTS`` checkpoints.
     """
-    with open_checkpoints(subject.folder) as checkpoints:
-        like = jax.eval_shape(subject.run.init)
+    with open_checkpoints(view.folder) as checkpoints:
+        like = jax.eval_shape(view.run.init)
         steps = checkpoints.steps()
-        if len(steps) < ENOUGH:
+        if len(steps) < MIN_CHECKPOINTS:
             return None
-        places = [checkpoints.read(step, like).params for step in steps]
-    origin = places[-1]
-    moves = [jax.tree.map(jnp.subtract, place, origin) for place in places]
-    gram = np.array([[float(tree.inner(a, b)) for b in moves] for a in moves])
+        points = [checkpoints.read(step, like).params for step in steps]
+    origin = points[-1]
+    offsets = [jax.tree.map(jnp.subtract, point, origin) for point in points]
+    gram = np.array([[float(tree.inner(a, b)) for b in offsets] for a in offsets])
     values, vectors = np.linalg.eigh(gram)
-    axes = [scaled(_combined(moves, vectors[:, i]), {"unit": jnp.ones(1)}) for i in (-1, -2)]
-    x, y = ([float(tree.inner(move, axis)) for move in moves] for axis in axes)
-    sides = [_around(values) for values in (x, y)]
+    axes = [scaled(_combined(offsets, vectors[:, i]), {"unit": jnp.ones(1)}) for i in (-1, -2)]
+    x, y = ([float(tree.inner(offset, axis)) for offset in offsets] for axis in axes)
+    sides = [_side(coordinates) for coordinates in (x, y)]
     plane = _plane(loss, origin, (axes[0], axes[1]), *sides)
     explained = float(values[-2:].sum() / max(values.sum(), np.finfo(np.float64).tiny))
     return {"steps": steps, "x": x, "y": y, "explained": explained, "plane": plane}
 
 
 def _combined(trees: list[Params], weights: np.ndarray) -> Params:
+    """Linear combination of trees."""
     return jax.tree.map(lambda *leaves: sum(float(w) * x for w, x in zip(weights, leaves, strict=True)), *trees)
 
 
-def _around(values: list[float]) -> np.ndarray:
+def _side(values: list[float]) -> np.ndarray:
+    """float32[SIDE], evenly spaced over the range of ``values`` plus a margin."""
     low, high = min(values), max(values)
     margin = 0.2 * (high - low) or 1.0
     return np.linspace(low - margin, high + margin, SIDE, dtype=np.float32)
 
 
-def _sentences(numbers: dict[str, Any], here: float) -> list[str]:
-    said = [f"The loss here is {here:.4f} nats/token."]
-    for name, found in numbers["lines"].items():
-        rise = max(found["loss"]) - here
-        lowest = int(np.argmin(found["loss"]))
-        drop = here - found["loss"][lowest]
-        where = f"; lowest {drop:.2g} below, at {found['distance'][lowest]:+.3g}" if drop > 1e-4 else ""
-        said.append(
-            f"Along the {name} direction it rises by {rise:.3g} within {SPAN[name]:g} of the parameters' norm{where}."
-        )
-    p = numbers["perturbed"]
-    said.append(
-        f"Noise of {p['noise']:g} on {p['parameter']} gives {p['mean']:.4f} on average "
-        f"(spread {p['spread']:.2g}, from {p['min']:.4f} to {p['max']:.4f}), {p['mean'] - p['unperturbed']:+.2g}."
+def _sentences(numbers: dict[str, Any], center: float) -> list[str]:
+    sentences = [f"The loss at the checkpoint is {center:.4f} nats/token."]
+    sentences += [_describe_line(name, line, center) for name, line in numbers["lines"].items()]
+    p, path = numbers["perturbed"], numbers["path"]
+    sentences.append(
+        f"Noise of standard deviation {p['noise']:g} on {p['parameter']} changes the loss by "
+        f"{p['mean'] - p['unperturbed']:+.2g} on average, to {p['mean']:.4f} (standard deviation {p['spread']:.2g}, "
+        f"{p['min']:.4f} to {p['max']:.4f})."
     )
-    path = numbers["path"]
-    if path is None:
-        said.append(f"A path needs {ENOUGH} checkpoints: train with a larger --keep to see it.")
-    else:
-        said.append(
-            f"The {len(path['steps'])} checkpoints lie to {path['explained']:.0%} in the plane that is drawn with them."
-        )
-    return said
+    sentences.append(
+        f"A trajectory needs {MIN_CHECKPOINTS} checkpoints: train with a larger --keep."
+        if path is None
+        else f"The plane drawn with the {len(path['steps'])} checkpoints explains {path['explained']:.0%} of their "
+        "variation."
+    )
+    return sentences
+
+
+def _describe_line(name: str, line: dict[str, list[float]], center: float) -> str:
+    rise = max(line["loss"]) - center
+    lowest = int(np.argmin(line["loss"]))
+    drop = center - line["loss"][lowest]
+    minimum = f"; the minimum is {drop:.2g} lower, at {line['distance'][lowest]:+.3g}" if drop > 1e-4 else ""
+    return f"Along the {name} direction it rises by {rise:.3g} within {SPAN[name]:g} times the parameter norm{minimum}."
 
 
 def _draw(figure: Figure, numbers: dict[str, Any]) -> None:
     lines, plane, path = figure.subplots(1, 3)
-    for (name, found), colour, dash in zip(numbers["lines"].items(), COLOURS, DASHES, strict=False):
-        share = np.array(found["distance"]) / max(found["distance"])
-        lines.plot(share, found["loss"], color=colour, linestyle=dash, label=f"{name}, to {SPAN[name]:g}")
-    lines.set_title("lines; gradient: uphill to the right", fontsize=10)
-    lines.set_xlabel("distance, as a part of the span named")
+    for (name, line), color, dash in zip(numbers["lines"].items(), COLORS, DASHES, strict=False):
+        fraction = np.array(line["distance"]) / max(line["distance"])
+        lines.plot(fraction, line["loss"], color=color, linestyle=dash, label=f"{name}, span {SPAN[name]:g}")
+    lines.set_title("lines; the gradient points to the right", fontsize=10)
+    lines.set_xlabel("distance / span")
     lines.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-    dress(lines, "loss (nats/token)")
-    _contours(plane, numbers["plane"], "random plane, filter-normalised")
+    style_axes(lines, "loss (nats/token)")
+    _contours(plane, numbers["plane"], "random plane, filter-normalized")
     if numbers["path"] is None:
         path.set_axis_off()
         return
-    _contours(path, numbers["path"]["plane"], "the run's path, principal plane")
+    _contours(path, numbers["path"]["plane"], "trajectory, plane of principal components")
     path.plot(numbers["path"]["x"], numbers["path"]["y"], "-o", color="black", markersize=3, linewidth=1)
 
 
-def _contours(axes: Any, found: dict[str, Any], title: str) -> None:
-    heights = np.array(found["loss"])
+def _contours(axes: Any, plane: dict[str, Any], title: str) -> None:
+    heights = np.array(plane["loss"])
     finite = np.where(np.isfinite(heights), heights, np.nanmax(heights[np.isfinite(heights)]))
-    drawn = axes.contour(found["x"], found["y"], finite, levels=12, cmap="cividis")
-    axes.clabel(drawn, fontsize=7)
+    contours = axes.contour(plane["x"], plane["y"], finite, levels=12, cmap="cividis")
+    axes.clabel(contours, fontsize=7)
     axes.set_title(title, fontsize=10)
-    dress(axes, "")
+    style_axes(axes, "")

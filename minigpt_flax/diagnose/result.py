@@ -1,4 +1,4 @@
-"""What a study of a run found: sentences for a person, numbers for a program, a picture for both."""
+"""The result of a study: sentences to read, numbers to process, and a figure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class Finding:
+class StudyResult:
     """The result of one study.
 
     Attributes:
-      sentences: what was found and what it means, each a line or two.
-      numbers: what was measured, as JSON knows it.
-      draw: fills an empty figure.
+      sentences: the findings and their interpretation.
+      numbers: the measurements, as JSON values.
+      draw: draws the measurements into an empty figure.
     """
 
     sentences: list[str]

@@ -1,4 +1,4 @@
-"""Causal self-attention (Vaswani et al. 2017, arXiv:1706.03762), with grouped heads and rotations where asked."""
+"""Causal self-attention (Vaswani et al. 2017, arXiv:1706.03762), with grouped heads and rotary positions as options."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from minigpt_flax.model.attention_kernels import cudnn, tpu
+from minigpt_flax.model.attention_kernels import cudnn, differentiable_twice, tpu
 from minigpt_flax.model.config import DTYPE_NAMES, ModelConfig
 from minigpt_flax.model.document_mask import restart_positions
 from minigpt_flax.model.dropout import Dropout
 from minigpt_flax.model.initializers import INITS
-from minigpt_flax.model.linear import Dense, wide_product
+from minigpt_flax.model.linear import Dense, matmul_float32_out
 from minigpt_flax.model.norm import Norm
 from minigpt_flax.model.position import POSITIONS, rotate
-from minigpt_flax.model.twice import differentiable_twice
 
 
 def attend(
@@ -31,67 +30,68 @@ def attend(
     documents: Int[Array, "B T"] | None = None,
     scale: float | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Averages for each query the values at its own and earlier positions: ``softmax(scale q k^T) v``.
+    """Attend causally: ``softmax(scale q k^T) v``, each query to the keys at its own and earlier positions.
 
-    Query heads share key and value heads in groups of N / K neighbours (Ainslie et al. 2023, arXiv:2305.13245). The
-    queries of one group become rows of one matrix, so both products are plain batched matrix products and keys and
-    values are never repeated. Softmax is float32 whatever the type of ``q``.
+    Query heads share key and value heads in groups of N / K neighbors (Ainslie et al. 2023, arXiv:2305.13245). The
+    queries of one group become rows of one matrix, so both products are plain batched matrix products, and keys and
+    values are never repeated. Softmax is computed in float32 for any dtype of ``q``.
 
     Args:
-        q: Queries.
-        k: Keys; K divides N.
-        v: Values.
-        drop: Applied to the attention weights. None leaves them.
-        documents: A number of each token's document; no query sees another one's keys. None means one document.
-        scale: Of the products. None means ``1 / sqrt(H)``.
+      q: queries.
+      k: keys; K divides N.
+      v: values.
+      drop: dropout of the attention weights; None applies none.
+      documents: document number of each token; a query attends only to keys of its own document. None means one
+        document.
+      scale: scale of the scores; None means ``1 / sqrt(H)``.
 
     Returns:
-        A mixture of values per query, in the type of ``v``.
+      A weighted mean of values per query, in the dtype of ``v``.
     """
     batch, length, heads, size = q.shape
     kv_heads, group = k.shape[2], heads // k.shape[2]
-    q = scaled(q, scale).reshape(batch, length, kv_heads, group, size).transpose(0, 2, 3, 1, 4)
+    q = scale_queries(q, scale).reshape(batch, length, kv_heads, group, size).transpose(0, 2, 3, 1, 4)
     q = q.reshape(batch * kv_heads, group * length, size)
     k, v = (a.transpose(0, 2, 1, 3).reshape(batch * kv_heads, length, size) for a in (k, v))
-    scores = wide_product(q, k.transpose(0, 2, 1)).reshape(batch * heads, length, length)
-    seen = jnp.tril(jnp.ones((length, length), bool))[None]
+    scores = matmul_float32_out(q, k.transpose(0, 2, 1)).reshape(batch * heads, length, length)
+    mask = jnp.tril(jnp.ones((length, length), bool))[None]
     if documents is not None:
-        seen = jnp.repeat(seen & (documents[:, :, None] == documents[:, None, :]), heads, axis=0)
-    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1).astype(v.dtype)
+        mask = jnp.repeat(mask & (documents[:, :, None] == documents[:, None, :]), heads, axis=0)
+    weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1).astype(v.dtype)
     weights = weights if drop is None else drop(weights)
     out = jnp.matmul(weights.reshape(batch * kv_heads, group * length, length), v)
     out = out.reshape(batch, kv_heads, group, length, size).transpose(0, 3, 1, 2, 4)
     return out.reshape(batch, length, heads, size)
 
 
-def scaled(q: Float[Array, "*rows H"], scale: float | None) -> Float[Array, "*rows H"]:
-    """Queries, multiplied by what their products with keys are to be multiplied by; None means ``1 / sqrt(H)``."""
+def scale_queries(q: Float[Array, "*rows H"], scale: float | None) -> Float[Array, "*rows H"]:
+    """Multiply queries by the scale of the scores; None means ``1 / sqrt(H)``."""
     return q / q.shape[-1] ** 0.5 if scale is None else q * scale
 
 
-class Row(NamedTuple):
-    """One way to compute `attend`."""
+class Kernel(NamedTuple):
+    """One implementation of `attend`."""
 
     attend: Callable[..., Array]
-    backend: str | None  # JAX's name of the only kind of device that has it; None means all
-    dtypes: tuple[str, ...]  # that it computes in
-    drops: bool  # whether it can drop weights
+    backend: str | None  # the JAX backend that it requires; None means any
+    dtypes: tuple[str, ...]  # supported dtypes
+    drops: bool  # whether it supports dropout of the attention weights
 
 
-ATTENTION: dict[str, Row] = {
-    "plain": Row(attend, None, DTYPE_NAMES, drops=True),
-    "cudnn": Row(differentiable_twice(cudnn, attend), "gpu", ("bfloat16",), drops=False),
-    "tpu": Row(differentiable_twice(tpu, attend), "tpu", DTYPE_NAMES, drops=False),
+ATTENTION: dict[str, Kernel] = {
+    "plain": Kernel(attend, None, DTYPE_NAMES, drops=True),
+    "cudnn": Kernel(differentiable_twice(cudnn, attend), "gpu", ("bfloat16",), drops=False),
+    "tpu": Kernel(differentiable_twice(tpu, attend), "tpu", DTYPE_NAMES, drops=False),
 }
 
 
 class Attention(nn.Module):
-    """Projections to queries, keys and values, a row of `ATTENTION`, and the projection back to the residual stream."""
+    """Projections to queries, keys and values; a row of `ATTENTION`; and the output projection."""
 
     config: ModelConfig
 
     def setup(self) -> None:
-        """Names the parts."""
+        """Declare the submodules."""
         config, size = self.config, self.config.head_size
         init = INITS[config.init_scheme]
         self.query = Dense(config.heads * size, config.bias, init.first)
@@ -105,30 +105,30 @@ class Attention(nn.Module):
     def __call__(
         self, x: Float[Array, "B T D"], documents: Int[Array, "B T"] | None = None, *, deterministic: bool
     ) -> Float[Array, "B T D"]:
-        """Mixes information from earlier tokens of its document into each token."""
+        """Attend from each token to the earlier tokens of its document."""
         config = self.config
         positions = jnp.arange(x.shape[1]) if documents is None else restart_positions(documents)
         drops = config.dropout > 0 and not deterministic
         drop = functools.partial(self.weights_dropout, deterministic=False) if drops else None
         q, k, v = self.project(x, positions)
         attend = functools.partial(ATTENTION[config.attention].attend, scale=config.attention_scale)
-        return self.join(attend(q, k, v, drop=drop, documents=documents))
+        return self.attention_output(attend(q, k, v, drop=drop, documents=documents))
 
     def project(
         self, x: Float[Array, "B T D"], positions: Int[Array, " T"] | Int[Array, "B T"]
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
-        """Makes queries, keys and values of tokens at these positions: all that `attend` needs to know of them."""
+        """Compute queries, keys and values of tokens at these positions: normalized and rotated, ready for `attend`."""
         q, k, v = (
             part(x).reshape(*x.shape[:2], -1, self.config.head_size) for part in (self.query, self.key, self.value)
         )
         if self.config.qk_norm:
             q, k = self.query_norm(q), self.key_norm(k)
-        if (angles := POSITIONS[self.config.position].angles) is not None:
-            turn = functools.partial(rotate, angles=angles, base=self.config.rope_base)
-            positions = positions[:, None] if positions.ndim == 2 else positions  # the same for every head
-            q, k = (turn(a.swapaxes(1, 2), positions).swapaxes(1, 2) for a in (q, k))
+        if (frequencies := POSITIONS[self.config.position].frequencies) is not None:
+            rotation = functools.partial(rotate, frequencies=frequencies, base=self.config.rope_base)
+            positions = positions[:, None] if positions.ndim == 2 else positions  # shared by all heads
+            q, k = (rotation(a.swapaxes(1, 2), positions).swapaxes(1, 2) for a in (q, k))
         return q, k, v
 
-    def join(self, mixed: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
-        """Takes what the heads found back to the residual stream."""
-        return self.output(mixed.reshape(*mixed.shape[:2], self.config.width))
+    def attention_output(self, heads: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
+        """Project the heads' outputs to the residual stream."""
+        return self.output(heads.reshape(*heads.shape[:2], self.config.width))

@@ -1,4 +1,4 @@
-"""Which attention a run computes with: the fastest that the device has and that gives the right numbers there."""
+"""Choice of the attention kernel: the fastest that the device supports and that computes correct results there."""
 
 from __future__ import annotations
 
@@ -7,57 +7,58 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.model.attention import ATTENTION, Row, attend
+from minigpt_flax.errors import check_name
+from minigpt_flax.model.attention import ATTENTION, Kernel, attend
 from minigpt_flax.model.config import ModelConfig
 
 AUTO = "auto"
-TOLERANCE = {"float32": 1e-2, "bfloat16": 5e-2}  # of outputs and gradients about 1 large; a wrong kernel is far off
+TOLERANCE = {
+    "float32": 1e-2,
+    "bfloat16": 5e-2,
+}  # of outputs and gradients of order 1; a wrong kernel exceeds it by far
 
 
-def choose_attention(config: ModelConfig, word: str = AUTO) -> tuple[ModelConfig, str]:
-    """Puts a row of ``ATTENTION`` into a configuration; one that cannot be used gives way to ``plain``.
+def choose_attention(config: ModelConfig, name: str = AUTO) -> tuple[ModelConfig, str]:
+    """Put a row of ``ATTENTION`` into a configuration; fall back to ``plain`` if the requested kernel is unusable.
 
     Args:
-        config: What the model will be.
-        word: A row, or ``auto`` for the one of this device.
+      config: configuration of the model.
+      name: a row, or ``auto`` for the kernel of this device.
 
     Returns:
-        The configuration with its row, and why it is another than the wanted one; empty if it is not.
+      The configuration with its kernel, and the reason for a fallback; empty if there was none.
 
     Raises:
-        UserError: If there is no such row.
+      UserError: there is no such row.
     """
-    known = (AUTO, *ATTENTION)
-    if word not in known:
-        raise UserError(f"no attention is called {word!r}{nearest(word, known)}; there are: {', '.join(known)}")
-    kernels = {name: row for name, row in ATTENTION.items() if row.backend is not None}
-    own = [name for name, row in kernels.items() if row.backend == jax.default_backend()]
-    wanted = next(iter(own), None) if word == AUTO else word
-    if wanted not in kernels:
+    check_name(name, (AUTO, *ATTENTION), "attention")
+    kernels = {name: kernel for name, kernel in ATTENTION.items() if kernel.backend is not None}
+    available = [name for name, kernel in kernels.items() if kernel.backend == jax.default_backend()]
+    requested = next(iter(available), None) if name == AUTO else name
+    if requested not in kernels:
         return config, ""
-    why = what_hinders(kernels[wanted], config)
-    return (config, f"{wanted} {why}") if why else (dataclasses.replace(config, attention=wanted), "")
+    reason = fallback_reason(kernels[requested], config)
+    return (config, f"{requested} {reason}") if reason else (dataclasses.replace(config, attention=requested), "")
 
 
-def what_hinders(row: Row, config: ModelConfig) -> str:
-    """Says why the model cannot use a row here: by what the row says of itself, then by trying it; empty if nothing."""
+def fallback_reason(kernel: Kernel, config: ModelConfig) -> str:
+    """Return why a model cannot use a kernel here, from the kernel's requirements and a trial run; empty if it can."""
     backend = jax.default_backend()
-    if row.backend not in (None, backend):
-        return f"needs a {row.backend}, this is a {backend}"
-    if config.dtype not in row.dtypes:
-        return f"computes in {' or '.join(row.dtypes)}, not in {config.dtype}"
-    if config.dropout and not row.drops:
-        return f"can't drop out weights, dropout is {config.dropout:g}"
+    if kernel.backend not in (None, backend):
+        return f"requires a {kernel.backend}, this is a {backend}"
+    if config.dtype not in kernel.dtypes:
+        return f"supports {' or '.join(kernel.dtypes)}, not {config.dtype}"
+    if config.dropout and not kernel.drops:
+        return f"does not support dropout, which is {config.dropout:g}"
     try:
-        off = deviation(row, config)
-    except Exception as error:  # whatever a compiler, a driver or a missing library raises
+        difference = deviation(kernel, config)
+    except Exception as error:  # a compiler, a driver or a missing library can raise anything
         return f"fails here: {' '.join(str(error).split())[:120] or type(error).__name__}"
-    return "" if off <= TOLERANCE[config.dtype] else f"is wrong here, by {off:.2g}"
+    return "" if difference <= TOLERANCE[config.dtype] else f"computes wrong results here, by {difference:.2g}"
 
 
-def deviation(row: Row, config: ModelConfig) -> float:
-    """The largest difference to `attend`, in outputs and gradients of one random sequence as long as the context."""
+def deviation(kernel: Kernel, config: ModelConfig) -> float:
+    """Return the largest difference from `attend`, in outputs and gradients of one random sequence of full length."""
     length, size = config.context, config.head_size
     heads = (config.heads, config.key_value_heads, config.key_value_heads)
     keys = jax.random.split(jax.random.key(0), 4)
@@ -67,13 +68,15 @@ def deviation(row: Row, config: ModelConfig) -> float:
     documents = None if config.end_of_text is None else (jnp.arange(length) > length // 3).astype(jnp.int32)[None]
     direction = jax.random.normal(keys[3], q.shape, config.dtype)
 
-    def out_and_gradients(mix, q, k, v, documents, direction):
-        out, back = jax.vjp(lambda *qkv: mix(*qkv, documents=documents, scale=config.attention_scale), q, k, v)
-        return [a.astype(jnp.float32) for a in (out, *back(direction))]
+    def out_and_gradients(attention, q, k, v, documents, direction):
+        f = lambda *qkv: attention(*qkv, documents=documents, scale=config.attention_scale)
+        out, pullback = jax.vjp(f, q, k, v)
+        return [a.astype(jnp.float32) for a in (out, *pullback(direction))]
 
-    # All are arguments: what a program knows when it is compiled, XLA computes then, on the host and slowly.
-    given = q, k, v, documents, direction
-    here, there = (jax.jit(out_and_gradients, static_argnums=0)(mix, *given) for mix in (row.attend, attend))
+    # Passed as arguments: XLA evaluates constants at compile time, on the host and slowly.
+    inputs = q, k, v, documents, direction
+    found, expected = (jax.jit(out_and_gradients, static_argnums=0)(f, *inputs) for f in (kernel.attend, attend))
     return max(
-        float(jnp.max(jnp.abs(a - b)) / jnp.maximum(1, jnp.max(jnp.abs(b)))) for a, b in zip(here, there, strict=True)
+        float(jnp.max(jnp.abs(a - b)) / jnp.maximum(1, jnp.max(jnp.abs(b))))
+        for a, b in zip(found, expected, strict=True)
     )

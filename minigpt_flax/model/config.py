@@ -1,8 +1,8 @@
-"""What a GPT is made of: sizes, and one word from each table of parts.
+"""Configuration of a GPT: the architecture options that a user sets, and the fields that a run derives.
 
-Imports no JAX, so that a command line can read, check and print a configuration at once. The words are those of the
-tables ``NORMS``, ``POSITIONS``, ``MLPS``, ``SOFTCAPS``, ``INITS``, ``ATTENTION`` and ``REMAT``; a test holds them
-together.
+Imports no JAX, so that a command line can parse, check and print a configuration at once. The names of components are
+those of the tables ``NORMS``, ``POSITIONS``, ``MLPS``, ``SOFTCAPS``, ``INITS``, ``ATTENTION`` and ``REMAT``; a test
+compares the two.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from minigpt_flax.bounds import SIZE, Bound
 from minigpt_flax.errors import UserError, nearest
@@ -22,115 +23,121 @@ INIT_NAMES = ("gpt2", "zero_out")
 ATTENTION_NAMES = ("plain", "cudnn", "tpu")
 DTYPE_NAMES = ("float32", "bfloat16")
 REMAT_NAMES = ("none", "full", "dots")
-BOUNDS = {  # ranges of the numbers, by field
-    "vocab_size": SIZE,
-    "context": SIZE,
-    "layers": Bound(1, 10_000, whole=True),
-    "heads": SIZE,
-    "width": SIZE,
-    "kv_heads": SIZE,
-    "hidden": SIZE,
-    "rope_base": Bound(1, 1e12, above=True),
-    "attention_scale": Bound(0, 1e6, above=True),
-    "softcap": Bound(0, 1e6, above=True),
-    "dropout": Bound(0, 1, below=True),
-    "norm_eps": Bound(1e-30, 1.0),
-    "loss_chunk": Bound(0, SIZE.high, whole=True),
-}
 LISTED = 12  # divisors that an error message lists at most
-MULTIPLES = {"rope": 2, "half_rope": 4}  # what a head's features must come in, as these turn them in pairs
+MULTIPLES = {"rope": 2, "half_rope": 4}  # the head size must be a multiple of this: features are rotated in pairs
+
+
+def option(
+    default: Any,
+    metavar: str,
+    help: str,
+    bound: Bound | None = None,
+    *,
+    names: tuple[str, ...] = (),
+    group: str = "model",
+) -> Any:
+    """Declare one option of :class:`Architecture`; the command line makes a flag of it.
+
+    Args:
+      default: default value.
+      metavar: placeholder of the value in ``--help``; empty for a switch.
+      help: one line of ``--help``; brackets at its end describe the default.
+      bound: range of a number.
+      names: possible values of a name; they are appended to the help text.
+      group: heading in ``--help``: ``model`` or ``computing``.
+    """
+    text = f"{help}: {', '.join(names[:-1])} or {names[-1]}" if names else help
+    metadata = {"metavar": metavar, "help": text, "bound": bound, "names": names, "group": group, "fixed": True}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The model options that a user sets; the defaults are nanoGPT's for a small machine.
+
+    A new option is one field here, plus the code of the model that reads it: its flag, help text, range and place in
+    ``config.json`` follow. :class:`ModelConfig` checks the values.
+    """
+
+    layers: int = option(4, "N", "number of transformer blocks", Bound(1, 10_000, whole=True))
+    heads: int = option(4, "N", "attention heads; must divide the width", SIZE)
+    kv_heads: int | None = option(  # 1 is multi-query attention
+        None, "N", "key and value heads (grouped-query attention); must divide the heads [same]", SIZE
+    )
+    width: int = option(128, "N", "width of the residual stream", SIZE)
+    # With 8/3 widths, a gated MLP has as many parameters as the others with 4.
+    hidden: int | None = option(None, "N", "hidden width of the MLP [4 widths; 8/3 if gated]", SIZE)
+    context: int = option(64, "N", "context length in tokens", SIZE)
+    norm: str = option("layernorm", "NAME", "normalization", names=NORM_NAMES)
+    position: str = option("learned", "NAME", "position encoding", names=POSITION_NAMES)
+    rope_base: float = option(  # the longest wavelength is about 2 pi times this, in tokens
+        10000.0, "NUMBER", "base of the frequencies of rotary embeddings", Bound(1, 1e12, above=True)
+    )
+    norm_eps: float = option(1e-5, "NUMBER", "added to the variance in norms", Bound(1e-30, 1.0))
+    mlp: str = option("gelu", "NAME", "MLP", names=MLP_NAMES)
+    bias: bool = option(False, "", "biases in linear layers, and in norms unless --no-norm-bias")
+    norm_bias: bool = option(True, "", "biases in norms, if linear layers have them")
+    head_bias: bool = option(False, "", "bias of the logits")
+    tie_head: bool = option(True, "", "share the token embedding with the head")
+    embedding_norm: bool = option(False, "", "normalize the embedding")
+    qk_norm: bool = option(False, "", "normalize queries and keys per head")
+    qk_norm_scale: bool = option(True, "", "learned scale (and bias) in that normalization")
+    attention_scale: float | None = option(
+        None, "NUMBER", "scale of the attention scores [1 / sqrt(head size)]", Bound(0, 1e6, above=True)
+    )
+    softcap: float | None = option(
+        None, "NUMBER", "soft cap C: logits stay in (-C, C) [none]", Bound(0, 1e6, above=True)
+    )
+    softcap_form: str = option(
+        "tanh", "NAME", "form of the soft cap, C tanh(x / C) or C x / sqrt(x^2 + C^2)", names=SOFTCAP_NAMES
+    )
+    init_scheme: str = option("gpt2", "NAME", "weight initialization", names=INIT_NAMES)
+    dropout: float = option(  # of embeddings, attention weights and the outputs of a block
+        0.0, "NUMBER", "dropout probability", Bound(0, 1, below=True)
+    )
+    remat: str = option("none", "NAME", "activation checkpointing", names=REMAT_NAMES, group="computing")
+    # Parameters and results are the same either way; an unrolled step is faster on a small model.
+    scan_layers: bool = option(
+        False, "", "compile the blocks as one loop: faster compilation of deep models", group="computing"
+    )
+    loss_chunk: int | None = option(
+        None,
+        "N",
+        "tokens per chunk of the logits in the loss; 0: all at once [by size]",
+        Bound(0, SIZE.high, whole=True),
+        group="computing",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """Sizes and parts of one GPT; the defaults are nanoGPT's for a small machine.
+class ModelConfig(Architecture):
+    """Everything that determines a model's parameters and computation: the options, and values that a run derives.
 
-    Args:
-        vocab_size: Number of tokens V.
-        context: Longest sequence C that the model reads.
-        layers: Number of blocks.
-        heads: Number of query heads; divides ``width``.
-        width: Features D of the residual stream.
-        kv_heads: Number of key and value heads; divides ``heads``. None means ``heads`` (plain multi-head attention),
-            1 is multi-query attention.
-        hidden: Features F inside the MLP. None means four widths, or eight thirds of one for gated rows, which
-            then have as many parameters as the others.
-        norm: A row of ``NORMS``.
-        position: A row of ``POSITIONS``.
-        rope_base: The longest wavelength of a rotation is 2 pi times this many tokens, or nearly so.
-        mlp: A row of ``MLPS``.
-        bias: Whether linear layers carry a bias, and norms too where ``norm_bias`` says so; the head has its own word.
-        norm_bias: Whether norms have a bias where linear layers have one.
-        head_bias: Whether the logits have a bias.
-        tie_head: Whether the head reads logits with the token embedding instead of its own matrix.
-        qk_norm: Whether queries and keys are normalised per head before their product.
-        qk_norm_scale: Whether that normalisation has a learned scale (and bias), as all others have.
-        attention_scale: What the products of queries and keys are multiplied by. None means 1 / sqrt(head size).
-        embedding_norm: Whether the residual stream begins normalised.
-        softcap: Bounds the logits to (-softcap, softcap). None means no bound.
-        softcap_form: A row of ``SOFTCAPS``, if they are bounded.
-        dropout: Probability of dropping an embedding, an attention weight or a block's output, in [0, 1).
-        norm_eps: Added to the variance in norms.
-        init_scheme: A row of ``INITS``, by which parameters are drawn.
-        scan_layers: Whether the blocks are one compiled loop (a short compilation, whatever the depth) or written out
-            one after the other (a faster step on a small model). Parameters and numbers are the same.
-        dtype: What products of matrices and the residual stream are computed in. Softmax, the reductions of norms and
-            the loss are float32 in any case, and so are the parameters that `init_params` makes.
-        attention: A row of ``ATTENTION``.
-        remat: A row of ``REMAT``: what of a block the backward pass computes again.
-        end_of_text: The token between documents, if the loss keeps documents apart: then no attention crosses it, and
-            positions begin anew. None takes every sequence as one text, as writing does in any case.
-        loss_chunk: How many tokens' logits are made at once in the loss. None chooses by size, 0 means all.
+    Attributes:
+      vocab_size: rows V of the token embedding and number of logits; at least the tokenizer's vocabulary size.
+      dtype: dtype of matrix products and the residual stream. Softmax, the reductions of norms and the loss are float32
+        in any case, and so are the parameters that `init_params` returns.
+      attention: row of ``ATTENTION``, the kernel that computes attention.
+      end_of_text: token between documents, if no attention crosses it in the loss; positions then restart after it.
+        None treats every sequence as one document, and generation always does.
 
     Raises:
-        UserError: If a size, a word or a number cannot make a model.
+      UserError: an unknown name, a number out of range, or sizes that do not fit together.
     """
 
-    vocab_size: int
-    context: int = 64
-    layers: int = 4
-    heads: int = 4
-    width: int = 128
-    kv_heads: int | None = None
-    hidden: int | None = None
-    norm: str = "layernorm"
-    position: str = "learned"
-    rope_base: float = 10000.0
-    mlp: str = "gelu"
-    bias: bool = False
-    norm_bias: bool = True
-    head_bias: bool = False
-    tie_head: bool = True
-    qk_norm: bool = False
-    qk_norm_scale: bool = True
-    attention_scale: float | None = None
-    embedding_norm: bool = False
-    softcap: float | None = None
-    softcap_form: str = "tanh"
-    dropout: float = 0.0
-    norm_eps: float = 1e-5
-    init_scheme: str = "gpt2"
-    scan_layers: bool = False
-    dtype: str = "float32"
-    attention: str = "plain"
-    remat: str = "none"
+    vocab_size: int = dataclasses.field(metadata={"bound": SIZE})
+    dtype: str = dataclasses.field(default="float32", metadata={"names": DTYPE_NAMES})
+    attention: str = dataclasses.field(default="plain", metadata={"names": ATTENTION_NAMES})
     end_of_text: int | None = None
-    loss_chunk: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what cannot make a model."""
+        """Check every value."""
         for name, bound in BOUNDS.items():
             value = getattr(self, name)
             if value is not None:
                 bound.check(name, value)
-        _check_word("norm", self.norm, NORM_NAMES)
-        _check_word("position", self.position, POSITION_NAMES)
-        _check_word("mlp", self.mlp, MLP_NAMES)
-        _check_word("softcap_form", self.softcap_form, SOFTCAP_NAMES)
-        _check_word("init_scheme", self.init_scheme, INIT_NAMES)
-        _check_word("dtype", self.dtype, DTYPE_NAMES)
-        _check_word("attention", self.attention, ATTENTION_NAMES)
-        _check_word("remat", self.remat, REMAT_NAMES)
+        for name, names in NAMES.items():
+            _check_name(name, getattr(self, name), names)
         _check_divides("heads", self.heads, "width", self.width)
         _check_divides("kv_heads", self.key_value_heads, "heads", self.heads)
         if self.head_size % MULTIPLES.get(self.position, 1):
@@ -141,7 +148,7 @@ class ModelConfig:
 
     @property
     def head_size(self) -> int:
-        """Features of one head."""
+        """Features per head."""
         return self.width // self.heads
 
     @property
@@ -150,9 +157,18 @@ class ModelConfig:
         return self.heads if self.kv_heads is None else self.kv_heads
 
 
-def _check_word(name: str, word: str, known: tuple[str, ...]) -> None:
-    if word not in known:
-        raise UserError(f"unknown {name} {word!r}{nearest(word, known)}; it is one of: {', '.join(known)}")
+def _metadata(key: str) -> dict[str, Any]:
+    """One kind of metadata of the fields that have it, by field."""
+    return {f.name: f.metadata[key] for f in dataclasses.fields(ModelConfig) if f.metadata.get(key)}
+
+
+BOUNDS: dict[str, Bound] = _metadata("bound")  # range of each number
+NAMES: dict[str, tuple[str, ...]] = _metadata("names")  # possible values of each name
+
+
+def _check_name(field: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise UserError(f"unknown {field} {name!r}{nearest(name, known)}; it is one of: {', '.join(known)}")
 
 
 def _check_divides(name: str, part: int, whole_name: str, whole: int) -> None:

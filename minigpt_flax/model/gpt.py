@@ -1,11 +1,12 @@
-"""The decoder-only transformer of GPT-2 (Radford et al. 2019), with newer parts where the configuration asks for them.
+"""Decoder-only transformer of GPT-2 (Radford et al. 2019), with newer components as options.
 
-    x = token embedding (+ position embedding), as it is or normalised
+    x = token embedding (+ position embedding), optionally normalized
     for each block:  x = x + attention(norm(x));  x = x + mlp(norm(x))
     logits = head(norm(x))
 
-Every parameter is named here or in the part that owns it, never numbered by order of code, so a checkpoint outlives a
-refactoring. Those of the blocks are stacked over layers: ``blocks/attention/query/kernel`` is (layers, D, D).
+Every parameter has an explicit name, given here or in its submodule, and never a number from the order of the code, so
+checkpoints stay valid when code is reordered. Parameters of the blocks are stacked over layers:
+``blocks/attention/query/kernel`` has the shape (layers, D, D).
 """
 
 from __future__ import annotations
@@ -27,30 +28,30 @@ from minigpt_flax.model.document_mask import number_documents, restart_positions
 from minigpt_flax.model.dropout import Dropout
 from minigpt_flax.model.embedding import look_up
 from minigpt_flax.model.initializers import INITS
-from minigpt_flax.model.lm_head import Head, bound_of, logits_of, unbounded_logits
-from minigpt_flax.model.loss import chunked_losses, loss_of_logits, own_memory, tokens_at_once
+from minigpt_flax.model.lm_head import Head, logits_of, softcap_of, uncapped_logits
+from minigpt_flax.model.loss import chunked_losses, device_memory, losses_of_logits, tokens_per_chunk
 from minigpt_flax.model.mlp import Mlp
 from minigpt_flax.model.norm import Norm
 from minigpt_flax.model.position import POSITIONS
-from minigpt_flax.model.scan import over_layers
+from minigpt_flax.model.scan import apply_layers
 
 Params = dict[str, Any]  # a nested dict of float32 arrays
 
 
-REMAT: dict[str, Callable[..., bool] | None] = {  # what of a block the forward pass keeps for the backward pass
-    "none": None,  # everything
+REMAT: dict[str, Callable[..., bool] | None] = {  # activations of a block that are saved for the backward pass
+    "none": None,  # all
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with weights; attention is made again
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with weights; recomputes attention
 }
 
 
 class Block(nn.Module):
-    """Attention, then the MLP, each reading a normalised copy of the residual stream and adding to it."""
+    """Attention, then the MLP; each reads the normalized residual stream and adds to it."""
 
     config: ModelConfig
 
     def setup(self) -> None:
-        """Names the parts."""
+        """Declare the submodules."""
         self.norm_1, self.norm_2 = Norm(self.config), Norm(self.config)
         self.attention, self.mlp = Attention(self.config), Mlp(self.config)
         self.residual_dropout = Dropout(self.config.dropout)
@@ -58,7 +59,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "B T D"], documents: Int[Array, "B T"] | None = None, *, deterministic: bool
     ) -> Float[Array, "B T D"]:
-        """Adds what this block has found to the stream."""
+        """Apply the block to the residual stream."""
         drop = functools.partial(self.residual_dropout, deterministic=deterministic)
         x = x + drop(self.attention(self.norm_1(x), documents, deterministic=deterministic))
         return x + drop(self.mlp(self.norm_2(x)))
@@ -66,22 +67,22 @@ class Block(nn.Module):
     def project(
         self, x: Float[Array, "B T D"], positions: Int[Array, " T"]
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
-        """Makes queries, keys and values of the stream, for an attention that knows earlier keys and values too."""
+        """Compute queries, keys and values, for attention over a KV cache."""
         return self.attention.project(self.norm_1(x), positions)
 
-    def join(self, x: Float[Array, "B T D"], mixed: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
-        """Adds to the stream what such an attention has found, and all that comes after it in this block."""
-        x = x + self.attention.join(mixed)
+    def after_attention(self, x: Float[Array, "B T D"], heads: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
+        """Add the output of such an attention to the stream, and apply the rest of the block."""
+        x = x + self.attention.attention_output(heads)
         return x + self.mlp(self.norm_2(x))
 
 
 class GPT(nn.Module):
-    """Tokens in, logits of the next token out."""
+    """Token ids in, logits of the next token out."""
 
     config: ModelConfig
 
     def setup(self) -> None:
-        """Names the parts around the blocks."""
+        """Declare the submodules around the blocks."""
         config, init = self.config, INITS[self.config.init_scheme].embedding
         self.token_embedding = nn.Embed(config.vocab_size, config.width, embedding_init=init)
         if POSITIONS[config.position].table:
@@ -93,51 +94,51 @@ class GPT(nn.Module):
         self.head = Head(config)
 
     def __call__(self, tokens: Integer[Array, "B T"], *, deterministic: bool = True) -> Float[Array, "B T V"]:
-        """Predicts the token after each position from that position and all earlier ones.
+        """Predict the token after each position from that position and all earlier ones.
 
         Args:
-            tokens: Token numbers, at most ``config.context`` in a row.
-            deterministic: False drops out, with the key of the collection ``dropout``.
+          tokens: token ids, at most ``config.context`` per row.
+          deterministic: False applies dropout, with the key of the collection ``dropout``.
 
         Returns:
-            float32 logits.
+          float32 logits.
 
         Raises:
-            UserError: If the sequence is longer than the context.
+          UserError: the sequence is longer than the context.
         """
-        return self.read_out(self.stream(tokens, None, deterministic))
+        return self.unembed(self.hidden_states(tokens, None, deterministic))
 
     def losses(
         self, tokens: Integer[Array, "B T"], targets: Integer[Array, "B T"], *, deterministic: bool = True
     ) -> Float[Array, "B T"]:
-        """`token_losses` of the predictions, each from its own document, made chunk by chunk where there are many."""
+        """Compute `token_losses` of the predictions within documents, chunk by chunk if there are many logits."""
         config = self.config
         documents = None if config.end_of_text is None else number_documents(tokens, config.end_of_text)
-        x = self.final_norm(self.stream(tokens, documents, deterministic))
-        at_once = config.loss_chunk
-        if at_once is None:
-            at_once = tokens_at_once(targets.size, config.vocab_size, own_memory())
-        read_out = functools.partial(unbounded_logits, *self.head(self.token_embedding.embedding))
-        losses_of = loss_of_logits(bound_of(config))
-        return chunked_losses(read_out, x, targets, at_once or targets.size, losses_of)
+        x = self.final_norm(self.hidden_states(tokens, documents, deterministic))
+        chunk = config.loss_chunk
+        if chunk is None:
+            chunk = tokens_per_chunk(targets.size, config.vocab_size, device_memory())
+        unembed = functools.partial(uncapped_logits, *self.head(self.token_embedding.embedding))
+        losses_of = losses_of_logits(softcap_of(config))
+        return chunked_losses(unembed, x, targets, chunk or targets.size, losses_of)
 
-    def stream(
+    def hidden_states(
         self, tokens: Integer[Array, "B T"], documents: Int[Array, "B T"] | None, deterministic: bool
     ) -> Float[Array, "B T D"]:
-        """The residual stream after the last block."""
+        """Return the residual stream after the last block."""
         length = tokens.shape[1]
         if length > self.config.context:
             raise UserError(
-                f"a sequence of {length} tokens is longer than the context of {self.config.context}; cut it"
+                f"a sequence of {length} tokens is longer than the context of {self.config.context}; shorten it"
             )
         positions = jnp.arange(length) if documents is None else restart_positions(documents)
         x = self.embedding_dropout(self.embed(tokens, positions), deterministic=deterministic)
-        return self.through_blocks(x, documents, deterministic)
+        return self.apply_blocks(x, documents, deterministic)
 
     def embed(
         self, tokens: Integer[Array, "B T"], positions: Int[Array, " T"] | Int[Array, "B T"]
     ) -> Float[Array, "B T D"]:
-        """Begins the residual stream of tokens at these positions."""
+        """Embed tokens at these positions: the start of the residual stream."""
         x = look_up(self.token_embedding.embedding, tokens)
         if POSITIONS[self.config.position].table:
             x = x + look_up(self.position_embedding.embedding, positions if positions.ndim == 2 else positions[None])
@@ -146,16 +147,16 @@ class GPT(nn.Module):
         return x.astype(self.config.dtype)
 
     @nn.compact
-    def through_blocks(
+    def apply_blocks(
         self, x: Float[Array, "B T D"], documents: Int[Array, "B T"] | None, deterministic: bool
     ) -> Float[Array, "B T D"]:
-        """Runs the blocks one after the other; their parameters are stored stacked over layers however they run."""
+        """Apply the blocks in order, as a loop or unrolled; their parameters are stacked over layers in both cases."""
         config, block = self.config, Block(self.config, parent=None)
-        drawing = Block(_plain(config), parent=None)
+        plain_block = Block(_plain(config), parent=None)
         key = None if deterministic or config.dropout == 0 else self.make_rng("dropout")
 
         def init(key: Array) -> Params:
-            one = lambda key: drawing.init(key, jnp.zeros((1, 1, config.width)), deterministic=True)["params"]
+            one = lambda key: plain_block.init(key, jnp.zeros((1, 1, config.width)), deterministic=True)["params"]
             return cast(Params, jax.vmap(one)(jax.random.split(key, config.layers)))
 
         def body(x: Array, layer: tuple[Params, Array]) -> tuple[Array, None]:
@@ -164,31 +165,31 @@ class GPT(nn.Module):
             y = block.apply({"params": params}, x, documents, deterministic=deterministic, rngs=rngs)
             return cast(Array, y), None
 
-        if (keep := REMAT[config.remat]) is not None:
-            body = jax.checkpoint(body, policy=keep, prevent_cse=not config.scan_layers)
+        if (policy := REMAT[config.remat]) is not None:
+            body = jax.checkpoint(body, policy=policy, prevent_cse=not config.scan_layers)
         layers = self.param("blocks", init), jnp.arange(config.layers)
-        return over_layers(body, x, layers, loop=config.scan_layers)[0]
+        return apply_layers(body, x, layers, loop=config.scan_layers)[0]
 
-    def read_out(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
-        """Turns the end of the residual stream into float32 logits."""
+    def unembed(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Convert the final residual stream to float32 logits."""
         return logits_of(self.config, *self.head(self.token_embedding.embedding), self.final_norm(x))
 
 
 def _plain(config: ModelConfig) -> ModelConfig:
-    """What draws parameters: it runs on one token, which is too few for a kernel of attention, and in float32."""
+    """The configuration for initialization, which runs on one token: too few for an attention kernel."""
     return dataclasses.replace(config, attention="plain")
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def init_params(config: ModelConfig, key: Array) -> Params:
-    """Draws initial weights, by the scheme of the configuration; GPT-2's unless it says otherwise.
+    """Draw initial weights with the initialization scheme of the configuration, by default GPT-2's.
 
     Args:
-        config: Sizes and parts.
-        key: Random key.
+      config: configuration of the model.
+      key: random key.
 
     Returns:
-        A plain nested dict of float32 arrays.
+      A plain nested dict of float32 arrays.
     """
     return cast(Params, GPT(_plain(config)).init(key, jnp.zeros((1, 1), jnp.int32))["params"])
 
@@ -201,17 +202,17 @@ def apply(
     deterministic: bool = True,
     dropout_key: Array | None = None,
 ) -> Float[Array, "B T V"]:
-    """Runs the model as a function of its parameters; see `GPT`.
+    """Apply the model as a pure function of its parameters; see `GPT`.
 
     Args:
-        config: The configuration that made ``params``.
-        params: A tree like that of `init_params`.
-        tokens: Token numbers.
-        deterministic: False drops out.
-        dropout_key: Random key of this pass, needed when ``deterministic`` is False and ``config.dropout`` above 0.
+      config: configuration of ``params``.
+      params: tree like that of `init_params`.
+      tokens: token ids.
+      deterministic: False applies dropout.
+      dropout_key: random key of this pass; required if ``deterministic`` is False and ``config.dropout`` is above 0.
 
     Returns:
-        float32 logits.
+      float32 logits.
     """
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
     return cast(Array, GPT(config).apply({"params": params}, tokens, deterministic=deterministic, rngs=rngs))
@@ -226,20 +227,20 @@ def losses(
     deterministic: bool = True,
     dropout_key: Array | None = None,
 ) -> Float[Array, "B T"]:
-    """The loss of each prediction: `token_losses` of `apply`, without holding all logits where they are many.
+    """Compute the loss of each prediction: `token_losses` of `apply`, without storing all logits if they are many.
 
     Args:
-        config: The configuration that made ``params``. Its ``loss_chunk`` says how many tokens are read out at once;
-            with its ``end_of_text``, a prediction knows its own document only.
-        params: A tree like that of `init_params`.
-        tokens: Token numbers.
-        targets: The token that came after each.
-        deterministic: False drops out.
-        dropout_key: As in `apply`.
+      config: configuration of ``params``. Its ``loss_chunk`` sets the tokens whose logits are computed at once; with
+        its ``end_of_text``, predictions use only their own document.
+      params: tree like that of `init_params`.
+      tokens: token ids.
+      targets: the next token of each.
+      deterministic: False applies dropout.
+      dropout_key: as in `apply`.
 
     Returns:
-        Nats, float32.
+      Losses in nats, float32.
     """
-    rngs, told = {} if dropout_key is None else {"dropout": dropout_key}, {"deterministic": deterministic}
-    found = GPT(config).apply({"params": params}, tokens, targets, **told, rngs=rngs, method="losses")
-    return cast(Array, found)
+    rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    call = functools.partial(GPT(config).apply, rngs=rngs, method="losses")
+    return cast(Array, call({"params": params}, tokens, targets, deterministic=deterministic))

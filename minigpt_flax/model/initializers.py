@@ -1,4 +1,4 @@
-"""How the first parameters are drawn: an initializer for each place that a matrix can have in the model."""
+"""Weight initialization: an initializer for each kind of matrix in the model."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from jax.nn.initializers import Initializer
 
 
 class Init(NamedTuple):
-    """One scheme; biases begin at 0 and scales at 1 in all of them."""
+    """One scheme. In all of them, biases start at 0 and scales at 1."""
 
-    embedding: Initializer  # of tokens and positions
-    first: Initializer  # the matrices of a branch that read the residual stream
-    output: Callable[[int], Initializer]  # those that write to it, by the number of layers
-    head: Initializer  # that is not the embedding
+    embedding: Initializer  # token and position embeddings
+    first: Initializer  # matrices that read the residual stream
+    output: Callable[[int], Initializer]  # matrices that write to it, given the number of layers
+    head: Initializer  # the head, if it is not tied to the embedding
 
 
 INITS: dict[str, Init] = {
-    # Radford et al. 2019: 2 layers branches write to the stream, and the variance of their sum stays that of one.
+    # Radford et al. 2019: 2 * layers branches write to the stream, and their sum has the variance of a single one.
     "gpt2": Init(
         embedding=initializers.normal(0.02),
         first=initializers.normal(0.02),
         output=lambda layers: initializers.normal(0.02 / (2 * layers) ** 0.5),
         head=initializers.normal(0.02),
     ),
-    # modded-nanogpt (Jordan et al. 2024): at first every token passes through unchanged and all logits are 0. The
+    # modded-nanogpt (Jordan et al. 2024): initially every token passes through unchanged and all logits are 0. The
     # variance 0.33 / inputs is that of PyTorch's linear layers.
     "zero_out": Init(
         embedding=initializers.normal(1.0),

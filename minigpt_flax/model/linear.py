@@ -1,4 +1,4 @@
-"""The dense layer, in the form that XLA compiles well, and what products of matrices do in low precision."""
+"""Linear layers in the form that XLA compiles to fast code, and matrix products in low precision."""
 
 from __future__ import annotations
 
@@ -11,82 +11,83 @@ from jaxtyping import Array, Float
 
 
 def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
-    """The type for what bfloat16 has too few digits for, such as means over features: at least float32."""
+    """Return the dtype for computations that need more digits than bfloat16 has, such as means: at least float32."""
     return jnp.dtype(jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype)
 
 
 def linear(x: Float[Array, "*rows D"], w: Float[Array, "D F"]) -> Float[Array, "*rows F"]:
-    """Returns ``x @ w``, computed as one product of two matrices.
+    """Return ``x @ w``, computed as one product of two matrices.
 
-    All leading axes become rows first. Otherwise the gradient of ``w`` contracts over two axes at once, and XLA:CPU
-    first writes a transposed copy of an operand, into which it fuses the elementwise work that made it: 70 instead of
-    49 ms for loss and gradient of `ModelConfig`'s defaults on 12 x 64 tokens (two cores of an AMD EPYC, JAX 0.10.2).
+    All leading axes are flattened to rows first. Otherwise the gradient of ``w`` contracts over two axes at once, and
+    XLA:CPU first writes a transposed copy of an operand, with the elementwise operations that produced it fused in: 70
+    instead of 49 ms for loss and gradient of `ModelConfig`'s defaults on 12 x 64 tokens (two cores of an AMD EPYC, JAX
+    0.10.2).
     """
     rows = x.reshape(-1, x.shape[-1])
-    product = turned_product if jax.default_backend() == "cpu" else jnp.matmul
+    product = matmul_transposed_grad if jax.default_backend() == "cpu" else jnp.matmul
     return product(rows, w).reshape(*x.shape[:-1], w.shape[1])
 
 
 @jax.custom_vjp
-def turned_product(x: Float[Array, "R D"], w: Float[Array, "D F"]) -> Float[Array, "R F"]:
-    """``x @ w``, where the gradient of ``w`` is a product with a transposed copy of ``x``.
+def matmul_transposed_grad(x: Float[Array, "R D"], w: Float[Array, "D F"]) -> Float[Array, "R F"]:
+    """Return ``x @ w``, where the gradient of ``w`` is a product with a transposed copy of ``x``.
 
-    That gradient sums over the rows of both matrices. XLA:CPU has its fast products for sums over the columns of the
-    first, and leaves others to Eigen's (``dot`` instead of ``ynn_fusion`` in its program): 50 instead of 80 GFLOP/s for
-    384 rows of 128 and 512, on a core of an AMD EPYC. The copy takes a tenth of such a product, and is shared by all
-    that ``x`` is multiplied with. A derivative by JAX's rules would be the transpose of a product the other way round,
-    which XLA mends on one device but not on several, where the sum over them comes between the two.
+    That gradient sums over the rows of both matrices. XLA:CPU has fast products only for sums over the columns of the
+    first matrix, and leaves others to Eigen's (``dot`` instead of ``ynn_fusion`` in the compiled program): 50 instead
+    of 80 GFLOP/s for 384 rows of 128 and 512 features, on one core of an AMD EPYC. The copy takes a tenth of the time
+    of such a product, and all products with ``x`` share it. JAX's own derivative is the transpose of the reversed
+    product, which XLA rewrites on one device but not on several, where the sum over devices comes between the two.
 
-    Forwards it can't be differentiated; its gradient can, in both modes.
+    It has no forward-mode derivative; its gradient has derivatives in both modes.
     """
     return jnp.matmul(x, w)
 
 
-def _turned_product_forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+def _transposed_grad_forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
     return jnp.matmul(x, w), (x, w)
 
 
-def _turned_product_backward(kept: tuple[Array, Array], along: Array) -> tuple[Array, Array]:
-    x, w = kept
-    turned = jax.lax.optimization_barrier(x.T)  # else the compiler takes the product without a copy for the same
-    return jnp.matmul(along, w.T), jnp.matmul(turned, along)
+def _transposed_grad_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, w = saved
+    transposed = jax.lax.optimization_barrier(x.T)  # without the barrier, the compiler removes the copy
+    return jnp.matmul(cotangent, w.T), jnp.matmul(transposed, cotangent)
 
 
-turned_product.defvjp(_turned_product_forward, _turned_product_backward)
+matmul_transposed_grad.defvjp(_transposed_grad_forward, _transposed_grad_backward)
 
 
-def wide_product(a: Float[Array, "*batch M K"], b: Float[Array, "*batch K N"]) -> Float[Array, "*batch M N"]:
-    """``a @ b`` with every digit of the float32 sums, for scores and logits: bfloat16 would leave them two and a half.
+def matmul_float32_out(a: Float[Array, "*batch M K"], b: Float[Array, "*batch K N"]) -> Float[Array, "*batch M N"]:
+    """Return ``a @ b`` in float32, for scores and logits: bfloat16 has only two to three decimal digits.
 
-    Sums are float32 inside a product of bfloat16 matrices on every device; only the result is rounded, which this
-    function avoids. Its derivatives are products of bfloat16 matrices again: those that JAX would make of
-    ``preferred_element_type=float32`` multiply float32 with bfloat16, for which there is no fast unit.
+    On every device a product of bfloat16 matrices accumulates in float32, and only the result is rounded; this function
+    skips that rounding. Its derivatives are again products of bfloat16 matrices: JAX's own derivatives of
+    ``preferred_element_type=float32`` multiply float32 with bfloat16, which no device does fast.
     """
-    return jnp.matmul(a, b) if a.dtype == jnp.float32 else _wide_product(a, b)
+    return jnp.matmul(a, b) if a.dtype == jnp.float32 else _float32_out(a, b)
 
 
 @jax.custom_jvp
-def _wide_product(a: Array, b: Array) -> Array:
+def _float32_out(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
-@_wide_product.defjvp
-def _wide_product_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+@_float32_out.defjvp
+def _float32_out_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     (a, b), (da, db) = primals, tangents
-    return _wide_product(a, b), jnp.matmul(da, b).astype(jnp.float32) + jnp.matmul(a, db).astype(jnp.float32)
+    return _float32_out(a, b), jnp.matmul(da, b).astype(jnp.float32) + jnp.matmul(a, db).astype(jnp.float32)
 
 
 class Dense(nn.Module):
-    """A kernel (in, out) and, if asked for, a bias that is zero at first."""
+    """A kernel of shape (in, out) and an optional bias that is initialized to zero."""
 
     features: int
     bias: bool
-    draw: Initializer
+    kernel_init: Initializer
 
     @nn.compact
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows F"]:
-        """Returns ``x @ kernel + bias``, in the type of ``x``."""
-        kernel = self.param("kernel", self.draw, (x.shape[-1], self.features))
+        """Return ``x @ kernel + bias``, in the dtype of ``x``."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         y = linear(x, kernel.astype(x.dtype))
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""The feed-forward part of a block: up to a hidden width, an activation, and down again."""
+"""Feed-forward part of a block: project to the hidden width, apply an activation, project back."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from minigpt_flax.model.linear import Dense
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The Gaussian error linear unit (Hendrycks and Gimpel 2016, arXiv:1606.08415): ``x (1 + erf(x / sqrt(2))) / 2``.
+    """Gaussian error linear unit (Hendrycks and Gimpel 2016, arXiv:1606.08415): ``x (1 + erf(x / sqrt(2))) / 2``.
 
-    `jax.nn.gelu` has ``erfc(-x / sqrt(2))`` in place of the sum, which loses no digits where that is near 0. With the
-    few of bfloat16 that counts. In float32 the sum is off by less than 1e-6, PyTorch has it too, and ``erfc`` takes
-    three times as long on a CPU.
+    `jax.nn.gelu` computes ``erfc(-x / sqrt(2))`` instead of the sum, which loses no digits where that is near 0. This
+    matters in bfloat16. In float32 the error of the sum is below 1e-6, PyTorch uses it too, and ``erfc`` takes three
+    times as long on a CPU.
     """
-    narrow = jnp.finfo(x.dtype).bits < 32
-    return jax.nn.gelu(x, approximate=False) if narrow else 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+    low_precision = jnp.finfo(x.dtype).bits < 32
+    return jax.nn.gelu(x, approximate=False) if low_precision else 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
 def relu2(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The squared rectifier (So et al. 2021, Primer, arXiv:2109.08668): ``max(x, 0)^2``."""
+    """Squared ReLU (So et al. 2021, Primer, arXiv:2109.08668): ``max(x, 0)^2``."""
     return jnp.square(jax.nn.relu(x))
 
 
-class MlpRow(NamedTuple):
-    """One kind of feed-forward layer."""
+class MlpType(NamedTuple):
+    """One kind of MLP."""
 
     activation: Callable[[Array], Array]
-    gated: bool  # whether the activated output of a third matrix multiplies the hidden features
+    gated: bool  # whether the hidden features are multiplied by the activated output of a third matrix
 
 
-MLPS: dict[str, MlpRow] = {
-    "gelu": MlpRow(gelu, gated=False),  # by erf: nanoGPT
-    "gelu_tanh": MlpRow(functools.partial(jax.nn.gelu, approximate=True), gated=False),  # GPT-2's `gelu_new`
-    "swiglu": MlpRow(jax.nn.silu, gated=True),  # Shazeer 2020, arXiv:2002.05202
-    "relu2": MlpRow(relu2, gated=False),
+MLPS: dict[str, MlpType] = {
+    "gelu": MlpType(gelu, gated=False),  # exact, with erf: nanoGPT
+    "gelu_tanh": MlpType(functools.partial(jax.nn.gelu, approximate=True), gated=False),  # GPT-2's `gelu_new`
+    "swiglu": MlpType(jax.nn.silu, gated=True),  # Shazeer 2020, arXiv:2002.05202
+    "relu2": MlpType(relu2, gated=False),
 }
 
 
 def hidden_size(config: ModelConfig) -> int:
-    """Returns F: as configured, else 4 D, or for gated rows 8 D / 3 rounded up to a multiple of 8.
+    """Return the hidden width F: as configured, else 4 D, or 8 D / 3 rounded up to a multiple of 8 for gated MLPs.
 
     >>> hidden_size(ModelConfig(vocab_size=65, width=96))
     384
@@ -62,13 +62,13 @@ def hidden_size(config: ModelConfig) -> int:
 
 
 class Mlp(nn.Module):
-    """``down(activation(up(x)))``, or for gated rows ``down(activation(gate(x)) * up(x))``."""
+    """``down(activation(up(x)))``, or ``down(activation(gate(x)) * up(x))`` for gated MLPs."""
 
     config: ModelConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """Transforms each token by itself."""
+        """Transform each token independently."""
         row, bias, init = MLPS[self.config.mlp], self.config.bias, INITS[self.config.init_scheme]
         features = hidden_size(self.config)
         up = Dense(features, bias, init.first, name="up")(x)

@@ -1,4 +1,4 @@
-"""The normalisations: what is divided out of each feature vector before a learned scale is put in."""
+"""Normalization layers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from minigpt_flax.model.linear import wide_dtype
 
 
 def layernorm(x: Float[Array, "*rows D"], eps: float) -> Float[Array, "*rows D"]:
-    """Centres and divides by the standard deviation (Ba, Kiros and Hinton 2016, arXiv:1607.06450).
+    """Layer normalization (Ba, Kiros and Hinton 2016, arXiv:1607.06450): ``(x - mean) / sqrt(var + eps)``.
 
-    ``(x - mean) / sqrt(var + eps)`` with the biased variance.
+    The variance is the biased one.
     """
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    return rmsnorm(centred, eps)
+    return rmsnorm(x - jnp.mean(x, axis=-1, keepdims=True), eps)
 
 
 def rmsnorm(x: Float[Array, "*rows D"], eps: float) -> Float[Array, "*rows D"]:
-    """Divides by the root mean square (Zhang and Sennrich 2019, arXiv:1910.07467): ``x / sqrt(mean(x^2) + eps)``."""
+    """RMS normalization (Zhang and Sennrich 2019, arXiv:1910.07467): ``x / sqrt(mean(x^2) + eps)``."""
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
 
 
@@ -31,9 +30,9 @@ NORMS: dict[str, Callable[..., Array]] = {f.__name__: f for f in (layernorm, rms
 
 
 class Norm(nn.Module):
-    """A row of `NORMS` over the last axis, then a learned scale and, where the configuration has biases, a bias.
+    """A row of `NORMS` over the last axis, then a learned scale and, if the configuration has biases, a learned bias.
 
-    Neither follows where ``learned`` is false.
+    With ``learned=False`` there is neither.
     """
 
     config: ModelConfig
@@ -41,7 +40,7 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
-        """Normalises the last axis of ``x``, in float32 whatever the type of ``x``."""
+        """Normalize the last axis of ``x``, computed in float32 for any dtype of ``x``."""
         shape, wide = x.shape[-1:], wide_dtype(x.dtype)
         y = NORMS[self.config.norm](x.astype(wide), self.config.norm_eps)
         if self.learned:

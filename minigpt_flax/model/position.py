@@ -1,4 +1,4 @@
-"""Where in the sequence a token stands: a learned table, a rotation of queries and keys, or nothing."""
+"""Position encodings: a learned embedding, rotary embeddings of queries and keys, or none."""
 
 from __future__ import annotations
 
@@ -12,60 +12,62 @@ from jaxtyping import Array, Float, Int
 from minigpt_flax.model.linear import wide_dtype
 
 
-def full(pairs: int, base: float, dtype: DTypeLike) -> Float[Array, " pairs"]:
-    """The angle per position of each pair of features, as in RoPE's paper: ``base^(-i / pairs)``."""
+def rope_frequencies(pairs: int, base: float, dtype: DTypeLike) -> Float[Array, " pairs"]:
+    """Return the frequencies of RoPE's paper: ``base^(-i / pairs)``, in radians per position."""
     return base ** (-jnp.arange(pairs, dtype=dtype) / pairs)
 
 
-def half_truncated(pairs: int, base: float, dtype: DTypeLike) -> Float[Array, " pairs"]:
-    """Angles from 1 down to ``1 / base`` for the first half of the pairs; the others stay, and tell no positions.
+def half_rope_frequencies(pairs: int, base: float, dtype: DTypeLike) -> Float[Array, " pairs"]:
+    """Return frequencies from 1 to ``1 / base`` for the first half of the pairs and 0 for the other half.
 
-    modded-nanogpt's (Jordan et al. 2024); ``base`` is about the length of the context there.
+    From modded-nanogpt (Jordan et al. 2024), where ``base`` is about the context length. Pairs of frequency 0 are not
+    rotated and carry no position.
     """
-    turned = pairs // 2
-    return jnp.pad(base ** -jnp.linspace(0, 1, turned, dtype=dtype), (0, pairs - turned))
+    rotated = pairs // 2
+    return jnp.pad(base ** -jnp.linspace(0, 1, rotated, dtype=dtype), (0, pairs - rotated))
 
 
 def rotate(
     x: Float[Array, "*batch T H"],
     positions: Int[Array, "*#some T"],
-    angles: Callable[..., Array] = full,
+    frequencies: Callable[..., Array] = rope_frequencies,
     base: float = 10000.0,
 ) -> Float[Array, "*batch T H"]:
     """Rotary position embedding, RoPE (Su et al. 2021, arXiv:2104.09864).
 
-    Features i and i + H/2 are the two coordinates of a point, turned by ``position`` times an angle, ``base^(-2i/H)``
-    in the paper. The product of a query and a key then depends on the distance of their positions alone. The paper
-    pairs neighbours (2i, 2i + 1); pairing halves, as GPT-NeoX and Llama do, only renames the features.
+    Features i and i + H/2 are the coordinates of a point that is rotated by ``position`` times a frequency,
+    ``base^(-2i/H)`` in the paper. The product of a query and a key then depends only on the distance of their
+    positions. The paper pairs neighbors (2i, 2i + 1); pairing halves, as GPT-NeoX and Llama do, only reorders the
+    features.
 
     Args:
-        x: Queries or keys, with an even H.
-        positions: The position of each of the T rows; axes before that are those of ``x``, of size 1 where shared.
-        angles: ``(pairs, base, dtype) -> angle per position of each pair``.
-        base: Handed to ``angles``.
+      x: queries or keys, with an even H.
+      positions: position of each of the T rows; leading axes match those of ``x``, or have size 1.
+      frequencies: ``(pairs, base, dtype) -> angle per position of each pair``.
+      base: passed to ``frequencies``.
 
     Returns:
-        The turned vectors, of the same lengths.
+      The rotated vectors, with unchanged norms.
     """
     half = x.shape[-1] // 2
-    wide = wide_dtype(x.dtype)  # bfloat16 has no positions beyond 256
-    angle = jnp.multiply.outer(positions.astype(wide), angles(half, base, wide))
+    wide = wide_dtype(x.dtype)  # bfloat16 can't represent all integers above 256
+    angle = jnp.multiply.outer(positions.astype(wide), frequencies(half, base, wide))
     angle = jnp.expand_dims(angle, tuple(range(x.ndim - angle.ndim)))
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     a, b = x[..., :half].astype(wide), x[..., half:].astype(wide)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
-class Position(NamedTuple):
-    """One way of telling positions."""
+class PositionEncoding(NamedTuple):
+    """One kind of position encoding."""
 
-    table: bool  # whether a learned vector per position is added to the token's embedding
-    angles: Callable[..., Array] | None  # by which queries and keys are turned; None leaves them
+    table: bool  # whether a learned vector per position is added to the token embedding
+    frequencies: Callable[..., Array] | None  # of the rotation of queries and keys; None means no rotation
 
 
-POSITIONS: dict[str, Position] = {
-    "learned": Position(table=True, angles=None),
-    "rope": Position(table=False, angles=full),
-    "half_rope": Position(table=False, angles=half_truncated),
-    "none": Position(table=False, angles=None),
+POSITIONS: dict[str, PositionEncoding] = {
+    "learned": PositionEncoding(table=True, frequencies=None),
+    "rope": PositionEncoding(table=False, frequencies=rope_frequencies),
+    "half_rope": PositionEncoding(table=False, frequencies=half_rope_frequencies),
+    "none": PositionEncoding(table=False, frequencies=None),
 }

@@ -1,4 +1,4 @@
-"""Drawing a token from logits."""
+"""Sampling of a token from logits."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from jaxtyping import Array, Float, Int
 from minigpt_flax.errors import UserError
 
 
-def check_drawing(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Refuses numbers that no token can be drawn with.
+def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Check the sampling options.
 
     Raises:
-        UserError: If one is out of range.
+      UserError: one is out of range.
     """
     if not temperature >= 0:
-        raise UserError(f"temperature={temperature} is negative or none; 0 is greedy, 1 the model's own distribution")
+        raise UserError(f"temperature must be at least 0, got {temperature}; 0 is greedy, 1 the model's distribution")
     if top_k is not None and top_k < 1:
-        raise UserError(f"top_k={top_k} leaves no token; give 1 or more, or None for all")
+        raise UserError(f"top_k must be at least 1, got {top_k}; None means all tokens")
     if top_p is not None and not 0 < top_p <= 1:
-        raise UserError(f"top_p={top_p} is not in (0, 1]; give a number that is, or None for all")
+        raise UserError(f"top_p must be above 0 and at most 1, got {top_p}; None means all tokens")
 
 
 def sample_logits(
@@ -30,27 +30,27 @@ def sample_logits(
     top_k: int | Int[Array, ""] | None = None,
     top_p: float | Float[Array, ""] | None = None,
 ) -> Int[Array, "*batch"]:
-    """Draws one token from each row.
+    """Sample one token from each row.
 
-    The temperature divides the logits, then only the ``top_k`` likeliest tokens stay, then of these the smallest set of
-    likeliest ones whose renormalised probabilities reach ``top_p`` (Holtzman et al. 2020, arXiv:1904.09751). The
-    likeliest always stays. Of equal logits the lower token comes first.
+    The temperature divides the logits; then only the ``top_k`` most likely tokens remain, and of these the smallest set
+    of most likely tokens whose renormalized probabilities reach ``top_p`` (nucleus sampling, Holtzman et al. 2020,
+    arXiv:1904.09751). The most likely token always remains. Ties are broken in favor of the lower token id.
 
     Args:
-        logits: Unnormalised log-probabilities.
-        key: Random key.
-        temperature: At least 0; 0 takes the likeliest token.
-        top_k: At least 1. None means all.
-        top_p: In (0, 1]. None means 1, all.
+      logits: unnormalized log-probabilities.
+      key: random key.
+      temperature: at least 0; 0 takes the most likely token.
+      top_k: at least 1; None means all.
+      top_p: in (0, 1]; None means 1, all.
 
     Returns:
-        Token numbers.
+      Token ids.
 
     >>> int(sample_logits(jnp.array([0.0, 3.0, 1.0]), jax.random.key(0), temperature=0.0))
     1
     """
     scaled = logits / jnp.where(temperature > 0, temperature, 1.0)
-    if top_k is None and top_p is None:  # spares the sorting, which takes longer than a small model
+    if top_k is None and top_p is None:  # without the sort, which takes longer than a small model
         drawn = jax.random.categorical(key, scaled, axis=-1)
         return jnp.where(temperature > 0, drawn, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
     order = jnp.argsort(logits, axis=-1, descending=True, stable=True)

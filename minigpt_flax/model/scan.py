@@ -1,6 +1,6 @@
-"""Running a function through layers that are stored stacked: one array per parameter, the layers along its first axis.
+"""Apply a function to stacked layers: one array per parameter, with the layers along its first axis.
 
-Stacked arrays are few and large whatever the depth, which makes an optimizer's update and a compilation short.
+Stacked arrays are few and large at any depth, which keeps an optimizer's update and the compilation short.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ import jax
 import jax.numpy as jnp
 
 
-def over_layers(body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, layers: Any, *, loop: bool) -> tuple[Any, Any]:
-    """Calls ``carry, out = body(carry, layer)`` for one layer after the other.
+def apply_layers(
+    body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, layers: Any, *, loop: bool
+) -> tuple[Any, Any]:
+    """Call ``carry, out = body(carry, layer)`` for each layer in order.
 
     Args:
-        body: What a layer does.
-        carry: What the first layer takes.
-        layers: Tree of arrays with the layers along the first axis.
-        loop: Whether the compiled program is one loop (compiled in the same time whatever the number of layers) or the
-            layers written out (which lets the compiler work across them).
+      body: function of one layer.
+      carry: input of the first layer.
+      layers: tree of arrays with the layers along the first axis.
+      loop: whether to compile one loop (whose compile time does not grow with the number of layers) or to unroll the
+        layers (which lets the compiler optimize across them).
 
     Returns:
-        What the last layer hands on, and the ``out`` of all layers stacked.
+      The last layer's carry, and the ``out`` of all layers stacked.
 
-    >>> over_layers(lambda x, w: (w * x, x), jnp.float32(1), jnp.array([2.0, 3.0]), loop=False)
+    >>> apply_layers(lambda x, w: (w * x, x), jnp.float32(1), jnp.array([2.0, 3.0]), loop=False)
     (Array(6., dtype=float32), Array([1., 2.], dtype=float32))
     """
     if loop:
@@ -38,10 +40,10 @@ def over_layers(body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, layers:
 
 
 def unstack(layers: Any) -> list[Any]:
-    """Cuts a stacked tree into a tree per layer.
+    """Split a stacked tree into one tree per layer.
 
-    One `jax.lax.split` per array, whose gradient is one concatenation; that of an index per layer is a sum of arrays
-    that are zero but for their layer.
+    One `jax.lax.split` per array, whose gradient is one concatenation; the gradient of indexing each layer is a sum of
+    arrays that are zero except in that layer.
     """
     leaves, structure = jax.tree.flatten(layers)
     parts = [[part[0] for part in jax.lax.split(leaf, [1] * leaf.shape[0])] for leaf in leaves]

@@ -1,1 +1,1 @@
-"""One HTML page from run folders."""
+"""Render run folders as one HTML page."""

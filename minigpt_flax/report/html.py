@@ -1,6 +1,6 @@
-"""Runs as one HTML page that needs nothing else: curves to explore, the verdict, configuration, environment, samples.
+"""Render runs as one self-contained HTML page: interactive curves, comparison, configuration, environment, samples.
 
-Imports no JAX. The page asks nothing of a network, and its policy forbids every script but its own, by digest.
+Imports no JAX. The page makes no network requests; its Content-Security-Policy allows only its own script, by digest.
 """
 
 from __future__ import annotations
@@ -16,27 +16,26 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from minigpt_flax.compare.statistics import Verdict
+from minigpt_flax.compare.statistics import Summary
 from minigpt_flax.compare.tables import COLUMNS, findings, legend
-from minigpt_flax.runs.plots import COLOURS
+from minigpt_flax.runs.plots import COLORS
 from minigpt_flax.runs.records import Record, RunRecord
-from minigpt_flax.runs.schema import read_text
+from minigpt_flax.runs.schema import CLOCK, SECONDS, STEP, read_text
 from minigpt_flax.text import printable
 
-DASHES = ((), (7, 3), (2, 3), (9, 3, 2, 3))
-NUMBERS = 250_000  # in all curves together: about 2 MB
-CLOCK = ("step", "tokens", "seconds")
+DASHES = ((), (7, 3), (2, 3), (9, 3, 2, 3))  # line patterns of a canvas, pixels
+MAX_NUMBERS = 250_000  # numbers in all curves together, about 2 MB
 ASSETS = files("minigpt_flax.report") / "assets"
 
 
 @dataclass(frozen=True)
-class Shown:
+class PageRun:
     """A run on the page.
 
     Attributes:
-      run: its records.
-      group: contestant that it belongs to.
-      name: of its own.
+      run: the run's record.
+      group: name of its candidate.
+      name: name of the run.
     """
 
     run: RunRecord
@@ -44,20 +43,23 @@ class Shown:
     name: str
 
 
-def page(title: str, shown: Sequence[Shown], verdict: Verdict | None = None) -> str:
-    """Writes the page.
+def render(title: str, shown: Sequence[PageRun], summary: Summary | None = None) -> str:
+    """Renders the page.
 
     Args:
-      title: its heading.
-      shown: the runs, contestant by contestant.
-      verdict: where there are several contestants.
+      title: heading of the page.
+      shown: the runs, grouped by candidate.
+      summary: comparison of the candidates; None for a single candidate.
+
+    Returns:
+      The page's HTML.
     """
     script = _asset("report.js")
     return Template(_asset("report.html")).substitute(
         title=_text(title),
         subtitle=_text(_subtitle(shown)),
         style=_asset("report.css"),
-        verdict="" if verdict is None else _verdict(verdict),
+        comparison="" if summary is None else _comparison(summary),
         configuration=_configuration(shown),
         environment=_environment(shown),
         samples=_samples(shown),
@@ -68,7 +70,7 @@ def page(title: str, shown: Sequence[Shown], verdict: Verdict | None = None) -> 
 
 
 def _text(text: str) -> str:
-    """Text of others as HTML: markup, control characters and reordering are escaped."""
+    """Untrusted text as HTML, with markup, control and bidirectional characters escaped."""
     return escape(printable(text))
 
 
@@ -76,42 +78,42 @@ def _asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
-def _subtitle(shown: Sequence[Shown]) -> str:
+def _subtitle(shown: Sequence[PageRun]) -> str:
     config = shown[0].run.config
     tokens = config["steps"] * shown[0].run.tokens_per_step
     runs = f"{len(shown)} run{'s' * (len(shown) > 1)}"
     return f"{runs} of {config['steps']:,} steps, {tokens:,} tokens, on {', '.join(config['data'])}"
 
 
-def _verdict(verdict: Verdict) -> str:
-    rows = [[s.name, *(show(s) for _, show in COLUMNS)] for s in verdict.standings]
+def _comparison(summary: Summary) -> str:
+    rows = [[result.name, *(cell(result) for _, cell in COLUMNS)] for result in summary.results]
     notes = "".join(
         f"<li{' class=warning' * line.startswith('warning: ')}>{_text(line.removeprefix('warning: '))}</li>"
-        for line in findings(verdict)
+        for line in findings(summary)
     )
-    about = "".join(f"<p class=hint>{_text(line)}</p>" for line in legend(verdict))
-    table = _table(["contestant", *(title for title, _ in COLUMNS)], rows)
+    about = "".join(f"<p class=hint>{_text(line)}</p>" for line in legend(summary))
+    table = _table(["candidate", *(title for title, _ in COLUMNS)], rows)
     parts = f'<div class="wide">{table}</div><ul class="findings">{notes}</ul>{about}'
-    return f'<section id="verdict"><h2>Verdict</h2>{parts}</section>'
+    return f'<section id="comparison"><h2>Comparison</h2>{parts}</section>'
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: Iterable[int] = ()) -> str:
-    """A table; the rows of these numbers are marked."""
+    """An HTML table; ``marked`` holds the indices of highlighted rows."""
     marks = set(marked)
     cells = lambda tag, row: "".join(f"<{tag}>{_text(text)}</{tag}>" for text in row)
     body = "".join(f"<tr{' class=differs' * (i in marks)}>{cells('td', row)}</tr>" for i, row in enumerate(rows))
     return f"<table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _groups(shown: Sequence[Shown]) -> dict[str, list[RunRecord]]:
+def _groups(shown: Sequence[PageRun]) -> dict[str, list[RunRecord]]:
     groups: dict[str, list[RunRecord]] = {}
     for each in shown:
         groups.setdefault(each.group, []).append(each.run)
     return groups
 
 
-def _configuration(shown: Sequence[Shown]) -> str:
-    """A row a field, a column a contestant; where contestants differ, marked."""
+def _configuration(shown: Sequence[PageRun]) -> str:
+    """A table with one row per field and one column per candidate; rows in which candidates differ are highlighted."""
     groups = _groups(shown)
     fields = list(dict.fromkeys(field for each in shown for field in each.run.config))
     rows = [[field, *(_values(run.config.get(field) for run in runs) for runs in groups.values())] for field in fields]
@@ -120,12 +122,12 @@ def _configuration(shown: Sequence[Shown]) -> str:
 
 
 def _values(values: Iterable[Any]) -> str:
-    """Distinct values in order, as text."""
+    """The distinct values in order, as text."""
     texts = (", ".join(map(str, v)) if isinstance(v, list | tuple) else str(v) for v in values)
     return ", ".join(dict.fromkeys("-" if text in ("None", "") else text for text in texts))
 
 
-def _environment(shown: Sequence[Shown]) -> str:
+def _environment(shown: Sequence[PageRun]) -> str:
     flat = [dict(_flatten(each.run.env)) for each in shown]
     names = dict.fromkeys(name for env in flat for name in env)
     rows = [[name, _values(env.get(name) for env in flat)] for name in names]
@@ -140,26 +142,26 @@ def _flatten(values: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, 
             yield above + name, value
 
 
-def _samples(shown: Sequence[Shown]) -> str:
+def _samples(shown: Sequence[PageRun]) -> str:
     texts = [(each.name, each.run.path / "samples.txt") for each in shown]
-    found = [(name, read_text(path)) for name, path in texts if path.is_file()]
+    samples = [(name, read_text(path)) for name, path in texts if path.is_file()]
     items = "".join(
-        f"<details><summary>{_text(name)}</summary><pre>{_text(text)}</pre></details>" for name, text in found if text
+        f"<details><summary>{_text(name)}</summary><pre>{_text(text)}</pre></details>" for name, text in samples if text
     )
     return f'<section id="samples"><h2>Samples</h2>{items}</section>' if items else ""
 
 
-def _data(shown: Sequence[Shown]) -> str:
-    """What the script draws, as JSON that can't end its element."""
+def _data(shown: Sequence[PageRun]) -> str:
+    """The script's data as JSON, escaped so that it can't close its ``script`` element."""
     groups = list(_groups(shown))
     numbers = sum(len(record) for each in shown for record in each.run.records)
-    every = max(1, math.ceil(numbers / NUMBERS))
+    every = max(1, math.ceil(numbers / MAX_NUMBERS))
     runs = [
         {
             "name": printable(each.name),
             "group": printable(each.group),
             "state": each.run.state,
-            "colour": COLOURS[groups.index(each.group) % len(COLOURS)],
+            "color": COLORS[groups.index(each.group) % len(COLORS)],
             "dash": DASHES[groups.index(each.group) % len(DASHES)],
             "tokens_per_step": each.run.tokens_per_step,
             "series": [_series(part, every) for part in (each.run.training, each.run.validations) if part],
@@ -170,13 +172,14 @@ def _data(shown: Sequence[Shown]) -> str:
 
 
 def _series(records: Sequence[Record], every: int) -> dict[str, Any]:
-    """Records as columns, every so-many-th and the last."""
-    kept = [record for i, record in enumerate(records) if i % every == 0 or i == len(records) - 1]
-    names = [name for name in dict.fromkeys(n for record in kept for n in record) if name not in CLOCK]
-    columns = {name: [_short(record.get(name)) for record in kept] for name in names}
-    return {"step": [r["step"] for r in kept], "seconds": [_short(r["seconds"]) for r in kept], "y": columns}
+    """Records as columns: each ``every``-th record and the last one."""
+    sampled = [record for i, record in enumerate(records) if i % every == 0 or i == len(records) - 1]
+    names = [name for name in dict.fromkeys(n for record in sampled for n in record) if name not in CLOCK]
+    columns = {name: [_rounded(record.get(name)) for record in sampled] for name in names}
+    seconds = [_rounded(record[SECONDS]) for record in sampled]
+    return {"step": [record[STEP] for record in sampled], "seconds": seconds, "y": columns}
 
 
-def _short(value: float | None) -> float | None:
-    """Five digits; what is no number is none."""
+def _rounded(value: float | None) -> float | None:
+    """Rounds to five significant digits; None if non-finite."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")

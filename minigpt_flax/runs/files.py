@@ -1,10 +1,11 @@
-"""Write files so that nothing of a user's is lost. No other module of this package opens a file for writing.
+"""Write files without losing a user's data. No other module of this package opens a file for writing.
 
-A file is replaced whole: a temporary file beside it, then a rename. A symbolic link is never followed, so a link
-inside a folder cannot redirect a write or a removal to a place outside it. A new folder gets its name when it is
-complete. Only files and folders that this program made are removed; they are recognized by name or by a marker.
+A file is replaced atomically: a temporary file beside it, then a rename. Symbolic links are never followed, so a link
+inside a folder can't redirect a write or a removal to a path outside it. A new folder is created under a temporary
+name and renamed when it is complete. Only files and folders made by this program are removed; their name or a marker
+identifies them.
 
-What cannot be written raises ``OSError`` with the path that was asked for; the command line prints it as one line.
+A failed write raises ``OSError`` with the requested path; the command line prints it as one line.
 """
 
 from __future__ import annotations
@@ -21,52 +22,52 @@ from typing import IO, Any
 
 from minigpt_flax.errors import UserError
 
-SIGNATURE = "minigpt_flax"  # in every page and picture that a user names the place of
+SIGNATURE = "minigpt_flax"  # contained in every page and image whose path a user chooses
 TEMPORARY = (".minigpt-", ".tmp")  # prefix and suffix of a temporary file's name
-PARTIAL = ".partial"  # suffix of a folder that is being made
-MARKER = ".minigpt"  # file that marks a folder that is being made; its maker holds a lock on it
+PARTIAL = ".partial"  # suffix of an unfinished folder
+MARKER = ".minigpt"  # marker file of an unfinished folder; the process that makes it holds a lock on it
 _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows
 
 
-_unfinished: list[Path] = []  # temporary files and folders that this process is writing
-_made: set[Path] = set()  # folders that this process has made above those that it was asked for
+_unfinished: list[Path] = []  # temporary files and folders of this process
+_made: set[Path] = set()  # parent folders that this process has made
 
 
 def is_writing() -> bool:
-    """Whether a temporary file or folder would be left if this process ended now."""
+    """Whether this process would leave a temporary file or folder if it ended now."""
     return bool(_unfinished)
 
 
 class Busy(UserError):
-    """Another process is making the folder."""
+    """Raised if another process is making the folder."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Replaces a file: readers see the old content or the new, never a part.
+    """Replaces a file atomically: readers see either the old or the new content.
 
     Args:
-        path: the file. Its folder must exist; the file need not.
+      path: the file; its folder must exist, the file need not.
 
     Yields:
-        A binary file to write the new content to. An exception inside the block leaves the old file as it was.
+      A binary file for the new content. An exception inside the block leaves the old file unchanged.
 
     Raises:
-        OSError: the file can't be written, or ``path`` is a symbolic link or a folder.
+      OSError: the file can't be written, or ``path`` is a symbolic link or a folder.
     """
     scratch = path.with_name(os.urandom(4).hex().join(TEMPORARY))
-    with _blaming(path):
+    with _errors_naming(path):
         mode = _mode_of(path)
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS | _BINARY, 0o666)
     _unfinished.append(scratch)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
-            with _blaming(path):
+            with _errors_naming(path):
                 file.flush()
                 os.fsync(file.fileno())
-        with _blaming(path):
+        with _errors_naming(path):
             if mode is not None:
                 os.chmod(scratch, mode)
             os.replace(scratch, path)
@@ -74,7 +75,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with contextlib.suppress(OSError):
             os.unlink(scratch)
         if isinstance(error, OSError) and error.filename in (None, str(scratch), scratch):
-            raise _named(error, path) from error
+            raise _with_path(error, path) from error
         raise
     finally:
         _unfinished.remove(scratch)
@@ -82,33 +83,33 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def replace(path: Path, content: str | bytes) -> None:
-    """Replaces a file by ``content``, text in UTF-8; see :func:`replacing`."""
+    """Replaces the content of a file, text as UTF-8; see :func:`replacing`."""
     with replacing(path) as file:
         file.write(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content)
 
 
 def open_append(path: Path) -> IO[bytes]:
-    """Opens a file for appending, unbuffered; makes it if it isn't there.
+    """Opens a file for unbuffered appending; creates it if it doesn't exist.
 
     Raises:
-        OSError: it can't be opened, or it is a symbolic link, has a second hard link, or is no regular file.
+      OSError: the file can't be opened, is a symbolic link, has a second hard link, or is not a regular file.
     """
-    with _blaming(path):
+    with _errors_naming(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _FLAGS | _BINARY, 0o666)
     with _closing_on_error(descriptor):
         _require_plain(os.fstat(descriptor), path)
         if os.fstat(descriptor).st_nlink > 1:
-            raise OSError(errno.EMLINK, "it has a second hard link, which would change too", str(path))
+            raise OSError(errno.EMLINK, "it has a second hard link, which would change as well", str(path))
     return os.fdopen(descriptor, "ab", buffering=0)
 
 
 def open_lock(path: Path) -> IO[bytes]:
-    """Opens a lock file for reading and writing, unbuffered; makes it if it isn't there. Changes nothing in it.
+    """Opens a lock file for unbuffered reading and writing, without changing it; creates it if it doesn't exist.
 
     Raises:
-        OSError: it can't be opened, or it is a symbolic link or no regular file.
+      OSError: the file can't be opened, is a symbolic link, or is not a regular file.
     """
-    with _blaming(path):
+    with _errors_naming(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS | _BINARY, 0o666)
     with _closing_on_error(descriptor):
         _require_plain(os.fstat(descriptor), path)
@@ -116,9 +117,9 @@ def open_lock(path: Path) -> IO[bytes]:
 
 
 def try_lock(file: IO[Any]) -> bool:
-    """Takes the lock of an open file; False if another process holds it. Where there are no locks, returns True.
+    """Acquires the lock of an open file; False if another process holds it. True if the system has no locks.
 
-    The system releases the lock when the process ends, however it ends.
+    The system releases the lock when the process exits for any reason.
     """
     try:
         import fcntl
@@ -134,10 +135,10 @@ def try_lock(file: IO[Any]) -> bool:
 
 
 def set_content(file: IO[bytes], content: bytes) -> None:
-    """Overwrites an open lock file, unless it has a second hard link, which would change too.
+    """Overwrites an open lock file, unless it has a second hard link, which would change as well.
 
     Raises:
-        OSError: the disk is full.
+      OSError: the disk is full.
     """
     if os.fstat(file.fileno()).st_nlink == 1:
         os.ftruncate(file.fileno(), 0)
@@ -145,37 +146,37 @@ def set_content(file: IO[bytes], content: bytes) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it; one that exists is kept.
+    """Makes a folder and its parents; an existing folder is kept.
 
     Raises:
-        OSError: it can't be made.
+      OSError: the folder can't be made.
     """
-    _make_above(path)
+    _make_parents(path)
     _make(path, exist_ok=True)
 
 
 def make_new_folder(path: Path) -> None:
-    """Makes a folder that isn't there yet, and those above it.
+    """Makes a new folder and its parents.
 
     Raises:
-        FileExistsError: something is there.
-        OSError: it can't be made.
+      FileExistsError: the path exists.
+      OSError: the folder can't be made.
     """
-    _make_above(path)
+    _make_parents(path)
     _make(path)
 
 
 def _make(path: Path, exist_ok: bool = False) -> None:
-    """Makes a folder; if it can't be made, those that were made above it are removed again."""
+    """Makes a folder; if that fails, removes the parents that were made for it."""
     try:
         path.mkdir(exist_ok=exist_ok)
     except OSError:
-        _remove_above(path)
+        _remove_parents(path)
         raise
 
 
-def _make_above(path: Path) -> None:
-    """Makes the folders above a path, and remembers which of them this process has made."""
+def _make_parents(path: Path) -> None:
+    """Makes the parents of a path and records in ``_made`` which of them are new."""
     missing = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,8 +185,8 @@ def _make_above(path: Path) -> None:
     _made.update(missing)
 
 
-def _remove_above(path: Path) -> None:
-    """Removes the folders above a path that this process has made, as long as they are empty."""
+def _remove_parents(path: Path) -> None:
+    """Removes the parents of a path that this process has made, as long as they are empty."""
     with contextlib.suppress(OSError):
         for folder in path.parents:
             if folder in _made:
@@ -195,22 +196,22 @@ def _remove_above(path: Path) -> None:
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """Makes a new folder that gets its name ``out`` only when the block has ended without an exception.
+    """Makes a new folder that gets its name ``out`` only if the block ends without an exception.
 
-    Until then it is ``OUT.partial``, which is removed if the block fails; one that a killed process left is removed by
-    the next call.
+    Until then its name is ``OUT.partial``. If the block fails the folder is removed; if the process is killed, the next
+    call removes it.
 
     Yields:
-        The folder to write into.
+      The folder to write into.
 
     Raises:
-        UserError: ``out`` exists, another process is making it, or its folder can't be made.
-        OSError: the disk is full.
+      UserError: ``out`` exists, another process is making it, or it can't be made.
+      OSError: the disk is full.
     """
     require_absent(out)
     scratch = out.with_name(out.name + PARTIAL)
     try:
-        _make_above(scratch)
+        _make_parents(scratch)
         _remove_abandoned(scratch, out)
     except OSError as error:
         raise UserError(f"can't make the folder {out}: {error.strerror}") from error
@@ -223,13 +224,13 @@ def staged(out: Path) -> Iterator[Path]:
         except OSError as error:
             raise UserError(f"can't make the folder {out}: {error.strerror}") from error
         with open_lock(scratch / MARKER) as lock:
-            if not try_lock(lock):  # another process began at the same moment
+            if not try_lock(lock):  # another process started at the same time
                 raise _busy(out)
             yield scratch
             for file in scratch.iterdir():
                 _sync(file)
             require_absent(out)
-            with _blaming(out):
+            with _errors_naming(out):
                 os.rename(scratch, out)
             os.unlink(out / MARKER)
     except Busy:
@@ -237,7 +238,7 @@ def staged(out: Path) -> Iterator[Path]:
     except BaseException:
         with contextlib.suppress(OSError, UserError):
             _remove_abandoned(scratch, out)
-        _remove_above(scratch)
+        _remove_parents(scratch)
         raise
     finally:
         _unfinished.remove(scratch)
@@ -245,17 +246,17 @@ def staged(out: Path) -> Iterator[Path]:
 
 
 def require_absent(out: Path) -> None:
-    """Refuses a path where something is.
+    """Checks that a path doesn't exist.
 
     Raises:
-        UserError: something is there.
+      UserError: the path exists.
     """
     if os.path.lexists(out):
         raise UserError(f"{out} exists already: give another --out, or remove it")
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether this program makes a folder, or made it until it was killed: it is empty or carries the marker."""
+    """Whether a folder is empty or has the marker, so this program is making it or was killed while making it."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     marker = folder / MARKER
@@ -263,7 +264,7 @@ def is_ours(folder: Path) -> bool:
 
 
 def _remove_abandoned(scratch: Path, out: Path) -> None:
-    """Removes what a killed process left of a folder, unless a living one holds its lock."""
+    """Removes the unfinished folder of a killed process, unless a running process holds its lock."""
     if not os.path.lexists(scratch):
         return
     if not is_ours(scratch):
@@ -279,15 +280,15 @@ def _busy(out: Path) -> Busy:
 
 
 def remove_folder(path: Path) -> None:
-    """Removes a folder that this program made, as far as it can be removed; a symbolic link stays."""
-    shutil.rmtree(path, ignore_errors=True)  # refuses a link, and follows none inside
+    """Removes a folder that this program made, ignoring errors; a symbolic link is kept."""
+    shutil.rmtree(path, ignore_errors=True)  # rejects a link, and doesn't follow links inside
 
 
 def truncate(path: Path, size: int) -> None:
-    """Cuts a file that this program made down to ``size`` bytes.
+    """Truncates a file that this program made to ``size`` bytes.
 
     Raises:
-        OSError: it can't be cut, or it is a symbolic link or no regular file.
+      OSError: the file can't be truncated, is a symbolic link, or is not a regular file.
     """
     with open_lock(path) as file:
         os.ftruncate(file.fileno(), size)
@@ -295,10 +296,10 @@ def truncate(path: Path, size: int) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Removes a file that this program made; a link is removed and not followed.
+    """Removes a file that this program made; of a link, the link itself.
 
     Raises:
-        OSError: it can't be removed.
+      OSError: the file can't be removed.
     """
     path.unlink(missing_ok=True)
 
@@ -307,44 +308,44 @@ def move(path: Path, to: Path) -> Path:
     """Renames a file or folder within its folder.
 
     Raises:
-        OSError: it can't be renamed.
+      OSError: the path can't be renamed.
     """
     return path.rename(to)
 
 
 def require_own_file(path: Path, flag: str) -> None:
-    """Refuses to replace a file that this program did not make: its pages and pictures name ``SIGNATURE``.
+    """Checks that a file may be replaced: its content has ``SIGNATURE``, as every page and image of this program.
 
     Args:
-        path: the file; it need not exist.
-        flag: that named it, for the error.
+      path: the file; it need not exist.
+      flag: command-line flag that gave the path, for the error.
 
     Raises:
-        UserError: it exists and is another's, or is no file.
+      UserError: the path exists and is not a file, or not a file made by this program.
     """
     if not os.path.lexists(path):
         return
     if not path.is_file():
-        raise UserError(f"{flag} {path}: that is no file: give another")
+        raise UserError(f"{flag} {path}: that is not a file: give another")
     with path.open("rb") as file:
         if SIGNATURE.encode() not in file.read():
             raise UserError(f"{flag} {path}: that file exists and was not made by this program: give another")
 
 
 def require_own_folder(folder: Path, names: Collection[str], flag: str) -> None:
-    """Refuses to write into a folder that holds something else than the files that are to be written.
+    """Checks that a folder holds only files that this program is about to write.
 
     Args:
-        folder: the folder; it need not exist.
-        names: of the files.
-        flag: that named the folder, for the error.
+      folder: the folder; it need not exist.
+      names: names of these files.
+      flag: command-line flag that gave the folder, for the error.
 
     Raises:
-        UserError: it holds something else, or is no folder.
+      UserError: the folder holds another file, or is not a folder.
     """
     if not folder.is_dir():
         if os.path.lexists(folder):
-            raise UserError(f"{flag} {folder}: that is no folder: give another")
+            raise UserError(f"{flag} {folder}: that is not a folder: give another")
         return
     others = [entry.name for entry in folder.iterdir() if entry.name not in names and not is_temporary(entry.name)]
     if others:
@@ -352,37 +353,37 @@ def require_own_folder(folder: Path, names: Collection[str], flag: str) -> None:
 
 
 def require_plain(path: Path) -> None:
-    """Refuses a path that :func:`replacing` can't replace.
+    """Checks that :func:`replacing` can replace a path.
 
     Raises:
-        OSError: it is a symbolic link, a folder or no regular file.
+      OSError: the path is a symbolic link, a folder, or not a regular file.
     """
-    with _blaming(path):
+    with _errors_naming(path):
         _mode_of(path)
 
 
 def remove_empty_folder(path: Path) -> None:
-    """Removes a folder, and those above it that this process has made; one that holds something stays.
+    """Removes a folder and the parents that this process has made, as far as they are empty.
 
     Raises:
-        OSError: it can't be removed for another reason.
+      OSError: the folder is empty but can't be removed.
     """
     try:
         path.rmdir()
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
             raise
-    _remove_above(path)
+    _remove_parents(path)
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name is a temporary one of :func:`replacing`."""
+    """Whether a file name is that of a temporary file of :func:`replacing`."""
     prefix, suffix = TEMPORARY
     return name.startswith(prefix) and name.endswith(suffix)
 
 
 def remove_temporary(folder: Path) -> None:
-    """Removes the temporary files that a killed process left in a folder."""
+    """Removes temporary files that a killed process left in a folder."""
     for entry in folder.iterdir():
         if is_temporary(entry.name):
             with contextlib.suppress(OSError):
@@ -390,7 +391,7 @@ def remove_temporary(folder: Path) -> None:
 
 
 def find_link(folder: Path, names: Iterable[str], deep: bool = True) -> Path | None:
-    """The first symbolic link among some entries of a folder, or at any depth below them; None if there is none."""
+    """The first symbolic link among some entries of a folder and, if ``deep``, below them; None without one."""
     for name in names:
         path = folder / name
         if path.is_symlink():
@@ -403,34 +404,34 @@ def find_link(folder: Path, names: Iterable[str], deep: bool = True) -> Path | N
 
 
 def _mode_of(path: Path) -> int | None:
-    """Permissions of the file to replace; None if there is none."""
+    """Permissions of the file to replace; None if it doesn't exist."""
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except FileNotFoundError:
         return None
-    _require_plain(found, path)
-    return stat.S_IMODE(found.st_mode)
+    _require_plain(status, path)
+    return stat.S_IMODE(status.st_mode)
 
 
-def _require_plain(found: os.stat_result, path: Path) -> None:
-    if stat.S_ISLNK(found.st_mode):
+def _require_plain(status: os.stat_result, path: Path) -> None:
+    if stat.S_ISLNK(status.st_mode):
         raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed", str(path))
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
 
 
 @contextmanager
-def _blaming(path: Path) -> Iterator[None]:
-    """Lets an error name the file that was asked for, not the temporary one."""
+def _errors_naming(path: Path) -> Iterator[None]:
+    """Makes an ``OSError`` name this path instead of the temporary one."""
     try:
         yield
     except OSError as error:
-        raise _named(error, path) from error
+        raise _with_path(error, path) from error
 
 
-def _named(error: OSError, path: Path) -> OSError:
+def _with_path(error: OSError, path: Path) -> OSError:
     if error.errno == errno.ELOOP:  # O_NOFOLLOW
         return OSError(errno.ELOOP, "it is a symbolic link, which is not followed", str(path))
     return OSError(error.errno, error.strerror or str(error), str(path))
@@ -446,14 +447,14 @@ def _closing_on_error(descriptor: int) -> Iterator[None]:
 
 
 def _sync(path: Path) -> None:
-    """Brings a file to the disk itself, so that a power cut can't leave a folder that only looks complete."""
+    """Flushes a file to disk, so that a power failure can't leave a folder that only looks complete."""
     if path.is_file():
         with path.open("rb") as file:
             os.fsync(file.fileno())
 
 
 def _sync_folder(path: Path) -> None:
-    """Brings a rename to the disk itself, where the system can."""
+    """Flushes a rename to disk, if the system supports it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
         try:

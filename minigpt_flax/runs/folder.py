@@ -1,9 +1,9 @@
-"""A run is a folder: everything that a later command needs, and nothing else.
+"""The folder of a run, which holds everything that later commands need except the data.
 
-``config.json`` (all words and numbers), ``env.json`` (versions, devices, commit, data hash), ``tokenizer.json``,
-``metrics.jsonl`` (a line a logged step), ``checkpoints/``, ``passed_over.json`` (batches that broke a step),
-``speed.json`` (how fast the last session was), ``profile/`` (a trace, if asked for), ``samples.txt``, ``curves.png``;
-``.lock``, which the process that trains it holds; and ``.saved``, which says that there was a checkpoint.
+``config.json`` (the configuration), ``env.json`` (versions, devices, commit, data hash), ``tokenizer.json``,
+``metrics.jsonl`` (one line per logged step), ``checkpoints/``, ``passed_over.json`` (batches skipped after a rollback),
+``speed.json`` (throughput of the last start), ``profile/`` (a trace, with ``--profile``), ``samples.txt``,
+``curves.png``; ``.lock``, held by the training process; and ``.saved``, which marks that a checkpoint was saved.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from minigpt_flax.errors import Failed, UserError
+from minigpt_flax.errors import TrainingFailed, UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
 from minigpt_flax.runs.records import lines
@@ -27,8 +27,8 @@ from minigpt_flax.runs.schema import check_type, parse_json, read_json, read_tex
 LOCK = ".lock"
 HOLDER = "process {} on {}"  # content of the lock file
 BEFORE_CONFIG = frozenset({LOCK, "env.json", "tokenizer.json"})  # files written before config.json makes it a run
-DEEP = ("checkpoints", "profile", "tensorboard", "diagnosis")  # folders that a run writes below, at any depth
-FLAT = (
+DEEP = ("checkpoints", "profile", "tensorboard", "diagnosis")  # folders that a run writes to, at any depth
+FLAT = (  # files, and folders whose contents are not checked
     "config.json",
     "metrics.jsonl",
     "passed_over.json",
@@ -66,10 +66,10 @@ class RunFolder:
         """Makes the folder of a new run; returns itself.
 
         Args:
-          reuse: take one that is empty, or that a start which was cut short left.
+          reuse: accept an existing folder that is empty or left by an interrupted start.
 
         Raises:
-          UserError: the folder holds something, or can't be made.
+          UserError: the folder isn't empty, or can't be made.
         """
         try:
             files.make_new_folder(self.path)
@@ -83,10 +83,10 @@ class RunFolder:
             raise UserError(f"can't make the folder {show(self.path)}: {error.strerror}") from error
 
     def require_free(self) -> None:
-        """Refuses a path where something is, except an empty folder or what a start that was cut short left.
+        """Refuses an existing path, except an empty folder or one left by an interrupted start.
 
         Raises:
-          UserError: something is there.
+          UserError: the path exists.
         """
         try:
             os.lstat(self.path)
@@ -96,24 +96,24 @@ class RunFolder:
             raise UserError(f"can't make the folder {show(self.path)}: {error.strerror}") from error
         else:
             names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else {self.path.name}
-            if names and not self._cut_short(names):
+            if names and not self._interrupted_start(names):
                 raise self.taken()
 
-    def _cut_short(self, names: Iterable[str]) -> bool:
-        """Whether a folder holds nothing but the first files of a run, and a lock file that says that they are ours."""
-        found = {name for name in names if not files.is_temporary(name)}
-        if not found <= BEFORE_CONFIG or LOCK not in found or files.find_link(self.path, found):
+    def _interrupted_start(self, names: Iterable[str]) -> bool:
+        """Whether a folder has only the first files of a run, and a lock file of this program."""
+        permanent = {name for name in names if not files.is_temporary(name)}
+        if not permanent <= BEFORE_CONFIG or LOCK not in permanent or files.find_link(self.path, permanent):
             return False
-        return found == {LOCK} or read_text(self.path / LOCK).startswith(HOLDER.partition("{")[0])
+        return permanent == {LOCK} or read_text(self.path / LOCK).startswith(HOLDER.partition("{")[0])
 
     def taken(self) -> Taken:
         """The error of a new run whose folder exists already."""
         if self.config.is_file():
-            way = f"give another --name, or continue it with --resume {show(self.path)}"
-            return Taken(f"{show(self.path)} holds another run: {way}")
+            remedy = f"give another --name, or continue it with --resume {show(self.path)}"
+            return Taken(f"{show(self.path)} holds another run: {remedy}")
         if self.holds_run:
             return Taken(f"{show(self.path)} holds a run that has lost its config.json: give another --name")
-        return Taken(f"{show(self.path)} exists already and is no run: give another --name")
+        return Taken(f"{show(self.path)} exists already and is not a run: give another --name")
 
     @property
     def holds_run(self) -> bool:
@@ -121,10 +121,10 @@ class RunFolder:
         return self.metrics.exists() or self.checkpoints.exists()
 
     def fill(self, config: str, env: Mapping[str, Any], save_tokenizer: Callable[[Path], None]) -> None:
-        """Writes what stays the same for the whole run; ``config.json`` last, as it makes the folder a run.
+        """Writes the files that stay constant; ``config.json`` last, as it makes the folder a run.
 
         Raises:
-          UserError: the files can't be written; they are removed again.
+          UserError: the files can't be written; the written ones are removed.
         """
         try:
             save_tokenizer(self.path)
@@ -137,8 +137,16 @@ class RunFolder:
             self._undo()
             raise UserError(f"can't write {show(self.path)}: {error.strerror}") from error
 
+    def update_config(self, config: str) -> None:
+        """Replaces ``config.json``, for a run that continues with more steps or with moved data.
+
+        Raises:
+          UserError: it can't be written.
+        """
+        _replace(self.config, config)
+
     def _undo(self) -> None:
-        """Removes what :meth:`fill` wrote."""
+        """Removes the files that :meth:`fill` wrote."""
         with contextlib.suppress(OSError):
             for path in (self.config, self.env, self.tokenizer, self.path / LOCK):
                 files.remove_file(path)
@@ -149,18 +157,18 @@ class RunFolder:
         """Refuses a path that isn't the folder of a run.
 
         Raises:
-          UserError: no folder, or no ``config.json`` in it.
+          UserError: there is no folder, or no ``config.json`` in it.
         """
         if not self.config.is_file():
-            lost = ", though it holds metrics or checkpoints: bring the file back" if self.holds_run else ""
+            lost = ", though it has metrics or checkpoints: restore the file" if self.holds_run else ""
             raise UserError(f"{show(self.path)} is not the folder of a run: it has no config.json{lost}")
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Holds the folder for this process alone; the system releases it when the process ends.
+        """Locks the folder for this process; the system releases the lock when the process ends.
 
         Raises:
-          UserError: another process holds it, it can't be written, or a link in it leads elsewhere.
+          UserError: another process holds the lock, the folder can't be written, or it has a symbolic link.
         """
         self._refuse_links()
         try:
@@ -171,7 +179,7 @@ class RunFolder:
             if not files.try_lock(file):
                 holder = file.read(200).decode("utf-8", "replace") or "another process"
                 raise UserError(f"{show(self.path)} is being trained by {holder}: wait for it, or end it")
-            with contextlib.suppress(OSError):  # a full disk: the message above then can't name the process
+            with contextlib.suppress(OSError):  # a full disk; the error above then can't name the process
                 files.set_content(file, HOLDER.format(os.getpid(), socket.gethostname()).encode())
             files.remove_temporary(self.path)
             self._identity = _identity(self.path)
@@ -182,47 +190,49 @@ class RunFolder:
         if link is not None:
             raise UserError(
                 f"{show(self.path)} has a symbolic link, {link.relative_to(self.path)}, through which a file elsewhere "
-                "would be changed: put the file or folder itself in its place"
+                "would be changed: replace it by the file or folder itself"
             )
 
     def require_present(self) -> None:
-        """Ends a run whose folder was moved or removed since it was claimed.
+        """Checks that the folder still exists at its path.
 
         Raises:
-          Failed: it was.
+          TrainingFailed: it was moved or removed since :meth:`claim`.
         """
         if self._identity is not None and _identity(self.path) != self._identity:
-            raise Failed(f"{show(self.path)} was moved or removed during the run: nothing more can be saved in it")
+            raise TrainingFailed(
+                f"{show(self.path)} was moved or removed during the run: nothing more can be saved in it"
+            )
 
     def require_checkpoints(self, steps: Iterable[int], version: int) -> None:
-        """Refuses to start over where a run has lost its checkpoints.
+        """Refuses to start over if a run has lost its checkpoints.
 
         Args:
           steps: of the checkpoints.
-          version: of ``config.json``; version 1 did not say whether it had saved anything.
+          version: of ``config.json``; version 1 didn't record whether a checkpoint was saved.
 
         Raises:
-          UserError: it had some, and has none.
+          UserError: it had checkpoints, and has none.
         """
         if any(True for _ in steps):
             return
         missing = not self.checkpoints.is_dir() and (version > 1 or bool(self.scores()))
         if missing or self.saved.exists():
             raise UserError(
-                f"{show(self.path)} has lost its checkpoints: bring {show(self.checkpoints)} back, or start another run"
+                f"{show(self.path)} has lost its checkpoints: restore {show(self.checkpoints)}, or start another run"
             )
 
     def mark_saved(self) -> None:
-        """Notes that the run has a checkpoint.
+        """Records that the run has saved a checkpoint.
 
         Raises:
-          OSError: the note can't be written.
+          OSError: the mark can't be written.
         """
         if not self.saved.exists():
             files.replace(self.saved, b"")
 
     def check_tokenizer(self) -> None:
-        """Refuses a ``tokenizer.json`` that isn't the one that the run began with; old runs have no digest of it.
+        """Refuses a ``tokenizer.json`` that changed since the run began; old runs have no digest of it.
 
         Raises:
           UserError: it has changed, or ``env.json`` is damaged.
@@ -230,12 +240,12 @@ class RunFolder:
         expected = self._began_with("tokenizer", lambda env: (env.get("tokenizer") or {}).get("sha256"))
         if expected not in (None, sha256(self.tokenizer)):
             raise UserError(
-                f"{show(self.tokenizer)} is not the file that the run began with: bring back the one with the "
+                f"{show(self.tokenizer)} is not the file that the run began with: restore the one with the "
                 f"SHA-256 {expected}"
             )
 
     def data_hash(self) -> str:
-        """Hash of the data that the run began with.
+        """Hash of the data at the start of the run.
 
         Raises:
           UserError: ``env.json`` is missing or damaged.
@@ -243,7 +253,7 @@ class RunFolder:
         return str(self._began_with("data", lambda env: env["data"]["sha256"]))
 
     def init_hash(self) -> str | None:
-        """Hash of the weights of ``--init`` that the run began with; None where they were drawn.
+        """Hash of the weights of ``--init`` at the start of the run; None with random initial weights.
 
         Raises:
           UserError: ``env.json`` is missing or damaged.
@@ -255,10 +265,10 @@ class RunFolder:
         try:
             return check_type(find(env), str | None, f"{show(self.env)}: the hash of the {what}")
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{show(self.env)} is damaged: it doesn't say what {what} the run began with") from error
+            raise UserError(f"{show(self.env)} is damaged: it lacks the hash of the run's {what}") from error
 
     def records(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``; a last line cut short by a crash is left out.
+        """Reads ``metrics.jsonl``, without a last line that a crash has truncated.
 
         Raises:
           UserError: another line is damaged.
@@ -270,27 +280,26 @@ class RunFolder:
         return {record["step"]: record["val_loss"] for record in self.records() if "val_loss" in record}
 
     def forget_after(self, step: int) -> None:
-        """Drops the records of steps after ``step``, which a resumed run will write again.
+        """Removes the records of steps after ``step``, which a resumed run will write again.
 
         Raises:
           UserError: the file is damaged, or can't be written.
         """
-        kept = "".join(line for line, record in lines(self.metrics) if record["step"] <= step)
-        _replace(self.metrics, kept)
+        _replace(self.metrics, "".join(line for line, record in lines(self.metrics) if record["step"] <= step))
 
     def passed_over(self) -> list[int]:
-        """Numbers of the batches that the run goes without, in order.
+        """Reads the numbers of the skipped batches, in order.
 
         Raises:
           UserError: ``passed_over.json`` is damaged.
         """
         if not self.passed.exists():
             return []
-        found = parse_json(f'{{"batches": {read_text(self.passed)}}}', show(self.passed))
-        return sorted(check_type(found["batches"], tuple[int, ...], show(self.passed)))
+        content = parse_json(f'{{"batches": {read_text(self.passed)}}}', show(self.passed))
+        return sorted(check_type(content["batches"], tuple[int, ...], show(self.passed)))
 
     def pass_over(self, batches: Iterable[int]) -> None:
-        """Writes the numbers of the batches that the run goes without.
+        """Writes the numbers of the skipped batches.
 
         Raises:
           UserError: they can't be written.
@@ -306,18 +315,18 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a folder; None if there is none."""
+    """Device and inode of a folder; None if it doesn't exist."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def create_free(out: Path | str, stem: str) -> RunFolder:
-    """Makes the first of ``stem``, ``stem-2``, ``stem-3``, ... that isn't there.
+    """Makes the first folder of ``stem``, ``stem-2``, ``stem-3``, ... that doesn't exist.
 
-    Runs that start at the same moment get different ones.
+    Runs that start at the same moment get different folders.
 
     Raises:
       UserError: the folder can't be made.

@@ -1,6 +1,6 @@
-"""Where else the lines of ``metrics.jsonl`` go: each logger gets every record as it is written, and nothing else.
+"""``--log``: loggers that receive every record of ``metrics.jsonl`` as it is written.
 
-A logger's package is imported only when it is asked for.
+The package of a logger is imported only if the logger is used.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from minigpt_flax.errors import UserError
-from minigpt_flax.spec import look_up_name
+from minigpt_flax.spec import Spec, look_up_name
 
-CLOCK = ("step", "tokens", "seconds")  # what a record has beside its numbers
+CLOCK = ("step", "tokens", "seconds")  # keys of a record that are no measurements
 
 
 @runtime_checkable
 class Logger(Protocol):
-    """Takes records until it is closed."""
+    """Receives records until it is closed."""
 
     def __call__(self, record: Mapping[str, Any]) -> None:
-        """Takes one line of ``metrics.jsonl``; a number that isn't finite is None."""
+        """Receives one record of ``metrics.jsonl``; non-finite numbers are None."""
 
     def close(self) -> None:
-        """Brings everything to where it belongs."""
+        """Writes everything that is still buffered."""
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """What there is to plot in a record."""
+    """Returns the measurements of a record."""
     return {name: value for name, value in record.items() if name not in CLOCK and value is not None}
 
 
@@ -44,7 +44,7 @@ class tensorboard:
     def __init__(self, folder: Path, config: Mapping[str, Any], done: int):
         from tensorboardX import SummaryWriter
 
-        # TensorBoard strikes out what an earlier sitting logged after the step that this one goes on from.
+        # TensorBoard hides events after the step that this run is resumed from.
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1 if done else None)
         self.writer.add_text("config", "\n".join(f"    {name}: {value}" for name, value in config.items()), done)
 
@@ -54,14 +54,14 @@ class tensorboard:
             self.writer.add_scalar(name, value, record["step"])
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes the remaining events."""
         self.writer.close()
 
 
 class wandb:
-    """Weights & Biases; offline where ``WANDB_MODE=offline`` says so. The project is ``WANDB_PROJECT`` or minigpt_flax.
+    """Weights & Biases; offline with ``WANDB_MODE=offline``. The project is ``WANDB_PROJECT`` or minigpt_flax.
 
-    A run that goes on goes on there too: its name is its id. Package: wandb.
+    A resumed run continues there too, as its name is its id. Package: wandb.
     """
 
     package, extra = "wandb", "wandb"
@@ -84,32 +84,32 @@ class wandb:
         self.run.log({"step": record["step"], **numbers(record)})
 
     def close(self) -> None:
-        """Sends what is left."""
+        """Sends the remaining records."""
         self.run.finish()
 
 
 LOGGERS: dict[str, Any] = {f.__name__: f for f in (tensorboard, wandb)}
 
 
-def require(names: Sequence[str]) -> None:
-    """Refuses a logger that there isn't, or that lacks its package.
+def require(specs: Sequence[Spec]) -> None:
+    """Refuses an unknown logger, and one whose package isn't installed.
 
     Raises:
-      UserError: says what there is, or what to install.
+      UserError: names the loggers, or the package to install.
     """
-    for name in names:
-        row = look_up_name(name, LOGGERS, "logger")
+    for spec in specs:
+        row: Any = look_up_name(spec, LOGGERS, "logger")
         if importlib.util.find_spec(row.package) is None:
-            raise UserError(f"--log {name} needs the package {row.package}: pip install 'jaxopt-mini[{row.extra}]'")
+            raise UserError(f"--log {spec} needs the package {row.package}: pip install 'jaxopt-mini[{row.extra}]'")
 
 
-def open_all(names: Sequence[str], folder: Path, config: Mapping[str, Any], done: int) -> list[Logger]:
+def open_all(specs: Sequence[Spec], folder: Path, config: Mapping[str, Any], done: int) -> list[Logger]:
     """Opens the loggers of a run.
 
     Args:
-      names: of rows of ``LOGGERS``.
+      specs: name rows of ``LOGGERS``.
       folder: of the run.
-      config: of the run.
-      done: steps that are done already.
+      config: of the run, as text.
+      done: steps done before.
     """
-    return [LOGGERS[name](folder, config, done) for name in names]
+    return [LOGGERS[spec.name](folder, config, done) for spec in specs]

@@ -1,4 +1,4 @@
-"""Read what a run left in its folder: its configuration and the lines of ``metrics.jsonl``. Imports no JAX."""
+"""Read a run's folder: its configuration and the records in ``metrics.jsonl``. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -14,10 +14,24 @@ from typing import Any
 
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
-from minigpt_flax.runs.schema import LARGE, WHOLE, brief, check_fields, read_json, read_text
+from minigpt_flax.runs.schema import (
+    GRAD_NORM,
+    LARGE,
+    LOSS,
+    SECONDS,
+    SKIPPED_IN_A_ROW,
+    STEP,
+    TOKENS,
+    VAL_LOSS,
+    WHOLE,
+    brief,
+    check_fields,
+    read_json,
+    read_text,
+)
 
 Record = dict[str, Any]
-USED: dict[str, Any] = {
+CHECKED: dict[str, Any] = {  # types of the configuration's fields that a comparison or a report computes with
     **dict.fromkeys(("steps", "batch_size", "accum", "context", "seed"), int),
     "lr": float,
     "opt": str,
@@ -27,13 +41,13 @@ USED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What happened in a run.
+    """What a run recorded.
 
     Attributes:
-      name: of its folder.
-      config: words and numbers.
-      records: lines of ``metrics.jsonl``, by step.
-      env: versions, devices, data; empty where they weren't kept.
+      name: name of its folder.
+      config: fields of ``config.json``.
+      records: records of ``metrics.jsonl``, by step; ``runs.schema.METRICS`` describes their keys.
+      env: versions, devices and data; empty if the run didn't record them.
       path: its folder.
     """
 
@@ -45,32 +59,41 @@ class RunRecord:
 
     @property
     def state(self) -> str:
-        """``finished``, ``diverged`` (a loss or gradient was no number) or ``unfinished``."""
-        if any(record.get(name, 0.0) is None for record in self.records for name in ("loss", "grad_norm", "val_loss")):
+        """``finished``, ``diverged`` (a loss or norm isn't finite, in a step that wasn't skipped) or ``unfinished``."""
+        taken = [record for record in self.records if not record.get(SKIPPED_IN_A_ROW)]
+        if any(record.get(name, 0.0) is None for record in taken for name in (LOSS, GRAD_NORM, VAL_LOSS)):
             return "diverged"
-        done = self.final is not None and self.final["step"] == self.config.get("steps")
+        done = self.final is not None and self.final[STEP] == self.config.get("steps")
         return "finished" if done else "unfinished"
 
     @property
+    def data_id(self) -> Any:
+        """What the data is: its SHA-256 if recorded, as a path can come to denote another file; else the sources."""
+        return self.env.get("data", {}).get("sha256") or self.config.get("data")
+
+    @property
     def tokens_per_step(self) -> int:
-        """Tokens that a step trains on."""
+        """Tokens in a training step."""
         return self.config.get("accum", 1) * self.config.get("batch_size", 0) * self.config.get("context", 0)
 
     @property
     def ms_per_step(self) -> float | None:
-        """Median time of a step, without compiling and validating; of runs trained together, this one's share."""
+        """Median step time in milliseconds, without compilation and validation.
+
+        For runs trained together by ``compare --vmap``, an equal share of the common step's time.
+        """
         speed = self.tokens_per_second
         return None if not speed else 1000 * self.tokens_per_step / speed / self.env.get("together", 1)
 
     @property
     def training(self) -> list[Record]:
-        """Lines of training steps: ``loss``, ``lr``, ``grad_norm``."""
-        return [record for record in self.records if record.get("loss") is not None]
+        """Records of training steps: ``loss``, ``lr``, ``grad_norm``."""
+        return [record for record in self.records if record.get(LOSS) is not None]
 
     @property
     def validations(self) -> list[Record]:
-        """Lines of validations: ``val_loss``, ``val_sem``."""
-        return [record for record in self.records if record.get("val_loss") is not None]
+        """Records of validations: ``val_loss``, ``val_sem``."""
+        return [record for record in self.records if record.get(VAL_LOSS) is not None]
 
     @property
     def final(self) -> Record | None:
@@ -80,20 +103,20 @@ class RunRecord:
     @property
     def best(self) -> Record | None:
         """The validation with the lowest loss."""
-        return min(self.validations, key=lambda record: record["val_loss"], default=None)
+        return min(self.validations, key=lambda record: record[VAL_LOSS], default=None)
 
     @property
     def steps(self) -> int:
-        """Steps done, as far as they are on record."""
-        return max((record["step"] for record in self.records), default=0)
+        """The last recorded step."""
+        return max((record[STEP] for record in self.records), default=0)
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Median speed between neighbouring lines, so that compiling and validating, which are rare, don't count."""
+        """Median throughput between adjacent records, which ignores the rare compilations and validations."""
         speeds = [
-            (after["tokens"] - before["tokens"]) / (after["seconds"] - before["seconds"])
+            (after[TOKENS] - before[TOKENS]) / (after[SECONDS] - before[SECONDS])
             for before, after in pairwise(self.records)
-            if after["tokens"] > before["tokens"] and after["seconds"] > before["seconds"]
+            if after[TOKENS] > before[TOKENS] and after[SECONDS] > before[SECONDS]
         ]
         return statistics.median(speeds) if speeds else None
 
@@ -102,7 +125,7 @@ def read_run(path: Path | str) -> RunRecord:
     """Reads the folder of a run.
 
     Raises:
-      UserError: it isn't one, or a file in it is damaged.
+      UserError: the folder isn't a run's, or a file in it is damaged.
     """
     path = Path(path)
     if not (path / "config.json").is_file():
@@ -113,19 +136,19 @@ def read_run(path: Path | str) -> RunRecord:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """The fields of a configuration; those that a comparison or a page computes with are checked, others only shown."""
+    """Reads ``config.json``; checks only the fields in ``CHECKED``, as the others are just displayed."""
     config = read_json(path)
-    if isinstance(config.get("data"), str):  # the first runs had one source
+    if isinstance(config.get("data"), str):  # early versions had a single source
         config["data"] = [config["data"]]
-    used = {name: config[name] for name in USED if name in config}
-    return {**config, **check_fields(used, USED, show(path), optional=("accum",))}
+    used = {name: config[name] for name in CHECKED if name in config}
+    return {**config, **check_fields(used, CHECKED, show(path), optional=("accum",))}
 
 
 def lines(path: Path) -> Iterator[tuple[str, Record]]:
-    """Every whole line of a ``metrics.jsonl`` and its record; a last line cut short by a crash is left out.
+    """Yields each line of a ``metrics.jsonl`` and its record; omits a last line that a crash truncated.
 
     Raises:
-      UserError: another line is damaged.
+      UserError: any other line is damaged.
     """
     if not path.exists():
         return
@@ -134,18 +157,20 @@ def lines(path: Path) -> Iterator[tuple[str, Record]]:
             record = json.loads(line)
             problem = _problem(record)
         except (ValueError, RecursionError):
-            problem = "it is no JSON"
+            problem = "it is not valid JSON"
         if problem:
-            raise UserError(f"{show(path)}, line {number}, is no record of a step: {problem}; mend or remove the line")
+            raise UserError(
+                f"{show(path)}, line {number}, is not a record of a step: {problem}; fix or remove the line"
+            )
         yield line + "\n", record
 
 
 def _problem(record: Any) -> str | None:
-    """What no record of a step has; None stands for a number that isn't finite."""
-    step = record.get("step") if isinstance(record, dict) else None
+    """Why a value is not a record of a step, or None if it is one; None as a value denotes a non-finite number."""
+    step = record.get(STEP) if isinstance(record, dict) else None
     if type(step) is not int or not 0 <= step <= WHOLE:
         return f"step is {brief(step)}"
-    for name in ("tokens", "seconds"):
+    for name in (TOKENS, SECONDS):
         if record.get(name) is None:
             return f"it has no {name}"
     for name, value in record.items():

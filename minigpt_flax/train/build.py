@@ -1,4 +1,4 @@
-"""Words to objects: the one place that knows both the optimizers and the model."""
+"""From a configuration to the parts of a run: the one module that knows both the optimizers and the model."""
 
 from __future__ import annotations
 
@@ -11,52 +11,51 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxopt_mini import GradientTransformationExtraArgs, ParamLayout
+from jaxopt_mini import GradientTransformation, GradientTransformationExtraArgs, ParamLayout
 from jaxopt_mini.tree import path_name
 from minigpt_flax.data import Tokenizer, bits_per_character, evaluation_windows
 from minigpt_flax.errors import UserError
 from minigpt_flax.model import gpt
 from minigpt_flax.model.attention_backend import choose_attention
-from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.model.config import Architecture, ModelConfig
 from minigpt_flax.model.flops import training_flops
 from minigpt_flax.model.layout import layout as model_layout
-from minigpt_flax.model.loss import total
-from minigpt_flax.spec import bind, blame, parse, ready, settings
+from minigpt_flax.model.loss import sum_losses
+from minigpt_flax.spec import Spec, as_user_error, settings
 from minigpt_flax.train import memory
 from minigpt_flax.train.callbacks import on_record
+from minigpt_flax.train.compile import CompiledStep, shares_threads
 from minigpt_flax.train.config.mesh import batch_shares, check_tensor, choose_mesh, worthwhile
 from minigpt_flax.train.config.run_config import RunConfig
 from minigpt_flax.train.curvature_probes import due
 from minigpt_flax.train.dataset import Dataset, Part, load_dataset
-from minigpt_flax.train.evaluate import evaluate, together
-from minigpt_flax.train.metrics import Metrics
+from minigpt_flax.train.evaluate import evaluate, weighted_mean
 from minigpt_flax.train.nonfinite import Policy
-from minigpt_flax.train.optimizer import build_optimizer, rehearse
+from minigpt_flax.train.optimizer import IN_PLACE_OF_SPECS, build_optimizer, check_one_step
 from minigpt_flax.train.parallel import sharding
-from minigpt_flax.train.parallel.launch import LAUNCHERS, Step, patient
+from minigpt_flax.train.parallel.launch import LAUNCHERS, Step
 from minigpt_flax.train.precision import require
 from minigpt_flax.train.probe_wrappers import LastUpdateState, find
 from minigpt_flax.train.probes import skips
-from minigpt_flax.train.registry import KINDS
-from minigpt_flax.train.state import TrainState, init_state
+from minigpt_flax.train.registry import REGISTRIES
+from minigpt_flax.train.state import Probe, TrainState, init_state
 from minigpt_flax.train.step import make_step
-from minigpt_flax.train.view import Probe
 
 EVALUATION_TOKENS = 4096  # in one batch of a validation
-UNASKED: dict[str, Probe] = {skips.__name__: skips}  # measured in every step
+ALWAYS_ON_PROBES: dict[str, Probe] = {skips.__name__: skips}
 
 
 @dataclass(frozen=True)
-class Design:
-    """What words and numbers decide without the data: enough to read a checkpoint."""
+class Setup:
+    """What follows from the configuration without the data: enough to read a checkpoint."""
 
     config: RunConfig
     model: ModelConfig
-    hindered: str  # why the attention is another than the wanted one; empty if it isn't
+    attention_fallback_reason: str  # empty if the attention is the one that was asked for
     shapes: Any  # the parameters, abstract
-    layout: Any
-    flops: int  # products of matrices in a step
-    schedule: Callable
+    layout: Any  # tree of ``ParamLayout``
+    flops: int  # of the matrix products in a step
+    schedule: Callable | None  # None for an optimizer with a learning rate of its own
     tx: GradientTransformationExtraArgs
     draw: Callable[[Any], Any]  # key -> initial parameters
     on_nan: Policy
@@ -64,116 +63,122 @@ class Design:
 
 
 @dataclass(frozen=True)
-class Run(Design):
-    """A run, ready to go: pure functions and data, no state."""
+class Run(Setup):
+    """Everything that training takes, as pure functions and data; it holds no state.
+
+    A loop of one's own::
+
+        state = run.init()
+        for t in range(run.config.steps):
+            state, metrics = run.step(state, run.batches(t))
+        results = run.evaluate(state.evaluation_params)
+    """
 
     data: Dataset
     tokenizer: Tokenizer
-    batches: Callable[[int], Any]  # step -> what ``step`` takes
-    step: Step
-    observed: Step  # the step with the probes of every record
-    looking: Step  # with those too that look only now and then
-    periods: tuple[int, ...]  # steps between two looks of each of these
+    batches: Callable[[int], Any]  # number of steps done -> what ``step`` takes
+    step: CompiledStep
+    step_with_probes: CompiledStep  # the step with the probes of every record
+    step_with_periodic_probes: CompiledStep  # and with those that run every N steps
+    periods: tuple[int, ...]  # N of each of these
     evaluate: Callable[..., dict[str, float]]  # (params, stop=...), see ``validation``
     mesh: Mesh
     state: TrainState  # abstract, with its shardings
 
-    def at(self, number: int) -> Step:
+    def step_for(self, number: int) -> CompiledStep:
         """The program for step ``number``, from 1: it measures what is due there, and otherwise does the same.
 
-        The step before one on record is observed too, where a probe compares the two.
+        The step before one on record has probes too, where a probe compares the two.
         """
         every = self.config.log_every
         if not (on_record(number, every) or (self.compares and on_record(number + 1, every))):
             return self.step
-        return self.looking if any(due(number - 1, period) for period in self.periods) else self.observed
+        is_due = any(due(number - 1, period) for period in self.periods)
+        return self.step_with_periodic_probes if is_due else self.step_with_probes
 
     @functools.cached_property
     def compares(self) -> bool:
         """Whether a probe compares a step with the one before."""
         return bool(find(self.state.opt_state, LastUpdateState))
 
-    def each_step(self, change: Callable[[Step], Step]) -> Run:
-        """The run with all programs of its step changed, what comes first first; those that are one stay one."""
-        changed = functools.cache(change)
-        return dataclasses.replace(
-            self, looking=changed(self.looking), step=changed(self.step), observed=changed(self.observed)
-        )
+    def compile_in_background(self) -> None:
+        """Begins to compile every variant of the step."""
+        batch = self.batches(0)
+        for step in dict.fromkeys((self.step_with_periodic_probes, self.step, self.step_with_probes)):
+            step.compile_in_background(self.state, batch, check=memory.require_planned)
 
 
-def build(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: str | None = None) -> Run:
-    """Builds every part of a run from its words and numbers.
+def build(
+    config: RunConfig,
+    *,
+    optimizer: GradientTransformation | None = None,
+    data: Dataset | None = None,
+    tokenizer: Tokenizer | None = None,
+    data_hash: str | None = None,
+) -> Run:
+    """Builds every part of a run.
 
     Args:
-      config: the words and numbers.
-      tokenizer: of the run that goes on; None trains one.
-      data_hash: of the data that the run began with; None takes any.
+      config: specs and numbers.
+      optimizer: any Optax-compatible transformation; the whole optimizer, in place of ``opt``, ``lr``, ``schedule``,
+        ``clip``, ``group`` and ``wrap`` of the configuration.
+      data: takes the place of ``config.data``.
+      tokenizer: of the run that is continued; None trains one.
+      data_hash: SHA-256 of the data that the run began with; None takes any.
 
     Raises:
-      UserError: a word, a number or a file is wrong.
+      UserError: a spec, a number or a file is wrong.
     """
-    return assemble(config, load_dataset(config, tokenizer=tokenizer, data_hash=data_hash))
+    return make_run(config, data or load_dataset(config, tokenizer=tokenizer, data_hash=data_hash), optimizer)
 
 
-def assemble(config: RunConfig, data: Dataset) -> Run:
-    """Builds every part of a run around its data.
-
-    Raises:
-      UserError: a word or a number is wrong.
-    """
-    plan = design(config, data.tokenizer)
+def make_run(config: RunConfig, data: Dataset, optimizer: GradientTransformation | None = None) -> Run:
+    """Builds every part of a run around its data; see :func:`build`."""
+    config = config if optimizer is None else dataclasses.replace(config, **IN_PLACE_OF_SPECS)
+    setup = make_setup(config, data.tokenizer, optimizer)
     key = jax.random.key(config.seed)
-    losses = loss_sum(plan.model)
+    losses = loss_sum(setup.model)
 
-    def make(axis: str | None, words: tuple[str, ...]) -> Step:
-        told = {"probes": chosen_probes(words), "observed": bool(words)}
-        one = make_step(losses, plan.tx, plan.schedule, key=key, layout=plan.layout, axis=axis, **told)
+    def make(axis: str | None, specs: tuple[Spec, ...]) -> Step:
+        probes = {"probes": chosen_probes(specs), "observed": bool(specs)}
+        return make_step(losses, setup.tx, setup.schedule, key=key, layout=setup.layout, axis=axis, **probes)
 
-        def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-            state, metrics = one(state, batch)
-            return state, Metrics.of(metrics)
-
-        return step
-
-    mesh = sharding.make_mesh(_mesh_sizes(config, plan.shapes))
-    check_tensor(mesh.shape.get("tensor", 1), heads=plan.model.heads, kv_heads=plan.model.key_value_heads)
-    shapes = jax.eval_shape(plan.init)
-    shardings = sharding.state_shardings(mesh, shapes, plan.layout, tensor_axes(plan.shapes))
+    mesh = sharding.make_mesh(_mesh_sizes(config, setup.shapes))
+    check_tensor(mesh.shape.get("tensor", 1), heads=setup.model.heads, kv_heads=setup.model.key_value_heads)
+    shapes = jax.eval_shape(setup.init)
+    shardings = sharding.state_shardings(mesh, shapes, setup.layout, tensor_axes(setup.shapes))
     batches = training_batches(config, data, mesh)
-    if config.probe:  # a value that no probe can take shows before anything is written
-        blame(
-            f"probe {', '.join(config.probe)}",
-            lambda: jax.eval_shape(make(None, config.probe), shapes, batches(0)),
-        )
+    if config.probe:  # a value that no probe can take is refused before anything is written
+        one_step = lambda: jax.eval_shape(make(None, config.probe), shapes, batches(0))
+        as_user_error(f"probe {', '.join(map(str, config.probe))}", one_step)
 
     @functools.cache
-    def launched(words: tuple[str, ...]) -> Step:
-        compiled = LAUNCHERS[config.parallel].compile(functools.partial(make, words=words), mesh, shardings)
-        return patient(compiled, mesh)
+    def compiled(specs: tuple[Spec, ...]) -> CompiledStep:
+        return LAUNCHERS[config.parallel].compile(functools.partial(make, specs=specs), mesh, shardings)
 
-    seldom = periods(config.probe)
-    known: dict[str, Any] = vars(plan) | {"init": jax.jit(plan.init, out_shardings=shardings)}
+    periodic = periods(config.probe)
+    known: dict[str, Any] = vars(setup) | {"init": jax.jit(setup.init, out_shardings=shardings)}
     return Run(
         **known,
         data=data,
         tokenizer=data.tokenizer,
         batches=batches,
-        step=launched(()),
-        observed=launched(tuple(word for word in config.probe if word not in seldom)),
-        looking=launched(config.probe),
-        periods=tuple(seldom.values()),
-        evaluate=validation(plan.model, mesh, data, config.context),
+        step=compiled(()),
+        step_with_probes=compiled(tuple(spec for spec in config.probe if spec not in periodic)),
+        step_with_periodic_probes=compiled(config.probe),
+        periods=tuple(periodic.values()),
+        evaluate=validation(setup.model, mesh, data, config.context),
         mesh=mesh,
         state=sharding.abstract(shapes, shardings),
     )
 
 
-def fits(run: Run, count: int = 1) -> None:
+def check_memory(run: Run, count: int = 1) -> None:
     """Refuses a run that doesn't fit into memory.
 
     Args:
       run: the run.
-      count: so many of them train at the same time.
+      count: number of such runs that train at the same time.
 
     Raises:
       UserError: it doesn't fit.
@@ -191,59 +196,56 @@ def _mesh_sizes(config: RunConfig, shapes: Any) -> dict[str, int]:
     return choose_mesh(config.mesh, config.batch_size, devices, processes)
 
 
-def chosen_probes(words: Iterable[str]) -> dict[str, Probe]:
-    """The probes that words name, by these, and what is always measured.
+def chosen_probes(specs: Iterable[Spec]) -> dict[str, Probe]:
+    """The probes that specs name, and those that always run.
 
     Raises:
-      UserError: a word is wrong.
+      UserError: a spec is wrong.
     """
-    kind = KINDS["probe"]
-    return {text: ready(parse(text, "probe"), kind.table, "probe", kind.given) for text in words} | UNASKED
+    return {str(spec): REGISTRIES["probe"].partial(spec) for spec in specs} | ALWAYS_ON_PROBES
 
 
-def periods(words: Iterable[str]) -> dict[str, int]:
-    """Those of the words of probes that look only now and then, each with the steps between two looks."""
-    found = {text: parse(text, "probe") for text in words}
-    values = {text: settings(word, KINDS["probe"].table[word.name]) for text, word in found.items()}
-    return {text: given["every"] for text, given in values.items() if "every" in given}
+def periods(specs: Iterable[Spec]) -> dict[Spec, int]:
+    """The specs of probes that run every N steps, each with its N."""
+    values = {spec: settings(spec, REGISTRIES["probe"].row(spec)) for spec in specs}
+    return {spec: given["every"] for spec, given in values.items() if "every" in given}
 
 
-def design(config: RunConfig, tokenizer: Tokenizer) -> Design:
+def make_setup(config: RunConfig, tokenizer: Tokenizer, optimizer: GradientTransformation | None = None) -> Setup:
     """Builds what doesn't need the data.
 
     Raises:
-      UserError: a word or a number is wrong.
+      UserError: a spec or a number is wrong.
     """
-    precision = bind(parse(config.dtype, "dtype"), KINDS["dtype"].table, "dtype")
+    precision = REGISTRIES["dtype"].bind(config.dtype)
     require(precision.compute)
-    wanted = model_config(
-        config, tokenizer.vocab_size, dtype=precision.compute, end_of_text=end_of_text(config, tokenizer)
-    )
+    end = end_of_text(config, tokenizer)
+    wanted = model_config(config, tokenizer.vocab_size, dtype=precision.compute, end_of_text=end)
     memory.require_weights(config, wanted.vocab_size)
-    model, hindered = choose_attention(wanted, config.attention)
+    model, reason = choose_attention(wanted, config.attention)
     key = jax.random.key(config.seed)
     draw = lambda key: precision.store(gpt.init_params(model, key))
     shapes = jax.eval_shape(draw, key)
     layout = jax.tree.map(
         lambda axes: ParamLayout(axes.role, axes.stacked, axes.inputs, axes.outputs), model_layout(shapes)
     )
-    schedule, tx = build_optimizer(config, layout)
-    rehearse(config, schedule, tx, shapes)
+    schedule, tx = build_optimizer(config, layout, optimizer=optimizer)
+    check_one_step(config, schedule, tx, shapes)
     init = jax.jit(lambda: init_state(draw(key), tx))
     flops = config.step_sequences * training_flops(model, shapes, config.context)
-    policy = bind(parse(config.on_nan, "policy"), KINDS["policy"].table, "policy")
-    return Design(config, model, hindered, shapes, layout, flops, schedule, tx, draw, policy, init)
+    policy = REGISTRIES["policy"].bind(config.on_nan)
+    return Setup(config, model, reason, shapes, layout, flops, schedule, tx, draw, policy, init)
 
 
 def end_of_text(config: RunConfig, tokenizer: Tokenizer) -> int | None:
-    """The token between documents, if the run keeps them apart.
+    """The token between documents, if attention across it is masked; else None.
 
     Raises:
-      UserError: it should, and the tokenizer has none.
+      UserError: it should be masked, and the tokenizer has no such token.
     """
     if config.document_mask and tokenizer.eot is None:
         raise UserError(
-            f"--document-mask needs a token that ends a text, which the {tokenizer.name} tokenizer lacks: "
+            f"--document-mask needs an end-of-text token, which the {tokenizer.name} tokenizer lacks: "
             'take --tokenizer "bpe(eot=True)", or leave the flag out'
         )
     return tokenizer.eot if config.document_mask else None
@@ -261,14 +263,15 @@ def tensor_axes(shapes: Any) -> dict[str, int | None]:
 
 
 def validation(model: ModelConfig, mesh: Mesh, data: Dataset, context: int) -> Callable:
-    """``(params, stop) -> results`` of ``evaluate`` over every source, see ``together``.
+    """``(params, stop) -> results`` of ``evaluate`` over every source, see ``weighted_mean``.
 
     On any number of devices the windows are the same, and so are the losses that are added up.
     """
     shares = batch_shares(dict(mesh.shape))
     per_batch = max(1, EVALUATION_TOKENS // context // shares) * shares
     losses_of = sharding.on_mesh(window_losses(model), mesh)
-    compiled = patient(jax.jit(losses_of, out_shardings=sharding.replicated(mesh)), mesh)
+    jitted = jax.jit(losses_of, out_shardings=sharding.replicated(mesh))
+    compiled = CompiledStep(jitted, block=shares_threads(mesh))
     put = functools.partial(sharding.put, sharding=sharding.batch_sharding(mesh))
     losses = lambda params, *window: compiled(params, *map(put, window))
 
@@ -280,35 +283,34 @@ def validation(model: ModelConfig, mesh: Mesh, data: Dataset, context: int) -> C
 
     def run(params: Any, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
         found = {part.name: measure(part, params, stop) for part in data.parts}
-        return together(found, [float(weight) for weight in data.weights])
+        return weighted_mean(found, [float(weight) for weight in data.weights])
 
     return run
 
 
 def model_config(config: RunConfig, vocab_size: int, **known: Any) -> ModelConfig:
-    """The fields of a run that describe its model, with those that are ``known`` otherwise; the attention is plain.
+    """The model of a run; its attention is plain, and fields that are ``known`` otherwise take precedence.
 
-    The model has a row for every token of the tokenizer, and more where the run asks for them.
+    The embedding has a row for every token of the tokenizer, and more where the run asks for them.
 
     Raises:
       UserError: there are more tokens than rows.
     """
-    names = {f.name for f in dataclasses.fields(ModelConfig)} & {f.name for f in dataclasses.fields(RunConfig)}
-    values: dict[str, Any] = {name: getattr(config, name) for name in names} | {"attention": "plain"} | known
+    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(Architecture)}
     rows = vocab_size if config.vocab_size is None else config.vocab_size
     if rows < vocab_size:
         raise UserError(
-            f"the tokenizer has {vocab_size:,} tokens, and the model rows for {rows:,} only: take another "
-            "--tokenizer, or a larger --vocab-size"
+            f"the tokenizer has {vocab_size:,} tokens, but --vocab-size is only {rows:,}: take another --tokenizer, "
+            "or a larger --vocab-size"
         )
-    return ModelConfig(**{**values, "vocab_size": rows})
+    return ModelConfig(**options, vocab_size=rows, **known)
 
 
 def loss_sum(model: ModelConfig) -> Callable:
     """``(params, inputs, targets, key) -> (summed loss, tokens)`` of a training step."""
 
     def loss(params, inputs, targets, key):
-        return total(gpt.losses(model, params, inputs, targets, deterministic=model.dropout == 0, dropout_key=key))
+        return sum_losses(gpt.losses(model, params, inputs, targets, deterministic=model.dropout == 0, dropout_key=key))
 
     return loss
 
@@ -318,6 +320,6 @@ def window_losses(model: ModelConfig) -> Callable:
 
     def losses(params, inputs, targets, mask):
         found = gpt.losses(model, params, inputs, targets)
-        return jax.vmap(lambda *window: total(*(part[None] for part in window)))(found, mask)
+        return jax.vmap(lambda *window: sum_losses(*(part[None] for part in window)))(found, mask)
 
     return losses

@@ -1,39 +1,98 @@
-"""Hooks: ``(step, metrics)`` outside the step, called one step late so that the device never waits for the host."""
+"""Callbacks: called outside of the step, one step late so that the device never waits for the host."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxopt_mini.states import get_all
-from minigpt_flax.errors import Diverged, Failed, Unsaved
-from minigpt_flax.invocation import show
-from minigpt_flax.runs import files
-from minigpt_flax.runs.folder import RunFolder
-from minigpt_flax.runs.loggers import Logger
-from minigpt_flax.train.parallel.multihost import is_first
+from minigpt_flax.errors import Diverged
+from minigpt_flax.runs.metrics_log import MetricsLog
+from minigpt_flax.runs.schema import SKIPPED, SKIPPED_IN_A_ROW
 
-ALWAYS = ("loss", "lr", "grad_norm")  # are on record even where they are no number
+ALWAYS = ("loss", "grad_norm")  # are logged even where they aren't finite
 
-Hook = Callable[[int, Mapping[str, Any]], None]
-"""Called with the number of steps done and the metrics of the last of them, as NumPy values."""
+StepCallback = Callable[[int, Mapping[str, Any]], None]
+"""``(step, metrics)``: called with the number of steps done and the metrics of the last one, as NumPy values."""
 
 
-class Guard:
-    """Stops at a loss or gradient that isn't finite, and tells once when the gradient explodes.
+class Callback:
+    """Follows a run. Override what you need; a plain function ``(step, metrics)`` is a callback too."""
+
+    def on_step(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Called after every step, one step late.
+
+        Args:
+          step: number of steps done.
+          metrics: of the last one, NumPy scalars: ``loss``, ``lr``, ``grad_norm``, and those of the probes.
+        """
+
+    def on_validation(self, step: int, results: Mapping[str, float]) -> None:
+        """Called after every validation with ``val_loss``, ``val_sem``, ``val_perplexity``, ..."""
+
+
+class _StepFunction(Callback):
+    """A function as a callback."""
+
+    def __init__(self, function: StepCallback):
+        self.function = function
+
+    def on_step(self, step: int, metrics: Mapping[str, Any]) -> None:
+        self.function(step, metrics)
+
+
+def as_callback(callback: Callback | StepCallback) -> Callback:
+    """Returns an object with the methods of :class:`Callback`."""
+    return callback if isinstance(callback, Callback) else _StepFunction(callback)
+
+
+def on_record(step: int, every: int) -> bool:
+    """Whether the log keeps this step: the first, and every ``every``-th. Probes measure only in these."""
+    return step == 1 or step % every == 0
+
+
+class Recorder(Callback):
+    """Logs the steps that are due, and every validation.
 
     Args:
-      names: of the gradients, in the order of ``grad_squares``.
+      log: takes the records.
+      every: steps between records.
+      skips: number of successive steps that may be skipped; the step after them ends the run, and counts as diverged.
+    """
+
+    def __init__(self, log: MetricsLog, every: int, *, skips: int = 0):
+        self.log, self.every, self.skips = log, every, skips
+
+    def on_step(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Logs one step where it is due; the first one and a non-finite one always are.
+
+        A probe that doesn't measure in a step returns NaN, which isn't logged.
+        """
+        finite = np.isfinite(metrics["loss"] + metrics["grad_norm"])
+        if on_record(step, self.every) or not finite:
+            left_out = (SKIPPED, SKIPPED_IN_A_ROW) if metrics.get(SKIPPED_IN_A_ROW, 0) > self.skips else ()
+            scalars = {name: value for name, value in metrics.items() if np.ndim(value) == 0}
+            numbers = {name: float(value) for name, value in scalars.items() if name not in left_out}
+            kept = {name: value for name, value in numbers.items() if name in ALWAYS or not math.isnan(value)}
+            self.log.write(step, kept)
+
+    def on_validation(self, step: int, results: Mapping[str, float]) -> None:
+        """Logs a validation."""
+        self.log.write(step, results)
+
+
+class NonFiniteGuard(Callback):
+    """Stops at a non-finite loss or gradient, and warns once when the gradient norm explodes.
+
+    Args:
+      names: of the tensors, in the order of ``grad_squares``.
       threshold: gradient norm above which ``warn`` is called.
-      warn: takes the step, the norm and the name of the largest gradient.
-      warned: the run has had its warning already.
-      skips: steps in a row that may be left out.
+      warn: called with the step, the norm and the name of the largest gradient.
+      warned: the run has been warned already.
+      skips: number of successive steps that may be skipped.
     """
 
     def __init__(
@@ -47,11 +106,11 @@ class Guard:
     ):
         self.names, self.threshold, self.warn, self.warned, self.skips = names, threshold, warn, warned, skips
 
-    def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Looks at one step.
+    def on_step(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Checks one step.
 
         Raises:
-          Diverged: the loss or a gradient isn't finite, or too large to be squared; or so many steps were left out.
+          Diverged: the loss or a gradient isn't finite, or its square overflows; or too many steps were skipped.
         """
         in_a_row = int(metrics.get("skipped_in_a_row", 0))
         if 0 < in_a_row <= self.skips:
@@ -74,140 +133,23 @@ class Guard:
 
 
 def _row(steps: int) -> str:
-    return f", after {steps - 1} others in a row that were left out" if steps > 1 else ""
+    return f", after {steps - 1} successive steps that were skipped" if steps > 1 else ""
 
 
-class LeftOut:
-    """Tells of steps that were left out: of the first, the second, the fourth, the eighth, ...
+class SkippedSteps(Callback):
+    """Reports skipped steps: the first, the second, the fourth, the eighth, ...
 
     Args:
-      opt_state: of the optimizer at the beginning: a continued run counts on.
-      say: takes a line.
+      opt_state: of the optimizer at the beginning: a resumed run continues to count.
+      warn: called with a line.
     """
 
-    def __init__(self, opt_state: Any, say: Callable[[str], None]):
-        self.skipped, self.say = sum(int(count) for count in get_all(opt_state, "skipped").values()), say
+    def __init__(self, opt_state: Any, warn: Callable[[str], None]):
+        self.skipped, self.warn = sum(int(count) for count in get_all(opt_state, "skipped").values()), warn
 
-    def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Looks at one step."""
+    def on_step(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Checks one step."""
         before, self.skipped = self.skipped, int(metrics.get("skipped", 0))
         if self.skipped.bit_length() > before.bit_length():
             loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
-            self.say(f"step {step} was left out: loss {loss:.4g}, gradient norm {norm:.3g}; {self.skipped} so far")
-
-
-def on_record(step: int, every: int) -> bool:
-    """Whether the log keeps this step: the first, and every so many. Probes measure in these alone."""
-    return step == 1 or step % every == 0
-
-
-class Log:
-    """Appends a line to ``metrics.jsonl`` every ``every`` steps. A number that isn't finite is ``null`` there.
-
-    Lines that a full disk doesn't take wait in memory until it does.
-
-    Args:
-      folder: of the run.
-      every: steps between lines.
-      tokens_per_step: for the count of tokens.
-      seconds: what the clock shows at the start: a continued run counts on.
-      say: takes a line about lines that wait.
-      loggers: get every record too, and are closed with the file.
-    """
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        every: int,
-        tokens_per_step: int,
-        seconds: float = 0.0,
-        say: Callable[[str], None] = print,
-        loggers: Sequence[Logger] = (),
-    ):
-        self.folder, self.path, self.every = folder, folder.metrics, every
-        self.tokens_per_step, self.say = tokens_per_step, say
-        self.start, self.waiting, self.reason = time.monotonic() - seconds, b"", ""
-        self.loggers = loggers
-
-    def __enter__(self) -> Log:
-        """Opens the file; only the first process writes."""
-        try:
-            self.file = files.open_append(self.path) if is_first() else None
-        except OSError as error:
-            raise Failed(f"can't write {show(self.path)}: {error.strerror}") from error
-        return self
-
-    def __exit__(self, kind: Any, *error: Any) -> None:
-        """Closes it.
-
-        Raises:
-          Failed: lines are lost.
-        """
-        self._flush()
-        if self.file is not None:
-            self.file.close()
-        for logger in self.loggers:
-            logger.close()
-        if self.waiting and kind is None:
-            raise Failed(f"can't write the last lines of {show(self.path)}: {self.reason}")
-
-    def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Records one step where it is due; the first, and one that broke, always are.
-
-        A probe that has nothing to say of a step gives NaN, and is left out.
-        """
-        broke = not np.isfinite(metrics["loss"] + metrics["grad_norm"])
-        if on_record(step, self.every) or broke:
-            numbers = {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}
-            measured = lambda name: name in ALWAYS or not math.isnan(numbers[name])
-            self.write(step, {name: value for name, value in numbers.items() if measured(name)})
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one line at once, so that a crash loses none before it.
-
-        Raises:
-          Failed: the run's folder was moved or removed.
-        """
-        self._follow()
-        seconds = round(time.monotonic() - self.start, 3)
-        record = {"step": step, "tokens": step * self.tokens_per_step, "seconds": seconds}
-        record |= {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self.waiting += json.dumps(record).encode() + b"\n"
-        self._flush()
-        for logger in self.loggers:
-            logger(record)
-
-    def _follow(self) -> None:
-        """Opens the file again if it was removed while the run's folder is still there."""
-        if self.file is None:
-            return
-        self.folder.require_present()
-        if os.fstat(self.file.fileno()).st_nlink == 0:
-            self.say(f"{show(self.path)} was removed during the run: later lines go to a new file")
-            self.file.close()
-            self.file = files.open_append(self.path)
-
-    def _flush(self) -> None:
-        if self.file is None:
-            self.waiting = b""
-        try:
-            while self.waiting and self.file is not None:
-                self.waiting = self.waiting[self.file.write(self.waiting) :]  # a disk that fills up takes a part
-        except OSError as error:
-            if not self.reason:
-                self.say(f"can't write {show(self.path)}: {error.strerror}; its lines wait in memory")
-            self.reason = error.strerror
-
-    def sync(self) -> None:
-        """Brings the lines to the disk itself: before a checkpoint, which must not outlive what led to it.
-
-        Raises:
-          Unsaved: it doesn't take them all.
-        Failed: the run's folder was moved or removed.
-        """
-        self._flush()
-        self.folder.require_present()
-        if self.waiting:
-            raise Unsaved(f"can't write {show(self.path)}: {self.reason}")
-        if self.file is not None:
-            os.fsync(self.file.fileno())
+            self.warn(f"step {step} was skipped: loss {loss:.4g}, gradient norm {norm:.3g}; {self.skipped} so far")

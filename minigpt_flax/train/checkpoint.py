@@ -1,7 +1,7 @@
-"""Checkpoints with Orbax, in the background: the last k, the best and every n-th, each complete or absent, none broken.
+"""Checkpoints with Orbax, written in the background: the last k, the best and every n-th, each complete or absent.
 
-With a checkpoint goes the digest of every file in it: Orbax notices a file cut short, but not every flipped bit.
-The loop waits only for a copy of the state in the host's memory; all of Orbax's work is a thread's.
+A checkpoint contains the digest of each of its files: Orbax detects a truncated file, but not every flipped bit.
+The training loop waits only until the state is copied to host memory; a thread does the rest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from jaxopt_mini.tree import by_name
-from minigpt_flax.errors import Diverged, Unsaved, UserError
+from minigpt_flax.errors import CheckpointError, Diverged, UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
 from minigpt_flax.runs.folder import RunFolder
@@ -35,37 +35,94 @@ from minigpt_flax.train.state import TrainState
 DIGESTS = "SHA256SUMS"
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that Orbax is writing
 REMOVED = ".removed"  # suffix of a checkpoint that is being removed
-UNSIGNED = "_CHECKPOINT_METADATA"  # Orbax adds the time to it after the signing; nothing of the state is in it
+UNSIGNED = "_CHECKPOINT_METADATA"  # Orbax adds the time after the digests are written; holds no part of the state
 
 
-def _without_echoes(show: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A hook that passes over what the other writes of a failed save say when they find its event loop closed."""
-    return lambda ignored: None if str(ignored.exc_value) == "Event loop is closed" else show(ignored)
+@contextmanager
+def quiet_orbax() -> Iterator[None]:
+    """Suppresses duplicate reports of a failed save: only the error that Orbax raises is reported, in one line.
+
+    Orbax also logs that error with a traceback, and the concurrent writes of the same save fail because the event loop
+    is closed.
+    """
+    log, show = logging.getLogger("absl"), sys.unraisablehook
+
+    def not_from_orbax(record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname
+
+    def hook(ignored: Any) -> None:
+        if str(ignored.exc_value) != "Event loop is closed":
+            show(ignored)
+
+    log.addFilter(not_from_orbax)
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        log.removeFilter(not_from_orbax)
+        if sys.unraisablehook is hook:
+            sys.unraisablehook = show
 
 
-# Orbax raises the first error of a save, which reaches a person as one line from here. It also logs it with a
-# traceback, and so do the writes that ran beside it.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-sys.unraisablehook = _without_echoes(sys.unraisablehook)
+class NoCheckpoints:
+    """Replaces the checkpoints of a run that isn't saved to disk."""
+
+    def __init__(self):
+        self.scores: dict[int, float] = {}
+
+    def steps(self) -> list[int]:
+        """Returns an empty list."""
+        return []
+
+    def save(self, state: TrainState, val_loss: float | None = None) -> None:
+        """Records the validation loss.
+
+        Raises:
+          Diverged: a parameter is non-finite, or the optimizer state contains a NaN.
+        """
+        _check_finite(state)
+        if val_loss is not None:
+            self.scores[int(state.step)] = val_loss
+
+    def wait(self) -> None:
+        """Returns at once: no save is in progress."""
+
+    def read(self, step: int, like: TrainState) -> TrainState:
+        """Raises: there is no checkpoint to read.
+
+        Raises:
+          UserError: always.
+        """
+        return self.restore(like, print)
+
+    def restore(self, like: TrainState, say: Callable[[str], None]) -> TrainState:
+        """Raises: there is no checkpoint to restore.
+
+        Raises:
+          UserError: always.
+        """
+        raise UserError("the run isn't saved to disk: it has no checkpoint to restore")
 
 
 class Checkpoints:
     """The checkpoints of one run: ``checkpoints/<step>/``.
 
-    With several processes all call every method, on one file system; the first one signs and removes.
+    With several processes, all call every method, on a shared file system; process 0 writes digests and removes old
+    checkpoints.
 
     Args:
-      folder: holds them; made by the first save.
-      keep: how many of the latest stay.
-      keep_every: those of steps that this divides stay for good; None lets none.
+      folder: holds the checkpoints; created by the first save.
+      keep: number of latest checkpoints to keep.
+      keep_every: checkpoints of multiples of this step are never removed; None for no such checkpoints.
 
     Attributes:
-      scores: validation losses by step, as far as they are known; the checkpoint of the lowest stays too.
+      scores: known validation losses by step; the checkpoint with the lowest is kept too.
     """
 
     def __init__(self, folder: Path, keep: int, keep_every: int | None = None):
         self.folder, self.keep, self.keep_every = folder.resolve(), keep, keep_every
         self.scores: dict[int, float] = {}
+        self._quiet = ExitStack()
         self._alias = _Alias(self.folder)
         self._checkpointer = _checkpointer(self._sign)
         self._writer = ThreadPoolExecutor(1, "checkpoint")
@@ -75,41 +132,43 @@ class Checkpoints:
         self._leaves = 0  # arrays in it
 
     def __enter__(self) -> Checkpoints:
-        """Begins.
+        """Checks the path.
 
         Raises:
-          UserError: the path can't hold checkpoints here.
+          UserError: Orbax can't write to this path.
         """
         if self.folder.is_dir():
             self._alias.path()
+        self._quiet.enter_context(quiet_orbax())
         return self
 
     def __exit__(self, kind: Any, *error: Any) -> None:
-        """Lets a save that is under way end, unless somebody can't wait."""
-        if kind is None:
-            self.wait()
-        patient = kind is None or not issubclass(kind, KeyboardInterrupt)
-        self._writer.shutdown(wait=patient)
-        if patient:
-            self._checkpointer.close()
-            self._alias.close()
+        """Waits for a save that is in progress, except after a Ctrl-C."""
+        with self._quiet:
+            if kind is None:
+                self.wait()
+            interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+            self._writer.shutdown(wait=not interrupted)
+            if not interrupted:
+                self._checkpointer.close()
+                self._alias.close()
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, in order."""
+        """Returns the steps that have a checkpoint, in order."""
         return sorted(int(entry.name) for entry in self._entries() if entry.name.isdecimal() and is_ours(entry))
 
     def best(self) -> int | None:
-        """The step of the lowest validation loss among those that have a checkpoint."""
+        """Returns the step with the lowest validation loss among those that have a checkpoint."""
         return min(self.scores.keys() & set(self.steps()), key=self.scores.__getitem__, default=None)
 
     def save(self, state: TrainState, val_loss: float | None = None) -> None:
-        """Writes a checkpoint in the background, unless this step has just been saved or restored.
+        """Writes a checkpoint in the background, unless this step was the last one saved or restored.
 
-        The state may be donated as soon as this returns. What goes wrong shows in ``wait``, here or later.
+        The state may be donated as soon as this returns. Errors are raised by the next call of ``wait`` or ``save``.
 
         Raises:
-          Diverged: a parameter isn't finite, or the optimizer's state holds a NaN; nothing is written.
-          Unsaved: the checkpoint could not be written.
+          Diverged: a parameter is non-finite, or the optimizer state contains a NaN; nothing is written.
+          CheckpointError: the checkpoint could not be written.
         """
         step = int(state.step)
         if val_loss is not None:
@@ -121,15 +180,15 @@ class Checkpoints:
         with self._failing(step):
             if jax.process_count() == 1:
                 self._writing = self._writer.submit(self._write, step, jax.tree.map(np.array, state))
-            else:  # each process has a part of the state only; Orbax copies that before it returns
+            else:  # each process holds a part of the state; Orbax copies it before it returns
                 self._begin(step, state)
 
     def wait(self) -> None:
-        """Waits until the last save is on disk, then removes the checkpoints that it makes superfluous.
+        """Waits until the last save is on disk, then removes the checkpoints that it replaces.
 
         Raises:
-          Diverged: it was of a broken state and is not written.
-          Unsaved: it could not be written.
+          Diverged: the state was non-finite; it is not written.
+          CheckpointError: the checkpoint could not be written.
         """
         if self._saved is None:
             return
@@ -147,31 +206,29 @@ class Checkpoints:
         self._checkpointer.wait_until_finished()
 
     def _begin(self, step: int, state: TrainState) -> None:
-        broken = first_broken(state)
-        if broken is not None:
-            raise Diverged(f"{broken} is not finite after step {step}")
+        _check_finite(state)
         files.make_folder(self.folder)
         place = self.folder / str(step)
         if os.path.lexists(place) and not is_ours(place):
-            raise FileExistsError(errno.EEXIST, "something else is in its place", str(place))
+            raise FileExistsError(errno.EEXIST, "another file or folder has its name", str(place))
         self._leaves = len(jax.tree.leaves(state))
         self._checkpointer.save(self._alias.path() / str(step), state, force=True)
 
     def _kept(self, saved: int) -> set[int | None]:
-        """The steps whose checkpoints stay after that of ``saved``; those of later steps are of an abandoned future."""
+        """Returns the steps to keep after step ``saved``; later ones are from before a rollback and obsolete."""
         past = [step for step in self.steps() if step <= saved]
         marks = [step for step in past if self.keep_every and 0 < step and step % self.keep_every == 0]
         return {*past[-self.keep :], *marks, self.best()}
 
     def restore(self, like: TrainState, say: Callable[[str], None]) -> TrainState:
-        """Reads the newest checkpoint that can be used.
+        """Reads the newest intact checkpoint.
 
         Args:
           like: structure, shapes and dtypes of the state (arrays or ``ShapeDtypeStruct``).
-          say: takes a line for each newer checkpoint that can't be used.
+          say: called with a line for each newer checkpoint that can't be used.
 
         Raises:
-          UserError: none can.
+          UserError: no checkpoint can be used.
         """
         errors: list[UserError] = []
         for step in reversed(self.steps()):
@@ -181,17 +238,17 @@ class Checkpoints:
                 errors.append(error)
                 continue
             for error in errors:
-                say(f"{error}; going on from step {step}")
+                say(f"{error}; continuing from step {step}")
             self._current = step
             return state
-        reason = f"{errors[0]}, nor can any other" if errors else f"{show(self.folder)} holds no checkpoint"
-        raise UserError(f"{reason}: start the run anew")
+        reason = f"{errors[0]}, nor can any other" if errors else f"{show(self.folder)} has no checkpoint"
+        raise UserError(f"{reason}: start a new run")
 
     def read(self, step: int, like: TrainState) -> TrainState:
         """Reads one checkpoint.
 
         Raises:
-          UserError: it is missing, damaged, or of another model or optimizer; names the first tensor that differs.
+          UserError: it is missing or damaged, or of another model or optimizer; names the first tensor that differs.
         """
         self.wait()
         path = self._alias.path() / str(step)
@@ -199,55 +256,79 @@ class Checkpoints:
             check_digests(path)
             _check_shapes(self._shapes(path), by_name(like))
             state = self._checkpointer.restore(path, jax.tree.map(_on_device, like))
-        except Exception as error:  # damage shows as any error that Orbax or what it calls knows
+        except Exception as error:  # damage may raise any error of Orbax or TensorStore
             raise UserError(f"checkpoint {show(self.folder / str(step))} can't be used ({_line(error)})") from error
         if int(state.step) != step:
             shown = show(self.folder / str(step))
             raise UserError(f"checkpoint {shown} can't be used (it is of step {int(state.step)})")
         return state
 
-    def _shapes(self, path: Path) -> Mapping[str, Any]:
-        """Names and shapes of the arrays in a checkpoint.
+    def read_params(self, step: int, like: Any) -> Any:
+        """Reads the parameters of a checkpoint whose optimizer is unknown.
+
+        Args:
+          step: of the checkpoint.
+          like: structure, shapes and dtypes of the parameters.
 
         Raises:
-          UserError: they can't be read.
+          UserError: it is missing or damaged, or of another model.
+        """
+        self.wait()
+        path = self._alias.path() / str(step)
+        try:
+            check_digests(path)
+            metadata: Any = self._checkpointer.metadata(path).item_metadata
+            tree = metadata.tree
+            params = {name: leaf for name, leaf in by_name(tree).items() if name.startswith("params/")}
+            _check_shapes(params, by_name({"params": like}))
+            return self._checkpointer.restore(path, jax.tree.map(_on_device, tree))["params"]
+        except Exception as error:  # damage may raise any error of Orbax or TensorStore
+            raise UserError(f"checkpoint {show(self.folder / str(step))} can't be used ({_line(error)})") from error
+
+    def _shapes(self, path: Path) -> Mapping[str, Any]:
+        """Returns the metadata of the arrays in a checkpoint, by name.
+
+        Raises:
+          UserError: it can't be read.
         """
         try:
             metadata: Any = self._checkpointer.metadata(path).item_metadata
             return by_name(metadata.tree)
-        except Exception as error:  # damage shows as any error that Orbax knows; this file alone isn't signed
+        except Exception as error:  # damage may raise any error of Orbax; this file alone has no digest
             raise UserError(f"its file {UNSIGNED} is damaged") from error
 
     def _sign(self) -> None:
-        """Adds the digests to a checkpoint that is written and has not yet got its name.
+        """Writes the digests of a checkpoint before Orbax gives it its final name.
 
         Raises:
-          OSError: it lacks arrays of the state, or can't be written.
+          OSError: arrays of the state are missing, or the digests can't be written.
         """
         for entry in self._entries():
             number, _, suffix = entry.name.partition(".")
             if suffix and number == str(self._saved):
-                found = count_arrays(self._alias.path() / entry.name)
-                if found != self._leaves:
-                    raise OSError(f"only {found} of {self._leaves} arrays were written")
+                count = count_arrays(self._alias.path() / entry.name)
+                if count != self._leaves:
+                    raise OSError(f"only {count} of {self._leaves} arrays were written")
                 write_digests(entry)
 
     def _entries(self) -> list[Path]:
         return list(self.folder.iterdir()) if self.folder.is_dir() else []
 
     def _remove_all_but(self, kept: set[int | None]) -> None:
-        """Removes other checkpoints and what is left of saves and removals that were cut short."""
+        """Removes other checkpoints, and the remains of interrupted saves and removals."""
         if jax.process_index():
             return
         for entry in self._entries():
             number, _, suffix = entry.name.partition(".")
             if number.isdecimal() and is_ours(entry) and (suffix or int(number) not in kept):
-                gone = entry if suffix else files.move(entry, entry.with_suffix(REMOVED))  # never half a checkpoint
+                gone = (
+                    entry if suffix else files.move(entry, entry.with_suffix(REMOVED))
+                )  # so that it is never half removed
                 files.remove_folder(gone)
 
     @contextmanager
     def _failing(self, step: int) -> Iterator[None]:
-        """Turns whatever goes wrong in a save into one line."""
+        """Turns an error of a save into a ``CheckpointError`` of one line."""
         try:
             yield
         except Diverged:
@@ -255,15 +336,15 @@ class Checkpoints:
             raise
         except Exception as error:
             self._current = None
-            with suppress(Exception):  # of what went on beside it
+            with suppress(Exception):  # of the concurrent writes
                 self._checkpointer.close()
             self._checkpointer = _checkpointer(self._sign)
-            self._remove_all_but(set(self.steps()))  # makes room
-            raise Unsaved(f"can't save the checkpoint of step {step}: {_line(error)}") from error
+            self._remove_all_but(set(self.steps()))  # frees disk space
+            raise CheckpointError(f"can't save the checkpoint of step {step}: {_line(error)}") from error
 
 
 def is_ours(entry: Path) -> bool:
-    """Whether something in the checkpoints' folder is a checkpoint, or what a save or a removal left of one."""
+    """Whether an entry of the checkpoints' folder is a checkpoint, or the remains of an interrupted save or removal."""
     if entry.is_symlink() or not entry.is_dir():
         return False
     unfinished = UNFINISHED in entry.name or entry.suffix == REMOVED
@@ -271,10 +352,10 @@ def is_ours(entry: Path) -> bool:
 
 
 class _Alias:
-    """A path of the checkpoints' folder that Orbax can write to.
+    """A path to the checkpoints' folder that Orbax can write to.
 
-    Orbax looks for its own files by a glob, in which ``[``, ``*`` and ``?`` of a folder's name would be wildcards, and
-    TensorStore reads a backslash as a separator. Where the path has one of these, an open folder stands for it.
+    Orbax finds its own files with a glob, in which ``[``, ``*`` and ``?`` of a folder's name would be wildcards, and
+    TensorStore reads a backslash as a separator. A path with one of these is replaced by that of an open folder.
     """
 
     MAGIC = frozenset("[]*?\\")
@@ -283,16 +364,16 @@ class _Alias:
         self.folder, self._descriptor = folder, None
 
     def path(self) -> Path:
-        """The path; the folder must exist.
+        """Returns the path; the folder must exist.
 
         Raises:
-          UserError: the system has no path for an open folder, or other processes would need the same one.
+          UserError: the system has no paths for open folders, or several processes would need the same one.
         """
         if not self.MAGIC & set(str(self.folder)):
             return self.folder
         if jax.process_count() > 1 or not Path("/proc/self/fd").is_dir():
             raise UserError(
-                f"a path with one of [ ] * ? \\ can't hold this run's checkpoints: move {show(self.folder)}"
+                f"Orbax can't write to a path with one of [ ] * ? \\ here: move {show(self.folder)} to another path"
             )
         if self._descriptor is None:
             self._descriptor = os.open(self.folder, os.O_RDONLY)
@@ -306,7 +387,7 @@ class _Alias:
 
 
 def count_arrays(checkpoint: Path) -> int:
-    """Number of arrays in a checkpoint, as its database lists them."""
+    """Counts the arrays in a checkpoint's database."""
     base = {"driver": "file", "path": f"{checkpoint}/"}
     keys = ts.KvStore.open({"driver": "ocdbt", "base": base}).result().list().result()
     return sum(key.endswith((b"/.zarray", b"/zarr.json")) for key in keys)
@@ -314,16 +395,22 @@ def count_arrays(checkpoint: Path) -> int:
 
 def _checkpointer(sign: Callable[[], None]) -> ocp.StandardCheckpointer:
     options = ocp.options.AsyncOptions(
-        create_directories_asynchronously=False,  # else a save into a folder that isn't writable hangs at exit
+        create_directories_asynchronously=False,  # else a save to a read-only folder hangs at exit
         post_finalization_callback=sign,
     )
     return ocp.StandardCheckpointer(async_options=options)
 
 
-def first_broken(state: TrainState) -> str | None:
-    """Name of the first parameter that isn't finite, or of the first tensor of the optimizer with a NaN.
+def _check_finite(state: TrainState) -> None:
+    name = first_nonfinite(state)
+    if name is not None:
+        raise Diverged(f"{name} is not finite after step {int(state.step)}")
 
-    An infinity in the optimizer's state may be meant.
+
+def first_nonfinite(state: TrainState) -> str | None:
+    """Returns the name of the first non-finite parameter, or of the first tensor of the optimizer with a NaN.
+
+    An infinity in the optimizer state may be intended.
     """
     for name, leaf in by_name(state).items():
         math = jnp if isinstance(leaf, jax.Array) else np
@@ -333,19 +420,19 @@ def first_broken(state: TrainState) -> str | None:
     return None
 
 
-def _check_shapes(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def _check_shapes(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     for name, leaf in expected.items():
-        if name not in found:
-            raise UserError(f"it has no {name}: it is of another model or optimizer")
-        here, there = (f"{x.dtype.name}{list(x.shape)}" for x in (leaf, found[name]))
+        if name not in actual:
+            raise UserError(f"it has no {name}: it belongs to another model or optimizer")
+        here, there = (f"{x.dtype.name}{list(x.shape)}" for x in (leaf, actual[name]))
         if here != there:
-            raise UserError(f"{name} is {there} there and {here} by the configuration")
-    for name in found.keys() - expected.keys():
-        raise UserError(f"it also has {name}: it is of another model or optimizer")
+            raise UserError(f"{name} is {there} in it and {here} by the configuration")
+    for name in actual.keys() - expected.keys():
+        raise UserError(f"it also has {name}: it belongs to another model or optimizer")
 
 
 def write_digests(folder: Path) -> None:
-    """Writes ``SHA256SUMS``, as ``sha256sum`` does, for the files in a folder."""
+    """Writes ``SHA256SUMS`` for the files in a folder, in the format of ``sha256sum``."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != UNSIGNED)
     names = [path.relative_to(folder).as_posix() for path in paths]
     files.replace(folder / DIGESTS, "".join(f"{_digest(folder / name)}  {name}\n" for name in names))
@@ -377,7 +464,7 @@ def _on_device(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _line(error: Exception) -> str:
-    """An error as one line that isn't too long."""
+    """Formats an error as one line of at most 200 characters."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""The speed of training alone, and what is left of a run."""
+"""Step timing: the speed of training alone, and the remaining time of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 
 class Clock:
-    """Times steps. The first one, which compiles, and the one after a validation, which waits for it, don't count."""
+    """Times steps, except the first, which compiles, and the one after each validation, which waits for it."""
 
     def __init__(self):
         self.last = time.monotonic()
@@ -15,7 +15,7 @@ class Clock:
         self._counts = False
 
     def step(self) -> float:
-        """A step has ended; returns the seconds since the last event."""
+        """Records the end of a step; returns the seconds since the last event."""
         elapsed = self._lap()
         if self._counts:
             self.steps, self.seconds = self.steps + 1, self.seconds + elapsed
@@ -23,21 +23,21 @@ class Clock:
         return elapsed
 
     def pause(self) -> None:
-        """A validation has ended."""
+        """Records the end of a validation."""
         self.pauses, self.paused = self.pauses + 1, self.paused + self._lap()
         self._counts = False
 
     def steps_per_second(self) -> float | None:
-        """Mean speed; None before there is one."""
+        """Mean speed; None before any step was timed."""
         return self.steps / self.seconds if self.seconds > 0 else None
 
     def left(self, steps: int, pauses: int) -> float | None:
-        """Seconds that so many steps and validations will take; None before that can be known."""
+        """Estimates the seconds that so many steps and validations will take; None before any step was timed."""
         speed = self.steps_per_second()
         return None if speed is None else steps / speed + pauses * (self.pause_seconds() or 0.0)
 
     def pause_seconds(self) -> float | None:
-        """Mean length of a validation; None before there is one."""
+        """Mean duration of a validation; None before the first."""
         return self.paused / self.pauses if self.pauses else None
 
     def _lap(self) -> float:
@@ -46,7 +46,7 @@ class Clock:
 
 
 def spell(seconds: float) -> str:
-    """A duration.
+    """Formats a duration.
 
     >>> spell(75.0), spell(3725.0)
     ('1:15', '1:02:05')
@@ -57,7 +57,7 @@ def spell(seconds: float) -> str:
 
 
 def shorten(number: float | int) -> str:
-    """A number in four or five characters.
+    """Formats a number in four or five characters.
 
     >>> shorten(876.0), shorten(12345.0), shorten(1.5e6), shorten(98765432.0)
     ('876', '12.3k', '1.50M', '98.8M')
@@ -69,7 +69,7 @@ def shorten(number: float | int) -> str:
 
 
 def quantity(number: float | int, unit: str) -> str:
-    """A number in four or five characters, with its unit.
+    """Formats a number in four or five characters, with its unit.
 
     >>> quantity(6.1e10, "FLOP/s"), quantity(12.0, "B")
     ('61.0 GFLOP/s', '12 B')

@@ -1,4 +1,4 @@
-"""Less waiting before the first step: programs that run once are compiled quickly, the step in the background."""
+"""Compiled functions: the step, compiled in the background, and programs that run once, compiled without optimizing."""
 
 from __future__ import annotations
 
@@ -8,44 +8,69 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-# By the kind of device. Drawing GPT's weights takes four times as long to compile with LLVM's optimisations as without,
+# By the kind of device. Drawing GPT's weights takes four times as long to compile with LLVM's optimizations as without,
 # and no longer to run.
-QUICK = {"cpu": {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}}
+UNOPTIMIZED = {"cpu": {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}}
 
 
-def call_once(function: Any, *arguments: Any) -> Any:
-    """Calls a function made by ``jax.jit``, compiled quickly rather than well."""
-    options = QUICK.get(jax.default_backend())
+def run_unoptimized(function: Any, *arguments: Any) -> Any:
+    """Calls a function once; one made by ``jax.jit`` is compiled quickly rather than well."""
+    if not hasattr(function, "lower"):
+        return function(*arguments)
+    options = UNOPTIMIZED.get(jax.default_backend())
     return function.lower(*arguments).compile(compiler_options=options)(*arguments)
 
 
-class Ahead:
-    """A function made by ``jax.jit`` that begins to be compiled in the background; its first call waits for that.
-
-    What is wrong with the function, that call raises.
+class CompiledStep:
+    """A function made by ``jax.jit`` or ``jax.pmap``, as a run calls it.
 
     Args:
-      function: the function.
-      *arguments: as it will be called, arrays or their shapes.
-      check: is given XLA's memory analysis of the program before the first call, and may refuse it.
+      function: the function; to be lowered or compiled in the background it needs a method ``lower``.
+      block: wait for the results of every call; see :func:`shares_threads`.
+      finish: applied to the results.
     """
 
-    def __init__(self, function: Any, *arguments: Any, check: Callable[[Any], None] = lambda analysis: None):
-        self.function, self.lower, self.check = function, function.lower, check
-        self.analysis: Any = None
-        # No daemon: an interpreter that ends while a thread compiles aborts. `cli.leave` doesn't wait after Ctrl-C.
-        self.thread = threading.Thread(target=self._compile, args=arguments)
-        self.thread.start()
+    def __init__(self, function: Any, *, block: bool = False, finish: Callable[[Any], Any] = lambda results: results):
+        self.function, self.finish = function, finish
+        self.lower: Any = getattr(function, "lower", None)
+        self.block = block
+        self._check: Callable[[Any], None] = lambda analysis: None
+        self._analysis: Any = None
+        self._thread: threading.Thread | None = None
 
-    def __call__(self, *arguments: Any) -> Any:
-        """Calls it."""
-        if self.thread.is_alive() or self.analysis is not None:
-            self.thread.join()
-            self.check(self.analysis)
-            self.analysis = None
-        return self.function(*arguments)
+    def compile_in_background(self, *arguments: Any, check: Callable[[Any], None]) -> None:
+        """Begins to compile; the first call waits for the end, and raises what is wrong with the function.
+
+        Args:
+          *arguments: as the function will be called, arrays or their shapes.
+          check: called with XLA's memory analysis of the program before the first call; may raise.
+        """
+        if self._thread is None:
+            self._check = check
+            # No daemon: an interpreter that ends while a thread compiles aborts. `cli.entry.leave` doesn't wait.
+            self._thread = threading.Thread(target=self._compile, args=arguments)
+            self._thread.start()
 
     def _compile(self, *arguments: Any) -> None:
         with contextlib.suppress(Exception):
-            self.analysis = self.function.lower(*arguments).compile().memory_analysis()
+            self._analysis = self.function.lower(*arguments).compile().memory_analysis()
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Calls the function."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread, analysis = None, self._analysis
+            self._check(analysis)
+        results = self.finish(self.function(*arguments))
+        return jax.block_until_ready(results) if self.block else results
+
+
+def shares_threads(mesh: Mesh) -> bool:
+    """Whether a function over these devices must be waited for.
+
+    Several CPU devices share the threads of one pool: programs that run ahead take the threads that others need to meet
+    in a sum over devices, and all of them would wait forever.
+    """
+    return mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"

@@ -1,8 +1,8 @@
-"""Probes that compute the loss anew: of parts of the batch, or bent. They cost, and so they look only now and then.
+"""Probes that need extra loss evaluations (gradient noise, sharpness); they run every N steps.
 
-They need of a :class:`StepView` its parameters, batch and loss. In the steps between they give NaN, which the log
-leaves out. Let ``every`` be a multiple of ``--log-every``, as nothing is measured in steps that the log doesn't keep.
-Under ``compare --vmap`` they cost their full price in every step.
+They use the parameters, batch and loss of a :class:`StepView`. In the other steps they return NaN, which the log omits.
+Choose ``every`` as a multiple of ``--log-every``, as nothing is measured in steps that aren't logged.
+Under ``compare --vmap`` they have their full cost in every step.
 """
 
 from __future__ import annotations
@@ -15,34 +15,35 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxopt_mini import tree
-from minigpt_flax.train.view import StepView
+from minigpt_flax.train.state import StepView
 
-PARTS = 4  # of the batch, whose gradients are compared
+PARTS = 4  # parts of the batch whose gradients are compared
 
 
 def noise(view: StepView, *, every: int = 200) -> dict[str, jax.Array]:
-    """Gradient noise scale: the batch, in tokens, at which signal and noise of the gradient are equal.
+    """Gradient noise scale: the batch size, in tokens, at which signal and noise of the gradient are equal.
 
     McCandlish et al. (2018, arXiv 1812.06162), from the gradients g_i of four parts of the batch and their mean m:
     the noise of one token S = b n / (n - 1) (mean |g_i|^2 - |m|^2), b tokens in each of n parts, and the signal
-    |G|^2 = |m|^2 - S / (n b). One step's scale is rough: take the mean of ``spread`` over that of ``signal`` of many
-    steps, or ``diagnose``.
+    |G|^2 = |m|^2 - S / (n b). The scale of one step is a rough estimate: divide the mean of ``spread`` by the mean of
+    ``signal`` over many steps, or use ``diagnose``.
 
     Args:
       view: of the step.
-      every: steps between two looks; each costs about two gradients of the batch: its parts keep a device less busy.
+      every: steps between two measurements; each costs about two gradients of the batch, as a device is less busy with
+        its parts.
 
     Returns:
       ``noise/scale`` (tokens), ``noise/spread`` (S), ``noise/signal`` (|G|^2).
     """
-    return now_and_then(view, every, lambda: noise_of(view))
+    return every_n_steps(view, every, lambda: noise_of(view))
 
 
 def noise_of(view: StepView) -> dict[str, jax.Array]:
-    """The measurement of :func:`noise`, whatever the step."""
+    """Measures :func:`noise` unconditionally."""
     sequences = _sequences(view)
     count = min(PARTS, len(sequences))
-    _refuse(count < 2, "noise compares parts of the batch: it needs a --batch-size of 2 at least")
+    _refuse(count < 2, "noise compares parts of the batch: it needs a --batch-size of at least 2")
     size = len(sequences) // count
     parts = sequences[: count * size].reshape(count, size, -1)
     grads = view.each(lambda part: jax.grad(view.loss_of)(view.params, part))(parts)
@@ -58,38 +59,38 @@ def noise_of(view: StepView) -> dict[str, jax.Array]:
 def sharpness(view: StepView, *, every: int = 500, sequences: int = 2, depth: int = 10) -> dict[str, jax.Array]:
     """The largest eigenvalue of the Hessian on a part of the batch: plain gradient descent oscillates above 2 / lr.
 
-    By Lanczos from a fixed random start; after 10 products usually within some per cent, and never above.
+    By the Lanczos method from a fixed random vector; after 10 products usually a few percent too low, never too high.
 
     Args:
       view: of the step.
-      every: steps between two looks.
-      sequences: of the batch to look with.
-      depth: products with the Hessian; each costs about three gradients of these sequences.
+      every: steps between two measurements.
+      sequences: number of sequences of the batch to use.
+      depth: Hessian-vector products; each costs about three gradients of these sequences.
 
     Returns:
       ``sharpness``.
     """
     _refuse(sequences < 1 or depth < 1, f"sequences and depth must be at least 1, got {sequences} and {depth}")
     part = _sequences(view)[:sequences]
-    slope = lambda params: jax.grad(view.loss_of)(params, part)
+    gradient = lambda params: jax.grad(view.loss_of)(params, part)
 
     def measure() -> dict[str, jax.Array]:
-        # Backwards twice: a layer with a gradient of its own can't be differentiated forwards.
-        product = lambda vector: jax.vjp(slope, view.params)[1](vector)[0]
+        # Reverse mode twice: layers with a custom_vjp don't support forward mode.
+        product = lambda vector: jax.vjp(gradient, view.params)[1](vector)[0]
         return {"sharpness": largest_eigenvalue(product, signs(view.params), depth)}
 
-    return now_and_then(view, every, measure)
+    return every_n_steps(view, every, measure)
 
 
-# Work of a probe over that of a step, averaged: (its keywords, sequences in a step) -> number. A gradient is a step's.
+# Mean cost of a probe relative to a step, which is counted as one gradient: (keywords, sequences per step) -> number.
 WORK: dict[str, Callable[[Mapping[str, Any], int], float]] = {
-    "noise": lambda words, size: 2 / words["every"],
-    "sharpness": lambda words, size: 3 * words["depth"] * min(words["sequences"], size) / size / words["every"],
+    "noise": lambda keys, size: 2 / keys["every"],
+    "sharpness": lambda keys, size: 3 * keys["depth"] * min(keys["sequences"], size) / size / keys["every"],
 }
 
 
-def now_and_then(view: StepView, every: int, measure: Callable[[], dict[str, jax.Array]]) -> dict[str, jax.Array]:
-    """Measures in the first step and after every so many; NaN in the others."""
+def every_n_steps(view: StepView, every: int, measure: Callable[[], dict[str, jax.Array]]) -> dict[str, jax.Array]:
+    """Measures in the first step and in every ``every``-th; returns NaN in the others."""
     _refuse(every < 1, f"every must be at least 1, got {every}")
     shapes = jax.eval_shape(measure)
     absent = lambda: {name: jnp.full(leaf.shape, jnp.nan, leaf.dtype) for name, leaf in shapes.items()}
@@ -97,15 +98,15 @@ def now_and_then(view: StepView, every: int, measure: Callable[[], dict[str, jax
 
 
 def due(step: Any, every: int) -> Any:
-    """Whether such a probe looks at the step after ``step`` others, an int or int32[]."""
+    """Whether to measure in the step after ``step`` others, an int or int32[]."""
     return (step == 0) | ((step + 1) % every == 0)
 
 
 def largest_eigenvalue(product: Callable[[Any], Any], start: Any, depth: int) -> Float[Array, ""]:
-    """Largest Ritz value of a symmetric map of trees by Lanczos's three-term recurrence.
+    """Largest Ritz value of a symmetric linear map of trees, by Lanczos's three-term recurrence.
 
-    Nothing is orthogonalised anew: three trees are kept instead of ``depth``, and what rounding spoils are copies of
-    values that have converged, not the largest one.
+    Without reorthogonalization, three trees are stored instead of ``depth``. Rounding errors then add copies of
+    converged Ritz values, which doesn't change the largest one.
     """
     combine = lambda a, x, b, y: jax.tree.map(lambda u, v: (a * u + b * v).astype(u.dtype), x, y)
     zeros = tree.zeros_like(start)
@@ -136,7 +137,7 @@ def signs(params: Any) -> Any:
 
 
 def _sequences(view: StepView) -> Array:
-    """What the probes look at: the batch, or the first of several micro-batches, as more may not fit."""
+    """The sequences to measure on: the batch, or the first micro-batch, as more may not fit into memory."""
     return view.batch if view.batch.ndim == 2 else view.batch[0]
 
 

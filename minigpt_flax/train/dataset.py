@@ -1,4 +1,4 @@
-"""The data of a run: its sources under one tokenizer, each cut into training and validation, and their shares."""
+"""The data of a run: its sources under one tokenizer, each split into training and validation, and their weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -24,14 +25,15 @@ from minigpt_flax.data import (
     load_corpus,
     mix,
     read_weights,
+    single_piece,
     split,
-    whole,
 )
 from minigpt_flax.errors import UserError
-from minigpt_flax.spec import bind, parse
+from minigpt_flax.spec import Spec
 from minigpt_flax.train.config.run_config import RunConfig
-from minigpt_flax.train.registry import KINDS
+from minigpt_flax.train.registry import REGISTRIES
 
+IN_MEMORY = "(tokens in memory)"  # name of a source that was passed as an array
 DECODED = 1 << 24  # tokens that are decoded at most to count their characters
 
 
@@ -58,7 +60,7 @@ class Dataset:
 
     Attributes:
       parts: in the order in which they were given.
-      weights: their shares in what is trained on.
+      weights: their shares in the training batches.
       tokenizer: of all.
       sha256: hash of all.
       replaced: lone surrogates of the sources that became U+FFFD.
@@ -80,16 +82,21 @@ class Dataset:
         return mix([part.train for part in self.parts], self.weights, batch_size, context, seed)
 
 
+class WrongData(UserError):
+    """The data isn't that of the run."""
+
+
 def load_dataset(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: str | None = None) -> Dataset:
-    """Loads what ``--data``, ``--mix`` and ``--tokenizer`` say.
+    """Loads the sources of a run.
 
     Args:
-      config: the words and numbers.
-      tokenizer: of the run that goes on; None trains one, or takes that of the data.
-      data_hash: of the data that the run began with; None takes any.
+      config: its fields ``data``, ``mix`` and ``tokenizer`` are read.
+      tokenizer: of the run that is continued; None trains one, or takes that of the data.
+      data_hash: SHA-256 of the data that the run began with; None takes any.
 
     Raises:
-      UserError: a source, a share or a word is wrong, or the data is not that of the run.
+      WrongData: the data has another hash.
+      UserError: a source, a share or a spec is wrong.
     """
     weights = None if config.mix is None else read_weights(config.mix, config.data)
     if twice := {source for source in config.data if config.data.count(source) > 1}:
@@ -97,24 +104,75 @@ def load_dataset(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_
     corpora = [load_corpus(source) for source in config.data]
     sha256 = _joint_hash([corpus.sha256 for corpus in corpora])
     if data_hash not in (None, sha256):
-        raise UserError(
-            f"the data {', '.join(config.data)!r} has changed since this run began: bring back what had the SHA-256 "
-            f"{data_hash}, or start another run"
+        raise WrongData(
+            f"the data {', '.join(config.data)} has changed since this run began: its SHA-256 is {sha256}, not "
+            f"{data_hash}"
         )
     tokenizer = tokenizer or choose_tokenizer(corpora, config.tokenizer)
-    parts = tuple(_part(corpus, tokenizer) for corpus in corpora)
+    parts = tuple(
+        _part(corpus, name, tokenizer) for corpus, name in zip(corpora, short_names(config.data), strict=True)
+    )
     weights = weights or by_size([len(part.train) for part in parts])
     return Dataset(parts, weights, tokenizer, sha256, sum(corpus.replaced for corpus in corpora))
+
+
+def short_names(sources: Sequence[str]) -> list[str]:
+    """Names of sources: the last components of their paths, as many as tell them apart.
+
+    >>> short_names(["/a/b.txt", "/c/b.txt", "/d/e.txt", "pydocs"])
+    ['a/b.txt', 'c/b.txt', 'e.txt', 'pydocs']
+    """
+    parts = [source.split("/") if source.startswith("/") else [source] for source in sources]
+    names = []
+    for own in parts:
+        length = 1
+        while length < len(own) and sum(other[-length:] == own[-length:] for other in parts) > 1:
+            length += 1
+        names.append("/".join(own[-length:]))
+    return names
+
+
+def from_tokens(
+    train: Any, validation: Any = None, *, tokenizer: Tokenizer | None = None, vocab_size: int | None = None
+) -> Dataset:
+    """A dataset of token ids in memory.
+
+    Args:
+      train: token ids, int[N].
+      validation: token ids to validate on; None takes the last tenth of ``train``.
+      tokenizer: that made them; None where there is none, and samples are numbers.
+      vocab_size: number of different tokens where there is no tokenizer; None takes the largest id + 1.
+
+    Raises:
+      UserError: the ids aren't a vector of non-negative integers, or too few.
+    """
+    parts = [_vector(tokens) for tokens in (train, validation) if tokens is not None]
+    largest = max(int(tokens.max()) for tokens in parts)
+    known = tokenizer or Ids(largest + 1 if vocab_size is None else vocab_size)
+    if largest >= known.vocab_size:
+        raise UserError(f"the token {largest} is outside of the vocabulary of {known.vocab_size:,} tokens")
+    digest = hashlib.sha256()
+    for tokens in parts:
+        digest.update(tokens.tobytes())
+    training, held_out = parts if len(parts) == 2 else split(parts[0])
+    return Dataset((Part(IN_MEMORY, training, held_out, None),), by_size([len(training)]), known, digest.hexdigest())
+
+
+def _vector(tokens: Any) -> np.ndarray:
+    array = np.asarray(tokens)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer) or not array.size or array.min() < 0:
+        raise UserError(f"tokens must be a vector of non-negative integers, got {array.dtype.name}{list(array.shape)}")
+    return array.astype(np.int32)
 
 
 def _joint_hash(hashes: Sequence[str]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def choose_tokenizer(corpora: Sequence[Corpus], word: str) -> Tokenizer:
-    """The one tokenizer of all sources: that of prepared data, or the one that ``word`` names, trained on all text.
+def choose_tokenizer(corpora: Sequence[Corpus], spec: Spec) -> Tokenizer:
+    """The tokenizer of all sources: that of prepared data, or the one that ``spec`` names, trained on all text.
 
-    Data that came as tokens alone is taken as what a ready-made tokenizer has cut, or else as mere numbers.
+    Token files without a tokenizer are read as the output of a pretrained one, if ``spec`` names it, else as numbers.
 
     Raises:
       UserError: the sources have no common tokenizer.
@@ -123,19 +181,20 @@ def choose_tokenizer(corpora: Sequence[Corpus], word: str) -> Tokenizer:
     for name, other in made.items():
         first = next(iter(made))
         if not _equal(other, made[first]):
-            raise UserError(f"{first!r} and {name!r} were prepared with different tokenizers: prepare one anew")
+            raise UserError(
+                f"{first!r} and {name!r} were prepared with different tokenizers: prepare one again, as the other"
+            )
     if made:
         return next(iter(made.values()))
     numbers = [corpus for corpus in corpora if corpus.tokens is not None]
-    parsed = parse(word, "tokenizer")
-    if numbers and parsed.name not in READY_MADE:
+    if numbers and spec.name not in READY_MADE:
         if len(numbers) < len(corpora):
             raise UserError(
-                f"{numbers[0].name!r} came as tokens, which don't mix with text cut by the tokenizer {parsed.name!r}: "
+                f"{numbers[0].name!r} came as tokens, which don't mix with text encoded by {spec.name!r}: "
                 f"give the --tokenizer that made them ({', '.join(sorted(READY_MADE))})"
             )
         return _numbers(numbers)
-    return bind(parsed, KINDS["tokenizer"].table, "tokenizer", _texts(corpora))
+    return REGISTRIES["tokenizer"].bind(spec, _texts(corpora))
 
 
 def _texts(corpora: Sequence[Corpus]) -> str | Iterator[str]:
@@ -144,7 +203,7 @@ def _texts(corpora: Sequence[Corpus]) -> str | Iterator[str]:
 
 
 def _numbers(corpora: Sequence[Corpus]) -> Tokenizer:
-    """The vocabulary that the files tell of, or else up to the largest token that they have."""
+    """The vocabulary that the files declare, or else one up to their largest token."""
     formats = {corpus.format for corpus in corpora}
     if len(formats) == 1 and (only := next(iter(formats))) is not None:
         return Ids(only.vocab_size, only.eot)
@@ -152,14 +211,14 @@ def _numbers(corpora: Sequence[Corpus]) -> Tokenizer:
     return max(found, key=lambda one: one.vocab_size)
 
 
-def _part(corpus: Corpus, tokenizer: Tokenizer) -> Part:
+def _part(corpus: Corpus, name: str, tokenizer: Tokenizer) -> Part:
     train, val = tokens_of(corpus, tokenizer)
     known = not isinstance(tokenizer, Ids) and len(val) <= DECODED
-    return Part(corpus.name, train, val, len(tokenizer.decode(np.asarray(val))) if known else None)
+    return Part(name, train, val, len(tokenizer.decode(np.asarray(val))) if known else None)
 
 
 def tokens_of(corpus: Corpus, tokenizer: Tokenizer) -> tuple[Tokens, Tokens]:
-    """Returns training and validation tokens: those set apart by whoever made the data, or else the last tenth.
+    """Returns training and validation tokens: those that the data has set aside, or else the last tenth.
 
     Raises:
       UserError: the tokenizer can't encode the text, or isn't the one that made the tokens.
@@ -167,8 +226,8 @@ def tokens_of(corpus: Corpus, tokenizer: Tokenizer) -> tuple[Tokens, Tokens]:
     if corpus.tokenizer is not None and not _equal(corpus.tokenizer, tokenizer):
         raise UserError(f"{corpus.name!r} was prepared with another tokenizer than the run's: prepare it with that one")
     if corpus.tokens is not None:
-        tokens, apart = corpus.tokens.within(tokenizer.vocab_size), corpus.val_tokens
-        return split(tokens) if apart is None else (tokens, apart.within(tokenizer.vocab_size))
+        tokens, apart = corpus.tokens.with_vocab_size(tokenizer.vocab_size), corpus.val_tokens
+        return split(tokens) if apart is None else (tokens, apart.with_vocab_size(tokenizer.vocab_size))
     tokens, apart = _encode(corpus.documents or (), tokenizer), corpus.val_documents
     return split(tokens) if apart is None else (tokens, _encode(apart, tokenizer))
 
@@ -182,8 +241,8 @@ def chained(*parts: Tokens) -> Tokens:
     arrays = [part for part in parts if isinstance(part, np.ndarray)]
     if len(arrays) == len(parts):
         return np.concatenate(arrays)
-    return TokenFiles.joined([part for part in parts if isinstance(part, TokenFiles)])
+    return TokenFiles.concatenate([part for part in parts if isinstance(part, TokenFiles)])
 
 
 def _encode(documents: Sequence[str], tokenizer: Tokenizer) -> np.ndarray:
-    return np.concatenate([np.zeros(0, np.int32), *encode(tokenizer, map(whole, documents))])
+    return np.concatenate([np.zeros(0, np.int32), *encode(tokenizer, map(single_piece, documents))])

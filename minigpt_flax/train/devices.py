@@ -1,4 +1,4 @@
-"""What devices can do at most, from their makers' data sheets, and what a run used of it."""
+"""Peak FLOP/s of devices, from their vendors' data sheets."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ T = 1e12
 
 @dataclass(frozen=True)
 class Peak:
-    """Products of dense matrices a device can do, in FLOP/s, as JAX sees devices.
+    """Peak FLOP/s of dense matrix products, per JAX device.
 
     Attributes:
-      bfloat16: bfloat16 factors, float32 sums.
-      float32: float32 factors at JAX's default precision: as TF32 on NVIDIA's GPUs since Ampere, rounded to bfloat16
-        on TPUs.
-      float16: float16 factors, float32 sums.
+      bfloat16: bfloat16 inputs, float32 accumulation; None if unsupported.
+      float32: float32 inputs at JAX's default precision: TF32 on NVIDIA GPUs since Ampere, rounded to bfloat16 on TPUs.
+      float16: float16 inputs, float32 accumulation; None if unsupported.
     """
 
     bfloat16: float | None
@@ -32,7 +31,7 @@ def _tpu(bfloat16: float) -> Peak:
     return Peak(bfloat16 * T, bfloat16 * T, None)
 
 
-PEAKS: tuple[tuple[str, Peak], ...] = (  # the first pattern found in the device's name holds
+PEAKS: tuple[tuple[str, Peak], ...] = (  # the first pattern that matches the device's name applies
     (r"GB200|GB300", _nvidia(2500.0, 1250.0)),
     (r"B200|B300", _nvidia(2250.0, 1100.0)),
     (r"H200 NVL|H100 NVL", _nvidia(835.5, 417.5)),
@@ -63,7 +62,7 @@ PEAKS: tuple[tuple[str, Peak], ...] = (  # the first pattern found in the device
     (r"RTX 3090", _nvidia(71.0, 35.6)),
     (r"RTX 3080", _nvidia(59.5, 29.8)),
     (r"RTX 3070", _nvidia(40.6, 20.3)),
-    (r"TPU v2", _tpu(22.5)),  # JAX sees a chip of v2, v3 and 7x as two devices: half of the chip's
+    (r"TPU v2", _tpu(22.5)),  # JAX lists a chip of v2, v3 and 7x as two devices: half of the chip's peak
     (r"TPU v3", _tpu(61.5)),
     (r"TPU v4 lite", _tpu(138.0)),
     (r"TPU v4", _tpu(275.0)),
@@ -75,14 +74,14 @@ PEAKS: tuple[tuple[str, Peak], ...] = (  # the first pattern found in the device
 
 
 def peak_flops(kind: str, dtype: str) -> float | None:
-    """FLOP/s that a device reaches at most; None where the table doesn't know.
+    """Returns the peak FLOP/s of a device; None if unknown.
 
     >>> peak_flops("NVIDIA H200", "bfloat16"), peak_flops("TPU v5 lite", "float32"), peak_flops("cpu", "float32")
     (989400000000000.0, 197000000000000.0, None)
 
     Args:
       kind: JAX's ``device_kind``.
-      dtype: of the factors of the products.
+      dtype: of the inputs of the products.
     """
     for pattern, peak in PEAKS:
         if re.search(pattern, kind):

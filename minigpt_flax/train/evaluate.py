@@ -1,4 +1,4 @@
-"""Validation: the loss over every token of a split, always the same windows, with its standard error."""
+"""Validation: mean loss over all tokens of a split, on fixed windows, with its standard error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Window = tuple[Int[np.ndarray, "B T"], Int[np.ndarray, "B T"], Bool[np.ndarray, 
 
 
 class Abandoned(Exception):
-    """A validation was asked to end early; what it had so far is no result."""
+    """A validation was stopped early and has no result."""
 
 
 def evaluate(
@@ -27,15 +27,15 @@ def evaluate(
 
     Args:
       window_losses: jitted.
-      params: the parameters to judge.
+      params: parameters of the model.
       windows: batches of one shape, see ``evaluation_windows``.
-      stop: asked before every batch.
+      stop: called before every batch; True ends the validation.
 
     Returns:
-      ``val_loss`` in nats per token, ``val_sem`` its standard error taking windows as independent, ``val_perplexity``.
+      ``val_loss`` in nats per token; ``val_sem``, its standard error if windows are independent; ``val_perplexity``.
 
     Raises:
-      Abandoned: ``stop`` said so.
+      Abandoned: ``stop`` returned True.
     """
     parts = measure(window_losses, params, windows, stop)
     sums, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -44,7 +44,7 @@ def evaluate(
 
 
 def mean_and_error(sums: Float[np.ndarray, " N"], counts: Float[np.ndarray, " N"]) -> tuple[float, float]:
-    """Averages the loss over all tokens, and says how uncertain that is if windows are independent.
+    """Averages the loss over all tokens, and estimates the standard error if windows are independent.
 
     Args:
       sums: loss of each window, summed over its tokens.
@@ -55,20 +55,20 @@ def mean_and_error(sums: Float[np.ndarray, " N"], counts: Float[np.ndarray, " N"
     """
     sums, counts = sums.astype(np.float64), counts.astype(np.float64)
     mean = sums.sum() / counts.sum()
-    # Ratio estimator: windows differ in their number of tokens, and padding has none and adds nothing.
+    # Ratio estimator: windows differ in their number of tokens; padding has none and contributes nothing.
     error = np.sqrt(np.sum((sums - mean * counts) ** 2)) / counts.sum()
     return float(mean), float(error)
 
 
-def together(results: Mapping[str, Mapping[str, float]], weights: Sequence[float]) -> dict[str, float]:
-    """The validations of several sources as one: what a batch of the run loses in expectation.
+def weighted_mean(results: Mapping[str, Mapping[str, float]], weights: Sequence[float]) -> dict[str, float]:
+    """Combines the validations of several sources into the expected loss of a training batch.
 
     Args:
       results: of ``evaluate``, by source.
       weights: the sources' shares in the training batches; they sum to 1.
 
     Returns:
-      Means by these weights, under the names that one source has; for several, also ``val_loss/SOURCE`` of each.
+      Weighted means, under the same names as for one source; with several, also ``val_loss/SOURCE`` of each.
     """
     each = list(results.values())
     if len(each) == 1:
@@ -76,10 +76,10 @@ def together(results: Mapping[str, Mapping[str, float]], weights: Sequence[float
     mean = lambda name: sum(weight * one[name] for weight, one in zip(weights, each, strict=True))
     loss = mean("val_loss")
     sem = math.hypot(*(weight * one["val_sem"] for weight, one in zip(weights, each, strict=True)))
-    found = {"val_loss": loss, "val_sem": sem, "val_perplexity": perplexity(loss)}
+    combined = {"val_loss": loss, "val_sem": sem, "val_perplexity": perplexity(loss)}
     if all("val_bits_per_char" in one for one in each):
-        found["val_bits_per_char"] = mean("val_bits_per_char")
-    return found | {f"val_loss/{source}": one["val_loss"] for source, one in results.items()}
+        combined["val_bits_per_char"] = mean("val_bits_per_char")
+    return combined | {f"val_loss/{source}": one["val_loss"] for source, one in results.items()}
 
 
 def measure(
@@ -88,16 +88,16 @@ def measure(
     windows: Iterable[Window],
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Measures batch after batch; fetches each result after the next batch was sent, so that the device doesn't wait.
+    """Yields the losses of each batch; fetches a result after the next batch was sent, so that the device doesn't wait.
 
     Args:
       losses: compiled, ``(params, inputs, targets, mask) -> (losses, tokens)`` of any shape.
-      params: the parameters to judge.
+      params: parameters of the model.
       windows: batches of one shape, see ``evaluation_windows``.
-      stop: asked before every batch.
+      stop: called before every batch; True ends the validation.
 
     Raises:
-      Abandoned: ``stop`` said so.
+      Abandoned: ``stop`` returned True.
     """
     pending = None
     for window in windows:
@@ -111,5 +111,5 @@ def measure(
 
 
 def perplexity(loss: float) -> float:
-    """The exponential of a loss in nats: among how many equally likely tokens one would be as unsure."""
+    """The exponential of a loss in nats: the number of equally likely tokens with the same uncertainty."""
     return math.exp(loss) if loss < 700 else math.inf

@@ -1,4 +1,4 @@
-"""Where a run's first parameters come from: drawn, or those of a GPT-2 or of another run (``--init``)."""
+"""Initial weights: drawn at random, or those of a GPT-2 or of another run (``--init``)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import numpy as np
 from minigpt_flax.data import Tokenizer
 from minigpt_flax.data.tokenizers.bpe import read_hugging_face
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.model.gpt2_folder import load_gpt2, read_gpt2_config
+from minigpt_flax.model.huggingface import load_gpt2, read_gpt2_config
 from minigpt_flax.model.layout import path_name
 from minigpt_flax.runs.folder import RunFolder
 from minigpt_flax.train.build import Run, model_config
-from minigpt_flax.train.compile import call_once
-from minigpt_flax.train.config.run_config import RunConfig, flag_of, spelled_out
+from minigpt_flax.train.compile import run_unoptimized
+from minigpt_flax.train.config.run_config import RunConfig, flag_of, normalized, parsed
 from minigpt_flax.train.restore import restore, settings_of
 from minigpt_flax.train.state import TrainState, init_state
 
@@ -33,15 +33,15 @@ SHAPE = (  # the fields that parameters fit into; all others of a model are free
 )
 
 
-class Origin(NamedTuple):
-    """What a run starts from.
+class InitialWeights(NamedTuple):
+    """Weights that a run starts from.
 
     Attributes:
-      name: as it was given.
-      fields: of ``RunConfig``, that it determines.
-      load: ``() -> parameters``; None where they are drawn.
-      tokenizer: that lies beside the parameters.
-      advised: those of the fields that may be typed otherwise.
+      name: as given.
+      fields: fields of ``RunConfig`` that they determine.
+      load: ``() -> parameters``; None where they are drawn at random.
+      tokenizer: the one stored beside them.
+      advised: those of the fields that the user may override.
     """
 
     name: str
@@ -51,14 +51,14 @@ class Origin(NamedTuple):
     advised: Collection[str] = ()
 
 
-def origin(name: str | None) -> Origin:
-    """Finds what ``--init`` names and reads how large it is; None is nothing.
+def initial_weights(name: str | None) -> InitialWeights:
+    """Finds the weights that ``--init`` names and reads their sizes; None draws them at random.
 
     Raises:
-      UserError: there is no such thing, or it can't be read.
+      UserError: there are none of that name, or they can't be read.
     """
     if name is None:
-        return Origin("", {}, None, None)
+        return InitialWeights("", {}, None, None)
     path = Path(os.path.expanduser(name))
     if not path.is_dir():
         found = _of_gpt2(name, _from_hub(name))
@@ -66,21 +66,21 @@ def origin(name: str | None) -> Origin:
     return (_of_run if RunFolder(path).env.is_file() else _of_gpt2)(name, path)
 
 
-def _of_run(name: str, path: Path) -> Origin:
+def _of_run(name: str, path: Path) -> InitialWeights:
     """The parameters of a run's best checkpoint, or their average if it keeps one."""
     _, config, tokenizer = settings_of(path)
     model = model_config(config, tokenizer.vocab_size)
-    fields = {field: getattr(model, field) for field in SHAPE} | {"tokenizer": config.tokenizer}
-    return Origin(name, fields, lambda: restore(path).params, tokenizer)
+    fields = {field: getattr(model, field) for field in SHAPE} | {"tokenizer": str(config.tokenizer)}
+    return InitialWeights(name, fields, lambda: restore(path).params, tokenizer)
 
 
-def _of_gpt2(name: str, path: Path) -> Origin:
+def _of_gpt2(name: str, path: Path) -> InitialWeights:
     """A folder of Hugging Face's, with its own tokenizer if that is there."""
     model, beside = read_gpt2_config(path), path / "tokenizer.json"
     fields = {field: getattr(model, field) for field in SHAPE}
     tokenizer = read_hugging_face(beside) if os.path.lexists(beside) else None
     fields |= {} if tokenizer is None else {"tokenizer": tokenizer.name}
-    return Origin(name, fields, lambda: load_gpt2(path)[1], tokenizer, advised=("tokenizer",))
+    return InitialWeights(name, fields, lambda: load_gpt2(path)[1], tokenizer, advised=("tokenizer",))
 
 
 def _from_hub(name: str) -> Path:
@@ -103,31 +103,32 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
-def inherited(given: Mapping[str, Any], source: Origin) -> Mapping[str, Any]:
-    """The fields that a source determines.
+def fields_from_weights(given: Mapping[str, Any], source: InitialWeights) -> Mapping[str, Any]:
+    """The fields that the weights determine.
 
     Raises:
-      UserError: something else was typed; a shorter context is no conflict.
+      UserError: the user set one of them otherwise; a shorter context is no conflict.
     """
     names = source.fields.keys() - set(source.advised)
-    typed = {name: given[name] for name in names if given.get(name) is not None}
-    for name, value in spelled_out(typed, dict(source.fields)).items():
-        has = source.fields[name]
+    below = {name: parsed(name, value) for name, value in source.fields.items()}
+    for name, value in normalized({name: given.get(name) for name in names}, below).items():
+        has = below[name]
         if value != has and not (name == "context" and value < has):
             raise UserError(
-                f"--init {source.name} has {name}={has!r}, but {flag_of(name)} says {value!r}: leave that flag out, "
-                "or take other weights"
+                f"--init {source.name} has {name}={source.fields[name]!r}, but {flag_of(name)} says "
+                f"{given[name]!r}: leave that flag out, or use other weights"
             )
     return source.fields
 
 
-def known_tokenizer(config: RunConfig, source: Origin) -> Tokenizer | None:
-    """The tokenizer beside the parameters, unless the run wants another."""
-    return source.tokenizer if config.tokenizer == source.fields.get("tokenizer") else None
+def known_tokenizer(config: RunConfig, source: InitialWeights) -> Tokenizer | None:
+    """The tokenizer stored beside the weights, unless the run uses another."""
+    same = str(config.tokenizer) == source.fields.get("tokenizer")
+    return source.tokenizer if same else None
 
 
-def first_params(run: Run, source: Origin) -> Any:
-    """The parameters that a source gives, as the run has them; None where they are drawn.
+def first_params(run: Run, source: InitialWeights) -> Any:
+    """The parameters of the source with the shapes and dtypes of the run; None where they are drawn.
 
     Raises:
       UserError: they can't be read, or don't fit.
@@ -146,19 +147,19 @@ def digest(params: Any) -> str:
 
 
 def first_state(run: Run, params: Any) -> TrainState:
-    """The state before the first step, where the run wants it: parameters, and an optimizer that remembers nothing.
+    """The state before the first step, with the shardings of the run.
 
     Args:
-      run: what begins.
+      run: the run.
       params: see :func:`first_params`; None draws them.
     """
     if params is None:
-        return call_once(run.init)
+        return run_unoptimized(run.init)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, run.state)
     copied = lambda params: init_state(jax.tree.map(jnp.copy, params), run.tx)  # no buffer is donated twice
-    return call_once(jax.jit(copied, out_shardings=shardings), params)
+    return run_unoptimized(jax.jit(copied, out_shardings=shardings), params)
 
 
 def _fitted(leaf: Any, like: Any) -> np.ndarray:
-    """One parameter as the run has it; the positions beyond a shorter context fall away."""
+    """One parameter with the shape and dtype of the run; positions beyond a shorter context are dropped."""
     return np.asarray(leaf)[tuple(slice(size) for size in like.shape)].astype(like.dtype)

@@ -1,4 +1,4 @@
-"""The loss of a model by how many tokens it sees: does a longer context help, and how far back?"""
+"""Loss by position in the context, that is by the number of tokens that the model sees."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from minigpt_flax.train.evaluate import Window, mean_and_error, measure
 
 @dataclass(frozen=True)
 class Losses:
-    """Mean losses in nats per token, with their standard errors taking windows as independent.
+    """Mean losses in nats per token, with standard errors that treat windows as independent.
 
     Attributes:
       mean: over all tokens.
       error: of the mean.
-      by_position: mean over the tokens at each position of the context; NaN where there was none.
-      errors: of those.
+      by_position: mean over the tokens at each position of the context; NaN without tokens.
+      errors: of ``by_position``.
     """
 
     mean: float
@@ -34,7 +34,7 @@ class Losses:
 
 
 def token_losses(model: ModelConfig) -> Callable[..., tuple[Float[Array, "B T"], Float[Array, "B T"]]]:
-    """``(params, inputs, targets, mask) -> (loss, 1 where the token counts)`` of each token, jitted."""
+    """Returns a jitted ``(params, inputs, targets, mask) -> (loss, mask as float)`` of each token."""
 
     def losses(params: Any, inputs: Integer[Array, "B T"], targets: Integer[Array, "B T"], mask: Bool[Array, "B T"]):
         counts = mask.astype(jnp.float32)
@@ -48,20 +48,20 @@ def losses_of(model: ModelConfig, params: Any, windows: Iterable[Window]) -> Los
 
     Args:
       model: sizes and parts.
-      params: the parameters to judge.
+      params: parameters of the model.
       windows: batches of one shape, see ``evaluation_windows``.
     """
     parts = measure(token_losses(model), params, windows)
     sums, counts = (np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True))
-    seen = counts.sum(axis=0)
+    tokens = counts.sum(axis=0)
     with np.errstate(invalid="ignore"):
-        means = sums.sum(axis=0) / seen
-        errors = np.sqrt(np.sum((sums - means * counts) ** 2, axis=0)) / seen
+        means = sums.sum(axis=0) / tokens
+        errors = np.sqrt(np.sum((sums - means * counts) ** 2, axis=0)) / tokens
     return Losses(*mean_and_error(sums.sum(axis=1), counts.sum(axis=1)), means, errors)
 
 
 def octaves(context: int) -> list[tuple[int, int]]:
-    """Cuts positions 0 to ``context - 1`` into ranges [first, end) that double.
+    """Splits positions 0 to ``context - 1`` into ranges [first, end) of doubling length.
 
     >>> octaves(10)
     [(0, 1), (1, 2), (2, 4), (4, 8), (8, 10)]
@@ -71,7 +71,7 @@ def octaves(context: int) -> list[tuple[int, int]]:
 
 
 def table(by_position: Float[np.ndarray, " T"], width: int = 40) -> str:
-    """Bars of the mean loss over doubling ranges of positions, as text.
+    """Formats a bar chart of the mean loss over ranges of positions of doubling length.
 
     Args:
       by_position: mean loss at each position.
@@ -82,6 +82,6 @@ def table(by_position: Float[np.ndarray, " T"], width: int = 40) -> str:
     longest = max(loss for _, _, loss in rows)
     lines = [f"{'tokens seen':>13s}  nats/token"]
     for first, end, loss in rows:
-        seen = str(end) if end == first + 1 else f"{first + 1} to {end}"
-        lines.append(f"{seen:>13s}  {loss:10.4f}  {'#' * max(1, round(width * loss / longest))}")
+        context = str(end) if end == first + 1 else f"{first + 1} to {end}"
+        lines.append(f"{context:>13s}  {loss:10.4f}  {'#' * max(1, round(width * loss / longest))}")
     return "\n".join(lines)

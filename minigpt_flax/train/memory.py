@@ -1,7 +1,7 @@
-"""Memory: what a run needs at least, what this process can have, and a refusal before anything is computed.
+"""Memory checks: refuse a run that needs more memory than there is, before anything is computed.
 
-The estimate is a lower bound: a run that it refuses could not have run. It needs no tracing, because tracing itself
-takes for ever for absurd sizes.
+The estimate is a lower bound: a run that is refused could not have run. It needs no tracing, which itself never ends
+for absurd sizes.
 """
 
 from __future__ import annotations
@@ -14,26 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt_flax.errors import Failed, UserError
+from minigpt_flax.errors import TrainingFailed, UserError
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.spec import parse
 from minigpt_flax.train.clock import quantity
 from minigpt_flax.train.config.mesh import read_mesh
 from minigpt_flax.train.config.run_config import RunConfig, flag_of
 
 GATED = ("swiglu",)  # MLPs with three matrices
-CUTTING = ("fsdp", "tensor")  # axes of a mesh that divide parameters
-ADDRESSES = 1800 << 20  # bytes of address space; a run of two cores and a few parameters takes 1.9 GB
+PARAMETER_AXES = ("fsdp", "tensor")  # mesh axes that shard parameters
+ADDRESSES = 1800 << 20  # bytes of address space; a tiny run on two cores takes 1.9 GB
 WIDTHS = {"float32": 4, "bfloat16": 2}  # bytes of a number
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Memory that there is.
+    """Available memory.
 
     Attributes:
       size: bytes; infinite if unknown.
-      owner: what has it, for error messages.
+      owner: device or limit that has this memory, for error messages.
       shared: whether all devices of this process share it.
     """
 
@@ -44,12 +43,12 @@ class Limit:
 
 @dataclass(frozen=True)
 class Need:
-    """Memory that something needs at least.
+    """A lower bound of required memory.
 
     Attributes:
       size: bytes.
-      what: what it is for.
-      fields: fields of the configuration that make it large, the first the most.
+      what: its contents, for error messages.
+      fields: fields of the configuration that make it large, the most important first.
     """
 
     size: int | float
@@ -58,7 +57,7 @@ class Need:
 
 
 def limit() -> Limit:
-    """The memory of one accelerator, or on a CPU that of the host."""
+    """Returns the memory of one accelerator, or on a CPU that of the host."""
     import jax
 
     stats = None if jax.default_backend() == "cpu" else jax.local_devices()[0].memory_stats()
@@ -68,7 +67,7 @@ def limit() -> Limit:
 
 
 def host_limit() -> Limit:
-    """What this process can have of the host's memory: all of it with swap, or less by a cgroup or ``ulimit``."""
+    """Returns the host memory available to this process: RAM and swap, or the limit of a cgroup or ``ulimit``."""
     limits = [Limit(_physical(), "this machine")]
     limits += [Limit(most, "the cgroup of this process") for most in _cgroups()]
     limits += [Limit(left, f"ulimit {flag}") for flag, left in _ulimits()]
@@ -76,7 +75,7 @@ def host_limit() -> Limit:
 
 
 def require_address_space() -> None:
-    """Refuse a ``ulimit -v`` under which JAX aborts without a word.
+    """Refuses a ``ulimit -v`` under which JAX aborts without a message.
 
     Raises:
       UserError: the limit is too low.
@@ -88,20 +87,20 @@ def require_address_space() -> None:
     most = resource.getrlimit(resource.RLIMIT_AS)[0]
     if most != resource.RLIM_INFINITY and most < ADDRESSES:
         raise UserError(
-            f"ulimit -v allows {quantity(most, 'B')} of address space, and JAX with its threads takes "
-            f"{quantity(ADDRESSES, 'B')} at least: raise it, or set ulimit -v unlimited"
+            f"ulimit -v allows {quantity(most, 'B')} of address space, but JAX and its threads need at least "
+            f"{quantity(ADDRESSES, 'B')}: raise it, or set ulimit -v unlimited"
         )
 
 
 def require_weights(config: RunConfig, vocab_size: int) -> None:
-    """Refuse a model whose parameters don't fit into memory; to be called before it is traced.
+    """Refuses a model whose parameters don't fit into memory; to be called before tracing.
 
     Args:
       config: the run.
       vocab_size: rows of the embedding.
 
     Raises:
-      UserError: they don't fit; the message has the figure and says what to lower.
+      UserError: they don't fit; names the size and the flags to lower.
     """
     have, parts = limit(), weights(config, vocab_size)
     size = sum(parts.values()) * _bytes_each(config) / _shares(config)
@@ -111,89 +110,89 @@ def require_weights(config: RunConfig, vocab_size: int) -> None:
 def require_training(
     config: RunConfig, vocab_size: int = 1, state: int | None = None, devices: int | None = None
 ) -> None:
-    """Refuse a run that doesn't fit into memory.
+    """Refuses a run that doesn't fit into memory.
 
     Args:
       config: the run.
-      vocab_size: rows of the embedding, if the configuration doesn't say; 1 where they aren't known yet.
-      state: bytes of parameters and optimizer state on one device; None where they aren't known yet.
-      devices: of the run, over all processes; None takes all.
+      vocab_size: rows of the embedding, if the configuration doesn't set them; 1 while they are unknown.
+      state: bytes of parameters and optimizer state on one device; None while they are unknown.
+      devices: of the run, over all processes; None for all.
 
     Raises:
-      UserError: it doesn't fit; the message has the figure and says what to lower.
+      UserError: it doesn't fit; names the size and the flags to lower.
     """
     import jax
 
     processes, devices = jax.process_count(), devices or jax.device_count()
     have, parts = limit(), weights(config, config.vocab_size or vocab_size)
-    held = sum(parts.values()) * _bytes_each(config) / max(_shares(config), processes)
-    gradients = held if _all_gradients(config) else 0
-    kept, what = held, "the parameters"
+    params = sum(parts.values()) * _bytes_each(config) / max(_shares(config), processes)
+    gradients = params if _all_gradients(config) else 0
+    base, what = params, "the parameters"
     if state is not None:
-        kept, what = state * (devices // processes if have.shared else 1), "the parameters and the optimizer state"
+        base, what = state * (devices // processes if have.shared else 1), "the parameters and the optimizer state"
     fields = FIELDS[max(parts, key=lambda name: parts[name])]
-    refuse(Need(kept + gradients, f"{what} with the gradients" if gradients else what, fields), config, have)
+    refuse(Need(base + gradients, f"{what} with the gradients" if gradients else what, fields), config, have)
     stored = activations(config) / (processes if have.shared else devices)
-    refuse(Need(kept + stored, f"{what} with the activations of a micro-batch", ACTIVATIONS), config, have)
+    refuse(Need(base + stored, f"{what} with the activations of a micro-batch", ACTIVATIONS), config, have)
     batch = config.step_sequences * (config.context + 1) * 4 / processes
     refuse(Need(batch, "the tokens of one step", ("batch_size", "accum", "context")), config, host_limit())
 
 
 def refuse(need: Need, config: Any, have: Limit) -> None:
-    """Refuse what doesn't fit.
+    """Refuses a need that exceeds the limit.
 
     Raises:
-      UserError: ``need`` is more than there is.
+      UserError: it does.
     """
     if need.size > have.size:
         values = ((name, getattr(config, name)) for name in need.fields)
-        said = " ".join(f"{flag_of(name)} {value:,}" for name, value in values if value is not None)
+        flags = " ".join(f"{flag_of(name)} {value:,}" for name, value in values if value is not None)
         raise UserError(
-            f"{said}: {need.what} take {quantity(need.size, 'B')} at least, and {have.owner} has "
+            f"{flags}: {need.what} need at least {quantity(need.size, 'B')}, but {have.owner} has "
             f"{quantity(have.size, 'B')}: lower {' or '.join(map(flag_of, need.fields))}"
         )
 
 
 def require_planned(analysis: Any) -> None:
-    """Refuse to run a compiled step that doesn't fit.
+    """Refuses to run a compiled step that doesn't fit into memory.
 
     Args:
-      analysis: XLA's, of one device; None if there is none.
+      analysis: XLA's memory analysis of one device; None if unavailable.
 
     Raises:
-      Failed: it doesn't fit.
+      TrainingFailed: it doesn't fit.
     """
     from minigpt_flax.train.throughput import planned
 
     have = limit()
     if analysis is not None and (size := planned(analysis)) > have.size:
-        raise Failed(
-            f"a step takes {quantity(size, 'B')} of memory, and {have.owner} has {quantity(have.size, 'B')}: lower "
-            "--batch-size (and raise --accum), or take --remat full"
+        raise TrainingFailed(
+            f"a step needs {quantity(size, 'B')} of memory, but {have.owner} has {quantity(have.size, 'B')}: lower "
+            "--batch-size (and raise --accum), or use --remat full"
         )
 
 
 def require_cache(model: ModelConfig, rows: int) -> None:
-    """Refuse to continue so many texts that their KV cache doesn't fit.
+    """Refuses to generate so many texts at once that their KV cache doesn't fit into memory.
 
     Raises:
-      UserError: it doesn't.
+      UserError: it doesn't fit.
     """
     each = 2 * model.layers * model.key_value_heads * model.head_size * model.context * WIDTHS[model.dtype]
     have = limit()
     if each * rows > have.size:
         raise UserError(
-            f"--num {rows:,}: the KV cache takes {quantity(each * rows, 'B')}, and {have.owner} has "
+            f"--num {rows:,}: the KV cache needs {quantity(each * rows, 'B')}, but {have.owner} has "
             f"{quantity(have.size, 'B')}: lower --num to at most {int(have.size // each):,}"
         )
 
 
 def require_runs(state: int, runs: int) -> None:
-    """Refuse to train so many runs at once that their parameters and optimizer states don't fit.
+    """Refuses to train so many runs at once that their parameters and optimizer states don't fit into memory.
 
     Args:
       state: bytes of one run.
-      runs: trained at the same time.
+      runs: number of runs trained at once.
 
     Raises:
       UserError: they don't fit.
@@ -201,8 +200,8 @@ def require_runs(state: int, runs: int) -> None:
     have = limit()
     if state * runs > have.size:
         raise UserError(
-            f"{runs:,} runs at once take {quantity(state * runs, 'B')} of parameters and optimizer state, and "
-            f"{have.owner} has {quantity(have.size, 'B')}: leave out --vmap, or lower --seeds"
+            f"{runs:,} runs at once need {quantity(state * runs, 'B')} for parameters and optimizer states, but "
+            f"{have.owner} has {quantity(have.size, 'B')}: omit --vmap, or lower --seeds"
         )
 
 
@@ -216,7 +215,7 @@ FIELDS = {
 
 
 def weights(config: RunConfig | ModelConfig, vocab_size: int) -> dict[str, int]:
-    """Entries of the weight matrices, by part of the model; norms and biases are left out.
+    """Number of weights by part of the model, without norms and biases.
 
     >>> weights(ModelConfig(vocab_size=65), 65)
     {'embedding': 8320, 'positions': 8192, 'attention': 262144, 'mlp': 524288}
@@ -233,30 +232,30 @@ def weights(config: RunConfig | ModelConfig, vocab_size: int) -> dict[str, int]:
 
 
 def activations(config: RunConfig) -> int:
-    """Bytes that the forward pass of a micro-batch leaves for the backward pass, whatever is recomputed.
+    """Bytes that the forward pass of a micro-batch stores for the backward pass, even with activation checkpointing.
 
-    That is the input of every block. A GPU's compiler may recompute those too, but not the first.
+    That is the input of every block. The GPU compiler may recompute those too, except the first.
     """
     import jax
 
     layers = config.layers if jax.default_backend() == "cpu" else 1
-    return config.batch_size * config.context * config.width * layers * WIDTHS.get(parse(config.dtype, "dtype").name, 2)
+    return config.batch_size * config.context * config.width * layers * WIDTHS.get(config.dtype.name, 2)
 
 
 def _all_gradients(config: RunConfig) -> bool:
-    """Whether all gradients must exist at the same time: to add them up, or to take their norm."""
-    return config.accum > 1 or parse(config.clip, "clip").name == "clip_by_norm"
+    """Whether all gradients must exist at the same time: for gradient accumulation, or for their norm."""
+    return config.accum > 1 or config.clip.name == "clip_by_norm"
 
 
 def _bytes_each(config: RunConfig) -> int:
-    """Bytes of a parameter."""
-    return 2 if "params" in parse(config.dtype, "dtype").keywords else 4
+    """Bytes per parameter."""
+    return 2 if "params" in config.dtype.keywords else 4
 
 
 def _shares(config: RunConfig) -> int:
-    """Among how many devices the parameters are divided."""
+    """Number of devices among which the parameters are sharded."""
     sizes = read_mesh(config.mesh) if config.mesh is not None else {}
-    return math.prod(sizes.get(axis, 1) for axis in CUTTING)
+    return math.prod(sizes.get(axis, 1) for axis in PARAMETER_AXES)
 
 
 def _physical() -> int | float:
@@ -274,7 +273,7 @@ def _physical() -> int | float:
 
 
 def _cgroups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int | float]:
-    """Bytes that the control groups of this process allow, of version 2 and 1."""
+    """Yields the memory limits of this process's control groups (version 2 and 1), in bytes."""
     try:
         entries = [line.split(":", 2) for line in own.read_text().splitlines()]
     except OSError:
@@ -298,7 +297,7 @@ def _text(path: Path) -> str:
 
 
 def _ulimits() -> Iterator[tuple[str, int | float]]:
-    """What ``ulimit`` leaves, with its flag."""
+    """Yields the flags of ``ulimit`` and the bytes that each leaves."""
     try:
         import resource
     except ImportError:  # Windows

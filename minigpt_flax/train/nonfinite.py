@@ -1,4 +1,4 @@
-"""What becomes of a step whose loss, gradient or update isn't finite: ``--on-nan stop``, ``skip`` or ``rollback``."""
+"""Policies for a step whose loss, gradient or update isn't finite: ``--on-nan stop``, ``skip`` or ``rollback``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from jaxopt_mini.wrappers import SkipNonfiniteState
 
 @dataclass(frozen=True)
 class Policy:
-    """A row of the table, as data.
+    """One policy.
 
     Attributes:
-      wrap: goes around the whole optimizer.
-      skips: steps in a row that may be left out before the run stops.
-      rollbacks: times that the run may go back before it stops.
+      wrap: wraps the whole optimizer.
+      skips: successive steps that may be skipped before the run stops.
+      rollbacks: times that the run may return to a checkpoint before it stops.
     """
 
     wrap: Callable[[GradientTransformation], GradientTransformation] = lambda tx: tx
@@ -29,13 +29,13 @@ class Policy:
     rollbacks: int = 0
 
 
-def leave_out(inner: GradientTransformation) -> GradientTransformationExtraArgs:
-    """Steps whose loss, gradient or update isn't finite change neither parameters nor inner state, and are counted.
+def skip_nonfinite_updates(inner: GradientTransformation) -> GradientTransformationExtraArgs:
+    """Skips steps whose loss, gradient or update isn't finite: they change neither parameters nor inner state.
 
-    ``skip_nonfinite`` looks at gradients alone. Here a gradient too large to be squared counts as broken too.
+    ``skip_nonfinite`` checks only gradients. Here a gradient whose square overflows counts as non-finite too.
 
     Args:
-      inner: a transformation; its ``update`` must be told ``value``, the loss.
+      inner: a transformation; ``update`` needs the extra arg ``value``, the loss.
 
     Returns:
       A transformation with a ``SkipNonfiniteState``.
@@ -45,46 +45,46 @@ def leave_out(inner: GradientTransformation) -> GradientTransformationExtraArgs:
     def init(params):
         return SkipNonfiniteState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), inner.init(params))
 
-    def update(updates, state, params=None, **told):
-        new, inner_state = inner.update(updates, state.inner_state, params, **told)
+    def update(updates, state, params=None, **extra_args):
+        new, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(new)]
-        take = jnp.stack([jnp.isfinite(told["value"]), jnp.isfinite(tree.norm(updates)), *finite]).all()
-        new = jax.tree.map(lambda leaf: jnp.where(take, leaf, jnp.zeros_like(leaf)), new)
-        kept = jax.tree.map(lambda after, before: jnp.where(take, after, before), inner_state, state.inner_state)
-        skipped = 1 - take.astype(jnp.int32)
-        return new, SkipNonfiniteState((state.in_a_row + 1) * skipped, state.skipped + skipped, kept)
+        apply = jnp.stack([jnp.isfinite(extra_args["value"]), jnp.isfinite(tree.norm(updates)), *finite]).all()
+        new = jax.tree.map(lambda leaf: jnp.where(apply, leaf, jnp.zeros_like(leaf)), new)
+        inner_state = jax.tree.map(lambda new, old: jnp.where(apply, new, old), inner_state, state.inner_state)
+        skipped = 1 - apply.astype(jnp.int32)
+        return new, SkipNonfiniteState((state.in_a_row + 1) * skipped, state.skipped + skipped, inner_state)
 
     return GradientTransformationExtraArgs(init, update)
 
 
 def stop() -> Policy:
-    """The run stops; its checkpoints are from before.
+    """Stops the run; its checkpoints are from before that step.
 
-    Costs nothing in a step.
+    No cost per step.
     """
     return Policy()
 
 
 def skip(*, in_a_row: int = 10) -> Policy:
-    """The step changes nothing but the count of steps, and the run goes on.
+    """Skips the step: only the step count changes, and training continues.
 
-    The optimizer's own count, and with it the learning rate, waits for the next step that is taken.
+    The optimizer's own count, and with it the learning rate, advances only in applied steps.
 
     Args:
-      in_a_row: so many may be left out one after another; one more stops the run.
+      in_a_row: successive steps that may be skipped; one more stops the run.
     """
-    return Policy(wrap=leave_out, skips=_positive("in_a_row", in_a_row))
+    return Policy(wrap=skip_nonfinite_updates, skips=_positive("in_a_row", in_a_row))
 
 
 def rollback(*, times: int = 3) -> Policy:
-    """The run returns to its last checkpoint and goes on from there without the batch that broke the step.
+    """Returns to the last checkpoint and continues without the batch of the non-finite step.
 
-    Batches that are passed over are kept in ``passed_over.json``: step t takes the t-th of the others.
+    Skipped batches are listed in ``passed_over.json``: step t uses the t-th of the other batches.
 
     Args:
-      times: so often in the whole run; once more stops it.
+      times: rollbacks allowed in the whole run; one more stops it.
     """
-    return Policy(wrap=leave_out, rollbacks=_positive("times", times))
+    return Policy(wrap=skip_nonfinite_updates, rollbacks=_positive("times", times))
 
 
 POLICIES = {f.__name__: f for f in (stop, skip, rollback)}
@@ -96,18 +96,18 @@ def _positive(name: str, value: int) -> int:
     return value
 
 
-def passing_over(batches: Callable[[int], Any], passed: Iterable[int]) -> Callable[[int], Any]:
-    """Batches by step, without those that are passed over."""
-    passed = sorted(passed)
-    return lambda step: batches(number_of(step, passed))
+def skipping_batches(batches: Callable[[int], Any], skipped: Iterable[int]) -> Callable[[int], Any]:
+    """Returns ``step -> batch`` without the skipped batches."""
+    skipped = sorted(skipped)
+    return lambda step: batches(batch_number(step, skipped))
 
 
-def number_of(step: int, passed: Iterable[int]) -> int:
-    """The number of the batch of a step: the ``step``-th of all that aren't in ``passed``, which is in order.
+def batch_number(step: int, skipped: Iterable[int]) -> int:
+    """Number of the batch of a step: the ``step``-th of all that aren't in ``skipped``, which is sorted.
 
-    >>> [number_of(step, [1, 2, 4]) for step in range(4)]
+    >>> [batch_number(step, [1, 2, 4]) for step in range(4)]
     [0, 3, 5, 6]
     """
-    for batch in passed:
+    for batch in skipped:
         step += batch <= step
     return step

@@ -1,58 +1,108 @@
-"""Words to one transformation: clip, then the optimizers, each on its group, and around them the wrappers."""
+"""From specs to one transformation: clip, then the optimizers, each on its group, and around them the wrappers."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxopt_mini import GradientTransformation, GradientTransformationExtraArgs, chain, partition
+from jaxopt_mini.base import with_extra_args_support
 from jaxopt_mini.tree import path_name
-from minigpt_flax.spec import Word, bind, blame, parse
-from minigpt_flax.train.compile import call_once
-from minigpt_flax.train.config.param_groups import REST, Group, assign
-from minigpt_flax.train.config.run_config import RunConfig, complete_groups, words
-from minigpt_flax.train.probe_wrappers import MONITORS
-from minigpt_flax.train.registry import KINDS, Offer
+from jaxopt_mini.wrappers import inner_updates
+from minigpt_flax.errors import UserError
+from minigpt_flax.spec import Spec, as_user_error
+from minigpt_flax.train.compile import run_unoptimized
+from minigpt_flax.train.config.param_groups import REST, ParamGroup, assign
+from minigpt_flax.train.config.run_config import RunConfig
+from minigpt_flax.train.probe_wrappers import PROBE_WRAPPERS
+from minigpt_flax.train.registry import REGISTRIES, RunInfo
 
 DECAYED = ("matrix", "embedding", "head")  # the roles that weight decay touches
+CUSTOM = Spec("custom")  # stands in a configuration for an optimizer that was passed as an object
+IN_PLACE_OF_SPECS: dict[str, Any] = {  # fields of the configuration of such a run
+    "opt": CUSTOM,
+    "lr": 0.0,
+    "schedule": Spec("constant"),
+    "clip": Spec("none"),
+    "group": (),
+    "wrap": (),
+}
 
 
 def build_optimizer(
-    config: RunConfig, layout: Any, rate: Callable[[float], Any] | None = None
+    config: RunConfig,
+    layout: Any,
+    rate: Callable[[float], Any] | None = None,
+    optimizer: GradientTransformation | None = None,
 ) -> tuple[Any, GradientTransformationExtraArgs]:
     """Builds the learning rate and the transformation that follows it.
 
     Args:
-      config: the words and numbers.
+      config: specs and numbers.
       layout: tree of ``ParamLayout``.
-      rate: peak -> learning rate; None takes the schedule of the config.
+      rate: peak -> learning rate; None takes the schedule of the configuration.
+      optimizer: the whole optimizer, with a learning rate of its own; None builds it from the configuration.
+
+    Returns:
+      (learning rate, transformation); the learning rate is None for an ``optimizer`` passed as an object.
 
     Raises:
-      UserError: a word is wrong, or a group doesn't fit the parameters.
+      UserError: a spec is wrong, or a group doesn't fit the parameters.
     """
-    said, groups, decayed = words(config), complete_groups(config.group, config), decay_mask(layout)
-    rate = rate or (lambda peak: bind(said["schedule"], KINDS["schedule"].table, "schedule", peak, config.steps))
+    if optimizer is None and config.opt == CUSTOM:
+        raise UserError(
+            "this run was trained with an optimizer that was passed as an object: pass it again, as "
+            "minigpt_flax.train(resume=FOLDER, opt=OPTIMIZER)"
+        )
+    if optimizer is not None:
+        return None, _around(with_extra_args_support(optimizer), config, layout)
+    decayed = decay_mask(layout)
+    rate = rate or (lambda peak: REGISTRIES["schedule"].bind(config.schedule, peak, updates_of(config)))
     base = rate(config.lr)
-    offer = Offer(layout, mask=decayed, weight_decay_mask=decayed, learning_rate=base)._asdict()
+    offered = RunInfo(layout, mask=decayed, weight_decay_mask=decayed, learning_rate=base)._asdict()
 
-    def bound(word: Word, kind: str, *given: Any) -> Any:
-        return bind(word, KINDS[kind].table, kind, *given, offered=offer)
+    def bound(spec: Spec, kind: str, *leading: Any) -> Any:
+        return REGISTRIES[kind].bind(spec, *leading, offered=offered)
 
-    parts = {REST: bound(said["opt"], "optimizer", base)}
-    parts |= {str(i): bound(group.word, "optimizer", rate(group.lr)) for i, group in enumerate(groups)}
-    tx = chain(bound(said["clip"], "clip"), by_group(parts, groups, layout))
-    for text in config.wrap:
-        tx = bound(parse(text, "wrapper"), "wrapper", tx)
-    for name in dict.fromkeys(parse(text, "probe").name for text in config.probe):
-        tx = MONITORS[name](tx) if name in MONITORS else tx
-    return base, bound(said["on_nan"], "policy").wrap(bound(said["dtype"], "dtype").around(tx, layout))
+    parts = {REST: bound(config.opt, "optimizer", base)}
+    parts |= {str(i): bound(group.spec, "optimizer", rate(group.lr)) for i, group in enumerate(config.group)}
+    tx = chain(bound(config.clip, "clip"), by_group(parts, config.group, layout))
+    for spec in config.wrap:
+        tx = bound(spec, "wrapper", tx)
+    return base, _around(tx, config, layout)
 
 
-def by_group(parts: dict[str, GradientTransformation], groups: Sequence[Group], layout: Any) -> GradientTransformation:
+def _around(tx: GradientTransformationExtraArgs, config: RunConfig, layout: Any) -> GradientTransformationExtraArgs:
+    """The optimizer with what probes, the dtype and the policy for non-finite steps put around it."""
+    for name in dict.fromkeys(spec.name for spec in config.probe):
+        tx = PROBE_WRAPPERS[name](tx) if name in PROBE_WRAPPERS else tx
+    precision = REGISTRIES["dtype"].bind(config.dtype)
+    return REGISTRIES["policy"].bind(config.on_nan).wrap(precision.around(tx, layout))
+
+
+def updates_of(config: RunConfig) -> int:
+    """Number of updates that the optimizer makes in a run: fewer than steps where a wrapper accumulates gradients.
+
+    Its schedule extends over these.
+
+    Raises:
+      UserError: a wrapper has no such keyword, or a value is wrong.
+    """
+    updates, wrappers = config.steps, REGISTRIES["wrapper"]
+    for spec in reversed(config.wrap):
+        wrappers.partial(spec, dict.fromkeys(RunInfo._fields))  # refuses what ``inner_updates`` would raise about
+        count = lambda spec=spec, calls=updates: inner_updates(wrappers.row(spec), calls, **spec.keywords)
+        updates = as_user_error(f"wrapper '{spec}'", count)
+    return max(1, updates)
+
+
+def by_group(
+    parts: Mapping[str, GradientTransformation], groups: Sequence[ParamGroup], layout: Any
+) -> GradientTransformation:
     """Gives each parameter to the transformation of its group; without groups, all of them to the only one."""
     if not groups:
         return parts[REST]
@@ -62,7 +112,7 @@ def by_group(parts: dict[str, GradientTransformation], groups: Sequence[Group], 
     return partition({label: part for label, part in parts.items() if label in used}, tree)
 
 
-def labels(groups: Sequence[Group], layout: Any) -> dict[str, str]:
+def labels(groups: Sequence[ParamGroup], layout: Any) -> dict[str, str]:
     """Name of every parameter -> its group, as :func:`assign` labels them.
 
     Raises:
@@ -76,38 +126,41 @@ def decay_mask(layout: Any) -> Any:
     return jax.tree.map(lambda entry: entry.role in DECAYED, layout)
 
 
-def rehearse(config: RunConfig, schedule: Callable, tx: GradientTransformationExtraArgs, shapes: Any) -> None:
-    """Traces one step: a value that no factory noticed shows here, before anything is written.
+def check_one_step(config: RunConfig, schedule: Any, tx: GradientTransformationExtraArgs, shapes: Any) -> None:
+    """Traces one step, so that a value that no factory noticed is refused before anything is written.
 
     Raises:
-      UserError: a value is of no use; names the words.
+      UserError: a value is of no use; names the specs.
     """
-    around = "".join(f" in '{text}'" for text in config.wrap)
-    beside = "".join(f", group '{text}'" for text in config.group)
-    blame(f"schedule '{config.schedule}'", lambda: jax.eval_shape(schedule, jax.ShapeDtypeStruct((), "int32")))
-    blame(
+    around = "".join(f" in '{spec}'" for spec in config.wrap)
+    beside = "".join(f", group '{group}'" for group in config.group)
+    if callable(schedule):
+        count = jax.ShapeDtypeStruct((), "int32")
+        as_user_error(f"schedule '{config.schedule}'", lambda: jax.eval_shape(schedule, count))
+    as_user_error(
         f"optimizer '{config.opt}'{beside} after clip '{config.clip}'{around}",
         lambda: jax.eval_shape(lambda params: _first_updates(tx, params, params), shapes),
     )
 
 
 def decay_rates(config: RunConfig, layout: Any, shapes: Any) -> Any:
-    """What a step at learning rate 1 takes away of each parameter whose gradient is zero, as a fraction of it.
+    """The fraction of each parameter with a zero gradient that a step at learning rate 1 removes.
 
-    That is weight decay as the optimizer applies it, measured and not asked for. Small stand-ins have the parameters'
-    places.
+    That is weight decay as the optimizer applies it, measured on small stand-ins in the parameters' places.
 
     Returns:
-      Tree of numbers, 0 where nothing decays.
+      Tree of numbers, 0 where nothing decays; None for an optimizer that was passed as an object.
     """
-    exact = dataclasses.replace(config, dtype="float32")
-    _, tx = build_optimizer(exact, layout, rate=lambda peak: jnp.ones_like)
+    if config.opt == CUSTOM:
+        return None
+    exact = dataclasses.replace(config, dtype=Spec("float32"))
+    _, tx = build_optimizer(exact, layout, rate=lambda peak: lambda count: jnp.float32(1))
     ones = jax.tree.map(lambda leaf: jnp.ones([min(size, 2) for size in leaf.shape]), shapes)
     zeros = jax.tree.map(jnp.zeros_like, ones)
-    updates = call_once(jax.jit(lambda: _first_updates(tx, zeros, ones)))
+    updates = run_unoptimized(jax.jit(lambda: _first_updates(tx, zeros, ones)))
     return jax.tree.map(lambda update: 0.0 - float(update.mean()), updates)
 
 
 def _first_updates(tx: GradientTransformationExtraArgs, grads: Any, params: Any) -> Any:
-    told = {"value": jnp.float32(0), "key": jax.random.key(0), "loss_fn": lambda params: jnp.float32(0)}
-    return tx.update(grads, tx.init(params), params, **told)[0]
+    extra_args = {"value": jnp.float32(0), "key": jax.random.key(0), "loss_fn": lambda params: jnp.float32(0)}
+    return tx.update(grads, tx.init(params), params, **extra_args)[0]

@@ -1,4 +1,4 @@
-"""``--dtype``: what a run computes in, and what its parameters are kept in."""
+"""``--dtype``: the dtypes of the computation and of the parameters."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from minigpt_flax.errors import UserError
 
 @dataclass(frozen=True)
 class Precision:
-    """Types of numbers.
+    """Dtypes of a run.
 
     Attributes:
-      compute: dtype of products of matrices and of the residual stream.
-      params: dtype of the parameters that a step reads and writes.
-      rounding: of steps to narrow parameters, a word of ``low_precision``; None where they need none.
+      compute: of matrix products and of the residual stream.
+      params: of the parameters that a step reads and writes.
+      rounding: of updates of low-precision parameters, see ``low_precision``; None with float32 parameters.
     """
 
     compute: str
@@ -29,11 +29,11 @@ class Precision:
     rounding: str | None = None
 
     def store(self, params: Any) -> Any:
-        """Parameters as they are kept."""
+        """Casts the parameters to ``params``."""
         return jax.tree.map(lambda leaf: leaf.astype(self.params), params)
 
     def around(self, tx: GradientTransformationExtraArgs, layout: Any) -> GradientTransformationExtraArgs:
-        """The whole optimizer, working in float32 whatever the parameters are kept in."""
+        """Wraps the whole optimizer so that it computes in float32, whatever the dtype of the parameters."""
         if self.rounding is None:
             return tx
         return low_precision(tx, moments="float32", rounding=self.rounding, layout=layout)
@@ -52,13 +52,13 @@ PARAMS = {
 
 
 def bfloat16(*, params: str = "float32") -> Precision:
-    """Computes in bfloat16: half the memory of activations, and a GPU's or TPU's fast units.
+    """Computes in bfloat16: half the memory of activations, and the fast matrix units of GPUs and TPUs.
 
-    Sums inside products, softmax, the reductions of norms, the loss and the optimizer stay float32.
+    Accumulation in matrix products, softmax, reductions in norms, the loss and the optimizer stay float32.
 
     Args:
       params: "float32"; or "master", bfloat16 parameters with a float32 copy that only the optimizer reads; or
-        "stochastic", bfloat16 parameters without one, whose steps are rounded up or down by chance.
+        "stochastic", bfloat16 parameters without a copy, updated with stochastic rounding.
 
     Raises:
       ValueError: ``params`` is none of these.
@@ -73,7 +73,7 @@ DTYPES: dict[str, Callable[..., Precision]] = {f.__name__: f for f in (float32, 
 
 @functools.cache
 def require(dtype: str) -> None:
-    """Tries whether the device multiplies matrices of this type.
+    """Checks that the device supports matrix products in this dtype, by compiling one.
 
     Raises:
       UserError: it doesn't.
@@ -81,6 +81,8 @@ def require(dtype: str) -> None:
     ones = jax.ShapeDtypeStruct((8, 8), dtype)
     try:
         jax.jit(jnp.matmul).lower(ones, ones).compile()
-    except Exception as error:  # a compiler says it in a way of its own
+    except Exception as error:  # each compiler has its own error
         kind = jax.devices()[0].device_kind
-        raise UserError(f"--dtype {dtype}: {kind} does not multiply in {dtype}; use --dtype float32") from error
+        raise UserError(
+            f"--dtype {dtype}: {kind} does not support matrix products in {dtype}; use --dtype float32"
+        ) from error

@@ -1,11 +1,11 @@
-"""Probes: measurements inside the step, ``StepView -> {name: float32[]}``. They look and never touch.
+"""Probes: read-only measurements inside the step, ``StepView -> {name: float32[]}``.
 
-A run with probes has several programs for its step: one that measures, for the steps that the log keeps, one that
-doesn't, for all others, and one for those where a probe looks that does so only now and then. The compiler may round
-differently in them.
+A run with probes compiles several variants of its step: one with probes for the logged steps, one without probes for
+the others, and one for the steps of periodic probes. The compiler may round differently in them.
 
-A probe returns only what there is to measure: an optimizer without moments has no moments' norms. Sums run over all
-parameters of a role (matrix, embedding, head, vector). Those that compute the loss anew are in ``loss_probes``.
+A probe returns only measurements that exist: without moments in the optimizer there are no norms of moments. Norms are
+taken over all parameters of a role (matrix, embedding, head, vector). Probes that need extra loss evaluations are in
+``curvature_probes``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxopt_mini import ClipByNormState, states, tree
 from minigpt_flax.train.curvature_probes import noise, sharpness
 from minigpt_flax.train.probe_wrappers import ClipCountState, LastUpdateState, find
-from minigpt_flax.train.view import Probe, StepView
+from minigpt_flax.train.state import Probe, StepView
 
 
 def norms(view: StepView) -> dict[str, jax.Array]:
@@ -37,10 +37,10 @@ def norms(view: StepView) -> dict[str, jax.Array]:
 
 
 def ratios(view: StepView) -> dict[str, jax.Array]:
-    """How far a step goes: RMS of the update over RMS of the parameters, by role.
+    """Relative size of a step: RMS of the update over RMS of the parameters, by role.
 
-    About 1e-3 is usual for a healthy run in its middle; a role that moves tenfold more or less than the others is a
-    reason to look. Infinite, or not a number, where all parameters of a role are zero.
+    About 1e-3 is typical in the middle of a healthy run; investigate a role whose ratio is ten times larger or smaller
+    than the others. Infinite or NaN if all parameters of a role are zero.
 
     Returns:
       ``update_ratio/ROLE``.
@@ -50,10 +50,10 @@ def ratios(view: StepView) -> dict[str, jax.Array]:
 
 
 def layers(view: StepView) -> dict[str, jax.Array]:
-    """How far a step goes in each layer: :func:`ratios` over what is stored stacked, layer by layer.
+    """Relative size of a step by layer: :func:`ratios` of the stacked parameters of each block.
 
     Returns:
-      ``update_ratio/layer_I``, I from 0, the layer next to the embedding.
+      ``update_ratio/layer_I``; layer 0 is next to the embedding.
     """
     updates, params = (_layer_squares(values, view.layout) for values in (view.updates, view.params))
     pairs = zip(updates, params, strict=True)
@@ -61,7 +61,7 @@ def layers(view: StepView) -> dict[str, jax.Array]:
 
 
 def _layer_squares(values: Any, layout: Any) -> list[jax.Array]:
-    """Sum of squares of everything in each layer."""
+    """Sum of squares of each layer."""
     parts = [
         jnp.sum(tree.absolute_square(leaf), (*entry.inputs, *entry.outputs))
         for leaf, entry in zip(jax.tree.leaves(values), jax.tree.leaves(layout), strict=True)
@@ -71,25 +71,25 @@ def _layer_squares(values: Any, layout: Any) -> list[jax.Array]:
 
 
 def moments(view: StepView) -> dict[str, jax.Array]:
-    """Norms of what the optimizer remembers of each parameter, by name and role.
+    """Norms of the optimizer's per-parameter state, by name and role.
 
-    Adam's first and second moment are ``mu`` and ``nu``. Whatever else a state holds for a parameter is measured under
-    its own name (``trace``, ``ema``, ...); trees of one name are taken together.
+    Adam's first and second moment are ``mu`` and ``nu``. Other state is measured under its own name (``trace``,
+    ``ema``, ...); trees of the same name are combined.
 
     Returns:
       ``NAME_norm/ROLE``.
     """
     roles = {name: entry.role for name, entry in tree.by_name(view.layout).items()}
     groups: dict[str, list[jax.Array]] = {}
-    for field, owner, leaf in remembered(view.opt_state, view.layout):
+    for field, owner, leaf in parameter_states(view.opt_state, view.layout):
         groups.setdefault(f"{field}_norm/{roles[owner]}", []).append(leaf)
     return {name: tree.norm(leaves) for name, leaves in groups.items()}
 
 
-def remembered(opt_state: Any, layout: Any) -> Iterator[tuple[str, str, Any]]:
-    """What a state holds for single parameters: (name of the field, name of the parameter, array) of each.
+def parameter_states(opt_state: Any, layout: Any) -> Iterator[tuple[str, str, Any]]:
+    """Yields the per-parameter arrays of an optimizer state: (name of the field, name of the parameter, array).
 
-    A moment lies where its parameter does, below its field: ``1/mu/blocks/mlp/up/kernel``.
+    The path of such an array ends in its field and the path of its parameter: ``1/mu/blocks/mlp/up/kernel``.
     """
     parameters = tree.by_name(layout)
     for name, leaf in tree.by_name(opt_state).items():
@@ -101,27 +101,27 @@ def remembered(opt_state: Any, layout: Any) -> Iterator[tuple[str, str, Any]]:
 
 
 def clip(view: StepView) -> dict[str, jax.Array]:
-    """What ``clip_by_norm`` did: the norm before, the factor, whether it clipped, and how often so far.
+    """Effect of ``clip_by_norm``: gradient norm before clipping, factor, whether it clipped, and how often so far.
 
     Returns:
-      ``clip/norm``, ``clip/factor`` (1 is untouched), ``clip/clipped`` (0 or 1), ``clip/rate`` (share of all steps).
+      ``clip/norm``, ``clip/factor`` (1: not clipped), ``clip/clipped`` (0 or 1), ``clip/rate`` (fraction of all steps).
     """
-    found: dict[str, jax.Array] = {}
+    values: dict[str, jax.Array] = {}
     for state in find(view.opt_state, ClipByNormState)[:1]:
         clipped = (state.factor < 1).astype(jnp.float32)
-        found |= {"clip/norm": state.norm, "clip/factor": state.factor, "clip/clipped": clipped}
+        values |= {"clip/norm": state.norm, "clip/factor": state.factor, "clip/clipped": clipped}
         for count in find(view.opt_state, ClipCountState):
-            found["clip/rate"] = count.clipped / (view.step + 1)
-    return found
+            values["clip/rate"] = count.clipped / (view.step + 1)
+    return values
 
 
 def cosine(view: StepView) -> dict[str, jax.Array]:
-    """Cosine of the angle between this update and the one before: near 1 keeps its way, below 0 turns back.
+    """Cosine of the angle between this update and the previous one: near 1 keeps its direction, below 0 oscillates.
 
     Costs the memory of one update.
 
     Returns:
-      ``update_cosine``; NaN, which the log leaves out, in the first step.
+      ``update_cosine``; NaN, which the log omits, in the first step.
     """
     (before,), (after,) = (find(state, LastUpdateState) for state in (view.last_state, view.opt_state))
     one, other = before.last_update, after.last_update
@@ -129,7 +129,7 @@ def cosine(view: StepView) -> dict[str, jax.Array]:
 
 
 def skips(view: StepView) -> dict[str, jax.Array]:
-    """Steps that a wrapper or ``--on-nan skip`` left out, in all and one after another. Measured in every run.
+    """Steps skipped by a wrapper or ``--on-nan skip``, in total and successively. Measured in every run.
 
     Returns:
       ``skipped``, ``skipped_in_a_row``.
@@ -140,7 +140,7 @@ def skips(view: StepView) -> dict[str, jax.Array]:
 
 
 def by_role(values: Any, layout: Any) -> dict[str, list[jax.Array]]:
-    """The leaves of a tree like the parameters, by the roles that a tree of ``ParamLayout`` gives them."""
+    """Groups the leaves of a tree like the parameters by the roles in a tree of ``ParamLayout``."""
     groups: dict[str, list[jax.Array]] = {}
     for leaf, entry in zip(jax.tree.leaves(values), jax.tree.leaves(layout), strict=True):
         groups.setdefault(entry.role, []).append(leaf)

@@ -1,4 +1,4 @@
-"""A trace of some steps of a run, by JAX's own profiler: what the device did and when the host kept it waiting."""
+"""``--profile``: trace some steps with JAX's profiler: device activity, and the time it waits for the host."""
 
 from __future__ import annotations
 
@@ -11,73 +11,70 @@ import jax
 
 from minigpt_flax.errors import UserError
 
-FORM = "--profile takes FIRST:LAST, two numbers of steps such as 10:15"
+FORM = "--profile takes FIRST:LAST, two step numbers such as 10:15"
 
 
 def read_steps(text: str, done: int, last: int) -> tuple[int, int]:
-    """Reads ``FIRST:LAST``, counted from 1 as in the log, both included.
+    """Reads ``FIRST:LAST``, both inclusive and counted from 1 as in the log.
 
     >>> read_steps("10:15", done=0, last=100)
     (10, 15)
 
     Args:
-      text: as it was typed.
-      done: steps that are done already.
-      last: the last step that will be done.
+      text: value of the flag.
+      done: steps done before.
+      last: the last step of the run.
 
     Raises:
-      UserError: it isn't of that form, or the sitting doesn't have all of these steps.
+      UserError: it isn't of that form, or not all of these steps are still to come.
     """
-    found = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", text)
-    if found is None:
+    match = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", text)
+    if match is None:
         raise UserError(f"{FORM}, got {text!r}")
-    first, end = int(found[1]), int(found[2])
+    first, end = int(match[1]), int(match[2])
     if not done < first <= end <= last:
-        raise UserError(
-            f"--profile {text}: the steps to come are {done + 1:,} to {last:,}, give some of these in order"
-        )
+        raise UserError(f"--profile {text}: the remaining steps are {done + 1:,} to {last:,}; give a range of these")
     return first, end
 
 
 class Trace:
-    """Makes of a step one that traces itself from step number ``first`` to number ``last``.
+    """Traces the steps from number ``first`` to number ``last``; called with the number of a step and the step.
 
     Args:
-      done: steps that were done before.
-      first: step to begin with.
-      last: step to end after.
-      folder: takes the trace.
-      say: takes a line when it is written.
+      first: first step to trace.
+      last: last step to trace.
+      folder: receives the trace.
+      report: called with lines of text when the trace is written.
     """
 
-    def __init__(self, done: int, first: int, last: int, folder: Path, say: Callable[[str], None]):
-        self.count, self.first, self.last = done, first, last
-        self.folder, self.say = folder, say
+    def __init__(self, first: int, last: int, folder: Path, report: Callable[[str], None]):
+        self.first, self.last, self.folder, self.report = first, last, folder, report
+        self._number = 0  # of the last step
         self._tracing = False
 
     def __enter__(self) -> Trace:
-        """Begins."""
+        """Returns itself."""
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Ends a trace that the run didn't come to the end of."""
+        """Ends a trace if its last step wasn't reached."""
         self._stop()
 
-    def __call__(self, step: Callable) -> Callable:
-        """The step, traced; all that are made so are counted together."""
+    def __call__(self, number: int, step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """Returns step ``number``, traced."""
 
         def traced(state: Any, batch: Any) -> Any:
-            self.count += 1
-            if self.count == self.first:
-                jax.block_until_ready(state)  # or the trace would begin in the middle of the step before
+            self._number = number
+            if number == self.first:
+                jax.block_until_ready(state)  # else the trace would begin in the middle of the previous step
                 jax.profiler.start_trace(str(self.folder), create_perfetto_trace=True)
                 self._tracing = True
-            with jax.profiler.StepTraceAnnotation("step", step_num=self.count):
-                result = step(state, batch)
-            if self.count == self.last:
-                jax.block_until_ready(result)
+            with jax.profiler.StepTraceAnnotation("step", step_num=number):
+                results = step(state, batch)
+            if number == self.last:
+                jax.block_until_ready(results)  # else the trace would end in the middle of this step
                 self._stop()
-            return result
+            return results
 
         return traced
 
@@ -87,5 +84,5 @@ class Trace:
         self._tracing = False
         jax.profiler.stop_trace()
         trace = next(iter(sorted(self.folder.rglob("perfetto_trace.json.gz"), reverse=True)), self.folder)
-        self.say(f"steps {self.first:,} to {self.count:,} traced: open {trace} at https://ui.perfetto.dev,")
-        self.say(f"or pip install xprof and: xprof --logdir {self.folder}")
+        self.report(f"steps {self.first:,} to {self._number:,} traced: open {trace} at https://ui.perfetto.dev,")
+        self.report(f"or pip install xprof and: xprof --logdir {self.folder}")

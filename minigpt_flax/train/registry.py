@@ -1,58 +1,85 @@
-"""The tables that words name rows of, by kind, and how many leading arguments each kind's contract fixes."""
+"""The tables whose rows specs name, by kind, and how a spec becomes an object."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jaxopt_mini import CLIPS, OPTIMIZERS, SCHEDULES, WRAPPERS, GradientTransformation, chain
 from minigpt_flax.data import CORPORA, TOKENIZERS
 from minigpt_flax.runs.loggers import LOGGERS
+from minigpt_flax.spec import Spec, bind, look_up, partial_bind
+from minigpt_flax.train.external import load_factory
 from minigpt_flax.train.nonfinite import POLICIES
 from minigpt_flax.train.precision import DTYPES
 from minigpt_flax.train.probes import PROBES
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One kind of word.
+class Registry:
+    """One kind of spec.
 
     Attributes:
+      kind: what a row is, for errors ("optimizer").
       table: name -> function.
-      flag: where the word is typed.
-      given: number of leading arguments that the run gives: learning rate; peak and total steps; optimizer; text; view;
-        folder, config and steps done.
+      flag: of the command line.
+      leading: number of arguments that the run passes first: learning rate; peak and total steps; optimizer; text;
+        view; folder, configuration and steps done.
+      external: spec -> function, for a spec that names code outside of the table; None where only rows count.
     """
 
+    kind: str
     table: dict[str, Callable]
     flag: str
-    given: int
+    leading: int
+    external: Callable[[Spec], Callable] | None = None
+
+    def row(self, spec: Spec) -> Callable:
+        """The function that a spec names.
+
+        Raises:
+          UserError: there is none.
+        """
+        if spec.is_external and self.external is not None:
+            return self.external(spec)
+        return look_up(spec, self.table, self.kind)
+
+    def bind(self, spec: Spec, *leading: Any, offered: Mapping[str, Any] | None = None) -> Any:
+        """What a spec stands for; see :func:`minigpt_flax.spec.bind`."""
+        return bind(spec, self.row(spec), self.kind, *leading, offered=offered)
+
+    def partial(self, spec: Spec, offered: Mapping[str, Any] | None = None) -> Callable:
+        """The function that a spec names with its arguments, of the leading ones."""
+        return partial_bind(spec, self.row(spec), self.kind, self.leading, offered)
 
 
 def none() -> GradientTransformation:
-    """Gradients pass unclipped."""
+    """No clipping."""
     return chain()
 
 
-KINDS = {
-    "optimizer": Kind(OPTIMIZERS, "--opt", 1),
-    "schedule": Kind(SCHEDULES, "--schedule", 2),
-    "clip": Kind({**CLIPS, none.__name__: none}, "--clip", 0),
-    "wrapper": Kind(WRAPPERS, "--wrap", 1),
-    "probe": Kind(PROBES, "--probe", 1),
-    "policy": Kind(POLICIES, "--on-nan", 0),
-    "logger": Kind(LOGGERS, "--log", 3),
-    "tokenizer": Kind(TOKENIZERS, "--tokenizer", 1),
-    "corpus": Kind(CORPORA, "--data", 0),
-    "dtype": Kind(DTYPES, "--dtype", 0),
+REGISTRIES = {
+    registry.kind: registry
+    for registry in (
+        Registry("optimizer", OPTIMIZERS, "--opt", 1, external=load_factory),
+        Registry("schedule", SCHEDULES, "--schedule", 2),
+        Registry("clip", {**CLIPS, none.__name__: none}, "--clip", 0),
+        Registry("wrapper", WRAPPERS, "--wrap", 1),
+        Registry("probe", PROBES, "--probe", 1),
+        Registry("policy", POLICIES, "--on-nan", 0),
+        Registry("logger", LOGGERS, "--log", 3),
+        Registry("tokenizer", TOKENIZERS, "--tokenizer", 1),
+        Registry("corpus", CORPORA, "--data", 0),
+        Registry("dtype", DTYPES, "--dtype", 0),
+    )
 }
 
 
-class Offer(NamedTuple):
-    """What a run knows, by the keywords of the signatures that take it."""
+class RunInfo(NamedTuple):
+    """What a run passes by keyword to the functions whose signatures name it."""
 
     layout: Any  # tree of ``ParamLayout``
-    mask: Any  # tree of booleans: what decays
+    mask: Any  # tree of booleans: which parameters decay
     weight_decay_mask: Any  # the same, under another name of Optax's
     learning_rate: Any  # number or schedule of the run's own optimizer

@@ -1,7 +1,8 @@
-"""What one step hands to the next."""
+"""The state that a step updates, and the view of a step that a probe gets."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from jaxopt_mini import states
 
 
 class TrainState(NamedTuple):
-    """Everything that changes; with the config it determines the rest of the run bit for bit."""
+    """Everything that changes; with the configuration it determines the rest of the run bit for bit."""
 
     step: jax.Array  # int32[]: optimizer steps done
     params: Any  # the model's parameters
@@ -19,10 +20,30 @@ class TrainState(NamedTuple):
 
     @property
     def evaluation_params(self) -> Any:
-        """The parameters to judge and to sample with: an average, if the optimizer keeps one."""
+        """The parameters to evaluate and to sample with: an average, if the optimizer keeps one."""
         return states.evaluation_params(self.opt_state, self.params)
 
 
 def init_state(params: Any, tx: Any) -> TrainState:
     """The state before the first step."""
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+
+class StepView(NamedTuple):
+    """A step as a probe sees it."""
+
+    step: jax.Array  # int32[]
+    params: Any  # before the update
+    grads: Any  # mean over tokens, before clipping
+    updates: Any  # what is added to the parameters
+    opt_state: Any  # after the update
+    last_state: Any  # the same before it
+    layout: Any  # tree of ParamLayout
+    lr: jax.Array  # float32[]
+    batch: Any = None  # int32[B, T + 1], or int32[K, B, T + 1] of K micro-batches
+    loss_of: Any = None  # (params, int32[b, T + 1]) -> float32[], mean loss in nats per token of some sequences
+    each: Any = jax.vmap  # vmap, or a map under pmap, where sums over devices can't be batched
+
+
+Probe = Callable[[StepView], dict[str, jax.Array]]
+"""``view -> {name: float32[]}``."""

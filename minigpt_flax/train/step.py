@@ -11,20 +11,17 @@ from jaxtyping import Array, Float, Int
 
 from jaxopt_mini import states, tree
 from jaxopt_mini.base import GradientTransformation, Schedule, apply_updates, with_extra_args_support
-from minigpt_flax.train.parts import part_squares
-from minigpt_flax.train.state import TrainState
-from minigpt_flax.train.view import Probe, StepView
+from minigpt_flax.train.metrics import Metrics, squared_norms
+from minigpt_flax.train.state import Probe, StepView, TrainState
 
 LossSum = Callable[[Any, Array, Array, Array], tuple[Float[Array, ""], Float[Array, ""]]]
 """``(params, inputs [B, T], targets [B, T], key) -> (summed loss in nats, number of tokens)``."""
-
-Metrics = dict[str, Array]
 
 
 def make_step(
     loss_sum: LossSum,
     tx: GradientTransformation,
-    schedule: Schedule,
+    schedule: Schedule | float | None = None,
     *,
     key: Array,
     layout: Any = None,
@@ -40,19 +37,19 @@ def make_step(
     Args:
       loss_sum: the model and its loss.
       tx: the whole optimizer, clip first.
-      schedule: step -> learning rate, for the record only.
+      schedule: the learning rate that ``tx`` was built with, to log the applied value; None where it is unknown.
       key: random key of the run.
-      layout: tree of ``ParamLayout``, for the record and the probes; None takes no parameter as stacked.
+      layout: tree of ``ParamLayout``, for logs and probes; None takes no parameter as stacked.
       probes: name -> function of a :class:`StepView` to scalars.
-      axis: of the devices under ``pmap``, each with its own part of the batch; None where the compiler knows them.
-      observed: whether the optimizer keeps for a probe what it wouldn't keep for itself, see ``monitors``.
+      axis: name of the device axis under ``pmap``, where each device has a part of the batch; None under ``jit``.
+      observed: whether the optimizer keeps what only probes need, see ``probe_wrappers``.
 
     Returns:
-      A pure function of the state and a batch, int32[B, T + 1], of which the inputs are all but the last column and the
-      targets all but the first; or int32[K, B, T + 1], K micro-batches that are worked on one after another. Its
-      metrics are float32[]: ``loss`` (nats per token), ``lr``, ``grad_norm`` (before clipping), those of the probes;
-      and ``grad_squares`` float32[parts], the squared norm of each gradient, of stacked ones layer by layer, in the
-      order of :func:`part_names`, which tells the guard what tensor broke.
+      A pure function of the state and a batch, int32[B, T + 1], whose inputs are all but the last column and whose
+      targets are all but the first; or int32[K, B, T + 1], K micro-batches that are processed one after another. Its
+      metrics are float32[]: ``loss`` (nats per token), ``lr`` (NaN where unknown), ``grad_norm`` (before clipping),
+      those of the probes; and ``grad_squares`` float32[tensors], the squared norm of each gradient, in the order of
+      :func:`tensor_names`, which names the tensors that are not finite.
     """
     tx = with_extra_args_support(tx)
     probes = probes or {}
@@ -75,13 +72,14 @@ def make_step(
             part_loss = lambda part, key: sums(params, part, key)[0]
             return _summed(_over_parts(part_loss, batch, part_key), axis) / count
 
-        told = {"value": loss, "key": step_key, "loss_fn": loss_fn, "observed": observed}
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, **told)
+        extra_args = {"value": loss, "key": step_key, "loss_fn": loss_fn, "observed": observed}
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, **extra_args)
         # Written as a clip writes its norm, so that the compiler sees that the two are one.
         norm = jnp.sqrt(sum(jnp.sum(tree.absolute_square(g)) for g in jax.tree.leaves(grads)))
-        taken = state.step - sum(states.get_all(state.opt_state, "skipped").values())  # the optimizer counts these
-        lr = jnp.asarray(schedule(taken), jnp.float32)
-        metrics = {"loss": loss, "lr": lr, "grad_norm": norm, "grad_squares": part_squares(grads, layout)}
+        # A schedule counts the updates before this one; an injected rate is in the state once it has been applied.
+        rate = states.learning_rate(opt_state if schedule is None else state.opt_state, schedule)
+        lr = jnp.asarray(jnp.nan if rate is None else rate, jnp.float32)
+        metrics = {"loss": loss, "lr": lr, "grad_norm": norm, "grad_squares": squared_norms(grads, layout)}
         view = StepView(
             state.step,
             state.params,
@@ -97,7 +95,7 @@ def make_step(
         )
         for probe in probes.values():
             metrics.update(probe(view))
-        return TrainState(state.step + 1, apply_updates(state.params, updates), opt_state), metrics
+        return TrainState(state.step + 1, apply_updates(state.params, updates), opt_state), Metrics.of(metrics)
 
     return step
 
@@ -113,11 +111,11 @@ def _mean_loss(loss_sum: LossSum, key: Array, axis: str | None) -> Callable[[Any
 
 
 def _over_parts(function: Callable[[Array, Array], Any], batch: Array, key: Array) -> Any:
-    """Adds up what a function of a micro-batch and its key gives, in float32 at least."""
+    """Sums a function of (micro-batch, key) over the micro-batches, at least in float32."""
     if batch.ndim == 2:
         return function(batch, key)
     keys = jax.random.split(key, batch.shape[0])
-    again = jax.checkpoint(function, prevent_cse=False)  # who differentiates it keeps the insides of one part at a time
+    again = jax.checkpoint(function, prevent_cse=False)  # differentiation stores the activations of one micro-batch
     shapes = jax.eval_shape(function, batch[0], keys[0])
     start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, tree.wide_dtype(leaf.dtype)), shapes)
 

@@ -100,11 +100,11 @@ class Spec:
 
 def specs() -> list[Spec]:
     """Every row of every table."""
-    from minigpt_flax.train.registry import KINDS
+    from minigpt_flax.train.registry import REGISTRIES
 
     found = []
-    for kind, entry in KINDS.items():
+    for kind, entry in REGISTRIES.items():
         for name, row in entry.table.items():
-            keywords = tuple(inspect.signature(row).parameters)[entry.given :]
+            keywords = tuple(inspect.signature(row).parameters)[entry.leading :]
             found.append(Spec(kind, entry.flag, name, keywords))
     return found

@@ -1,4 +1,4 @@
-"""Odd words, damaged folders and odd outputs are answered in one line; see ``python -m tests.breaker --help``."""
+"""Odd arguments, damaged folders and odd outputs are answered in one line; see ``python -m tests.breaker --help``."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CASES, WHOLE = 200, 2500  # of the quick tests, and of all tests
+CASES, WHOLE = 100, 2500  # of the quick tests, and of all tests
 
 
 def broken(*arguments):

@@ -1,4 +1,4 @@
-"""Runs made up: the folders that training would leave, with losses of one's own."""
+"""Synthetic run folders, as training would leave them, with chosen losses."""
 
 from __future__ import annotations
 

@@ -46,8 +46,10 @@ def test_a_number_out_of_range_is_refused_by_its_flag(name):
     bound = BOUND_OF[name]
     for value in wrong(bound):
         with pytest.raises(UserError) as error:
-            check(RunConfig(**{name: value if bound.whole else float(value)}))
+            check({**vars(RunConfig()), name: value if bound.whole else float(value)})
         assert str(error.value).startswith(f"{flag_of(name)} must be") and "\n" not in str(error.value)
+        with pytest.raises(UserError, match=f"^{flag_of(name)} "):
+            RunConfig(**{name: value if bound.whole else float(value)})
     assert all(bound.problem(value) for value in ("x", True, 1j, None, [1], *([0.5] if bound.whole else [])))
     assert bound.above or bound.problem(bound.low) is None
     assert bound.below or bound.problem(bound.high) is None
@@ -88,22 +90,22 @@ def test_empty_and_undecodable_values_are_refused(command):
 
 
 def test_a_flag_given_twice_is_reported_unless_it_collects(capsys):
-    assert cli.parser().parse(["--steps", "1", "--bias", "--steps=2", "--no-bias"])["steps"] == 2
-    cli.tell_repeated()
+    build = cli.parser()
+    assert build.parse(["--steps", "1", "--bias", "--steps=2", "--no-bias"])["steps"] == 2
+    build.report_repeated()
     said = capsys.readouterr().err
     assert "--steps is given twice" in said and "--bias/--no-bias is given twice" in said
-    assert cli.parser().parse(["--wrap", "cautious", "--wrap", "sam"])["wrap"] == ["cautious", "sam"]
-    cli.tell_repeated()
+    assert build.parse(["--wrap", "cautious", "--wrap", "sam"])["wrap"] == ["cautious", "sam"]
+    build.report_repeated()
     assert not capsys.readouterr().err
 
 
 def test_a_run_has_at_most_2_to_the_62_sequences():
-    config = RunConfig(steps=10**9, batch_size=10**6, accum=10**6)
     with pytest.raises(UserError, match="lower --steps, --batch-size or --accum"):
-        check(config)
+        RunConfig(steps=10**9, batch_size=10**6, accum=10**6)
 
 
 @pytest.mark.parametrize("clip", ["clip_by_norm(0)", "clip_by_value(threshold=0.0)", "adaptive_clip(0)"])
-def test_a_clip_that_lets_nothing_through_is_refused(clip):
+def test_a_clip_that_blocks_every_gradient_is_refused(clip):
     with pytest.raises(UserError, match="--clip none"):
-        check(RunConfig(clip=clip))
+        RunConfig(clip=clip)

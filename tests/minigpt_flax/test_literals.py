@@ -1,4 +1,4 @@
-"""Every keyword of every spec against odd literals: answered in our own words, never a traceback."""
+"""Every keyword of every spec against odd literals: answered by a message of this project, never a traceback."""
 
 import inspect
 import itertools
@@ -8,14 +8,13 @@ import random
 import jax
 import pytest
 
-from minigpt_flax.data.tokenizers import TOKENIZERS
 from minigpt_flax.errors import UserError
 from minigpt_flax.literals import literals, problem
-from minigpt_flax.spec import bind, parse, ready
+from minigpt_flax.spec import as_user_error, parse
 from minigpt_flax.train import build
 from minigpt_flax.train.config.run_config import resolve
-from minigpt_flax.train.optimizer import build_optimizer, rehearse
-from minigpt_flax.train.registry import KINDS
+from minigpt_flax.train.optimizer import build_optimizer, check_one_step
+from minigpt_flax.train.registry import REGISTRIES
 
 ODD = (
     "None", "True", "'x'", "()", "(1, 2)", "(0.5, 0.5, 0.5)", "('x', 0.1)", "-1", "0", "0.5", "1.0", "2", "1e308",
@@ -31,13 +30,13 @@ FIELDS = {
     "probe": "probe",
     "policy": "on_nan",
 }
-OURS = ("too many or too few values", "is not a word")
+OURS = ("too many or too few values", "is not a spec")
 SIZES = {"layers": 1, "heads": 2, "width": 8, "context": 4, "batch_size": 4, "steps": 40, "data": ("x",)}
 KEYWORDS = [
     (kind, name, parameter)
-    for kind, rows in KINDS.items()
+    for kind, rows in REGISTRIES.items()
     for name, row in rows.table.items()
-    for parameter in list(inspect.signature(row).parameters.values())[rows.given :]
+    for parameter in list(inspect.signature(row).parameters.values())[rows.leading :]
 ]
 
 
@@ -45,7 +44,7 @@ def checked(kind, name, parameter, odd):
     """The message about a value of the wrong type; None if the type is right."""
     needed = ", threshold=1.0" if kind == "clip" and parameter.name != "threshold" else ""
     try:
-        ready(parse(f"{name}({parameter.name}={odd}{needed})", kind), KINDS[kind].table, kind, KINDS[kind].given)
+        REGISTRIES[kind].partial(parse(f"{name}({parameter.name}={odd}{needed})", kind))
     except UserError as error:
         return str(error)
 
@@ -53,23 +52,23 @@ def checked(kind, name, parameter, odd):
 def test_types_of_literals():
     for kind, name, parameter in KEYWORDS:
         for odd in ODD:
-            said = checked(kind, name, parameter, odd)
-            assert said is None or (len(said) < 400 and "\n" not in said)
-            assert said is not None or odd not in NEVER, (name, parameter, odd)
+            message = checked(kind, name, parameter, odd)
+            assert message is None or (len(message) < 400 and "\n" not in message)
+            assert message is not None or odd not in NEVER, (name, parameter, odd)
             takes_bool = "bool" in str(parameter.annotation) or isinstance(parameter.default, bool)
-            assert odd != "True" or takes_bool == (said is None), (name, parameter)
+            assert odd != "True" or takes_bool == (message is None), (name, parameter)
 
 
-def test_what_a_refusal_says():
-    said = checked("optimizer", "adamw", dict_of("adamw")["b1"], "'x'")
-    assert said == "optimizer 'adamw': b1 takes a number of at most 1e+30, got 'x'"
+def test_messages_of_refused_literals():
+    message = checked("optimizer", "adamw", dict_of("adamw")["b1"], "'x'")
+    assert message == "optimizer 'adamw': b1 takes a number of at most 1e+30, got 'x'"
     assert "takes a whole number" in str(checked("optimizer", "muon", dict_of("muon")["ns_steps"], "0.5"))
     assert "must be at most 100" in str(checked("optimizer", "muon", dict_of("muon")["ns_steps"], "1000000000"))
     assert "can only be set in Python" in str(checked("optimizer", "adopt", dict_of("adopt")["clip_value_fn"], "1"))
 
 
 def dict_of(name):
-    return inspect.signature(KINDS["optimizer"].table[name]).parameters
+    return inspect.signature(REGISTRIES["optimizer"].table[name]).parameters
 
 
 def test_defaults_and_recommended_values_are_accepted():
@@ -80,25 +79,24 @@ def test_defaults_and_recommended_values_are_accepted():
 
 
 @pytest.fixture(scope="module")
-def plan():
-    tokenizer = bind(parse("byte", "tokenizer"), TOKENIZERS, "tokenizer", "")
-    return build.design(resolve(SIZES, "nano"), tokenizer), tokenizer
+def setup():
+    tokenizer = REGISTRIES["tokenizer"].bind(parse("byte", "tokenizer"), "")
+    return build.make_setup(resolve(SIZES, "nano"), tokenizer)
 
 
-def attempt(plan, kind, text):
+def attempt(setup, kind, text):
     """Builds a run as far as it shows whether a spec is right."""
-    design, tokenizer = plan
     value = (text,) if kind in ("wrapper", "probe") else text
     config = resolve({**SIZES, FIELDS[kind]: value}, "nano")
     if kind == "probe":
         step = build.make_step(
-            build.loss_sum(design.model), design.tx, design.schedule, key=jax.random.key(0), layout=design.layout,
+            build.loss_sum(setup.model), setup.tx, setup.schedule, key=jax.random.key(0), layout=setup.layout,
             axis=None, probes=build.chosen_probes(config.probe), observed=True,
         )  # fmt: skip
         batch = jax.ShapeDtypeStruct((4, 5), "int32")
-        build.blame("probe", lambda: jax.eval_shape(step, jax.eval_shape(design.init), batch))
+        as_user_error("probe", lambda: jax.eval_shape(step, jax.eval_shape(setup.init), batch))
     else:
-        rehearse(config, *build_optimizer(config, design.layout), design.shapes)
+        check_one_step(config, *build_optimizer(config, setup.layout), setup.shapes)
 
 
 def our_own(error):
@@ -112,22 +110,22 @@ def our_own(error):
     return "raise " in "".join(lines)
 
 
-def refusals(plan, cases):
+def refusals(setup, cases):
     for (kind, name, parameter), odd in cases:
         if kind not in FIELDS:
             continue
         try:
-            attempt(plan, kind, f"{name}({parameter.name}={odd})")
+            attempt(setup, kind, f"{name}({parameter.name}={odd})")
         except UserError as error:
             own = our_own(error.__cause__) or any(words in str(error) for words in OURS)
             assert own and "\n" not in str(error), (name, parameter.name, odd, error)
 
 
-def test_a_sample_of_odd_literals(plan):
+def test_a_sample_of_odd_literals(setup):
     cases = list(itertools.product(KEYWORDS, ODD))
-    refusals(plan, random.Random(0).sample(cases, 150))
+    refusals(setup, random.Random(0).sample(cases, 150))
 
 
 @pytest.mark.slow
-def test_all_odd_literals(plan):
-    refusals(plan, itertools.product(KEYWORDS, ODD))
+def test_all_odd_literals(setup):
+    refusals(setup, itertools.product(KEYWORDS, ODD))

@@ -1,4 +1,4 @@
-"""Text of others: what a terminal, a picture and a page show of it."""
+"""Text of others in a terminal, a plot and a page."""
 
 import sys
 import unicodedata
@@ -40,7 +40,7 @@ def test_nothing_that_controls_a_terminal_is_printable():
 
 
 @pytest.mark.parametrize("text", FOREIGN)
-def test_a_picture_takes_every_text(text, tmp_path):
+def test_a_plot_shows_any_text(text, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         records = [{"step": 1, "loss": 1.0, "lr": 0.1, "grad_norm": 1.0}, {"step": 1, "val_loss": 1.0, "val_sem": 0.1}]
@@ -49,7 +49,7 @@ def test_a_picture_takes_every_text(text, tmp_path):
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 
-def test_a_dollar_is_drawn_as_it_is():
+def test_a_dollar_sign_is_literal_in_a_plot():
     with plots.fonts_for("cost$x_$y"):
         figure = Figure()
         title = figure.suptitle(plots.plain("cost$x_$y"))
@@ -71,7 +71,7 @@ def test_a_character_of_another_installed_font_is_drawn_with_it(tmp_path):
 
 
 @pytest.mark.parametrize("text", FOREIGN)
-def test_a_page_takes_every_text(text):
+def test_a_page_shows_any_text(text):
     shown = _text(text)
     assert shown.encode() and "<" not in shown and "\u202e" not in shown and "\x1b" not in shown
 
@@ -104,5 +104,5 @@ def test_a_command_is_right_from_any_folder(folder, tmp_path, monkeypatch):
         assert (said.returncode, said.stderr) == (0, ""), typed
 
 
-def test_columns_hold_wide_characters():
+def test_columns_of_wide_characters():
     assert width("实验") == 4

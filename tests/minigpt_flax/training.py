@@ -1,4 +1,4 @@
-"""Runs small enough for a test, through the command line's own ``main``, and what is compared of them."""
+"""Runs small enough for a test, through the command line's own ``main``, and the parts of them that tests compare."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from unittest import mock
 import jax
 import numpy as np
 
-from minigpt_flax.console import terminal
 from minigpt_flax.runs.folder import RunFolder
+from minigpt_flax.train import run
 from minigpt_flax.train.build import build
 from minigpt_flax.train.checkpoint import Checkpoints
-from minigpt_flax.train.config.run_config import from_json
+from minigpt_flax.train.config.stored import from_json
 from train import main
 
 ROOT = Path(__file__).parents[2]
@@ -37,13 +37,13 @@ TINY = {
     "sample-tokens": 0,
     "mesh": "data=1",
 }
-KEPT = 0.1  # seconds: what takes as long to compile is compiled once for all tests
+KEPT = 0.1  # seconds; programs that take longer to compile are compiled once for all tests
 ALONE = {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(KEPT), "PYTHONUNBUFFERED": "1"}
 
 
 @functools.cache
 def compiled() -> str:
-    """A folder for what is compiled: every test trains the same few programs."""
+    """A folder for compiled programs: every test trains the same few."""
     return tempfile.mkdtemp(prefix="compiled-")
 
 
@@ -60,7 +60,7 @@ def call(*arguments: object) -> int:
     for name, value in zip(names, (compiled(), KEPT), strict=True):
         jax.config.update(name, value)
     try:
-        with mock.patch.object(terminal, "ending"):  # the sample and the picture have tests of their own
+        with mock.patch.object(run, "write_artifacts", return_value=None):  # sample and curves have tests of their own
             return main([str(argument) for argument in arguments])
     finally:
         for name, value in zip(names, before, strict=True):
@@ -78,13 +78,13 @@ def resume(path: Path, *more: object) -> int:
 
 
 def spawn(*arguments: object, cwd: Path = ROOT, first: str = "pass", **variables: str) -> subprocess.Popen:
-    """Calls ``train.py`` in a process of its own, with Ctrl-C at its default.
+    """Calls ``train.py`` in its own process, with Ctrl-C at its default.
 
     Args:
       arguments: of the command line.
       cwd: where it starts.
-      first: code that it executes before.
-      variables: of the environment, on top of this one's.
+      first: code to execute before.
+      variables: added to this environment's.
     """
     code = (
         f"import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.path[0] = {str(ROOT)!r}; "
@@ -102,7 +102,7 @@ def spawn(*arguments: object, cwd: Path = ROOT, first: str = "pass", **variables
 
 
 def records(path: Path) -> list[dict]:
-    """What the run logged, without the clock."""
+    """The records of a run, without the clock."""
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 

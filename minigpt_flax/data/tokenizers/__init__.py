@@ -1,8 +1,8 @@
-"""Text to integers and back: `TOKENIZERS` trains one by name, `load_tokenizer` finds it again.
+"""Tokenizers: `TOKENIZERS` trains one by name, `load_tokenizer` loads a saved one.
 
-A tokenizer is a class and the function that trains it, one file each. `char`, `byte` and `bpe` are
-exact: ``decode(encode(text)) == text``. `gpt2` is a `bpe` that others trained. `ids` is for data that
-came as tokens. To add one: its file, and its rows in the tables here.
+Each tokenizer is a class and a function that trains it, in one file. `char`, `byte` and `bpe` are exact:
+``decode(encode(text)) == text``. `gpt2` is a pretrained `bpe`. `ids` is for data that consists of tokens. To add a
+tokenizer, write its file and add its rows to the tables here.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from minigpt_flax.invocation import show
 from minigpt_flax.runs.schema import check_type, read_json, sha256
 
 TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {f.__name__: f for f in (char, byte, bpe, gpt2)}
-"""Words of the command line; each function takes the text to train on."""
+"""Tokenizers by name; each function takes the text to train on."""
 
 READY_MADE = frozenset(f.__name__ for f in (byte, gpt2))
-"""Those that learn nothing from the text, and so may stand for tokens that came without any."""
+"""Tokenizers that are not trained on the text, and can therefore be given for data that consists of tokens."""
 
 _CLASSES: dict[str, type[Tokenizer]] = {c.name: c for c in (Char, Byte, Bpe, Ids)}
 
 
 def load_tokenizer(folder: Path, digest: str | None = None) -> Tokenizer:
-    """Returns the tokenizer that `Tokenizer.save` wrote into `folder`.
+    """Load the tokenizer that `Tokenizer.save` wrote into a folder.
 
     Args:
-        folder: of a run, or of prepared data.
-        digest: what `digest_of` gave when it was written; None takes any tokenizer.
+      folder: folder of a run, or of prepared data.
+      digest: `digest_of` the folder when it was written; None accepts any tokenizer.
 
     Raises:
-        UserError: its file is missing, can't be read, is damaged, or is another than the one that was written.
+      UserError: its file is missing, can't be read, is damaged, or has changed.
     """
     path = folder / FILE
     if digest is not None and digest_of(folder) != digest:
-        raise UserError(f"{show(path)} has changed since it was written: bring back the file")
+        raise UserError(f"{show(path)} has changed since it was written: restore the file")
     fields = read_json(path, LIMIT)
     kind = _CLASSES.get(check_type(fields.get("name", ""), str, f"{show(path)}: name"))
     if kind is None:
@@ -50,9 +50,9 @@ def load_tokenizer(folder: Path, digest: str | None = None) -> Tokenizer:
 
 
 def digest_of(folder: Path) -> str:
-    """Returns the SHA-256 of the tokenizer's file in a folder, in hexadecimal.
+    """Return the hexadecimal SHA-256 of the tokenizer's file in a folder.
 
     Raises:
-        UserError: it can't be read.
+      UserError: it can't be read.
     """
     return sha256(folder / FILE, LIMIT)

@@ -1,4 +1,4 @@
-"""What every tokenizer can do, and how it is kept in the folder of a run."""
+"""Interface of the tokenizers, and their file in a run's folder."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.runs.files import replace
 
 FILE = "tokenizer.json"
-LIMIT = 1 << 27  # bytes of that file, at most; Gemma's, the largest known, has 33 MB
-_BORDER = re.compile(r"(?<=\S)(?=[ \n]\S)")
+LIMIT = 1 << 27  # maximum size of that file in bytes; Gemma's, the largest known, has 33 MB
+_BOUNDARY = re.compile(r"(?<=\S)(?=[ \n]\S)")
 
 Texts = str | Iterable[str]
-"""What a tokenizer learns from: a text, or its pieces in order, which may be more than memory holds."""
+"""Training text of a tokenizer: a string, or its pieces in order, which may be larger than memory."""
 
 
 class Tokenizer(ABC):
-    """Text to ids and back.
+    """Convert text to token ids and back.
 
     Attributes:
-        name: its word on the command line, and in its file.
-        vocab_size: number of tokens; ids run from 0 to ``vocab_size - 1``.
+      name: name on the command line and in the file.
+      vocab_size: number of tokens; ids run from 0 to ``vocab_size - 1``.
     """
 
     name: ClassVar[str]
@@ -37,79 +37,78 @@ class Tokenizer(ABC):
 
     @property
     def eot(self) -> int | None:
-        """The token that ends a document (end of text); None where the vocabulary has none."""
+        """The end-of-text token, which ends a document; None if the vocabulary has none."""
         return None
 
     @abstractmethod
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
-        """Returns the ids of `text`; raises `UserError` for text that it cannot encode."""
+        """Return the ids of `text`; raises `UserError` for text that it can't encode."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[Int32[np.ndarray, " tokens"]]:
-        """Returns the ids of each text."""
+        """Return the ids of each text."""
         return [self.encode(text) for text in texts]
 
     @abstractmethod
     def decode(self, ids: ArrayLike) -> str:
-        """Returns the text of a row of ids; bytes that are no UTF-8 become U+FFFD."""
+        """Return the text of a sequence of ids; bytes that are not UTF-8 become U+FFFD."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """Returns what was learned, as values that JSON has."""
+        """Return the tokenizer's state as JSON values."""
 
     @classmethod
     @abstractmethod
     def from_json(cls, fields: dict[str, Any], where: str) -> Tokenizer:
-        """Returns the tokenizer whose `to_json` gave `fields`.
+        """Restore a tokenizer from the result of `to_json`.
 
         Args:
-            fields: checked for nothing but their ``name``.
-            where: what holds them, for errors.
+          fields: of which only ``name`` has been checked.
+          where: location of the fields, for error messages.
 
         Raises:
-            UserError: a field is missing, unknown or wrong.
+          UserError: a field is missing, unknown or invalid.
         """
 
     def hugging_face(self) -> str | None:
-        """Returns the same tokenizer as the JSON of Hugging Face's `tokenizers`; None where it has no such thing."""
+        """Return the tokenizer as JSON of Hugging Face's `tokenizers`; None if it has no such form."""
         return None
 
     def save(self, folder: Path) -> None:
-        """Writes ``tokenizer.json`` into `folder`: all that `load_tokenizer` needs."""
+        """Write ``tokenizer.json`` into `folder`, for `load_tokenizer`."""
         replace(folder / FILE, json.dumps({"name": self.name, **self.to_json()}, indent=1) + "\n")
 
 
 def utf8(text: str) -> bytes:
-    """Returns the text as UTF-8.
+    """Encode the text as UTF-8.
 
     Raises:
-        UserError: it holds a lone surrogate, which is how Python passes on the bytes of an argument
-            that was not UTF-8.
+      UserError: it contains a lone surrogate, which is how Python represents bytes of an argument that are not UTF-8.
     """
     try:
         return text.encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"the text has {text[error.start]!r} at character {error.start}, which is no character "
+            f"the text has {text[error.start]!r} at position {error.start}, which is not a character "
             "(the input was not UTF-8); give UTF-8 text"
         ) from error
 
 
 def pieces(texts: Texts) -> Iterable[str]:
-    """Returns the pieces of what a tokenizer learns from."""
+    """Return the pieces of a training text."""
     return [texts] if isinstance(texts, str) else texts
 
 
 def cut(text: str, size: int) -> Iterator[str]:
-    r"""Cuts into pieces of `size` and a little more, where no token crosses; at least one.
+    r"""Split a text into pieces of `size` characters and a little more, where no token crosses; at least one piece.
 
-    Before a single space or line end between two visible characters a word begins in GPT-2's pattern, so the pieces
-    encode to what the whole text encodes to, in parallel and without its memory.
+    In GPT-2's pattern, a word starts before a single space or newline between two visible characters. The pieces
+    therefore encode to the tokens of the whole text, in parallel and with less memory.
 
     >>> list(cut("one two\nthree", 4))
     ['one two', '\nthree']
     """
     start = 0
-    while border := _BORDER.search(text, start + size):
-        yield text[start : border.start()]
-        start = border.start()
+    while boundary := _BOUNDARY.search(text, start + size):
+        yield text[start : boundary.start()]
+        start = boundary.start()
     yield text[start:]

@@ -1,4 +1,4 @@
-"""One token for each of the 256 bytes: encodes every text and learns nothing."""
+"""Byte tokenizer: one token for each of the 256 bytes; encodes every text, without training."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ class Byte(Tokenizer):
     vocab_size = 256
 
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
-        """Returns one id a byte."""
+        """Return one id per byte."""
         return np.frombuffer(utf8(text), np.uint8).astype(np.int32)
 
     def decode(self, ids: ArrayLike) -> str:
-        """Returns the text of these bytes."""
+        """Return the text of these bytes."""
         return bytes(np.asarray(ids).tolist()).decode("utf-8", "replace")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns nothing: nothing was learned."""
+        """Return an empty dict: there is no state."""
         return {}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any], where: str) -> Byte:
-        """Returns the only one there is."""
+        """Return the byte tokenizer."""
         check_fields(fields, {"name": str}, where)
         return cls()
 
 
 def byte(text: Texts) -> Byte:
-    """One token for each byte of UTF-8, whatever the text.
+    """One token per byte of UTF-8, for any text.
 
     >>> byte("").encode("é").tolist()
     [195, 169]

@@ -1,4 +1,4 @@
-"""One token for each character: small vocabulary, long sequences."""
+"""Character tokenizer: one token per character; a small vocabulary and long sequences."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from minigpt_flax.data.tokenizers.base import Texts, Tokenizer, pieces
 from minigpt_flax.errors import UserError
 from minigpt_flax.runs.schema import check_fields
 
-SHOWN = 80  # characters of the vocabulary in a message, at most
+SHOWN = 80  # maximum number of characters of the vocabulary in a message
 
 
 class Char(Tokenizer):
-    """Numbers the characters in the order of their code points, as nanoGPT does."""
+    """Number the characters in the order of their code points, as nanoGPT does."""
 
     name = "char"
 
     def __init__(self, characters: str):
-        """Takes the characters, sorted, each once."""
+        """Create it from characters that are sorted and distinct."""
         self._codes = _code_points(characters)
         if not characters or np.any(self._codes[1:] <= self._codes[:-1]):
             raise ValueError("the characters must be sorted, each once, and at least one")
@@ -29,13 +29,13 @@ class Char(Tokenizer):
         self.vocab_size = len(characters)
 
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
-        """Returns one id a character.
+        """Return one id per character.
 
         Raises:
-            UserError: the text has characters that the training text lacked.
+          UserError: the text has characters that are not in the training text.
         """
         codes = _code_points(text)
-        ids = np.searchsorted(self._codes[:-1], codes)  # at most the last id: none out of range
+        ids = np.searchsorted(self._codes[:-1], codes)  # at most the last id, so always in range
         unknown = np.unique(codes[self._codes[ids] != codes])
         if unknown.size:
             raise UserError(
@@ -47,20 +47,20 @@ class Char(Tokenizer):
         return ids.astype(np.int32)
 
     def _shown(self) -> str:
-        """The characters for a message, the first if they are many."""
+        """The characters for a message, truncated if there are many."""
         return repr(self.characters[:SHOWN]) + " ..." * (self.vocab_size > SHOWN)
 
     def decode(self, ids: ArrayLike) -> str:
-        """Returns one character an id; a lone surrogate, which older runs may have, becomes U+FFFD."""
+        """Return one character per id; a lone surrogate, possible in the vocabulary of an old run, becomes U+FFFD."""
         return self._codes[np.asarray(ids, np.int64)].tobytes().decode("utf-32-le", "replace")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the characters."""
+        """Return the characters."""
         return {"characters": self.characters}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any], where: str) -> Char:
-        """Returns the tokenizer of these characters."""
+        """Restore the tokenizer with these characters."""
         characters = check_fields(fields, {"name": str, "characters": str}, where)["characters"]
         try:
             return cls(characters)
@@ -69,7 +69,7 @@ class Char(Tokenizer):
 
 
 def char(text: Texts) -> Char:
-    """One token for each character that the text has.
+    """One token per character of the text.
 
     >>> tokenizer = char("hello")
     >>> tokenizer.characters, tokenizer.encode("hole").tolist()
@@ -79,5 +79,5 @@ def char(text: Texts) -> Char:
 
 
 def _code_points(text: str) -> np.ndarray:
-    """The characters as numbers; a lone surrogate too, for `encode` to refuse like any other."""
+    """Return the characters as code points, including lone surrogates, which `encode` refuses as unknown characters."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")

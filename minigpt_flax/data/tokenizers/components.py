@@ -1,9 +1,9 @@
-"""Check a ``tokenizer.json`` of Hugging Face's before the native library `tokenizers` reads it.
+"""Check a Hugging Face ``tokenizer.json`` before the native library `tokenizers` reads it.
 
-The library trusts its input: a replacement can multiply the text, a regular expression can take forever, a wrong number
-can end the process. Only components whose time and memory grow in proportion to the text are allowed.
+The library trusts its input: a replacement can multiply the text, a regular expression can take exponential time, and
+an invalid number can abort the process. Only components whose time and memory are linear in the text are allowed.
 
-Truncation, padding and the post-processor are left out: they cut a corpus, fill it up, or put special tokens around
+Truncation, padding and the post-processor are removed: they shorten a corpus, pad it, or add special tokens around
 every piece of it.
 """
 
@@ -17,11 +17,11 @@ from typing import Any
 from minigpt_flax.errors import UserError
 from minigpt_flax.runs.schema import brief, check_fields, check_range, check_type
 
-TOKENS = 1 << 20  # ids, at most; the largest published vocabulary, XLM-V's, has 901,629
-CHARACTERS = 1 << 10  # of one token, at most
-AFFIX = 16  # characters of what a component adds or replaces, at most
-GROWTH = 64  # characters that the components may make of one, at most
-PARTS = 16  # components in a sequence, at most
+TOKENS = 1 << 20  # maximum number of ids; the largest published vocabulary, XLM-V's, has 901,629
+CHARACTERS = 1 << 10  # maximum length of a token
+AFFIX = 16  # maximum length of a text that a component adds or replaces
+GROWTH = 64  # maximum number of characters that the components may make of one
+PARTS = 16  # maximum number of components in a sequence
 LEFT_OUT = ("truncation", "padding", "post_processor")
 _GPT4 = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -42,23 +42,23 @@ REGEXES = frozenset(
 )
 _ATOM = r"(?:\\[sdwSDW]|\\[pP]\{\w{1,12}\}|\[\^?(?:[^\[\]\\&]|\\[sdwrnt]|\\[pP]\{\w{1,12}\})+\]|[^\\\[\](){}.*+?|^$])"
 _BRANCH = rf"(?:{_ATOM}{{1,32}}|{_ATOM}(?:\+|\{{[1-9]\d?(?:,\d{{0,2}})?\}}))"
-_SIMPLE = re.compile(rf"{_BRANCH}(?:\|{_BRANCH}){{0,15}}")  # branches of characters or of one that repeats, never empty
+_SIMPLE = re.compile(rf"{_BRANCH}(?:\|{_BRANCH}){{0,15}}")  # branches of characters or one repetition; never empty
 
 Check = Callable[[Any, str], Any]
 
 
 def check_tokenizer(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Checks everything in the file that could hurt.
+    """Check everything in the file that could do harm.
 
     Args:
-        values: the file's content, as JSON gave it.
-        where: what holds it, for errors.
+      values: content of the file, as parsed JSON.
+      where: its location, for error messages.
 
     Returns:
-        The content without `LEFT_OUT`, for the library. It reports what is merely inconsistent as an exception.
+      The content without `LEFT_OUT`, for the library, which reports mere inconsistencies as exceptions.
 
     Raises:
-        UserError: names the first component or value that isn't allowed.
+      UserError: a component or value is not allowed; the first is named.
     """
     fields: dict[str, Any] = {
         name: Any for name in (*LEFT_OUT, "version", "normalizer", "pre_tokenizer", "decoder", "model")
@@ -71,14 +71,14 @@ def check_tokenizer(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         if component is not None:
             growth *= _component(component, table, f"{where}: {name}")
     if growth > GROWTH:
-        raise UserError(f"{where}: its replacements can make {growth:.3g} characters of one, more than {GROWTH}")
+        raise UserError(f"{where}: its replacements can turn one character into {growth:.3g}, more than {GROWTH}")
     _model(found["model"], f"{where}: model")
     _added(found.get("added_tokens", ()), f"{where}: added_tokens")
     return dict(values) | dict.fromkeys(LEFT_OUT)
 
 
 def _component(value: Any, table: Mapping[str, Mapping[str, Check]], where: str) -> float:
-    """Checks a component, or a sequence of them; returns how many characters it can make of one."""
+    """Check a component, or a sequence of them; return the factor by which it can multiply the characters."""
     check_type(value, dict, where)
     kind = value.get("type")
     inner = next((name for name in ("normalizers", "pretokenizers", "decoders") if name in value), None)
@@ -87,7 +87,7 @@ def _component(value: Any, table: Mapping[str, Mapping[str, Check]], where: str)
         check_range(len(parts), 0, PARTS, f"{where}: the number of components")
         growth = 1.0
         for part in parts:
-            growth *= _component(part, table, where)  # no sequence in a sequence: its type is in no table
+            growth *= _component(part, table, where)  # a nested sequence fails: its type is in no table
             if part.get("type") == "Sequence":
                 raise UserError(f"{where} has a Sequence inside a Sequence: write it as one")
         return growth
@@ -102,11 +102,11 @@ def _component(value: Any, table: Mapping[str, Mapping[str, Check]], where: str)
 
 
 def _growth(value: Mapping[str, Any]) -> float:
-    """How many characters a component can make of one."""
+    """Return the number of characters that a component can make of one."""
     if value["type"] == "Replace":
         pattern = value.get("pattern", {})
         return max(1.0, len(value.get("content", "")) / max(1, len(pattern.get("String", " "))))
-    return 2.0 if value["type"] == "ByteLevel" else 1.0  # a character for each byte, again and again
+    return 2.0 if value["type"] == "ByteLevel" else 1.0  # one character per byte, in each application
 
 
 def _flag(value: Any, what: str) -> None:
@@ -137,7 +137,7 @@ def _one_of(*words: str) -> Check:
 
 
 def _pattern(value: Any, what: str) -> None:
-    """A text, or a regular expression that takes time in proportion to the text."""
+    """Check a text, or a regular expression whose time is linear in the text."""
     check_type(value, dict, what)
     if len(value) != 1 or next(iter(value)) not in ("String", "Regex"):
         raise UserError(f"{what} must have one field, String or Regex")
@@ -145,8 +145,8 @@ def _pattern(value: Any, what: str) -> None:
     check_range(len(text), 1, CHARACTERS, f"{what}: the number of characters")
     if "Regex" in value and text not in REGEXES and not _SIMPLE.fullmatch(text):
         raise UserError(
-            f"{what}: the regular expression {brief(text)} is not known to be safe (it may take forever); "
-            "give another tokenizer with --tokenizer, without this file"
+            f"{what}: the regular expression {brief(text)} may take exponential time; give another tokenizer with "
+            "--tokenizer, without this file"
         )
 
 
@@ -217,7 +217,7 @@ _MODEL_FIELDS: dict[str, Mapping[str, Any]] = {
 
 def _model(value: Any, where: str) -> None:
     check_type(value, dict, where)
-    kind = value.get("type", "BPE")  # files of 2019 and 2020 don't say it
+    kind = value.get("type", "BPE")  # absent in files of 2019 and 2020
     if not isinstance(kind, str) or kind not in _MODEL_FIELDS:
         raise UserError(f"{where} has the type {brief(kind)}; there are: {', '.join(_MODEL_FIELDS)}")
     fields = _MODEL_FIELDS[kind]
@@ -244,7 +244,7 @@ def _vocabulary(vocab: Mapping[str, Any], where: str) -> None:
 
 
 def _pieces(found: Mapping[str, Any], where: str) -> dict[str, int]:
-    """The vocabulary of Unigram: a list of pieces with their scores."""
+    """Return the vocabulary of Unigram, which is a list of pieces with their scores."""
     vocab: dict[str, int] = {}
     for piece in found["vocab"]:
         if not (isinstance(piece, list) and len(piece) == 2 and isinstance(piece[0], str)):
@@ -253,7 +253,7 @@ def _pieces(found: Mapping[str, Any], where: str) -> dict[str, int]:
             raise UserError(f"{where}: the score of {brief(piece[0])} must be a finite number, got {brief(piece[1])}")
         vocab[piece[0]] = len(vocab)
     if len(vocab) < len(found["vocab"]):
-        raise UserError(f"{where}: vocab has a piece twice")
+        raise UserError(f"{where}: vocab contains a piece twice")
     if found.get("unk_id") is not None:
         check_range(found["unk_id"], 0, len(vocab) - 1, f"{where}: unk_id")
     return vocab
@@ -275,7 +275,7 @@ def _bpe(found: Mapping[str, Any], where: str) -> None:
             raise UserError(f"{where}: a merge must be two tokens, got {brief(merge)}")
         for token in (*pair, pair[0] + pair[1]):
             if token not in vocab:
-                raise UserError(f"{where}: the merge of {brief(merge)} needs {brief(token)}, which is no token")
+                raise UserError(f"{where}: the merge of {brief(merge)} needs {brief(token)}, which is not a token")
 
 
 def _added(tokens: tuple[dict[str, Any], ...], where: str) -> None:
@@ -288,7 +288,7 @@ def _added(tokens: tuple[dict[str, Any], ...], where: str) -> None:
         _text(1, CHARACTERS)(token["content"], f"{where}: content")
     if any(token.get("lstrip") or token.get("rstrip") for token in tokens):
         for token in tokens:
-            if token["content"] != token["content"].strip():  # the library panics where two claim the same space
+            if token["content"] != token["content"].strip():  # the library panics if two tokens match the same space
                 raise UserError(
-                    f"{where}: {brief(token['content'])} has space at an end, and another has lstrip or rstrip"
+                    f"{where}: {brief(token['content'])} starts or ends with space, and another has lstrip or rstrip"
                 )

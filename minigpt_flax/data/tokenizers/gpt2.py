@@ -1,6 +1,6 @@
-"""GPT-2's own byte-level BPE, 50,257 tokens, from files that are at hand: a folder, or what `tiktoken` has.
+"""GPT-2's byte-level BPE with 50,257 tokens, from local files: a folder, or the cache of `tiktoken`.
 
-Radford et al. 2019. The merges become a `Bpe`, so a run keeps them in its folder and needs neither again.
+Radford et al. 2019. The merges become a `Bpe`, so a run stores them in its folder and needs neither afterwards.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ Merges = list[tuple[str, str]]
 
 
 def gpt2(text: Texts, *, folder: str | None = None) -> Bpe:
-    """GPT-2's BPE of 50,257 tokens, the last of which ends a document; learns nothing from the text.
+    """GPT-2's BPE of 50,257 tokens, the last of which is the end-of-text token; not trained on the text.
 
     Args:
-        text: not looked at.
-        folder: has `vocab.json` and `merges.txt` (or `encoder.json` and `vocab.bpe`), of GPT-2 or of another
-            vocabulary in its format. None asks the package `tiktoken`, which has them in its cache or downloads them.
+      text: ignored.
+      folder: folder with `vocab.json` and `merges.txt` (or `encoder.json` and `vocab.bpe`), of GPT-2 or another
+        vocabulary in this format. None uses the package `tiktoken`, which caches or downloads them.
 
     Returns:
-        The tokenizer.
+      The tokenizer.
 
     Raises:
-        UserError: the files are not at hand, or damaged.
+      UserError: the files are not available, or damaged.
     """
     vocab, merges = _from_tiktoken() if folder is None else _from_folder(folder)
     model = json.loads(byte_level(hugging_face().models.BPE()).to_str())
@@ -48,37 +48,37 @@ def _from_folder(name: str) -> tuple[dict[str, int], Merges]:
             break
     else:
         pairs = " or ".join(" and ".join(names) for names in _FILES)
-        raise UserError(f"gpt2(folder={name!r}): that folder lacks {pairs}, which GPT-2's tokenizer is made of")
+        raise UserError(f"gpt2(folder={name!r}): the folder lacks {pairs}, the files of GPT-2's tokenizer")
     lines = read_text(merges, LIMIT).split("\n")
     pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     if wrong := [pair for pair in pairs if len(pair) != 2]:
         raise UserError(f"{show(merges)} is damaged: a line must be two tokens, got {brief(' '.join(wrong[0]))}")
     tokens = read_json(vocab, LIMIT)
     if lacking := [left + right for left, right in pairs if left + right not in tokens]:
-        raise UserError(f"{show(vocab)} or {show(merges)} is damaged: the merged {brief(lacking[0])} is no token")
+        raise UserError(f"{show(vocab)} or {show(merges)} is damaged: the merged {brief(lacking[0])} is not a token")
     return tokens, [(left, right) for left, right in pairs]
 
 
 def _from_tiktoken() -> tuple[dict[str, int], Merges]:
-    ways = "or give the folder of its files: gpt2(folder='...') with vocab.json and merges.txt"
+    alternative = "or give the folder of its files: gpt2(folder='...') with vocab.json and merges.txt"
     try:
         import tiktoken  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError(f"gpt2 needs the package tiktoken: pip install tiktoken; {ways}") from error
+        raise UserError(f"gpt2 needs the package tiktoken: pip install tiktoken; {alternative}") from error
     try:
         encoding = tiktoken.get_encoding("gpt2")
-    except Exception as error:  # whatever the network raises
+    except Exception as error:  # errors of the network have no common base class
         raise UserError(
             f"GPT-2's vocabulary is not in tiktoken's cache and can't be downloaded ({type(error).__name__}): "
-            f"fill the cache on a machine with a network and set TIKTOKEN_CACHE_DIR; {ways}"
+            f"fill the cache on a machine with a network and set TIKTOKEN_CACHE_DIR; {alternative}"
         ) from error
     return from_ranks(encoding._mergeable_ranks)
 
 
 def from_ranks(ranks: Mapping[bytes, int]) -> tuple[dict[str, int], Merges]:
-    """Returns vocabulary and merges of what `tiktoken` keeps: tokens as bytes, by rank.
+    """Convert tiktoken's ranks, tokens as bytes by rank, to a vocabulary and merges.
 
-    The merge that made a token is the last one of merging it alone, by the tokens below its rank.
+    The merge of a token is the last one when the token alone is encoded with the tokens of lower rank.
     """
     spell = _characters()
     merges = []
@@ -91,7 +91,7 @@ def from_ranks(ranks: Mapping[bytes, int]) -> tuple[dict[str, int], Merges]:
 
 
 def _parts(token: bytes, rank: int, ranks: Mapping[bytes, int]) -> list[bytes]:
-    """The two tokens that the merge of this rank joins."""
+    """Return the two tokens that the merge of this rank joins."""
     parts = [bytes([byte]) for byte in token]
     while len(parts) > 2:
         joins = [ranks.get(parts[i] + parts[i + 1], rank) for i in range(len(parts) - 1)]
@@ -101,7 +101,7 @@ def _parts(token: bytes, rank: int, ranks: Mapping[bytes, int]) -> list[bytes]:
 
 
 def _characters():
-    """GPT-2's spelling of bytes as visible characters: those that have one, then from U+0100 on."""
+    """Return GPT-2's map of bytes to visible characters: themselves if printable, else U+0100 and up."""
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in visible]
     table = {**{b: chr(b) for b in visible}, **{b: chr(256 + i) for i, b in enumerate(hidden)}}

@@ -1,6 +1,6 @@
 "use strict";
-// Curves of runs on a canvas: zoom, hover, toggle, log axes. Everything that comes from a run reaches the page as
-// text (textContent, fillText) and never as markup.
+// Curves of runs on a canvas: zoom, hover, toggle, log axes. Data from a run enters the page only as text
+// (textContent, fillText), never as markup.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
@@ -8,11 +8,11 @@
   const MARGIN = { left: 58, right: 20, top: 10, bottom: 40 };
   const NAMES = { step: "steps", tokens: "tokens", seconds: "seconds" };
   const hidden = new Set();
-  let view = null; // [x0, x1, y0, y1] in axis units (log10 where the axis is), null for everything
-  let drag = null; // [x, y] in pixels where a drag began, and where it is
+  let view = null; // [x0, x1, y0, y1] in axis units (log10 on a log axis); null for the full range
+  let drag = null; // [x, y] in pixels of the drag's start and current position
   let near = null; // the point under the pointer
 
-  // --- what to draw -----------------------------------------------------------------------------------------------
+  // --- data -------------------------------------------------------------------------------------------------------
 
   const metrics = [...new Set(data.runs.flatMap((run) => run.series.flatMap((s) => Object.keys(s.y))))];
   for (const name of metrics) $("y").add(new Option(name, name));
@@ -37,7 +37,7 @@
 
   const scale = (value, log) => (log ? (value > 0 ? Math.log10(value) : NaN) : value);
 
-  // One curve a run: points in axis units, NaN where there is none.
+  // One curve per run: points in axis units, NaN for a missing value.
   const curves = () => data.runs.flatMap((run, index) => {
     const series = run.series.find((s) => $("y").value in s.y);
     if (!series || hidden.has(run.group)) return [];
@@ -47,9 +47,9 @@
     return [{ run, index, points }];
   });
 
-  const bounds = (found) => {
+  const bounds = (drawn) => {
     const box = [Infinity, -Infinity, Infinity, -Infinity];
-    for (const { points } of found) for (const [x, y] of points) {
+    for (const { points } of drawn) for (const [x, y] of points) {
       if (!Number.isFinite(x) || !Number.isFinite(y)) continue;
       box[0] = Math.min(box[0], x); box[1] = Math.max(box[1], x);
       box[2] = Math.min(box[2], y); box[3] = Math.max(box[3], y);
@@ -65,16 +65,16 @@
   const ticks = (low, high, count, log) => {
     if (log && high - low >= 1) {
       const every = Math.max(1, Math.ceil((high - low) / count));
-      const found = [];
-      for (let e = Math.ceil(low); e <= high; e += every) found.push(e);
-      return found;
+      const places = [];
+      for (let e = Math.ceil(low); e <= high; e += every) places.push(e);
+      return places;
     }
     const [from, to] = log ? [10 ** low, 10 ** high] : [low, high];
     const rough = (to - from) / count, power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough) || rough;
-    const found = [];
-    for (let k = Math.ceil(from / step); k * step <= to * (1 + 1e-12); k++) found.push(log ? Math.log10(k * step) : k * step);
-    return found;
+    const places = [];
+    for (let k = Math.ceil(from / step); k * step <= to * (1 + 1e-12); k++) places.push(log ? Math.log10(k * step) : k * step);
+    return places;
   };
 
   const label = (value, log) => {
@@ -121,22 +121,22 @@
     width = canvas.clientWidth; height = canvas.clientHeight;
     canvas.width = Math.round(width * ratio); canvas.height = Math.round(height * ratio);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    const found = curves();
-    box = view || bounds(found);
+    const drawn = curves();
+    box = view || bounds(drawn);
     axes();
     context.save();
     context.beginPath();
     context.rect(MARGIN.left, MARGIN.top, width - MARGIN.left - MARGIN.right, height - MARGIN.top - MARGIN.bottom);
     context.clip();
-    for (const curve of found) stroke(curve);
+    for (const curve of drawn) stroke(curve);
     if (near) mark(near);
     context.restore();
     if (drag) selection();
-    return found;
+    return drawn;
   };
 
   const stroke = ({ run, points }) => {
-    context.strokeStyle = run.colour; context.fillStyle = run.colour;
+    context.strokeStyle = run.color; context.fillStyle = run.color;
     context.lineWidth = near && near.run === run ? 3 : 1.6;
     context.setLineDash(run.dash);
     context.beginPath();
@@ -154,7 +154,7 @@
 
   const dot = (x, y, radius) => { context.beginPath(); context.arc(x, y, radius, 0, 2 * Math.PI); context.fill(); };
 
-  const mark = ({ run, x, y }) => { context.fillStyle = run.colour; dot(px(x), py(y), 5); };
+  const mark = ({ run, x, y }) => { context.fillStyle = run.color; dot(px(x), py(y), 5); };
 
   const selection = () => {
     const [x0, y0, x1, y1] = drag;
@@ -196,7 +196,7 @@
     drag = null;
     if (Math.abs(x1 - x0) > 8) {
       const [low, high] = [unpx(Math.min(x0, x1)), unpx(Math.max(x0, x1))];
-      const flat = Math.abs(y1 - y0) <= 8; // along the axis alone
+      const flat = Math.abs(y1 - y0) <= 8; // zoom along x only
       view = [low, high, flat ? box[2] : unpy(Math.max(y0, y1)), flat ? box[3] : unpy(Math.min(y0, y1))];
     }
     draw();
@@ -230,7 +230,7 @@
     const make = (name) => document.createElementNS("http://www.w3.org/2000/svg", name);
     const svg = make("svg"), stripe = make("line");
     svg.setAttribute("width", "34"); svg.setAttribute("height", "10");
-    for (const [name, value] of [["x1", 1], ["x2", 33], ["y1", 5], ["y2", 5], ["stroke", run.colour], ["stroke-width", 2.5],
+    for (const [name, value] of [["x1", 1], ["x2", 33], ["y1", 5], ["y2", 5], ["stroke", run.color], ["stroke-width", 2.5],
       ["stroke-dasharray", run.dash.join(" ")]]) stripe.setAttribute(name, value);
     svg.append(stripe);
     return svg;

@@ -1,6 +1,6 @@
-"""How devices are arranged: ``--mesh data=4,tensor=2``, read and checked. Imports no JAX.
+"""``--mesh data=4,tensor=2``: the axes of the device mesh and their sizes. Imports no JAX.
 
-Each axis says what is cut along it and among how many devices; what an axis doesn't cut, its devices hold whole.
+An axis shards some arrays among its devices; all other arrays are replicated along it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ AXES = {
     "tensor": "the matrices of attention and MLP, head by head and feature by feature",
 }
 BATCH_AXES = ("data", "zero", "fsdp")
-SMALL = 1 << 25  # parameters, of which every core of a machine may hold a copy
+SMALL = 1 << 25  # parameters; up to this, every core of a machine may hold a copy of the model
 PARALLEL = ("jit", "pmap")
 
 
 def read_mesh(text: str) -> dict[str, int]:
-    """Axes and their sizes, as typed.
+    """Parses the axes and their sizes.
 
     Raises:
-      UserError: it isn't AXIS=DEVICES,..., or there is no such axis.
+      UserError: it isn't of the form AXIS=DEVICES,..., or an axis is unknown.
 
     >>> read_mesh("data=4,tensor=2")
     {'data': 4, 'tensor': 2}
@@ -36,8 +36,8 @@ def read_mesh(text: str) -> dict[str, int]:
     for part in text.split(","):
         name, _, number = (piece.strip() for piece in part.partition("="))
         if name not in AXES:
-            known = "; ".join(f"{axis} cuts {what}" for axis, what in AXES.items())
-            raise UserError(f"--mesh {text!r} has no axis {name!r}{nearest(name, AXES)}; the axes: {known}")
+            known = "; ".join(f"{axis} shards {arrays}" for axis, arrays in AXES.items())
+            raise UserError(f"--mesh {text!r}: no axis is called {name!r}{nearest(name, AXES)}; there are: {known}")
         if not re.fullmatch("0*[1-9][0-9]{0,5}", number) or name in sizes:
             raise UserError(f"--mesh {text!r} is not AXIS=DEVICES,... with each axis once: write data=4,tensor=2")
         sizes[name] = int(number)
@@ -45,37 +45,37 @@ def read_mesh(text: str) -> dict[str, int]:
 
 
 def spell_mesh(sizes: Mapping[str, int]) -> str:
-    """A mesh as it is typed."""
+    """Formats a mesh as ``--mesh`` takes it."""
     return ",".join(f"{name}={size}" for name, size in sizes.items())
 
 
 def check_parallel(parallel: str, mesh: str | None) -> None:
-    """Refuses ways to run that there aren't.
+    """Checks ``--parallel`` and ``--mesh``.
 
     Raises:
-      UserError: an unknown word or axis, or ``pmap`` with more than data parallelism.
+      UserError: an unknown name or axis, or ``pmap`` with an axis other than ``data``.
     """
     if parallel not in PARALLEL:
         raise UserError(f"--parallel {parallel!r} is not one of: {', '.join(PARALLEL)}{nearest(parallel, PARALLEL)}")
     axes = [] if mesh is None else [name for name, size in read_mesh(mesh).items() if name != "data"]
     if parallel == "pmap" and axes:
         raise UserError(
-            f"--parallel pmap replicates everything but the batch and has no axis {axes[0]!r}: write --mesh data=N, or "
-            "take --parallel jit"
+            f"--parallel pmap replicates everything except the batch and has no axis {axes[0]!r}: use --mesh data=N or "
+            "--parallel jit"
         )
 
 
 def choose_mesh(text: str | None, batch_size: int, devices: int, processes: int = 1) -> dict[str, int]:
-    """The mesh of a run: the one asked for, or all the devices that the batch divides among.
+    """Returns the mesh of a run: the requested one, or data parallelism over all devices that divide the batch.
 
     Args:
-      text: as typed; None leaves the choice.
-      batch_size: sequences that are worked on at a time.
-      devices: how many there are.
-      processes: among which the devices lie; each must take part.
+      text: value of ``--mesh``; None for the default.
+      batch_size: sequences per micro-batch.
+      devices: number of devices.
+      processes: number of processes that own the devices; each must take part.
 
     Raises:
-      UserError: too few or too many devices, or a batch that doesn't divide among them.
+      UserError: too few or too many devices, or a batch size that the mesh doesn't divide.
     """
     if text is None:
         shares = math.gcd(batch_size, devices) if processes == 1 else devices
@@ -86,24 +86,24 @@ def choose_mesh(text: str | None, batch_size: int, devices: int, processes: int 
     name = f"--mesh {spell_mesh(sizes)}"
     if total > devices:
         fits = f"give a --mesh whose sizes multiply to at most {devices}"
-        raise UserError(f"{name} takes {total} devices and there are {devices}: {fits}")
+        raise UserError(f"{name} needs {total} devices, but there are {devices}: {fits}")
     if processes > 1 and total != devices:
-        raise UserError(f"{name} takes {total} of {devices} devices; {processes} processes share them all")
+        raise UserError(f"{name} uses {total} of {devices} devices, but {processes} processes must use them all")
     if batch_size % shares:
         below, above = batch_size // shares * shares, -(-batch_size // shares) * shares
         near = above if below == 0 else f"{below} or {above}"
-        raise UserError(f"--batch-size {batch_size} does not divide among the {shares} shares of {name}: take {near}")
+        raise UserError(f"--batch-size {batch_size} is no multiple of the {shares} shards of {name}: use {near}")
     return sizes
 
 
 def worthwhile(devices: int, *, cores: bool, parameters: int) -> int:
-    """How many of the devices a run takes if it isn't told.
+    """Number of devices that a run uses by default.
 
-    Those that are cores of one machine share its memory, and one of them can use all the cores for a large product.
+    Devices that are CPU cores share the machine's memory, and one of them can use all cores for a large matrix product.
 
     Args:
-      devices: how many there are.
-      cores: whether they are cores.
+      devices: number of devices.
+      cores: whether they are CPU cores.
       parameters: of the model.
 
     >>> worthwhile(8, cores=True, parameters=10_000_000), worthwhile(8, cores=True, parameters=124_000_000)
@@ -113,7 +113,7 @@ def worthwhile(devices: int, *, cores: bool, parameters: int) -> int:
 
 
 def batch_shares(sizes: Mapping[str, int]) -> int:
-    """Into how many parts a mesh cuts the batch.
+    """Number of shards of the batch.
 
     >>> batch_shares({"data": 2, "fsdp": 2, "tensor": 4})
     4
@@ -122,17 +122,17 @@ def batch_shares(sizes: Mapping[str, int]) -> int:
 
 
 def check_tensor(size: int, **parts: int) -> None:
-    """Refuses a tensor axis that would cut a head in two.
+    """Refuses a tensor axis that would split an attention head.
 
     Args:
       size: of the axis.
-      **parts: heads, key and value heads, hidden features: what is dealt out whole.
+      **parts: numbers of heads, key and value heads, and hidden features.
 
     Raises:
-      UserError: one doesn't divide; names it.
+      UserError: the size doesn't divide one of them; names it.
     """
     for name, count in parts.items():
         if count % size:
             common = divisors(math.gcd(*parts.values()))
             fits = ", ".join(map(str, nearest_numbers(size, common, LISTED)))
-            raise UserError(f"tensor={size} does not divide {name}={count}: a tensor axis that fits is {fits}")
+            raise UserError(f"tensor={size} does not divide {name}={count}: possible sizes are {fits}")

@@ -1,86 +1,98 @@
-"""Groups of parameters with an optimizer of their own: ``WHERE=WORD``, such as ``embedding=adamw(lr=0.3)``.
+"""Parameter groups with an optimizer of their own: ``WHERE=SPEC``, such as ``embedding=adamw(lr=0.3)``.
 
-WHERE is a role, or a pattern of parameters' names (``blocks/mlp/*``). Beside its own keywords the word takes ``lr``, a
-peak learning rate, or ``lr_scale``, a multiple of the one that it would have. Imports no JAX.
+WHERE is a role, or a pattern of parameter names (``blocks/mlp/*``). Beside its own keywords the spec takes ``lr``, a
+peak learning rate, or ``lr_scale``, a multiple of the default one. Imports no JAX.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from minigpt_flax.bounds import RATE
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.spec import Word, parse
+from minigpt_flax.spec import Spec, parse
 
 REST = "rest"
 RATES = {"lr", "lr_scale"}  # keywords of a group, beside its optimizer's
 
 
 @dataclass(frozen=True)
-class Group:
+class ParamGroup:
     """One group.
 
     Attributes:
-      where: role or pattern.
-      word: its optimizer.
+      where: role, or pattern of parameter names.
+      spec: its optimizer.
       lr: its peak learning rate.
     """
 
     where: str
-    word: Word
+    spec: Spec
     lr: float
 
     def __str__(self) -> str:
         """The group as it would be typed."""
-        return f"{self.where}={Word(self.word.name, self.word.args, {**self.word.keywords, 'lr': self.lr})}"
+        return f"{self.where}={Spec(self.spec.name, self.spec.args, {**self.spec.keywords, 'lr': self.lr})}"
 
     def covers(self, name: str, role: str) -> bool:
         """Whether the parameter of this name and role belongs here."""
         return self.where == role or fnmatchcase(name, self.where)
 
 
-def read(text: str) -> tuple[str, Word]:
+def read(text: str, *, trusted: bool = True) -> tuple[str, Spec]:
     """Parses a group as typed.
 
     Raises:
-      UserError: it isn't WHERE=WORD, or a rate is out of range.
+      UserError: it isn't WHERE=SPEC, or a learning rate is out of range.
 
     >>> read("embedding=adamw(b2=0.95, lr_scale=0.1)")
-    ('embedding', Word(name='adamw', args=(), keywords={'b2': 0.95, 'lr_scale': 0.1}))
+    ('embedding', Spec(name='adamw', args=(), keywords={'b2': 0.95, 'lr_scale': 0.1}))
     """
     where, equals, rest = text.partition("=")
     if not (where.strip() and equals):
         raise UserError(
-            f'group {text!r} is not WHERE=WORD: write a role or a pattern of names, as "embedding=lion(lr=1e-4)"'
+            f'group {text!r} is not WHERE=SPEC: write a role or a pattern of names, as "embedding=lion(lr=1e-4)"'
         )
-    word = parse(rest, "optimizer")
-    for key in RATES & word.keywords.keys():
-        value = word.keywords[key]
-        RATE.check(f"group {text!r}: {key}", value)
-    return where.strip(), word
+    spec = parse(rest, "optimizer", trusted=trusted)
+    for key in RATES & spec.keywords.keys():
+        RATE.check(f"group {text!r}: {key}", spec.keywords[key])
+    return where.strip(), spec.located()
 
 
-def complete(text: str, table: Mapping[str, Word], lr: float) -> Group:
+def complete(text: str, usual: Callable[[str], Spec], lr: float) -> ParamGroup:
     """Fills in what the text leaves open.
 
     Args:
-      text: the group as typed, or one that is complete already.
-      table: name -> the optimizer's usual keywords, with ``lr``.
-      lr: peak learning rate of an optimizer that the table doesn't have.
+      text: the group as typed.
+      usual: name of an optimizer -> its default keywords, with ``lr`` where that is known.
+      lr: peak learning rate where it isn't.
 
-    >>> str(complete("embedding=adamw(lr_scale=0.1)", {"adamw": parse("adamw(b2=0.99, lr=0.01)", "optimizer")}, 1.0))
+    >>> usual = lambda name: parse("adamw(b2=0.99, lr=0.01)", "optimizer")
+    >>> str(complete("embedding=adamw(lr_scale=0.1)", usual, 1.0))
     'embedding=adamw(b2=0.99, lr=0.001)'
     """
     where, typed = read(text)
-    word = typed.over(table.get(typed.name, typed))
-    peak = word.keywords.get("lr", lr) * word.keywords.get("lr_scale", 1.0)
-    return Group(where, word.without(*RATES), peak)
+    spec = typed.over(usual(typed.name))
+    peak = spec.keywords.get("lr", lr) * spec.keywords.get("lr_scale", 1.0)
+    return ParamGroup(where, spec.without(*RATES), float(peak))
 
 
-def assign(groups: Iterable[Group], roles: Mapping[str, str]) -> dict[str, str]:
-    """Says which group each parameter is in, by the group's place ("0", "1", ...), or ``REST``.
+def read_complete(text: str, *, trusted: bool = True) -> ParamGroup:
+    """Reads back what ``str`` of a group gives.
+
+    Raises:
+      UserError: it isn't WHERE=SPEC, or has no learning rate.
+    """
+    where, spec = read(text, trusted=trusted)
+    if "lr" not in spec.keywords:
+        raise UserError(f"group {text!r} has no lr: write {where}={spec.name}(lr=...)")
+    return ParamGroup(where, spec.without(*RATES), float(spec.keywords["lr"]))
+
+
+def assign(groups: Iterable[ParamGroup], roles: Mapping[str, str]) -> dict[str, str]:
+    """Returns the group of each parameter, by the group's place ("0", "1", ...), or ``REST``.
 
     Args:
       groups: the groups.

@@ -1,1 +1,1 @@
-"""Several devices and processes: sharding, launching, agreement between processes."""
+"""Several devices and processes: sharding, launching, consistency checks between processes."""

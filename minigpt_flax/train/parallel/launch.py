@@ -1,4 +1,4 @@
-"""Two ways to run the one step on the devices of a mesh: ``jit`` and ``pmap``."""
+"""Two ways to compile the step for the devices of a mesh: ``jit`` and ``pmap``."""
 
 from __future__ import annotations
 
@@ -10,27 +10,30 @@ import numpy as np
 from jax.experimental.multihost_utils import host_local_array_to_global_array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from minigpt_flax.train.compile import CompiledStep, shares_threads
 from minigpt_flax.train.parallel.sharding import batch_sharding, on_mesh, replicated
 from minigpt_flax.train.state import TrainState
 
 Step = Callable[[TrainState, Any], tuple[TrainState, Mapping]]
+"""``(state, batch) -> (state, metrics)``."""
 
 
 class Launcher(NamedTuple):
-    """One way.
+    """One way to compile the step.
 
     Attributes:
-      compile: ``(make, mesh, shardings of the state) -> step``; ``make`` takes the name of the devices' axis, or None.
-      order: ``(accum, batch size, mesh) -> (numbers of the rows as the step takes them, their sharding)``.
+      compile: ``(make, mesh, shardings of the state) -> step``; ``make`` takes the name of the device axis, or None.
+      order: ``(accum, batch size, mesh) -> (row numbers in the shape that the step takes, their sharding)``.
     """
 
-    compile: Callable[[Callable[[str | None], Step], Mesh, TrainState], Step]
+    compile: Callable[[Callable[[str | None], Step], Mesh, TrainState], CompiledStep]
     order: Callable[[int, int, Mesh], tuple[np.ndarray, NamedSharding]]
 
 
-def _jit(make: Callable[[str | None], Step], mesh: Mesh, state: TrainState) -> Step:
-    """The compiler cuts the program by where its arrays lie and puts the sums over devices in."""
-    return jax.jit(on_mesh(make(None), mesh), donate_argnums=0, out_shardings=(state, replicated(mesh)))
+def _jit(make: Callable[[str | None], Step], mesh: Mesh, state: TrainState) -> CompiledStep:
+    """The compiler partitions the program by the shardings of its arrays and inserts the all-reduces."""
+    function = jax.jit(on_mesh(make(None), mesh), donate_argnums=0, out_shardings=(state, replicated(mesh)))
+    return CompiledStep(function, block=shares_threads(mesh))
 
 
 def _jit_order(accum: int, batch_size: int, mesh: Mesh) -> tuple[np.ndarray, NamedSharding]:
@@ -40,12 +43,17 @@ def _jit_order(accum: int, batch_size: int, mesh: Mesh) -> tuple[np.ndarray, Nam
     return rows.reshape(accum, batch_size), batch_sharding(mesh, None)
 
 
-def _pmap(make: Callable[[str | None], Step], mesh: Mesh, state: TrainState) -> Step:
-    """Every device runs the program on its part of the batch, and the step itself sums over the axis."""
+def _pmap(make: Callable[[str | None], Step], mesh: Mesh, state: TrainState) -> CompiledStep:
+    """Every device runs the program on its shard of the batch, and the step itself reduces over the device axis.
+
+    ``pmap`` returns a separate copy of the results to each process; with several processes these become global arrays.
+    """
     (axis,) = mesh.axis_names
     devices = list(mesh.devices.flat)
     function = jax.pmap(make(axis), axis, in_axes=(None, 0), out_axes=None, devices=devices, donate_argnums=0)
-    return function if jax.process_count() == 1 else Shared(function, mesh)
+    to_global = lambda results: host_local_array_to_global_array(results, mesh, PartitionSpec())
+    finish = to_global if jax.process_count() > 1 else lambda results: results
+    return CompiledStep(function, block=shares_threads(mesh), finish=finish)
 
 
 def _pmap_order(accum: int, batch_size: int, mesh: Mesh) -> tuple[np.ndarray, NamedSharding]:
@@ -54,37 +62,3 @@ def _pmap_order(accum: int, batch_size: int, mesh: Mesh) -> tuple[np.ndarray, Na
 
 
 LAUNCHERS = {"jit": Launcher(_jit, _jit_order), "pmap": Launcher(_pmap, _pmap_order)}
-
-
-class Shared:
-    """A function made by ``pmap`` whose results lie on the devices of all processes, as what it takes does.
-
-    ``pmap`` itself gives each process its own copy, on its own devices.
-    """
-
-    def __init__(self, function: Any, mesh: Mesh):
-        self.function, self.lower, self.mesh = function, function.lower, mesh
-
-    def __call__(self, *args: Any) -> Any:
-        """Calls it."""
-        return host_local_array_to_global_array(self.function(*args), self.mesh, PartitionSpec())
-
-
-class Patient:
-    """A compiled function that is waited for.
-
-    On several CPU devices, which share the threads of one pool, programs that run ahead take the threads that others
-    need to meet in a sum over devices, and all wait for ever.
-    """
-
-    def __init__(self, function: Any):
-        self.function, self.lower = function, function.lower
-
-    def __call__(self, *args: Any) -> Any:
-        """Calls it and waits for the results."""
-        return jax.block_until_ready(self.function(*args))
-
-
-def patient(function: Any, mesh: Mesh) -> Any:
-    """Lets a compiled function be waited for where it must be."""
-    return Patient(function) if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" else function

@@ -1,6 +1,6 @@
-"""Several processes as one run: how they find each other, values of process 0 for all, one decision to stop.
+"""Several processes as one run: they find each other, broadcast values of process 0, and stop at the same step.
 
-Every process runs the same command. Imports JAX only where it is used: who joins whom is read before that.
+Every process runs the same command. JAX is imported only after the processes are connected.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any
 
-from minigpt_flax.errors import Diverged, Failed, Unsaved, UserError, nearest
+from minigpt_flax.errors import CheckpointError, Diverged, Failed, UserError, nearest
 from minigpt_flax.streams import Stream
-from minigpt_flax.train.parallel.peers import LINGER, Peers, Place, relay, say
+from minigpt_flax.train.parallel.peers import LINGER, Peers, Place, print_error, relay
 from minigpt_flax.train.stop import Stop
 
 KEYS = {"coordinator": str, "processes": int, "process": int, "timeout": int, "silence": int}
 ENVIRONMENT = {"coordinator": "JAX_COORDINATOR_ADDRESS", "processes": "JAX_NUM_PROCESSES", "process": "JAX_PROCESS_ID"}
-PATIENCE = 300  # seconds
-LEAST = {"processes": 1, "timeout": 1, "silence": 5}  # a heartbeat comes every second
-TOLD = {error.__name__: error for error in (UserError, Unsaved, Diverged)}  # what process 0 meets and tells the others
+DETECTION_TIMEOUT = 300  # seconds for JAX to detect the cluster
+MINIMUM = {"processes": 1, "timeout": 1, "silence": 5}  # heartbeats are sent every second
+ERRORS = {error.__name__: error for error in (UserError, CheckpointError, Diverged)}  # broadcast with their type
 FORM = 'write --multihost auto, or --multihost "coordinator=HOST:PORT,processes=N,process=I"'
 
 
 def read_multihost(text: str, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Reads which processes form a run: ``auto`` takes it from the environment and the cluster.
+    """Parses ``--multihost``: ``auto`` reads the environment and detects the cluster.
 
     Args:
-      text: as typed.
+      text: value of the flag.
       environment: variables; ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` are read.
 
     Raises:
-      UserError: it can't be read.
+      UserError: the value is invalid.
 
     >>> read_multihost("coordinator=10.0.0.1:1234,processes=2,process=0")
     {'coordinator': '10.0.0.1:1234', 'processes': 2, 'process': 0}
@@ -44,39 +44,39 @@ def read_multihost(text: str, environment: Mapping[str, str] = os.environ) -> di
     pairs = [part.partition("=")[::2] for part in (rest if auto else text).split(",") if part]
     if auto:
         pairs += [(key, environment[name]) for key, name in ENVIRONMENT.items() if name in environment]
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for key, value in ((key.strip(), value.strip()) for key, value in pairs):
         if key not in KEYS:
             raise UserError(f"--multihost {text!r} has no key {key!r}{nearest(key, KEYS)}: {FORM}")
         if KEYS[key] is int and not value.isdecimal():
             raise UserError(f"--multihost: {key} must be a whole number, got {value!r}")
-        found[key] = KEYS[key](value)
-    if not auto and not {"coordinator", "processes", "process"} <= found.keys():
-        raise UserError(f"--multihost {text!r} leaves something open: {FORM}")
-    for key, least in LEAST.items():
-        if found.get(key, least) < least:
-            raise UserError(f"--multihost: {key} must be at least {least}, got {found[key]}")
-    if not found.get("process", 0) < found.get("processes", 1 << 32):
-        raise UserError(f"--multihost: process {found['process']} of {found['processes']}: they count from 0")
-    host, colon, port = found.get("coordinator", "host:1").rpartition(":")
+        settings[key] = KEYS[key](value)
+    if not auto and not {"coordinator", "processes", "process"} <= settings.keys():
+        raise UserError(f"--multihost {text!r} lacks a key: {FORM}")
+    for key, least in MINIMUM.items():
+        if settings.get(key, least) < least:
+            raise UserError(f"--multihost: {key} must be at least {least}, got {settings[key]}")
+    if not settings.get("process", 0) < settings.get("processes", 1 << 32):
+        raise UserError(f"--multihost: process {settings['process']} of {settings['processes']}: number them from 0")
+    host, colon, port = settings.get("coordinator", "host:1").rpartition(":")
     if not (host and colon and port.isdecimal() and 0 < int(port) < 1 << 16):
-        raise UserError(f"--multihost: the coordinator must be HOST:PORT, got {found['coordinator']!r}")
-    return found
+        raise UserError(f"--multihost: the coordinator must be HOST:PORT, got {settings['coordinator']!r}")
+    return settings
 
 
 @contextmanager
 def joined(text: str | None, stop: Stop) -> Iterator[None]:
-    """Makes this process one of several; only process 0 prints to standard output from now on.
+    """Connects this process to the others of its run; from then on, only process 0 prints to standard output.
 
-    The processes first connect to each other, which needs no JAX and can wait without hanging. JAX's coordination
-    service then gets the same port.
+    The processes first connect to each other, which needs no JAX and can be interrupted. JAX's coordination service
+    then uses the same port.
 
     Args:
-      text: what ``--multihost`` says; None leaves the process alone.
+      text: value of ``--multihost``; None for a single process.
       stop: of this process.
 
     Raises:
-      UserError: the others can't be found.
+      UserError: the other processes can't be reached.
     """
     global _peers
     if text is None:
@@ -88,49 +88,50 @@ def joined(text: str | None, stop: Stop) -> Iterator[None]:
 
 
 _peers: Peers | None = None
-_stdout: Any = None  # stays open to the end of the process
+_stdout: Any = None  # a reference, so that it stays open until the process ends
 
 
 def peers() -> Peers | None:
-    """The other processes; None if this is the only one."""
+    """Returns the other processes; None if this is the only one."""
     return _peers
 
 
 def find_place(text: str) -> Place:
-    """Where the processes meet, by the text, the environment or the cluster.
+    """Returns the address and number of this process, from the flag, the environment or the cluster.
 
     Raises:
-      UserError: nothing says it.
+      UserError: they are unknown.
     """
-    found = read_multihost(text)
-    if not {"coordinator", "processes", "process"} <= found.keys():
-        found = {**_of_cluster(text, found), **found}
-    host, _, port = found["coordinator"].rpartition(":")
-    limits = {key: found[key] for key in ("timeout", "silence") if key in found}
-    return Place(host.strip("[]"), int(port), found["process"], found["processes"], **limits)
+    settings = read_multihost(text)
+    if not {"coordinator", "processes", "process"} <= settings.keys():
+        settings = {**_of_cluster(text, settings), **settings}
+    host, _, port = settings["coordinator"].rpartition(":")
+    limits = {key: settings[key] for key in ("timeout", "silence") if key in settings}
+    return Place(host.strip("[]"), int(port), settings["process"], settings["processes"], **limits)
 
 
-def _of_cluster(text: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """What JAX knows of the cluster that this process runs on (SLURM, Open MPI, Kubernetes, Cloud TPU)."""
+def _of_cluster(text: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what JAX detects of the cluster that this process runs on (SLURM, Open MPI, Kubernetes, Cloud TPU)."""
     from jax._src.clusters import ClusterEnv
 
+    keys = ("coordinator", "processes", "process")
+    coordinator, processes, process = map(settings.get, keys)
     try:
-        values = ClusterEnv.auto_detect_unset_distributed_params(
-            found.get("coordinator"), found.get("processes"), found.get("process"), None, None, PATIENCE
-        )[:3]
+        detect = ClusterEnv.auto_detect_unset_distributed_params
+        values = detect(coordinator, processes, process, None, None, DETECTION_TIMEOUT)[:3]
         missing = None in values
     except (ValueError, RuntimeError, KeyError, OSError) as error:
         raise UserError(f"--multihost {text!r} finds no other processes ({error}): {FORM}") from error
     if missing:
         raise UserError(f"--multihost {text!r} finds no other processes: {FORM}")
-    return dict(zip(("coordinator", "processes", "process"), values, strict=True))
+    return dict(zip(keys, values, strict=True))
 
 
 def start_jax() -> None:
-    """Makes the devices of all processes one, after all have connected.
+    """Initializes JAX's distributed runtime, after all processes have connected.
 
     Raises:
-      UserError: JAX can't.
+      UserError: JAX can't connect.
     """
     if _peers is None:
         return
@@ -141,25 +142,25 @@ def start_jax() -> None:
     os.environ["no_grpc_proxy"] = ",".join(filter(None, without_proxy))
     import jax
 
-    # The service would take SIGTERM for itself; ours tells all processes of it.
+    # The service would handle SIGTERM itself; here, Peers sends it to all processes.
     jax.config.update("jax_enable_preemption_service", False)
     with suppress(AttributeError):
-        jax.config.update("jax_check_proxy_envs", False)  # it would warn of the variable set here
+        jax.config.update("jax_check_proxy_envs", False)  # else JAX warns about the variable set above
     with _deadline(place):
         try:
             jax.distributed.initialize(
                 address,
                 place.processes,
                 place.process,
-                initialization_timeout=place.timeout + 60,  # it would end the process with a stack trace
-                heartbeat_timeout_seconds=max(100, 2 * place.silence),  # ours comes first
+                initialization_timeout=place.timeout + 60,  # at its own timeout JAX ends the process with a stack trace
+                heartbeat_timeout_seconds=max(100, 2 * place.silence),  # Peers detects silence first
             )
         except (ValueError, RuntimeError) as error:
             raise UserError(f"JAX can't join the processes at {place}: {error}") from error
 
 
 def _keep_stdout(first: bool) -> None:
-    """Leaves standard output to this program alone, and only in process 0: Gloo prints to it, among JSON lines."""
+    """Reserves standard output for this program, in process 0 only: Gloo would print to it, between JSON lines."""
     sys.stdout.flush()
     number, nothing = sys.stdout.fileno(), os.open(os.devnull, os.O_WRONLY)
     own = os.dup(number if first else nothing)
@@ -178,10 +179,10 @@ def _keep_stdout(first: bool) -> None:
 
 @contextmanager
 def _deadline(place: Place) -> Iterator[None]:
-    """Ends the process with a line when JAX's waiting for the others, which can't be interrupted, takes too long."""
+    """Ends the process with an error line if JAX waits too long for the others, which can't be interrupted."""
 
     def leave() -> None:
-        say(f"JAX's coordination service at {place} doesn't answer within {place.timeout} s")
+        print_error(f"JAX's coordination service at {place} doesn't answer within {place.timeout} s")
         os._exit(2)
 
     timer = threading.Timer(place.timeout, leave)
@@ -193,79 +194,79 @@ def _deadline(place: Place) -> Iterator[None]:
         timer.cancel()
 
 
-def tell_failure(arguments: Sequence[str], text: str, status: int) -> None:
-    """Tells the others that this process has failed before it joined them, so that they needn't wait for it.
+def report_failure(arguments: Sequence[str], text: str, status: int) -> None:
+    """Reports to the other processes that this one failed before it connected, so that they don't wait for it.
 
     Args:
       arguments: of the command line.
       text: the error.
       status: exit status.
     """
-    typed = [value for flag, value in zip(arguments, arguments[1:], strict=False) if flag == "--multihost"]
-    typed += [word.partition("=")[2] for word in arguments if word.startswith("--multihost=")]
-    if _peers is None and typed:
+    values = [value for flag, value in zip(arguments, arguments[1:], strict=False) if flag == "--multihost"]
+    values += [argument.partition("=")[2] for argument in arguments if argument.startswith("--multihost=")]
+    if _peers is None and values:
         with suppress(UserError, KeyboardInterrupt):
-            others = Peers(find_place(typed[-1]))
+            others = Peers(find_place(values[-1]))
             others.introduce(LINGER)
             others.fail(text, status)
 
 
 def is_first() -> bool:
-    """Whether this is the process that prints and writes."""
+    """Whether this is process 0, which prints and writes files."""
     import jax
 
     return jax.process_index() == 0
 
 
-def from_first(function: Callable[[], Any]) -> Any:
-    """What process 0 finds, or the error that it meets, for all; no process continues before it is there.
+def broadcast_from_first(function: Callable[[], Any]) -> Any:
+    """Calls a function in process 0 and returns its result, or raises its error, in every process.
 
     Args:
-      function: called in process 0 only; returns what JSON can say.
+      function: called in process 0 only; its result must be JSON.
 
     Raises:
-      UserError: the function did.
-      Failed: the function did, or it met an ``OSError``.
+      UserError: raised by the function.
+      Failed: raised by the function, or in place of its ``OSError``.
     """
     if _peers is None:
         return function()
-    said: dict[str, Any] = {}
+    message: dict[str, Any] = {}
     if _peers.place.process == 0:
         try:
-            said["found"] = function()
+            message["result"] = function()
         except (UserError, Failed, OSError) as error:
-            kind = next((name for name, known in TOLD.items() if isinstance(error, known)), "Failed")
-            _peers.tell({"mistake": str(error), "kind": kind})
+            kind = next((name for name, known in ERRORS.items() if isinstance(error, known)), "Failed")
+            _peers.broadcast({"error": str(error), "kind": kind})
             raise
-    said = _peers.tell(said)
-    if "mistake" in said:
-        raise TOLD.get(said["kind"], Failed)(said["mistake"])
-    return said["found"]
+    message = _peers.broadcast(message)
+    if "error" in message:
+        raise ERRORS.get(message["kind"], Failed)(message["error"])
+    return message["result"]
 
 
 @contextmanager
-def held_by_first(context: AbstractContextManager) -> Iterator[None]:
-    """Enters a context in process 0 only."""
+def on_first_process(context: AbstractContextManager) -> Iterator[None]:
+    """Enters a context in process 0 only; its error is raised in every process."""
     with ExitStack() as stack:
-        from_first(lambda: stack.enter_context(context))
+        broadcast_from_first(lambda: stack.enter_context(context))
         yield
 
 
-def together(stop: Stop) -> Stop:
-    """One decision to stop for all processes."""
+def synced_stop(stop: Stop) -> Stop:
+    """Returns a ``Stop`` that gives all processes the same answer."""
     import jax
 
-    return stop if jax.process_count() == 1 else Together(stop)
+    return stop if jax.process_count() == 1 else SyncedStop(stop)
 
 
-class Together(Stop):
-    """Whether any process was asked to stop: all get the same answer to the same call, one call late.
+class SyncedStop(Stop):
+    """Whether any process was asked to stop: every process gets the same answer, one call late.
 
-    The answer travels as the training does, from device to device, and nobody waits for it: a call sends this
-    process's own answer and returns the one sent before.
+    The answer is reduced on the devices, asynchronously as the training itself: a call sends the answer of this process
+    and returns the result of the previous call.
 
     Args:
-      own: of this process; learns of the signal of another.
+      own: of this process; its ``signal`` is set if another process received one.
     """
 
     def __init__(self, own: Stop):
@@ -281,7 +282,7 @@ class Together(Stop):
         self._sent: Any = None
 
     def __call__(self) -> bool:
-        """Asks all."""
+        """Sends the answer of this process; returns the previous answer of all."""
         import jax
         import numpy as np
 

@@ -1,9 +1,9 @@
-"""Connections between the processes of one run: find each other, exchange values, notice when one is gone.
+"""Connections between the processes of one run: connect, exchange values, detect failures.
 
 Process 0 listens on the coordinator's port, and every other process connects to it. A message is a line of JSON, a
-heartbeat an empty line. A thread in every process reads them: when a process is gone, silent or has failed, it ends
-its own process with one line and ``os._exit``, whatever the main thread waits for, and before JAX's coordination
-service aborts with pages of C++ output. Imports no JAX.
+heartbeat an empty line. A thread in every process reads them: if a process is gone, silent or has failed, it ends its
+own process with one line and ``os._exit``, even while the main thread is blocked, and before JAX's coordination service
+aborts with pages of C++ output. Imports no JAX.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from minigpt_flax.invocation import line, program
 from minigpt_flax.train.stop import Stop
 
 GREETING = "minigpt"
-TICK = 0.1  # seconds between two looks at the clock
+TICK = 0.1  # seconds between two checks of the clock
 BEAT = 1.0  # seconds between two heartbeats
-UNKNOWN = -1  # number of a process that has not introduced itself
+UNKNOWN = -1  # number of a process that hasn't sent hello yet
 LONGEST = 1 << 20  # bytes of a message, at most
-AFTER_SIGNAL = 20  # seconds of silence that end a run which was asked to stop: schedulers kill soon
-LINGER = 10  # seconds in which a process that failed at once waits for the others, to tell them
-SETTLE = 2.0  # seconds in which an error may turn out to follow from the death or the error of another process
+AFTER_SIGNAL = 20  # seconds of silence that end a run after a signal, as schedulers kill it soon
+LINGER = 10  # seconds that a process which fails early waits for the others, to report its error to them
+SETTLE = 2.0  # seconds in which news may arrive that another process has caused an error
 OTHER_PORT = "give all processes another port in coordinator=HOST:PORT"
-CLOSE = 5.0  # seconds in which process 0 lets the others leave first
+CLOSE = 5.0  # seconds that process 0 waits for the others to leave first
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the processes of a run meet, and which one this is.
+    """The coordinator's address, and the number of this process.
 
     Attributes:
       host: of process 0.
-      port: that process 0 listens on.
+      port: on which process 0 listens.
       process: number of this process.
-      processes: how many there are.
+      processes: number of processes.
       timeout: seconds to wait until all are connected.
       silence: seconds without a heartbeat after which a process counts as hung.
     """
@@ -67,7 +67,7 @@ class Place:
 
 
 class Ending(NamedTuple):
-    """How this process will end: its last line, its exit status, and when."""
+    """How this process will end: its last line, exit status and time."""
 
     text: str
     status: int
@@ -75,19 +75,19 @@ class Ending(NamedTuple):
 
 
 class Connection:
-    """One socket, the bytes of an incomplete line, and when the other side was last heard."""
+    """A socket, the bytes of an incomplete line, and the time of the last message."""
 
     def __init__(self, own: socket.socket, process: int = UNKNOWN):
-        own.settimeout(5)  # to a process that reads nothing
+        own.settimeout(5)  # for a process that stops reading
         self.socket, self.process = own, process
-        self.heard = time.monotonic()
-        self.done = False  # said goodbye, or that it failed
+        self.heard = time.monotonic()  # time of the last message or heartbeat
+        self.done = False  # has sent bye or fail
         self.values: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._rest = b""
         self._sending = threading.Lock()
 
     def send(self, kind: str, **facts: Any) -> None:
-        """Sends a message; that the other side is gone shows where it is read."""
+        """Sends a message; a closed connection is detected by the reader."""
         self._send(json.dumps({"kind": kind, **facts}).encode() + b"\n")
 
     def beat(self) -> None:
@@ -99,65 +99,65 @@ class Connection:
             self.socket.sendall(text)
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """The messages that have come; None when the connection is closed or isn't one of ours."""
+        """Returns the received messages; None if the connection is closed or speaks another protocol."""
         try:
-            read = self.socket.recv(1 << 16)
-            *lines, self._rest = (self._rest + read).split(b"\n")
-            found = [json.loads(text) for text in lines if text]
+            data = self.socket.recv(1 << 16)
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            messages = [json.loads(text) for text in lines if text]
         except TimeoutError:
             return []
         except (OSError, ValueError):
             return None
         self.heard = time.monotonic()
-        valid = read and len(self._rest) < LONGEST and all(isinstance(message, dict) for message in found)
-        return found if valid else None
+        valid = data and len(self._rest) < LONGEST and all(isinstance(message, dict) for message in messages)
+        return messages if valid else None
 
 
 class Peers:
-    """The other processes of this run. Used as a context: the end of the block tells them how this process ended.
+    """The other processes of this run. Used as a context, which reports to them how this process ended.
 
     Args:
-      place: where they meet.
-      stop: of this process; a signal to one process is told to all.
+      place: address and number of this process.
+      stop: of this process; a signal to one process is sent to all.
 
     Attributes:
-      run: folder of the run as it would be typed, once it is known.
+      run: folder of the run, quoted for the shell; None until it is known.
     """
 
     def __init__(self, place: Place, stop: Stop | None = None):
         self.place, self.stop = place, stop or Stop()
         self.run: str | None = None
         self._connections: list[Connection] = []  # process 0: one to each; others: one to process 0
-        self._came: set[int] = set()  # processes that have connected to process 0
+        self._connected: set[int] = set()  # processes that have connected to process 0
         self._listener: socket.socket | None = None
         self._selector = selectors.DefaultSelector()
         self._ending: Ending | None = None
-        self._leaving = False  # the main thread ends this process, or this thread has printed the last line
+        self._leaving = False  # the main thread is ending this process, or the thread has printed the last line
         self._lock = threading.Lock()
         self._all_here, self._all_done = threading.Event(), threading.Event()
         self._signal: int | None = None
-        self._progress = self._looked = self._began = time.monotonic()
+        self._progress = self._checked = self._began = time.monotonic()
         self._agreed_to_stop = False
 
-    # What the main thread calls.
+    # Called by the main thread.
 
     def connect(self, seconds: float) -> None:
-        """Connects to process 0, or listens and waits until all have come.
+        """Connects to process 0; process 0 listens and waits until all others have connected.
 
         Raises:
-          UserError: the port is taken, or not all come in time.
-          KeyboardInterrupt: a signal came first.
+          UserError: the port is taken, or not all processes connect in time.
+          KeyboardInterrupt: a signal arrived.
         """
         self.introduce(seconds)
         if not self.place.process:
             self._wait_for_all(seconds)
 
     def introduce(self, seconds: float) -> None:
-        """Connects to process 0, or begins to listen; doesn't wait for the others.
+        """Connects to process 0, or starts to listen; doesn't wait for the others.
 
         Raises:
           UserError: the port is taken, or process 0 doesn't answer.
-          KeyboardInterrupt: a signal came first.
+          KeyboardInterrupt: a signal arrived.
         """
         if self.place.process:
             self._call(seconds)
@@ -166,31 +166,31 @@ class Peers:
         self._start()
 
     def decide(self, value: Any, decide: Callable[[dict[int, Any]], Any]) -> Any:
-        """Process 0 decides on the values of all; returns the decision in every process.
+        """Gathers a value of each process in process 0, and returns its decision in every process.
 
         Args:
           value: of this process; JSON.
-          decide: ``{process: value} -> decision``, which is JSON too; called in process 0.
+          decide: ``{process: value} -> decision``, also JSON; called in process 0.
         """
         if self.place.process:
             self._connections[0].send("value", value=value)
             return self._connections[0].values.get()
         values = {0: value} | {other.process: other.values.get() for other in self._connections}
-        return self.tell(decide(dict(sorted(values.items()))))
+        return self.broadcast(decide(dict(sorted(values.items()))))
 
-    def tell(self, value: Any = None) -> Any:
-        """What process 0 says, in every process."""
+    def broadcast(self, value: Any = None) -> Any:
+        """Returns the value of process 0 in every process."""
         if self.place.process:
             return self._connections[0].values.get()
-        self._broadcast("value", value=value)
+        self._send_all("value", value=value)
         return value
 
     def note_progress(self, stopping: bool) -> None:
-        """Notes that the main thread has come to the end of a step, and whether all have agreed to stop there."""
+        """Records the end of a step in the main thread, and whether all processes stop after it."""
         self._progress, self._agreed_to_stop = time.monotonic(), stopping
 
     def goodbye(self) -> None:
-        """Waits until every process is done. Process 0 leaves last: JAX's coordination service is part of it."""
+        """Waits until every process is done. Process 0 leaves last, as it runs JAX's coordination service."""
         if self.place.process:
             self._connections[0].send("bye")
         self._all_done.wait()
@@ -198,24 +198,24 @@ class Peers:
             self._wait_if_ending()
             self._leaving = True
         if not self.place.process:
-            self._broadcast("bye")
+            self._send_all("bye")
             self._wait_for_closed(CLOSE)
 
     def fail(self, text: str, status: int) -> None:
-        """Tells the others that this process ends with an error, unless this is the end of another's."""
+        """Reports an error of this process to the others, unless another process has failed already."""
         with self._lock:
             self._wait_if_ending()
             self._leaving = True
         self._set_ending(f"process {self.place.process}: {text}", status, float("inf"))
-        self._broadcast("fail", process=self.place.process, text=text, status=status)
+        self._send_all("fail", process=self.place.process, text=text, status=status)
         self._wait_for_closed(CLOSE)
 
     def __enter__(self) -> Peers:
-        """Begins."""
+        """Returns itself; :meth:`connect` connects."""
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Says goodbye, or what went wrong."""
+        """Sends bye, or the error."""
         if error is None:
             return self.goodbye()
         if isinstance(error, KeyboardInterrupt):
@@ -228,22 +228,22 @@ class Peers:
             return self.fail(text, status)
         traceback.print_exception(error)
         self.fail(f"{type(error).__name__} (its traceback is on its standard error)", 1)
-        os._exit(1)  # the end of the interpreter would wait for the others
+        os._exit(1)  # a normal exit of the interpreter would wait for the others
 
     def _settle(self) -> None:
-        """Waits for news of the process whose end may have caused an error here."""
+        """Waits for a message that another process, which may have caused the error here, has ended."""
         end = time.monotonic() + SETTLE
         while time.monotonic() < end:
             time.sleep(TICK)
             self._wait_if_ending()
 
     def _wait_if_ending(self) -> None:
-        """Leaves the end to the thread, where it has begun to end this process."""
+        """Blocks if the thread is already ending this process."""
         while self._leaving:
             time.sleep(TICK)
 
     def _wait_for_closed(self, seconds: float) -> None:
-        """Waits until the others have read the last message; at the start also for those that are still to come."""
+        """Waits until the others have read the last message; at the start also for those that haven't connected yet."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and self._connections:
             time.sleep(TICK)
@@ -268,14 +268,14 @@ class Peers:
         end = time.monotonic() + seconds
         while not self._all_here.wait(TICK):
             if self.stop() or time.monotonic() > end:
-                self._began = -LINGER  # there is no one to wait for
+                self._began = -LINGER  # so that the error isn't delayed
             if self.stop():
                 raise KeyboardInterrupt
             if time.monotonic() > end:
                 missing = ", ".join(map(str, self._missing()))
                 raise UserError(
-                    f"not all processes have come to {self.place} within {seconds} s (missing: process {missing}): "
-                    "start every process, and let the port be reached"
+                    f"not all processes have connected to {self.place} within {seconds} s (missing: {missing}): "
+                    "start every process, and make the port reachable"
                 )
 
     def _call(self, seconds: float) -> None:
@@ -286,11 +286,11 @@ class Peers:
                 raise KeyboardInterrupt
             if time.monotonic() > end:
                 raise UserError(
-                    f"no answer from {self.place} within {seconds} s: start every process, and let the port be reached"
+                    f"no answer from {self.place} within {seconds} s: start every process, and make the port reachable"
                 )
             try:
                 connection = Connection(socket.create_connection((self.place.host, self.place.port), timeout=2))
-            except (OSError, UnicodeError, OverflowError):  # not there yet, or a name that isn't known yet
+            except (OSError, UnicodeError, OverflowError):  # not listening yet, or its name doesn't resolve yet
                 time.sleep(2 * TICK)
                 continue
             if self._greeted(connection):
@@ -299,12 +299,10 @@ class Peers:
             connection.socket.close()
             foreign += 1
             time.sleep(1)
-        raise UserError(
-            f"{self.place} is answered by another program, or by a run that has all its processes: {OTHER_PORT}"
-        )
+        raise UserError(f"{self.place} is used by another program, or by a run with all its processes: {OTHER_PORT}")
 
     def _greeted(self, connection: Connection) -> bool:
-        """Reads the greeting of process 0 and introduces this process."""
+        """Reads the greeting of process 0 and sends the number of this process."""
         messages = connection.receive()
         if not messages or messages[0].get("kind") != GREETING:
             return False
@@ -314,12 +312,12 @@ class Peers:
         return True
 
     def _missing(self) -> list[int]:
-        """Numbers of the processes that have not connected to process 0; in others, none."""
+        """Returns the numbers of the processes that haven't connected to process 0; in other processes, none."""
         if self._listener is None:
             return []
-        return sorted(set(range(1, self.place.processes)) - self._came)
+        return sorted(set(range(1, self.place.processes)) - self._connected)
 
-    # The thread.
+    # Run by the thread.
 
     def _start(self) -> None:
         for channel in (self._listener, *self._connections):
@@ -333,18 +331,18 @@ class Peers:
         self._selector.register(own, selectors.EVENT_READ, channel)
 
     def _run(self) -> None:
-        beaten = 0.0
+        last_beat = 0.0
         while True:
             for key, _ in self._selector.select(TICK):
                 if isinstance(key.data, Connection):
                     self._read(key.data)
                 else:
                     self._accept(key.data)
-            if time.monotonic() - beaten >= BEAT:
-                beaten = time.monotonic()
+            if time.monotonic() - last_beat >= BEAT:
+                last_beat = time.monotonic()
                 for other in self._connections:
                     other.beat()
-            self._look()
+            self._check()
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -354,16 +352,16 @@ class Peers:
 
     def _read(self, connection: Connection) -> None:
         messages = connection.receive()
-        if messages is None or not self._understood(connection, messages):
+        if messages is None or not self._handled(connection, messages):
             self._selector.unregister(connection.socket)
             connection.socket.close()
             if connection in self._connections:
                 self._connections.remove(connection)
                 if not connection.done:
-                    self._gone(connection.process)
+                    self._on_lost(connection.process)
 
-    def _understood(self, connection: Connection, messages: list[dict[str, Any]]) -> bool:
-        """Handles messages; False if they are from another program that happens to send JSON."""
+    def _handled(self, connection: Connection, messages: list[dict[str, Any]]) -> bool:
+        """Handles messages; False if they are from another program that also sends JSON."""
         try:
             self._handle_all(connection, messages)
         except (KeyError, TypeError, ValueError):
@@ -384,14 +382,14 @@ class Peers:
 
     def _on_hello(self, connection: Connection, message: dict[str, Any]) -> None:
         process, processes = int(message["process"]), message.get("processes")
-        before, self._came = self._came, self._came | {process}
-        if self._ending is not None:  # it comes when the run has already failed
+        before, self._connected = self._connected, self._connected | {process}
+        if self._ending is not None:  # the run has already failed
             connection.process, connection.done = process, True
             connection.send("fail", text=self._ending.text, status=self._ending.status)
         elif processes != self.place.processes:
             self._end_all(
                 f"process {process} was started with processes={processes}, process 0 with "
-                f"processes={self.place.processes}: give all the same number",
+                f"processes={self.place.processes}: give all processes the same number",
                 2,
                 connection,
             )
@@ -403,7 +401,7 @@ class Peers:
             self._note_arrivals()
 
     def _note_arrivals(self) -> None:
-        """Closes the port when all are there: JAX's coordination service takes it next."""
+        """Closes the port when all are connected: JAX's coordination service uses it next."""
         if not self._missing() and not self._all_here.is_set():
             if self._listener is not None:
                 self._selector.unregister(self._listener)
@@ -427,42 +425,42 @@ class Peers:
         self._note_done()
 
     def _on_fail(self, connection: Connection, message: dict[str, Any]) -> None:
-        """Ends a little later, so that a main thread with the same error can say it itself."""
+        """Ends after a delay, so that a main thread with the same error can report it itself."""
         connection.done = True
-        who = message.get("process")
-        text = str(message.get("text")) if who is None else f"process {who}: {message.get('text')}"
-        self._broadcast("fail", text=text, status=message["status"], without=connection)
+        process = message.get("process")
+        text = str(message.get("text")) if process is None else f"process {process}: {message.get('text')}"
+        self._send_all("fail", text=text, status=message["status"], without=connection)
         self._set_ending(text, int(message["status"]), SETTLE)
-        if not self.place.process:  # it waits for this
+        if not self.place.process:  # the failed process waits for this
             with contextlib.suppress(OSError):
                 connection.socket.shutdown(socket.SHUT_RDWR)
 
-    def _gone(self, process: int) -> None:
+    def _on_lost(self, process: int) -> None:
         if self._ending is None and not self._leaving:
             after = "" if self._signal is None else f" after {_name(self._signal)}"
             self._end_all(f"process {process} is gone{after}{self._continue()}", self._status(1))
 
-    def _look(self) -> None:
-        """Looks at the clock and at the signals of this process."""
+    def _check(self) -> None:
+        """Checks the clock and the signals of this process."""
         now = time.monotonic()
         if self._signal is None and self.stop.signal is not None:
             self._signal, self._progress = self.stop.signal, now
-            self._broadcast("signal", number=self._signal)
-        if now - self._looked > 3 * BEAT:  # this process itself was stopped: what the others sent is still to be read
+            self._send_all("signal", number=self._signal)
+        if now - self._checked > 3 * BEAT:  # this process itself was stopped; messages of the others are still unread
             for other in self._connections:
                 other.heard = now
-        self._looked = now
+        self._checked = now
         if self._ending is None and not self._leaving:
-            self._look_for_silence(now)
+            self._check_silence(now)
         if self._ending is not None and now >= self._ending.at:
             self._exit()
 
-    def _look_for_silence(self, now: float) -> None:
+    def _check_silence(self, now: float) -> None:
         allowed = self.place.silence if self._signal is None else min(AFTER_SIGNAL, self.place.silence)
         for other in self._connections:
             if now - other.heard > allowed:
                 return self._end_all(
-                    f"process {other.process} has been silent for {allowed} s: it hangs, or its machine is down"
+                    f"process {other.process} has been silent for {allowed} s: it hangs, or its host is down"
                     f"{self._continue()}",
                     self._status(1),
                 )
@@ -489,7 +487,7 @@ class Peers:
 
     def _end_all(self, text: str, status: int, also: Connection | None = None) -> None:
         self._set_ending(text, status, 0)
-        self._broadcast("fail", text=text, status=status)
+        self._send_all("fail", text=text, status=status)
         if also is not None:
             also.send("fail", text=text, status=status)
 
@@ -497,7 +495,7 @@ class Peers:
         if self._ending is None:
             self._ending = Ending(text, status, time.monotonic() + seconds)
 
-    def _broadcast(self, kind: str, without: Connection | None = None, **facts: Any) -> None:
+    def _send_all(self, kind: str, without: Connection | None = None, **facts: Any) -> None:
         for other in list(self._connections):
             if other is not without:
                 other.send(kind, **facts)
@@ -510,7 +508,7 @@ class Peers:
                 self._ending = self._ending._replace(at=float("inf"))
                 return
             self._leaving = True
-        say(self._ending.text)
+        print_error(self._ending.text)
         threading.Thread(target=self._leave, args=(self._ending.status,), daemon=True).start()
         self._ending = self._ending._replace(at=float("inf"))
 
@@ -520,9 +518,9 @@ class Peers:
         os._exit(status)
 
 
-def say(text: str) -> None:
-    """Writes an error as one line, from whatever thread; not print, which must not run inside another print."""
-    start = "\n" if sys.stderr.isatty() else ""  # there a progress bar may stand in this line
+def print_error(text: str) -> None:
+    """Writes an error as one line, from any thread, without ``print``, which is not reentrant."""
+    start = "\n" if sys.stderr.isatty() else ""  # the line may hold a progress bar
     with contextlib.suppress(OSError):
         os.write(2, f"{start}{program()}: {' '.join(text.split())}\n".encode())
 
@@ -532,10 +530,10 @@ def _name(number: int | None) -> str:
 
 
 def relay(host: str, port: int) -> str:
-    """Opens an address on this machine that leads to another; it stays open when the other machine is gone.
+    """Opens a local address that forwards to another host and stays open when that host is gone.
 
-    JAX's coordination service aborts a process at once, with a stack trace, when the connection to process 0 is
-    closed. Through the relay it notices only by its own heartbeats, long after this module has ended the process.
+    JAX's coordination service aborts a process at once, with a stack trace, when the connection to process 0 is closed.
+    Through the relay it detects that only by its own heartbeats, long after this module has ended the process.
 
     Returns:
       ``127.0.0.1:PORT``.
@@ -551,8 +549,8 @@ def relay(host: str, port: int) -> str:
 
     def pump(source: socket.socket, target: socket.socket, near: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while read := source.recv(1 << 16):
-                target.sendall(read)
+            while data := source.recv(1 << 16):
+                target.sendall(data)
             if source is near:
                 target.shutdown(socket.SHUT_RDWR)
 
@@ -561,12 +559,12 @@ def relay(host: str, port: int) -> str:
 
 
 def _reach(host: str, port: int) -> socket.socket:
-    """Connects to an address where a program will soon listen."""
+    """Connects to an address, and retries until a program listens there."""
     while True:
         try:
-            found = socket.create_connection((host, port), timeout=2)
+            connection = socket.create_connection((host, port), timeout=2)
         except OSError:
             time.sleep(TICK)
         else:
-            found.settimeout(None)
-            return found
+            connection.settimeout(None)
+            return connection

@@ -1,7 +1,7 @@
-"""Where the arrays of a run lie: the mesh of devices, and how the state and the batches are cut among them.
+"""Sharding of a run: the device mesh, and the shardings of the state and of the batches.
 
-The compiler places every operation by where its inputs lie and where its results shall lie, so that the step knows
-nothing of devices. The axes of the mesh are of JAX's automatic type for that.
+The compiler partitions every operation by the shardings of its inputs and results, so the step is independent of the
+devices. For this, the mesh axes are of JAX's automatic type.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ STATE_AXES = ("fsdp", "zero")
 
 
 def make_mesh(sizes: Mapping[str, int]) -> Mesh:
-    """Arranges the first devices that there are."""
+    """Makes a mesh of the first devices."""
     devices = jax.devices()[: math.prod(sizes.values())]
     types = (AxisType.Auto,) * len(sizes)
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=devices)
 
 
 def state_shardings(mesh: Mesh, state: TrainState, layout: Any, tensor: Mapping[str, int | None]) -> TrainState:
-    """Says where each array of a state lies.
+    """Returns the sharding of each array of a state.
 
-    A parameter is cut along the axis that ``tensor`` names, and by ``fsdp`` along the longest other that divides.
-    An array of the optimizer lies like the parameter that it belongs to, where their shapes agree, and is cut by
-    ``zero`` along the longest axis left; others are cut along their longest axis that divides.
+    A parameter is sharded along its ``tensor`` axis, and by ``fsdp`` along the longest other axis of divisible length.
+    An array of the optimizer is sharded like its parameter if their shapes agree, and by ``zero`` along the longest
+    remaining axis; other arrays are sharded along their longest axis of divisible length.
 
     Args:
       mesh: the devices.
       state: abstract.
-      layout: tree of ``ParamLayout``, for the axes that are stacked: these are cut only when no other can be.
-      tensor: name of a parameter -> the axis that tensor parallelism cuts, if it divides.
+      layout: tree of ``ParamLayout``, for the stacked axes: these are sharded only if no other axis can be.
+      tensor: name of a parameter -> axis to shard for tensor parallelism, if its length is divisible.
 
     Returns:
       A tree of ``NamedSharding`` like ``state``.
@@ -59,7 +59,7 @@ def state_shardings(mesh: Mesh, state: TrainState, layout: Any, tensor: Mapping[
             spec[axis] = "tensor"
         return cut(spec, shapes[name], sizes, PARAMETER_AXES, stacked[name])
 
-    def remembered(path: Any, leaf: Any) -> Any:
+    def optimizer_state(path: Any, leaf: Any) -> Any:
         owner = states.parameter_of(path_name(path), shapes)
         if owner is not None and shapes[owner] == leaf.shape:
             axes = [axis for axis in STATE_AXES if axis not in PARAMETER_AXES]
@@ -74,7 +74,7 @@ def state_shardings(mesh: Mesh, state: TrainState, layout: Any, tensor: Mapping[
     return TrainState(
         named([]),
         jax.tree.map_with_path(lambda path, _: named(parameter(path_name(path))), state.params),
-        jax.tree.map_with_path(remembered, state.opt_state),
+        jax.tree.map_with_path(optimizer_state, state.opt_state),
     )
 
 
@@ -85,7 +85,7 @@ def cut(
     axes: Sequence[str],
     stacked: Sequence[int],
 ) -> list[str | None]:
-    """Gives each mesh axis the longest array axis that is free and divides; stacked ones come last.
+    """Assigns each mesh axis the longest free array axis of divisible length; stacked axes come last.
 
     >>> cut([None, None, "tensor"], (4, 128, 512), {"fsdp": 4, "tensor": 2}, ("fsdp",), (0,))
     [None, 'fsdp', 'tensor']
@@ -102,21 +102,21 @@ def cut(
 
 
 def feed(batches: Batches | Mixture, order: np.ndarray, sharding: NamedSharding) -> Callable[[int], Any]:
-    """``step -> batch``, placed on the devices; every process reads only what its own devices hold.
+    """Returns ``step -> batch``, placed on the devices; every process reads only the rows of its own devices.
 
     Args:
-      batches: where the rows come from.
-      order: the numbers of the rows as the step takes them, [B] or with axes before that one.
+      batches: source of the rows.
+      order: row numbers in the shape that the step takes, [B] or with leading axes.
       sharding: of ``order``.
     """
-    if sharding.mesh.size == 1:  # the step itself takes it to its device, in less time
+    if sharding.mesh.size == 1:  # the step itself transfers it to the device, which is faster
         return lambda step: batches(step).reshape(*order.shape, -1)
 
     def batch(step: int) -> jax.Array:
         def read(index: Any) -> np.ndarray:
             rows = order[index[:-1]]
             visits = step * batches.batch_size + rows
-            return batches.visit(visits.ravel()).reshape(*rows.shape, -1)
+            return batches.windows(visits.ravel()).reshape(*rows.shape, -1)
 
         return jax.make_array_from_callback((*order.shape, batches.context + 1), sharding, read)
 
@@ -124,7 +124,7 @@ def feed(batches: Batches | Mixture, order: np.ndarray, sharding: NamedSharding)
 
 
 def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """A function that is traced with the mesh set: the model and the optimizer shard intermediate arrays over it."""
+    """Wraps a function so that it is traced with the mesh set, which shards intermediate arrays."""
 
     @functools.wraps(function)
     def traced(*args: Any) -> Any:
@@ -135,36 +135,36 @@ def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
 
 def put(values: np.ndarray, sharding: NamedSharding) -> Any:
-    """Places an array that every process has; each takes what its own devices hold."""
+    """Places an array that every process has on the devices; each process transfers its own shards."""
     if sharding.mesh.size == 1:
         return values
     return jax.make_array_from_callback(values.shape, sharding, lambda index: values[cast(Any, index)])
 
 
 def batch_sharding(mesh: Mesh, *before: None) -> NamedSharding:
-    """Cuts the rows of a batch among the devices; the axes ``before`` theirs stay whole."""
+    """Shards the rows of a batch among the devices; the axes ``before`` are not sharded."""
     axes = tuple(name for name in mesh.axis_names if name in BATCH_AXES)
     return NamedSharding(mesh, PartitionSpec(*before, axes or None))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """A full copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def local(tree: Any, mesh: Mesh) -> Any:
-    """A tree whose arrays lie on a mesh, whole in this process's memory; every process must ask."""
+    """Gathers a tree of sharded arrays in the memory of this process; every process must call it."""
     if mesh.size == 1:
         return tree
     return jax.tree.map(np.asarray, jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree))
 
 
 def device_bytes(tree: Any) -> int:
-    """What each device holds of a tree of arrays, or of their shapes and shardings."""
+    """Bytes per device of a tree of arrays, or of their shapes and shardings."""
     parts = ((leaf.sharding.shard_shape(leaf.shape), leaf.dtype.itemsize) for leaf in jax.tree.leaves(tree))
     return sum(math.prod(shape) * size for shape, size in parts)
 
 
 def abstract(shapes: Any, shardings: Any) -> Any:
-    """A tree of shapes that says where its arrays shall lie, as a checkpoint is restored into it."""
+    """Combines shapes and shardings into a tree that a checkpoint can be restored into."""
     return jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), shapes, shardings)

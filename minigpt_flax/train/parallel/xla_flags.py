@@ -1,4 +1,4 @@
-"""What XLA must be told before JAX is imported. Imports no JAX."""
+"""Environment variables for XLA and malloc, set before JAX is imported. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from minigpt_flax.errors import UserError
 
 SLOW_SCATTER = ((0, 10, 2), (0, 11, 0))  # jaxlib, first and last
 FAST_SCATTER = "--xla_backend_extra_options=-nvptx-allow-ftz-atomics"
-TUNABLES = "GLIBC_TUNABLES"  # what glibc reads when a process starts
+TUNABLES = "GLIBC_TUNABLES"  # read by glibc when a process starts
 HUGE_PAGES = "glibc.malloc.hugetlb"
-HUGE_PAGES_SINCE = (2, 35)  # of glibc
-ON_REQUEST = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # has [madvise] where a process must ask for them
+HUGE_PAGES_SINCE = (2, 35)  # version of glibc
+ON_REQUEST = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # [madvise]: huge pages are granted on request
 
 
-def mend_scatter(jaxlib: str, cuda: bool, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Goes around a fault of some versions: on NVIDIA, sums into repeated places take hundreds of times too long.
+def fix_slow_scatter(jaxlib: str, cuda: bool, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Works around a bug of some versions: on NVIDIA, scatter-add with repeated indices is hundreds of times too slow.
 
-    They add float32 numbers by comparing and swapping, and the gradient of an embedding waits for that
-    (https://github.com/jax-ml/jax/issues/38806). What ``XLA_FLAGS`` already says stays.
+    They add float32 numbers by compare-and-swap, which slows down the gradient of an embedding
+    (https://github.com/jax-ml/jax/issues/38806). Flags in ``XLA_FLAGS`` are kept.
 
     >>> environment = {}
-    >>> mend_scatter("0.11.0", True, environment)
+    >>> fix_slow_scatter("0.11.0", True, environment)
     >>> environment
     {'XLA_FLAGS': '--xla_backend_extra_options=-nvptx-allow-ftz-atomics'}
-    >>> mend_scatter("0.11.2", True, environment := {"XLA_FLAGS": "--xla_dump_to=x"})
+    >>> fix_slow_scatter("0.11.2", True, environment := {"XLA_FLAGS": "--xla_dump_to=x"})
     >>> environment
     {'XLA_FLAGS': '--xla_dump_to=x'}
 
     Args:
       jaxlib: its version.
-      cuda: whether JAX runs on NVIDIA's devices here.
-      environment: is changed.
+      cuda: whether JAX's CUDA plugin is installed.
+      environment: is modified.
     """
     flags = environment.get("XLA_FLAGS", "")
     first, last = SLOW_SCATTER
@@ -45,51 +45,52 @@ def mend_scatter(jaxlib: str, cuda: bool, environment: MutableMapping[str, str] 
 
 
 def device_per_core(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Lets JAX see each core of this machine as a device, which the batch is then divided among like among others.
+    """Makes JAX list each core of this machine as a device, so that the batch is sharded among the cores.
 
-    One program that divides every product among the cores leaves them waiting for each other after each, much of the
-    time where products are small: with a part of the batch each they meet once a step. A step of the preset ``nano``
-    takes 65 ms on two cores, and 50 ms as two devices (``benchmarks.step``). What the environment already says stays.
+    If one program divides every matrix product among the cores, they wait for each other after each product, which
+    takes much of the time for small ones; with a shard of the batch per core, they synchronize once per step. A step of
+    the preset ``nano`` takes 65 ms on two cores as one device, and 50 ms as two devices (``benchmarks.step``). Existing
+    settings in the environment are kept.
 
     >>> device_per_core(environment := {"JAX_NUM_CPU_DEVICES": "1"})
     >>> environment
     {'JAX_NUM_CPU_DEVICES': '1'}
 
     Args:
-      environment: is changed.
+      environment: is modified.
     """
     if "xla_force_host_platform_device_count" not in environment.get("XLA_FLAGS", ""):
         environment.setdefault("JAX_NUM_CPU_DEVICES", str(cores()))
 
 
 def huge_pages() -> None:
-    """Starts this process anew, if need be, so that its memory comes in pages of 2 MiB instead of 4 KiB.
+    """Restarts this process if necessary, so that malloc uses memory pages of 2 MiB instead of 4 KiB.
 
-    XLA:CPU takes the memory of a step from malloc and gives it back after it. Each time the kernel hands it out anew,
-    page by page, each by a fault of its own and cleared: half a million faults in a step of the preset ``char`` with 16
-    sequences, a fifth of its time (3.5 against 2.8 s on two cores; seen by ``getrusage``). malloc asks for huge pages
-    if glibc is told so, which it reads only at the start of a process. What the environment already says stays.
-    Nothing is done where the words of this process aren't those that Python was started with (a notebook's ``%run``),
+    XLA:CPU allocates the memory of a step with malloc and frees it afterwards. The kernel then maps and clears each
+    page again, with a page fault for each: half a million faults in a step of the preset ``char`` with 16 sequences, a
+    fifth of its time (3.5 instead of 2.8 s on two cores; counted with ``getrusage``). malloc requests huge pages by a
+    tunable that glibc reads only at the start of a process. Existing settings in the environment are kept.
+    The process isn't restarted if its arguments differ from those that Python was started with (a notebook's ``%run``),
     or under a debugger, profiler or coverage tool, which would lose the process.
     """
-    if sys.platform != "linux" or is_traced() or not own_words(sys.argv, sys.orig_argv):
+    if sys.platform != "linux" or is_traced() or not is_restartable(sys.argv, sys.orig_argv):
         return
-    if asks_in_vain(os.environ, libc(), ON_REQUEST):
-        told = [os.environ[TUNABLES]] if TUNABLES in os.environ else []
-        os.environ[TUNABLES] = ":".join([*told, f"{HUGE_PAGES}=1"])
+    if huge_pages_unused(os.environ, libc(), ON_REQUEST):
+        others = [os.environ[TUNABLES]] if TUNABLES in os.environ else []
+        os.environ[TUNABLES] = ":".join([*others, f"{HUGE_PAGES}=1"])
         with contextlib.suppress(OSError):
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def asks_in_vain(environment: MutableMapping[str, str], libc: str, on_request: Path) -> bool:
-    """Whether malloc could ask for huge pages, would get them, and isn't told to.
+def huge_pages_unused(environment: MutableMapping[str, str], libc: str, on_request: Path) -> bool:
+    """Whether malloc supports huge pages and the kernel grants them on request, but no tunable is set.
 
     Args:
       environment: of the process.
       libc: its name and version.
-      on_request: the kernel's file that says who gets them.
+      on_request: the kernel's setting of transparent huge pages.
 
-    >>> asks_in_vain({}, "musl 1.2", Path("enabled")), asks_in_vain({}, "glibc 2.31", Path("enabled"))
+    >>> huge_pages_unused({}, "musl 1.2", Path("enabled")), huge_pages_unused({}, "glibc 2.31", Path("enabled"))
     (False, False)
     """
     name, _, version = libc.partition(" ")
@@ -97,51 +98,51 @@ def asks_in_vain(environment: MutableMapping[str, str], libc: str, on_request: P
         return False
     try:
         return "[madvise]" in on_request.read_text()
-    except OSError:  # a kernel without them
+    except OSError:  # a kernel without huge pages
         return False
 
 
 def libc() -> str:
-    """Name and version of the C library, ``"glibc 2.36"``; empty if it has none."""
+    """Name and version of the C library, ``"glibc 2.36"``; empty if unknown."""
     name = "CS_GNU_LIBC_VERSION"
     return (os.confstr(name) or "") if name in os.confstr_names else ""
 
 
 def is_traced() -> bool:
-    """Whether a debugger, a profiler or a coverage tool watches this process."""
+    """Whether this process runs under a debugger, a profiler or a coverage tool."""
     tools = getattr(sys, "monitoring", None)  # since Python 3.12
     watched = tools is not None and any(tools.get_tool(number) is not None for number in range(6))
     return watched or sys.gettrace() is not None or sys.getprofile() is not None
 
 
-def own_words(argv: Sequence[str], orig_argv: Sequence[str]) -> bool:
-    """Whether a process does nothing but what it was started for: then the same words start it again.
+def is_restartable(argv: Sequence[str], orig_argv: Sequence[str]) -> bool:
+    """Whether Python was started directly with this script or module, so that the same arguments start it again.
 
-    >>> own_words(["train.py", "--list"], ["python", "train.py", "--list"])
+    >>> is_restartable(["train.py", "--list"], ["python", "train.py", "--list"])
     True
-    >>> own_words(["/x/minigpt_flax/__main__.py", "eval"], ["python", "-m", "minigpt_flax", "eval"])
+    >>> is_restartable(["/x/minigpt_flax/__main__.py", "eval"], ["python", "-m", "minigpt_flax", "eval"])
     True
-    >>> own_words(["/x/benchmarks/step.py"], ["python", "-X", "dev", "-m", "benchmarks.step"])
+    >>> is_restartable(["/x/benchmarks/step.py"], ["python", "-X", "dev", "-m", "benchmarks.step"])
     True
-    >>> own_words(["train.py"], ["python", "-m", "ipykernel_launcher", "-f", "kernel.json"])
+    >>> is_restartable(["train.py"], ["python", "-m", "ipykernel_launcher", "-f", "kernel.json"])
     False
-    >>> own_words(["train.py"], ["python", "-m", "pdb", "train.py"])
+    >>> is_restartable(["train.py"], ["python", "-m", "pdb", "train.py"])
     False
     """
-    words = len(orig_argv) - len(argv[1:])
-    before = _without_options(list(orig_argv[1:words]))
-    if list(orig_argv[words:]) != list(argv[1:]) or len(before) != 1 + (before[:1] == ["-m"]):
+    first = len(orig_argv) - len(argv[1:])
+    before = _without_options(list(orig_argv[1:first]))
+    if list(orig_argv[first:]) != list(argv[1:]) or len(before) != 1 + (before[:1] == ["-m"]):
         return False
     module = before[1].split(".") if before[0] == "-m" else None
     parts = [part for part in Path(argv[0]).with_suffix("").parts if part != "__main__"]
     return before[-1] == argv[0] if module is None else parts[-len(module) :] == module
 
 
-def _without_options(words: list[str]) -> list[str]:
-    """What is left of Python's own words: a script, or ``-m`` and a module."""
-    while words and words[0].startswith("-") and words[0] != "-m":
-        words = words[2 if words[0] in ("-X", "-W") else 1 :]
-    return words
+def _without_options(arguments: list[str]) -> list[str]:
+    """Removes Python's options; leaves a script, or ``-m`` and a module."""
+    while arguments and arguments[0].startswith("-") and arguments[0] != "-m":
+        arguments = arguments[2 if arguments[0] in ("-X", "-W") else 1 :]
+    return arguments
 
 
 def cores() -> int:
@@ -154,7 +155,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def require_jit(environment: Mapping[str, str] = os.environ) -> None:
-    """Refuses to train where JAX is told not to compile.
+    """Refuses to train if compilation is disabled in JAX.
 
     Raises:
       UserError: ``JAX_DISABLE_JIT`` is set.
@@ -163,12 +164,12 @@ def require_jit(environment: Mapping[str, str] = os.environ) -> None:
         raise UserError("JAX_DISABLE_JIT is set, but training needs compiled functions: unset it")
 
 
-def mend() -> None:
-    """Goes around what is known of the versions that are installed."""
+def apply_workarounds() -> None:
+    """Works around known bugs of the installed versions."""
     installed = {
         name.lower().replace("_", "-")
         for package in importlib.metadata.distributions()
         if (name := package.metadata["Name"])
     }
     cuda = any(name.startswith("jax-cuda") and name.endswith("plugin") for name in installed)
-    mend_scatter(importlib.metadata.version("jaxlib"), cuda)
+    fix_slow_scatter(importlib.metadata.version("jaxlib"), cuda)

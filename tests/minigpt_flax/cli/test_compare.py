@@ -1,4 +1,4 @@
-"""The command as its user gives it: what it trains, what it doesn't train twice, what it refuses in one line."""
+"""The command ``compare``: what it trains, what it doesn't train twice, and the errors in one line."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def one_line(capfd):
     return said
 
 
-def test_a_search_trains_what_it_said_and_judges(searched):
+def test_a_search_trains_the_announced_runs_and_compares(searched):
     lengths = sorted(read_run(path).config["steps"] for path in runs_of(searched).values())
     assert lengths == sorted(2 * (successive_halving.lengths(16) + [16] * 2))
     values = json.loads((searched / "results.json").read_text())
@@ -71,7 +71,7 @@ def test_a_search_trains_what_it_said_and_judges(searched):
     assert values["pairs"][0]["seeds"] == 2
 
 
-def test_contestants_of_a_seed_have_the_same_weights(searched):
+def test_candidates_of_a_seed_have_the_same_weights(searched):
     first = {}
     for path in runs_of(searched).values():
         run = read_run(path)
@@ -79,18 +79,20 @@ def test_contestants_of_a_seed_have_the_same_weights(searched):
     assert {seed: len(losses) for seed, losses in first.items()} == {0: 1, 1: 1, 2: 1}  # step 1 sees no optimizer yet
 
 
-def test_who_is_judged_did_not_choose_its_rate(searched):
+def test_the_compared_runs_did_not_select_the_learning_rate(searched):
     seeds = {}
     for path in runs_of(searched).values():
         config = read_run(path).config
         seeds.setdefault(config["seed"], set()).add((config["opt"].split("(")[0], config["lr"]))
-    assert all(len(rates) == 2 for seed, rates in seeds.items() if seed != 2)  # one of each contestant
+    assert all(len(rates) == 2 for seed, rates in seeds.items() if seed != 2)  # one of each candidate
     assert len(seeds[2]) == 10
     assert json.loads((searched / "results.json").read_text())["search_seed"] == 2
-    assert "rates chosen by runs with seed 2, which are not judged" in (searched / "results.md").read_text()
+    assert (
+        "learning rates selected by runs with seed 2, which are not compared" in (searched / "results.md").read_text()
+    )
 
 
-def test_a_run_is_the_one_that_train_py_makes(searched, tmp_path):
+def test_a_run_equals_one_of_train_py(searched, tmp_path):
     path = next(p for name, p in runs_of(searched).items() if "adamw" in name and "steps16-seed1" in name)
     config = read_run(path).config
     assert start(tmp_path / "run", lr=config["lr"], seed=1, steps=16, eval_every=config["eval_every"]) == 0
@@ -102,26 +104,26 @@ def test_a_run_is_the_one_that_train_py_makes(searched, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_same_line_again_trains_nothing(searched, monkeypatch, capfd):
-    monkeypatch.setattr(sweep, "trial", None)
+def test_the_same_command_again_trains_nothing(searched, monkeypatch, capfd):
+    monkeypatch.setattr(sweep, "train_group", None)
     before = (searched / "results.json").read_text()
     assert train(searched.parent, "--lr=auto", "--seeds=2") == 0
     assert (searched / "results.json").read_text() == before
-    assert compare(searched) == 0  # judges without training
-    assert "p by Holm over 1 pair" in capfd.readouterr().out
+    assert compare(searched) == 0  # summarizes without training
+    assert "p Holm-corrected, 1 pair" in capfd.readouterr().out
 
 
 @pytest.mark.slow
-def test_one_that_is_stopped_goes_on_where_it_was(searched, tmp_path, capfd, monkeypatch):
-    told = sweep.Sweep.tell
+def test_a_stopped_comparison_continues(searched, tmp_path, capfd, monkeypatch):
+    original = sweep.Sweep.report
 
-    def tell(self, *arguments):
-        told(self, *arguments)
-        if self.meter.done == 8:
+    def report(self, *arguments):
+        original(self, *arguments)
+        if self.progress.done == 8:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweep.Sweep, "tell", tell)
+        patch.setattr(sweep.Sweep, "report", report)
         assert train(tmp_path, "--lr=auto", "--seeds=2") == 128 + signal.SIGTERM
     assert "compare --resume" in capfd.readouterr().out
     done = {name: (path / "metrics.jsonl").stat().st_mtime_ns for name, path in runs_of(tmp_path / "c").items()}
@@ -145,7 +147,7 @@ def test_trained_together_equals_trained_alone(searched, tmp_path):
 
 
 @pytest.mark.parametrize("more", [pytest.param((), marks=pytest.mark.slow), ("--vmap",)])
-def test_a_rate_that_breaks_is_shown_and_the_others_go_on(tmp_path, capfd, more):
+def test_a_diverging_rate_is_shown_and_the_others_continue(tmp_path, capfd, more):
     assert train(tmp_path, "--lr=1e-3,1e30", "--clip=none", "--seeds=2", *more, steps=8) == 0
     values = json.loads((tmp_path / "c" / "results.json").read_text())
     assert {s["name"]: (s["diverged"], s["lr"]) for s in values["standings"]} == {"adamw": (2, 1e-3), "sgd": (2, 1e-3)}
@@ -163,11 +165,11 @@ def test_shares_are_the_whole(searched, tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_jobs_are_the_whole_and_one_verdict(searched, tmp_path, capfd, monkeypatch):
+def test_jobs_are_the_whole_with_one_summary(searched, tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", compiled())
     assert train(tmp_path, "--lr=auto", "--seeds=2", "--jobs=2") == 0
     said = capfd.readouterr().out
-    assert said.count("p by Holm") == 1 and said.count("steps in all") == 1 and "is done" not in said
+    assert said.count("Holm-corrected") == 1 and said.count("steps in all") == 1 and "is done" not in said
     ours, theirs = losses_of(tmp_path / "c"), losses_of(searched)
     assert ours.keys() == theirs.keys()
     for name, losses in ours.items():  # children see one device, this process eight
@@ -182,7 +184,7 @@ def test_a_job_that_fails_fails_the_whole(tmp_path, capfd, monkeypatch):
         assert train(tmp_path, "--jobs=2") == (1 if status == 1 else 128 + signal.SIGKILL)
 
 
-def test_finished_runs_are_judged_by_their_folders(tmp_path, capfd):
+def test_finished_runs_are_compared_by_their_folders(tmp_path, capfd):
     for name, opt in (("a", "adamw"), ("b", "lion")):
         for seed in (0, 1, 2):
             write(tmp_path / f"{name}{seed}", [4.0, 2.0 + 0.01 * seed + 0.1 * (name == "b")], opt=opt, seed=seed)
@@ -193,18 +195,22 @@ def test_finished_runs_are_judged_by_their_folders(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--opt=adamw"], "two contestants"),
+        (["--opt=adamw"], "two candidates"),
         (["--opt=adamw", "--opt=nope"], "no optimizer is called 'nope'"),
         (["--opt=adamw", "--opt=lion", "--seeds=1"], "--seeds must be at least 2"),
         (["--opt=adamw", "--opt=lion", "--lr=high"], "--lr takes auto, or numbers"),
         (["--opt=adamw", "--opt=lion", "--share=2/2"], "--share takes I/N"),
         (["--opt=adamw", "--opt=lion", "--jobs=0"], "--jobs must be at least 1"),
+        (["--opt=adamw", "--opt=lion", "--vmap", "--on-nan=rollback"], "--vmap trains runs in lockstep"),
         (["--opt=adamw", "--opt=lion", "--preset=nanoo"], "did you mean 'nano'?"),
         (["--resume=nowhere"], "not the folder of a comparison"),
         (["nowhere", "there"], "not the folder of a run"),
-        (["nowhere", "there", "--opt=adamw"], "only judged"),
-        *((["nowhere", "there", flag], "only judged") for flag in ("--seeds=3", "--jobs=1", "--vmap", "--share=0/2")),
-        *((["--resume=nowhere", flag], "leave --") for flag in ("--seeds=3", "--opt=lion", "--name=x", "--steps=3")),
+        (["nowhere", "there", "--opt=adamw"], "only summarized"),
+        *(
+            (["nowhere", "there", flag], "only summarized")
+            for flag in ("--seeds=3", "--jobs=1", "--vmap", "--share=0/2")
+        ),
+        *((["--resume=nowhere", flag], "omit --") for flag in ("--seeds=3", "--opt=lion", "--name=x", "--steps=3")),
         (["--opt=adamw", "--opt=lion", "--seed=-5"], "must be at least 0, got -5"),
         (["--opt=adamw", "--opt=lion", f"--seed={2**63 - 3}"], "must be at most"),
         (["--opt=adamw", "--opt=lion", "--lr=0.1,inf"], "--lr must be at most"),
@@ -219,7 +225,7 @@ def test_mistakes_end_in_one_line(tmp_path, capfd, arguments, said):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_comparison_is_told(searched, tmp_path, capfd):
+def test_a_damaged_comparison_is_reported(searched, tmp_path, capfd):
     shutil.copytree(searched, tmp_path / "c")
     (tmp_path / "c" / "comparison.json").write_text("{")
     assert compare(tmp_path / "c") == 2

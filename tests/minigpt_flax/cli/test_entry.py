@@ -23,7 +23,7 @@ ENDINGS = [
     (MemoryError(), 1, "out of memory: lower --batch-size"),
     (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17 bytes"), 1, "allocating 17 bytes): lower"),
     (OSError(errno.ENOMEM, "Cannot allocate memory"), 1, "out of memory"),
-    (OSError(errno.ENOSPC, "No space left on device", "/x"), 1, "/x: No space left on device: make room"),
+    (OSError(errno.ENOSPC, "No space left on device", "/x"), 1, "/x: No space left on device: free some space"),
     (OSError(errno.EIO, "Input/output error"), 1, "Input/output error"),
     *((OSError(number, os.strerror(number), "/x"), 2, f"can't use /x: {os.strerror(number)}") for number in NAMED),
     (RecursionError(), 2, "nested too deeply"),
@@ -174,7 +174,7 @@ def test_a_closed_stream_changes_nothing(closed, tmp_path):
 
 
 LEAVING = {
-    "reader": (141, "the reader of standard output has left"),
+    "reader": (141, "the reader of standard output has closed the pipe"),
     "disk": (0, "standard output can't be written (No space left on device): training continues without it"),
 }
 

@@ -1,4 +1,4 @@
-"""``eval``: the run's own validation loss again, other texts, the files, and mistakes in one line."""
+"""``eval``: the run's own validation loss again, other texts, the files, and errors in one line."""
 
 import json
 
@@ -28,7 +28,7 @@ def test_the_runs_own_validation_again(trained, capfd):
         assert report[name] == pytest.approx(recorded[logged], rel=1e-5), name
     validation = split(np.frombuffer(TINY["data"].read_bytes(), np.uint8))[1]
     assert report["tokens"] == report["characters"] == report["bytes"] == len(validation)
-    assert (report["step"], report["split"], report["data"]) == (24, "validation", str(TINY["data"]))
+    assert (report["step"], report["split"], report["data"]) == (24, "validation", TINY["data"].name)
     assert len(report["loss_by_position"]) == TINY["context"]
     assert f"{report['loss']:.4f} +- {report['loss_sem']:.4f} nats/token" in said
     assert f"{report['bits_per_byte']:.3f} bits/byte" in said and "5 to 8" in said
@@ -50,7 +50,7 @@ def test_several_sources_are_mixed_as_in_training(tmp_path, capfd):
         assert one["loss"] == pytest.approx(recorded[f"val_loss/{name}"], rel=1e-5)
         assert f"{one['loss']:.4f} on {one['share']:.1%} of the batches, {name}" in said
     alone, _ = evaluated(capfd, tmp_path / "run", "--data", other, "--split", "validation")
-    assert alone["loss"] == pytest.approx(found[str(other)]["loss"], rel=1e-6) and "sources" not in alone
+    assert alone["loss"] == pytest.approx(found[other.name]["loss"], rel=1e-6) and "sources" not in alone
 
 
 def test_splits_add_up_to_the_whole(trained, capfd):
@@ -79,8 +79,8 @@ def test_a_picture(trained, tmp_path):
         (["--step", "7"], "no checkpoint of step '7'; there are: last, best, "),
         (["--data", "no-such-file"], "no corpus and no file or folder 'no-such-file'"),
         (["--data", "{tmp}/emoji.txt"], "the char tokenizer lacks '\U0001f600'"),
-        (["--data", "{tmp}/tokens.bin"], "has the token 65535, but the tokenizer only "),
-        (["--picture", "{tmp}/no/where.png"], "there is no folder"),
+        (["--data", "{tmp}/tokens.bin"], "contains the token 65535, but the tokenizer has only "),
+        (["--picture", "{tmp}/no/where.png"], "doesn't exist"),
         (["--picture", "{tmp}/loss.docx"], "must end in one of: "),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,

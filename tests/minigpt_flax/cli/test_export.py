@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from minigpt_flax.__main__ import main
-from minigpt_flax.model.gpt2_folder import load_gpt2
+from minigpt_flax.model.huggingface import load_gpt2
 from minigpt_flax.runs.files import MARKER
 from minigpt_flax.train.restore import restore
 
@@ -41,10 +41,10 @@ def test_a_full_disk_leaves_nothing(trained, tmp_path, capfd, monkeypatch):
     def full(path, content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr("minigpt_flax.model.gpt2_folder.replace", full)
+    monkeypatch.setattr("minigpt_flax.model.huggingface.replace", full)
     assert main(["export", str(trained), "--out", str(tmp_path / "out")]) == 1
     said = capfd.readouterr().err
-    assert "No space left on device; nothing is left" in said and said.count("\n") == 1
+    assert "No space left on device; the folder was removed" in said and said.count("\n") == 1
     assert os.listdir(tmp_path) == []
 
 

@@ -31,13 +31,13 @@ def tokens(dataset):
     return [np.asarray(each) for part in dataset.parts for each in (part.train, part.val)]
 
 
-@pytest.mark.parametrize("word", ["char", "byte", "bpe(vocab_size=300)", "bpe(vocab_size=300, eot=True)"])
+@pytest.mark.parametrize("spec", ["char", "byte", "bpe(vocab_size=300)", "bpe(vocab_size=300, eot=True)"])
 @pytest.mark.parametrize("kind", ["file", "documents"])
-def test_trains_like_the_source_itself(tmp_path, capfd, word, kind):
+def test_trains_like_the_source_itself(tmp_path, capfd, spec, kind):
     source = LICENSE if kind == "file" else str(jsonl(tmp_path / "a.jsonl", Path(LICENSE).read_text().split("\n\n")))
-    assert prepare(source, tmp_path / "out", word) == 0
+    assert prepare(source, tmp_path / "out", spec) == 0
     said = capfd.readouterr().out
-    direct = load_dataset(config(data=source, tokenizer=word))
+    direct = load_dataset(config(data=source, tokenizer=spec))
     mapped = load_dataset(config(data=str(tmp_path / "out")))
     for one, other in zip(tokens(direct), tokens(mapped), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -75,7 +75,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
 
 
 def test_validation_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepared, "MOST", 100)
+    monkeypatch.setattr(prepared, "MAX_VAL_TOKENS", 100)
     assert prepare(LICENSE, tmp_path / "out", "byte") == 0
     assert len(load_corpus(str(tmp_path / "out")).val_tokens or ()) == 100
 
@@ -99,7 +99,7 @@ def test_damage_is_seen(tmp_path, damage):
 
 
 @pytest.mark.parametrize(
-    ("source", "word", "says"),
+    ("source", "spec", "says"),
     [
         ("nothing", "char", "no corpus and no file or folder 'nothing'"),
         ("{tmp}/*.txt", "char", "no file matches"),
@@ -108,14 +108,14 @@ def test_damage_is_seen(tmp_path, damage):
         ("{tmp}/bad.jsonl", "byte", "line 2, is not JSON"),
         ("{tmp}/bad.jsonl", "char", "line 2, is not JSON"),
         ("{tmp}/short.jsonl", "byte", "too few"),
-        ("{tmp}/big.bin", "byte", "has the token 9999, but the tokenizer only 256"),
+        ("{tmp}/big.bin", "byte", "contains the token 9999, but the tokenizer has only 256"),
     ],
 )
-def test_a_mistake_leaves_nothing(tmp_path, capfd, source, word, says):
+def test_a_mistake_leaves_nothing(tmp_path, capfd, source, spec, says):
     (tmp_path / "bad.jsonl").write_text('{"text": "one"}\n{"text\n')
     (tmp_path / "short.jsonl").write_text('{"text": ""}\n')
     np.array([1, 9999], "<u2").tofile(tmp_path / "big.bin")
-    assert prepare(source.format(tmp=tmp_path), tmp_path / "out", word) == 2
+    assert prepare(source.format(tmp=tmp_path), tmp_path / "out", spec) == 2
     said = capfd.readouterr().err
     assert says in said and said.count("\n") == 1
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]

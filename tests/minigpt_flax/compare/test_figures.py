@@ -1,4 +1,4 @@
-"""What the pictures of a comparison show, read back from their axes; and that they read without colour."""
+"""The figures of a comparison: their data, read back from the axes, and line styles that differ without color."""
 
 import itertools
 
@@ -7,23 +7,23 @@ import pytest
 from matplotlib.image import imread
 
 from minigpt_flax.compare import figures
-from minigpt_flax.compare.statistics import Entry, judge
+from minigpt_flax.compare.statistics import CandidateRuns, summarize
 from tests.minigpt_flax.made_runs import run
 
 RATES = (0.001, 0.01)
 
 
 def entry(name, finals, lr=0.001, **config):
-    return Entry(name, [run([4.0, 3.5, loss], seed, lr=lr, **config) for seed, loss in enumerate(finals)])
+    return CandidateRuns(name, [run([4.0, 3.5, loss], seed, lr=lr, **config) for seed, loss in enumerate(finals)])
 
 
-def standings(*entries):
-    by_name = {standing.name: standing for standing in judge(entries).standings}
+def results_of(*entries):
+    by_name = {result.name: result for result in summarize(entries).results}
     return [by_name[each.name] for each in entries]
 
 
 def with_training(record, **values):
-    """The same run with a line of training at every validation."""
+    """The run with a training record added at every validation."""
     lines = [{"step": r["step"], "tokens": r["tokens"], "seconds": r["seconds"], "loss": 3.0} for r in record.records]
     record.records.extend(line | {"lr": 1e-3 / line["step"], **values} for line in lines)
     record.records.sort(key=lambda line: line["step"])
@@ -31,18 +31,18 @@ def with_training(record, **values):
 
 
 def searched():
-    """A search of two rates with seed 2 at half length, then two judged seeds at the better."""
+    """A search over two learning rates with seed 2 at half length, then two compared seeds at the better rate."""
     search = [run([3.0 + lr], 2, lr=lr, steps=10) for lr in RATES]
     full = [run([4.0, 3.0, 2.0 + 0.1 * seed], seed, lr=RATES[0]) for seed in (0, 1)]
-    return Entry("adamw", [*search, *full], (0, 1), RATES, 2)
+    return CandidateRuns("adamw", [*search, *full], (0, 1), RATES, 2)
 
 
 def lines_of(axes):
     return {line.get_label(): line for line in axes.lines}
 
 
-def test_losses_are_the_mean_over_seeds_and_the_band_is_from_the_lowest_to_the_highest():
-    axes = figures.losses(standings(entry("one", [2.0, 2.2]), entry("two", [1.0, 1.5]))).axes
+def test_losses_are_the_mean_over_seeds_with_a_band_from_minimum_to_maximum():
+    axes = figures.losses(results_of(entry("one", [2.0, 2.2]), entry("two", [1.0, 1.5]))).axes
     assert [each.get_xlabel() for each in axes] == ["steps", "tokens", "seconds of training"]
     np.testing.assert_allclose(lines_of(axes[0])["one"].get_ydata(), [4.0, 3.5, 2.1])
     np.testing.assert_allclose(lines_of(axes[1])["two"].get_xdata(), 32 * lines_of(axes[0])["two"].get_xdata())
@@ -50,52 +50,52 @@ def test_losses_are_the_mean_over_seeds_and_the_band_is_from_the_lowest_to_the_h
     assert (band[band[:, 0] == 20][:, 1].min(), band[band[:, 0] == 20][:, 1].max()) == (1.0, 1.5)
 
 
-def test_a_curve_over_rates_compares_the_same_seeds():
-    alone = run([1.0], 7, lr=0.01)  # a seed that no other rate has
+def test_curve_over_rates_averages_common_seeds():
+    alone = run([1.0], 7, lr=0.01)  # a seed of this rate only
     both = [run([2.0 + seed + lr], seed, lr=lr) for lr in RATES for seed in (0, 1)]
-    assert {r.config["seed"] for r in figures.comparable([*both, alone])} == {0, 1}
-    (line,) = figures.rates([Entry("one", [*both, alone])]).axes[0].lines
+    assert {r.config["seed"] for r in figures.with_common_seeds([*both, alone])} == {0, 1}
+    (line,) = figures.rates([CandidateRuns("one", [*both, alone])]).axes[0].lines
     np.testing.assert_allclose(line.get_ydata(), [2.501, 2.51])
 
 
-def test_a_search_is_drawn_thin_beside_what_is_judged():
+def test_runs_of_the_search_are_drawn_thin():
     axes = figures.rates([searched()]).axes[0]
     thin, thick = sorted(axes.lines, key=lambda line: line.get_markersize())
     np.testing.assert_allclose(thin.get_ydata(), [3.001, 3.01])
     np.testing.assert_allclose((thick.get_xdata()[0], thick.get_ydata()[0]), (RATES[0], 2.05))
 
 
-def test_rates_that_broke_are_crosses_at_the_top():
+def test_diverged_rates_are_crosses_at_the_top():
     runs = [run([2.0], 0, lr=0.001), run([None], 0, lr=0.01)]
-    lines = figures.rates([Entry("one", runs)]).axes[0].lines
+    lines = figures.rates([CandidateRuns("one", runs)]).axes[0].lines
     (cross,) = [line for line in lines if line.get_marker() == "x"]
     assert list(cross.get_xdata()) == [0.01] and cross.get_ydata()[0] > 0.9
 
 
-def test_one_rate_alone_needs_no_picture():
+def test_a_single_rate_has_no_figure():
     assert figures.rates([entry("one", [2.0, 2.1])]) is None
 
 
-def test_who_never_reaches_the_target_is_said_to():
-    verdict = judge([entry("slow", [3.0, 3.1]), entry("fast", [1.0, 1.1]), entry("never", [3.4, 3.4])])
-    axes = figures.target(verdict.standings, verdict).axes[0]
-    said = {text.get_text() for text in axes.texts}
-    assert "not reached" in said and "20" in said  # the first reaches its own loss at its end
-    assert axes.get_xlabel() == "steps to what slow reached"
+def test_target_figure_labels_candidates_that_did_not_reach_it():
+    summary = summarize([entry("slow", [3.0, 3.1]), entry("fast", [1.0, 1.1]), entry("never", [3.4, 3.4])])
+    axes = figures.target(summary.results, summary).axes[0]
+    labels = {text.get_text() for text in axes.texts}
+    assert "not reached" in labels and "20" in labels  # the baseline reaches its own final loss at its last step
+    assert axes.get_xlabel() == "steps to the final loss of slow"
 
 
-def test_rates_over_time_and_ratios_come_from_the_lines_of_training():
+def test_schedules_and_ratios_come_from_training_records():
     ratio = {"update_ratio/layer_0": 1e-3, "update_ratio/layer_1": 0.0}
     runs = [with_training(run([4.0, 3.0], seed), **ratio) for seed in (0, 1)]
-    mine = standings(Entry("one", runs), entry("two", [2.0, 2.1]))
+    mine = results_of(CandidateRuns("one", runs), entry("two", [2.0, 2.1]))
     np.testing.assert_allclose(lines_of(figures.schedules(mine).axes[0])["one"].get_ydata(), [1e-4, 5e-5])
     axes = figures.ratios(mine).axes
     assert [each.get_title() for each in axes] == ["one"]
-    assert list(lines_of(axes[0])) == ["layer_0"]  # a zero has no place on a logarithm
-    assert figures.ratios(standings(entry("one", [2.0, 2.1]), entry("two", [2.0, 2.1]))) is None
+    assert list(lines_of(axes[0])) == ["layer_0"]  # a logarithmic axis can't show zero
+    assert figures.ratios(results_of(entry("one", [2.0, 2.1]), entry("two", [2.0, 2.1]))) is None
 
 
-def test_contestants_differ_without_colour():
+def test_candidates_differ_without_color():
     looks = [(style["linestyle"], style["marker"]) for style in map(figures.style, range(28))]
     assert len(set(looks)) == 28
     neighbours = [a[0] != b[0] and a[1] != b[1] for a, b in itertools.pairwise(looks)]
@@ -103,8 +103,8 @@ def test_contestants_differ_without_colour():
 
 
 @pytest.mark.parametrize("losses", [[None, None], []])
-def test_a_contestant_without_a_finished_run_leaves_the_others_their_pictures(tmp_path, losses):
-    entries = [searched(), Entry("two", [run([loss], seed) for seed, loss in enumerate(losses)], (0, 1))]
-    names = figures.pictures(entries, judge(entries), tmp_path)
+def test_a_candidate_without_finished_runs_does_not_prevent_figures(tmp_path, losses):
+    entries = [searched(), CandidateRuns("two", [run([loss], seed) for seed, loss in enumerate(losses)], (0, 1))]
+    names = figures.save_figures(entries, summarize(entries), tmp_path)
     assert {"loss.png", "rates.png", "target.png"} <= set(names) == {path.name for path in tmp_path.iterdir()}
-    assert all(imread(tmp_path / name)[..., :3].std() > 0.01 for name in names)  # something is drawn
+    assert all(imread(tmp_path / name)[..., :3].std() > 0.01 for name in names)  # not blank

@@ -1,4 +1,4 @@
-"""What a run says: records, nothing, or text for a person; and on the error stream nothing but what goes wrong."""
+"""What a run prints: records, nothing, or text for a person; the error stream has only what went wrong."""
 
 import json
 import os
@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
-from tests.minigpt_flax.training import ALONE, ROOT, call, compiled, flags, records, resume, spawn, start
+from tests.minigpt_flax.training import ALONE, ROOT, call, compiled, flags, records, spawn, start
+from train import main
 
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def lines(capfd):
@@ -20,10 +21,10 @@ def lines(capfd):
     return [json.loads(line) for line in said.out.splitlines()]
 
 
-def test_records_and_nothing_else(tmp_path, capfd):
+def test_json_prints_only_records(tmp_path, capfd):
     path = tmp_path / "run"
-    assert start(path, "--json", "--explosion=1e-9", "--stop-after=20") == 0
-    assert resume(path, "--json") == 0
+    assert main([*flags(out=tmp_path, name="run"), "--json", "--explosion=1e-9", "--stop-after=20"]) == 0
+    assert main(["--resume", str(path), "--json"]) == 0
     said = lines(capfd)
     logged = [{name: value for name, value in line.items() if name not in ("event", "seconds")} for line in said]
     first, last = said[0], said[-1]
@@ -38,7 +39,7 @@ def test_records_and_nothing_else(tmp_path, capfd):
     assert (path / "curves.png").is_file()
 
 
-def test_quiet_says_only_what_goes_wrong(tmp_path, capfd):
+def test_quiet_prints_only_warnings(tmp_path, capfd):
     assert start(tmp_path / "well", "--quiet") == 0
     assert capfd.readouterr() == ("", "")
     assert start(tmp_path / "ill", "--quiet", "--explosion=1e-9") == 0
@@ -46,13 +47,13 @@ def test_quiet_says_only_what_goes_wrong(tmp_path, capfd):
     assert said.out == "" and said.err.startswith("gradient norm ") and said.err.count("\n") == 1
 
 
-def test_both_at_once_are_refused(tmp_path, capfd):
+def test_quiet_and_json_together_are_refused(tmp_path, capfd):
     assert call(*flags(out=tmp_path), "--quiet", "--json") == 2
-    assert "leave one out" in capfd.readouterr().err
+    assert "omit one" in capfd.readouterr().err
 
 
 def test_a_normal_run_leaks_no_warning_and_no_escape(tmp_path):
-    """As a shell starts it, without a terminal: nothing of JAX, Orbax or absl, no colour, no moving bar, 80 columns."""
+    """As a shell starts it, without a terminal: nothing of JAX, Orbax or absl, no color, no moving bar, 80 columns."""
     out, err = (process := spawn(*flags(out=tmp_path, name="run", sample_tokens=8))).communicate(timeout=600)
     assert (process.returncode, err) == (0, "")
     assert "\x1b" not in out and "\r" not in out and "validation" in out and "curves" in out
@@ -60,7 +61,7 @@ def test_a_normal_run_leaks_no_warning_and_no_escape(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}], ids=["colour", "NO_COLOR"])
+@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}], ids=["color", "NO_COLOR"])
 def test_a_terminal(tmp_path, variables):
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
@@ -72,9 +73,9 @@ def test_a_terminal(tmp_path, variables):
         os.close(theirs)
         said = b"".join(iter(lambda: _read(ours), b"")).decode()
     assert process.returncode == 0, said
-    codes = {int(code) for found in COLOUR.findall(said) for code in re.findall(r"\d+", found)}
-    coloured = any(30 <= code <= 49 or 90 <= code <= 107 for code in codes)
-    assert coloured is not bool(variables) and "left" in said
+    codes = {int(code) for found in COLOR.findall(said) for code in re.findall(r"\d+", found)}
+    colored = any(30 <= code <= 49 or 90 <= code <= 107 for code in codes)
+    assert colored is not bool(variables) and "left" in said
 
 
 def _read(terminal):

@@ -1,4 +1,4 @@
-"""Files that the tests of data read."""
+"""Data files for tests."""
 
 import json
 

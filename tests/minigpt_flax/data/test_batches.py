@@ -1,4 +1,4 @@
-"""Batches: pure in (seed, step), every window once an epoch, every target evaluated once."""
+"""Batches: pure in (seed, step), every window once per epoch, every target evaluated once."""
 
 import time
 import tracemalloc
@@ -24,7 +24,7 @@ def epoch_starts(batches: Batches, epochs: int) -> np.ndarray:
     return starts[:visits].reshape(epochs, -1)
 
 
-def test_batches_are_pinned():
+def test_batches_match_recorded_ones():
     # A run resumes on another machine and another NumPy: these numbers must never change.
     batches = Batches(np.arange(1000), batch_size=4, context=8, seed=1337)
     assert batches(0)[:, 0].tolist() == [777, 369, 345, 913]
@@ -63,7 +63,7 @@ def test_rows_are_those_of_the_batch(size, step, start, stop):
 
 @given(sizes, st.integers(0, 99))
 @few
-def test_every_window_once_an_epoch_across_its_border(size, seed):
+def test_every_window_once_per_epoch_across_epochs(size, seed):
     tokens, context, batch_size = size
     batches = Batches(np.arange(tokens), batch_size, context, seed)
     for starts in epoch_starts(batches, 3):
@@ -72,7 +72,7 @@ def test_every_window_once_an_epoch_across_its_border(size, seed):
         assert cuts[0] + tokens - 1 - (cuts[-1] + context) < 2 * context  # left out at both ends
 
 
-def test_epochs_cut_and_order_anew():
+def test_epochs_have_other_windows_and_order():
     starts = epoch_starts(Batches(np.arange(1000), batch_size=7, context=10, seed=0), 30)
     assert set(starts.min(axis=1)) == set(range(10))  # from every offset
     assert len({tuple(np.argsort(row)) for row in starts}) == 30

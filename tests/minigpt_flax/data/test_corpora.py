@@ -1,4 +1,4 @@
-"""Corpora: what is read, in which order, and what is refused."""
+"""Corpora: contents, order and errors."""
 
 import hashlib
 import sys
@@ -61,7 +61,7 @@ def test_folder_is_read_in_the_order_of_its_paths(tmp_path):
     assert corpus.text == "text of a.py\n\n\ntext of b/z.MD\n\n\ntext of c.txt\n"
 
 
-def test_nanogpt_bin_is_memory_mapped_and_its_pickle_left_alone(tmp_path):
+def test_nanogpt_bin_is_memory_mapped_and_its_pickle_ignored(tmp_path):
     tokens = np.array([1, 50256, 65535], "<u2")
     tokens.tofile(tmp_path / "train.bin")
     (tmp_path / "meta.pkl").write_bytes(b"not a pickle")
@@ -74,11 +74,11 @@ def test_nanogpt_bin_is_memory_mapped_and_its_pickle_left_alone(tmp_path):
 BAD_FILES = {
     "empty.txt": (b"", "has no text"),
     "blank.txt": (b" \n\n", "has no text"),
-    "binary.txt": (b"ab\0cd", "byte 0x00 at byte 2"),
+    "binary.txt": (b"ab\0cd", "0x00 at byte 2"),
     "utf16.txt": ("text".encode("utf-16-le"), "binary or UTF-16.*at byte 1"),
-    "latin1.txt": (b"caf\xe9 au lait", "not UTF-8 .byte 0xe9 at byte 3.*iconv"),
+    "latin1.txt": (b"caf\xe9 au lait", "not UTF-8 .0xe9 at byte 3.*iconv"),
     "empty.bin": (b"", "is empty"),
-    "odd.bin": (b"abc", "3 bytes, an odd number"),
+    "odd.bin": (b"abc", "3 bytes, which is not a whole number"),
 }
 
 

@@ -1,11 +1,11 @@
-"""Documents: however they are cut into pieces, the text and the tokens are those of the whole."""
+"""Documents: splitting into pieces changes neither the text nor the tokens."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from minigpt_flax.data import TOKENIZERS, documents, encode, joined, load_corpus, whole
-from minigpt_flax.data.documents import Piece, read_text, stripped
+from minigpt_flax.data import TOKENIZERS, documents, encode, join_documents, load_corpus, single_piece
+from minigpt_flax.data.documents import Piece, read_text, strip_documents
 
 few = settings(deadline=None, max_examples=60)
 texts = st.lists(st.text("a é\n🦜", max_size=12), min_size=1, max_size=5)
@@ -23,17 +23,19 @@ def in_pieces(document, cuts):
 def test_pieces_are_stripped_as_the_whole(given_texts, cuts):
     pieces = [piece for text in given_texts for piece in in_pieces(text, cuts)]
     found, parts = [], []
-    for piece in stripped(pieces):
+    for piece in strip_documents(pieces):
         parts.append(piece.text)
         if piece.ends:
             found.append("".join(parts))
             parts = []
     assert not parts and found == [text.strip("\n") for text in given_texts if text.strip("\n")]
-    assert "".join(joined(map(whole, found))) == ("\n\n\n".join(found) + "\n" if len(found) > 1 else "".join(found))
+    assert "".join(join_documents(map(single_piece, found))) == (
+        "\n\n\n".join(found) + "\n" if len(found) > 1 else "".join(found)
+    )
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 7, 1 << 22])
-def test_a_file_is_read_whole_whatever_the_blocks(tmp_path, monkeypatch, block):
+def test_reading_does_not_depend_on_the_block_size(tmp_path, monkeypatch, block):
     monkeypatch.setattr(documents, "_BLOCK", block)
     text = "aé☃🦜\r\n\n"
     (tmp_path / "a.txt").write_bytes(text.encode())
@@ -44,7 +46,7 @@ def test_a_file_is_read_whole_whatever_the_blocks(tmp_path, monkeypatch, block):
 
 @pytest.mark.parametrize("block", [1, 2, 1 << 22])
 @pytest.mark.parametrize(("data", "place"), [(b"ab\xe9cd", 2), (b"abc\xe2\x98", 3), (b"ab\0", 2)])
-def test_a_bad_byte_is_named_by_its_place(tmp_path, monkeypatch, block, data, place):
+def test_an_invalid_byte_is_located(tmp_path, monkeypatch, block, data, place):
     monkeypatch.setattr(documents, "_BLOCK", block)
     (tmp_path / "a.txt").write_bytes(data)
     with pytest.raises(ValueError, match=f"at byte {place}[;)]"):
@@ -53,14 +55,14 @@ def test_a_bad_byte_is_named_by_its_place(tmp_path, monkeypatch, block, data, pl
 
 @pytest.mark.parametrize("block", [50, 1000, 1 << 22])
 @pytest.mark.parametrize("word", [{}, {"eot": True}], ids=["joined", "ended"])
-def test_tokens_of_a_stream_are_those_of_the_whole(monkeypatch, block, word):
+def test_streamed_tokens_match_those_of_the_whole_text(monkeypatch, block, word):
     text = (load_corpus("pydocs").text or "")[:6000]
     parts = [text[:700], "", text[700:5000], "a", text[5000:]]
     tokenizer = TOKENIZERS["bpe"](text, vocab_size=300, **word)
     if word:
         wanted = [token for part in parts for token in [*tokenizer.encode(part), tokenizer.eot]]
     else:
-        wanted = tokenizer.encode("".join(joined(map(whole, parts))))
+        wanted = tokenizer.encode("".join(join_documents(map(single_piece, parts))))
     monkeypatch.setattr(documents, "_BLOCK", block)
     stream = [piece for part in parts for piece in in_pieces(part, [333, 1234])]
     np.testing.assert_array_equal(np.concatenate(list(encode(tokenizer, stream))), wanted)

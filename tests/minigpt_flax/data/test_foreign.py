@@ -1,4 +1,4 @@
-"""Files of data and tokenizers that anybody may have made: damaged in every way, each is answered by one line."""
+"""Data and tokenizer files from unknown sources: every kind of damage results in one line."""
 
 import itertools
 import json
@@ -23,13 +23,13 @@ from tests.minigpt_flax.train.test_build import config
 from tests.minigpt_flax.training import ROOT
 
 OWN = {
-    word: TOKENIZERS[word.split("(")[0]]("hello world", **keywords)
-    for word, keywords in {"char": {}, "byte": {}, "bpe(eot=True)": {"vocab_size": 260, "eot": True}}.items()
+    spec: TOKENIZERS[spec.split("(")[0]]("hello world", **keywords)
+    for spec, keywords in {"char": {}, "byte": {}, "bpe(eot=True)": {"vocab_size": 260, "eot": True}}.items()
 }
 
 
 def refused(call, *values):
-    """Whether a call ends in a `UserError` of one short line; any other exception fails the test."""
+    """Whether a call raises a `UserError` of one short line; any other exception fails the test."""
     try:
         call(*values)
     except UserError as error:
@@ -81,14 +81,14 @@ def test_every_damaged_file_of_a_prepared_folder(prepared, name, how):
 
 
 @pytest.mark.parametrize("dtype", ["O", "<O", "|V2", "<f4", "<u8", ">u2", "u2", "<M8[s]", "<U1", "u2,u2", "S2", "?"])
-def test_only_types_that_are_written_are_read(prepared, dtype):
+def test_only_written_dtypes_are_read(prepared, dtype):
     values = json.loads((prepared / "tokens.json").read_text())
     (prepared / "tokens.json").write_text(json.dumps(values | {"dtype": dtype}))
     with pytest.raises(UserError, match="dtype must be one of <u2, <u4, got .*prepare the data again"):
         load_corpus(str(prepared))
 
 
-def test_a_tokenizer_that_was_exchanged(prepared):
+def test_a_replaced_tokenizer_is_refused(prepared):
     TOKENIZERS["char"]("HELLO WRD").save(prepared)
     with pytest.raises(UserError, match="tokenizer.json has changed since it was written"):
         load_corpus(str(prepared))
@@ -101,9 +101,9 @@ def test_a_folder_of_version_1_opens(prepared):
     opened(prepared)
 
 
-@pytest.mark.parametrize("word", OWN)
-def test_every_damage_of_an_own_tokenizer(tmp_path, word):
-    OWN[word].save(tmp_path)
+@pytest.mark.parametrize("spec", OWN)
+def test_every_damage_of_an_own_tokenizer(tmp_path, spec):
+    OWN[spec].save(tmp_path)
     path = tmp_path / "tokenizer.json"
     values = json.loads(path.read_text())
     for _, other in itertools.islice(damaged_json(values), None, None, 4):
@@ -112,7 +112,7 @@ def test_every_damage_of_an_own_tokenizer(tmp_path, word):
             used(load_tokenizer(tmp_path))
     for how in FILES:
         path.unlink(missing_ok=True)
-        OWN[word].save(tmp_path)
+        OWN[spec].save(tmp_path)
         damage_file(path, how)
         assert refused(load_tokenizer, tmp_path), how
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -139,7 +139,7 @@ def test_every_damaged_file_of_a_hugging_face_tokenizer(tmp_path, how):
     assert refused(read_hugging_face, path)
 
 
-def test_truncation_padding_and_special_tokens_are_left_out():
+def test_truncation_padding_and_special_tokens_are_removed():
     for kind in ("gpt2", "llama2"):
         tokenizer = Bpe(TOKENIZER_FILES[kind])
         assert len(tokenizer.encode("aaaaaaaaaaaa")) > 4 and 1 not in tokenizer.encode("a").tolist()
@@ -201,7 +201,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_components_that_could_end_the_process_or_never_end(bomb):
+def test_components_that_could_crash_or_hang_are_refused(bomb):
     assert GROWTH >= 16
     assert refused(Bpe, TOKENIZER_FILES["gpt2"] | BOMBS[bomb])
 
@@ -244,7 +244,7 @@ def test_nothing_aborts_the_process():
 
 
 @pytest.mark.parametrize(
-    "word",
+    "keywords",
     [
         {"vocab_size": 10**10},
         {"vocab_size": 10**30},
@@ -257,8 +257,8 @@ def test_nothing_aborts_the_process():
     ],
     ids=str,
 )
-def test_keywords_of_bpe_are_bounded(word):
-    assert refused(lambda: TOKENIZERS["bpe"].__wrapped__("text", **word))  # without the tests' own check of types
+def test_keywords_of_bpe_are_bounded(keywords):
+    assert refused(lambda: TOKENIZERS["bpe"].__wrapped__("text", **keywords))  # without the tests' own check of types
 
 
 def test_a_panic_of_the_library_is_one_line(monkeypatch):
@@ -320,7 +320,7 @@ LINES = {
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_lines_that_hold_no_text(tmp_path, line):
+def test_lines_without_text(tmp_path, line):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "fine"}\n' + LINES[line] + b"\n")
     assert refused(load_corpus, str(path))
@@ -340,11 +340,11 @@ def test_lines_that_are_read(tmp_path):
     assert load_corpus(str(path)).documents == ("marked", "nul \0", "😀")
 
 
-@pytest.mark.parametrize("word", ["char", "byte", "bpe(vocab_size=300)", "bpe(vocab_size=300, eot=True)"])
-def test_lone_surrogates_are_replaced_and_counted(tmp_path, word):
+@pytest.mark.parametrize("spec", ["char", "byte", "bpe(vocab_size=300)", "bpe(vocab_size=300, eot=True)"])
+def test_lone_surrogates_are_replaced_and_counted(tmp_path, spec):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "half \\ud83d"}\n{"text": "two \\udfff\\ud800 \\ud83d\\ude00"}\n' * 20)
-    data = load_dataset(config(data=str(path), tokenizer=word))
+    data = load_dataset(config(data=str(path), tokenizer=spec))
     assert data.replaced == 60
     text = data.tokenizer.decode(np.concatenate([np.asarray(data.parts[0].train), np.asarray(data.parts[0].val)]))
     assert text.count("\ufffd") == 60 and "😀" in text
@@ -375,7 +375,7 @@ def test_names_that_look_like_patterns(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "source", ["", " ", "~nosuchuser/a.txt", "~nosuchuser", "loop", "loop/a.txt", "dangling", "a\0b"]
 )
-def test_sources_that_are_nothing(tmp_path, monkeypatch, source):
+def test_sources_that_do_not_exist(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("text")
     os.symlink("loop", "loop")

@@ -62,7 +62,7 @@ def test_tiktokens_ranks_give_the_same_merges(folder):
     assert Bpe(json.loads(byte_level(model).to_str())).to_json() == TOKENIZERS["gpt2"]("", folder=str(folder)).to_json()
 
 
-def test_a_run_keeps_it(folder, tmp_path):
+def test_a_run_stores_its_tokenizer(folder, tmp_path):
     tokenizer = TOKENIZERS["gpt2"]("", folder=str(folder))
     tokenizer.save(tmp_path)
     loaded = load_tokenizer(tmp_path)
@@ -77,7 +77,7 @@ def one_line(message, **how):
 
 
 def test_a_folder_without_its_files(tmp_path):
-    one_line("that folder lacks vocab.json and merges.txt or encoder.json", folder=str(tmp_path))
+    one_line("the folder lacks vocab.json and merges.txt or encoder.json", folder=str(tmp_path))
 
 
 @pytest.mark.parametrize(("vocab", "merges"), [("{", "a b"), ("{}", "a b c"), ('{"a": 0, "b": 1}', "a b")])
@@ -95,5 +95,5 @@ def test_without_tiktoken(monkeypatch):
 def test_without_a_network(monkeypatch, tmp_path):
     pytest.importorskip("tiktoken")
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nobody answers there
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # no server there
     one_line("not in tiktoken's cache and can't be downloaded .*TIKTOKEN_CACHE_DIR")

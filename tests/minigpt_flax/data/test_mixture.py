@@ -1,4 +1,4 @@
-"""Mixtures: exact shares, pure in (seed, step), every source by its own epochs."""
+"""Mixtures: exact shares, pure in (seed, step), and each source in epochs of its own."""
 
 from fractions import Fraction
 
@@ -14,7 +14,7 @@ shares = st.lists(st.integers(1, 20), min_size=2, max_size=4).map(lambda n: [Fra
 
 
 def made(weights, batch_size=5, context=4, seed=3):
-    """Sources that are told apart by their tokens."""
+    """Sources that differ in their tokens."""
     tokens = [np.arange(1000 * i, 1000 * i + 90 + 7 * i) for i in range(len(weights))]
     return mix(tokens, weights, batch_size, context, seed)
 
@@ -43,7 +43,7 @@ def test_pure_in_the_step_and_by_rows(weights, order, start):
         np.testing.assert_array_equal(jumping(step, slice(start, None)), walked[step][start:])
 
 
-def test_each_source_is_visited_as_it_would_be_alone():
+def test_each_source_is_visited_as_if_alone():
     weights = [Fraction(2, 3), Fraction(1, 3)]
     found = rows(made(weights), 60)
     alone = Batches(np.arange(90), 5, 4, seed=3)
@@ -63,13 +63,13 @@ def test_weights():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0.7,x", "'0.7,x' is no list of shares"),
-        ("", "is no list of shares"),
-        ("1/0,1", "is no list of shares"),
-        ("1", "has 1 share, but there are 2 of --data: a, b"),
-        ("0.5,0.25,0.25", "has 3 shares, but there are 2"),
+        ("0.7,x", "'0.7,x' is not a list of shares"),
+        ("", "is not a list of shares"),
+        ("1/0,1", "is not a list of shares"),
+        ("1", "has 1 share, but --data is given 2 times: a, b"),
+        ("0.5,0.25,0.25", "has 3 shares, but --data is given 2 times"),
         ("1,0", "a share must be above 0"),
-        ("0.7,0.4", "sum to 1.1, not to 1; in this proportion: 0.6364,0.3636"),
+        ("0.7,0.4", "sum to 1.1, not to 1; normalized: 0.6364,0.3636"),
     ],
 )
 def test_bad_weights(text, message):

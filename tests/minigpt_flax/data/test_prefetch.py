@@ -1,4 +1,4 @@
-"""The prefetch thread: same batches, some ahead, errors where they belong, no thread left, nothing hangs."""
+"""Prefetching: the same batches, some in advance, errors at the right request, no leftover thread, no deadlock."""
 
 import random
 import threading
@@ -22,7 +22,7 @@ def test_any_order_gives_the_same_batches():
     assert not running()
 
 
-def test_the_next_ones_are_made_while_the_first_is_used():
+def test_next_batches_are_prepared_in_advance():
     made = []
     with Prefetch(made.append, first=3, stop=6, depth=2, put=lambda batch: batch) as batches:
         batches(3)
@@ -35,7 +35,7 @@ def test_the_next_ones_are_made_while_the_first_is_used():
     assert not running()
 
 
-def test_no_more_than_the_depth_is_held():
+def test_at_most_depth_batches_are_ready():
     made = []
     with Prefetch(made.append, first=0, stop=100, depth=3):
         time.sleep(0.1)
@@ -43,7 +43,7 @@ def test_no_more_than_the_depth_is_held():
     assert not running()
 
 
-def test_an_error_is_raised_where_its_batch_is_asked_for():
+def test_an_error_is_raised_where_its_batch_is_requested():
     def make(step):
         if step == 2:
             raise UserError("token 60 in a.bin")
@@ -62,6 +62,6 @@ def test_leaving_early_leaves_no_thread(error):
     assert not running()
 
 
-def test_put_is_done_by_the_thread():
+def test_put_runs_in_the_thread():
     with Prefetch(lambda step: step, first=0, stop=2, put=lambda b: (b, threading.current_thread().name)) as batches:
         assert batches(0) == (0, "prefetch")

@@ -1,4 +1,4 @@
-"""Sources: what a pattern, a folder, a field finds; validation data beside; what is refused."""
+"""Sources: patterns, folders, fields, validation files and errors."""
 
 import sys
 
@@ -18,7 +18,7 @@ def test_a_pattern_reads_its_files_in_order(tmp_path):
     assert corpus.sources == (str(tmp_path / "a.txt"), str(tmp_path / "b.txt"))
 
 
-def test_jsonl_is_a_document_a_line(tmp_path):
+def test_jsonl_has_one_document_per_line(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", ["one\n", "", "größe"])
     path.write_bytes(path.read_bytes() + b"\n  \n")  # empty lines count for nothing
     assert load_corpus(str(path)).documents == ("one\n", "", "größe")
@@ -37,14 +37,14 @@ def nanogpt(folder, **files):
 
 
 @pytest.mark.parametrize("source", ["", "train.bin"])
-def test_validation_beside_training_as_nanogpt_has_it(tmp_path, source):
+def test_validation_file_beside_training_file_of_nanogpt(tmp_path, source):
     nanogpt(tmp_path, train=[1, 2, 3], val=[4, 5])
     corpus = load_corpus(str(tmp_path / source))
     assert np.asarray(corpus.tokens).tolist() == [1, 2, 3] and np.asarray(corpus.val_tokens).tolist() == [4, 5]
 
 
 @pytest.mark.parametrize("source", ["", "fineweb_train_*.bin", "*.bin", "fineweb_train_000002.bin"])
-def test_validation_beside_training_as_llmc_has_it(tmp_path, source):
+def test_validation_file_beside_training_files_of_llmc(tmp_path, source):
     llmc(tmp_path / "fineweb_val_000000.bin", [7, 8])
     for number in (1, 2):
         llmc(tmp_path / f"fineweb_train_00000{number}.bin", [number] * 3)
@@ -54,7 +54,7 @@ def test_validation_beside_training_as_llmc_has_it(tmp_path, source):
     assert corpus.format is not None and corpus.format.eot == 50256
 
 
-def test_without_validation_data_it_is_left_to_the_split(tmp_path):
+def test_without_validation_data_the_split_is_used(tmp_path):
     nanogpt(tmp_path, interval=[1, 2])  # 'val' only as a part of a word
     assert load_corpus(str(tmp_path)).val_tokens is None
 
@@ -69,22 +69,22 @@ def test_any_changed_shard_changes_the_hash(tmp_path):
 
 
 BAD = {
-    "no match": ({}, "*.txt", r"no file matches '.*\*.txt'; patterns are taken from the folder"),
+    "no match": ({}, "*.txt", r"no file matches '.*\*.txt'; patterns are relative to the folder"),
     "broken line": ({"a.jsonl": b'{"text": "x"}\n{"text'}, "a.jsonl", r"a.jsonl', line 2, is not JSON"),
     "not UTF-8": ({"a.jsonl": b'{"text": "\xff"}\n'}, "a.jsonl", "line 1, is not UTF-8"),
-    "no object": ({"a.jsonl": b"[1]\n"}, "a.jsonl", "line 1, is no JSON object"),
+    "no object": ({"a.jsonl": b"[1]\n"}, "a.jsonl", "line 1, is not a JSON object"),
     "no field": (
         {"a.jsonl": b'{"body": "x"}\n'},
         "a.jsonl",
         r"line 1, has no field 'text'; it has: 'body'; .*SOURCE#FIELD",
     ),
-    "no text": ({"a.jsonl": b'{"text": 5}\n'}, "a.jsonl", "line 1, has no text in the field 'text': 5"),
+    "no text": ({"a.jsonl": b'{"text": 5}\n'}, "a.jsonl", "line 1, has no text in the field 'text', but 5"),
     "nothing": ({"a.jsonl": b"\n"}, "a.jsonl", "has no text"),
     "field of a text": ({"a.txt": b"x"}, "a.txt#body", "only .jsonl files and hf: datasets have fields"),
     "tokens and text": ({"a.bin": b"xx", "b.txt": b"x"}, "*", r"tokens \(.bin\) and text"),
     "two formats": ({"a.bin": b"xx", "llmc.bin": None}, "*.bin", "several formats"),
     "empty": ({"a.bin": b""}, "*.bin", "a.bin' is empty"),
-    "odd": ({"a.bin": b"xxx"}, "*.bin", "a.bin' has 3 bytes, an odd number"),
+    "odd": ({"a.bin": b"xxx"}, "*.bin", "a.bin' has 3 bytes, which is not a whole number of uint16 tokens"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Measures against what mathematics says."""
+"""Statistics against exact values."""
 
 import math
 
@@ -25,5 +25,5 @@ def test_entropy_of_uniform_constant_and_skewed_tokens():
     assert unigram_entropy(np.array([1, 0, 1, 1]), 2) == pytest.approx(skewed)
 
 
-def test_a_guess_among_bytes_costs_eight_bits():
+def test_a_uniform_guess_among_bytes_costs_eight_bits():
     assert bits_per_character(math.log(256), tokens=10, characters=10) == pytest.approx(8)

@@ -1,4 +1,4 @@
-"""Token files: one array out of many, both .bin formats, what is refused."""
+"""Token files: several arrays as one, both .bin formats, errors."""
 
 import numpy as np
 import pytest
@@ -34,10 +34,10 @@ def test_batches_and_windows_of_shards_are_those_of_one_array():
                 np.testing.assert_array_equal(a, b)
 
 
-def test_a_token_outside_the_vocabulary_is_found_when_it_is_read():
-    tokens = TokenFiles([np.array([1, 2, 60])], "bad.bin").within(50)
+def test_a_token_outside_the_vocabulary_is_refused_on_access():
+    tokens = TokenFiles([np.array([1, 2, 60])], "bad.bin").with_vocab_size(50)
     assert tokens[np.array([0, 1])].tolist() == [1, 2]
-    with pytest.raises(UserError, match=r"'bad.bin' has the token 60, but the tokenizer only 50 \(0 to 49\)"):
+    with pytest.raises(UserError, match=r"'bad.bin' contains the token 60, but the tokenizer has only 50 \(0 to 49\)"):
         tokens[np.array([2])]
 
 
@@ -51,11 +51,11 @@ def test_llmc_header(tmp_path, magic, version, dtype):
 
 
 BAD = {
-    "magic": ({"magic": 20240326}, r"magic number 20240326; tokens of llm.c have 20240520 or 20240801"),
-    "version": ({"version": 2}, "of version 2 of llm.c's format; only 1 is known"),
-    "too few": ({"count": 301}, "has 1624 bytes, but its header says 301 tokens, which take 1626"),
-    "too many": ({"count": 299}, "header says 299 tokens"),
-    "none": ({"count": 0}, "header says 0 tokens"),
+    "magic": ({"magic": 20240326}, r"magic number 20240326, but token files of llm.c have 20240520 or 20240801"),
+    "version": ({"version": 2}, "has version 2 of llm.c's format; only 1 is supported"),
+    "too few": ({"count": 301}, "has 1624 bytes, but the 301 tokens of its header need 1626"),
+    "too many": ({"count": 299}, "the 299 tokens of its header need"),
+    "none": ({"count": 0}, "the 0 tokens of its header need"),
 }
 
 

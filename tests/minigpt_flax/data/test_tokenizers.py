@@ -45,12 +45,12 @@ def test_empty_text(name):
 
 
 @pytest.mark.parametrize("name", ["byte", "bpe"])
-def test_bytes_encode_texts_that_they_never_saw(name):
+def test_byte_tokenizers_encode_unseen_text(name):
     tokenizer = TOKENIZERS[name]("plain English")
     assert tokenizer.decode(tokenizer.encode(TEXTS["scripts"])) == TEXTS["scripts"]
     half = tokenizer.encode("é")[:1]
     assert tokenizer.decode(half) == "\ufffd"
-    with pytest.raises(UserError, match=r"'\\udcff' at character 3.*UTF-8"):
+    with pytest.raises(UserError, match=r"'\\udcff' at position 3.*UTF-8"):
         tokenizer.encode("abc\udcff")
 
 
@@ -83,7 +83,7 @@ def test_char_and_byte_are_fast():
         assert time.perf_counter() - start < 0.5  # about 0.03 s alone on a core
 
 
-def test_bpe_has_the_size_asked_for_and_is_shorter():
+def test_bpe_has_the_requested_size_and_is_shorter():
     text = TEXTS["pydocs"]
     tokenizer = TOKENIZERS["bpe"](text, vocab_size=500)
     assert tokenizer.vocab_size == 500
@@ -101,7 +101,7 @@ def test_bpe_encodes_pieces_as_the_whole():
     np.testing.assert_array_equal(tokenizer.encode(text), whole.ids)
 
 
-def test_the_end_of_a_text_is_a_token_that_no_text_has():
+def test_no_text_encodes_to_end_of_text():
     tokenizer = TOKENIZERS["bpe"](TEXTS["pydocs"] + "<|endoftext|>" * 999, vocab_size=300, eot=True)
     assert tokenizer.vocab_size == 300 and tokenizer.eot == 299
     text = "a<|endoftext|>b"
@@ -136,8 +136,8 @@ def test_ids_stand_in_for_a_tokenizer(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["Once", "1 8", "-1", "1.5", "²"])
-def test_ids_refuses_what_is_no_token(text):
-    with pytest.raises(UserError, match="is no token.*0 to 7"):
+def test_ids_refuses_invalid_tokens(text):
+    with pytest.raises(UserError, match="is not a token.*0 to 7"):
         ids(np.array([7])).encode(text)
 
 
@@ -175,7 +175,7 @@ def test_damaged_file(tmp_path, damage):
     assert "\n" not in str(error.value)
 
 
-def test_bytes_that_are_no_text(tmp_path):
+def test_invalid_utf_8_is_decoded_to_replacement_characters(tmp_path):
     (tmp_path / FILE).write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="is damaged"):
         load_tokenizer(tmp_path)

@@ -1,11 +1,11 @@
-"""The parts of the preset ``speedrun``'s model, and that model once more in NumPy, written from its formulas."""
+"""Architecture of the preset ``speedrun``, and a NumPy implementation of that model, written from its formulas."""
 
 import dataclasses
 
 import numpy as np
 
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.train.config.run_config import PRESETS
+from minigpt_flax.train.config.presets import PRESETS
 
 FIELDS = {field.name for field in dataclasses.fields(ModelConfig)}
 SIZES = {"vocab_size", "layers", "heads", "width", "context", "dtype"}

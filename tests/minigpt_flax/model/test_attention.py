@@ -35,7 +35,7 @@ def test_equals_the_definition(kv_heads):
     np.testing.assert_allclose(attend(*map(jnp.asarray, (q, k, v)), drop=keep), out, atol=1e-6)
 
 
-def test_the_scale_of_the_products_is_free():
+def test_attention_scale():
     q, k, v = draw(4, 2)
     found = attend(q, k, v, drop=keep, scale=0.12)
     np.testing.assert_allclose(found, attend(0.24 * q, k, v, drop=keep), atol=1e-6)  # 1 / sqrt(4) times 0.24
@@ -48,7 +48,7 @@ def test_grouped_equals_repeated_heads():
     np.testing.assert_allclose(attend(q, k, v, drop=keep), repeated, atol=1e-6)
 
 
-def test_drop_acts_on_the_weights():
+def test_dropout_acts_on_the_attention_weights():
     q, k, v = draw(4, 2)
     np.testing.assert_allclose(attend(q, k, v, drop=double), 2 * attend(q, k, v, drop=keep), atol=1e-6)
 

@@ -1,4 +1,4 @@
-"""Tests for `minigpt_flax.model.attention_backend` and for what can be seen of the kernels without their devices."""
+"""Tests for `minigpt_flax.model.attention_backend`, and for the kernels as far as possible without their devices."""
 
 import dataclasses
 
@@ -9,29 +9,29 @@ import pytest
 from minigpt_flax.data.tokenizers.ids import Ids
 from minigpt_flax.errors import UserError
 from minigpt_flax.model import gpt
-from minigpt_flax.model.attention import ATTENTION, Row, attend
-from minigpt_flax.model.attention_backend import choose_attention, deviation, what_hinders
+from minigpt_flax.model.attention import ATTENTION, Kernel, attend
+from minigpt_flax.model.attention_backend import choose_attention, deviation, fallback_reason
 from minigpt_flax.model.attention_kernels import cudnn, tpu
 from minigpt_flax.model.config import ATTENTION_NAMES, DTYPE_NAMES, ModelConfig
-from minigpt_flax.train.build import design, loss_sum
+from minigpt_flax.train.build import loss_sum, make_setup
 from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.step import make_step
 
 CONFIG = ModelConfig(11, context=8, heads=4, kv_heads=2, width=32)
 
 
-def test_the_names_are_those_of_the_table():
+def test_names_match_the_table():
     assert tuple(ATTENTION) == ATTENTION_NAMES
 
 
 @pytest.mark.parametrize("word", ["auto", "plain"])
-def test_a_cpu_computes_plainly(word):
+def test_cpu_uses_plain_attention(word):
     assert choose_attention(CONFIG, word) == (CONFIG, "")
 
 
 @pytest.mark.parametrize(("word", "device"), [("cudnn", "gpu"), ("tpu", "tpu")])
-def test_what_the_device_lacks_gives_way_and_says_so(word, device):
-    assert choose_attention(CONFIG, word) == (CONFIG, f"{word} needs a {device}, this is a cpu")
+def test_a_kernel_of_another_device_falls_back_with_a_reason(word, device):
+    assert choose_attention(CONFIG, word) == (CONFIG, f"{word} requires a {device}, this is a cpu")
 
 
 def test_an_unknown_name_is_refused():
@@ -40,7 +40,7 @@ def test_an_unknown_name_is_refused():
 
 
 def own(function, **parts):
-    return Row(function, **{"backend": None, "dtypes": DTYPE_NAMES, "drops": False} | parts)
+    return Kernel(function, **{"backend": None, "dtypes": DTYPE_NAMES, "drops": False} | parts)
 
 
 def forgets_the_future(q, k, v, **known):
@@ -52,15 +52,15 @@ def forgets_the_future(q, k, v, **known):
     [
         (own(attend), {}, ""),
         (own(attend), {"dtype": "bfloat16", "end_of_text": 0}, ""),
-        (own(attend), {"dropout": 0.1}, "can't drop out weights, dropout is 0.1"),
-        (own(attend, dtypes=("bfloat16",)), {}, "computes in bfloat16, not in float32"),
+        (own(attend), {"dropout": 0.1}, "does not support dropout, which is 0.1"),
+        (own(attend, dtypes=("bfloat16",)), {}, "supports bfloat16, not float32"),
         (own(cudnn), {}, "fails here: "),
         (own(tpu), {}, "fails here: "),
-        (own(forgets_the_future), {}, "is wrong here, by "),
+        (own(forgets_the_future), {}, "computes wrong results here, by "),
     ],
 )
-def test_a_row_is_tried_before_it_is_used(row, parts, why):
-    found = what_hinders(row, dataclasses.replace(CONFIG, **parts))
+def test_a_kernel_is_tried_before_it_is_used(row, parts, why):
+    found = fallback_reason(row, dataclasses.replace(CONFIG, **parts))
     assert found.startswith(why) and bool(found) == bool(why)
 
 
@@ -86,7 +86,7 @@ def test_the_tpu_kernel_lowers_for_a_tpu(documents):
     assert exported.mlir_module().count("tpu_custom_call") >= 3  # forward, keys and values, queries
 
 
-def test_a_kernel_sees_whole_contexts_in_its_own_type_only(monkeypatch):
+def test_a_kernel_gets_whole_contexts_in_its_own_dtype(monkeypatch):
     seen = []
 
     def picky(q, k, v, **known):
@@ -94,7 +94,7 @@ def test_a_kernel_sees_whole_contexts_in_its_own_type_only(monkeypatch):
         return attend(q, k, v, **known)
 
     monkeypatch.setitem(ATTENTION, "cudnn", own(picky, dtypes=("bfloat16",)))
-    plan = design(resolve({"dtype": "bfloat16", "layers": 1, "context": 8, "width": 8}, "nano"), Ids(11))
+    plan = make_setup(resolve({"dtype": "bfloat16", "layers": 1, "context": 8, "width": 8}, "nano"), Ids(11))
     model = dataclasses.replace(plan.model, attention="cudnn")
     step = make_step(loss_sum(model), plan.tx, plan.schedule, key=jax.random.key(0))
     params = jax.eval_shape(lambda: gpt.init_params(model, jax.random.key(0)))
@@ -103,7 +103,7 @@ def test_a_kernel_sees_whole_contexts_in_its_own_type_only(monkeypatch):
     assert set(seen) == {(8, "bfloat16")}
 
 
-def test_the_trial_compiles_nothing_into_the_program():
+def test_the_trial_passes_inputs_as_arguments():
     def mix(q, k, v, **known):
         assert all(isinstance(a, jax.core.Tracer) for a in (q, k, v, known["documents"]))
         return attend(q, k, v, **known)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from minigpt_flax.errors import UserError
-from minigpt_flax.model import config as words
+from minigpt_flax.model import config as names
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.initializers import INITS
 from minigpt_flax.model.lm_head import SOFTCAPS
@@ -15,13 +15,13 @@ from minigpt_flax.model.norm import NORMS
 from minigpt_flax.model.position import POSITIONS
 
 
-def test_words_are_those_of_the_tables():
-    assert words.NORM_NAMES == tuple(NORMS)
-    assert words.POSITION_NAMES == tuple(POSITIONS)
-    assert words.MLP_NAMES == tuple(MLPS)
-    assert set(words.MULTIPLES) == {name for name, row in POSITIONS.items() if row.angles is not None}
-    assert words.SOFTCAP_NAMES == tuple(SOFTCAPS)
-    assert words.INIT_NAMES == tuple(INITS)
+def test_names_match_the_tables():
+    assert names.NORM_NAMES == tuple(NORMS)
+    assert names.POSITION_NAMES == tuple(POSITIONS)
+    assert names.MLP_NAMES == tuple(MLPS)
+    assert set(names.MULTIPLES) == {name for name, row in POSITIONS.items() if row.frequencies is not None}
+    assert names.SOFTCAP_NAMES == tuple(SOFTCAPS)
+    assert names.INIT_NAMES == tuple(INITS)
 
 
 def test_importing_the_configuration_imports_no_jax():
@@ -67,7 +67,7 @@ def test_importing_the_configuration_imports_no_jax():
         ({"hidden": 0}, "hidden must be at least 1, got 0"),
     ],
 )
-def test_what_cannot_make_a_model_is_refused_in_one_line(wrong, says):
+def test_invalid_configurations_are_refused_in_one_line(wrong, says):
     with pytest.raises(UserError) as error:
         ModelConfig(**({"vocab_size": 65} | wrong))
     assert says in str(error.value)

@@ -1,4 +1,4 @@
-"""FLOPs: by hand, by the products in the traced program, and by XLA's own analysis of the compiled one."""
+"""FLOPs: by hand, from the products in the traced program, and from XLA's analysis of the compiled program."""
 
 import math
 
@@ -50,7 +50,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_product_of_the_program_is_counted(name):
+def test_every_matrix_product_of_the_program_is_counted(name):
     config, params = model(**CONFIGS[name])
     tokens = jax.ShapeDtypeStruct((1, 24), "int32")
     traced = jax.make_jaxpr(lambda params, tokens: gpt.apply(config, params, tokens))(params, tokens)
@@ -66,7 +66,7 @@ def test_a_training_step_as_xla_counts_it():
     assert counted < analysis["flops"] < 1.03 * counted  # what is elementwise comes on top
 
 
-def test_gpt2_is_the_size_that_is_quoted():
+def test_gpt2_has_its_published_size():
     config = ModelConfig(vocab_size=50257, context=1024, layers=12, heads=12, width=768, bias=True)
     params = jax.eval_shape(lambda: gpt.init_params(config, jax.random.key(0)))
     # nanoGPT's estimate: 6 N + 12 L H Q T a token, N without the position embedding.

@@ -1,4 +1,4 @@
-"""Tests for `minigpt_flax.model.fused_cross_entropy`, on a CPU, which doesn't use it by itself."""
+"""Tests for `minigpt_flax.model.fused_cross_entropy`, on a CPU, which does not use it by default."""
 
 import functools
 
@@ -26,7 +26,7 @@ def given(scale=3.0):
 
 
 @pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS)
-def test_loss_gradient_and_product_with_the_hessian(bound):
+def test_loss_gradient_and_hessian_vector_product(bound):
     logits, targets, weights = given()
 
     def found(losses):
@@ -48,7 +48,7 @@ def test_large_logits_and_masked_ones_stay_finite(shift):
     assert jnp.all(jnp.isfinite(slope))
 
 
-def test_logits_are_read_once_and_kept_as_they_came():
+def test_logits_are_read_once_and_saved_uncapped():
     logits, targets, _ = given()
     total = lambda logits: jnp.sum(one_pass_losses(BOUNDS["tanh"], logits, targets))
     text = str(jax.make_jaxpr(jax.vjp, static_argnums=0)(total, logits))
@@ -58,14 +58,14 @@ def test_logits_are_read_once_and_kept_as_they_came():
 
 
 @pytest.mark.parametrize("chunk", [0, 6])
-def test_a_model_has_the_same_losses_and_gradients_with_it(monkeypatch, chunk):
+def test_a_model_with_it_has_the_same_losses_and_gradients(monkeypatch, chunk):
     config = ModelConfig(11, context=6, layers=1, heads=2, width=8, softcap=2.0, loss_chunk=chunk)
     params = gpt.init_params(config, jax.random.key(0))
     tokens = jax.random.randint(jax.random.key(1), (3, 7), 0, 11)
     total = lambda params: jnp.sum(gpt.losses(config, params, tokens[:, :-1], tokens[:, 1:]))
     exact = jax.value_and_grad(total)(params)
     monkeypatch.setattr(loss.jax, "default_backend", lambda: "gpu")
-    assert loss.loss_of_logits(BOUNDS["none"]).func is one_pass_losses
+    assert loss.losses_of_logits(BOUNDS["none"]).func is one_pass_losses
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), jax.value_and_grad(total)(params), exact)
 
 
@@ -76,7 +76,7 @@ def test_batched():
     np.testing.assert_allclose(apart, slope(logits, targets), atol=1e-6)
 
 
-def test_logits_divided_among_devices():
+def test_sharded_logits():
     logits, targets, _ = given()
     logits = jnp.concatenate([logits, logits[..., :5]], -1)
     mesh = jax.make_mesh((2, 4), ("data", "tensor"))

@@ -1,4 +1,4 @@
-"""Tests for `minigpt_flax.model.generate`: the model with a memory against the one that reads everything anew."""
+"""Tests for `minigpt_flax.model.generate`: generation with a KV cache against generation without one."""
 
 import functools
 
@@ -13,8 +13,8 @@ from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.generate import CHUNK, append, generate, stream
 from minigpt_flax.model.gpt import apply
 from minigpt_flax.model.sampling import sample_logits
-from minigpt_flax.model.uncached import generate_uncached
 from tests.minigpt_flax.model import speedrun
+from tests.minigpt_flax.model.uncached import generate_uncached
 
 KEY = jax.random.key(0)
 CONFIG = ModelConfig(vocab_size=11, context=5, layers=1, heads=2, width=8, tie_head=False)
@@ -32,7 +32,7 @@ def params(draw):
 
 
 @pytest.mark.parametrize("start", [3, 8])
-def test_likeliest_tokens_with_a_window_that_gives_way_to_its_newer_half(start, params):
+def test_greedy_tokens_with_a_window_that_drops_its_older_half(start, params):
     prompt = np.random.default_rng(1).integers(0, 11, (2, start))
     one_by_one = jax.jit(functools.partial(apply, CONFIG, params))
     windows, new = list(prompt[:, -CONFIG.context :]), []
@@ -50,7 +50,7 @@ def test_likeliest_tokens_with_a_window_that_gives_way_to_its_newer_half(start, 
 
 
 @pytest.mark.parametrize("parts", PARTS, ids=lambda parts: parts.get("position", "learned"))
-def test_every_part_draws_the_same_with_and_without_memory(parts, draw):
+def test_every_architecture_samples_the_same_with_and_without_kv_cache(parts, draw):
     settings = {"vocab_size": 13, "context": 12, "layers": 2, "heads": 2, "width": 16} | parts
     config = ModelConfig(**settings)
     params, prompt = draw(config, 0.7), np.random.default_rng(0).integers(0, 13, (3, 4))
@@ -60,7 +60,7 @@ def test_every_part_draws_the_same_with_and_without_memory(parts, draw):
         np.testing.assert_array_equal(found, generate_uncached(config, params, jnp.asarray(prompt), KEY, **how))
 
 
-def test_a_prompt_becomes_what_it_becomes_alone(draw):
+def test_prompts_do_not_influence_each_other(draw):
     config = ModelConfig(vocab_size=11, context=12, layers=2, heads=2, width=8, position="rope")
     params, random = draw(config, 1.0), np.random.default_rng(2)
     prompts = [random.integers(0, 11, size) for size in (1, 7, 12, 30)]
@@ -70,13 +70,13 @@ def test_a_prompt_becomes_what_it_becomes_alone(draw):
     assert len({tuple(row) for row in together}) > 2
 
 
-def test_windows_of_every_size_give_way():
+def test_windows_of_every_size_drop_their_older_half():
     assert [window.tolist() for window in append([np.arange(1)], np.array([[7, 8]]), 1)] == [[8]]
     assert [window.tolist() for window in append([np.arange(5)], np.array([[7]]), 5)] == [[3, 4, 7]]
     assert [window.tolist() for window in append([np.arange(5)], np.array([[7, 8, 9, 6]]), 5)] == [[8, 9, 6]]
 
 
-def test_token_i_of_row_b_is_drawn_with_key_b_i(params):
+def test_token_i_of_row_b_is_sampled_with_key_b_i(params):
     text = np.array([[1, 2, 3], [4, 5, 6]])
     tokens = generate(CONFIG, params, text, KEY, max_tokens=2, temperature=5.0)
     for i in range(2):
@@ -89,7 +89,7 @@ def test_token_i_of_row_b_is_drawn_with_key_b_i(params):
 
 def test_same_key_same_text_and_other_settings_compile_nothing_new(monkeypatch, params):
     traces = []
-    for name in ("read", "read_one"):
+    for name in ("prefill", "decode"):
         original = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *args, original=original: traces.append(1) or original(*args))
     run = functools.partial(generate, CONFIG, params, [[1, 2, 3]], max_tokens=9)
@@ -105,12 +105,12 @@ def test_same_key_same_text_and_other_settings_compile_nothing_new(monkeypatch, 
     assert len(traces) == 4
 
 
-def test_tokens_come_as_they_are_drawn(params):
+def test_tokens_are_streamed(params):
     sizes = [chunk.shape for chunk in stream(CONFIG, params, [[1]], KEY, max_tokens=9)]
     assert sizes == [(1, 1), (1, 4), (1, 1), (1, 2), (1, 1)]  # 1 is read, 4 fill the window, 3 are read, 2 fill it
 
 
-def test_padding_of_the_vocabulary_is_never_drawn(params):
+def test_vocabulary_padding_is_never_sampled(params):
     tokens = generate(CONFIG, params, [[1]], KEY, max_tokens=60, temperature=50.0, vocab_size=4)
     assert set(tokens.flat) == {0, 1, 2, 3}
 
@@ -118,12 +118,12 @@ def test_padding_of_the_vocabulary_is_never_drawn(params):
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"max_tokens": 0}, "max_tokens=0 is not positive"),
-        ({"temperature": -1.0}, "temperature=-1.0 is negative"),
-        ({"temperature": float("nan")}, "temperature=nan is negative"),
-        ({"top_k": 0}, "top_k=0 leaves no token"),
-        ({"top_p": 0.0}, "top_p=0.0 is not in"),
-        ({"top_p": 1.5}, "top_p=1.5 is not in"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
+        ({"temperature": -1.0}, "temperature must be at least 0, got -1.0"),
+        ({"temperature": float("nan")}, "temperature must be at least 0, got nan"),
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
+        ({"top_p": 1.5}, "top_p must be above 0 and at most 1, got 1.5"),
     ],
 )
 def test_numbers_out_of_range_are_refused(wrong, says, params):

@@ -92,13 +92,13 @@ def test_parameter_count_by_formula(bias, tie_head, kv_heads):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 4 * (matrices + vectors) + outside
 
 
-def test_layers_begin_as_independent_draws(draw):
+def test_layers_are_initialized_independently(draw):
     kernels = np.asarray(init_params(small(layers=3), KEY)["blocks"]["mlp"]["up"]["kernel"]).reshape(3, -1)
     np.testing.assert_allclose(np.corrcoef(kernels), np.eye(3), atol=0.15)  # 1024 numbers each: 1/32 is one deviation
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_a_loop_over_layers_and_layers_written_out_are_the_same_function(dropout, draw):
+def test_looped_and_unrolled_layers_agree(dropout, draw):
     config = small(layers=3, dropout=dropout, bias=True)
     params = draw(config, 0.1)
 
@@ -111,7 +111,7 @@ def test_a_loop_over_layers_and_layers_written_out_are_the_same_function(dropout
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7), out[1], loop[1])
 
 
-def test_what_is_computed_again_changes_no_number(draw):
+def test_activation_checkpointing_changes_no_result(draw):
     assert tuple(REMAT) == REMAT_NAMES
     config = small(layers=2, dropout=0.5)
     params = draw(config, 0.1)
@@ -127,7 +127,7 @@ def test_what_is_computed_again_changes_no_number(draw):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7), gradient, there)
 
 
-def test_each_policy_keeps_less_for_the_backward_pass(draw):
+def test_each_checkpointing_policy_saves_less_for_the_backward_pass(draw):
     def kept(remat):
         config = small(remat=remat, layers=2)
         shapes = jax.eval_shape(lambda: init_params(config, KEY))
@@ -138,7 +138,7 @@ def test_each_policy_keeps_less_for_the_backward_pass(draw):
 
 
 @pytest.mark.parametrize("parts", [{}, {"tie_head": False, "softcap": 2.0}], ids=str)
-def test_losses_are_those_of_the_logits_in_whatever_chunks(parts, draw):
+def test_losses_equal_those_of_the_logits_for_any_chunk_size(parts, draw):
     config = small(**parts)
     params, tokens, targets = draw(config, 0.3), TOKENS[:, :-1], TOKENS[:, 1:]
     whole = token_losses(run(config, params, tokens), targets)
@@ -148,7 +148,7 @@ def test_losses_are_those_of_the_logits_in_whatever_chunks(parts, draw):
 
 
 @pytest.mark.parametrize("position", ["learned", "rope"])
-def test_packed_documents_have_the_losses_that_they_have_apart(position, draw):
+def test_packed_documents_have_the_losses_of_separate_documents(position, draw):
     config = small(position=position, layers=2, kv_heads=2, end_of_text=0)
     params, run = draw(config, 0.3), jax.jit(losses, static_argnums=0)
     tokens = jnp.array([[4, 5, 6, 0, 7, 8, 9]])
@@ -196,7 +196,7 @@ def test_later_tokens_change_no_earlier_logits(position, draw):
 
 
 @pytest.mark.parametrize(("position", "knows_order"), [("learned", True), ("rope", True), ("none", False)])
-def test_who_knows_the_order(position, knows_order, draw):
+def test_which_position_encodings_know_the_order(position, knows_order, draw):
     # One causal layer without positions sees a set: swapping two earlier tokens leaves the last logits alone.
     config = small(position=position)
     there, swapped = run(config, draw(config, 0.1), jnp.array([[1, 2, 3], [2, 1, 3]]))[:, -1]

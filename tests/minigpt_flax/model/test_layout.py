@@ -38,7 +38,7 @@ def test_roles():
     assert attention["query"]["bias"].role == attention["key_norm"]["scale"].role == "vector"
 
 
-def test_what_leaves_the_first_matrix_of_a_branch_enters_the_second_on_the_same_device():
+def test_tensor_parallel_axes_match_within_a_branch():
     axes = layout(shapes(**EVERYTHING))["blocks"]
     for first, second in (("query", "output"), ("value", "output")):
         attention = axes["attention"]

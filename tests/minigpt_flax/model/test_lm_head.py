@@ -17,7 +17,7 @@ FORMULAS = {"tanh": lambda x: 15 * np.tanh(x / 15), "algebraic": lambda x: 15 * 
 
 
 @pytest.mark.parametrize("form", SOFTCAPS)
-def test_a_bound_is_its_formula_leaves_small_logits_and_has_a_slope_everywhere(form):
+def test_softcap_follows_its_formula_keeps_small_logits_and_has_gradients_everywhere(form):
     x = np.array([-3e4, -20.0, -1e-3, 0.0, 1e-3, 1.0, 15.0, 3e4])
     capped = SOFTCAPS[form](jnp.asarray(x, jnp.float32), 15.0)
     np.testing.assert_allclose(capped, FORMULAS[form](x), rtol=2e-6)
@@ -26,7 +26,7 @@ def test_a_bound_is_its_formula_leaves_small_logits_and_has_a_slope_everywhere(f
     assert slopes[3] == pytest.approx(1) and np.all(slopes >= 0) and np.isfinite(slopes).all()
 
 
-def test_logits_are_a_product_a_bias_and_a_bound():
+def test_logits_are_product_plus_bias_then_softcap():
     random = np.random.default_rng(0)
     x, matrix, bias = (random.standard_normal(shape) for shape in ((2, 3, 8), (8, 11), 11))
     config = dataclasses.replace(CONFIG, softcap=15.0, softcap_form="algebraic")

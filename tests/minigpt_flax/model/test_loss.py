@@ -10,7 +10,7 @@ import pytest
 
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.lm_head import logits_of
-from minigpt_flax.model.loss import chunked_losses, cross_entropy, token_losses, tokens_at_once, total
+from minigpt_flax.model.loss import chunked_losses, cross_entropy, sum_losses, token_losses, tokens_per_chunk
 
 
 def test_by_hand():
@@ -56,13 +56,13 @@ def test_low_precision_logits_are_summed_in_float32():
 
 
 def summed(x, matrix, targets, *, chunk, softcap=None):
-    read_out = functools.partial(logits_of, ModelConfig(matrix.shape[1], softcap=softcap), matrix, None)
-    return total(chunked_losses(read_out, x, targets, chunk))[0]
+    unembed = functools.partial(logits_of, ModelConfig(matrix.shape[1], softcap=softcap), matrix, None)
+    return sum_losses(chunked_losses(unembed, x, targets, chunk))[0]
 
 
 @pytest.mark.parametrize("chunk", [1, 6, 10, 14])
 @pytest.mark.parametrize("softcap", [None, 2.0])
-def test_losses_and_gradients_chunk_by_chunk_are_those_of_the_whole(chunk, softcap):
+def test_chunked_losses_and_gradients_match_unchunked(chunk, softcap):
     random = np.random.default_rng(0)
     x, matrix = (jnp.asarray(random.standard_normal(shape), jnp.float32) for shape in ((2, 7, 4), (4, 11)))
     targets = jnp.asarray(random.integers(0, 11, (2, 7)))
@@ -73,10 +73,10 @@ def test_losses_and_gradients_chunk_by_chunk_are_those_of_the_whole(chunk, softc
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_chunks_come_back_in_their_places():
+def test_chunks_keep_their_order():
     x, targets = jnp.arange(10.0).reshape(2, 5, 1), jnp.zeros((2, 5), jnp.int32)
-    read_out = lambda x: jnp.concatenate([x, jnp.zeros_like(x)], axis=-1)
-    np.testing.assert_allclose(chunked_losses(read_out, x, targets, 4), token_losses(read_out(x), targets), rtol=1e-6)
+    unembed = lambda x: jnp.concatenate([x, jnp.zeros_like(x)], axis=-1)
+    np.testing.assert_allclose(chunked_losses(unembed, x, targets, 4), token_losses(unembed(x), targets), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -94,5 +94,5 @@ def test_chunks_need_a_quarter_of_the_memory_at_most(batch, length, vocab, width
         assert analysis is not None
         return analysis.temp_size_in_bytes
 
-    chunk = min(tokens // 8, tokens_at_once(tokens, vocab))
+    chunk = min(tokens // 8, tokens_per_chunk(tokens, vocab))
     assert temporary(chunk) <= temporary(tokens) / 4

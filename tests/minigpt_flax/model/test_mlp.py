@@ -26,7 +26,7 @@ def test_activation_by_its_formula(name):
 
 
 @pytest.mark.parametrize(("dtype", "rtol", "atol"), [(jnp.float32, 3e-7, 1e-6), (jnp.bfloat16, 5e-3, 1e-3)])
-def test_gelu_keeps_the_digits_that_its_type_has(dtype, rtol, atol):
+def test_gelu_is_accurate_in_its_dtype(dtype, rtol, atol):
     x = jnp.linspace(-3, 6, 400, dtype=dtype)
     expected = [FORMULAS["gelu"](point) for point in np.asarray(x, float)]
     np.testing.assert_allclose(np.asarray(MLPS["gelu"].activation(x), float), expected, rtol=rtol, atol=atol)

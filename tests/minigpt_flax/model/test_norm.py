@@ -32,7 +32,7 @@ def test_scale_of_the_input_does_not_matter_and_zero_stays_finite(name):
 
 
 @pytest.mark.parametrize(("parts", "learned"), [({"norm_bias": False}, True), ({}, False)], ids=str)
-def test_a_norm_without_a_bias_and_one_that_learns_nothing(parts, learned):
+def test_norms_without_bias_or_without_parameters(parts, learned):
     module, x = Norm(ModelConfig(vocab_size=8, bias=True, norm="rmsnorm", **parts), learned=learned), normal(2, 3, 8)
     params = {"scale": jnp.arange(8.0)} if learned else {}
     y = module.apply({"params": params}, x)

@@ -1,4 +1,4 @@
-"""Tests for `minigpt_flax.model.sampling`: frequencies against the law."""
+"""Tests for `minigpt_flax.model.sampling`: frequencies against the exact distribution."""
 
 import jax
 import jax.numpy as jnp
@@ -42,14 +42,14 @@ def frequencies(**options):
     ],
     ids=str,
 )
-def test_draws_follow_the_law(options, weights):
+def test_samples_follow_the_distribution(options, weights):
     expected = np.array(weights) / sum(weights)
     found = frequencies(**options)
     np.testing.assert_array_equal(found[expected == 0], 0)
     np.testing.assert_allclose(found, expected, atol=0.03)  # four standard deviations of 4000 draws
 
 
-def test_of_equal_logits_exactly_k_stay_and_the_first_is_greedy():
+def test_ties_keep_exactly_k_tokens_and_greedy_takes_the_first():
     logits = jnp.zeros(6)
     assert set(draw_many(logits, top_k=2).tolist()) == {0, 1}
     assert set(draw_many(logits, temperature=0.0).tolist()) == {0}

@@ -1,4 +1,4 @@
-"""The model of the preset ``speedrun``: against NumPy, against its authors' in PyTorch, and as it begins."""
+"""The model of the preset ``speedrun``: against NumPy, against its authors' PyTorch code, and at initialization."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ CONFIG = ModelConfig(vocab_size=13, context=12, layers=2, heads=2, width=32, **s
 TOKENS = jnp.asarray(np.random.default_rng(1).integers(0, 13, (3, 12)))
 
 
-def test_logits_are_those_of_the_formulas(draw):
+def test_logits_match_numpy(draw):
     params = draw(CONFIG, 0.5)
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     expected = np.stack([speedrun.logits(wide, tokens, CONFIG.heads) for tokens in TOKENS])
@@ -23,7 +23,7 @@ def test_logits_are_those_of_the_formulas(draw):
     np.testing.assert_allclose(jax.jit(apply, static_argnums=0)(CONFIG, params, TOKENS), expected, atol=2e-4)
 
 
-def test_however_it_is_computed_losses_and_gradients_are_the_same(draw):
+def test_losses_and_gradients_do_not_depend_on_how_they_are_computed(draw):
     params, changed = draw(CONFIG, 0.3), dataclasses.replace(CONFIG, scan_layers=True, remat="full", loss_chunk=6)
     loss = jax.jit(jax.value_and_grad(lambda p, config: jnp.sum(losses(config, p, TOKENS, TOKENS))), static_argnums=1)
     plain, other = (loss(params, config) for config in (CONFIG, changed))
@@ -31,7 +31,7 @@ def test_however_it_is_computed_losses_and_gradients_are_the_same(draw):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), plain[1], other[1])
 
 
-def test_it_begins_with_equal_logits_and_learns_from_the_head_on():
+def test_initial_logits_are_equal_and_the_head_learns_first():
     config = dataclasses.replace(CONFIG, vocab_size=200, width=128)
     params = init_params(config, jax.random.key(0))
     block = params["blocks"]

@@ -1,4 +1,4 @@
-"""The page: whole, offline, small, and deaf to what runs put into their names and samples. Looked at in Chromium."""
+"""The HTML page: complete, offline, small, and safe from markup in names and samples of runs; rendered in Chromium."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ import pytest
 from matplotlib.image import imread
 
 from minigpt_flax.__main__ import main
-from minigpt_flax.runs.plots import COLOURS
+from minigpt_flax.runs.plots import COLORS
 from tests.minigpt_flax.made_runs import write
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -23,7 +23,7 @@ def report(*arguments):
 
 @pytest.fixture
 def pair(tmp_path):
-    """A page of two runs, one of which would take the page over."""
+    """A page of two runs, one of which tries to inject markup."""
     write(tmp_path / "good", [4.0, 3.0, 2.5], opt="adamw", samples="To be")
     write(tmp_path / "bad", [4.0, 3.2, None], opt=ATTACK, samples=ATTACK)
     assert report(tmp_path / "good", tmp_path / "bad", "--out", tmp_path / "r.html", "--title", ATTACK) == 0
@@ -36,24 +36,24 @@ def browse(page, *flags):
     )
     command = [CHROMIUM, *fixed.split(), *flags, f"file://{page}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    assert "CONSOLE" not in done.stderr, done.stderr  # an error of the script, or something that the policy forbade
+    assert "CONSOLE" not in done.stderr, done.stderr  # a script error, or a violation of the Content-Security-Policy
     return done.stdout
 
 
-def test_nothing_of_a_run_becomes_markup(pair):
+def test_data_of_a_run_never_becomes_markup(pair):
     text = pair.read_text()
-    assert text.count("<script") == 2 and text.count("</script>") == 2  # the data and the page's own
+    assert text.count("<script") == 2 and text.count("</script>") == 2  # the data and the page's script
     assert "<img" not in text
 
 
-def test_the_page_asks_for_nothing(pair):
+def test_the_page_makes_no_requests(pair):
     text = pair.read_text()
     assert "default-src 'none'" in text
-    assert re.findall(r"https?://[^\"']+", text) == ["http://www.w3.org/2000/svg"]  # the name of a namespace
+    assert re.findall(r"https?://[^\"']+", text) == ["http://www.w3.org/2000/svg"]  # an XML namespace
     assert not re.search(r"\b(src|href)=", text.replace("src=x", ""))
 
 
-def test_a_broken_run_is_there_and_said_to_be_broken(pair):
+def test_a_diverged_run_is_shown_as_diverged(pair):
     text = pair.read_text()
     assert '"state":"diverged"' in text and "diverged with seed 0" in text
 
@@ -82,7 +82,7 @@ def test_twenty_long_runs_stay_small(tmp_path):
         (["good", "good"], "given twice"),
     ],
 )
-def test_mistakes_end_in_one_line(tmp_path, monkeypatch, capfd, folders, said):
+def test_user_errors_are_one_line(tmp_path, monkeypatch, capfd, folders, said):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "good", [4.0, 3.0])
     write(tmp_path / "longer", [4.0, 3.0], steps=40)
@@ -93,16 +93,16 @@ def test_mistakes_end_in_one_line(tmp_path, monkeypatch, capfd, folders, said):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_page_that_cannot_be_written_is_told(tmp_path, capfd):
+def test_an_unwritable_page_is_reported(tmp_path, capfd):
     assert report(write(tmp_path / "good", [4.0, 3.0]), "--out", tmp_path / "none" / "r.html") == 2
     assert "can't write" in capfd.readouterr().err
 
 
 @pytest.mark.slow
 @needs_chromium
-def test_chromium_runs_the_page_and_nothing_else(pair):
+def test_chromium_runs_only_the_pages_script(pair):
     shown = browse(pair, "--dump-dom")
-    assert 'data-ready="2"' in shown  # the script came to its end
+    assert 'data-ready="2"' in shown  # the script ran to its end
     assert "<title>taken" not in shown
 
 
@@ -111,8 +111,8 @@ def test_chromium_runs_the_page_and_nothing_else(pair):
 def test_chromium_draws_the_curves(pair, tmp_path):
     browse(pair, "--window-size=1280,1600", f"--screenshot={tmp_path / 'page.png'}")
     pixels = np.round(255 * imread(tmp_path / "page.png")[..., :3])
-    for colour in COLOURS[:2]:
-        wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    for color in COLORS[:2]:
+        wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
         assert (np.abs(pixels - wanted).max(-1) < 16).sum() > 200  # the legend alone has 85
 
 

@@ -1,4 +1,4 @@
-"""Writing: whole files, no link followed, nothing of a user's replaced or removed."""
+"""Writing: atomic, without following links, without replacing or removing a user's files."""
 
 import ast
 import errno
@@ -33,7 +33,7 @@ def names(folder):
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def test_a_file_is_replaced_whole(tmp_path):
+def test_a_file_is_replaced_atomically(tmp_path):
     path = tmp_path / "a.txt"
     files.replace(path, "one")
     path.chmod(0o640)
@@ -51,7 +51,7 @@ def test_a_long_name_can_be_replaced(tmp_path):
     assert path.read_text() == "x"
 
 
-def test_what_does_not_fit_on_the_disk_leaves_the_old_file(tmp_path):
+def test_a_full_disk_leaves_the_old_file(tmp_path):
     path = sentinel(tmp_path / "a.txt")
     handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
@@ -95,7 +95,7 @@ def test_a_second_hard_link_is_not_changed(tmp_path):
     assert target.read_text() == "precious"
 
 
-def test_a_folder_gets_its_name_when_it_is_complete(tmp_path):
+def test_a_folder_is_renamed_when_it_is_complete(tmp_path):
     out = tmp_path / "deep" / "out"
     with files.staged(out) as scratch:
         files.replace(scratch / "a", "1")
@@ -107,13 +107,13 @@ def test_a_folder_gets_its_name_when_it_is_complete(tmp_path):
         pass
 
 
-def test_what_fails_leaves_no_folder(tmp_path):
+def test_a_failed_block_leaves_no_folder(tmp_path):
     with pytest.raises(KeyboardInterrupt), files.staged(tmp_path / "out"):
         raise KeyboardInterrupt
     assert names(tmp_path) == []
 
 
-def test_what_a_killed_process_left_is_made_again(tmp_path):
+def test_a_killed_processs_folder_is_made_again(tmp_path):
     (tmp_path / "out.partial").mkdir()
     sentinel(tmp_path / "out.partial" / "half")
     with pytest.raises(UserError, match="was not made by this program"), files.staged(tmp_path / "out"):
@@ -125,7 +125,7 @@ def test_what_a_killed_process_left_is_made_again(tmp_path):
 
 
 @pytest.mark.parametrize("parent", ["file", "link to nowhere"])
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, parent):
+def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path, parent):
     above = tmp_path / "above"
     sentinel(above) if parent == "file" else above.symlink_to(tmp_path / "none")
     with pytest.raises(UserError, match="can't make the folder"), files.staged(above / "in" / "out"):
@@ -141,16 +141,16 @@ def test_links_are_found_at_any_depth(tmp_path):
 
 
 def test_removing_follows_no_link(tmp_path):
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    sentinel(kept / "file")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    sentinel(outside / "file")
     gone = tmp_path / "gone"
     gone.mkdir()
-    (gone / "link").symlink_to(kept)
+    (gone / "link").symlink_to(outside)
     files.remove_folder(gone)
-    (tmp_path / "link").symlink_to(kept)
+    (tmp_path / "link").symlink_to(outside)
     files.remove_folder(tmp_path / "link")
-    assert not gone.exists() and names(kept) == ["file"]
+    assert not gone.exists() and names(outside) == ["file"]
 
 
 def test_only_own_files_and_folders_are_replaced(tmp_path):
@@ -161,7 +161,7 @@ def test_only_own_files_and_folders_are_replaced(tmp_path):
     with pytest.raises(UserError, match="holds other files, such as 'page.html'"):
         files.require_own_folder(tmp_path, {"thesis.tex"}, "--out")
     files.require_own_folder(tmp_path, {"thesis.tex", "page.html"}, "--out")
-    with pytest.raises(UserError, match="that is no folder"):
+    with pytest.raises(UserError, match="that is not a folder"):
         files.require_own_folder(tmp_path / "thesis.tex", set(), "--out")
 
 
@@ -181,7 +181,7 @@ def writes(node):
     if name in ("open", "fdopen"):
         modes = [arg.value for arg in (*node.args, *(k.value for k in node.keywords)) if isinstance(arg, ast.Constant)]
         return any(isinstance(mode, str) and set(mode) & set("wax+") and set(mode) <= set("rwaxbt+") for mode in modes)
-    if name == "savefig":  # into an open file, not by a path
+    if name == "savefig":  # to an open file, not to a path
         return not (isinstance(node.args[0], ast.Name) and node.args[0].id == "file")
     return name in WRITERS or f"{above}.{name}" in THEIR_OWN
 
@@ -190,8 +190,8 @@ def writes(node):
 def test_no_other_module_writes(path):
     if path == ROOT / "minigpt_flax" / "runs" / "files.py":
         return
-    found = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
     allowed = OTHERS.get(str(path.relative_to(ROOT)), set())
-    found = [node for node in found if writes(node) and ".".join(called(node)) not in allowed]
-    wrong = [f"line {node.lineno}: {'.'.join(called(node))}" for node in found]
-    assert not wrong, f"writes by itself, not through runs.files: {', '.join(wrong)}"
+    calls = [node for node in calls if writes(node) and ".".join(called(node)) not in allowed]
+    wrong = [f"line {node.lineno}: {'.'.join(called(node))}" for node in calls]
+    assert not wrong, f"writes files without runs.files: {', '.join(wrong)}"

@@ -26,7 +26,7 @@ def test_many_at_once_get_folders_of_their_own(tmp_path):
 def test_a_folder_is_created_once(tmp_path):
     folder = RunFolder(tmp_path / "a" / "b")
     folder.create()
-    with pytest.raises(Taken, match="exists already and is no run"):
+    with pytest.raises(Taken, match="exists already and is not a run"):
         folder.create()
     folder.fill("{}", {"data": {"sha256": "abc"}}, lambda path: None)
     with pytest.raises(Taken, match="holds another run: give another --name, or continue it with --resume"):
@@ -69,7 +69,7 @@ def test_records_after_a_step_are_forgotten(tmp_path):
 def test_a_damaged_line_is_named(tmp_path):
     folder = RunFolder(tmp_path)
     folder.metrics.write_text(f"{line(1)}\nx\n")
-    with pytest.raises(UserError, match=r"metrics.jsonl, line 2, is no record of a step"):
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2, is not a record of a step"):
         folder.records()
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from minigpt_flax.errors import UserError
 from minigpt_flax.runs import loggers
+from minigpt_flax.spec import parse
 from tests.minigpt_flax.training import call, flags, resume, start
 
 STEPS = ("--stop-after=10", "--log-every=3")
@@ -95,4 +96,4 @@ def test_an_absent_package_is_one_line(tmp_path, capfd, monkeypatch):
 
 def test_an_unknown_logger_is_told_the_nearest():
     with pytest.raises(UserError, match="no logger is called 'tensorbord'.*did you mean 'tensorboard'"):
-        loggers.require(["tensorbord"])
+        loggers.require([parse("tensorbord", "logger")])

@@ -1,4 +1,4 @@
-"""Reading: regular files of bounded size, JSON of bounded depth, fields of known names and types."""
+"""Checked reading (regular files of bounded size, JSON of bounded depth, typed fields), and the keys of metrics."""
 
 import os
 
@@ -6,12 +6,13 @@ import pytest
 
 from minigpt_flax.errors import UserError
 from minigpt_flax.runs import schema
+from tests.minigpt_flax.training import records, start
 
 FIELDS = {"a": int, "b": float | None, "c": tuple[str, ...], "d": bool, "e": str, "f": dict}
 GOOD = {"a": 1, "b": 0.5, "c": ["x"], "d": True, "e": "t", "f": {}}
 
 
-def test_fields_of_the_right_types_are_taken():
+def test_fields_of_the_right_types_are_accepted():
     assert schema.check_fields(GOOD, FIELDS, "file") == {**GOOD, "c": ("x",)}
     assert schema.check_fields({**GOOD, "b": None}, FIELDS, "file")["b"] is None
     assert schema.check_fields({"a": 1}, FIELDS, "file", optional="bcdef") == {"a": 1}
@@ -33,7 +34,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("values", CASES, ids=lambda values: str(values)[:60])
-def test_everything_else_is_named_in_one_line(values):
+def test_a_wrong_field_is_named_in_one_line(values):
     wrong = next(
         name for name in "abcdefg" if name in values and values[name] is not GOOD.get(name) or name not in values
     )
@@ -58,7 +59,7 @@ def test_everything_else_is_named_in_one_line(values):
     ],
     ids=lambda text: text[:12],
 )
-def test_text_that_is_no_object_is_refused(text):
+def test_text_that_is_not_an_object_is_rejected(text):
     with pytest.raises(UserError, match="^file is damaged: "):
         schema.parse_json(text, "file")
 
@@ -91,3 +92,13 @@ def test_a_link_to_a_file_may_be_read(tmp_path):
     (tmp_path / "target").write_text("x")
     (tmp_path / "file").symlink_to(tmp_path / "target")
     assert schema.read_text(tmp_path / "file") == "x"
+
+
+def test_every_key_of_a_record_is_documented(tmp_path):
+    probes = ("norms", "ratios", "layers", "moments", "clip", "cosine", "noise(every=1)", "sharpness(every=1, depth=2)")
+    flags = [flag for probe in probes for flag in ("--probe", probe)]
+    assert start(tmp_path / "run", *flags, steps=2, schedule="constant", on_nan="skip") == 0
+    keys = {key for record in records(tmp_path / "run") for key in record}
+    assert {"skipped", "update_ratio/matrix", "mu_norm/matrix", "noise/scale", "sharpness", "val_loss"} <= keys
+    assert not [key for key in keys if schema.find_metric(key) is None]
+    assert schema.find_metric("val_loss/other.txt") and not schema.find_metric("los")

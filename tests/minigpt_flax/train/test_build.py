@@ -1,16 +1,14 @@
-"""Words to objects."""
-
-import dataclasses
+"""From specs to objects."""
 
 import jax
 import numpy as np
 import pytest
 
+from jaxopt_mini import OPTIMIZERS
 from minigpt_flax.data import load_tokenizer
 from minigpt_flax.errors import UserError
-from minigpt_flax.spec import parse
 from minigpt_flax.train.build import build
-from minigpt_flax.train.config.run_config import defaults, resolve
+from minigpt_flax.train.config.run_config import default_of, resolve
 from minigpt_flax.train.optimizer import decay_mask
 from tests.minigpt_flax.training import TINY
 
@@ -34,7 +32,7 @@ def test_decay_touches_matrices_and_embeddings_only():
     assert decayed == {name: count == 2 for name, count in axes.items()}  # nanoGPT's rule, by its names
 
 
-def test_what_is_given_of_a_run_is_used(tmp_path):
+def test_tokenizer_and_hash_of_a_run_are_used(tmp_path):
     first = build(config(tokenizer="bpe(vocab_size=300)"))
     first.tokenizer.save(tmp_path)
     again = build(first.config, tokenizer=load_tokenizer(tmp_path), data_hash=first.data.sha256)
@@ -56,17 +54,17 @@ def test_clip_none_leaves_the_optimizer_alone():
     assert clipped[1] == plain[1]
 
 
-def test_what_is_left_open_is_the_tables():
-    for name, word in defaults().items():
-        found = resolve({"opt": name}, "nano")
-        assert found.lr == word.keywords["lr"]
-        assert word.without("lr").keywords.items() <= parse(found.opt, "optimizer").keywords.items()
+def test_open_arguments_are_the_defaults_of_the_optimizer():
+    for name in OPTIMIZERS:
+        found, default = resolve({"opt": name}, "nano"), default_of(name)
+        assert found.lr == default.keywords["lr"]
+        assert default.without("lr").keywords.items() <= found.opt.keywords.items()
     assert resolve({"opt": "lion(b1=0.5)", "lr": 0.1}, "nano").lr == 0.1
 
 
-def test_a_preset_that_says_the_rate_has_it():
+def test_a_preset_sets_the_learning_rate():
     assert resolve({}, "nanogpt").lr == resolve({"opt": "adamw(b1=0.8)"}, "nanogpt").lr == 1e-3
-    nano, nanogpt = (dataclasses.asdict(resolve({}, preset)) for preset in ("nano", "nanogpt"))
+    nano, nanogpt = (vars(resolve({}, preset)) for preset in ("nano", "nanogpt"))
     assert nano | {"lr": 1e-3} == nanogpt
 
 

@@ -1,7 +1,9 @@
-"""Checkpoints: exact, the right ones kept, and damage of any kind is noticed."""
+"""Checkpoints: exact, the right ones kept, and damage of any kind is detected."""
 
 import itertools
+import logging
 import shutil
+import sys
 import threading
 
 import jax
@@ -10,8 +12,8 @@ import numpy as np
 import pytest
 
 from jaxopt_mini import adamw, chain, clip_by_norm, masked
-from minigpt_flax.errors import Diverged, Failed, Unsaved, UserError
-from minigpt_flax.train.checkpoint import Checkpoints, first_broken
+from minigpt_flax.errors import CheckpointError, Diverged, Failed, UserError
+from minigpt_flax.train.checkpoint import Checkpoints, first_nonfinite
 from minigpt_flax.train.state import TrainState, init_state
 
 UNSIGNED = ("_CHECKPOINT_METADATA", "commit_success.txt")  # Orbax writes them last, and needs neither to read
@@ -90,21 +92,21 @@ def test_every_so_many_steps_one_stays(tmp_path):
         assert checkpoints.steps() == [4, 8, 11]
 
 
-def test_a_save_costs_the_loop_no_more_than_a_copy(tmp_path, monkeypatch):
-    """Whatever Orbax does, it does while the loop goes on."""
+def test_a_save_costs_the_loop_only_a_copy(tmp_path, monkeypatch):
+    """Orbax works while the loop continues."""
     with Checkpoints(tmp_path / "c", 1) as checkpoints:
-        begun, go_on = threading.Event(), threading.Event()
+        begun, proceed = threading.Event(), threading.Event()
         save = checkpoints._checkpointer.save
 
         def slow(*args, **kwargs):
             begun.set()
-            assert go_on.wait(30)
+            assert proceed.wait(30)
             return save(*args, **kwargs)
 
         monkeypatch.setattr(checkpoints._checkpointer, "save", slow)
         checkpoints.save(state_of(1))
         assert begun.wait(30) and checkpoints.steps() == []
-        go_on.set()
+        proceed.set()
         checkpoints.wait()
         assert checkpoints.steps() == [1]
 
@@ -120,7 +122,7 @@ def test_a_step_is_saved_once(tmp_path):
         assert checkpoints.best() == 3
 
 
-def test_what_a_killed_process_left_behind_is_removed(damaged):
+def test_leftovers_of_a_killed_process_are_removed(damaged):
     for name in ("9.orbax-checkpoint-tmp-1", "7.removed"):
         (damaged / name).mkdir()
     (damaged / "notes").write_text("mine")
@@ -135,7 +137,7 @@ def test_checkpoints_of_an_abandoned_future_stay_until_a_new_one_is_whole(damage
         (damaged / "2" / "_METADATA").unlink()
         lines = []
         state = checkpoints.restore(state_of(0), lines.append)
-        assert int(state.step) == 1 and len(lines) == 1 and "going on from step 1" in lines[0]
+        assert int(state.step) == 1 and len(lines) == 1 and "continuing from step 1" in lines[0]
         assert checkpoints.steps() == [1, 2]
         checkpoints.save(state._replace(step=jnp.int32(2)))  # over the damaged one
         checkpoints.wait()
@@ -147,7 +149,7 @@ def files(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_every_flipped_cut_or_missing_file_is_noticed(damaged):
+def test_every_flipped_cut_or_missing_file_is_detected(damaged):
     like = jax.eval_shape(lambda: state_of(0))
     generator = np.random.default_rng(0)
     with Checkpoints(damaged, 2) as checkpoints:
@@ -169,7 +171,7 @@ def test_every_flipped_cut_or_missing_file_is_noticed(damaged):
         assert_same(checkpoints.read(2, like), state_of(2))
 
 
-def test_damage_is_told_and_the_one_before_is_used(damaged):
+def test_damage_is_reported_and_the_previous_checkpoint_is_used(damaged):
     for path in files(damaged / "2"):
         path.write_bytes(path.read_bytes()[:-7])
     lines = []
@@ -178,14 +180,14 @@ def test_damage_is_told_and_the_one_before_is_used(damaged):
         assert len(lines) == 1 and "\n" not in lines[0] and "2 can't be used" in lines[0]
         for path in files(damaged / "1"):
             path.write_bytes(b"")
-        with pytest.raises(UserError, match=r"2 can't be used .*, nor can any other: start the run anew"):
+        with pytest.raises(UserError, match=r"2 can't be used .*, nor can any other: start a new run"):
             checkpoints.restore(state_of(0), nothing)
 
 
 def test_no_checkpoint_at_all(tmp_path):
     with Checkpoints(tmp_path / "c", 2) as checkpoints:
         assert checkpoints.steps() == [] and checkpoints.best() is None
-        with pytest.raises(UserError, match="holds no checkpoint"):
+        with pytest.raises(UserError, match="has no checkpoint"):
             checkpoints.restore(state_of(0), nothing)
         with pytest.raises(UserError, match="5 can't be used"):
             checkpoints.read(5, state_of(0))
@@ -193,9 +195,9 @@ def test_no_checkpoint_at_all(tmp_path):
 
 def other_models():
     state = state_of(0)
-    yield state_of(0, width=9), r"matrix is float32\[3, 8\] there and float32\[3, 9\] by the configuration"
+    yield state_of(0, width=9), r"matrix is float32\[3, 8\] in it and float32\[3, 9\] by the configuration"
     half = state.params["vector"].astype(jnp.bfloat16)
-    yield state._replace(params=state.params | {"vector": half}), r"params/vector is float32\[4\] there and bfloat16"
+    yield state._replace(params=state.params | {"vector": half}), r"params/vector is float32\[4\] in it and bfloat16"
     yield state._replace(params=state.params | {"extra": half}), "it has no params/extra"
     yield state._replace(opt_state=()), "it also has opt_state"
 
@@ -224,7 +226,7 @@ def broken_states():
 @pytest.mark.parametrize("case", range(2))
 def test_a_state_that_is_broken_is_never_written(damaged, case):
     state, message = next(itertools.islice(broken_states(), case, None))
-    assert first_broken(state_of(3)) is None
+    assert first_nonfinite(state_of(3)) is None
     with Checkpoints(damaged, 1) as checkpoints:
         with pytest.raises(Diverged, match=message):
             checkpoints.save(state)
@@ -264,8 +266,17 @@ def test_only_checkpoints_are_removed_or_replaced(tmp_path):
             checkpoints.wait()
         assert checkpoints.steps() == [3]
         for step in (2, 7):
-            with pytest.raises(Unsaved, match="something else is in its place"):
+            with pytest.raises(CheckpointError, match="another file or folder has its name"):
                 checkpoints.save(state_of(step))
                 checkpoints.wait()
     assert all((folder / name / "a.jpg").read_text() == "precious" for name in ("2", "2023", "2024.raw"))
     assert (folder / "7").read_text() == "precious"
+
+
+def test_logging_and_the_hook_are_changed_only_while_checkpoints_are_open(two):
+    reports = lambda: (list(logging.getLogger("absl").filters), sys.unraisablehook)
+    before = reports()
+    with Checkpoints(two, 2):
+        filters, hook = reports()
+        assert len(filters) == len(before[0]) + 1 and hook is not before[1]
+    assert reports() == before

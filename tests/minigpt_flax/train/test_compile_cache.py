@@ -1,4 +1,4 @@
-"""What is compiled is kept, by version and machine, and never in the way."""
+"""The cache of compiled programs: by version and machine, and never in the way of a run."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def undo():
 
 
 def train(folder, *more, **env):
-    """A run in a process of its own, which has compiled nothing yet."""
+    """A run in its own process, which has compiled nothing yet."""
     keep = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     command = [sys.executable, "-W", "error", "train.py", *flags(out=folder, steps=3), "--schedule=constant", *more]
     done = subprocess.run(command, cwd=ROOT, env=keep | {"JAX_PLATFORMS": "cpu", **env}, capture_output=True, text=True)
@@ -48,7 +48,7 @@ def test_the_users_cache(monkeypatch):
     assert compile_cache.users_cache() == Path.home() / ".cache" / "minigpt_flax"
 
 
-def test_what_jax_was_told_before_stays(tmp_path):
+def test_a_cache_that_jax_has_already_stays(tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     assert compile_cache.use(None, "cpu") is None
     assert jax.config.jax_compilation_cache_dir == str(tmp_path)
@@ -59,7 +59,7 @@ def test_none_keeps_nothing():
     assert not jax.config.jax_enable_compilation_cache
 
 
-def test_a_folder_that_can_not_be_written_is_said_and_done_without(tmp_path):
+def test_a_folder_that_can_not_be_written_is_reported_and_not_used(tmp_path):
     (tmp_path / "file").write_text("")
     before = jax.config.jax_compilation_cache_dir
     problem = compile_cache.use(str(tmp_path / "file"), "cpu")
@@ -102,19 +102,19 @@ def test_a_folder_of_others_is_not_taken(tmp_path, kind):
         root.mkdir()
         (root / ("CACHEDIR.TAG" if kind == "other mark" else "a.tex")).write_text("precious")
     problem = compile_cache.use(str(tmp_path), "cpu")
-    assert problem is not None and problem.startswith("nothing compiled is kept")
+    assert problem is not None and problem.startswith("compiled programs are not cached")
     assert "precious" in [path.read_text() for path in root.iterdir()] if root.is_dir() and kind != "link" else True
 
 
 @pytest.mark.slow
-def test_a_second_run_finds_what_the_first_compiled_and_nothing_leaks(tmp_path):
+def test_a_second_run_finds_the_programs_of_the_first_and_nothing_leaks(tmp_path):
     keep = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     train(tmp_path / "runs", **keep)
     kept = {path for path in (tmp_path / "cache").rglob("*-cache")}
     assert kept
-    said = train(tmp_path / "runs", **keep)
+    output = train(tmp_path / "runs", **keep)
     assert {path for path in (tmp_path / "cache").rglob("*-cache")} == kept
-    assert "from the cache" in said
-    for path in kept:  # what is damaged is compiled again
+    assert "from the cache" in output
+    for path in kept:  # a damaged program is compiled again
         path.write_bytes(b"no program")
     train(tmp_path / "runs", **keep)

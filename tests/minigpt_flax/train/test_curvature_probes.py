@@ -1,4 +1,4 @@
-"""Probes that look at the loss anew, against closed forms: a known covariance, dense eigenvalues, plain steps."""
+"""Probes that evaluate the loss again, against closed forms: a known covariance, dense eigenvalues, plain steps."""
 
 import chex
 import jax
@@ -11,9 +11,9 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.train.build import build, loss_sum
 from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.curvature_probes import largest_eigenvalue, noise, noise_of, sharpness
-from minigpt_flax.train.probe_wrappers import count_clips, keep_update
+from minigpt_flax.train.probe_wrappers import count_clips, remember_last_update
 from minigpt_flax.train.probes import clip, cosine
-from minigpt_flax.train.view import StepView
+from minigpt_flax.train.state import StepView
 from tests.minigpt_flax.training import TINY
 
 LENGTH, WIDTH = 5, 64  # tokens of a sequence, entries of the parameters
@@ -83,16 +83,16 @@ def test_sharpness_is_that_of_the_models_dense_hessian():
     assert float(found) == pytest.approx(top, rel=1e-3)
 
 
-def test_between_two_looks_there_is_no_number():
+def test_between_two_measurements_the_probe_is_nan():
     loss_of = lambda params, sequences: jnp.sum(params**2)
-    look = jax.jit(lambda step: sharpness(view(jnp.zeros((2, 3), jnp.int32), loss_of, step=step), every=10, depth=2))
-    found = {step: float(look(jnp.int32(step))["sharpness"]) for step in (0, 1, 8, 9, 10, 19)}
+    measure = jax.jit(lambda step: sharpness(view(jnp.zeros((2, 3), jnp.int32), loss_of, step=step), every=10, depth=2))
+    found = {step: float(measure(jnp.int32(step))["sharpness"]) for step in (0, 1, 8, 9, 10, 19)}
     assert {step for step, value in found.items() if np.isfinite(value)} == {0, 9, 19}
     assert found[9] == pytest.approx(2.0)
 
 
-def test_the_cosine_is_that_of_two_updates_in_a_row():
-    tx = keep_update(sgd(0.5))
+def test_the_cosine_is_that_of_two_successive_updates():
+    tx = remember_last_update(sgd(0.5))
     params = {"w": jnp.zeros(3)}
     state, grads = tx.init(params), [jnp.array(g, jnp.float32) for g in ([1, 0, 0], [1, 1, 0], [-1, -1, 0])]
     found = []
@@ -118,7 +118,7 @@ def test_clips_are_counted_and_nothing_else_changes():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("spec", "message"),
     [
         ("sharpness(every=0)", "every must be at least 1, got 0"),
         ("sharpness(depth=0)", "depth must be at least 1"),
@@ -127,10 +127,10 @@ def test_clips_are_counted_and_nothing_else_changes():
         ("noises", "did you mean 'noise'"),
     ],
 )
-def test_a_word_that_no_probe_takes_is_refused(words, said):
+def test_a_wrong_spec_of_a_probe_is_refused(spec, message):
     given = {name.replace("-", "_"): value for name, value in TINY.items() if name not in ("preset", "data")}
-    with pytest.raises(UserError, match=said):
-        build(resolve({**given, "data": str(TINY["data"]), "probe": (words,)}, "nano"))
+    with pytest.raises(UserError, match=message):
+        build(resolve({**given, "data": str(TINY["data"]), "probe": (spec,)}, "nano"))
 
 
 @pytest.mark.parametrize(
@@ -141,16 +141,16 @@ def test_a_word_that_no_probe_takes_is_refused(words, said):
         pytest.param({"parallel": "pmap", "mesh": "data=2"}, marks=pytest.mark.slow),
     ],
 )
-def test_the_observed_step_is_the_step_and_sees_what_it_takes(ways):
+def test_the_step_with_probes_is_the_step_and_measures_itself(ways):
     given = {name.replace("-", "_"): value for name, value in TINY.items() if name not in ("preset", "data")}
-    words = ("noise(every=3)", "sharpness(every=4)", "ratios")
-    run = build(resolve({**given, "data": str(TINY["data"]), "probe": words, **ways}, "nano"))
+    specs = ("noise(every=3)", "sharpness(every=4)", "ratios")
+    run = build(resolve({**given, "data": str(TINY["data"]), "probe": specs, **ways}, "nano"))
     state, seen = run.init(), []
     for t in range(4):
         before = state.params
         after, plain = run.step(jax.tree.map(jnp.copy, state), run.batches(t))
-        _, usual = run.observed(jax.tree.map(jnp.copy, state), run.batches(t))
-        state, metrics = run.looking(jax.tree.map(jnp.copy, state), run.batches(t))
+        _, usual = run.step_with_probes(jax.tree.map(jnp.copy, state), run.batches(t))
+        state, metrics = run.step_with_periodic_probes(jax.tree.map(jnp.copy, state), run.batches(t))
         chex.assert_trees_all_close(after, state, rtol=1e-6, atol=1e-7)
         assert plain.keys() < usual.keys() < metrics.keys() and not any("/" in name for name in plain)
         assert usual.keys() == {name for name in metrics if not name.startswith(("noise", "sharpness"))}
@@ -158,9 +158,9 @@ def test_the_observed_step_is_the_step_and_sees_what_it_takes(ways):
             expected = noise_of(view(jnp.asarray(run.batches(t)), _loss_of(run), before))
             np.testing.assert_allclose(float(metrics["noise/spread"]), float(expected["noise/spread"]), rtol=2e-4)
         seen.append({name for name in metrics if np.ndim(metrics[name]) == 0 and np.isfinite(metrics[name])})
-    looks = ({"noise/scale", "noise/signal", "noise/spread"}, {"sharpness"})
+    periodic = ({"noise/scale", "noise/signal", "noise/spread"}, {"sharpness"})
     assert all("update_ratio/matrix" in names for names in seen)
-    assert [[look <= names for look in looks] for names in seen] == [
+    assert [[probe <= names for probe in periodic] for names in seen] == [
         [True, True],
         [False, False],
         [True, False],
@@ -176,6 +176,6 @@ def _loss_of(run):
     return loss_of
 
 
-def test_a_batch_of_one_has_no_noise_to_see():
-    with pytest.raises(ValueError, match="--batch-size of 2"):
+def test_a_batch_of_one_has_no_gradient_noise():
+    with pytest.raises(ValueError, match="--batch-size of at least 2"):
         noise(view(jnp.zeros((1, 3), jnp.int32), lambda params, sequences: jnp.sum(params)))

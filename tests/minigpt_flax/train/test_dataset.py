@@ -1,4 +1,4 @@
-"""The data of a run: one tokenizer for all sources, their shares, what must not change."""
+"""The data of a run: one tokenizer for all sources, their shares, and the hash of the data."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 from minigpt_flax.data import ids
 from minigpt_flax.errors import UserError
 from minigpt_flax.train.build import build
-from minigpt_flax.train.config.run_config import from_json, to_json
+from minigpt_flax.train.config.stored import from_json, to_json
 from minigpt_flax.train.dataset import load_dataset
 from tests.minigpt_flax.data.made import jsonl, llmc
 from tests.minigpt_flax.train.test_build import config
@@ -44,11 +44,11 @@ def test_a_mixture_resumes_exactly_and_validates_each(tmp_path, two):
     assert records(tmp_path / "parts") == records(tmp_path / "whole")
     assert last_state(tmp_path / "parts") == last_state(tmp_path / "whole")
     last = [line for line in records(tmp_path / "whole") if "val_loss" in line][-1]
-    each = [last[f"val_loss/{source}"] for source in two]
+    each = [last[f"val_loss/{name}"] for name in ("a.txt", "b.jsonl")]
     assert last["val_loss"] == pytest.approx(0.7 * each[0] + 0.3 * each[1], rel=1e-6)
 
 
-def test_configurations_of_before_are_read():
+def test_configurations_of_version_1_are_read():
     old = json.loads(to_json(config())) | {"data": "pydocs"}
     del old["mix"], old["version"]
     assert from_json(json.dumps(old), "config").config.data == ("pydocs",)
@@ -75,7 +75,7 @@ def test_llmc_files_say_their_vocabulary(tmp_path):
     assert (tokenizer.vocab_size, tokenizer.eot) == (50257, 50256)
     llmc(tmp_path / "a.bin", [*range(100), 60000])
     run = build(config(data=str(tmp_path / "a.bin")))
-    with pytest.raises(UserError, match="has the token 60000, but the tokenizer only 50257"):
+    with pytest.raises(UserError, match="contains the token 60000, but the tokenizer has only 50257"):
         run.evaluate(run.init().params)
 
 
@@ -84,5 +84,5 @@ def test_no_common_tokenizer(tmp_path, two):
     with pytest.raises(UserError, match=r"c.bin' came as tokens, which don't mix with text .*'char'.*byte, gpt2"):
         load_dataset(config(data=(two[0], str(tmp_path / "c.bin"))))
     assert len(load_dataset(config(data=(two[0], str(tmp_path / "c.bin")), tokenizer="byte")).parts) == 2
-    with pytest.raises(UserError, match="is no token: the data of this run came as tokens"):
+    with pytest.raises(UserError, match="is not a token: the data of this run consists of tokens"):
         load_dataset(config(data=two[0]), tokenizer=ids(np.arange(5)))

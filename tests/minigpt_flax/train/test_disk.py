@@ -1,4 +1,4 @@
-"""A disk that really is full, for a while or for good: the run goes on, checkpoints stay whole, nothing is lost."""
+"""A disk that is full, for a while or for good: the run continues, checkpoints stay intact, nothing is lost."""
 
 import errno
 import subprocess
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from minigpt_flax.train.callbacks import Log
+from minigpt_flax.train.callbacks import Recorder
 from minigpt_flax.train.checkpoint import Checkpoints
 from tests.minigpt_flax.training import last_state, records, resume, start
 
-LOOK, WRITE = Log.__call__, Checkpoints._write
+RECORD, WRITE = Recorder.on_step, Checkpoints._write
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def fill(path: Path):
 
 
 def full(monkeypatch, disk, begin, end=None):
-    """The disk is full from when the loop looks at step ``begin`` to ``end``, each after what is being written then."""
+    """The disk is full from the record of step ``begin`` to that of ``end``; saves in progress are completed before."""
     idle = threading.Event()
     idle.set()
 
@@ -51,15 +51,15 @@ def full(monkeypatch, disk, begin, end=None):
         finally:
             idle.set()
 
-    def call(self, step, metrics):
+    def record(self, step, metrics):
         if step in (begin, end):
             time.sleep(0.1)  # a save that has just been asked for begins
             assert idle.wait(60)
             fill(disk / "other") if step == begin else (disk / "other").unlink()
-        LOOK(self, step, metrics)
+        RECORD(self, step, metrics)
 
     monkeypatch.setattr(Checkpoints, "_write", write)
-    monkeypatch.setattr(Log, "__call__", call)
+    monkeypatch.setattr(Recorder, "on_step", record)
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +73,10 @@ def test_a_disk_that_is_full_for_a_while(disk, whole, capfd, monkeypatch):
     with monkeypatch.context() as patch:
         full(patch, disk, begin=10, end=18)
         assert start(disk / "run") == 0
-    said = capfd.readouterr()
-    assert said.err == ""
-    assert (
-        "can't save the checkpoint of step 16: No space left on device; going on, the checkpoint of step 8 is whole"
-        in said.out
-    )
+    output = capfd.readouterr()
+    assert output.err == ""
+    assert "can't save the checkpoint of step 16: No space left on device; training continues, the" in output.out
+    assert "the checkpoint of step 8 is intact" in output.out
     assert (records(disk / "run"), last_state(disk / "run")) == whole
 
 
@@ -87,13 +85,13 @@ def test_a_disk_that_stays_full(disk, whole, capfd, monkeypatch):
     with monkeypatch.context() as patch:
         full(patch, disk, begin=10)
         assert start(path) == 1
-    said = capfd.readouterr().err
-    assert "No space left on device" in said and said.count("\n") == 1
+    output = capfd.readouterr().err
+    assert "No space left on device" in output and output.count("\n") == 1
     assert Checkpoints(path / "checkpoints", 1).steps() == [8]
     fill(disk / "more")  # what the failed save has left free
     assert resume(path) == 2
-    said = capfd.readouterr().err
-    assert "No space left on device" in said and said.count("\n") == 1
+    output = capfd.readouterr().err
+    assert "No space left on device" in output and output.count("\n") == 1
     (disk / "other").unlink()
     (disk / "more").unlink()
     assert resume(path) == 0
@@ -104,5 +102,5 @@ def test_a_disk_that_is_full_before_the_first_checkpoint(disk, capfd, monkeypatc
     with monkeypatch.context() as patch:
         full(patch, disk, begin=2)
         assert start(disk / "run") == 1
-    said = capfd.readouterr().err
-    assert "No space left on device" in said and said.count("\n") == 1
+    output = capfd.readouterr().err
+    assert "No space left on device" in output and output.count("\n") == 1

@@ -1,4 +1,4 @@
-"""``--init``: a run goes on from parameters that are there already; what doesn't fit is refused in one line."""
+"""``--init``: a run starts from existing parameters; parameters that don't fit are refused in one line."""
 
 import dataclasses
 import json
@@ -12,13 +12,20 @@ import pytest
 from minigpt_flax.errors import UserError
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.gpt import apply
-from minigpt_flax.model.gpt2_folder import load_gpt2
+from minigpt_flax.model.huggingface import load_gpt2
 from minigpt_flax.model.loss import cross_entropy
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import resolve
-from minigpt_flax.train.initial_weights import SHAPE, first_params, first_state, inherited, known_tokenizer, origin
+from minigpt_flax.train.initial_weights import (
+    SHAPE,
+    fields_from_weights,
+    first_params,
+    first_state,
+    initial_weights,
+    known_tokenizer,
+)
 from minigpt_flax.train.restore import restore
-from tests.minigpt_flax.model.test_gpt2_folder import GOLDEN
+from tests.minigpt_flax.model.test_huggingface import GOLDEN
 from tests.minigpt_flax.training import TINY, call, flags, last_state, records, resume, start
 
 GPT2 = str(GOLDEN / "gpt2")
@@ -40,7 +47,7 @@ def tuned(out, *more, **changes):
     return [flag for flag in flags(out=out, name="tuned", **changes) if flag.split("=")[0] not in left] + list(more)
 
 
-def test_a_run_goes_on_from_anothers_average(source, tmp_path):
+def test_a_run_starts_from_the_average_of_another(source, tmp_path):
     assert call(*tuned(tmp_path, init=source, steps=1, eval_every=1, lr=0.0)) == 0
     theirs = min(line["val_loss"] for line in records(source) if "val_loss" in line)
     (ours,) = (line["val_loss"] for line in records(tmp_path / "tuned") if "val_loss" in line)
@@ -51,7 +58,7 @@ def test_a_run_goes_on_from_anothers_average(source, tmp_path):
 
 
 def before_the_first_save(folder):
-    """Makes of a run one that was killed before its first checkpoint."""
+    """Brings a run to the state of one that was killed before its first checkpoint."""
     shutil.rmtree(folder / "checkpoints")
     (folder / "checkpoints").mkdir()
     (folder / ".saved").unlink()
@@ -69,20 +76,21 @@ def test_ended_before_the_first_save_it_begins_from_the_same_parameters_or_not_a
     before_the_first_save(tmp_path / "cut" / "tuned")
     capsys.readouterr()
     assert resume(tmp_path / "cut" / "tuned") == 2
-    said = capsys.readouterr().err
-    assert "source have changed since" in said and "bring back those with the SHA-256" in said and said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert "source have changed since" in output and "bring back those with the SHA-256" in output
+    assert output.count("\n") == 1
 
 
 def config_of(init, **given):
     given = {**DATA, "data": str(DATA["data"]), "init": init, **given}
-    return resolve(given, "nano", inherited(given, origin(init)))
+    return resolve(given, "nano", fields_from_weights(given, initial_weights(init)))
 
 
 @pytest.mark.parametrize("wrap", [(), pytest.param(("ema_params(decay=0.9)",), marks=pytest.mark.slow)])
 def test_the_first_loss_is_gpt2s_own(wrap):
     run = build(config_of(GPT2, wrap=wrap))
     assert (run.model.vocab_size, run.model.bias, run.model.mlp, run.model.context) == (96, True, "gelu_tanh", 64)
-    state = first_state(run, first_params(run, origin(GPT2)))
+    state = first_state(run, first_params(run, initial_weights(GPT2)))
     assert len({leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)}) == len(jax.tree.leaves(state))
     tokens = jnp.asarray(np.load(GOLDEN / "gpt2" / "expected.npz")["tokens"])
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
@@ -97,7 +105,7 @@ def test_the_first_loss_is_gpt2s_own(wrap):
 def test_a_shorter_context_keeps_the_first_positions():
     run = build(config_of(GPT2, context=16))
     assert run.model.context == 16
-    params = first_state(run, first_params(run, origin(GPT2))).params
+    params = first_state(run, first_params(run, initial_weights(GPT2))).params
     whole = load_gpt2(GOLDEN / "gpt2")[1]["position_embedding"]["embedding"]
     np.testing.assert_array_equal(params["position_embedding"]["embedding"], whole[:16])
 
@@ -105,10 +113,10 @@ def test_a_shorter_context_keeps_the_first_positions():
 def test_an_exported_run_is_tuned_with_its_own_tokenizer(source, tmp_path):
     from minigpt_flax.__main__ import main
 
-    words = ["--schedule=constant", "--tokenizer=bpe(vocab_size=270)", "--bias", "--mlp=gelu_tanh", "--steps=8"]
-    assert start(tmp_path / "bpe", *words) == 0
+    arguments = ["--schedule=constant", "--tokenizer=bpe(vocab_size=270)", "--bias", "--mlp=gelu_tanh", "--steps=8"]
+    assert start(tmp_path / "bpe", *arguments) == 0
     assert main(["export", str(tmp_path / "bpe"), "--out", str(tmp_path / "folder")]) == 0
-    found = origin(str(tmp_path / "folder"))
+    found = initial_weights(str(tmp_path / "folder"))
     assert (
         found.tokenizer is not None and known_tokenizer(config_of(str(tmp_path / "folder")), found) is found.tokenizer
     )
@@ -119,26 +127,26 @@ def test_an_exported_run_is_tuned_with_its_own_tokenizer(source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"layers": 4}, "has layers=3, but --layers says 4"),
         ({"context": 65}, "has context=64, but --context says 65"),
         ({"bias": False}, "has bias=True, but --bias says False"),
-        ({"tokenizer": "byte"}, "the tokenizer has 256 tokens, and the model rows for 96 only"),
+        ({"tokenizer": "byte"}, "the tokenizer has 256 tokens, but --vocab-size is only 96"),
         ({"init": "gpt3"}, "no such folder (did you mean 'gpt2'?)"),
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_said(changes, says):
+def test_weights_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(UserError) as error:
         build(config_of(**{"init": GPT2, **changes}))
-    assert says in str(error.value)
+    assert message in str(error.value)
 
 
 def test_another_tokenizer_than_the_runs_is_refused(source, tmp_path, capsys):
     assert call(*tuned(tmp_path, "--tokenizer=byte", init=source)) == 2
-    said = capsys.readouterr().err
-    assert "has tokenizer='char', but --tokenizer says 'byte'" in said and said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert "has tokenizer='char', but --tokenizer says 'byte'" in output and output.count("\n") == 1
     assert not (tmp_path / "tuned").exists()
 
 
@@ -150,7 +158,7 @@ def test_without_a_network_the_hub_is_one_line(monkeypatch):
 
     monkeypatch.setattr(hub, "snapshot_download", offline)
     with pytest.raises(UserError, match="openai-community/gpt2-xl is not in the cache .* can't be downloaded"):
-        origin("gpt2-xl")
+        initial_weights("gpt2-xl")
 
 
 def test_every_field_of_a_model_is_part_of_its_shape_or_free():

@@ -1,4 +1,4 @@
-"""Signals at every moment: the step is finished, the state saved, and the run goes on as if nothing had been."""
+"""Signals at every moment: the step is finished, the state saved, and the resumed run equals an uninterrupted one."""
 
 import functools
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from minigpt_flax.data import Prefetch
-from minigpt_flax.train import attempts, build, dataset, loop
+from minigpt_flax.train import build, dataset, loop, supervisor
 from minigpt_flax.train.checkpoint import Checkpoints
 from tests.minigpt_flax.training import last_state, records, resume, start
 
@@ -44,7 +44,7 @@ MOMENTS = {
     "last validation": (build, "evaluation_windows", 3),
     "before a save": (Checkpoints, "save", 2),
     "waiting for the last save": (Checkpoints, "wait", 7),
-    "opening the log": (attempts, "Log", 1),
+    "opening the log": (supervisor, "MetricsLog", 1),
 }
 QUICK = (
     "reading the data",
@@ -52,7 +52,7 @@ QUICK = (
     "first validation",
     "before a save",
     "opening the log",
-)  # the others are like one
+)  # the others are similar
 
 
 def at(moment, *given):
@@ -62,7 +62,7 @@ def at(moment, *given):
 @pytest.mark.parametrize(
     ("number", "moment"), [at("a step", signal.SIGINT), *(at(moment, signal.SIGTERM) for moment in MOMENTS)]
 )
-def test_a_signal_saves_and_the_run_goes_on(tmp_path, capfd, monkeypatch, moment, number):
+def test_a_signal_saves_and_the_run_resumes(tmp_path, capfd, monkeypatch, moment, number):
     path = tmp_path / "run"
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
@@ -82,7 +82,7 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path, capfd, monkeypatch, moment
     assert (records(path), last_state(path)) == uninterrupted()
 
 
-def test_a_validation_that_is_cut_short_is_not_on_record(tmp_path, monkeypatch):
+def test_an_interrupted_validation_is_not_logged(tmp_path, monkeypatch):
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
         at_call(patch, build, "evaluation_windows", 2, signal.SIGTERM)
@@ -94,7 +94,7 @@ def test_a_validation_that_is_cut_short_is_not_on_record(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "place", [at(name) for name in ("a step", "first validation", "before a save", "waiting for the last save")]
 )
-def test_a_second_ctrl_c_leaves_at_once_without_damage(tmp_path, capfd, monkeypatch, place):
+def test_a_second_ctrl_c_quits_at_once_without_damage(tmp_path, capfd, monkeypatch, place):
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
         at_call(patch, *MOMENTS[place], signal.SIGINT, signal.SIGINT)

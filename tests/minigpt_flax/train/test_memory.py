@@ -10,7 +10,8 @@ from minigpt_flax.errors import Failed, UserError
 from minigpt_flax.model import gpt
 from minigpt_flax.model.config import MLP_NAMES, ModelConfig
 from minigpt_flax.train import memory
-from minigpt_flax.train.config.run_config import PRESETS, RunConfig, resolve
+from minigpt_flax.train.config.presets import PRESETS
+from minigpt_flax.train.config.run_config import RunConfig, resolve
 from minigpt_flax.train.memory import Limit, weights
 
 GB = 10**9
@@ -39,7 +40,7 @@ def test_the_weights_are_counted_to_the_last_matrix(mlp, more):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         (
             {"vocab_size": 10**9},
@@ -54,9 +55,9 @@ def test_the_weights_are_counted_to_the_last_matrix(mlp, more):
         ({"layers": 10_000, "width": 1 << 16, "heads": 2}, "--layers 10,000"),
     ],
 )
-def test_what_does_not_fit_is_refused_at_once_with_what_to_lower(machine, wrong, said):
+def test_what_does_not_fit_is_refused_at_once_with_what_to_lower(machine, wrong, message):
     machine(25 * GB)
-    with pytest.raises(UserError, match=said) as error:
+    with pytest.raises(UserError, match=message) as error:
         memory.require_training(resolve(wrong, "nano"))
     assert "\n" not in str(error.value) and "25.0 GB" in str(error.value)
 
@@ -75,7 +76,7 @@ def test_states_and_caches_that_do_not_fit_are_refused(machine):
     memory.require_training(resolve({}, "nano"), 65, state=GB // 100, devices=8)
     with pytest.raises(UserError, match="the optimizer state"):
         memory.require_training(resolve({}, "nano"), 65, state=GB // 4, devices=8)  # eight copies share the memory
-    with pytest.raises(UserError, match="100 runs at once take 2.00 GB"):
+    with pytest.raises(UserError, match="100 runs at once need 2.00 GB"):
         memory.require_runs(GB // 50, 100)
     with pytest.raises(UserError, match="--num 100,000: .* lower --num to at most 3,"):
         memory.require_cache(ModelConfig(vocab_size=65), 100_000)

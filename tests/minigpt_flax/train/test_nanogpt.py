@@ -1,4 +1,4 @@
-"""100 steps of nanoGPT's own training, recorded, replayed by our step with an optimizer built from words."""
+"""100 steps of nanoGPT's own training, recorded, replayed by our step with an optimizer built from specs."""
 
 import functools
 import json
@@ -11,7 +11,7 @@ import pytest
 from jaxopt_mini import ParamLayout
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.gpt import init_params
-from minigpt_flax.model.gpt2 import from_gpt2, to_gpt2
+from minigpt_flax.model.huggingface import from_gpt2, to_gpt2
 from minigpt_flax.model.layout import layout as model_layout
 from minigpt_flax.train.build import loss_sum, tensor_axes
 from minigpt_flax.train.config.run_config import RunConfig
@@ -28,7 +28,7 @@ CONFIG = RunConfig(
     clip="clip_by_norm(1.0)",
     steps=100,
 )
-# Largest deviations that we allow: loss, relative gradient norm, relative norm of a tensor at the end. Without biases
+# Largest deviations allowed: loss, relative gradient norm, relative norm of a tensor at the end. Without biases
 # the run passes a stretch that amplifies rounding; nanoGPT itself in float64 deviates by 1.3e-5 in the loss there.
 TOLERANCE = {False: (2e-4, 5e-3, 2e-4), True: (1e-5, 1e-4, 1e-5)}
 

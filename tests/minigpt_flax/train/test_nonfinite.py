@@ -1,4 +1,4 @@
-"""A step that isn't finite: left out, or passed over from the last checkpoint on, and the run stays exact."""
+"""A non-finite step: skipped, or its batch skipped from the last checkpoint on, and the run stays exact."""
 
 import chex
 import jax
@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from jaxopt_mini import adamw, chain, clip_by_norm
 from minigpt_flax.data import Batches
-from minigpt_flax.train.nonfinite import leave_out, number_of, passing_over
+from minigpt_flax.train.nonfinite import batch_number, skip_nonfinite_updates, skipping_batches
 from tests.minigpt_flax.training import last_state, records, resume, start
 
 BATCH = Batches.__call__
@@ -17,16 +17,16 @@ BATCH = Batches.__call__
 
 @settings(deadline=None)
 @given(st.sets(st.integers(0, 60)))
-def test_a_step_takes_the_next_batch_that_is_not_passed_over(passed):
-    rest = [batch for batch in range(200) if batch not in passed]
-    assert [number_of(step, sorted(passed)) for step in range(100)] == rest[:100]
-    assert passing_over(str, passed)(7) == str(rest[7])
+def test_a_step_takes_the_next_batch_that_is_not_skipped(skipped):
+    rest = [batch for batch in range(200) if batch not in skipped]
+    assert [batch_number(step, sorted(skipped)) for step in range(100)] == rest[:100]
+    assert skipping_batches(str, skipped)(7) == str(rest[7])
 
 
 @pytest.mark.parametrize("broken", ["loss", "gradient", "overflow", "update"])
-def test_a_broken_step_changes_nothing(broken):
+def test_a_non_finite_step_changes_nothing(broken):
     inner = adamw(lambda count: jnp.where(count == 1, jnp.nan, 0.1)) if broken == "update" else adamw(0.1)
-    plain, tx = chain(clip_by_norm(1.0), adamw(0.1)), leave_out(chain(clip_by_norm(1.0), inner))
+    plain, tx = chain(clip_by_norm(1.0), adamw(0.1)), skip_nonfinite_updates(chain(clip_by_norm(1.0), inner))
     params = {"w": jnp.arange(3.0), "b": jnp.ones(())}
     good = jax.tree.map(jnp.ones_like, params)
     bad = {"gradient": good | {"b": jnp.float32(jnp.nan)}, "overflow": good | {"b": jnp.float32(3e38)}}.get(
@@ -39,7 +39,7 @@ def test_a_broken_step_changes_nothing(broken):
     chex.assert_trees_all_equal(updates, jax.tree.map(jnp.zeros_like, params))
     chex.assert_trees_all_equal(twice.inner_state, once.inner_state)
     assert (int(twice.in_a_row), int(twice.skipped)) == (1, 1)
-    if broken != "update":  # and the next step is the one that plainly would have come
+    if broken != "update":  # and the next step is the one that would have come anyway
         _, state = plain.update(good, plain.init(params), params)
         expected, _ = plain.update(good, state, params)
         updates, third = update(good, twice, params, value=jnp.float32(1.0))
@@ -53,52 +53,52 @@ def poison(monkeypatch, *steps):
     monkeypatch.setattr(Batches, "__call__", bad)
 
 
-def test_skip_goes_on_and_counts(tmp_path, capfd, monkeypatch):
+def test_skip_continues_and_counts(tmp_path, capfd, monkeypatch):
     path, parts = tmp_path / "run", tmp_path / "parts"
     poison(monkeypatch, 5, 11, 12)
     assert start(path, "--on-nan=skip") == 0
-    said = capfd.readouterr().out
-    assert "step 6 was left out: loss nan, gradient norm nan; 1 so far" in said
-    assert "step 12 was left out: loss nan, gradient norm nan; 2 so far" in said
+    output = capfd.readouterr().out
+    assert "step 6 was skipped: loss nan, gradient norm nan; 1 so far" in output
+    assert "step 12 was skipped: loss nan, gradient norm nan; 2 so far" in output
     training = [line for line in records(path) if "skipped" in line]
     assert [line["step"] for line in training if line["skipped_in_a_row"]] == [6, 12, 13]
     assert [line["loss"] is None for line in training] == [line["skipped_in_a_row"] > 0 for line in training]
     assert training[-1]["skipped"] == 3
     rates = {line["step"]: line["lr"] for line in training}
     assert rates[6] == rates[7] and rates[12] == rates[13] == rates[14] != rates[15]  # the optimizer's count waits
-    assert start(parts, "--on-nan=skip", "--stop-after=12") == 0  # in the middle of a row
+    assert start(parts, "--on-nan=skip", "--stop-after=12") == 0  # between two successive skipped steps
     assert resume(parts) == 0
     assert (records(parts), last_state(parts)) == (records(path), last_state(path))
 
 
-def test_skip_ends_a_run_that_has_only_broken_steps(tmp_path, capfd, monkeypatch):
+def test_skip_ends_a_run_that_has_only_non_finite_steps(tmp_path, capfd, monkeypatch):
     poison(monkeypatch, *range(9, 99))
     assert start(tmp_path / "run", "--on-nan=skip(in_a_row=3)") == 1
-    said = capfd.readouterr().err
-    assert "at step 13, after 3 others in a row that were left out" in said
-    assert "the checkpoint of step 8 is from before that" in said and said.count("\n") == 1
+    output = capfd.readouterr().err
+    assert "at step 13, after 3 successive steps that were skipped" in output
+    assert "the checkpoint of step 8 is from before that" in output and output.count("\n") == 1
 
 
-def test_rollback_goes_on_without_the_batch(tmp_path, capfd, monkeypatch):
+def test_rollback_continues_without_the_batch(tmp_path, capfd, monkeypatch):
     path, parts, clean = tmp_path / "run", tmp_path / "parts", tmp_path / "clean"
     with monkeypatch.context() as patch:
         poison(patch, 3, 11)
         assert start(path, "--on-nan=rollback") == 0
-        said = capfd.readouterr().out
-        assert "no checkpoint was saved: going back, and on without batch 3" in said
-        assert "the checkpoint of step 8 is from before that: going back, and on without batch 11" in said
+        output = capfd.readouterr().out
+        assert "no checkpoint was saved: returning to it, and skipping batch 3" in output
+        assert "the checkpoint of step 8 is from before that: returning to it, and skipping batch 11" in output
         assert (path / "passed_over.json").read_text() == "[3, 11]\n"
         assert start(parts, "--on-nan=rollback", "--stop-after=10") == 0
         assert resume(parts, "--stop-after=18") == 0
         assert resume(parts) == 0
-    with monkeypatch.context() as patch:  # the same by other means: data that never had the two
+    with monkeypatch.context() as patch:  # data that never had the two batches
         patch.setattr(Batches, "__call__", lambda self, t: BATCH(self, [*range(3), *range(4, 11), *range(12, 99)][t]))
         assert start(clean, "--on-nan=rollback") == 0
     assert (records(path), last_state(path)) == (records(clean), last_state(clean))
     assert (records(parts), last_state(parts)) == (records(clean), last_state(clean))
 
 
-def test_rollback_has_an_end(tmp_path, capfd, monkeypatch):
+def test_rollback_has_a_limit(tmp_path, capfd, monkeypatch):
     path = tmp_path / "run"
     poison(monkeypatch, *range(9, 99))
     assert start(path, "--on-nan=rollback(times=2)") == 1
@@ -109,22 +109,22 @@ def test_rollback_has_an_end(tmp_path, capfd, monkeypatch):
     assert "passed_over.json is damaged" in capfd.readouterr().err
 
 
-def test_spikes_that_a_wrapper_leaves_out_are_told(tmp_path, capfd):
+def test_spikes_that_a_wrapper_skips_are_reported(tmp_path, capfd):
     path = tmp_path / "run"
     assert start(path, "--wrap=skip_spikes(window=4, sigmas=0.5)") == 0
     counts = [line["skipped"] for line in records(path) if "skipped" in line]
     assert np.all(np.diff(counts) >= 0) and counts[-1] > 1
-    assert " was left out: loss 4." in capfd.readouterr().out
+    assert " was skipped: loss 4." in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("spec", "message"),
     [
         ("ignore", "no policy is called 'ignore'; there are: stop, skip, rollback"),
         ("skip(in_a_row=0)", "policy 'skip(in_a_row=0)': in_a_row=0 must be a whole number, 1 or more"),
         ("rollback(skip=1)", "policy 'rollback' has no keyword 'skip'; it has: times"),
     ],
 )
-def test_a_policy_that_there_is_not(tmp_path, capfd, word, message):
-    assert start(tmp_path / "run", f"--on-nan={word}") == 2
+def test_an_unknown_policy_is_refused(tmp_path, capfd, spec, message):
+    assert start(tmp_path / "run", f"--on-nan={spec}") == 2
     assert message in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""What a probe says of a step against the same computed by hand, and in which steps it is asked."""
+"""Probes against the same computed by hand, and the steps in which they measure."""
 
 import dataclasses
 
@@ -7,12 +7,13 @@ import numpy as np
 
 from jaxopt_mini import ParamLayout
 from minigpt_flax.train import run as run_module
+from minigpt_flax.train.compile import CompiledStep
 from minigpt_flax.train.probes import layers
-from minigpt_flax.train.view import StepView
+from minigpt_flax.train.state import StepView
 from tests.minigpt_flax.training import records, start
 
 
-def test_ratios_by_layer_are_those_of_the_layers_apart():
+def test_ratios_by_layer_are_those_of_each_single_layer():
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     tree = lambda: {"blocks": {"kernel": draw(3, 4, 5), "scale": draw(3, 4)}, "head": draw(4, 6)}
@@ -30,7 +31,7 @@ def test_ratios_by_layer_are_those_of_the_layers_apart():
     np.testing.assert_allclose(list(measured.values()), list(expected.values()), rtol=1e-5)
 
 
-def test_the_cosine_is_of_two_steps_in_a_row_whatever_is_on_record(tmp_path):
+def test_the_cosine_is_of_two_successive_steps_however_many_are_logged(tmp_path):
     for every in (1, 3):
         assert start(tmp_path / str(every), "--probe=cosine", log_every=every, steps=6, eval_every=6) == 0
     of = lambda name: {line["step"]: line.get("update_cosine") for line in records(tmp_path / name) if "loss" in line}
@@ -39,18 +40,18 @@ def test_the_cosine_is_of_two_steps_in_a_row_whatever_is_on_record(tmp_path):
     np.testing.assert_allclose([some[3], some[6]], [all_steps[3], all_steps[6]], rtol=1e-4)
 
 
-def test_only_the_steps_on_record_are_observed(tmp_path, monkeypatch):
-    counted = {"step": 0, "observed": 0, "looking": 0}
+def test_probes_measure_only_in_logged_steps(tmp_path, monkeypatch):
+    counted = {"step": 0, "step_with_probes": 0, "step_with_periodic_probes": 0}
 
     def counting(run, name):
-        function = getattr(run, name)
+        function = getattr(run, name).function
 
-        def step(*given):
+        def step(*arguments):
             counted[name] += 1
-            return function(*given)
+            return function(*arguments)
 
         step.lower = function.lower
-        return step
+        return CompiledStep(step)
 
     def build(*given, built=run_module.build, **more):
         run = built(*given, **more)
@@ -58,7 +59,7 @@ def test_only_the_steps_on_record_are_observed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(run_module, "build", build)
     assert start(tmp_path / "run", "--probe=ratios", "--probe=sharpness(every=6)", log_every=3, steps=8) == 0
-    assert counted == {"step": 5, "observed": 1, "looking": 2}
+    assert counted == {"step": 5, "step_with_probes": 1, "step_with_periodic_probes": 2}
     lines = [line for line in records(tmp_path / "run") if "loss" in line]
     assert [(line["step"], "sharpness" in line) for line in lines] == [(1, True), (3, False), (6, True)]
     assert all("update_ratio/matrix" in line for line in lines)

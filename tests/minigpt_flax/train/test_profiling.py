@@ -21,10 +21,10 @@ def test_the_steps_asked_for_are_traced(tmp_path, capfd):
     path = tmp_path / "run"
     assert start(path, "--profile=3:5", "--stop-after=7") == 0
     assert traced(path) == [3, 4, 5]
-    said = capfd.readouterr().out
-    assert "steps 3 to 5 traced" in said and "https://ui.perfetto.dev" in said
+    output = capfd.readouterr().out
+    assert "steps 3 to 5 traced" in output and "https://ui.perfetto.dev" in output
     assert resume(path, "--profile=3:5") == 2  # both are done
-    assert "the steps to come are 8 to 24" in capfd.readouterr().err
+    assert "the remaining steps are 8 to 24" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["x", "3", "3:", "5:3", "0:2", "9:11", "-1:2", "3:5:7"])
@@ -35,5 +35,5 @@ def test_steps_that_the_run_has_not(text):
 
 def test_a_mistake_leaves_no_folder(tmp_path, capfd):
     assert start(tmp_path / "run", "--profile=20:40") == 2
-    assert "the steps to come are 1 to 24" in capfd.readouterr().err
+    assert "the remaining steps are 1 to 24" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()

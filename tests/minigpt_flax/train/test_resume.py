@@ -1,4 +1,4 @@
-"""A run that stops and goes on is the run that never stopped, bit for bit, however it stopped."""
+"""A run that stops and resumes equals the run that never stopped, bit for bit, however it stopped."""
 
 import functools
 import os
@@ -90,7 +90,7 @@ def test_killed_again_and_again(tmp_path):
 
 @pytest.mark.slow
 def test_a_thousand_steps_of_the_nano_preset(tmp_path):
-    """The recipe's own sizes and words: 500 and 500 steps against 1000."""
+    """The preset's own sizes and specs: 500 and 500 steps against 1000."""
     sizes = {"layers": 4, "heads": 4, "width": 128, "context": 64, "batch_size": 12, "steps": 1000}
     sizes |= {"eval_every": 250, "schedule": "warmup_cosine(warmup=100, floor=0.1)"}
     assert start(tmp_path / "whole", **sizes) == 0
@@ -100,7 +100,7 @@ def test_a_thousand_steps_of_the_nano_preset(tmp_path):
     assert last_state(tmp_path / "parts") == last_state(tmp_path / "whole")
 
 
-def test_one_line_starts_continues_and_finishes_a_run(tmp_path, capfd):
+def test_one_command_starts_continues_and_finishes_a_run(tmp_path, capfd):
     path, auto = tmp_path / "run", "--resume=auto"
     assert start(path, auto, "--stop-after=7") == 0
     assert records(path)[-1]["step"] == 7
@@ -112,27 +112,27 @@ def test_one_line_starts_continues_and_finishes_a_run(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "output"),
     [
         (["--lr=0.5"], "was started with lr="),
         (["--opt=lion"], "was started with opt="),
         (["--preset=sprint"], "was started with opt="),
     ],
 )
-def test_the_line_must_agree_with_the_run_that_it_continues(tmp_path, capfd, more, said):
+def test_the_command_must_agree_with_the_run_that_it_continues(tmp_path, capfd, more, output):
     path = tmp_path / "run"
     assert start(path, "--resume=auto", "--stop-after=0") == 0
     changes = {"preset": more[0].partition("=")[2]} if "preset" in more[0] else {}
     assert start(path, "--resume=auto", *([] if changes else more), **changes) == 2
     err = capfd.readouterr().err
-    assert err.count("\n") == 1 and said in err
+    assert err.count("\n") == 1 and output in err
 
 
-def test_auto_needs_a_name_and_takes_no_folder_of_others(tmp_path, capfd):
+def test_auto_needs_a_name_and_takes_no_other_folder(tmp_path, capfd):
     assert call("--resume=auto", "--out", tmp_path) == 2
     assert capfd.readouterr().err.count("give its --name") == 1
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     assert start(tmp_path / "mine", "--resume=auto") == 2
-    assert "exists already and is no run" in capfd.readouterr().err
+    assert "exists already and is not a run" in capfd.readouterr().err
     assert [entry.name for entry in (tmp_path / "mine").iterdir()] == ["notes.txt"]

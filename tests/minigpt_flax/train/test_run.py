@@ -1,4 +1,4 @@
-"""What goes wrong in a run ends in one line, the right status, and a checkpoint that is whole."""
+"""Failures of a run end in one line, the right status, and an intact checkpoint."""
 
 import json
 import os
@@ -47,28 +47,28 @@ def poison(monkeypatch, step):
     monkeypatch.setattr(Batches, "__call__", bad)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path, capfd, monkeypatch, finished):
+def test_a_non_finite_loss_stops_the_run(tmp_path, capfd, monkeypatch, finished):
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
         poison(patch, 11)
         assert start(path, log_every=5) == 1
-    said = one_line(capfd.readouterr().err)
-    assert "loss nan" in said and "at step 12" in said and "first blocks/attention/key/kernel[0]" in said
-    assert "the checkpoint of step 8 is from before that" in said
+    output = one_line(capfd.readouterr().err)
+    assert "loss nan" in output and "at step 12" in output and "first blocks/attention/key/kernel[0]" in output
+    assert "the checkpoint of step 8 is from before that" in output
     assert records(path)[-1] == {**records(path)[-1], "step": 12, "loss": None, "grad_norm": None}
     assert Checkpoints(path / "checkpoints", 1).steps() == [8]
-    assert resume(path) == 0  # the batches are whole again
+    assert resume(path) == 0  # the batches are intact again
     assert last_state(path) == last_state(finished)
 
 
-def test_divergence_by_too_high_a_rate(tmp_path, capfd):
+def test_divergence_by_too_high_a_learning_rate(tmp_path, capfd):
     status = start(tmp_path / "run", opt="sgd", lr="1e38", clip="none", schedule="constant")
     assert status == 1
-    said = one_line(capfd.readouterr().err)
-    assert "not finite" in said and "no checkpoint was saved" in said
+    output = one_line(capfd.readouterr().err)
+    assert "not finite" in output and "no checkpoint was saved" in output
 
 
-def test_an_explosion_is_told_once_in_the_whole_run(tmp_path, capfd):
+def test_an_explosion_is_reported_once_in_a_run(tmp_path, capfd):
     path = tmp_path / "run"
     start(path, "--explosion=0.1", "--stop-after=10")
     assert capfd.readouterr().out.count("exceeds 0.1 at step 1; largest in ") == 1
@@ -77,9 +77,9 @@ def test_an_explosion_is_told_once_in_the_whole_run(tmp_path, capfd):
     assert [line["step"] for line in records(path) if "explosion" in line] == [1]
 
 
-def test_a_finished_run_says_so(finished, capfd):
+def test_a_finished_run_is_reported(finished, capfd):
     before = records(finished)
-    (finished / "curves.png").touch()  # which these tests do without
+    (finished / "curves.png").touch()  # which these tests don't draw
     assert resume(finished) == 0
     assert capfd.readouterr().out == f"{finished} is finished: all 24 steps are done\n"
     assert records(finished) == before
@@ -94,7 +94,7 @@ def test_a_folder_of_something_else(tmp_path, capfd):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_text("")
     assert start(tmp_path / "photos") == 2
-    assert "exists already and is no run" in one_line(capfd.readouterr().err)
+    assert "exists already and is not a run" in one_line(capfd.readouterr().err)
     assert resume(tmp_path / "photos") == 2
     assert "is not the folder of a run" in one_line(capfd.readouterr().err)
     (tmp_path / "file").write_text("")
@@ -125,7 +125,7 @@ def test_flags_may_repeat_the_configuration_but_not_change_it(half, capfd):
     assert resume(half, "--opt", "adamw", f"--lr={rate}", "--schedule", "warmup_cosine") == 0
 
 
-def test_what_leaves_the_numbers_alone_may_change(half, capfd, finished):
+def test_flags_that_do_not_affect_the_numbers_may_change(half, capfd, finished):
     assert resume(half, "--log-every", "3", "--keep", "0") == 2
     assert "--keep must be at least 1, got 0" in one_line(capfd.readouterr().err)
     assert resume(half, "--log-every", "3", "--keep", "1") == 0
@@ -166,7 +166,7 @@ def test_missing_files_of_a_run(half, capfd, name):
     assert name in one_line(capfd.readouterr().err)
 
 
-def test_lines_of_a_log_that_a_crash_cut_short_or_left_behind(half, finished):
+def test_records_that_a_crash_cut_short_or_left_behind(half, finished):
     with (half / "metrics.jsonl").open("a") as file:
         file.write('{"step": 21, "tokens": 672, "seconds": 9.0, "loss": 0.0}\n{"step": 22, "lo')
     assert resume(half) == 0
@@ -183,7 +183,7 @@ def test_a_run_in_progress_is_left_alone(half, capfd):
         assert resume(half) == 2
         assert f"is being trained by process {other.pid} on " in one_line(capfd.readouterr().err)
         other.kill()
-    assert resume(half) == 0  # the system has let go for the one that was killed
+    assert resume(half) == 0  # the system has released the lock of the killed process
 
 
 def test_a_full_disk_while_logging(half, capfd, monkeypatch):
@@ -195,7 +195,7 @@ def test_a_full_disk_while_logging(half, capfd, monkeypatch):
 
 
 def test_a_file_system_that_takes_no_checkpoint(half, finished, capfd, monkeypatch):
-    monkeypatch.setattr(training, "KEPT", 3600.0)  # or a part of a program would be left for the other tests
+    monkeypatch.setattr(training, "KEPT", 3600.0)  # or other tests would find a part of a program
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, hard))  # enough for the log
     try:
@@ -230,5 +230,5 @@ def test_the_log_is_strict_json_and_continues_the_clock(half):
 
 
 def test_help_and_mistakes_need_no_jax():
-    code = "import sys, minigpt_flax.cli.fit; assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
+    code = "import sys, minigpt_flax.cli.train; assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -10,9 +10,8 @@ import numpy as np
 from jaxopt_mini import adamw, apply_updates, chain, clip_by_norm
 from jaxopt_mini.schedules import constant
 from jaxopt_mini.tree import norm
-from minigpt_flax.train.state import init_state
+from minigpt_flax.train.state import StepView, init_state
 from minigpt_flax.train.step import make_step
-from minigpt_flax.train.view import StepView
 
 KEY = jax.random.key(3)
 PARAMS = {

@@ -9,7 +9,7 @@ import pytest
 from minigpt_flax.train import clock as clocks, throughput
 from minigpt_flax.train.clock import Clock
 from minigpt_flax.train.devices import PEAKS, peak_flops
-from minigpt_flax.train.throughput import Compilation, Memory, Speed, peak_memory, resident
+from minigpt_flax.train.throughput import Compilation, Memory, Speed, peak_memory, peak_resident
 from tests.minigpt_flax.training import start
 
 KNOWN = {  # as JAX names them -> dense bfloat16 TFLOP/s on the data sheet, per device of JAX
@@ -52,29 +52,29 @@ def test_no_pattern_is_shadowed_by_one_before():
         assert peak_flops(plain, "float32") == peak.float32, pattern
 
 
-def sitting(**changes):
+def speed_of(**changes):
     return Speed(**PLAIN | {"device": "NVIDIA H200", "devices": 2, "steps": 50, "seconds": 5.0} | changes)
 
 
 def test_utilisation():
-    found = sitting(flops_per_step=10**14, peak_flops=1e15)
+    found = speed_of(flops_per_step=10**14, peak_flops=1e15)
     assert found.step_seconds == 0.1 and found.tokens_per_second == 10_000
     assert found.mfu == 1e15 / 2e15
     assert found.lines() == (
-        "10.0k tokens/s, 100.0 ms a step; 1.00 PFLOP/s, MFU 50.0%\n"
+        "10.0k tokens/s, 100.0 ms per step; 1.00 PFLOP/s, MFU 50.0%\n"
         "compiling 3.0 s, validations 2.0 s\n"
         "memory 2.00 GB (peak of the device)"
     )
 
 
 def test_an_unknown_device_says_so():
-    assert "MFU unknown for Radeon in bfloat16" in sitting(device="Radeon", flops_per_step=1, peak_flops=None).lines()
-    assert "no MFU on a CPU" in sitting(device="cpu", flops_per_step=1, peak_flops=None).lines()
+    assert "MFU unknown for Radeon in bfloat16" in speed_of(device="Radeon", flops_per_step=1, peak_flops=None).lines()
+    assert "no MFU on a CPU" in speed_of(device="cpu", flops_per_step=1, peak_flops=None).lines()
 
 
 def test_without_a_timed_step_there_is_no_speed():
-    found = sitting(steps=0, seconds=0.0, flops_per_step=1, peak_flops=1.0)
-    assert found.lines().startswith("too few steps to tell\ncompiling 3.0 s") and found.record()["mfu"] is None
+    found = speed_of(steps=0, seconds=0.0, flops_per_step=1, peak_flops=1.0)
+    assert found.lines().startswith("too few steps to measure\ncompiling 3.0 s") and found.record()["mfu"] is None
 
 
 def test_the_clock_leaves_out_compilation_and_validation(monkeypatch):
@@ -105,14 +105,14 @@ def test_memory_is_xlas_where_the_device_tells_nothing():
     found = peak_memory(state, compiled.memory_analysis)
     assert found.source == "of a step, by XLA" and 2 * state.nbytes <= found.size < 4 * state.nbytes
     assert peak_memory(state, lambda: None).source == "of the process"
-    assert 50e6 < resident() < 1e11
+    assert 50e6 < peak_resident() < 1e11
 
 
 def test_a_run_ends_with_its_speed(tmp_path, capfd):
     assert start(tmp_path / "run", "--stop-after=20", dtype="bfloat16") == 0
-    said = capfd.readouterr().out
+    output = capfd.readouterr().out
     record = json.loads((tmp_path / "run" / "speed.json").read_text())
-    assert f"{record['step_seconds'] * 1e3:.1f} ms a step" in said and "no MFU on a CPU" in said
+    assert f"{record['step_seconds'] * 1e3:.1f} ms per step" in output and "no MFU on a CPU" in output
     assert record["steps"] == 20 - 3  # the first, and one after each of two validations
     assert record["tokens_per_second"] == pytest.approx(record["steps"] * 32 / record["seconds"])
     assert record["device"] == "cpu" and record["mfu"] is None and record["memory"]["size"] > 1e5

@@ -1,4 +1,4 @@
-"""Groups of parameters and wrappers, from the word to the update."""
+"""Parameter groups and wrappers, from the spec to the update."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from jaxopt_mini.tree import path_name
 from minigpt_flax.console import summary
 from minigpt_flax.errors import UserError
 from minigpt_flax.train.build import build
-from minigpt_flax.train.config.run_config import resolve
+from minigpt_flax.train.config.run_config import RunConfig, resolve
 from tests.minigpt_flax.training import TINY, records, resume, start
 
 
@@ -29,7 +29,7 @@ def moved(run):
     return {path_name(path): size for path, size in jax.tree.leaves_with_path(change)}
 
 
-def test_each_group_follows_its_own_rule_and_rate():
+def test_each_group_has_its_own_optimizer_and_learning_rate():
     run = build(
         config("embedding=sign_sgd(lr=0.5)", "*/mlp/*=adamw(weight_decay=0.0, lr_scale=0)", schedule="constant")
     )
@@ -38,22 +38,27 @@ def test_each_group_follows_its_own_rule_and_rate():
     np.testing.assert_allclose([*moved(run).values()], [*rates.values()], rtol=0.03)
 
 
-def test_what_a_group_leaves_open_is_written_down():
+def test_open_arguments_of_a_group_are_filled_in():
     run = config("vector=adamw(b2=0.9)", "head=lion(lr=1e-4)", tie_head=False)
-    assert run.group == (f"vector=adamw(b2=0.9, weight_decay=0.1, lr={run.lr})", "head=lion(lr=0.0001)")
-    assert config(*run.group, tie_head=False) == run
+    texts = [str(group) for group in run.group]
+    assert texts == [f"vector=adamw(b2=0.9, weight_decay=0.1, lr={run.lr})", "head=lion(lr=0.0001)"]
+    assert config(*texts, tie_head=False) == config(*run.group, tie_head=False) == run
 
 
 def test_a_group_without_a_rate_takes_the_same_however_the_config_was_made():
-    said = config("matrix=adamw(b2=0.9)", "vector=lion")
-    by_hand = dataclasses.replace(said, group=("matrix=adamw(b2=0.9)", "vector=lion"))
-    assert dict(summary.plan(build(by_hand)))["optimizer"] == dict(summary.plan(build(said)))["optimizer"]
-    assert moved(build(by_hand)) == moved(build(said))
-    assert min(moved(build(by_hand)).values()) > 0
+    groups = ("matrix=adamw(b2=0.9)", "vector=lion")
+    typed = config(*groups)
+    in_python = RunConfig(**{name: value for name, value in vars(typed).items() if name != "seed"} | {"group": groups})
+    assert in_python == typed
+    assert dict(summary.summary(build(in_python)))["optimizer"] == dict(summary.summary(build(typed)))["optimizer"]
+    assert moved(build(in_python)) == moved(build(typed))
+    assert min(moved(build(in_python)).values()) > 0
+    with pytest.raises(UserError, match=r"group 'vector=lion' has no lr: write vector=lion\(lr=...\)"):
+        dataclasses.replace(typed, group=groups[1:])
 
 
-def test_the_plan_shows_the_rule_of_every_tensor():
-    text = dict(summary.plan(build(config("embedding=lion(lr=0.1)"))))["optimizer"]
+def test_the_summary_shows_the_optimizer_of_every_tensor():
+    text = dict(summary.summary(build(config("embedding=lion(lr=0.1)"))))["optimizer"]
     assert text.splitlines()[0].startswith("lion, peak 0.1 on 2 tensors:")
     assert "adamw(b2=0.99, weight_decay=0.1) on 9 tensors:" in " ".join(text.split())
 
@@ -68,7 +73,7 @@ def test_a_group_of_everything_leaves_no_rest():
     [
         (["embeding=lion"], r"'embeding' covers no parameter \(did you mean 'embedding'\?\); roles: embedding, matrix"),
         (["matrix=lion", "*/mlp/*=adamw"], "blocks/mlp/down/kernel is in the groups 'matrix' and '\\*/mlp/\\*'"),
-        (["embedding"], "is not WHERE=WORD"),
+        (["embedding"], "is not WHERE=SPEC"),
         (["embedding=lion(lr=-1)"], "lr must be at least 0"),
         (["embedding=lion(lr_scale='x')"], "lr_scale must be a number"),
         (["embedding=lionn"], "did you mean 'lion'"),
@@ -80,22 +85,27 @@ def test_mistakes_are_one_line(group, message):
         build(config(*group))
 
 
-@pytest.mark.parametrize("word", ["cautios", "cautious(scale=1)", "lookahead(sync_period=0)"])
-def test_mistaken_wrappers_are_one_line(word):
-    with pytest.raises(UserError, match="cautious|sync_period"):
-        build(config(wrap=(word,)))
+WRONG_WRAPPERS = ["cautios", "cautious(scale=1)", "lookahead(sync_period=0)", "accumulate(step=2)"]
+WRONG_WRAPPERS += [f"accumulate(steps={steps})" for steps in ("0", "-3", "1.5", "'x'", "inf")]
+
+
+@pytest.mark.parametrize("spec", WRONG_WRAPPERS)
+def test_mistaken_wrappers_are_one_line(spec):
+    with pytest.raises(UserError, match="cautious|sync_period|steps") as error:
+        build(config(wrap=(spec,)))
+    assert "\n" not in str(error.value)
 
 
 def test_wrappers_get_the_schedule_and_the_loss():
     """The decay of ``cautious_decay`` follows the run's schedule, and ``sam`` and ``sophia`` call the loss."""
-    words = ("cautious_decay(weight_decay=0.1)", "sam(rho=0.01)")
-    run = build(config(wrap=words, opt="sophia", schedule="constant"))
+    specs = ("cautious_decay(weight_decay=0.1)", "sam(rho=0.01)")
+    run = build(config(wrap=specs, opt="sophia", schedule="constant"))
     state, metrics = run.step(run.init(), run.batches(0))
     assert np.isfinite(metrics["loss"])
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.params))
 
 
-def test_a_run_is_judged_by_its_average_and_resumes(tmp_path):
+def test_validation_takes_the_average_and_the_run_resumes(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     more = ["--wrap=ema_params(decay=0.9)", "--group=embedding=lion(lr=1e-3)"]
     start(whole, *more)

@@ -11,7 +11,8 @@ from jaxopt_mini import ParamLayout
 from minigpt_flax.model import gpt
 from minigpt_flax.model.layout import layout as model_layout
 from minigpt_flax.train.build import model_config
-from minigpt_flax.train.config.run_config import PRESET_NOTES, PRESETS, resolve
+from minigpt_flax.train.config.presets import PRESET_NOTES, PRESETS
+from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.optimizer import build_optimizer
 
 GPT2 = {"gpt2": 124_439_808, "gpt2-medium": 354_823_168, "gpt2-large": 774_030_080, "gpt2-xl": 1_557_611_200}
@@ -55,7 +56,7 @@ def test_speedrun_is_its_authors_benchmark():
 
 
 def test_speedruns_optimizers_step_as_their_authors_do():
-    """A matrix, an embedding, a head and a vector, two steps, against the rules in NumPy; gradients are sums there."""
+    """A matrix, an embedding, a head and a vector, two steps, against the same in NumPy; gradients are sums there."""
     config = dataclasses.replace(
         resolve({}, "speedrun"),
         dtype="float32",
@@ -66,7 +67,7 @@ def test_speedruns_optimizers_step_as_their_authors_do():
     layout = {name: ParamLayout(name, (), *(((0,), (1,)) if len(s) == 2 else ((), (0,)))) for name, s in shapes.items()}
     params = {name: random.standard_normal(shape) for name, shape in shapes.items()}
     sums = [{name: random.standard_normal(shape) for name, shape in shapes.items()} for _ in range(2)]
-    sums[0]["embedding"][0], sums[1]["embedding"][0] = 0, 0  # a token that doesn't come
+    sums[0]["embedding"][0], sums[1]["embedding"][0] = 0, 0  # a token that doesn't occur
     _, tx = build_optimizer(config, layout)
     ours = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
     state = tx.init(ours)

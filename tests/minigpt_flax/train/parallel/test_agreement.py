@@ -1,10 +1,11 @@
-"""Whatever makes two processes different runs is noticed and named."""
+"""Every difference between the processes of a run is detected and named."""
 
 import dataclasses
 import typing
 
 import pytest
 
+from minigpt_flax.spec import Spec
 from minigpt_flax.train.config.run_config import RunConfig, flag_of
 from minigpt_flax.train.parallel.agreement import (
     as_typed,
@@ -14,7 +15,7 @@ from minigpt_flax.train.parallel.agreement import (
     typed as typed_fields,
     versions,
 )
-from minigpt_flax.train.parallel.multihost import tell_failure
+from minigpt_flax.train.parallel.multihost import report_failure
 from tests.minigpt_flax.train.parallel.test_multihost import ended, free_port
 from tests.minigpt_flax.training import flags, spawn
 
@@ -24,20 +25,20 @@ def other(name, value):
     if isinstance(value, bool):
         return not value
     if isinstance(value, tuple):
-        return (*value, "another")
+        return (*value, "another=sgd(lr=1)" if name == "group" else "another")
     if value is None:
         kinds = typing.get_args(typing.get_type_hints(RunConfig)[name])
         return {int: 7, float: 7.5, str: "another"}[kinds[0]]
-    return "another" if isinstance(value, str) else value + 1
+    return "another" if isinstance(value, str | Spec) else value + 1
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(RunConfig)])
 def test_every_field_of_a_configuration_is_compared(name):
     config = RunConfig()
     changed = dataclasses.replace(config, **{name: other(name, getattr(config, name))})
-    said = difference({0: typed_fields(config), 1: typed_fields(config), 2: typed_fields(changed)}, "do this")
+    message = difference({0: typed_fields(config), 1: typed_fields(config), 2: typed_fields(changed)}, "do this")
     theirs, ours = as_typed(name, getattr(changed, name)), as_typed(name, getattr(config, name))
-    assert said == f"process 2 has {theirs}, process 0 has {ours}: do this"
+    assert message == f"process 2 has {theirs}, process 0 has {ours}: do this"
     assert flag_of(name).removeprefix("--") in theirs
 
 
@@ -59,7 +60,7 @@ def test_what_only_one_has():
 def test_one_process_alone_agrees(tmp_path):
     require_same({"lr": "--lr 0.1"}, "")
     require_shared(tmp_path / "absent")
-    tell_failure(["--lr", "x"], "no number", 2)
+    report_failure(["--lr", "x"], "no number", 2)
 
 
 def test_versions():
@@ -68,17 +69,17 @@ def test_versions():
 
 
 @pytest.mark.parametrize(
-    ("fake", "said"),
+    ("fake", "message"),
     [
         ("versions = lambda: {**VERSIONS(), 'jax': '0.9.0'}", "process 1 has jax 0.9.0, process 0 has jax "),
         ("commit = lambda: 'abc'", "process 1 has commit abc, process 0 has commit "),
         ("source_hash = lambda: 'abc'", "process 1 has sources with the SHA-256 abc, process 0 has sources "),
     ],
 )
-def test_other_software_in_one_process(tmp_path, fake, said):
+def test_other_software_in_one_process(tmp_path, fake, message):
     code = f"from minigpt_flax.train.parallel import agreement; VERSIONS = agreement.versions; agreement.{fake}"
     meeting = f"--multihost=coordinator=127.0.0.1:{free_port()},processes=2,process="
     arguments = flags(out=tmp_path)
     ends = ended(spawn(*arguments, f"{meeting}0"), spawn(*arguments, f"{meeting}1", first=code))
     assert [(status, out, err.count("\n")) for status, out, err in ends] == [(2, "", 1)] * 2, ends
-    assert all(said in err and "install the same versions" in err for _, _, err in ends), ends
+    assert all(message in err and "install the same versions" in err for _, _, err in ends), ends

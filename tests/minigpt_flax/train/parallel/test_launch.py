@@ -1,4 +1,4 @@
-"""One step, four launchers: with uneven masks, every gradient is that of one device, and so are their derivatives."""
+"""One step, two launchers: with uneven masks, every gradient is that of one device, and so are their derivatives."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jaxopt_mini import ParamLayout, sgd
 from jaxopt_mini.base import GradientTransformationExtraArgs
 from jaxopt_mini.schedules import constant
 from minigpt_flax.train.config.mesh import read_mesh
-from minigpt_flax.train.parallel.launch import LAUNCHERS, patient
+from minigpt_flax.train.parallel.launch import LAUNCHERS
 from minigpt_flax.train.parallel.sharding import make_mesh, state_shardings
 from minigpt_flax.train.state import init_state
 from minigpt_flax.train.step import make_step
@@ -18,7 +18,7 @@ PARAMS = {"in": jax.random.normal(jax.random.key(0), (8, 16)), "out": jax.random
 LAYOUT = jax.tree.map(lambda _: ParamLayout("matrix", (), (0,), (1,)), PARAMS)
 TENSOR = {"in": 1, "out": 0}
 ROWS = np.random.default_rng(0).integers(0, 8, (16, 9))
-ROWS[:6] = np.where(np.arange(9)[None] > 2, 0, ROWS[:6])  # a few rows have hardly a token that counts
+ROWS[:6] = np.where(np.arange(9)[None] > 2, 0, ROWS[:6])  # a few rows have few tokens that count
 WAYS = [
     ("jit", "data=8", 1),
     ("jit", "zero=8", 1),
@@ -54,12 +54,11 @@ def launched(parallel, mesh, accum, *, make, init, layout, tensor):
         order, sharding = launcher.order(accum, len(rows) // accum, mesh)
         return jax.device_put(rows.astype(np.int32)[order], sharding)
 
-    step = patient(launcher.compile(make, mesh, shardings), mesh)
-    return step, jax.jit(init, out_shardings=shardings)(), place
+    return launcher.compile(make, mesh, shardings), jax.jit(init, out_shardings=shardings)(), place
 
 
 def one_step(tx, *way):
-    """What one step changes, and its metrics."""
+    """Changes by one step, and its metrics."""
     make = lambda axis: make_step(loss_sum, tx, constant(1.0, 10), key=jax.random.key(0), layout=LAYOUT, axis=axis)
     step, state, place = launched(*way, make=make, init=lambda: init_state(PARAMS, tx), layout=LAYOUT, tensor=TENSOR)
     state, metrics = step(state, place(ROWS))
@@ -78,8 +77,8 @@ def test_every_gradient_is_that_of_one_device(parallel, mesh, accum):
         np.testing.assert_allclose(moved[name], -np.asarray(grad), atol=1e-6)
 
 
-def by_its_own_loss():
-    """Goes by what the loss that it is told says: the gradient, and the curvature along it, forward over reverse."""
+def optimizer_with_loss():
+    """An optimizer that calls ``loss_fn``: for the gradient, and the curvature along it, forward over reverse."""
 
     def update(grads, state, params, *, loss_fn, value, **extra):
         slope = jax.grad(loss_fn)(params)
@@ -91,8 +90,8 @@ def by_its_own_loss():
 
 
 @each_way
-def test_the_loss_that_an_optimizer_is_told_can_be_derived_twice(parallel, mesh, accum):
-    moved, _ = one_step(by_its_own_loss(), parallel, mesh, accum)
+def test_loss_fn_of_an_optimizer_can_be_differentiated_twice(parallel, mesh, accum):
+    moved, _ = one_step(optimizer_with_loss(), parallel, mesh, accum)
     grads = jax.grad(mean)(PARAMS)
     _, curved = jax.jvp(jax.grad(mean), (PARAMS,), (grads,))
     for name in PARAMS:

@@ -1,4 +1,4 @@
-"""Several processes on this machine are one run: the same numbers, one voice, one end."""
+"""Several processes on this machine are one run: the same numbers, one output, one end."""
 
 import json
 import signal
@@ -8,7 +8,7 @@ import time
 import pytest
 
 from minigpt_flax.errors import UserError
-from minigpt_flax.train.parallel.multihost import find_place, from_first, read_multihost
+from minigpt_flax.train.parallel.multihost import broadcast_from_first, find_place, read_multihost
 from tests.minigpt_flax.training import call, flags, records, resume, spawn, start
 
 
@@ -17,8 +17,8 @@ from tests.minigpt_flax.training import call, flags, records, resume, spawn, sta
     [
         ("host:1", "has no key 'host:1'"),
         ("cordinator=a:1,processes=2,process=0", r"no key 'cordinator' \(did you mean 'coordinator'\?\)"),
-        ("processes=2,process=0", "leaves something open: write --multihost auto, or"),
-        ("coordinator=a:1,processes=2,process=2", "process 2 of 2: they count from 0"),
+        ("processes=2,process=0", "lacks a key: write --multihost auto, or"),
+        ("coordinator=a:1,processes=2,process=2", "process 2 of 2: number them from 0"),
         ("coordinator=a:1,processes=two,process=0", "processes must be a whole number, got 'two'"),
         ("coordinator=a,processes=2,process=0", "must be HOST:PORT, got 'a'"),
         ("coordinator=a:70000,processes=2,process=0", "must be HOST:PORT, got 'a:70000'"),
@@ -28,7 +28,7 @@ from tests.minigpt_flax.training import call, flags, records, resume, spawn, sta
         ("auto,silense=60", r"no key 'silense' \(did you mean 'silence'\?\)"),
     ],
 )
-def test_a_word_that_can_not_be_read(text, message):
+def test_a_multihost_value_that_can_not_be_read(text, message):
     with pytest.raises(UserError, match=message):
         read_multihost(text)
 
@@ -55,7 +55,7 @@ def test_slurm_may_say_it(monkeypatch):
 
 
 def test_one_process_alone_is_the_first():
-    assert from_first(lambda: {1: "one"}) == {1: "one"}
+    assert broadcast_from_first(lambda: {1: "one"}) == {1: "one"}
 
 
 def free_port():
@@ -67,8 +67,8 @@ def free_port():
 def ended(*processes):
     """Status, output and errors of each; none outlives this."""
     try:
-        told = [process.communicate(timeout=300) for process in processes]
-        return [(process.returncode, *words) for process, words in zip(processes, told, strict=True)]
+        streams = [process.communicate(timeout=300) for process in processes]
+        return [(process.returncode, *pair) for process, pair in zip(processes, streams, strict=True)]
     finally:
         for process in processes:
             process.kill()
@@ -76,15 +76,15 @@ def ended(*processes):
 
 def several(count, *arguments, **variables):
     """Starts the processes of one run."""
-    word = f"coordinator=127.0.0.1:{free_port()},processes={count},process="
+    where = f"coordinator=127.0.0.1:{free_port()},processes={count},process="
     variables = {"JAX_NUM_CPU_DEVICES": "1", **variables}  # a run inside the test's process sets it to the cores
-    return [spawn(*arguments, f"--multihost={word}{i}", **variables) for i in range(count)]
+    return [spawn(*arguments, f"--multihost={where}{i}", **variables) for i in range(count)]
 
 
 @pytest.mark.parametrize("process", [0, 1])
-def test_nobody_comes(process, tmp_path):
-    word = f"coordinator=127.0.0.1:{free_port()},processes=2,process={process},timeout=2"
-    ((status, out, err),) = ended(spawn(*flags(out=tmp_path), f"--multihost={word}"))
+def test_the_other_process_is_missing(process, tmp_path):
+    where = f"coordinator=127.0.0.1:{free_port()},processes=2,process={process},timeout=2"
+    ((status, out, err),) = ended(spawn(*flags(out=tmp_path), f"--multihost={where}"))
     assert (status, out, err.count("\n")) == (2, "", 1), err
     assert "127.0.0.1" in err and "within 2 s" in err and "start every process" in err
     assert list(tmp_path.iterdir()) == []
@@ -96,8 +96,8 @@ def different(*pairs, **changes):
     Returns:
       The lines.
     """
-    word = f"coordinator=127.0.0.1:{free_port()},processes=2,process="
-    processes = [spawn(*flags(**changes), *pair, f"--multihost={word}{i}") for i, pair in enumerate(pairs)]
+    where = f"coordinator=127.0.0.1:{free_port()},processes=2,process="
+    processes = [spawn(*flags(**changes), *pair, f"--multihost={where}{i}") for i, pair in enumerate(pairs)]
     ends = ended(*processes)
     assert [(status, out, err.count("\n")) for status, out, err in ends] == [(2, "", 1)] * 2, ends
     return [err for _, _, err in ends]
@@ -105,26 +105,26 @@ def different(*pairs, **changes):
 
 def test_processes_with_different_flags_do_not_train(tmp_path):
     lines = different(["--lr=0.01", "--seed=0"], ["--lr=0.001", "--seed=1"], out=tmp_path, mesh="data=2")
-    said = "process 1 has --lr 0.001 --seed 1, process 0 has --lr 0.01 --seed 0: start all processes with the same"
-    assert all(said in line for line in lines), lines
+    output = "process 1 has --lr 0.001 --seed 1, process 0 has --lr 0.01 --seed 0: start all processes with the same"
+    assert all(output in line for line in lines), lines
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_flag_of_one_process_is_told_to_the_other(tmp_path):
+def test_a_wrong_flag_of_one_process_is_reported_by_the_other(tmp_path):
     lines = different([], ["--lrr=3"], out=tmp_path)
     assert "train.py: process 1: unknown argument '--lrr=3'" in lines[0], lines
     assert "train.py: unknown argument '--lrr=3'" in lines[1], lines
 
 
 @pytest.mark.parametrize(
-    ("pair", "said"),
+    ("pair", "output"),
     [
         (["--name=a", "--name=b"], "process 1 has --name b, process 0 has --name a"),
         (["--stop-after=3", "--quiet"], "process 1 has no --stop-after, process 0 has --stop-after 3"),
     ],
 )
-def test_requests_that_differ_are_noticed_before_jax_is_imported(tmp_path, pair, said):
-    assert all(said in line for line in different(pair[:1], pair[1:], out=tmp_path))
+def test_requests_that_differ_are_detected_before_jax_is_imported(tmp_path, pair, output):
+    assert all(output in line for line in different(pair[:1], pair[1:], out=tmp_path))
 
 
 @pytest.mark.slow
@@ -133,9 +133,9 @@ def test_processes_with_different_data_do_not_train(tmp_path):
         (tmp_path / f"{i}.txt").write_text("The quick brown fox. " * (50 + i))
         (tmp_path / str(i)).mkdir()
         (tmp_path / str(i) / "book.txt").symlink_to(tmp_path / f"{i}.txt")
-    word = f"coordinator=127.0.0.1:{free_port()},processes=2,process="
+    where = f"coordinator=127.0.0.1:{free_port()},processes=2,process="
     arguments = flags(out=tmp_path / "out", mesh="data=2", data="book.txt")
-    ends = ended(*(spawn(*arguments, f"--multihost={word}{i}", cwd=tmp_path / str(i)) for i in (0, 1)))
+    ends = ended(*(spawn(*arguments, f"--multihost={where}{i}", cwd=tmp_path / str(i)) for i in (0, 1)))
     assert [(status, err.count("\n")) for status, _, err in ends] == [(2, 1)] * 2, ends
     assert all("process 1 has --data with the SHA-256" in err for _, _, err in ends)
     assert not (tmp_path / "out").exists()
@@ -196,7 +196,7 @@ def test_two_processes_are_one(tmp_path, one, changes):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_ends_all_and_one_process_goes_on(tmp_path):
+def test_a_signal_to_one_ends_all_and_one_process_continues(tmp_path):
     path = tmp_path / "run"
     processes = several(2, *flags(out=tmp_path, name="run", mesh="zero=2", steps=3000, eval_every=500))
     while sum(1 for _ in path.glob("metrics.jsonl")) == 0 or len(records(path)) < 100:
@@ -213,16 +213,16 @@ def test_a_signal_to_one_ends_all_and_one_process_goes_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_mistake_of_the_first_is_told_to_all(tmp_path):
+def test_a_mistake_of_the_first_is_reported_by_all(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine").touch()
     ends = ended(*several(2, *flags(out=tmp_path, name="run", mesh="data=2")))
     assert [(status, err.count("\n")) for status, _, err in ends] == [(2, 1), (2, 1)], ends
-    assert "exists already and is no run" in ends[0][2]
+    assert "exists already and is not a run" in ends[0][2]
 
 
 @pytest.mark.slow
 def test_devices_that_do_not_match(tmp_path):
     ends = ended(*several(2, *flags(out=tmp_path, name="run", mesh="data=1")))
-    assert all(status == 2 and "2 processes share them all" in err for status, _, err in ends), ends
+    assert all(status == 2 and "2 processes must use them all" in err for status, _, err in ends), ends
     assert not (tmp_path / "run").exists()

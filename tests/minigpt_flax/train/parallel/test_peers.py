@@ -148,18 +148,18 @@ def test_progress_after_a_signal_is_no_hang():
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-@pytest.mark.parametrize(("error", "status"), [("UserError('no such word')", 2), ("Failed('no such word')", 1)])
-def test_the_error_of_one_is_told_to_the_other(failing, error, status):
+@pytest.mark.parametrize(("error", "status"), [("UserError('no such spec')", 2), ("Failed('no such spec')", 1)])
+def test_the_error_of_one_is_reported_by_the_other(failing, error, status):
     bodies = [WAIT, WAIT]
     bodies[failing] = f"raise {error}"
     ends = ended(*several(*bodies))
-    assert ends[failing] == (status, ["train.py: no such word"])
-    assert ends[1 - failing] == (status, [f"train.py: process {failing}: no such word"])
+    assert ends[failing] == (status, ["train.py: no such spec"])
+    assert ends[1 - failing] == (status, [f"train.py: process {failing}: no such spec"])
 
 
-def test_the_same_error_in_all_is_said_once_by_each():
-    body = "peers.decide(0, len)\nraise UserError('no such word')"
-    assert ended(*several(body, body, body)) == [(2, ["train.py: no such word"])] * 3
+def test_the_same_error_in_all_is_reported_once_by_each():
+    body = "peers.decide(0, len)\nraise UserError('no such spec')"
+    assert ended(*several(body, body, body)) == [(2, ["train.py: no such spec"])] * 3
 
 
 @pytest.mark.parametrize("failing", [0, 1])
@@ -169,11 +169,11 @@ def test_an_unexpected_error_keeps_its_traceback(failing):
     ends = ended(*several(*bodies))
     assert ends[failing][0] == 1
     assert ends[failing][1][0].startswith("Traceback") and ends[failing][1][-1] == "ZeroDivisionError: division by zero"
-    told = f"train.py: process {failing}: ZeroDivisionError (its traceback is on its standard error)"
-    assert ends[1 - failing] == (1, [told])
+    line = f"train.py: process {failing}: ZeroDivisionError (its traceback is on its standard error)"
+    assert ends[1 - failing] == (1, [line])
 
 
-def test_an_error_that_follows_from_the_death_of_another_is_not_said():
+def test_an_error_that_follows_from_the_death_of_another_is_not_reported():
     wait = """other = peers.decide(0, lambda pids: pids[1])
 while os.path.exists(f'/proc/{other}'): time.sleep(0.01)
 1 / 0"""
@@ -195,7 +195,7 @@ def test_all_values_come_to_process_0_and_its_decision_to_all():
     body = """
 for k in range(50):
     assert peers.decide(i + k, lambda values: [values[0], values[1], values[2], sum(values.values())])[3] == 3 + 3 * k
-    assert peers.tell({"k": k} if i == 0 else None) == {"k": k}"""
+    assert peers.broadcast({"k": k} if i == 0 else None) == {"k": k}"""
     assert ended(*several(body, body, body)) == [(0, [])] * 3
 
 
@@ -231,7 +231,7 @@ def test_another_program_answers():
             connection.close()
         ((status, lines),) = ended(process)
     assert (status, len(lines)) == (2, 1)
-    assert f"localhost:{port} is answered by another program" in lines[0]
+    assert f"localhost:{port} is used by another program" in lines[0]
 
 
 def test_noise_on_the_port_harms_nothing():

@@ -1,4 +1,4 @@
-"""Eight devices do what one does, however the work is spread, and hold what they should."""
+"""Eight devices compute what one does, with every mesh, and hold their share of the state."""
 
 import functools
 
@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from minigpt_flax.console.summary import plan
+from minigpt_flax.console.summary import summary
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.parallel.sharding import device_bytes
@@ -63,7 +63,7 @@ def test_fifty_steps_are_those_of_one_device(opt, spread):
     ("spread", "params", "opt_state"),
     [("data", 1, 1), ("pmap", 1, 1), ("zero", 1, 8), ("fsdp", 4, 4), ("tensor", 1.95, 1.95)],
 )
-def test_what_a_device_holds_shrinks(spread, params, opt_state):
+def test_the_share_of_a_device_shrinks(spread, params, opt_state):
     one, many = setup(opt="adamw", **ONE).state, setup(opt="adamw", **SPREADS[spread]).state
     for part, shrinks in (("params", params), ("opt_state", opt_state)):
         held, whole = (device_bytes(getattr(state, part)) for state in (many, one))
@@ -89,7 +89,7 @@ EIGHT, ALONE = "--mesh=data=2,fsdp=4", "--mesh=data=1"
 
 
 @pytest.mark.parametrize(("before", "after"), [(EIGHT, ALONE), pytest.param(ALONE, EIGHT, marks=pytest.mark.slow)])
-def test_a_run_goes_on_where_there_are_other_devices(tmp_path, capfd, before, after):
+def test_a_run_resumes_on_other_devices(tmp_path, capfd, before, after):
     sizes = {"batch_size": 8, "steps": 60, "eval_every": 60}
     assert start(tmp_path / "whole", before, **sizes) == 0
     assert start(tmp_path / "run", before, "--stop-after=9", **sizes) == 0
@@ -102,7 +102,7 @@ def test_a_run_goes_on_where_there_are_other_devices(tmp_path, capfd, before, af
     assert differences[:9].max() == 0 and differences[9] <= 1e-6 and differences.max() <= 1e-4
 
 
-def test_a_run_on_many_devices_is_looked_at_on_one(tmp_path):
+def test_a_run_on_many_devices_is_reopened_on_one(tmp_path):
     assert start(tmp_path / "run", "--mesh=data=8", "--parallel=pmap", "--stop-after=1", batch_size=8) == 0
     run, state = reopen(tmp_path / "run")
     assert int(state.step) == 1 and all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(state))
@@ -110,19 +110,19 @@ def test_a_run_on_many_devices_is_looked_at_on_one(tmp_path):
     assert int(after.step) == 2
 
 
-def test_the_plan_says_how_the_work_is_spread():
-    text = dict(plan(setup(mesh="data=2,fsdp=4")))["device"]
+def test_the_summary_shows_how_the_run_is_spread():
+    text = dict(summary(setup(mesh="data=2,fsdp=4")))["device"]
     assert text.splitlines()[0].startswith("8 x cpu, JAX ")
     assert text.splitlines()[1:] == [
         "jit, mesh data=2,fsdp=4",
-        "each: parameters 7.57 kB of 30.3 kB, optimizer 15.2 kB of 60.6 kB",
+        "per device: parameters 7.57 kB of 30.3 kB, optimizer 15.2 kB of 60.6 kB",
     ]
     pmap = {"mesh": "data=8", "parallel": "pmap"}
-    assert dict(plan(setup(**pmap)))["device"].splitlines()[1] == "pmap, mesh data=8"
-    line = dict(plan(setup(**pmap, dropout=0.2)))["device"].splitlines()[1]
+    assert dict(summary(setup(**pmap)))["device"].splitlines()[1] == "pmap, mesh data=8"
+    line = dict(summary(setup(**pmap, dropout=0.2)))["device"].splitlines()[1]
     assert line == "pmap, mesh data=8 (dropout masks differ from those of jit)"
-    assert dict(plan(setup(mesh="data=2")))["device"].startswith("2 of 8 x cpu")
-    assert dict(plan(setup(accum=2)))["batch"].startswith("128 tokens = 2 x 8 x 8 a step")
+    assert dict(summary(setup(mesh="data=2")))["device"].startswith("2 of 8 x cpu")
+    assert dict(summary(setup(accum=2)))["batch"].startswith("128 tokens = 2 x 8 x 8 per step")
 
 
 @pytest.mark.slow
@@ -143,10 +143,10 @@ def test_five_hundred_steps_on_many_devices_do_not_wait_for_each_other(tmp_path,
 def test_speedruns_parts_are_spread_and_do_what_they_do_on_one_device():
     """Among them the bias of the logits, which lies with its columns of the head's matrix."""
     sizes = {**SIZES, "data": str(TINY["data"]), "tokenizer": "byte", "vocab_size": 256, "tokens_per_step": 64}
-    words = {"opt": "sgd", "group": ("none",), "dtype": "float32", "init_scheme": "gpt2"}  # at once, gradients flow
+    specs = {"opt": "sgd", "group": ("none",), "dtype": "float32", "init_scheme": "gpt2"}  # at once, gradients flow
 
     def losses(mesh):
-        run = build(resolve({**sizes, **words, "mesh": mesh}, "speedrun"))
+        run = build(resolve({**sizes, **specs, "mesh": mesh}, "speedrun"))
         state, found = run.init(), []
         for t in range(3):
             state, metrics = run.step(state, run.batches(t))

@@ -1,4 +1,4 @@
-"""JAX's side of a contest: an optimizer of ours or of Optax's, jitted with donation, and the speed of memory itself."""
+"""JAX candidates of a benchmark: an optimizer of ours or of Optax's, jitted with donation, and memory bandwidth."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Sampling in its plainest form: the whole window passes through the model for every token.
+"""Reference generation without a KV cache: the whole window passes through the model for every token.
 
-Slow, and what `generate` is checked and timed against.
+`minigpt_flax.model.generate` is tested and timed against it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def generate_uncached(
     top_k: int | Array | None = None,
     top_p: float | Array | None = None,
 ) -> Int[Array, "B max_tokens"]:
-    """The tokens of `generate`, for prompts of one length, all in one compiled program."""
+    """Generate the same tokens as `generate`, for prompts of one length, in one compiled program."""
     recent = prompt[:, -config.context :].astype(jnp.int32)
     window = jnp.pad(recent, ((0, 0), (0, config.context - recent.shape[1])))
     keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(len(prompt)))
 
     def step(carry, i):
         window, length = carry
-        # What lies to the right of the last token is padding, which causal attention cannot see.
+        # Tokens to the right of the last one are padding, which causal attention ignores.
         logits = apply(config, params, window)[:, length - 1]
         one = lambda row, key: sample_logits(row, jax.random.fold_in(key, i), temperature, top_k, top_p)
         token = jax.vmap(one)(logits, keys)

@@ -1,4 +1,4 @@
-"""Tests for `minigpt_flax.model.twice`, with a kernel that has no second derivative, as those of devices."""
+"""Tests for `minigpt_flax.model.attention_kernels`: a kernel that defines first derivatives only."""
 
 import dataclasses
 import functools
@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from minigpt_flax.data.tokenizers.ids import Ids
-from minigpt_flax.model.attention import ATTENTION, Row, attend
-from minigpt_flax.model.twice import differentiable_twice
-from minigpt_flax.train.build import chosen_probes, design, loss_sum
+from minigpt_flax.model.attention import ATTENTION, Kernel, attend
+from minigpt_flax.model.attention_kernels import differentiable_twice
+from minigpt_flax.spec import parse
+from minigpt_flax.train.build import chosen_probes, loss_sum, make_setup
 from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.step import make_step
 
 
 def opaque(function, *arguments):
-    """A function of arrays that can't be differentiated, as a call of a kernel can't."""
+    """A function of arrays that can't be differentiated, like a kernel call."""
     return jax.pure_callback(
         jax.jit(function), jax.eval_shape(function, *arguments), *arguments, vmap_method="sequential"
     )
@@ -65,7 +66,7 @@ def test_the_kernel_alone_has_no_second_derivative():
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_value_gradient_and_product_with_the_hessian(scale):
+def test_value_gradient_and_hessian_vector_product(scale):
     qkv, along = given(), tuple(jnp.cos(a) for a in given())
     close = functools.partial(np.testing.assert_allclose, atol=1e-5)
     close(FAST(*qkv, scale=scale), attend(*qkv, scale=scale))
@@ -77,7 +78,7 @@ def test_value_gradient_and_product_with_the_hessian(scale):
     jax.tree.map(close, *slopes)
 
 
-def test_batched_with_documents_of_their_own():
+def test_vmapped_with_different_documents():
     qkv = given(batch=3)
     documents = jnp.array([[0, 0, 1, 1, 2, 2], [0] * 6, [0, 1, 1, 1, 1, 1]])
     parts = [a[:, None] for a in (*qkv, documents)]
@@ -89,17 +90,19 @@ def test_batched_with_documents_of_their_own():
     np.testing.assert_allclose(found[:, 0], slope(attend, *qkv, documents), atol=1e-5)
 
 
-def test_a_step_of_gradients_runs_the_kernels_only():
+def test_gradients_run_only_the_kernels():
     program = jax.jit(jax.grad(functools.partial(loss, FAST, None))).lower(*given()).as_text()
     assert program.count("@xla_ffi_python_cpu_callback") == 2 and "exponential" not in program
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
-def test_sophia_and_the_sharpness_go_through_a_kernel(monkeypatch, remat):
-    monkeypatch.setitem(ATTENTION, "cudnn", Row(FAST, None, ("float32",), drops=False))
-    plan = design(resolve({"opt": "sophia", "layers": 2, "context": 8, "width": 8, "remat": remat}, "nano"), Ids(11))
+def test_sophia_and_sharpness_differentiate_a_kernel_twice(monkeypatch, remat):
+    monkeypatch.setitem(ATTENTION, "cudnn", Kernel(FAST, None, ("float32",), drops=False))
+    plan = make_setup(
+        resolve({"opt": "sophia", "layers": 2, "context": 8, "width": 8, "remat": remat}, "nano"), Ids(11)
+    )
     model = dataclasses.replace(plan.model, attention="cudnn")
-    probes = chosen_probes(("sharpness(every=1)",))
+    probes = chosen_probes((parse("sharpness(every=1)", "probe"),))
     step = make_step(loss_sum(model), plan.tx, plan.schedule, key=jax.random.key(0), layout=plan.layout, probes=probes)
     _, metrics = jax.eval_shape(step, jax.eval_shape(plan.init), jax.ShapeDtypeStruct((2, 9), "int32"))
-    assert "sharpness" in metrics
+    assert "sharpness" in list(metrics)

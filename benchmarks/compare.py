@@ -1,7 +1,7 @@
-"""What the comparison's words rest on: ``python -m benchmarks.lab [null | together ...]``.
+"""Evidence for what ``compare`` says: ``python -m benchmarks.compare [null | together ...]``.
 
-*null*: an optimizer against itself. Both contestants are the same, with seeds of their own, so that they differ by
-noise alone; of 20 such comparisons about one may be called significant, as the level says.
+*null*: an optimizer against itself. Both candidates are the same, with different seeds, so that they differ by noise
+alone; about one of 20 such comparisons may be called significant, as the level says.
 
 *together*: learning rates and seeds of one optimizer in one program (``--vmap``) against the same runs one by one:
 their losses and their time.
@@ -27,9 +27,9 @@ from benchmarks.results import RESULTS, environment, machine, save
 from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser, whole
 from minigpt_flax.compare.comparison import ALONE
-from minigpt_flax.compare.statistics import Entry, judge
-from minigpt_flax.compare.traced_run import Program, program, stack
-from minigpt_flax.compare.vmapped import together
+from minigpt_flax.compare.statistics import CandidateRuns, summarize
+from minigpt_flax.compare.sweep import train_group
+from minigpt_flax.compare.traced_run import TracedRun, stack, trace_run
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.runs.records import RunRecord, read_run
 from minigpt_flax.train.build import build
@@ -43,14 +43,14 @@ REPETITIONS, SEEDS, LANES = 20, 3, 30
 def null(data: str) -> dict[str, Any]:
     """Twenty comparisons of an optimizer with itself; how many are called significant, and the p of each."""
     config = resolve({**TINY, "data": data, **ALONE}, "nano")
-    parts = program(build(config), config.steps)
+    parts = trace_run(build(config), config.steps)
     with tempfile.TemporaryDirectory() as scratch:
         runs = train_seeds(parts, config, 2 * SEEDS * REPETITIONS, Path(scratch))
     found = []
     for i in range(REPETITIONS):
         first = 2 * SEEDS * i
         one, other = (paired(runs[start : start + SEEDS]) for start in (first, first + SEEDS))
-        found.append(judge([Entry("one", one), Entry("the same", other)]).pairs[0])
+        found.append(summarize([CandidateRuns("one", one), CandidateRuns("the same", other)]).tests[0])
     return {
         "repetitions": REPETITIONS,
         "seeds": SEEDS,
@@ -59,31 +59,33 @@ def null(data: str) -> dict[str, Any]:
     }
 
 
-def train_seeds(parts: Program, config: RunConfig, count: int, folder: Path) -> list[RunRecord]:
+def train_seeds(parts: TracedRun, config: RunConfig, count: int, folder: Path) -> list[RunRecord]:
     """Trains so many seeds, some at a time."""
     paths = [folder / str(seed) for seed in range(count)]
     with Stop() as stop:
         for first in range(0, count, LANES):
             seeds = range(first, min(first + LANES, count))
-            together(parts, {paths[seed]: dataclasses.replace(config, seed=seed) for seed in seeds}, stop)
+            group = {paths[seed]: dataclasses.replace(config, seed=seed) for seed in seeds}
+            train_group(parts, group, stop, lambda step, metrics: None)
             if stop():
                 raise KeyboardInterrupt
     return [read_run(path) for path in paths]
 
 
 def paired(runs: list[RunRecord]) -> list[RunRecord]:
-    """The runs as if they had the first seeds, to be paired with others'."""
+    """The runs with their seeds renumbered from 0, to be paired with others."""
     return [dataclasses.replace(run, config=run.config | {"seed": i}) for i, run in enumerate(runs)]
 
 
 def side_by_side(data: str, lanes: int, steps: int = 50) -> dict[str, Any]:
-    """The first steps of preset ``nano``: half the lanes at twice its rate, seeds of their own; together, then alone.
+    """The first steps of preset ``nano``: half the lanes at twice its rate, each with its own seed.
 
-    They are steps of its warm-up. At a peak rate two runs that differ by one rounding are apart by 0.01 after 15 steps.
+    The runs are trained together, then one by one. These are steps of the warm-up: at the peak learning rate, two runs
+    that differ by one rounding differ by 0.01 after 15 steps.
     """
     base = resolve({"data": data, **ALONE}, "nano")
     configs = [dataclasses.replace(base, seed=i, lr=base.lr * (1 + i % 2)) for i in range(lanes)]
-    parts = program(build(base), steps)
+    parts = trace_run(build(base), steps)
     knobs = stack([parts.knobs(config) for config in configs])
     batches = [parts.single(config).batches for config in configs]
     joint, all_at_once = timed(
@@ -126,7 +128,7 @@ def measurements(data: str, lanes: int) -> dict[str, Callable[[], dict[str, Any]
 
 def run(arguments: list[str]) -> int:
     """Measures, prints and keeps."""
-    parser = Parser(prog="python -m benchmarks.lab", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.compare", description=__doc__)
     parser.add_argument("what", nargs="*", metavar="WHAT", help="null or together [both]")
     parser.add_argument("--lanes", type=whole, default=4, metavar="N", help="runs trained together [4]")
     parser.add_argument("--data", default="pydocs", metavar="SOURCE", help="corpus [pydocs]")
@@ -139,13 +141,13 @@ def run(arguments: list[str]) -> int:
         before = time.perf_counter()
         found = known[name]()
         print(f"{name} ({time.perf_counter() - before:.0f} s): {found}", flush=True)
-        save(given["out"] or RESULTS / f"{machine()}.json", f"lab, {name}", {**environment(), **found})
+        save(given["out"] or RESULTS / f"{machine()}.json", f"compare, {name}", {**environment(), **found})
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    return guarded("benchmarks.lab", lambda: run(sys.argv[1:] if arguments is None else arguments))
+    return guarded("benchmarks.compare", lambda: run(sys.argv[1:] if arguments is None else arguments))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,205 @@
+"""The functions of the public interface: train, compare, and open a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from jaxopt_mini import GradientTransformation
+from minigpt_flax.compare import comparison as comparisons
+from minigpt_flax.compare.collect import collect_runs
+from minigpt_flax.compare.comparison import Comparison, folder_name, shared_fields
+from minigpt_flax.compare.results import ComparisonResult, require_replaceable, write_results
+from minigpt_flax.compare.runner import run_comparison
+from minigpt_flax.compare.statistics import summarize
+from minigpt_flax.console.reporters import Quiet, Terminal
+from minigpt_flax.errors import Interrupted, UserError
+from minigpt_flax.runs.folder import RunFolder
+from minigpt_flax.train.callbacks import Callback, StepCallback
+from minigpt_flax.train.clock import Clock
+from minigpt_flax.train.dataset import IN_MEMORY, Dataset, from_tokens
+from minigpt_flax.train.external import is_transformation, name_of
+from minigpt_flax.train.loop import Result
+from minigpt_flax.train.optimizer import IN_PLACE_OF_SPECS
+from minigpt_flax.train.restore import TrainedModel, reopen, restore
+from minigpt_flax.train.run import start_or_resume
+from minigpt_flax.train.session import RunOptions, Session
+from minigpt_flax.train.stop import Stop
+
+Factory = Callable[..., GradientTransformation]
+"""``(learning_rate, **keywords) -> transformation``; the learning rate is a schedule."""
+
+
+def train(
+    *,
+    opt: str | GradientTransformation | Factory | None = None,
+    data: str | Path | Sequence[str] | Dataset | Any = None,
+    preset: str | None = None,
+    out: str | Path | None = "runs",
+    name: str | None = None,
+    resume: str | Path | None = None,
+    callbacks: Iterable[Callback | StepCallback] = (),
+    stop_after: int | None = None,
+    quiet: bool = False,
+    trust: bool = False,
+    **fields: Any,
+) -> Result:
+    """Trains a GPT, as the command ``train`` does.
+
+    Args:
+      opt: a spec such as ``"adamw(b2=0.95)"``; a factory, a function of the learning rate (a schedule); or an
+        Optax-compatible transformation, which is then the whole optimizer, with its own learning rate and clipping.
+      data: a corpus, file, folder, pattern or ``hf:NAME``, or several; an array of token ids, or a pair of arrays to
+        train and validate on; or a :class:`Dataset`.
+      preset: fills the fields that aren't given; None takes ``nano`` on a CPU and ``char`` on an accelerator.
+      out: folder that holds the runs; None keeps nothing on disk.
+      name: the run's folder is ``out/name``; None chooses one.
+      resume: folder of a run to continue; larger ``steps`` extend it, if its schedule allows that.
+      callbacks: :class:`Callback` objects or functions ``(step, metrics)``, called one step late.
+      stop_after: save and end after this step.
+      quiet: print warnings only.
+      trust: execute optimizer code that the resumed run names.
+      **fields: fields of :class:`RunConfig`, such as ``steps``, ``lr`` or ``width``.
+
+    Returns:
+      The run after training: ``params``, ``val_loss``, ``history``, ``folder``.
+
+    Raises:
+      UserError: an argument is wrong.
+      Diverged: the loss, a gradient or a parameter isn't finite.
+      TrainingFailed: something can't be written.
+      KeyboardInterrupt: a signal ended the run; it is saved.
+
+    >>> result = train(opt="lion", preset="nano", steps=2, layers=1, out=None, quiet=True)
+    >>> int(result.state.step)
+    2
+    """
+    optimizer, chosen = _optimizer(opt, fields, resume is not None)
+    dataset = _dataset(data, fields.get("vocab_size"))
+    given = {**chosen, **({} if data is None else {"data": IN_MEMORY if dataset else data}), **fields}
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+    options = RunOptions(None if out is None else str(out), name, stop_after, trust=trust)
+    reporter = Quiet() if quiet else Terminal()
+    with Stop() as stop:
+        session = Session(given, preset, options, reporter, stop, optimizer, dataset, tuple(callbacks))
+        result = start_or_resume(session, None if resume is None else str(resume))
+    if stop.signal is not None:
+        raise Interrupted(stop.signal)
+    if result is None:  # it was finished already
+        return _finished(Path(str(resume)), optimizer, dataset, trust)
+    return result
+
+
+def _optimizer(
+    opt: str | GradientTransformation | Factory | None, fields: Mapping[str, Any], resumes: bool
+) -> tuple[GradientTransformation | None, dict[str, Any]]:
+    """The optimizer as an object, if it is one, and the fields that follow from it."""
+    if opt is None or isinstance(opt, str):
+        return None, {} if opt is None else {"opt": opt}
+    if isinstance(opt, GradientTransformation) or is_transformation(opt):
+        if both := sorted(IN_PLACE_OF_SPECS.keys() & fields.keys()):
+            raise UserError(f"{both[0]} is part of the optimizer that you pass as an object: leave it out")
+        return cast(GradientTransformation, opt), {} if resumes else {**IN_PLACE_OF_SPECS, "group": "none"}
+    if callable(opt):
+        return None, {"opt": name_of(opt)}
+    raise UserError(f"opt must be a spec, a gradient transformation or a factory, got {type(opt).__name__}")
+
+
+def _dataset(data: Any, vocab_size: int | None) -> Dataset | None:
+    """The data, if it is in memory."""
+    if isinstance(data, Dataset):
+        return data
+    if data is None or isinstance(data, str | Path) or _are_names(data):
+        return None
+    pair = isinstance(data, tuple) and len(data) == 2 and all(hasattr(part, "__len__") for part in data)
+    return from_tokens(*data, vocab_size=vocab_size) if pair else from_tokens(data, vocab_size=vocab_size)
+
+
+def _are_names(data: Any) -> bool:
+    return isinstance(data, list | tuple) and len(data) > 0 and all(isinstance(name, str | Path) for name in data)
+
+
+def _finished(path: Path, optimizer: Any, data: Dataset | None, trust: bool) -> Result:
+    """The result of a run that has nothing left to do."""
+    run, state = reopen(path, "last", trust=trust, optimizer=optimizer, dataset=data)
+    return Result(run, state, path, RunFolder(path).records(), Clock())
+
+
+def load(path: str | Path, step: str | int = "best") -> TrainedModel:
+    """Opens the model of a run; executes no code that its folder names.
+
+    Args:
+      path: the run's folder.
+      step: a number of steps, "last", or "best": the checkpoint with the lowest validation loss.
+
+    Raises:
+      UserError: no such run or checkpoint, or it can't be read.
+    """
+    return restore(Path(path), str(step))
+
+
+def compare(
+    *,
+    opt: Sequence[str | Factory],
+    schedule: Sequence[str] = (),
+    lr: float | Sequence[float] | str | None = None,
+    seeds: int = 3,
+    target: float | None = None,
+    preset: str = "nano",
+    out: str | Path = "runs",
+    name: str | None = None,
+    vmap: bool = False,
+    quiet: bool = False,
+    **fields: Any,
+) -> ComparisonResult:
+    """Compares optimizers, as the command ``compare`` does; what is finished already isn't trained again.
+
+    Args:
+      opt: specs or factories, at least two of them, or one with several schedules.
+      schedule: specs of learning-rate schedules; none takes the preset's.
+      lr: learning rate or rates to try; ``"auto"`` searches; None takes each optimizer's own.
+      seeds: number of runs of each candidate, with seeds from ``seed`` up.
+      target: validation loss to reach; None takes what the first candidate reached.
+      preset: fills the fields that aren't given.
+      out: folder that holds the comparison.
+      name: its folder is ``out/name``; None derives one from the candidates.
+      vmap: train runs of one optimizer together, in one program.
+      quiet: print nothing.
+      **fields: fields of :class:`RunConfig` that all runs share.
+
+    Returns:
+      The results; ``print`` shows them as a table, ``rows`` holds them as dictionaries.
+
+    Raises:
+      UserError: an argument is wrong.
+      KeyboardInterrupt: a signal ended the comparison; the same call continues it.
+    """
+    first = fields.pop("seed", 0)
+    rates = (lr,) if isinstance(lr, int | float) else () if lr is None or isinstance(lr, str) else tuple(lr)
+    if isinstance(lr, str) and lr != "auto":
+        raise UserError(f'lr takes numbers or "auto", got {lr!r}')
+    comparison = comparisons.check(
+        Comparison(
+            preset=preset,
+            given=shared_fields(fields),
+            opts=tuple(one if isinstance(one, str) else name_of(one) for one in opt),
+            schedules=tuple(schedule),
+            lr=tuple(map(float, rates)),
+            search=lr == "auto",
+            seeds=tuple(range(first, first + seeds)),
+            target=target,
+        )
+    )
+    folder = Path(out) / (name or folder_name(comparison))
+    require_replaceable(folder)
+    status = run_comparison(comparison, folder, vmap=vmap, shown=not quiet)
+    if status:
+        raise Interrupted(status - 128)
+    candidates = collect_runs(comparison, folder)
+    summary = summarize(candidates, target)
+    write_results(candidates, summary, folder)
+    return ComparisonResult(summary, folder)
+
+
+__all__ = ["compare", "load", "train"]

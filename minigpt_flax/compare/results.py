@@ -1,0 +1,69 @@
+"""Write the results of a comparison into its folder: tables, and figures. Imports no JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minigpt_flax.compare import tables
+from minigpt_flax.compare.statistics import CandidateRuns, Summary
+from minigpt_flax.errors import UserError
+from minigpt_flax.invocation import show
+from minigpt_flax.runs import files
+
+FORMS = {"results.json": tables.as_json, "results.csv": tables.as_csv, "results.md": tables.markdown}
+RESULTS = frozenset({*FORMS, "loss.png", "rates.png", "target.png", "schedules.png", "ratios.png"})
+
+
+def require_replaceable(folder: Path) -> None:
+    """Refuses a folder in which a link or a folder stands in the place of a result, before anything is written.
+
+    Raises:
+      UserError: names it.
+    """
+    for name in sorted(RESULTS):
+        try:
+            files.require_plain(folder / name)
+        except OSError as error:
+            raise UserError(f"can't write {show(folder / name)}: {error.strerror}") from error
+
+
+def write_results(candidates: Sequence[CandidateRuns], summary: Summary, folder: Path) -> list[str]:
+    """Writes tables and figures; returns the names of the files.
+
+    Raises:
+      UserError: the folder can't be written.
+    """
+    try:
+        files.make_folder(folder)
+        for name, form in FORMS.items():
+            files.replace(folder / name, form(summary))
+    except OSError as error:
+        raise UserError(f"can't write into {show(folder)}: {error.strerror}") from error
+    from minigpt_flax.compare.figures import save_figures  # takes half a second
+
+    return [*FORMS, *save_figures(list(candidates), summary, folder)]
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """The results of a comparison; ``print`` shows them as a table.
+
+    Attributes:
+      summary: candidates and paired tests, the lowest mean loss first.
+      folder: of the comparison, with tables, figures and all runs.
+    """
+
+    summary: Summary
+    folder: Path
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The table: one dictionary per candidate, with ``name``, ``lr``, ``mean``, ``sem``, ``losses``, ..."""
+        return tables.as_values(self.summary)["standings"]
+
+    def __str__(self) -> str:
+        """The table and what follows from it, in 80 columns."""
+        return tables.text(self.summary)

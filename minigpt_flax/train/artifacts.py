@@ -1,0 +1,83 @@
+"""What a finished run leaves beside its numbers: ``samples.txt`` and ``curves.png``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from minigpt_flax.runs import files
+from minigpt_flax.runs.folder import RunFolder
+from minigpt_flax.runs.records import read_run
+from minigpt_flax.train.build import Run
+from minigpt_flax.train.parallel.multihost import is_first
+from minigpt_flax.train.parallel.sharding import local
+from minigpt_flax.train.restore import TrainedModel, restore
+from minigpt_flax.train.sample import TEMPERATURE, sample
+from minigpt_flax.train.state import TrainState
+
+
+class Outcome(NamedTuple):
+    """Results of a finished run.
+
+    Attributes:
+      final: record of the last validation.
+      best: record of the validation with the lowest loss.
+      sample: text from the model, if the run asks for one.
+    """
+
+    final: Mapping[str, Any]
+    best: Mapping[str, Any]
+    sample: str | None
+
+
+def write_artifacts(run: Run, folder: RunFolder, state: TrainState) -> Outcome | None:
+    """Draws the curves of a finished run and samples from its model, into its folder; None but in process 0."""
+    params = local(state.evaluation_params, run.mesh)
+    if not is_first():
+        return None
+    outcome = outcome_of(folder.records())
+    if outcome is None:
+        return None
+    text = write_sample(run, params, folder)
+    write_curves(folder)
+    return outcome._replace(sample=text)
+
+
+def outcome_of(records: Sequence[Mapping[str, Any]]) -> Outcome | None:
+    """The results by the records of a run; None without a validation."""
+    validations = [record for record in records if record.get("val_loss") is not None]
+    if not validations:
+        return None
+    return Outcome(validations[-1], min(validations, key=lambda record: record["val_loss"]), None)
+
+
+def write_sample(model: Run | TrainedModel, params: Any, folder: RunFolder) -> str | None:
+    """Writes ``samples.txt``, if the run asks for a sample; the same parameters give the same text."""
+    config = model.config
+    if not config.sample_tokens:
+        return None
+    how = {"max_tokens": config.sample_tokens, "temperature": TEMPERATURE, "seed": config.seed}
+    (text,) = sample(model.model, params, model.tokenizer, **how)
+    files.replace(folder.samples, text)
+    return text
+
+
+def write_curves(folder: RunFolder) -> None:
+    """Writes ``curves.png``."""
+    from minigpt_flax.runs.plots import curves  # Matplotlib, which takes long to import
+
+    record = read_run(folder.path)
+    curves(record.records, folder.curves, f"{record.name}: {record.config['opt']}")
+
+
+def complete_artifacts(folder: RunFolder, sample_tokens: int) -> list[str]:
+    """Writes the files that a finished run lacks because it was killed before; returns their names."""
+    made = []
+    if is_first() and sample_tokens and not folder.samples.exists():
+        model = restore(folder.path, "last")
+        write_sample(model, model.params, folder)
+        made.append(folder.samples.name)
+    if is_first() and not folder.curves.exists():
+        write_curves(folder)
+        made.append(folder.curves.name)
+    return made

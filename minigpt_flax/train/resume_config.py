@@ -1,0 +1,108 @@
+"""The configuration of a resumed run: its own, with the flags that may change, and with more steps if possible."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxopt_mini.schedules.arguments import steps_of
+from minigpt_flax.errors import UserError
+from minigpt_flax.spec import Spec, settings
+from minigpt_flax.train.compile import run_unoptimized
+from minigpt_flax.train.config.presets import PRESETS
+from minigpt_flax.train.config.run_config import FIXED, RunConfig, changed, normalized, resolve
+from minigpt_flax.train.optimizer import CUSTOM, updates_of
+from minigpt_flax.train.registry import REGISTRIES
+from minigpt_flax.train.session import Session
+
+WARMUP = "warmup"  # keyword of every schedule with a warm-up: steps, or a fraction of the run
+EXTENSIBLE = "constant, inverse_sqrt, and wsd before its cool-down"
+
+
+def check_resume_flags(session: Session, path: str, config: RunConfig, restarted: bool = False) -> RunConfig:
+    """The configuration to continue with: the run's own, with what was given and may change.
+
+    The number of steps may change if the schedule allows it, see :func:`extended`; the path
+    of the data may, if its hash is the same.
+
+    Raises:
+      UserError: a flag contradicts what is fixed; names it.
+    """
+    given, preset = session.given, session.preset
+    typed = normalized(given, vars(config))  # a spec may leave open what the configuration holds
+    if restarted and preset is not None and config.init is None:
+        wanted = resolve(given, preset)
+        typed = {name: getattr(wanted, name) for name in PRESETS[preset]} | typed
+    for name, value in typed.items():
+        if name in FIXED - {"steps", "data"} and getattr(config, name) != value:
+            raise UserError(
+                f"--resume {path} was started with {name}={_shown(getattr(config, name))}, not {_shown(value)}: leave "
+                "the flag out, or start another run"
+            )
+    for flag, value in (("preset", preset), ("name", session.options.name)):
+        if value is not None and not restarted:
+            raise UserError(f"--resume {path} takes no --{flag}: the run has its own; leave it out")
+    return changed(config, **typed)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return repr(value) if isinstance(value, str) else str(value)
+
+
+def extended(began: RunConfig, wanted: RunConfig, done: int, path: str) -> RunConfig:
+    """The configuration to continue with, for ``--resume RUN --steps N``.
+
+    A warm-up that was a fraction of the run keeps its number of steps.
+
+    Args:
+      began: configuration of the run.
+      wanted: the same with what may change, and maybe another number of steps.
+      done: steps of the newest checkpoint.
+      path: of the run, for errors.
+
+    Raises:
+      UserError: fewer steps, or a schedule whose learning rates so far depend on the number of steps.
+    """
+    if wanted.steps == began.steps:
+        return wanted
+    if wanted.steps < began.steps:
+        raise UserError(
+            f"--resume {path} was started with steps={began.steps}, not {wanted.steps}: a run can be extended, not "
+            "shortened; --stop-after ends it early"
+        )
+    if began.opt == CUSTOM:
+        return wanted
+    longer = dataclasses.replace(wanted, schedule=_with_fixed_warmup(began))
+    before, after = (learning_rates(config, done) for config in (began, longer))
+    if not np.array_equal(before, after):
+        step = int(np.argmax(before != after)) + 1
+        raise UserError(
+            f"--resume {path} can't be extended to --steps {wanted.steps}: with that many, the schedule "
+            f"{began.schedule} would have had the learning rate {after[step - 1]:.3g} at step {step}, not "
+            f"{before[step - 1]:.3g}; schedules that can be extended: {EXTENSIBLE}"
+        )
+    return longer
+
+
+def _with_fixed_warmup(config: RunConfig) -> Spec:
+    """The schedule with a warm-up in steps."""
+    schedule = config.schedule
+    warmup = settings(schedule, REGISTRIES["schedule"].row(schedule)).get(WARMUP)
+    if not isinstance(warmup, float) or not 0 < warmup < 1:
+        return schedule
+    steps = steps_of(WARMUP, warmup, updates_of(config))
+    return dataclasses.replace(schedule, keywords={**schedule.keywords, WARMUP: steps})
+
+
+def learning_rates(config: RunConfig, done: int) -> np.ndarray:
+    """Learning rates of the updates in the first ``done`` steps, float32[updates]."""
+    schedule = REGISTRIES["schedule"].bind(config.schedule, config.lr, updates_of(config))
+    counts = jnp.arange(updates_of(dataclasses.replace(config, steps=done)) if done else 0, dtype=jnp.int32)
+    table = jax.jit(jax.vmap(lambda count: jnp.asarray(schedule(count), jnp.float32)))
+    return np.asarray(run_unoptimized(table, counts)) if done else np.zeros(0, np.float32)

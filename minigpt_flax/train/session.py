@@ -1,0 +1,79 @@
+"""A request to start or resume a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jaxopt_mini import GradientTransformation
+from minigpt_flax.train import compile_cache
+from minigpt_flax.train.callbacks import Callback, StepCallback
+from minigpt_flax.train.dataset import Dataset
+from minigpt_flax.train.reporter import Reporter
+from minigpt_flax.train.stop import Stop
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out; nothing here affects its numbers.
+
+    Attributes:
+      out: folder that holds the runs; None keeps nothing on disk.
+      name: folder of the run in ``out``; None chooses one.
+      stop_after: save and end after this step of the run.
+      profile: FIRST:LAST, the steps to trace.
+      manage_cache: keep compiled programs on disk.
+      compile_cache: folder of these, or ``none``; None takes the user's cache.
+      trust: execute code that a run's folder names.
+      notices: lines to report once everything is known to be right.
+    """
+
+    out: str | None = "runs"
+    name: str | None = None
+    stop_after: int | None = None
+    profile: str | None = None
+    manage_cache: bool = False
+    compile_cache: str | None = None
+    trust: bool = False
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Session:
+    """What starting and resuming have in common.
+
+    Attributes:
+      given: fields of ``RunConfig`` that the user set.
+      preset: None lets the device choose.
+      options: how the run is carried out.
+      reporter: shows it.
+      stop: asks to end.
+      optimizer: takes the place of ``opt`` and its schedule.
+      data: takes the place of ``data``.
+      callbacks: called one step late.
+    """
+
+    given: Mapping[str, Any]
+    preset: str | None
+    options: RunOptions
+    reporter: Reporter
+    stop: Stop
+    optimizer: GradientTransformation | None = None
+    data: Dataset | None = None
+    callbacks: tuple[Callback | StepCallback, ...] = ()
+
+    def stops_early(self) -> bool:
+        """Whether the user asked to stop, and reports it; called between whatever takes seconds."""
+        if self.stop():
+            self.reporter.note("stopped before the first step; nothing was written")
+        return self.stop()
+
+    def keep_compiled(self) -> None:
+        """Keeps compiled programs for the next run, or reports why not."""
+        if self.options.manage_cache:
+            problem = compile_cache.use(self.options.compile_cache, jax.devices()[0].device_kind)
+            if problem is not None:
+                self.reporter.label("cache", problem)
