@@ -128,6 +128,7 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
         self._current: int | None = None  # the step last saved or restored
+        self._failed = False
         self._saved: int | None = None  # the step last saved
         self._leaves = 0  # arrays in it
 
@@ -151,6 +152,8 @@ class Checkpoints:
             self._writer.shutdown(wait=not interrupted)
             if not interrupted:
                 self._checkpointer.close()
+                if self._failed:  # writes that ran beside the failed one may have added files since
+                    self._remove_all_but(set(self.steps()))
                 self._alias.close()
 
     def steps(self) -> list[int]:
@@ -335,7 +338,7 @@ class Checkpoints:
             self._current = None
             raise
         except Exception as error:
-            self._current = None
+            self._current, self._failed = None, True
             with suppress(Exception):  # of the concurrent writes
                 self._checkpointer.close()
             self._checkpointer = _checkpointer(self._sign)
