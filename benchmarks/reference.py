@@ -1,13 +1,14 @@
 """The reference comparison: ``python -m benchmarks.reference --shakespeare tinyshakespeare.txt [--only PART]``.
 
-Twelve optimizers train preset ``nano`` on the default corpus, five of them on tiny Shakespeare too, if its file is
-given: 1000 steps decayed to zero, the rate of each found by the search of ``compare --lr auto``, then three seeds that
-the search hasn't seen. What it will take is measured first, printed, and refused if it is over ``--hours``.
+Twelve optimizers train preset ``nano`` on the default corpus. Given a file of tiny Shakespeare, five of them train on
+it too. Runs have 1000 steps, with the learning rate decayed to zero; its peak is found by the search of ``compare --lr
+auto``, and three seeds that the search didn't use are compared. The time needed is estimated first and printed; more
+than ``--hours`` is refused.
 
-Ctrl-C stops it, and the same line goes on: a run that is finished is never trained again. Each part, when it is done,
-takes its place in ``docs/reference.md`` with its pictures, and its verdict in ``benchmarks/results/<machine>.json``;
-the page's other part stays. The same line once more only writes them again. ``--steps 24 --opt adamw --opt lion
---out /tmp/x --docs /tmp/y`` shows in a minute or two that everything works.
+Ctrl-C stops it, and the same command resumes it; finished runs are never repeated. A finished part is written to
+``docs/reference.md`` with its figures, and its result to ``benchmarks/results/<machine>.json``; the other part of the
+page stays unchanged. Running the command again only rewrites these files. ``--steps 24 --opt adamw --opt lion --out
+/tmp/x --docs /tmp/y`` is a test of one to two minutes.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def pace(comparison: Comparison, candidate: Candidate) -> tuple[float, float]:
 
 
 def paces(part: Part, path: Path) -> dict[str, tuple[float, float]]:
-    """The pace of every candidate, each measured once: what a folder holds is not measured again."""
+    """The pace of every candidate, measured once: results in the file are reused."""
     known = json.loads(path.read_text()) if path.exists() else {}
     for candidate in part.comparison.candidates:
         if candidate.name not in known:
@@ -108,26 +109,26 @@ def paces(part: Part, path: Path) -> dict[str, tuple[float, float]]:
 
 
 def seconds(comparison: Comparison, step: float, validation: float) -> float:
-    """What a candidate takes: the steps of its search and of its seeds, and their validations."""
+    """Seconds for a candidate: the steps of its search and of its seeds, and their validations."""
     search = successive_halving.lengths(comparison.steps)
     validations = len(search) + SEEDS * VALIDATIONS
     return step * (sum(search) + SEEDS * comparison.steps) + validation * validations
 
 
 def budget(part: Part, folder: Path) -> float:
-    """Prints what the part will take; returns it in seconds."""
+    """Prints the estimated duration of a part; returns it in seconds."""
     known = paces(part, folder / f"{part.name}-pace.json")
     print(f"{part.title}: {part.comparison.runs} runs, {part.comparison.budget:,} steps", flush=True)
     total = 0.0
     for name, (step, validation) in known.items():
         total += (each := seconds(part.comparison, step, validation))
-        print(f"  {name:12s}{1000 * step:7.0f} ms a step{spell(each):>9s}", flush=True)
+        print(f"  {name:12s}{1000 * step:7.0f} ms/step{spell(each):>9s}", flush=True)
     return total
 
 
 @contextmanager
 def clocked(path: Path) -> Iterator[None]:
-    """Adds the seconds of this sitting to those of earlier ones, however it ends."""
+    """Adds the seconds of this session to those of earlier ones, even after an error."""
     before = time.monotonic()
     try:
         yield
@@ -136,40 +137,46 @@ def clocked(path: Path) -> Iterator[None]:
 
 
 def spent(path: Path) -> float:
-    """Seconds of all sittings."""
+    """Seconds of all sessions."""
     return json.loads(path.read_text()) if path.exists() else 0.0
 
 
+CAPTIONS = {
+    "loss": "validation loss over the steps, one curve per optimizer",
+    "rates": "final loss over the learning rate, one curve per optimizer",
+}
 MARKS = "<!-- part: {} -->", "<!-- part: end -->"  # around a part of the page
 
 HEAD = """<!-- written by python -m benchmarks.reference -->
 # The reference comparison
 
-Preset `nano` (0.8 M parameters), {steps:,} steps of 768 characters, the rate warmed up over 5 % and decayed to zero.
-Each optimizer's rate is the best of {rates} around the one that `train.py` takes, half a decade apart, found by
-successive halving with a seed of its own; then it is judged over {seeds} seeds that the search hasn't seen, with the
-same initial weights and batches for all. All of it, resumable, by
+Setup: preset `nano` (0.8 M parameters), {steps:,} steps of 768 characters, learning rate warmed up over 5 % of the run
+and decayed to zero. Each optimizer has the best of {rates} learning rates around its default in `train.py`, half a
+decade apart, found by successive halving with a separate seed. Results are over {seeds} seeds that the search didn't
+use, with the same initial weights and batches for all optimizers. To reproduce it (resumable):
 
     python -m benchmarks.reference --shakespeare tinyshakespeare.txt
 
-**What it doesn't say.** The model is small, the run short, and batches are small: what is quick in the first thousand
-steps leads here, and the order at scale may be another. Only the rate is tuned; every other keyword is a default. The
-grid is coarse: a rate between two of it may be better. Where a warning says that the best rate is the last tried, the
-optimizer may do better than shown. Seconds and milliseconds are of runs that were trained an hour apart, on a machine
-that others use too: compare losses and steps.
+where the file is `data/tinyshakespeare/input.txt` of `github.com/karpathy/char-rnn`.
+
+**Limits.** Model, runs and batches are small. This favors optimizers that are fast in the first thousand steps; the
+ranking at scale may differ. Only the learning rate is tuned; every other argument has its default. The grid is coarse,
+so a learning rate between two grid points may be better. A warning marks optimizers whose best learning rate is at the
+edge of the grid: they may do better than shown. The runs were trained hours apart on a shared machine: compare losses
+and steps, not seconds and milliseconds.
 """
 
 
 def section(
     part: Part, entries: Sequence[CandidateRuns], verdict: Summary, facts: Mapping[str, Any], docs: Path
 ) -> str:
-    """The part as text, with its pictures beside the page.
+    """The part as Markdown, with its figures beside the page.
 
     Args:
       part: which.
       entries: of its runs.
-      verdict: on them.
-      facts: ``machine``, ``date``, and the time that was ``expected`` and that it ``took``.
+      verdict: their comparison.
+      facts: ``machine``, ``date``, and the ``expected`` and actual (``took``) duration.
       docs: folder of the page.
     """
     by_name = {standing.name: standing for standing in verdict.results}
@@ -177,17 +184,17 @@ def section(
         by_name[candidate.name] for candidate in part.comparison.candidates if by_name[candidate.name].mean is not None
     ]
     pictures = {"loss": losses(best), "rates": rates(entries)}
-    cost = "{runs} runs in {took}; {expected} were expected before they began. Machine: {machine}, {date}."
+    cost = "{runs} runs in {took} (estimated: {expected}). Machine: {machine}, {date}."
     lines = [f"## {part.title}", "", cost.format(runs=part.comparison.runs, **facts), "", markdown(verdict)]
     for name, figure in pictures.items():
         if figure is not None:
             figure.savefig(docs / f"reference-{part.name}-{name}.png", dpi=72)
-            lines += [f"![{name}](reference-{part.name}-{name}.png)", ""]
+            lines += [f"![{CAPTIONS[name]}](reference-{part.name}-{name}.png)", ""]
     return "\n".join(lines)
 
 
 def write(sections: Mapping[str, str], steps: int, docs: Path) -> Path:
-    """Writes parts of the page, leaves its others, and names the page in the table of contents.
+    """Replaces parts of the page, keeps the others, and adds the page to the table of contents.
 
     Args:
       sections: texts by the names of their parts.
@@ -207,31 +214,31 @@ def write(sections: Mapping[str, str], steps: int, docs: Path) -> Path:
 
 
 def refuse(name: str, todo: Sequence[Part]) -> NoReturn:
-    """Says which parts there are."""
+    """Raises an error that lists the parts."""
     hint = "" if len(todo) > 1 else "; --shakespeare FILE adds one"
     raise UserError(f"--only {name}: the parts are {', '.join(part.name for part in todo)}{hint}")
 
 
 def run(arguments: list[str]) -> int:
-    """Says what it takes, trains, judges, writes."""
+    """Estimates the duration, trains, compares and writes the page."""
     parser = Parser(prog="python -m benchmarks.reference", description=__doc__)
     add = parser.add_argument
-    add("--shakespeare", metavar="FILE", help="tiny Shakespeare, for the second part")
-    add("--only", metavar="PART", help="pydocs, or shakespeare")
-    add("--opt", action="append", metavar="SPEC", help="instead of the twelve; repeatable")
-    add("--few", action="append", metavar="SPEC", help="instead of the second part's five; repeatable")
-    add("--steps", type=whole, default=STEPS, metavar="N", help=f"of a run [{STEPS}]")
-    add("--hours", type=number, default=HOURS, metavar="H", help=f"refuse to take longer [{HOURS}]")
-    add("--jobs", type=whole, default=1, metavar="N", help="processes at once [1]")
-    add("--out", type=Path, default=Path("runs/reference"), metavar="DIR", help="takes the runs [runs/reference]")
-    add("--docs", type=Path, default=DOCS, metavar="DIR", help="takes the page [docs]")
-    add("--results", type=Path, metavar="FILE", help="takes the verdicts [the results of this machine]")
+    add("--shakespeare", metavar="FILE", help="text of tiny Shakespeare, for the second part")
+    add("--only", metavar="PART", help="run one part: pydocs or shakespeare")
+    add("--opt", action="append", metavar="SPEC", help="optimizers of the first part; repeatable [twelve]")
+    add("--few", action="append", metavar="SPEC", help="optimizers of the second part; repeatable [five]")
+    add("--steps", type=whole, default=STEPS, metavar="N", help=f"steps per run [{STEPS}]")
+    add("--hours", type=number, default=HOURS, metavar="H", help=f"refuse if it would take longer [{HOURS}]")
+    add("--jobs", type=whole, default=1, metavar="N", help="parallel processes [1]")
+    add("--out", type=Path, default=Path("runs/reference"), metavar="DIR", help="folder for the runs [runs/reference]")
+    add("--docs", type=Path, default=DOCS, metavar="DIR", help="folder for the page [docs]")
+    add("--results", type=Path, metavar="FILE", help="file for the results [that of this machine]")
     given = parser.parse(arguments)
     todo = parts(given["opt"] or OPTS, given["few"] or FEW, given["steps"], given["shakespeare"])
     if given["only"] is not None:
         todo = [part for part in todo if part.name == given["only"]] or refuse(given["only"], todo)
     expected = {part.name: budget(part, given["out"]) for part in todo}
-    print(f"all in all {spell(sum(expected.values()))}, on this machine as it is now", flush=True)
+    print(f"total {spell(sum(expected.values()))}, at the current load of this machine", flush=True)
     if sum(expected.values()) > given["hours"] * 3600:
         raise UserError(f"that is over --hours {given['hours']:g}: give fewer --opt or --steps, or more --hours")
     given["docs"].mkdir(parents=True, exist_ok=True)
@@ -248,7 +255,7 @@ def run(arguments: list[str]) -> int:
         save(given["results"] or RESULTS / f"{machine()}.json", f"reference, {part.name}", values)
         facts = {**known, "expected": spell(expected[part.name]), "took": spell(spent(clock))}
         written = section(part, entries, verdict, facts, given["docs"])
-        print(f"{show(write({part.name: written}, given['steps'], given['docs']))} is written")
+        print(f"wrote {show(write({part.name: written}, given['steps'], given['docs']))}")
     return 0
 
 

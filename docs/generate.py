@@ -43,7 +43,7 @@ Each with its own arguments, as a share of the peak over a run of 1000 steps:
 ![the course of every schedule over a run](pictures/schedules.png)
 """
 BLOCK = "<!-- generated: {} -->"
-README, MACHINE = "../README.md", "amd-epyc-2-cores.json"
+MACHINE = "amd-epyc-2-cores.json"
 
 
 def blocks(function: Callable) -> list[str]:
@@ -242,7 +242,7 @@ PAGES = {
     "optimizers.md": optimizers,
     "schedules-and-clips.md": transforms,
     "choose.md": partial(filled, "choose.md", {"defaults": untuned}),
-    README: partial(filled, README, {"speeds": speeds}),
+    "benchmarks.md": partial(filled, "benchmarks.md", {"speeds": speeds}),
     "speed.md": partial(filled, "speed.md", {"memory": memory, "accelerators": accelerators}),
     "api/model.md": partial(reference, "The model", "minigpt_flax.model"),
     "api/data.md": partial(reference, "Data", "minigpt_flax.data"),

@@ -1,7 +1,7 @@
 """Handwritten digits, in Flax NNX: ``python examples/digits_nnx.py``.
 
-The data, 1797 pictures of 8 x 8 pixels, ship with scikit-learn: ``pip install 'jaxopt-mini[gpt,examples]'``.
-``nnx.Optimizer`` takes our optimizers as it takes Optax's: Muon for the hidden matrices, AdamW for the rest.
+The data, 1797 images of 8 x 8 pixels, comes with scikit-learn. Install it with ``pip install -e '.[gpt,examples]'``.
+``nnx.Optimizer`` accepts our optimizers like Optax's; here Muon updates the hidden matrices and AdamW the rest.
 """
 
 import sys
@@ -16,35 +16,35 @@ from jaxopt_mini import chain, clip_by_norm, muon, warmup_cosine
 try:
     from sklearn.datasets import load_digits
 except ImportError:
-    sys.exit("this example needs scikit-learn: pip install 'jaxopt-mini[examples]'")
+    sys.exit("this example needs scikit-learn: pip install scikit-learn")
 
 
 class Network(nnx.Module):
-    """Two hidden layers."""
+    """A multilayer perceptron with two hidden layers."""
 
     def __init__(self, rngs, width=128):
         self.layers = nnx.List([nnx.Linear(64, width, rngs=rngs), nnx.Linear(width, width, rngs=rngs)])
         self.head = nnx.Linear(width, 10, rngs=rngs)
 
     def __call__(self, x):
-        """Pictures, (B, 64), to logits, (B, 10)."""
+        """Images, (B, 64), to logits, (B, 10)."""
         for layer in self.layers:
             x = nnx.relu(layer(x))
         return self.head(x)
 
 
 def digits():
-    """Training and test pictures, each with its digit."""
+    """Training and test sets: images and their digits."""
     data = load_digits()
-    pictures, labels = jnp.asarray(data.data, jnp.float32) / 16, jnp.asarray(data.target)
+    images, labels = jnp.asarray(data.data, jnp.float32) / 16, jnp.asarray(data.target)
     order = jax.random.permutation(jax.random.key(0), len(labels))
     train, test = order[:1437], order[1437:]
-    return (pictures[train], labels[train]), (pictures[test], labels[test])
+    return (images[train], labels[train]), (images[test], labels[test])
 
 
 @nnx.jit
 def step(network, optimizer, x, y):
-    """One step; returns the loss."""
+    """Takes one optimizer step and returns the loss."""
 
     def loss(network):
         return optax.softmax_cross_entropy_with_integer_labels(network(x), y).mean()
@@ -55,7 +55,7 @@ def step(network, optimizer, x, y):
 
 
 def main(steps=400, batch=128):
-    """Trains, and prints the share of test pictures that are read rightly."""
+    """Trains the network and prints its test accuracy."""
     (x, y), (x_test, y_test) = digits()
     network = Network(nnx.Rngs(0))
     tx = chain(clip_by_norm(1.0), muon(warmup_cosine(0.01, steps)))
@@ -66,7 +66,7 @@ def main(steps=400, batch=128):
         if t % 50 == 0 or t == steps - 1:
             print(f"step {t:4d}  loss {value:.4f}")
     accuracy = float(jnp.mean(network(x_test).argmax(-1) == y_test))
-    print(f"{accuracy:.1%} of {len(y_test)} test pictures read rightly")
+    print(f"test accuracy {accuracy:.1%} ({len(y_test)} images)")
     return accuracy
 
 

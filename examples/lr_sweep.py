@@ -1,7 +1,7 @@
 """Many learning rates in one program: ``python examples/lr_sweep.py``.
 
-An optimizer is a pair of pure functions, and its learning rate may be traced: ``jax.vmap`` over the rate trains one
-model for each, side by side, in one compiled program. Here a small network learns a sine.
+An optimizer is a pair of pure functions, and its learning rate may be traced. Therefore ``jax.vmap`` over the learning
+rate trains one model per learning rate in parallel, in one compiled program. Here a small network learns a sine.
 """
 
 import jax
@@ -14,7 +14,7 @@ y = jnp.sin(3 * x)
 
 
 def init(key, width=32):
-    """Weights of a network with one hidden layer."""
+    """Random parameters of a network with one hidden layer."""
     first, second = jax.random.split(key)
     return {
         "first": {"kernel": jax.random.normal(first, (1, width)), "bias": jnp.zeros(width)},
@@ -28,9 +28,9 @@ def loss(params):
     return jnp.mean((hidden @ params["second"]["kernel"] + params["second"]["bias"] - y) ** 2)
 
 
-def train(rate, steps):
-    """The loss at the end, as a pure function of the learning rate."""
-    tx = chain(clip_by_norm(1.0), adamw(warmup_cosine(rate, steps), weight_decay=0.0))
+def train(lr, steps):
+    """The final loss, a pure function of the learning rate."""
+    tx = chain(clip_by_norm(1.0), adamw(warmup_cosine(lr, steps), weight_decay=0.0))
 
     def step(carry, _):
         params, state = carry
@@ -43,15 +43,15 @@ def train(rate, steps):
 
 
 def main(steps=1000, rates=13):
-    """Prints the loss of every rate, and which is best."""
+    """Prints the final loss of each learning rate, and the best one."""
     grid = jnp.geomspace(1e-3, 10.0, rates)
-    ends = jax.jit(jax.vmap(lambda rate: train(rate, steps)))(grid)
-    for rate, end in zip(grid, ends, strict=True):
-        bar = "#" * round(8 * max(0.0, 5 + float(jnp.log10(end))))
-        print(f"{rate:8.1e}  {end:8.5f}  {bar}")
-    best = float(grid[jnp.nanargmin(ends)])
-    print(f"best rate {best:.1e}")
-    return best, ends
+    losses = jax.jit(jax.vmap(lambda lr: train(lr, steps)))(grid)
+    for lr, final in zip(grid, losses, strict=True):
+        bar = "#" * round(8 * max(0.0, 5 + float(jnp.log10(final))))
+        print(f"{lr:8.1e}  {final:8.5f}  {bar}")
+    best = float(grid[jnp.nanargmin(losses)])
+    print(f"best learning rate {best:.1e}")
+    return best, losses
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A GPT on your own text, from Python: ``python examples/own_text.py book.txt``.
 
-What ``python train.py --data book.txt`` does, in the open: words become parts, parts make steps. Without a file it
-takes the documentation that comes with Python.
+The steps of ``python train.py --data book.txt``: flags give a configuration, it gives the parts of a run, and these
+train the model. Without a file, the text is the documentation that comes with Python.
 """
 
 import sys
@@ -11,18 +11,18 @@ from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.sample import sample
 
 
-def main(*sources, steps=300, **words):
-    """Trains on the sources; prints the losses and a sample.
+def main(*sources, steps=300, **fields):
+    """Trains on the sources, and prints losses and a sample.
 
     Args:
-      *sources: whatever ``--data`` takes.
-      steps: how many.
-      **words: any flag of ``train.py``, with underscores.
+      *sources: sources as for ``--data``; none uses the preset's data.
+      steps: optimizer steps.
+      **fields: flags of ``train.py``, with underscores.
     """
-    given = {"data": sources, "steps": steps, "opt": "muon", "schedule": "wsd", **words}
+    given = {"data": sources, "steps": steps, "opt": "muon", "schedule": "wsd", **fields}
     config = resolve({name: value for name, value in given.items() if value}, preset="nano")
-    run = build(config)  # everything that can be wrong is found here
-    print(f"{len(run.data.parts[0].train):,} tokens, {run.tokenizer.vocab_size} different ones")
+    run = build(config)  # raises if a flag, the data or a size is wrong
+    print(f"{len(run.data.parts[0].train):,} training tokens, vocabulary size {run.tokenizer.vocab_size}")
 
     state = run.init()
     for t in range(config.steps):
@@ -30,7 +30,7 @@ def main(*sources, steps=300, **words):
         if t % 50 == 0:
             print(f"step {t:4d}  loss {metrics['loss']:.4f}")
 
-    params = state.evaluation_params  # an average, if the optimizer keeps one
+    params = state.evaluation_params  # an average, if the optimizer maintains one
     results = run.evaluate(params)
     print(f"validation loss {results['val_loss']:.4f} +- {results['val_sem']:.4f} nats/token\n")
     print(sample(run.model, params, run.tokenizer, max_tokens=200, temperature=0.8, seed=0)[0])

@@ -1,9 +1,9 @@
-"""Optimizers alone, on a long narrow valley: ``python examples/quadratic.py``.
+"""Optimizers on an ill-conditioned quadratic: ``python examples/quadratic.py``.
 
-The loss is a quadratic with curvatures from 1 to 1000. The steepest direction bounds the learning rate, and then the
-flattest one takes long: plain descent needs steps in proportion to the ratio of the two, momentum to its square root.
-Adam rescales every coordinate by itself. That helps where the valley lies along the coordinates, and much less where it
-lies across them; a rule that sees a whole matrix, such as SOAP, turns its coordinates with the valley.
+The curvatures of the loss range from 1 to 1000. The largest one bounds the learning rate, so progress along the
+smallest one is slow. Gradient descent needs a number of steps proportional to their ratio, momentum to its square root.
+Adam rescales each coordinate separately. This helps if the valley is aligned with the coordinate axes, and much less if
+it is rotated. SOAP preconditions whole matrices, and so rotates its coordinates with the valley.
 """
 
 import jax
@@ -13,25 +13,25 @@ from jaxopt_mini import adam, apply_updates, cosine, sgd, soap
 
 SIZE, LEAST, MOST = 16, 1.0, 1000.0
 curvatures = jnp.geomspace(LEAST, MOST, SIZE)
-turn = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (SIZE, SIZE)))[0]
-VALLEYS = {"along": jnp.diag(curvatures), "across": turn @ jnp.diag(curvatures) @ turn.T}
+rotation = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (SIZE, SIZE)))[0]
+VALLEYS = {"aligned": jnp.diag(curvatures), "rotated": rotation @ jnp.diag(curvatures) @ rotation.T}
 
 
-def contestants(steps):
-    """The rules at rates that suit them; for the first two the best there are, by theory."""
+def optimizers(steps):
+    """Optimizers with suitable learning rates; those of the first two are optimal in theory."""
     root = (MOST**0.5, LEAST**0.5)
     friction = ((root[0] - root[1]) / (root[0] + root[1])) ** 2
-    falling = cosine(0.3, steps)  # who normalises the gradient must slow down by schedule
+    decaying = cosine(0.3, steps)  # normalized updates shrink only by a schedule
     return {
         "sgd": sgd(2 / (MOST + LEAST)),
         "momentum": sgd((2 / (root[0] + root[1])) ** 2, momentum=friction),
-        "adam": adam(falling),
-        "soap": soap(falling, weight_decay=0.0, precondition_frequency=1),
+        "adam": adam(decaying),
+        "soap": soap(decaying, weight_decay=0.0, precondition_frequency=1),
     }
 
 
 def losses(tx, hessian, steps):
-    """The loss before each step, of 8 points at once: the rows of one matrix."""
+    """The loss before each step, averaged over 8 starting points: the rows of one matrix."""
 
     def loss(x):
         return 0.5 * jnp.mean(jnp.sum(x @ hessian * x, axis=-1))
@@ -47,13 +47,13 @@ def losses(tx, hessian, steps):
 
 
 def main(steps=400):
-    """Prints the loss that is left after the last step, in both valleys."""
+    """Prints the final loss in both valleys."""
     print(f"loss after {steps} steps{''.join(f'{name:>12s}' for name in VALLEYS)}")
-    left = {}
-    for name, tx in contestants(steps).items():
-        left[name] = [float(losses(tx, hessian, steps)[-1]) for hessian in VALLEYS.values()]
-        print(f"{name:21s}" + "".join(f"{loss:12.2g}" for loss in left[name]))
-    return left
+    final = {}
+    for name, tx in optimizers(steps).items():
+        final[name] = [float(losses(tx, hessian, steps)[-1]) for hessian in VALLEYS.values()]
+        print(f"{name:21s}" + "".join(f"{loss:12.2g}" for loss in final[name]))
+    return final
 
 
 if __name__ == "__main__":

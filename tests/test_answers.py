@@ -80,8 +80,8 @@ CASES = {
         [
             "not in 20,000",
             "at most 0.50 of it",
-            "below zero in 4 of 6 looks",
-            "its median is 5, where 2 / rate is 20",
+            "below zero in 4 of 6 measurements",
+            "its median is 5, where 2 / learning rate is 20",
             "at 0.05: 0.90",
         ],
     ),
@@ -94,10 +94,10 @@ def test_a_page_has_every_number_and_picture(tmp_path, name):
     (tmp_path / "kept.json").write_text(json.dumps(made() | {"seconds": 61.0}))
     pictures, facts = module.answer(Kept(tmp_path / "kept.json"))
     text = page.write(tmp_path, name, pictures, {**facts, "seconds": "61", "machine": "here"}).read_text()
-    assert "$" not in text and all(words in text for words in [*said, "61 seconds of processor time on here"]), text
+    assert "$" not in text and all(words in text for words in [*said, "61 s of CPU time on here"]), text
     for picture in re.findall(r"\]\((.+?\.png)\)", text):
         assert imread(tmp_path / picture)[..., :3].std() > 0.01
-    assert len(re.findall(r"\]\(", text)) == len(pictures)
+    assert len(re.findall(r"!\[", text)) == len(pictures)
 
 
 def test_what_is_measured_is_not_measured_again(tmp_path):

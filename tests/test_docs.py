@@ -10,7 +10,8 @@ from docs.generate import DEVIATIONS, HERE, PAGES
 from tests.cases import CASES
 from tests.cases_wrappers import WRAPPED
 
-WRITTEN = [HERE.parent / "README.md", *sorted(HERE.rglob("*.md"))]
+READMES = [HERE.parent / name for name in ("README.md", "README.zh-CN.md")]
+WRITTEN = [*READMES, *sorted(HERE.rglob("*.md"))]
 TRAINED = {"course-run", "moments", "landscape"}
 
 
@@ -25,6 +26,21 @@ def test_every_trajectory_has_its_measured_deviation():
     measured = json.loads(DEVIATIONS.read_text())
     assert set(measured) == {golden.file for golden in goldens}, "run: make docs"
     assert all(measured[golden.file][1] <= golden.tolerance for golden in goldens)
+
+
+def essentials(readme: Path) -> tuple[list[str], list[str]]:
+    """The code of a README without comments, and the targets of its links in order of their names."""
+    text = readme.read_text(encoding="utf-8")
+    code = re.findall(r"^    \S[^\n]*|^```\w+\n.*?^```$", text, flags=re.DOTALL | re.MULTILINE)
+    links = sorted(set(re.findall(r"\]\(([^)]+)\)", text)) - {path.name for path in READMES})
+    return [re.sub(r" +# .*", "", block) for block in code], links
+
+
+def test_the_translated_readme_has_the_same_commands_figures_and_links():
+    english, chinese = map(essentials, READMES)
+    assert len(english[0]) > 10 and english == chinese
+    numbers = [set(re.findall(r"\d[\d.,]*\d(?:e-\d)?", path.read_text(encoding="utf-8"))) for path in READMES]
+    assert numbers[0] == numbers[1]
 
 
 def shown() -> set[Path]:

@@ -32,11 +32,11 @@ def example(name):
     return runpy.run_path(str(FOLDER / f"{name}.py"))["main"]
 
 
-def test_each_is_short_and_has_its_line_in_the_readme():
-    readme = (ROOT / "README.md").read_text("utf-8")
+def test_each_is_short_and_has_its_line_in_the_docs():
+    page = (ROOT / "docs" / "examples.md").read_text("utf-8")
     for path in FOLDER.iterdir():
         assert path.suffix != ".py" or len(path.read_text("utf-8").splitlines()) <= 80
-        assert f"examples/{path.name}" in readme
+        assert f"examples/{path.name}" in page
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.answers [decay | geometry | schedules ...]``: measures what is missing, writes the pages."""
+"""``python -m benchmarks.answers [decay | geometry | schedules ...]``: runs missing measurements, writes the pages."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ DOCS = Path(__file__).parents[2] / "docs" / "answers"
 
 
 def run(arguments: list[str]) -> int:
-    """Writes the pages that are asked for."""
+    """Writes the requested pages."""
     parser = Parser(prog="python -m benchmarks.answers", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="PAGE", help=f"{', '.join(PAGES)} [all]")
-    parser.add_argument("--out", type=Path, default=Path("runs/answers"), metavar="DIR", help="takes what is measured")
-    parser.add_argument("--docs", type=Path, default=DOCS, metavar="DIR", help="takes the pages [docs/answers]")
-    parser.add_argument("--results", type=Path, metavar="FILE", help="takes the facts [the results of this machine]")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/answers"), metavar="DIR", help="folder for measurements [runs/answers]"
+    )
+    parser.add_argument("--docs", type=Path, default=DOCS, metavar="DIR", help="folder for the pages [docs/answers]")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="file for the results [that of this machine]")
     given = parser.parse(arguments)
     for name in given["names"] or PAGES:
         if name not in PAGES:
@@ -32,7 +34,7 @@ def run(arguments: list[str]) -> int:
         kept = Kept(given["out"] / f"{name}.json")
         pictures, facts = PAGES[name](kept)
         facts |= {"seconds": f"{kept.seconds:,.0f}", "machine": machine()}
-        print(f"{show(page.write(given['docs'], name, pictures, facts))} is written")
+        print(f"wrote {show(page.write(given['docs'], name, pictures, facts))}")
         save(given["results"] or RESULTS / f"{machine()}.json", f"answers, {name}", {**environment(), **facts})
     return 0
 

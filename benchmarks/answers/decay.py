@@ -1,4 +1,4 @@
-"""Why AdamW beats Adam: decay decoupled from the gradient, over decay and learning rate; and what coupling does."""
+"""Whether AdamW beats Adam: decoupled decay and an L2 penalty, over decay and learning rate, and on two weights."""
 
 from __future__ import annotations
 

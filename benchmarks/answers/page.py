@@ -1,4 +1,4 @@
-"""A page: its words lie beside this file, with a ``$name`` wherever a number, a table or a picture goes."""
+"""A page: its text is a template beside this file, with a ``$name`` for each number, table and file of a picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from string import Template
 from matplotlib.figure import Figure
 
 DPI = 72  # keeps a picture below 100 kB
-WORDS = Path(__file__).parent
+TEMPLATES = Path(__file__).parent
 
 
 def write(folder: Path, name: str, pictures: Mapping[str, Figure], facts: Mapping[str, str]) -> Path:
@@ -17,19 +17,18 @@ def write(folder: Path, name: str, pictures: Mapping[str, Figure], facts: Mappin
 
     Args:
       folder: of the pages.
-      name: of the page, and of the file that has its words.
-      pictures: by name; each also goes where its name stands.
+      name: of the page and of its template.
+      pictures: by name; in the template, the name stands for the picture's file.
       facts: text by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    links = {}
+    files = {}
     for label, figure in pictures.items():
-        file = f"{name}-{label}.png"
-        figure.savefig(folder / file, dpi=DPI)
-        links[label] = f"![{label}]({file})"
-    words = Template((WORDS / f"{name}.md").read_text(encoding="utf-8"))
+        files[label] = f"{name}-{label}.png"
+        figure.savefig(folder / files[label], dpi=DPI)
+    template = Template((TEMPLATES / f"{name}.md").read_text(encoding="utf-8"))
     page = folder / f"{name}.md"
-    page.write_text(words.substitute({**links, **facts}), encoding="utf-8")
+    page.write_text(template.substitute({**files, **facts}), encoding="utf-8")
     return page
 
 
