@@ -207,7 +207,7 @@ def test_children_end_with_a_parent_that_is_killed_and_the_comparison_continues(
         time.sleep(0.2)
         assert parent.poll() is None
     children = [line for line in _processes() if str(tmp_path) in line and "--share" in line]
-    assert len(children) == 2
+    assert len(children) == 2, _processes()
     parent.kill()
     parent.wait()
     time.sleep(5)
@@ -215,4 +215,5 @@ def test_children_end_with_a_parent_that_is_killed_and_the_comparison_continues(
 
 
 def _processes():
-    return subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True)
+    return listed.stdout.splitlines()
