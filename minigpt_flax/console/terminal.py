@@ -153,8 +153,8 @@ def finished(folder: RunFolder | None, outcome: Outcome) -> None:
         say("sample", f"temperature {TEMPERATURE}, also in {show(folder.samples)}:\n")
         tell(outcome.sample, end="\n\n")
     say("curves", show(folder.curves))
-    next_commands = f"{line('sample', folder.path, '--prompt', 'The ')}\n{line('compare', folder.path)} OTHER_RUN"
-    say("next", next_commands)
+    prompt = ("--prompt", outcome.prompt) if outcome.prompt else ()
+    say("next", f"{line('sample', folder.path, *prompt)}\n{line('compare', folder.path)} OTHER_RUN")
 
 
 def _perplexity(record: Mapping[str, Any]) -> str:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from minigpt_flax.data import Tokenizer, Tokens
+from minigpt_flax.errors import UserError
 from minigpt_flax.runs import files
 from minigpt_flax.runs.folder import RunFolder
 from minigpt_flax.runs.records import read_run
@@ -15,6 +19,9 @@ from minigpt_flax.train.restore import TrainedModel, restore
 from minigpt_flax.train.sample import TEMPERATURE, sample
 from minigpt_flax.train.state import TrainState
 
+PROMPT = "The "
+PROMPT_TOKENS = 4  # of the data, where the tokenizer lacks these letters
+
 
 class Outcome(NamedTuple):
     """Results of a finished run.
@@ -23,11 +30,13 @@ class Outcome(NamedTuple):
       final: record of the last validation.
       best: record of the validation with the lowest loss.
       sample: text from the model, if the run asks for one.
+      prompt: text that the run's tokenizer can encode, for an example of a command.
     """
 
     final: Mapping[str, Any]
     best: Mapping[str, Any]
-    sample: str | None
+    sample: str | None = None
+    prompt: str = ""
 
 
 def write_artifacts(run: Run, folder: RunFolder, state: TrainState) -> Outcome | None:
@@ -40,7 +49,21 @@ def write_artifacts(run: Run, folder: RunFolder, state: TrainState) -> Outcome |
         return None
     text = write_sample(run, params, folder)
     write_curves(folder)
-    return outcome._replace(sample=text)
+    return outcome._replace(sample=text, prompt=example_prompt(run.tokenizer, run.data.parts[0].val))
+
+
+def example_prompt(tokenizer: Tokenizer, tokens: Tokens) -> str:
+    """A prompt that a tokenizer can encode: English where it can, else the beginning of some tokens.
+
+    Args:
+      tokenizer: of the run.
+      tokens: of its data.
+    """
+    try:
+        tokenizer.encode(PROMPT)
+        return PROMPT
+    except UserError:
+        return tokenizer.decode(np.asarray(tokens[:PROMPT_TOKENS])).split("\n")[0]
 
 
 def outcome_of(records: Sequence[Mapping[str, Any]]) -> Outcome | None:
@@ -48,7 +71,7 @@ def outcome_of(records: Sequence[Mapping[str, Any]]) -> Outcome | None:
     validations = [record for record in records if record.get("val_loss") is not None]
     if not validations:
         return None
-    return Outcome(validations[-1], min(validations, key=lambda record: record["val_loss"]), None)
+    return Outcome(validations[-1], min(validations, key=lambda record: record["val_loss"]))
 
 
 def write_sample(model: Run | TrainedModel, params: Any, folder: RunFolder) -> str | None:
