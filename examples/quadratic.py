@@ -9,7 +9,7 @@ it is rotated. SOAP preconditions whole matrices, and so rotates its coordinates
 import jax
 import jax.numpy as jnp
 
-from jaxopt_mini import adam, apply_updates, cosine, sgd, soap
+from jaxopt_mini import adam, apply_updates, cosine, sgd, soap, warmup_cosine
 
 SIZE, LEAST, MOST = 16, 1.0, 1000.0
 curvatures = jnp.geomspace(LEAST, MOST, SIZE)
@@ -26,7 +26,8 @@ def optimizers(steps):
         "sgd": sgd(2 / (MOST + LEAST)),
         "momentum": sgd((2 / (root[0] + root[1])) ** 2, momentum=friction),
         "adam": adam(decaying),
-        "soap": soap(decaying, weight_decay=0.0, precondition_frequency=1),
+        # In the first steps its basis still turns; without a warm-up rounding decides how far they lead away.
+        "soap": soap(warmup_cosine(0.3, steps, warmup=0.1), weight_decay=0.0, precondition_frequency=1),
     }
 
 
