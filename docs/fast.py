@@ -1,4 +1,4 @@
-"""The table "How fast": what the committed measurements of a machine say, a row a claim, each with its command."""
+"""The table of benchmarks: the committed measurements of a machine, one row per claim, each with its command."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.gpu import FORMS
 
 Row = tuple[str, str, str, str]  # what, ours, the peer's, command
+SPREAD = 0.2  # interquartile range over median, at most: a noisier comparison isn't shown
 
 
 def ms(times: dict[str, float], scale: float = 1.0) -> str:
@@ -25,13 +26,22 @@ def seconds(times: dict[str, float]) -> str:
     return f"{times['median']:.3g} s"
 
 
-def part(ratio: dict[str, float]) -> str:
-    """Our time as a part of theirs.
+def relative(ours: dict[str, float], theirs: dict[str, float]) -> str:
+    """Our median over theirs, so that the two figures shown divide to it.
 
-    >>> part({"median": 0.4567})
-    '**0.46** of it'
+    >>> relative({"median": 2.0}, {"median": 4.0})
+    '**0.50x**'
     """
-    return f"**{ratio['median']:.2f}** of it"
+    return f"**{ours['median'] / theirs['median']:.2f}x**"
+
+
+def is_steady(*times: dict[str, float]) -> bool:
+    """Whether the quartiles of each measurement lie within ``SPREAD`` of its median.
+
+    >>> is_steady({"median": 10.0, "q1": 9.5, "q3": 10.5}), is_steady({"median": 10.0, "q1": 9.0, "q3": 12.0})
+    (True, False)
+    """
+    return all(time["q3"] - time["q1"] <= SPREAD * time["median"] for time in times)
 
 
 def step(preset: str) -> Callable[[dict[str, Any]], Iterator[Row]]:
@@ -40,9 +50,11 @@ def step(preset: str) -> Callable[[dict[str, Any]], Iterator[Row]]:
 
     def rows(found: dict[str, Any]) -> Iterator[Row]:
         times = found["ms_per_step"]
-        for peer, ratio in found["ours_over"]["ours"].items():
+        for peer in found["ours_over"]["ours"]:
+            if not is_steady(times["ours"], times[peer]):
+                continue
             flags = " --compile" if "compiled" in peer else ""
-            theirs = f"{peer} {ms(times[peer])}: {part(ratio)}"
+            theirs = f"{peer} {ms(times[peer])}: {relative(times['ours'], times[peer])}"
             yield f"training step of `{preset}`", ms(times["ours"]), theirs, command + flags
 
     return rows
@@ -52,17 +64,19 @@ def to_loss(found: dict[str, Any]) -> Iterator[Row]:
     """Whole runs."""
     losses = {name: sum(values) / len(values) for name, values in found["val_loss"].items()}
     mine, theirs = (f"{seconds(found['seconds'][name])} to {losses[name]:.3f} nats" for name in ("ours", "nanoGPT"))
-    ratio = part(found["ours_over_nanoGPT"])
+    ratio = relative(found["seconds"]["ours"], found["seconds"]["nanoGPT"])
     command = "benchmarks.to_loss --data tinyshakespeare.txt --peers DIR"
-    yield "from nothing to a trained model, `sprint`, compiling included", mine, f"nanoGPT {theirs}: {ratio}", command
+    yield "start to trained model, `sprint`, compilation included", mine, f"nanoGPT {theirs}: {ratio}", command
 
 
 def generation(found: dict[str, Any]) -> Iterator[Row]:
-    """Writing text."""
-    speeds = {name: f"{speed['median']:,.0f} tokens/s" for name, speed in found["tokens_per_second"].items()}
-    for peer, ratio in found["times_as_fast"].items():
-        theirs = f"{peer} {speeds[peer]}: **{ratio['median']:.1f}** times as fast"
-        yield "writing 256 characters, `char`", speeds["cached"], theirs, "benchmarks.generation --peers DIR"
+    """Generating text."""
+    measured = found["tokens_per_second"]
+    speeds = {name: f"{speed['median']:.3g} tokens/s" for name, speed in measured.items()}
+    for peer in found["times_as_fast"]:
+        faster = measured["cached"]["median"] / measured[peer]["median"]
+        theirs = f"{peer} {speeds[peer]}: **{faster:.1f}** times as fast"
+        yield "generating 256 characters, `char`", speeds["cached"], theirs, "benchmarks.generation --peers DIR"
 
 
 def update(section: str, tree: str) -> Callable[[dict[str, Any]], Iterator[Row]]:
@@ -71,8 +85,10 @@ def update(section: str, tree: str) -> Callable[[dict[str, Any]], Iterator[Row]]
 
     def rows(found: dict[str, Any]) -> Iterator[Row]:
         times = found["seconds"]
-        for peer, ratio in found["ratios"].items():
-            theirs = f"{peer} {ms(times[peer], 1e3)}: {part(ratio)}"
+        for peer in found["ratios"]:
+            if not is_steady(times["jaxopt_mini"], times[peer]):
+                continue
+            theirs = f"{peer} {ms(times[peer], 1e3)}: {relative(times['jaxopt_mini'], times[peer])}"
             yield f"{section} on the parameters of `{tree}`", ms(times["jaxopt_mini"], 1e3), theirs, command
 
     return rows
@@ -80,14 +96,18 @@ def update(section: str, tree: str) -> Callable[[dict[str, Any]], Iterator[Row]]
 
 def startup(found: dict[str, Any]) -> Iterator[Row]:
     """From the start of the process."""
-    for name, what in (("help", "`--help`"), ("cold", "first step of `nano`"), ("warm", "the same, compiled before")):
+    for name, what in (
+        ("help", "`--help`"),
+        ("cold", "first step of `nano`"),
+        ("warm", "first step of `nano`, from the compile cache"),
+    ):
         yield what, seconds(found["seconds"][name]), "", "benchmarks.startup"
 
 
 def loop(found: dict[str, Any]) -> Iterator[Row]:
-    """What the loop adds."""
+    """The overhead of the loop."""
     for name, ratio in found["ratios"].items():
-        yield f"what the {name} adds to a step of `nano`", f"{ratio['median'] - 1:.1%}", "", "benchmarks.loop"
+        yield f"overhead of the {name} per step of `nano`", f"{ratio['median'] - 1:.1%}", "", "benchmarks.loop"
 
 
 SECTIONS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
