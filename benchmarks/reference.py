@@ -6,7 +6,7 @@ auto``, and three seeds that the search didn't use are compared. The time needed
 than ``--hours`` is refused.
 
 Ctrl-C stops it, and the same command resumes it; finished runs are never repeated. A finished part is written to
-``docs/reference.md`` with its figures, and its result to ``benchmarks/results/<machine>.json``; the other part of the
+``docs/optimizers/results.md`` with its figures, and its result to ``benchmarks/results/<machine>.json``; the other part of the
 page stays unchanged. Running the command again only rewrites these files. ``--steps 24 --opt adamw --opt lion --out
 /tmp/x --docs /tmp/y`` is a test of one to two minutes.
 """
@@ -188,28 +188,29 @@ def section(
     lines = [f"## {part.title}", "", cost.format(runs=part.comparison.runs, **facts), "", markdown(verdict)]
     for name, figure in pictures.items():
         if figure is not None:
-            figure.savefig(docs / f"reference-{part.name}-{name}.png", dpi=72)
-            lines += [f"![{CAPTIONS[name]}](reference-{part.name}-{name}.png)", ""]
+            path = docs / "pictures" / f"reference-{part.name}-{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=72)
+            lines += [f"![{CAPTIONS[name]}](../pictures/{path.name})", ""]
     return "\n".join(lines)
 
 
 def write(sections: Mapping[str, str], steps: int, docs: Path) -> Path:
-    """Replaces parts of the page, keeps the others, and adds the page to the table of contents.
+    """Replaces parts of the page, keeps the others.
 
     Args:
       sections: texts by the names of their parts.
       steps: of every run.
       docs: folder of the page.
     """
-    page, index = docs / "reference.md", docs / "index.md"
+    page = docs / "optimizers" / "results.md"
+    page.parent.mkdir(parents=True, exist_ok=True)
     start, end = MARKS
     marked = re.compile(re.escape(start).replace(r"\{\}", r"(\w+)") + r"\n(.*?)" + re.escape(end), re.DOTALL)
     known = dict(marked.findall(page.read_text(encoding="utf-8"))) if page.exists() else {}
     head = HEAD.format(steps=steps, rates=successive_halving.RUNGS[0][0], seeds=SEEDS)
     body = "".join(f"\n{start.format(name)}\n{text}{end}\n" for name, text in {**known, **sections}.items())
     page.write_text(head + body, encoding="utf-8")
-    if index.exists() and "\nreference\n" not in (said := index.read_text(encoding="utf-8")):
-        index.write_text(said.replace("\nchoose\n", "\nchoose\nreference\n"), encoding="utf-8")
     return page
 
 

@@ -40,7 +40,7 @@ step by step, as well. Lines are those of its file, docstring and all.
 PICTURED = """\
 Each with its own arguments, as a share of the peak over a run of 1000 steps:
 
-![the course of every schedule over a run](pictures/schedules.png)
+![the course of every schedule over a run](../pictures/schedules.png)
 """
 BLOCK = "<!-- generated: {} -->"
 MACHINE = "amd-epyc-2-cores.json"
@@ -239,18 +239,18 @@ def reference(title: str, package: str) -> str:
 
 
 PAGES = {
-    "optimizers.md": optimizers,
-    "schedules-and-clips.md": transforms,
-    "choose.md": partial(filled, "choose.md", {"defaults": untuned}),
-    "benchmarks.md": partial(filled, "benchmarks.md", {"speeds": speeds}),
-    "speed.md": partial(filled, "speed.md", {"memory": memory, "accelerators": accelerators}),
-    "api/model.md": partial(reference, "The model", "minigpt_flax.model"),
-    "api/data.md": partial(reference, "Data", "minigpt_flax.data"),
-    "api/train.md": partial(reference, "Training", "minigpt_flax.train"),
-    "api/runs.md": partial(reference, "Run folders", "minigpt_flax.runs"),
-    "api/compare.md": partial(reference, "Comparisons", "minigpt_flax.compare"),
-    "api/diagnose.md": partial(reference, "Diagnosis", "minigpt_flax.diagnose"),
-    "api/report.md": partial(reference, "Reports", "minigpt_flax.report"),
+    "optimizers/index.md": optimizers,
+    "optimizers/schedules.md": transforms,
+    "optimizers/choosing.md": partial(filled, "optimizers/choosing.md", {"defaults": untuned}),
+    "project/benchmarks.md": partial(filled, "project/benchmarks.md", {"speeds": speeds}),
+    "guides/performance.md": partial(filled, "guides/performance.md", {"memory": memory, "accelerators": accelerators}),
+    "reference/model.md": partial(reference, "The model", "minigpt_flax.model"),
+    "reference/data.md": partial(reference, "Data", "minigpt_flax.data"),
+    "reference/train.md": partial(reference, "Training", "minigpt_flax.train"),
+    "reference/runs.md": partial(reference, "Run folders", "minigpt_flax.runs"),
+    "reference/compare.md": partial(reference, "Comparisons", "minigpt_flax.compare"),
+    "reference/diagnose.md": partial(reference, "Diagnosis", "minigpt_flax.diagnose"),
+    "reference/report.md": partial(reference, "Reports", "minigpt_flax.report"),
 }
 
 

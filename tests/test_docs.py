@@ -52,11 +52,11 @@ def shown() -> set[Path]:
 def test_every_picture_of_a_page_is_there_and_small():
     missing = [path for path in shown() if not path.is_file()]
     assert not missing, "run: python -m docs.drawing"
-    assert all(path.stat().st_size < 80_000 for path in shown() if path.parent == FOLDER)
+    assert all(path.stat().st_size < 130_000 for path in shown())
 
 
 def test_every_drawn_picture_is_shown():
-    assert {FOLDER / f"{name}.png" for name in PICTURES} == {path for path in shown() if path.parent == FOLDER}
+    assert {FOLDER / f"{name}.png" for name in PICTURES} <= shown()
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def example(name):
 
 
 def test_each_is_short_and_has_its_line_in_the_docs():
-    page = (ROOT / "docs" / "examples.md").read_text("utf-8")
+    page = (ROOT / "docs" / "examples" / "index.md").read_text("utf-8")
     for path in FOLDER.iterdir():
         assert path.suffix != ".py" or len(path.read_text("utf-8").splitlines()) <= 80
         assert f"examples/{path.name}" in page

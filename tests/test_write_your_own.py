@@ -26,7 +26,7 @@ def test_the_optimizer_of_the_page_obeys_the_laws(tmp_path):
     for part in PARTS:
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, tmp_path / part)
-    page = (ROOT / "docs" / "write-your-own.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "guides" / "write-your-own.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?)^tx = ", page, re.DOTALL | re.MULTILINE)[1]
     folder = tmp_path / "jaxopt_mini" / "optimizers"
     (folder / "_halfway.py").write_text(code, encoding="utf-8")

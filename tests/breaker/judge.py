@@ -9,7 +9,7 @@ from tests.breaker import world
 from tests.breaker.cases import Case
 from tests.breaker.run import THEN, Outcome
 
-STATUSES = (0, 1, 2)  # of those that docs/messages.md names, the ones that need no signal and no pipe
+STATUSES = (0, 1, 2)  # of those that docs/start/troubleshooting.md names, the ones that need no signal and no pipe
 LONGEST = 2000  # characters of a message
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 WARNING = re.compile(r"^\S*:\d+: \w*Warning\b|^[WEIF]\d{4} \d\d:|^(WARNING|ERROR):|^Exception ignored", re.MULTILINE)

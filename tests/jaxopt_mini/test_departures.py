@@ -1,6 +1,6 @@
 """Bugs of Optax 0.2.8: each has a check that fails on Optax and passes here.
 
-Every check takes the function of one library and runs on both; ``docs/departures.md`` has a row for each.
+Every check takes the function of one library and runs on both; ``docs/optimizers/differences.md`` has a row for each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import jaxopt_mini as ours
 from jaxopt_mini import states, tree
 from tests.harness import permissive
 
-PAGE = Path(__file__).parents[2] / "docs" / "departures.md"
+PAGE = Path(__file__).parents[2] / "docs" / "optimizers" / "differences.md"
 NARROW_STATES = (
     "adabelief adadelta adagrad adam adamax adan amsgrad lion radam rmsprop yogi".split()  # and the two below
 )
