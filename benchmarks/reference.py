@@ -6,9 +6,9 @@ auto``, and three seeds that the search didn't use are compared. The time needed
 than ``--hours`` is refused.
 
 Ctrl-C stops it, and the same command resumes it; finished runs are never repeated. A finished part is written to
-``docs/optimizers/results.md`` with its figures, and its result to ``benchmarks/results/<machine>.json``; the other part of the
-page stays unchanged. Running the command again only rewrites these files. ``--steps 24 --opt adamw --opt lion --out
-/tmp/x --docs /tmp/y`` is a test of one to two minutes.
+``docs/optimizers/results.md`` with its figures, and its result to ``benchmarks/results/<machine>.json``; the other
+part of the page stays unchanged. Running the command again only rewrites these files. ``--steps 24 --opt adamw --opt
+lion --out /tmp/x --docs /tmp/y`` is a test of one to two minutes.
 """
 
 from __future__ import annotations

@@ -45,7 +45,10 @@ class tensorboard:
         from tensorboardX import SummaryWriter
 
         # TensorBoard hides events after the step that this run is resumed from.
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1 if done else None)
+        # The file's name has the second of its creation; the suffix keeps two within one second apart, in order.
+        self.writer = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=done + 1 if done else None, filename_suffix=f".{done:09d}"
+        )
         self.writer.add_text("config", "\n".join(f"    {name}: {value}" for name, value in config.items()), done)
 
     def __call__(self, record: Mapping[str, Any]) -> None:
