@@ -180,7 +180,7 @@ def _shown(run: RunRecord, name: str) -> str:
     """A field of the configuration; the data with the beginning of their hash, if recorded."""
     if name != "data":
         return repr(run.config.get(name))
-    digest = run.env.get("data", {}).get("sha256")
+    digest = run.data_hash
     sources = run.config.get("data", ())
     named = sources if isinstance(sources, str) else ", ".join(map(show, sources))
     return f"{named} ({digest[:12]})" if digest else named

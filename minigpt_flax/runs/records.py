@@ -26,6 +26,7 @@ from minigpt_flax.runs.schema import (
     WHOLE,
     brief,
     check_fields,
+    check_type,
     read_json,
     read_text,
 )
@@ -37,6 +38,7 @@ CHECKED: dict[str, Any] = {  # types of the configuration's fields that a compar
     "opt": str,
     "data": tuple[str, ...],
 }
+CHECKED_ENV: dict[str, Any] = {"data": dict | None, "together": int, "state_bytes_per_param": float | None}
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,12 @@ class RunRecord:
     @property
     def data_id(self) -> Any:
         """What the data is: its SHA-256 if recorded, as a path can come to denote another file; else the sources."""
-        return self.env.get("data", {}).get("sha256") or self.config.get("data")
+        return self.data_hash or self.config.get("data")
+
+    @property
+    def data_hash(self) -> str | None:
+        """The data's SHA-256, if recorded."""
+        return (self.env.get("data") or {}).get("sha256")
 
     @property
     def tokens_per_step(self) -> int:
@@ -131,8 +138,7 @@ def read_run(path: Path | str) -> RunRecord:
     if not (path / "config.json").is_file():
         raise UserError(f"{show(path)} is not the folder of a run: it has no config.json")
     config, records = _config(path / "config.json"), [record for _, record in lines(path / "metrics.jsonl")]
-    env = read_json(path / "env.json") if (path / "env.json").is_file() else {}
-    return RunRecord(path.resolve().name, config, records, env, path)
+    return RunRecord(path.resolve().name, config, records, _env(path / "env.json"), path)
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -142,6 +148,19 @@ def _config(path: Path) -> dict[str, Any]:
         config["data"] = [config["data"]]
     used = {name: config[name] for name in CHECKED if name in config}
     return {**config, **check_fields(used, CHECKED, show(path), optional=("accum",))}
+
+
+def _env(path: Path) -> dict[str, Any]:
+    """Reads ``env.json``, if it exists; checks only the fields in ``CHECKED_ENV``, as the others are just displayed."""
+    if not path.is_file():
+        return {}
+    env = read_json(path)
+    used = {name: env[name] for name in CHECKED_ENV if name in env}
+    check_fields(used, CHECKED_ENV, show(path), optional=CHECKED_ENV)
+    check_type((env.get("data") or {}).get("sha256"), str | None, f"{show(path)}: data: sha256")
+    if env.get("together", 1) < 1:
+        raise UserError(f"{show(path)}: together must be at least 1, got {brief(env['together'])}")
+    return env
 
 
 def lines(path: Path) -> Iterator[tuple[str, Record]]:

@@ -24,7 +24,6 @@ def main():
         try:
             with Peers(Place("localhost", port, i, n, timeout=20, silence=silence), stop) as peers:
                 peers.connect(20)
-                print("in", flush=True)
 """
 END = """
         except KeyboardInterrupt:
@@ -41,8 +40,9 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def spawn(body, port, process, count, silence=60):
-    """Starts one process, which executes ``body`` when all are connected."""
+def spawn(body, port, process, count, silence=60, run=None):
+    """Starts one process, which executes ``body`` when all are connected and it has said so."""
+    body = f'peers.run = {run!r}\nprint("in", flush=True)\n{body}'
     lines = "".join(f"                {line}\n" for line in body.splitlines())
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", BEGIN + lines + END, *map(str, (port, process, count, silence))],
@@ -54,10 +54,10 @@ def spawn(body, port, process, count, silence=60):
     )
 
 
-def several(*bodies, silence=60):
+def several(*bodies, silence=60, run=None):
     """Starts a process for each body and waits until all are connected."""
     port = free_port()
-    processes = [spawn(body, port, i, len(bodies), silence) for i, body in enumerate(bodies)]
+    processes = [spawn(body, port, i, len(bodies), silence, run) for i, body in enumerate(bodies)]
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "in\n", process.communicate()
@@ -99,7 +99,7 @@ def test_the_death_of_one_ends_all(killed):
 
 
 def test_the_line_says_how_to_continue():
-    processes = several("peers.run = 'runs/k'\n" + WAIT, WAIT)
+    processes = several(WAIT, WAIT, run="runs/k")
     processes[1].kill()
     ((status, (line,)), _) = ended(*processes)
     assert status == 1
