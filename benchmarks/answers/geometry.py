@@ -17,7 +17,7 @@ from benchmarks.answers import edge, page
 from benchmarks.answers.small import Kept, config, mean_loss
 from jaxopt_mini import adam, apply_updates, momentum, rmsprop, sgd, sign_sgd
 from minigpt_flax.diagnose.edge_of_stability import STABILITY_BOUNDS, optimizer_keywords
-from minigpt_flax.runs.plots import COLORS, DASHES, style_axes
+from minigpt_flax.runs.style import COLORS, DASHES, style_axes
 from minigpt_flax.train.build import build
 from minigpt_flax.train.curvature_probes import largest_eigenvalue, signs
 

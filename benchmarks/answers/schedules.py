@@ -17,7 +17,7 @@ from benchmarks.answers.small import Kept, batches, config, final_loss
 from jaxopt_mini import SCHEDULES
 from minigpt_flax.compare.statistics import sem
 from minigpt_flax.compare.traced_run import TracedRun, rate_tables, trace_run
-from minigpt_flax.runs.plots import COLORS, DASHES, style_axes
+from minigpt_flax.runs.style import COLORS, DASHES, style_axes
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import RunConfig
 

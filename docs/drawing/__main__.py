@@ -6,12 +6,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from docs.drawing import descent, geometry, minigpt, schedules, stability
-from docs.drawing.canvas import save
+from docs.drawing.svg import save
+from minigpt_flax.runs.style import RC
 
-FOLDER = Path(__file__).parents[1] / "pictures"
+FOLDER = Path(__file__).parents[1]
 PICTURES: dict[str, Callable[[Figure, bool], None]] = {
     "convex": geometry.convex,
     "valley": geometry.valley,
@@ -34,11 +36,18 @@ PICTURES: dict[str, Callable[[Figure, bool], None]] = {
 
 
 def draw(name: str, folder: Path, quick: bool = False) -> Path:
-    """Draws a picture into a folder; ``quick`` takes few steps, to see that it can be drawn."""
-    figure = Figure(layout="constrained")
-    PICTURES[name](figure, quick)
-    path = folder / f"{name}.png"
-    save(figure, path)
+    """Draws a picture, its dark twin, and both in Chinese (``zh/``).
+
+    Args:
+      name: one of ``PICTURES``.
+      folder: of the pages; pictures go to ``pictures/`` and ``zh/pictures/``.
+      quick: takes few steps, to see that it can be drawn.
+    """
+    path = folder / "pictures" / f"{name}.svg"
+    with rc_context(RC):
+        figure = Figure(layout="constrained")
+        PICTURES[name](figure, quick)
+        save(figure, path, folder / "zh" / "pictures")
     return path
 
 

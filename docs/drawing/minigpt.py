@@ -16,6 +16,7 @@ from minigpt_flax.diagnose.checkpoint_view import load
 from minigpt_flax.diagnose.landscape import study
 from minigpt_flax.runs.plots import draw_curves
 from minigpt_flax.runs.records import read_run
+from minigpt_flax.runs.style import title
 
 FLAGS = "--preset course --probe moments --probe ratios --keep 6 --sample-tokens 0 --name course"
 
@@ -39,27 +40,25 @@ def trained(quick: bool) -> Path:
 
 def run(figure: Figure, quick: bool) -> None:
     """Loss, learning rate and gradient norm."""
-    figure.set_size_inches(7, 5.5)
+    figure.set_size_inches(6.5, 6)
     draw_curves(figure, read_run(trained(quick)).records, "python train.py --preset course")
 
 
 def moments(figure: Figure, quick: bool) -> None:
     """Adam's two moments and the length of the steps, role by role."""
-    figure.set_size_inches(9, 3.2)
+    figure.set_size_inches(6.5, 3.6)
+    title(figure, "Adam's moments and step sizes by role")
     records = [record for record in read_run(trained(quick)).records if "loss" in record]
-    panels = {
-        "mu_norm": "norm of the first moment",
-        "nu_norm": "norm of the second",
-        "update_ratio": "update / parameter",
-    }
-    for axes, (name, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+    panels = {"mu_norm": "first moment", "nu_norm": "second moment", "update_ratio": "update / weight"}
+    for axes, (name, heading) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         for i, role in enumerate(("matrix", "embedding", "vector")):
             line(axes, i, [r["step"] for r in records], [r[f"{name}/{role}"] for r in records], role)
         axes.set_yscale("log")
-        finish(axes, title, "step", "", legend=name == "mu_norm")
+        finish(axes, heading, "step", "norm" if name == "mu_norm" else "", ticks=3)
+    figure.legend(handles=figure.axes[0].lines, loc="outside lower center", ncols=3)
 
 
 def landscape(figure: Figure, quick: bool) -> None:
-    """Lines, a plane, and the run's own way, as ``diagnose --only landscape`` draws them."""
-    figure.set_size_inches(11, 3.6)
+    """Lines, a plane, and the run's path, as ``diagnose --only landscape`` draws them."""
+    figure.set_size_inches(6.5, 6.5)
     study(load(trained(quick), "last", 1 if quick else 4, lambda *_: None)).draw(figure)

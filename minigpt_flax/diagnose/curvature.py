@@ -16,7 +16,7 @@ from minigpt_flax.diagnose.checkpoint_view import LANCZOS_STEPS, CheckpointView
 from minigpt_flax.diagnose.edge_of_stability import find_bound
 from minigpt_flax.diagnose.lanczos import Spectrum, density, flat, lanczos
 from minigpt_flax.diagnose.result import StudyResult
-from minigpt_flax.runs.plots import COLORS, DASHES, style_axes
+from minigpt_flax.runs.style import COLORS, DASHES, style_axes
 
 GRID = 400  # points of the density curve
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from jaxopt_mini import tree
 from minigpt_flax.diagnose.checkpoint_view import CheckpointView
 from minigpt_flax.diagnose.result import StudyResult
-from minigpt_flax.runs.plots import COLORS, style_axes
+from minigpt_flax.runs.style import COLORS, style_axes
 from minigpt_flax.train.evaluate import perplexity
 
 Z_90 = 1.645  # half-width of a 90 % confidence interval, standard errors

@@ -15,7 +15,7 @@ from jaxopt_mini import tree
 from minigpt_flax.diagnose.checkpoint_view import CheckpointView
 from minigpt_flax.diagnose.edge_of_stability import optimizer_keywords
 from minigpt_flax.diagnose.result import StudyResult
-from minigpt_flax.runs.plots import COLORS, style_axes
+from minigpt_flax.runs.style import COLORS, style_axes
 from minigpt_flax.train.probes import by_role, parameter_states
 
 STEPS = 8

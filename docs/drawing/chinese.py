@@ -1,0 +1,3 @@
+"""The labels of the course's pictures in Chinese."""
+
+CHINESE: dict[str, str] = {}

@@ -1,0 +1,105 @@
+"""Writes figures as SVG: text as text, a twin for dark pages, and labels in Chinese."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+from unittest.mock import patch
+
+from matplotlib import rc_context
+from matplotlib.backends.backend_svg import RendererSVG
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from docs.drawing.chinese import CHINESE
+from minigpt_flax.runs.style import COLORS, GRID, INK, MUTED, blend
+
+DARK_INK = "#e3e6ea"
+TWINS = {  # on white -> on the dark background; the colors of lines stay
+    INK: DARK_INK,
+    MUTED: "#767d87",
+    GRID: "#33373d",
+    **{blend(color): blend(color, DARK_INK) for color in COLORS},
+}
+SANS = "-apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'PingFang SC', 'Microsoft YaHei', "
+SANS += "'Noto Sans CJK SC', 'DejaVu Sans', sans-serif"
+MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
+
+
+def save(figure: Figure, path: Path, chinese: Path | None = None) -> None:
+    """Writes ``NAME.svg`` and ``NAME-dark.svg``.
+
+    Args:
+      figure: what is drawn, made within ``rc_context(style.RC)``.
+      path: of ``NAME.svg``.
+      chinese: folder for the same pictures with Chinese labels, if they are wanted.
+    """
+    write_twins(render(figure), path)
+    if chinese is not None and CHINESE:
+        translate(figure)
+        write_twins(render(figure), chinese / path.name)
+
+
+def write_twins(svg: str, path: Path) -> None:
+    """Writes a picture and its dark twin."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(svg, encoding="utf-8")
+    twin = re.sub(r"#[0-9a-f]{6}", lambda color: TWINS.get(color[0], color[0]), svg)
+    path.with_stem(f"{path.stem}-dark").write_text(twin, encoding="utf-8")
+
+
+def render(figure: Figure) -> str:
+    """The figure as SVG with a transparent background, the same bytes every time."""
+    file = StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxopt-mini"}), full_width():
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return shortened(file.getvalue())
+
+
+def shortened(svg: str) -> str:
+    """An SVG with coordinates of a tenth of a point, and with the fonts of the reader's system."""
+    attribute = re.compile(r' (?:d|points|x|y|transform)="[^"]*"')
+    rounded = lambda found: f"{float(found[0]):.1f}".removesuffix(".0")
+    svg = attribute.sub(lambda found: re.sub(r"-?\d+\.\d+", rounded, found[0]), svg)
+    svg = re.sub(r" *\n *(?=[LMQCz\"])", " ", svg)  # the commands of a path on one line
+    svg = svg.replace(' transform="rotate(-0 ', ' transform="rotate(0 ')
+    svg = re.sub(r"font-family: 'DejaVu Sans Mono'[^;\"]*", f"font-family: {MONO}", svg)
+    svg = re.sub(r" font-family: 'DejaVu Sans',[^;\"]*;", "", svg)
+    svg = svg.replace('<style type="text/css">', f'<style type="text/css">text{{font-family: {SANS}}} ')
+    return re.sub(
+        r"<!--.*?-->\n?|<metadata>.*?</metadata>\n?| transform=\"rotate\(0 [^\"]*\"", "", svg, flags=re.DOTALL
+    )
+
+
+@contextmanager
+def full_width() -> Iterator[None]:
+    """Lays Chinese text out as wide as it is, without a Chinese font: a character is one em, as is a dash."""
+    measure: Callable = RendererSVG.get_text_width_height_descent
+    dashes = lambda text: re.sub(r"[\u3000-\uffef]", "\u2014", text)
+    as_wide = lambda self, s, prop, ismath: measure(self, dashes(s), prop, ismath)
+    with patch.object(RendererSVG, "get_text_width_height_descent", as_wide):
+        yield
+
+
+def labels(figure: Figure) -> list[Text]:
+    """The texts of a figure that a translation changes: no numbers, no code."""
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    return [text for text in texts if re.search(r"[a-z]{2}", text.get_text()) and not is_code(text)]
+
+
+def is_code(text: Text) -> bool:
+    """Whether a text is a name of this library, set in a monospaced font or written as a call."""
+    return text.get_fontfamily() == ["monospace"] or bool(re.fullmatch(r"\w+_\w+|\w+\(.*\)", text.get_text()))
+
+
+def translate(figure: Figure) -> None:
+    """Replaces the labels of a figure by Chinese ones.
+
+    Raises:
+      KeyError: a label has no translation.
+    """
+    for text in labels(figure):
+        text.set_text(CHINESE[text.get_text()])
