@@ -9,12 +9,12 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from docs.drawing import descent, geometry, minigpt, schedules, stability
+from docs.drawing import descent, geometry, minigpt, schedules, stability, standings
 from docs.drawing.svg import save
 from minigpt_flax.runs.style import RC
 
 FOLDER = Path(__file__).parents[1]
-PICTURES: dict[str, Callable[[Figure, bool], None]] = {
+COURSE: dict[str, Callable[[Figure, bool], None]] = {
     "convex": geometry.convex,
     "valley": geometry.valley,
     "saddle": geometry.saddle,
@@ -33,10 +33,15 @@ PICTURES: dict[str, Callable[[Figure, bool], None]] = {
     "moments": minigpt.moments,
     "landscape": minigpt.landscape,
 }
+RESULTS: dict[str, Callable[[Figure, bool], None]] = {
+    "reference-pydocs-loss": standings.pydocs,
+    "reference-shakespeare-loss": standings.shakespeare,
+}
+PICTURES = COURSE | RESULTS
 
 
 def draw(name: str, folder: Path, quick: bool = False) -> Path:
-    """Draws a picture, its dark twin, and both in Chinese (``zh/``).
+    """Draws a picture and its dark twin; those of the course in Chinese too.
 
     Args:
       name: one of ``PICTURES``.
@@ -47,7 +52,7 @@ def draw(name: str, folder: Path, quick: bool = False) -> Path:
     with rc_context(RC):
         figure = Figure(layout="constrained")
         PICTURES[name](figure, quick)
-        save(figure, path, folder / "zh" / "pictures")
+        save(figure, path, folder / "zh" / "pictures" if name in COURSE else None)
     return path
 
 

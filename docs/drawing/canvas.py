@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from jaxopt_mini import apply_updates
-from minigpt_flax.runs.style import GRID, label_ends, look, looks, style_axes
+from minigpt_flax.runs.style import FAINT, label_ends, look, looks, style_axes
 
 SEPARATE = (0, 4, 8, 3, 7, 10)  # the line styles of lines that aren't optimizers: those that differ most
 QUICK = 50  # times fewer steps, to see that a picture can be drawn
@@ -57,7 +57,7 @@ def contours(axes: Axes, loss: Callable, x: tuple[float, float], y: tuple[float,
     across, up = np.meshgrid(np.linspace(*x, 60), np.linspace(*y, 60))
     height = np.asarray(jax.vmap(jax.vmap(loss))(jnp.stack([across, up], axis=-1)))
     even = (height - height.min()) ** 0.25
-    axes.contour(across, up, even, levels=levels, colors=GRID, linewidths=1.0)
+    axes.contour(across, up, even, levels=levels, colors=FAINT, linewidths=1.0)
     axes.set(xlim=x, ylim=y)
 
 

@@ -14,14 +14,14 @@ from matplotlib.backends.backend_svg import RendererSVG
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from docs.drawing.chinese import CHINESE
-from minigpt_flax.runs.style import COLORS, GRID, INK, MUTED, blend
+from docs.drawing.chinese import CHINESE, NAMES
+from minigpt_flax.runs.style import COLORS, FAINT, INK, MUTED, blend
 
 DARK_INK = "#e3e6ea"
 TWINS = {  # on white -> on the dark background; the colors of lines stay
     INK: DARK_INK,
     MUTED: "#767d87",
-    GRID: "#33373d",
+    FAINT: "#33373d",
     **{blend(color): blend(color, DARK_INK) for color in COLORS},
 }
 SANS = "-apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'PingFang SC', 'Microsoft YaHei', "
@@ -38,7 +38,7 @@ def save(figure: Figure, path: Path, chinese: Path | None = None) -> None:
       chinese: folder for the same pictures with Chinese labels, if they are wanted.
     """
     write_twins(render(figure), path)
-    if chinese is not None and CHINESE:
+    if chinese is not None:
         translate(figure)
         write_twins(render(figure), chinese / path.name)
 
@@ -85,14 +85,15 @@ def full_width() -> Iterator[None]:
 
 
 def labels(figure: Figure) -> list[Text]:
-    """The texts of a figure that a translation changes: no numbers, no code."""
-    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
-    return [text for text in texts if re.search(r"[a-z]{2}", text.get_text()) and not is_code(text)]
+    """The texts of a figure that a translation changes: words, not numbers, names or code."""
+    return [text for text in figure.findobj(Text) if isinstance(text, Text) and is_words(text)]
 
 
-def is_code(text: Text) -> bool:
-    """Whether a text is a name of this library, set in a monospaced font or written as a call."""
-    return text.get_fontfamily() == ["monospace"] or bool(re.fullmatch(r"\w+_\w+|\w+\(.*\)", text.get_text()))
+def is_words(text: Text) -> bool:
+    """Whether a text has words of English."""
+    shown = text.get_text()
+    code = text.get_fontfamily() == ["monospace"] or shown in NAMES
+    return not code and bool(re.search(r"[a-z]{3}", shown))
 
 
 def translate(figure: Figure) -> None:

@@ -31,7 +31,7 @@ OPTIMIZERS = (
     "momentum", "rmsprop", "schedule_free", "adagrad", "sign_sgd",
 )  # fmt: skip
 
-INK, MUTED, GRID = "#24292f", "#8d939c", "#e1e4e8"  # text, lines in the background, grid; on white
+INK, MUTED, FAINT = "#24292f", "#8d939c", "#e1e4e8"  # text, lines in the background, grid; on white
 FONT = 12  # points: legible where a figure of 6.5 inches is shrunk to a phone
 LINE = 1.8
 RC: dict[str, Any] = {
@@ -47,7 +47,7 @@ RC: dict[str, Any] = {
     "axes.unicode_minus": True,
     "figure.titlesize": FONT + 1,
     "figure.titleweight": "bold",
-    "grid.color": GRID,
+    "grid.color": FAINT,
     "grid.linewidth": 0.8,
     "axes.axisbelow": True,
     "legend.frameon": False,
@@ -92,19 +92,19 @@ def blend(color: str, other: str = INK, share: float = 0.35) -> str:
     return to_hex(tuple(mixed))
 
 
-def compact(x: float, _: Any = None) -> str:
+def compact(x: Any, _: Any = None) -> str:
     """A tick label: 500, 1.5k, 2M.
 
-    >>> compact(0.5), compact(999), compact(1500), compact(2e6)
-    ('0.5', '999', '1.5k', '2M')
+    >>> compact(0.5), compact(999), compact(1500), compact(2e6), compact(5e-5)
+    ('0.5', '999', '1.5k', '2M', '5·10⁻⁵')
     """
     for unit, name in ((1e6, "M"), (1e3, "k")):
         if abs(x) >= unit:
             return f"{x / unit:g}{name}"
-    return f"{x:g}"
+    return f"{x:g}" if x == 0 or abs(x) >= 1e-4 else power(x)
 
 
-def power(x: float) -> str:
+def power(x: Any) -> str:
     """A label of a logarithmic axis, as a plain number near one and as a power of ten elsewhere.
 
     >>> power(0.01), power(30), power(1e-5), power(2e5)
@@ -172,21 +172,19 @@ def label_ends(axes: Axes, size: float = FONT) -> None:
     point = figure.dpi / 72
     ends = np.clip([_end(axes, line) for line in lines], box.y0, box.y1) - box.y0
     for line, end, y in zip(lines, ends, spread(ends, 1.15 * size * point, box.height), strict=True):
-        color = blend(str(line.get_color()))
         moved = abs(y - end) > 0.2 * size * point
+        arrow = {"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0}
         axes.annotate(
             str(line.get_label()),
             (1, end / box.height),
-            xytext=(16 if moved else 6, (y - end) / point),
+            xytext=(18 if moved else 6, (y - end) / point),
             xycoords="axes fraction",
             textcoords="offset points",
             va="center",
             fontsize=size,
-            color=color,
-            fontweight=600 if line.get_linewidth() > LINE else "normal",
-            arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0}
-            if moved
-            else None,
+            color=blend(str(line.get_color())),
+            fontweight="bold" if line.get_linewidth() > LINE else "normal",
+            arrowprops=arrow | {"relpos": (0, 0.5)} if moved else None,
         )
 
 
@@ -217,6 +215,15 @@ def spread(places: Any, gap: float, height: float) -> np.ndarray:
     result = np.empty(len(order))
     result[order] = np.clip(means, 0, room) + gap * np.arange(len(order))
     return result
+
+
+def legend(figure: Figure) -> None:
+    """Adds one legend for all axes below them, with as many columns as the width of the figure holds."""
+    handles = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
+    longest = max((len(line) for label in handles for line in label.split("\n")), default=1)
+    entry = FONT * (0.65 * longest + 4.2)  # points: the letters, the line and the space between columns
+    columns = max(1, min(len(handles), int(72 * figure.get_figwidth() / entry)))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, columnspacing=1.2)
 
 
 def title(figure: Figure, text: str) -> None:
