@@ -34,6 +34,7 @@ COURSE: dict[str, Callable[[Figure, bool], None]] = {
     "landscape": minigpt.landscape,
 }
 RESULTS: dict[str, Callable[[Figure, bool], None]] = {
+    "demo": minigpt.demo,
     "reference-pydocs-loss": standings.pydocs,
     "reference-shakespeare-loss": standings.shakespeare,
 }

@@ -52,9 +52,9 @@ def answers(tx: Any, gradients: Any, start: Any) -> np.ndarray:
     return np.asarray(jax.lax.scan(step, tx.init(start), jnp.asarray(gradients))[1])
 
 
-def contours(axes: Axes, loss: Callable, x: tuple[float, float], y: tuple[float, float], levels: int = 10) -> None:
+def contours(axes: Axes, loss: Callable, x: tuple[float, float], y: tuple[float, float], levels: int = 9) -> None:
     """Contours of a loss of two parameters in gray; their distance is even in the fourth root of the height."""
-    across, up = np.meshgrid(np.linspace(*x, 60), np.linspace(*y, 60))
+    across, up = np.meshgrid(np.linspace(*x, 48), np.linspace(*y, 48))
     height = np.asarray(jax.vmap(jax.vmap(loss))(jnp.stack([across, up], axis=-1)))
     even = (height - height.min()) ** 0.25
     axes.contour(across, up, even, levels=levels, colors=FAINT, linewidths=1.0)

@@ -92,7 +92,7 @@ def rates(figure: Figure, quick: bool) -> None:
     for name, tx in rules.items():
         line(axes, name, np.arange(2 * half), np.abs(answers(tx, gradients, jnp.zeros(()))), name)
     axes.set_yscale("log")
-    finish(axes, f"gradients of 1 for {half} steps, then of 10", "step", "step size", ends=True)
+    finish(axes, "gradients of 1, then of 10", "step", "step size", ends=True)
 
 
 def decay(figure: Figure, quick: bool) -> None:

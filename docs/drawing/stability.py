@@ -57,8 +57,8 @@ def clips(figure: Figure, quick: bool) -> None:
         axes.quiver(zero, zero, *clipped.T, angles="xy", scale_units="xy", scale=1, width=0.012, color=COLORS[0])
         axes.plot(*arrows.T, "o", color=MUTED, markersize=3)
         axes.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal")
-        finish(axes, name.replace(", ", ",\n"), "", "", ticks=4)
-        axes.title.set(family="monospace", size=FONT - 1)
+        finish(axes, "", "", "", ticks=4)
+        axes.set_title(name.replace(", ", ",\n"), family="monospace", fontsize=FONT - 1)
 
 
 def spike(figure: Figure, quick: bool) -> None:

@@ -54,7 +54,8 @@ def write_twins(svg: str, path: Path) -> None:
 def render(figure: Figure) -> str:
     """The figure as SVG with a transparent background, the same bytes every time."""
     file = StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxopt-mini"}), full_width():
+    rc = {"svg.fonttype": "none", "svg.hashsalt": "jaxopt-mini", "path.simplify_threshold": 0.3}
+    with rc_context(rc), full_width():
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return shortened(file.getvalue())
 
@@ -65,6 +66,7 @@ def shortened(svg: str) -> str:
     rounded = lambda found: f"{float(found[0]):.1f}".removesuffix(".0")
     svg = attribute.sub(lambda found: re.sub(r"-?\d+\.\d+", rounded, found[0]), svg)
     svg = re.sub(r" *\n *(?=[LMQCz\"])", " ", svg)  # the commands of a path on one line
+    svg = re.sub(r' d="[ML\d. -]+z? *"', lambda path: path[0].replace(" L ", " "), svg)  # after M, L is the default
     svg = svg.replace(' transform="rotate(-0 ', ' transform="rotate(0 ')
     svg = re.sub(r"font-family: 'DejaVu Sans Mono'[^;\"]*", f"font-family: {MONO}", svg)
     svg = re.sub(r" font-family: 'DejaVu Sans',[^;\"]*;", "", svg)

@@ -135,7 +135,7 @@ def style_axis(axis: Axis, ticks: int = 6) -> None:
     if axis.get_scale() == "log":
         for set_formatter in (axis.set_major_formatter, axis.set_minor_formatter):
             set_formatter(PlainLogFormatter(labelOnlyBase=False, minor_thresholds=(1.2, 0.4)))
-    elif axis.get_scale() == "linear":
+    elif isinstance(axis.get_major_locator(), MaxNLocator):  # not names, nor ticks that were set
         axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
         axis.set_major_formatter(FuncFormatter(compact))
 
