@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -35,8 +36,7 @@ COURSE: dict[str, Callable[[Figure, bool], None]] = {
 }
 RESULTS: dict[str, Callable[[Figure, bool], None]] = {
     "demo": minigpt.demo,
-    "reference-pydocs-loss": standings.pydocs,
-    "reference-shakespeare-loss": standings.shakespeare,
+    **{f"reference-{part}-loss": partial(standings.draw, part) for part in standings.DATA if standings.recorded(part)},
 }
 PICTURES = COURSE | RESULTS
 

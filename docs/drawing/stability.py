@@ -87,7 +87,7 @@ def edge(figure: Figure, quick: bool) -> None:
         line(left, i, products, _distances(products, decay, steps(400, quick)))
         left.axvline(2 * (1 + decay), color=MUTED, linewidth=1, linestyle=":")
         name = ("no\nmomentum", "momentum\n0.9")[i]
-        left.text((0.25, 2.1)[i], 1e9, name, va="center", fontsize=FONT - 1, color=blend(left.lines[2 * i].get_color()))
+        left.text((0.25, 2.2)[i], 1e9, name, va="center", fontsize=FONT - 1, color=blend(left.lines[2 * i].get_color()))
     left.set_yscale("log")
     left.set_ylim(1e-12, 1e12)
     finish(left, "distance from the minimum", "\u03b7 \u03bb", "")

@@ -17,9 +17,19 @@ SPELLED = {"adamw": "AdamW", "soap": "SOAP", "muon": "Muon", "sgd": "SGD", "nada
 DATA = {"pydocs": "the Python documentation", "shakespeare": "tiny Shakespeare"}
 
 
-def recorded(part: str) -> Mapping[str, Any]:
+def result_of(part: str) -> Mapping[str, Any]:
     """The result of a part of the comparison."""
     return json.loads(RESULTS.read_text(encoding="utf-8"))[f"reference, {part}"]
+
+
+def recorded(part: str) -> bool:
+    """Whether the result of a part has curves."""
+    return any("curve" in standing for standing in result_of(part)["standings"])
+
+
+def draw(part: str, figure: Figure, quick: bool) -> None:
+    """Draws the recorded result of a part."""
+    losses(figure, result_of(part), DATA[part])
 
 
 def losses(figure: Figure, result: Mapping[str, Any], data: str) -> None:
@@ -84,13 +94,3 @@ def finding(best: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any] | Non
     shares = " and ".join(f"{100 * standing['steps'] / steps:.0f} %" for standing in fast)
     reach = "reach" if len(fast) > 1 else "reaches"
     return f"{' and '.join(map(spell, fast))} {reach} {spell(baseline)}'s\nfinal loss in {shares} of its steps"
-
-
-def pydocs(figure: Figure, quick: bool) -> None:
-    """Twelve optimizers on the documentation of Python."""
-    losses(figure, recorded("pydocs"), DATA["pydocs"])
-
-
-def shakespeare(figure: Figure, quick: bool) -> None:
-    """Five optimizers on tiny Shakespeare."""
-    losses(figure, recorded("shakespeare"), DATA["shakespeare"])

@@ -70,10 +70,19 @@ def shortened(svg: str) -> str:
     svg = svg.replace(' transform="rotate(-0 ', ' transform="rotate(0 ')
     svg = re.sub(r"font-family: 'DejaVu Sans Mono'[^;\"]*", f"font-family: {MONO}", svg)
     svg = re.sub(r" font-family: 'DejaVu Sans',[^;\"]*;", "", svg)
-    svg = svg.replace('<style type="text/css">', f'<style type="text/css">text{{font-family: {SANS}}} ')
+    svg = svg.replace('<style type="text/css">*', f'<style type="text/css">text{{font-family: {SANS}}} *')
     return re.sub(
         r"<!--.*?-->\n?|<metadata>.*?</metadata>\n?| transform=\"rotate\(0 [^\"]*\"", "", svg, flags=re.DOTALL
     )
+
+
+def common_style(group: re.Match[str]) -> str:
+    """A group of markers, with their style, if it is the same, written once."""
+    styles = set(re.findall(r' style="[^"]*"', group[2]))
+    if len(styles) != 1:
+        return group[0]
+    (style,) = styles
+    return f"<g{group[1]}{style}>\n{group[2].replace(style, '')}</g>"
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def curves(records: Sequence[Record], path: Path, title: str) -> None:
 
 def draw_curves(figure: Figure, records: Sequence[Record], title: str) -> None:
     """Draws the plots of :func:`curves` into an empty figure."""
-    loss, lr, norm = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 1))
+    loss, lr, norm = figure.subplots(3, 1, sharex=True, height_ratios=(2.2, 1, 1))
     figure.suptitle(plain(title), x=0.01, ha="left")
     loss.plot(*_series(records, LOSS), color=MUTED, linewidth=0.8, label="training batches")
     _validation(loss, records, COLORS[0], "-", "o", "validation split")
