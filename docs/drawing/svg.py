@@ -71,9 +71,9 @@ def shortened(svg: str) -> str:
     svg = re.sub(r"font-family: 'DejaVu Sans Mono'[^;\"]*", f"font-family: {MONO}", svg)
     svg = re.sub(r" font-family: 'DejaVu Sans',[^;\"]*;", "", svg)
     svg = svg.replace('<style type="text/css">*', f'<style type="text/css">text{{font-family: {SANS}}} *')
-    return re.sub(
-        r"<!--.*?-->\n?|<metadata>.*?</metadata>\n?| transform=\"rotate\(0 [^\"]*\"", "", svg, flags=re.DOTALL
-    )
+    unneeded = r"<!--.*?-->\n?|<metadata>.*?</metadata>\n?| transform=\"rotate\(0 [^\"]*\""
+    svg = re.sub(r"\n +<", "\n<", re.sub(unneeded, "", svg, flags=re.DOTALL))
+    return re.sub(r'<g((?: clip-path="[^"]*")?)>\n((?:<use [^>]*/>\n)+)</g>', common_style, svg)
 
 
 def common_style(group: re.Match[str]) -> str:
