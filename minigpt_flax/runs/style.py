@@ -34,7 +34,7 @@ OPTIMIZERS = (
 INK, MUTED, FAINT = "#24292f", "#8d939c", "#e1e4e8"  # text, lines in the background, grid; on white
 FONT = 12  # points: legible where a figure of 6.5 inches is shrunk to a phone
 LINE = 1.8
-RC: dict[str, Any] = {
+RC: Any = {
     "font.size": FONT,
     "font.family": ["sans-serif"],
     "text.color": INK,
@@ -161,7 +161,7 @@ def label_ends(axes: Axes, size: float = FONT) -> None:
       axes: the right border of its x axis is moved to the last point.
       size: of the labels, points.
     """
-    lines = [line for line in axes.lines if not str(line.get_label()).startswith("_") and len(line.get_xdata())]
+    lines = [line for line in axes.lines if not str(line.get_label()).startswith("_") and np.size(line.get_xdata())]
     if not lines:
         return
     axes.set_xlim(right=max(np.max(np.asarray(line.get_xdata(), float)) for line in lines))
