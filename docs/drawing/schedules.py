@@ -42,7 +42,7 @@ def early(figure: Figure, quick: bool) -> None:
     for i, (name, rate) in enumerate({"no warm-up": plain, "warm-up of 50": warmup(plain, 50)}.items()):
         moved = answers(adam(rate), noise, jnp.zeros(2000))
         line(axes, i, np.arange(1, length + 1), np.sqrt((moved**2).mean(axis=1)))
-        axes.text((0.06, 0.19)[i] * length, (0.6, 0.08)[i], name, color=blend(axes.lines[i].get_color()))
+        axes.text((0.06, 0.19)[i] * length, (0.6, 0.08)[i], name, color=blend(str(axes.lines[i].get_color())))
     axes.set_ylim(0, 1.05)
     finish(axes, "gradients of pure noise", "step", "step size / learning rate")
 

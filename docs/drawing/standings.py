@@ -87,7 +87,7 @@ def _crossings(axes: Axes, best: Sequence[Mapping[str, Any]], loss: float, steps
 
 def finding(best: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any] | None, steps: int) -> str:
     """What the picture shows, in numbers of the comparison."""
-    spell = lambda standing: SPELLED.get(standing["name"], standing["name"])
+    spell = lambda standing: str(SPELLED.get(standing["name"], standing["name"]))
     fast = [standing for standing in best if standing["steps"]]
     if baseline is None or not fast:
         return f"{' and '.join(map(spell, best))} have the lowest loss" if len(best) > 1 else "Validation loss"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from matplotlib import rc_context
@@ -54,7 +55,7 @@ def write_twins(svg: str, path: Path) -> None:
 def render(figure: Figure) -> str:
     """The figure as SVG with a transparent background, the same bytes every time."""
     file = StringIO()
-    rc = {"svg.fonttype": "none", "svg.hashsalt": "jaxopt-mini", "path.simplify_threshold": 0.3}
+    rc: Any = {"svg.fonttype": "none", "svg.hashsalt": "jaxopt-mini", "path.simplify_threshold": 0.3}
     with rc_context(rc), full_width():
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return shortened(file.getvalue())

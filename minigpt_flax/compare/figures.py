@@ -142,7 +142,9 @@ def _rate_curve(
             diverged.add(run.config["lr"])
     is_full = steps == full
     means = {rate: statistics.fmean(values) for rate, values in sorted(points.items())}
-    size = {"markersize": 7, "linewidth": 2} if is_full else {"markersize": 3, "linewidth": 1, "alpha": 0.7}
+    size: dict[str, Any] = (
+        {"markersize": 7, "linewidth": 2} if is_full else {"markersize": 3, "linewidth": 1, "alpha": 0.7}
+    )
     axes.plot(list(means), list(means.values()), **line, **size, label=label if is_full else None)
     if diverged:  # crosses at the top edge
         height = [0.98] * len(diverged)
@@ -182,7 +184,7 @@ def schedules(results: Sequence[CandidateResult]) -> Figure | None:
         for run in list(result.runs.values())[:1]:
             points = [(record[STEP], record[LR]) for record in run.training if record.get(LR)]
             axes.plot(
-                *zip(*points, strict=True), **line | {"marker": ""}, label=labels[result.name]
+                *zip(*points, strict=True), **{**line, "marker": ""}, label=labels[result.name]
             ) if points else None
     if not axes.lines:
         return None
