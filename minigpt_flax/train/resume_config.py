@@ -45,7 +45,7 @@ def check_resume_flags(session: Session, path: str, config: RunConfig, restarted
             )
     for flag, value in (("preset", preset), ("name", session.options.name)):
         if value is not None and not restarted:
-            raise UserError(f"--resume {path} takes no --{flag}: the run has its own; leave it out")
+            raise UserError(f"--resume {path} takes no --{flag}: the run has its own; omit it")
     return changed(config, **typed)
 
 

@@ -307,7 +307,7 @@ def with_accumulation(values: dict[str, Any], typed: Collection[str]) -> dict[st
     if wanted < 1 or wanted % unit:
         near = {max(1, wanted // unit) * unit, max(1, -(-wanted // unit)) * unit}
         raise UserError(
-            f"--tokens-per-step {wanted:,} is no multiple of the {unit:,} = {values['batch_size']} x "
+            f"--tokens-per-step {wanted:,} is not a multiple of {unit:,} = {values['batch_size']} x "
             f"{values['context']} of --batch-size and --context: give "
             f"{' or '.join(f'{number:,}' for number in sorted(near))}"
         )
@@ -343,7 +343,7 @@ def check(values: dict[str, Any]) -> dict[str, Any]:
     if values["tokens_per_step"] not in (None, tokens):
         raise UserError(
             f"--tokens-per-step {values['tokens_per_step']:,} is not {tokens:,} = {accum} x {batch_size} x {context}, "
-            "the product of --accum, --batch-size and --context: leave one out"
+            "the product of --accum, --batch-size and --context: omit one of these flags"
         )
     check_parallel(values["parallel"], values["mesh"])
     clip = values["clip"]
