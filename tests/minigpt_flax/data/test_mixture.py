@@ -67,7 +67,7 @@ def test_weights():
         ("", "is not a list of shares"),
         ("1/0,1", "is not a list of shares"),
         ("1", "has 1 share, but --data names 2 sources: a, b"),
-        ("0.5,0.25,0.25", "has 3 shares, but --data is given 2 times"),
+        ("0.5,0.25,0.25", "has 3 shares, but --data names 2 sources"),
         ("1,0", "a share must be above 0"),
         ("0.7,0.4", "sum to 1.1, not to 1; normalized: 0.6364,0.3636"),
     ],
