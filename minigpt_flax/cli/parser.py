@@ -28,7 +28,7 @@ from minigpt_flax.train.config.run_config import FIELDS, GROUPS, RunConfig, flag
 COLUMNS = 80
 FREE = "TEXT"  # metavar of a flag whose value may be empty
 EXAMPLES = {
-    "": "the default preset for this machine",
+    "": "default preset for the device",
     "--preset demo": "90 seconds on a laptop",
     "--opt lion --schedule wsd": "another optimizer",
     '--opt "adamw(b2=0.95)" --lr 3e-3 --name mine': "",
