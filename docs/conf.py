@@ -20,15 +20,15 @@ project = "jaxopt-mini"
 author = "the jaxopt-mini authors"
 copyright = "2026, the jaxopt-mini authors"
 extensions = [
-    "myst_parser",
+    "myst_nb",  # Markdown and notebooks
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.intersphinx",
+    "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "sphinx_design",
 ]
-source_suffix = {".md": "markdown"}
-exclude_patterns = ["project/design.md"]
-myst_enable_extensions = ["dollarmath", "amsmath"]
+nb_execution_mode = "off"  # notebooks show their saved outputs
+myst_enable_extensions = ["amsmath", "attrs_block", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "jaxopt-mini"
@@ -39,7 +39,6 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
-intersphinx_mapping: dict[str, tuple[str, None]] = {}
 
 
 def check_reference(app: Any, env: Any) -> None:
@@ -63,7 +62,7 @@ def escape_bars(app: Any, what: str, name: str, thing: Any, options: Any, lines:
 def write_math(writer: Any, node: Any) -> None:
     """Writes a formula as MathML, which browsers show without a script or a network."""
     block = isinstance(node, nodes.math_block)
-    formula = tex2mathml(node.astext(), as_block=block)
+    formula = tex2mathml(node.astext().replace(r"\dots", r"\ldots"), as_block=block)  # docutils lacks the first
     # On a phone a long one scrolls in its own box.
     writer.body.append(f'<div style="overflow-x: auto">{formula}</div>' if block else formula)
     raise nodes.SkipNode
