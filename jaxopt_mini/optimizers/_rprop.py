@@ -73,7 +73,7 @@ def rprop(
 
         s <- min(s eta_plus, max_step_size)      and  p <- p - s sign(g)    if the gradient kept its sign
         s <- max(s eta_minus, min_step_size)     and  p is unchanged        if it changed its sign
-        s is unchanged                           and  p <- p - s sign(g)    in the first step and after a sign change
+        s is unchanged                           and  p <- p - s sign(g)    in the first step and after a change
 
     It is meant for full-batch gradients: noise changes signs, and step sizes shrink to the minimum.
 
