@@ -123,7 +123,8 @@ def muon(
 ) -> GradientTransformation:
     """Orthogonalized momentum on matrices; AdamW on the rest.
 
-    Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). Descends from :func:`sgd`::
+    Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024,
+    kellerjordan.github.io/posts/muon). Descends from :func:`sgd`::
 
         m <- beta m + (1 - beta) g                    u = beta m + (1 - beta) g  (nesterov), or m
         o = newton_schulz(u), near U V' of u = U S V'
