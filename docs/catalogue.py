@@ -278,11 +278,12 @@ def clips() -> str:
 
 def details(functions: dict[str, Callable]) -> str:
     """What a docstring says before its arguments, function by function."""
-    return "\n".join(
+    text = "\n".join(
         f"### {name}\n\n" + "\n\n".join([first, *([rule(f, rest)] if rest else [])]) + "\n"
         for name, f in functions.items()
         for first, *rest in [paragraphs(f)]
     )
+    return re.sub(r"\]\((\w+\.md)\)", r"](catalogue/\1)", text)
 
 
 def wrappers() -> str:

@@ -22,6 +22,7 @@ from benchmarks.results import RESULTS
 from docs import catalogue, command_line, fast
 from docs.catalogue import DEVIATIONS, HEAD, table
 from jaxopt_mini import OPTIMIZERS
+from minigpt_flax.runs.schema import METRICS
 from tests.deviations import measured
 
 HERE = Path(__file__).parent
@@ -121,6 +122,12 @@ def reference(title: str, package: str) -> str:
     return "\n".join([f"{HEAD}# {title}\n\n```{{eval-rst}}", *map(entry, surfaces(package))]) + "```\n"
 
 
+def metrics() -> str:
+    """The keys of a run's records."""
+    rows = (f"`{key}` | {metric.unit} | {metric.meaning}" for key, metric in METRICS.items())
+    return table(("key", "unit", "meaning"), rows)
+
+
 def transformations() -> str:
     """The reference page of what optimizers are made of; each optimizer has a page of its own."""
     names = ", ".join(name for name in public(jaxopt_mini.optimizers) if name not in OPTIMIZERS)
@@ -134,6 +141,7 @@ PAGES = {
     "optimizers/clipping.md": partial(filled, "optimizers/clipping.md", {"clips": catalogue.clips}),
     "optimizers/wrappers.md": partial(filled, "optimizers/wrappers.md", {"wrappers": catalogue.wrappers}),
     "optimizers/choosing.md": partial(filled, "optimizers/choosing.md", {"defaults": untuned}),
+    "guides/logging.md": partial(filled, "guides/logging.md", {"metrics": metrics}),
     "project/benchmarks.md": partial(filled, "project/benchmarks.md", {"speeds": speeds}),
     "guides/performance.md": partial(filled, "guides/performance.md", {"memory": memory, "accelerators": accelerators}),
     "reference/optimizers.md": transformations,
