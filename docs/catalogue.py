@@ -94,7 +94,7 @@ def evidence(case: Any, found: dict[str, list[Any]]) -> str:
     sources = ["Optax"] if getattr(case, "optax", None) else []
     sources += dict.fromkeys(found[golden.file][0] for golden in case.goldens)
     worst = max((found[golden.file][1] for golden in case.goldens), default=None)
-    return f"{', '.join(sources) or 'property tests'} | {'' if worst is None else f'{worst:.0e}'}"
+    return f"{', '.join(sources) or 'property tests'} | {'' if worst is None else f'{worst:.0e}' if worst else '0'}"
 
 
 def table(head: tuple[str, ...], rows: Iterable[str]) -> str:
@@ -148,7 +148,7 @@ def overview() -> str:
             for name, f in ((name, OPTIMIZERS[name]) for name in members(title))
         ]
         if rows:
-            head = ("name", "what it does", "paper", "state, bytes/param", "tested against", "deviation")
+            head = ("name", "what it does", "paper", "bytes/ param", "tested against", "deviation")
             parts.append(f"## {title}\n\n{table(head, rows)}")
     pages = "\n".join(f"catalogue/{name}" for name in sorted(OPTIMIZERS))
     return "\n".join(
@@ -308,5 +308,5 @@ def wrappers() -> str:
         f"{evidence(WRAPPED[name], found)}"
         for name, f in WRAPPERS.items()
     ]
-    head = ("name", "what it does", "state, bytes/param", "tested against", "deviation")
+    head = ("name", "what it does", "bytes/ param", "tested against", "deviation")
     return f"{table(head, rows)}\n{details(WRAPPERS)}"

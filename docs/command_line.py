@@ -48,7 +48,7 @@ def command(name: str, parser: argparse.ArgumentParser) -> str:
 def specs() -> str:
     """How to write a SPEC, and the presets."""
     presets = table(("preset", "what it trains"), (f"`{name}` | {note}" for name, note in PRESET_NOTES.items()))
-    return f"{SPECS}\n{presets}"
+    return coded(f"{SPECS}\n{presets}")
 
 
 def options(parser: argparse.ArgumentParser, group: argparse._ArgumentGroup) -> Iterator[str]:
@@ -73,4 +73,9 @@ def escaped(text: str) -> str:
     >>> escaped("a larger --steps [2000]")
     'a larger `--steps` \\[2000]'
     """
-    return re.sub(r"(?<![\w-])(--[a-z][a-z-]*)", r"`\1`", re.sub(r"([*_\[<$|])", r"\\\1", text))
+    return coded(re.sub(r"([*_\[<$|])", r"\\\1", text))
+
+
+def coded(text: str) -> str:
+    """The text with flags as code."""
+    return re.sub(r"(?<![\w-])(--[a-z][a-z-]*)", r"`\1`", text)
