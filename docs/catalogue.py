@@ -171,7 +171,7 @@ def page(name: str) -> str:
     facts = {
         "Family": f"[{family(name)}](../index.md#{family(name).lower().replace(' ', '-')})",
         "State": f"{state_bytes(function(1e-3))} bytes per parameter",
-        "Learning rate": f"{default(name)[1]}, the default of `train.py` on preset `nano`",
+        "Learning rate": f"{default(name)[1] or 'none yet'}, the default of `train.py` on preset `nano`",
         "Tested against": tested(evidence(CASES[name], found)),
         "Source": source(function),
     }
@@ -200,8 +200,8 @@ def tested(cells: str) -> str:
 
 
 def default(name: str) -> tuple[str, str]:
-    """Keywords and learning rate that ``train.py`` takes by default."""
-    line = next(line for line in RATES.read_text().splitlines() if line.partition("(")[0] == name)
+    """Keywords and learning rate that ``train.py`` takes by default; a new optimizer has none before a search."""
+    line = next((line for line in RATES.read_text().splitlines() if line.partition("(")[0] == name), "")
     keywords, _, rate = line.removesuffix(")").partition("(")[2].rpartition("lr=")
     return keywords.rstrip(", "), rate
 
@@ -236,6 +236,8 @@ def legend(latex: str) -> str:
 def command(name: str) -> str:
     """The use from the command line, with the defaults that a search found."""
     keywords, rate = default(name)
+    if not rate:
+        return f"    python train.py --opt {name}"
     spec = f'"{name}({keywords})"' if keywords else name
     return f"    python train.py --opt {name}\n\n{DEFAULTS}\n\n    python train.py --opt {spec} --lr {rate}"
 

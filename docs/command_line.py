@@ -58,7 +58,7 @@ def options(parser: argparse.ArgumentParser, group: argparse._ArgumentGroup) -> 
             continue
         value = f" {metavar(action)}" if action.nargs != 0 else ""
         name = ", ".join(f"{flag}{value}" for flag in action.option_strings) or metavar(action)
-        help_text = " ".join(str(action.help % {"prog": "minigpt", **vars(action)}).split())
+        help_text = " ".join(str((action.help or "") % {"prog": "minigpt", **vars(action)}).split())
         yield f"````{{option}} {name}\n{escaped(help_text)}\n````\n"
 
 

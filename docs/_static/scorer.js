@@ -11,7 +11,7 @@ function adjusted([docname, title, anchor, , score, , kind]) {
   if (kind === "title" && !anchor) score += 20;
   if (kind === "object" && docname.startsWith("reference/")) score -= 6;
   if (kind === "text") score += words.filter((word) => name.includes(word)).length;
-  if (kind === "text" && /^(reference|project)\//.test(docname)) score -= 4;
+  if (kind !== "object" && /^(reference|project)\//.test(docname)) score -= 4;
   if (/^(start|optimizers)\//.test(docname)) score += 2;
   return score;
 }
