@@ -172,7 +172,7 @@ def page(name: str) -> str:
         "Family": f"[{family(name)}](../index.md#{family(name).lower().replace(' ', '-')})",
         "State": f"{state_bytes(function(1e-3))} bytes per parameter",
         "Learning rate": f"{default(name)[1] or 'none yet'}, the default of `train.py` on preset `nano`",
-        "Tested against": tested(evidence(CASES[name], found)),
+        "Tested against": phrase(evidence(CASES[name], found)),
         "Source": source(function),
     }
     return "\n".join(
@@ -189,10 +189,10 @@ def page(name: str) -> str:
     )
 
 
-def tested(cells: str) -> str:
+def phrase(cells: str) -> str:
     """Evidence as a phrase.
 
-    >>> tested("Optax, PyTorch | 2e-06"), tested("property tests | ")
+    >>> phrase("Optax, PyTorch | 2e-06"), phrase("property tests | ")
     ('Optax, PyTorch; largest deviation 2e-06', 'property tests')
     """
     sources, deviation = cells.split(" | ")
