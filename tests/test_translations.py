@@ -19,7 +19,7 @@ NUMBER = re.compile(r"\d[\d.,]*\d(?:e-\d)?|\d")
 
 
 class Page:
-    """What of a page doesn't depend on its language."""
+    """The parts of a page that are the same in both languages."""
 
     def __init__(self, path: Path):
         text = DIRECTIVE.sub("", path.read_text(encoding="utf-8"))
@@ -79,3 +79,11 @@ def test_links_to_english_pages_say_so(chinese):
         page = resolved(chinese, target)
         if isinstance(page, Path) and page.suffix == ".md":
             assert marked == (page not in TWINS), f"{target}: （英文） belongs to links to English pages only"
+
+
+@pytest.mark.parametrize("chinese", TWINS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_formulas_follow_a_space(chinese):
+    """GitHub doesn't render a formula right after Chinese text or punctuation."""
+    prose = re.sub(r"`[^`]+`", "", FENCED.sub("", chinese.read_text(encoding="utf-8")))
+    *before, _ = re.sub(r"\$\$.*?\$\$", "", prose, flags=re.DOTALL).split("$")[::2]
+    assert not [text[-20:] for text in before if not text[-1].isspace()]
