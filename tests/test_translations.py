@@ -30,6 +30,7 @@ class Page:
         prose = re.sub(r"`[^`]+`", "", prose)
         self.formulas = set(re.findall(r"\$\$.+?\$\$|\$[^$]+\$", prose, re.DOTALL))
         self.links = [(target, bool(mark)) for target, mark in LINK.findall(prose)]
+        self.links += [(target, False) for target in re.findall(r'(?:src|srcset)="([^"]+)"', prose)]
         self.numbers = set(NUMBER.findall(re.sub(r"\]\([^)]+\)", "", re.sub(r"\$[^$]+\$", "", prose))))
 
 
