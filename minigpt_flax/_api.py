@@ -63,7 +63,7 @@ def train(
       **fields: fields of :class:`RunConfig`, such as ``steps``, ``lr`` or ``width``.
 
     Returns:
-      The run after training: ``params``, ``val_loss``, ``history``, ``folder``.
+      The run after training, with ``params``, ``val_loss``, ``history``, ``folder``.
 
     Raises:
       UserError: an argument is wrong.

@@ -46,7 +46,7 @@ def run_comparison(
       notices: lines for stderr once everything is known to be right.
 
     Returns:
-      Exit status: 0, or 128 + the signal that ended it.
+      0, or 128 + the signal that ended it.
 
     Raises:
       UserError: the comparison can't be run as asked.
