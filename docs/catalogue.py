@@ -90,11 +90,11 @@ def state_bytes(tx: Any) -> str:
 
 
 def evidence(case: Any, found: dict[str, list[Any]]) -> str:
-    """The implementations that an optimizer was compared with, and the largest deviation."""
+    """The implementations that an optimizer was compared with, and the largest deviation, as two cells."""
     sources = ["Optax"] if getattr(case, "optax", None) else []
     sources += dict.fromkeys(found[golden.file][0] for golden in case.goldens)
     worst = max((found[golden.file][1] for golden in case.goldens), default=None)
-    return (", ".join(sources) or "property tests") + ("" if worst is None else f" ({worst:.0e})")
+    return f"{', '.join(sources) or 'property tests'} | {'' if worst is None else f'{worst:.0e}'}"
 
 
 def table(head: tuple[str, ...], rows: Iterable[str]) -> str:
@@ -148,7 +148,7 @@ def overview() -> str:
             for name, f in ((name, OPTIMIZERS[name]) for name in members(title))
         ]
         if rows:
-            head = ("name", "what it does", "paper", "state, bytes/param", "tested against (deviation)")
+            head = ("name", "what it does", "paper", "state, bytes/param", "tested against", "deviation")
             parts.append(f"## {title}\n\n{table(head, rows)}")
     pages = "\n".join(f"catalogue/{name}" for name in sorted(OPTIMIZERS))
     return "\n".join(
@@ -171,7 +171,8 @@ def page(name: str) -> str:
     facts = {
         "Family": f"[{family(name)}](../index.md#{family(name).lower().replace(' ', '-')})",
         "State": f"{state_bytes(function(1e-3))} bytes per parameter",
-        "Tested against": evidence(CASES[name], found),
+        "Learning rate": f"{default(name)[1]}, the default of `train.py` on preset `nano`",
+        "Tested against": tested(evidence(CASES[name], found)),
         "Source": source(function),
     }
     return "\n".join(
@@ -186,6 +187,23 @@ def page(name: str) -> str:
             f"## Related\n\n{related(name)}\n",
         ]
     )
+
+
+def tested(cells: str) -> str:
+    """Evidence as a phrase.
+
+    >>> tested("Optax, PyTorch | 2e-06"), tested("property tests | ")
+    ('Optax, PyTorch; largest deviation 2e-06', 'property tests')
+    """
+    sources, deviation = cells.split(" | ")
+    return f"{sources}; largest deviation {deviation}" if deviation else sources
+
+
+def default(name: str) -> tuple[str, str]:
+    """Keywords and learning rate that ``train.py`` takes by default."""
+    line = next(line for line in RATES.read_text().splitlines() if line.partition("(")[0] == name)
+    keywords, _, rate = line.removesuffix(")").partition("(")[2].rpartition("lr=")
+    return keywords.rstrip(", "), rate
 
 
 def source(function: Callable) -> str:
@@ -217,11 +235,7 @@ def legend(latex: str) -> str:
 
 def command(name: str) -> str:
     """The use from the command line, with the defaults that a search found."""
-    line = next((line for line in RATES.read_text().splitlines() if line.partition("(")[0] == name), "")
-    if not line:
-        return f"    python train.py --opt {name}"
-    keywords, _, rate = line.removesuffix(")").partition("(")[2].rpartition("lr=")
-    keywords = keywords.rstrip(", ")
+    keywords, rate = default(name)
     spec = f'"{name}({keywords})"' if keywords else name
     return f"    python train.py --opt {name}\n\n{DEFAULTS}\n\n    python train.py --opt {spec} --lr {rate}"
 
@@ -294,5 +308,5 @@ def wrappers() -> str:
         f"{evidence(WRAPPED[name], found)}"
         for name, f in WRAPPERS.items()
     ]
-    head = ("name", "what it does", "state, bytes/param", "tested against (deviation)")
+    head = ("name", "what it does", "state, bytes/param", "tested against", "deviation")
     return f"{table(head, rows)}\n{details(WRAPPERS)}"

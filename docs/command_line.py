@@ -54,7 +54,7 @@ def specs() -> str:
 def options(parser: argparse.ArgumentParser, group: argparse._ArgumentGroup) -> Iterator[str]:
     """The entries of a group's flags and arguments."""
     for action in group._group_actions:
-        if action.help is argparse.SUPPRESS:
+        if action.help is argparse.SUPPRESS or action.dest == "help":
             continue
         value = f" {metavar(action)}" if action.nargs != 0 else ""
         name = ", ".join(f"{flag}{value}" for flag in action.option_strings) or metavar(action)

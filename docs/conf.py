@@ -36,9 +36,11 @@ html_title = "jaxopt-mini"
 html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_search_scorer = str(Path(__file__).parent / "_static" / "scorer.js")
 html_copy_source = html_show_sourcelink = False
 templates_path = ["_templates"]
 html_math_renderer = "mathml"
+smartquotes = False  # "--flag" is no dash
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the signature says it already
 autodoc_preserve_defaults = True
