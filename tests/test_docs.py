@@ -76,21 +76,6 @@ def test_every_trajectory_has_its_measured_deviation():
     assert all(measured[golden.file][1] <= golden.tolerance for golden in goldens)
 
 
-def essentials(readme: Path) -> tuple[list[str], list[str]]:
-    """The code of a README without comments, and the targets of its links in order of their names."""
-    text = readme.read_text(encoding="utf-8")
-    code = re.findall(r"^    \S[^\n]*|^```\w+\n.*?^```$", text, flags=re.DOTALL | re.MULTILINE)
-    links = sorted(set(re.findall(r"\]\(([^)]+)\)", text)) - {path.name for path in READMES})
-    return [re.sub(r" +# .*", "", block) for block in code], links
-
-
-def test_the_translated_readme_has_the_same_commands_figures_and_links():
-    english, chinese = map(essentials, READMES)
-    assert len(english[0]) > 10 and english == chinese
-    numbers = [set(re.findall(r"\d[\d.,]*\d(?:e-\d)?", path.read_text(encoding="utf-8"))) for path in READMES]
-    assert numbers[0] == numbers[1]
-
-
 LARGEST = {".svg": 60_000, ".png": 130_000}  # bytes of a picture
 
 
