@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from benchmarks.defaults import is_present
 from benchmarks.results import RESULTS
 from docs import fast
+from docs.examples import pages as examples
 from jaxopt_mini import CLIPS, OPTIMIZERS, SCHEDULES, WRAPPERS, adam, states
 from tests.cases import CASES
 from tests.cases_wrappers import WRAPPED
@@ -251,6 +252,7 @@ PAGES = {
     "reference/compare.md": partial(reference, "Comparisons", "minigpt_flax.compare"),
     "reference/diagnose.md": partial(reference, "Diagnosis", "minigpt_flax.diagnose"),
     "reference/report.md": partial(reference, "Reports", "minigpt_flax.report"),
+    **{f"examples/{name}.md": partial(examples.page, name) for name in examples.SECONDS},
 }
 
 

@@ -1,4 +1,4 @@
-"""Fine-tune a GPT-2 from a Hugging Face folder, in your own training loop.
+"""Fine-tune a GPT-2 from a Hugging Face folder, in your own loop.
 
 The loop is plain JAX and Optax. ``partition`` freezes the embeddings, which then have no optimizer state, and decays
 only the matrices. Without a folder, the script trains a small GPT-2 on Python's documentation, exports it in Hugging
@@ -8,6 +8,9 @@ Face's format, and fine-tunes it on Python source code::
     python examples/finetune_gpt2.py FOLDER book.txt 3e-5
 
 FOLDER holds ``config.json``, ``model.safetensors`` and ``tokenizer.json``; 3e-5 is a learning rate for GPT-2's weights.
+It prints the loss every 20 steps, and ends with::
+
+    test loss 4.7021 before, 4.0556 after, in nats/token (75 sequences)
 """
 
 import argparse

@@ -1,7 +1,13 @@
-"""Many learning rates in one program: ``python examples/lr_sweep.py``.
+"""Many learning rates and seeds in one program.
 
-An optimizer is a pair of pure functions, and its learning rate may be traced. Therefore ``jax.vmap`` over the learning
-rate trains one model per learning rate in parallel, in one compiled program. Here a small network learns a sine.
+An optimizer is a pair of pure functions, and its learning rate may be traced. Therefore two ``jax.vmap``, over learning
+rates and over seeds, train 104 small networks in parallel, in one compiled program. Each one fits a sine::
+
+    python examples/lr_sweep.py
+
+It prints the median loss of each of the 13 learning rates, and ends with::
+
+    best learning rate 2.2e-01
 """
 
 import jax

@@ -1,12 +1,15 @@
 """Train one model with two processes, as on two hosts.
 
 On several hosts, you or SLURM start one process per host, each with the address of process 0. This script starts both
-processes on this machine, then a single process with the same flags, and prints the losses of both runs. Each of the
-two processes has half of every batch, and only process 0 prints and writes. The losses agree up to rounding, whose
-effect grows with the number of steps::
+processes on this machine, then a single process with the same flags. Each of the two processes has half of every batch,
+and only process 0 prints and writes::
 
     python examples/two_processes.py
     python examples/two_processes.py --steps 100 --opt lion
+
+It prints the losses of both runs. They agree up to rounding, whose effect grows with the number of steps::
+
+      20         3.1954       3.1954
 """
 
 import json
@@ -15,7 +18,7 @@ import socket
 import subprocess
 import sys
 
-TRAIN = [sys.executable, "-m", "minigpt_flax", "train", "--preset=nano", "--steps=20", "--json"]
+TRAIN = [sys.executable, "-m", "minigpt_flax", "train", "--preset=nano", "--steps=20", "--lr=1e-3", "--json"]
 ON_CPU = os.environ | {"JAX_PLATFORMS": "cpu"}  # two processes can't share one accelerator
 
 
