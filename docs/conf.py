@@ -5,7 +5,6 @@ A warning is an error: a broken link, an unknown name, a public name without an 
 
 import importlib
 import re
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,14 +68,8 @@ def write_math(writer: Any, node: Any) -> None:
     raise nodes.SkipNode
 
 
-def copy_notebook(app: Any) -> None:
-    """Copies the notebook to where Sphinx reads it."""
-    shutil.copy(Path(app.srcdir, "../examples/tour.ipynb"), Path(app.srcdir, "examples/tour.ipynb"))
-
-
 def setup(app: Any) -> None:
     """Adds all of these to the build."""
-    app.connect("builder-inited", copy_notebook, priority=100)
     app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
     app.connect("env-check-consistency", check_reference)
     app.connect("autodoc-process-docstring", escape_bars, priority=100)

@@ -10,6 +10,7 @@ file, the text is Python's own documentation::
 It prints the loss every 50 steps and a sample. The validation loss is 1.64 nats per character.
 """
 
+import os
 import sys
 
 import minigpt_flax as mg
@@ -32,7 +33,7 @@ def main(*sources, prompt="The ", **fields):
       **fields: flags of ``train.py``, with underscores.
     """
     result = mg.train(data=sources or None, quiet=True, callbacks=[print_loss], **FIELDS | fields)
-    print(f"validation loss {result.val_loss:.4f} nats/token, run saved in {result.folder}\n")
+    print(f"validation loss {result.val_loss:.4f} nats/token, saved in {os.path.relpath(result.folder)}\n")
     model = mg.load(result.folder)
     print(model.generate(prompt, max_tokens=300, temperature=0.8))
     return result.val_loss
