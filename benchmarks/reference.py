@@ -16,29 +16,36 @@ from __future__ import annotations
 import functools
 import json
 import re
+import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from benchmarks.results import RESULTS, environment, machine, save
+from docs.drawing import standings
+from docs.drawing.svg import save as save_twins
 from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser, number, whole
 from minigpt_flax.compare import comparison as comparisons, successive_halving
 from minigpt_flax.compare.collect import collect_runs
-from minigpt_flax.compare.comparison import VALIDATIONS, Candidate, Comparison
-from minigpt_flax.compare.figures import losses, rates
+from minigpt_flax.compare.comparison import Candidate, Comparison
+from minigpt_flax.compare.figures import rates
 from minigpt_flax.compare.runner import run_comparison
 from minigpt_flax.compare.statistics import CandidateRuns, Summary, summarize
 from minigpt_flax.compare.tables import as_values, markdown, text
 from minigpt_flax.compare.traced_run import trace_run
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
+from minigpt_flax.runs.records import RunRecord
+from minigpt_flax.runs.style import RC
 from minigpt_flax.train.build import build
 from minigpt_flax.train.clock import spell
 from minigpt_flax.train.parallel.xla_flags import huge_pages
@@ -48,6 +55,7 @@ OPTS = (
 )  # fmt: skip
 FEW = ("adamw", "nadamw", "lion", "muon", "soap")
 STEPS, SEEDS, HOURS = 1000, 3, 2.5
+POINTS = 40  # validations of a run that is compared
 SCHEDULE = "warmup_cosine(warmup=0.05, floor=0.0)"
 TIMED = 10  # steps, as many again before them: the first are slow, while memory is new; SOAP's bases turn every tenth
 DOCS = Path(__file__).parents[1] / "docs"
@@ -72,7 +80,7 @@ def parts(opts: Sequence[str], few: Sequence[str], steps: int, shakespeare: str 
     """The default corpus and, if there is a file of it, Shakespeare."""
 
     def comparison(specs: Sequence[str], **more: Any) -> Comparison:
-        given = {"steps": steps, "schedule": SCHEDULE, **more}
+        given = {"steps": steps, "schedule": SCHEDULE, "eval_every": max(1, steps // POINTS), **more}
         return comparisons.check(Comparison("nano", given, tuple(specs), (), (), True, tuple(range(SEEDS))))
 
     found = [Part("pydocs", "The Python documentation", comparison(opts))]
@@ -111,8 +119,36 @@ def paces(part: Part, path: Path) -> dict[str, tuple[float, float]]:
 def seconds(comparison: Comparison, step: float, validation: float) -> float:
     """Seconds for a candidate: the steps of its search and of its seeds, and their validations."""
     search = successive_halving.lengths(comparison.steps)
-    validations = len(search) + SEEDS * VALIDATIONS
+    validations = len(search) + SEEDS * POINTS
     return step * (sum(search) + SEEDS * comparison.steps) + validation * validations
+
+
+def curve(runs: Sequence[RunRecord]) -> dict[str, list[float]]:
+    """Validation loss over the steps: ``step``, and ``mean``, ``min`` and ``max`` over the seeds, rounded to 1e-4."""
+    length = min(len(run.validations) for run in runs)
+    points = [[run.validations[i] for run in runs] for i in range(length)]
+    values = [[record["val_loss"] for record in point] for point in points]
+    over = lambda function: [round(function(point), 4) for point in values]
+    return {
+        "step": [point[0]["step"] for point in points],
+        "mean": over(statistics.fmean),
+        "min": over(min),
+        "max": over(max),
+    }
+
+
+def with_curves(verdict: Summary) -> dict[str, Any]:
+    """The verdict as JSON values, with the curve of every optimizer of which all seeds are finished."""
+    values = as_values(verdict)
+    for standing, result in zip(values["standings"], verdict.results, strict=True):
+        if result.mean is not None:
+            standing["curve"] = curve(list(result.runs.values()))
+    return values
+
+
+def without_times(verdict: Summary) -> Summary:
+    """The verdict without seconds and milliseconds: the runs share the machine with others, hours apart."""
+    return replace(verdict, results=[replace(result, seconds=None, ms_per_step=None) for result in verdict.results])
 
 
 def budget(part: Part, folder: Path) -> float:
@@ -162,8 +198,7 @@ where the file is `data/tinyshakespeare/input.txt` of `github.com/karpathy/char-
 **Limits.** Model, runs and batches are small. This favors optimizers that are fast in the first thousand steps; the
 ranking at scale may differ. Only the learning rate is tuned; every other argument has its default. The grid is coarse,
 so a learning rate between two grid points may be better. A warning marks optimizers whose best learning rate is at the
-edge of the grid: they may do better than shown. The runs were trained hours apart on a shared machine: compare losses
-and steps, not seconds and milliseconds.
+edge of the grid: they may do better than shown. Times are omitted: the runs shared their machine with other work.
 """
 
 
@@ -179,20 +214,28 @@ def section(
       facts: ``machine``, ``date``, and the ``expected`` and actual (``took``) duration.
       docs: folder of the page.
     """
-    by_name = {standing.name: standing for standing in verdict.results}
-    best = [
-        by_name[candidate.name] for candidate in part.comparison.candidates if by_name[candidate.name].mean is not None
-    ]
-    pictures = {"loss": losses(best), "rates": rates(entries)}
     cost = "{runs} runs in {took} (estimated: {expected}). Machine: {machine}, {date}."
     lines = [f"## {part.title}", "", cost.format(runs=part.comparison.runs, **facts), "", markdown(verdict)]
-    for name, figure in pictures.items():
-        if figure is not None:
-            path = docs / "pictures" / f"reference-{part.name}-{name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=72)
-            lines += [f"![{CAPTIONS[name]}](../pictures/{path.name})", ""]
+    for name in figures(part, entries, verdict, docs):
+        lines += [f"![{CAPTIONS[name]}](../pictures/reference-{part.name}-{name}.svg)", ""]
     return "\n".join(lines)
+
+
+def figures(part: Part, entries: Sequence[CandidateRuns], verdict: Summary, docs: Path) -> list[str]:
+    """Writes the figures that the runs have data for; returns their names.
+
+    ``python -m docs.drawing`` draws ``loss`` from the recorded result; ``rates`` needs the runs of the search.
+    """
+    result = {**with_curves(verdict), "steps": part.comparison.steps}
+    drawn = []
+    with rc_context(RC):
+        loss = Figure(layout="constrained")
+        standings.losses(loss, result, standings.DATA[part.name])
+        for name, figure in {"loss": loss, "rates": rates(entries)}.items():
+            if figure is not None:
+                save_twins(figure, docs / "pictures" / f"reference-{part.name}-{name}.svg")
+                drawn.append(name)
+    return drawn
 
 
 def write(sections: Mapping[str, str], steps: int, docs: Path) -> Path:
@@ -250,9 +293,9 @@ def run(arguments: list[str]) -> int:
         if status:
             return status
         entries = collect_runs(part.comparison, folder)
-        verdict, known = summarize(entries), environment()
+        verdict, known = without_times(summarize(entries)), environment()
         print(f"\n{part.title}\n\n{text(verdict)}\n")
-        values = {**known, "steps": given["steps"], "seconds": round(spent(clock)), **as_values(verdict)}
+        values = {**known, "steps": given["steps"], "seconds": round(spent(clock)), **with_curves(verdict)}
         save(given["results"] or RESULTS / f"{machine()}.json", f"reference, {part.name}", values)
         facts = {**known, "expected": spell(expected[part.name]), "took": spell(spent(clock))}
         written = section(part, entries, verdict, facts, given["docs"])

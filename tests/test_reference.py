@@ -1,5 +1,7 @@
 """The script of the reference comparison, on synthetic runs: its cost, the page it writes, and what it refuses."""
 
+import re
+
 import pytest
 
 from benchmarks import reference
@@ -37,13 +39,15 @@ def test_the_optimizers_are_there_and_enough():
 def test_the_budget_is_the_steps_of_the_comparison():
     (part,) = reference.parts(("adamw", "lion"), (), 1000, None)
     assert 2 * reference.seconds(part.comparison, 1.0, 0.0) == part.comparison.budget
-    assert reference.seconds(part.comparison, 0.0, 1.0) == 7 + 3 * 8  # the search's runs once, eight times each seed's
+    assert reference.seconds(part.comparison, 0.0, 1.0) == 7 + 3 * reference.POINTS  # the search's runs once
 
 
 def test_paces_are_measured_once(tmp_path, monkeypatch):
     (part,) = reference.parts(("adamw", "lion"), (), 40, None)
     monkeypatch.setattr(reference, "pace", lambda comparison, candidate: (0.1, 1.0))
-    assert reference.budget(part, tmp_path) == pytest.approx(0.1 * part.comparison.budget + 2 * 31)
+    assert reference.budget(part, tmp_path) == pytest.approx(
+        0.1 * part.comparison.budget + 2 * (7 + 3 * reference.POINTS)
+    )
     monkeypatch.setattr(reference, "pace", None)
     assert set(reference.paces(part, tmp_path / "pydocs-pace.json")) == {"adamw", "lion"}
 
@@ -65,7 +69,17 @@ def test_the_page_has_table_pictures_and_what_it_took(finished, tmp_path):
     said = reference.write({"pydocs": text}, 40, docs).read_text()
     assert "20 runs in 1:15 (estimated: 1:00). Machine: here, now." in said
     assert "| adamw | 3.0100 +-0.0058 |" in said
-    assert (docs / "pictures" / "reference-pydocs-loss.png").stat().st_size < 100_000
+    for name in re.findall(r"\]\(\.\./pictures/(.+?)\)", said):
+        assert 3_000 < (docs / "pictures" / name).stat().st_size < 60_000
+    assert "reference-pydocs-loss.svg" in said
+
+
+def test_curves_are_over_the_seeds(finished):
+    part, folder = finished
+    values = reference.with_curves(summarize(collect_runs(part.comparison, folder)))
+    curves = {standing["name"]: standing["curve"] for standing in values["standings"]}
+    assert curves["lion"]["mean"][-1] == pytest.approx(3.11) and curves["lion"]["step"][-1] == 40
+    assert (curves["adamw"]["min"][-1], curves["adamw"]["max"][-1]) == (3.0, 3.02)
 
 
 def test_a_part_is_written_anew_and_the_other_stays(tmp_path):

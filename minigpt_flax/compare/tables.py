@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,8 +21,12 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None or math.isnan(value) else format(value, form)
 
 
+def _loss(result: CandidateResult) -> str:
+    return _number(result.mean, ".4f") + ("" if result.sem is None else f" +-{result.sem:.4f}")
+
+
 COLUMNS: tuple[tuple[str, Callable[[CandidateResult], str]], ...] = (
-    ("loss +- error", lambda r: _number(r.mean, ".4f") + ("" if r.sem is None else f" +-{r.sem:.4f}")),
+    ("loss +- error", _loss),
     ("lr", lambda r: _number(r.lr, ".2g") + "*" * bool(r.edge)),
     ("steps", lambda r: _number(r.steps, ".0f")),
     ("secs", lambda r: _number(r.seconds, ".0f" if (r.seconds or 0) >= 100 else ".1f")),
@@ -37,28 +42,47 @@ def text(summary: Summary) -> str:
     return "\n\n".join((_table(summary), *("\n".join(part(summary)) for part in (legend, findings))))
 
 
+def _columns(summary: Summary) -> tuple[tuple[str, Callable[[CandidateResult], str]], ...]:
+    """The columns that hold a value, as runs needn't have reached the target, or recorded their times."""
+    return tuple(
+        (title, cell) for title, cell in COLUMNS if cell is _loss or any(cell(r) != "-" for r in summary.results)
+    )
+
+
 def _table(summary: Summary) -> str:
-    rows = [("candidate", *(title for title, _ in COLUMNS))]
-    rows += [(cut(r.name, NAME), *(cell(r) for _, cell in COLUMNS)) for r in summary.results]
+    columns = _columns(summary)
+    rows = [("candidate", *(title for title, _ in columns))]
+    rows += [(cut(r.name, NAME), *(cell(r) for _, cell in columns)) for r in summary.results]
     widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([pad(row[0], widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     return "\n".join(lines)
 
 
 def legend(summary: Summary) -> list[str]:
-    """Explains the columns."""
+    """Explains the columns that hold a value."""
+    shown = {title for title, _ in _columns(summary)}
     goal = (
         f"a validation loss of {summary.target:g}"
         if summary.target is not None
         else f"the final loss of {summary.baseline} with the same seed"
     )
-    lines = [
-        "loss: validation loss, nats per token, mean over seeds +- standard error",
-        f"steps, secs (training only): to {goal}",
-        f"speed: speedup in tokens, {summary.baseline} = 1; B/par: bytes of state per parameter",
-        "ms: median step time; div: runs that diverged, at any learning rate",
-    ]
+    explained = {
+        "loss +- error": "loss: validation loss, nats per token, mean over seeds +- standard error",
+        "steps": f"steps: to {goal}",
+        "secs": "secs: seconds of training until then",
+        "speed": f"speed: speedup in tokens, {summary.baseline} = 1",
+        "B/par": "B/par: bytes of state per parameter",
+        "ms": "ms: median step time",
+        "div": "div: runs that diverged, at any learning rate",
+    }
+    lines = _packed([line for title, line in explained.items() if title in shown])
     return lines + [f"{cut(r.name, NAME)}: {r.name}" for r in summary.results if width(r.name) > NAME]
+
+
+def _packed(items: Sequence[str]) -> list[str]:
+    """Lines of as many items as fit; no item is broken."""
+    whole = " ".join(item.replace(" ", "\0") + ";" for item in items).rstrip(";")
+    return [line.replace("\0", " ").rstrip(";") for line in textwrap.wrap(whole, WIDTH)]
 
 
 def findings(summary: Summary) -> list[str]:
@@ -127,8 +151,9 @@ def _list(seeds: Sequence[int]) -> str:
 
 def markdown(summary: Summary) -> str:
     """The summary as a Markdown page."""
-    head = ("candidate", *(title for title, _ in COLUMNS))
-    rows = [(r.name.replace("|", r"\|"), *(cell(r) for _, cell in COLUMNS)) for r in summary.results]
+    columns = _columns(summary)
+    head = ("candidate", *(title for title, _ in columns))
+    rows = [(r.name.replace("|", r"\|"), *(cell(r) for _, cell in columns)) for r in summary.results]
     lines = ["| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows)]
     return "\n".join([*lines, "", *(f"- {line}" for line in [*findings(summary), *legend(summary)]), ""])
 

@@ -148,3 +148,11 @@ def test_keys_of_the_json_are_stable():
     assert list(values["standings"][0]) == [*tables.FIELDS, "losses", "broken", "missing", "track_3"]
     pair = ["better", "worse", "difference", "sem", "seeds", "p", "corrected", "significant"]
     assert list(values["pairs"][0]) == pair
+
+
+def test_a_column_without_values_and_its_legend_are_omitted():
+    summary = summarize([entry("a", (3.0, 3.1)), entry("b", (3.2, 3.3))])
+    results = [dataclasses.replace(result, seconds=None, ms_per_step=None) for result in summary.results]
+    shown = tables.text(dataclasses.replace(summary, results=results))
+    assert "steps" in shown and "secs" not in shown and "ms:" not in shown and "div:" in shown
+    assert max(map(len, shown.splitlines())) <= tables.WIDTH
