@@ -21,6 +21,7 @@ from benchmarks.defaults import is_present
 from benchmarks.results import RESULTS
 from docs import catalogue, command_line, fast
 from docs.catalogue import DEVIATIONS, HEAD, table
+from docs.examples import pages as examples
 from jaxopt_mini import OPTIMIZERS
 from minigpt_flax.runs.schema import METRICS
 from tests.deviations import measured
@@ -153,6 +154,7 @@ PAGES = {
     "reference/compare.md": partial(reference, "Comparisons", "minigpt_flax.compare"),
     "reference/diagnose.md": partial(reference, "Diagnosis", "minigpt_flax.diagnose"),
     "reference/report.md": partial(reference, "Reports", "minigpt_flax.report"),
+    **{f"examples/{name}.md": partial(examples.page, name) for name in examples.SECONDS},
 }
 
 
