@@ -11,6 +11,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -69,8 +70,27 @@ def write_math(writer: Any, node: Any) -> None:
     raise nodes.SkipNode
 
 
+class DarkTwins(SphinxTransform):
+    """Shows ``NAME-dark.svg`` in place of ``NAME.svg`` where the reader's theme is dark."""
+
+    default_priority = 400
+
+    def apply(self, **kwargs: Any) -> None:
+        """Adds to each picture its twin, and the classes by which the theme shows one of them."""
+        for image in list(self.document.findall(nodes.image)):
+            twin = image["uri"].removesuffix(".svg") + "-dark.svg"
+            _, path = self.env.relfn2path(twin, self.env.docname)
+            if image["uri"].endswith(".svg") and Path(path).is_file():
+                dark = image.copy()
+                dark["uri"] = twin
+                image["classes"].append("only-light")
+                dark["classes"].append("only-dark")
+                image.parent.insert(image.parent.index(image) + 1, dark)
+
+
 def setup(app: Any) -> None:
     """Adds all of these to the build."""
+    app.add_transform(DarkTwins)
     app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
     app.connect("env-check-consistency", check_reference)
     app.connect("autodoc-process-docstring", escape_bars, priority=100)

@@ -40,7 +40,7 @@ step by step, as well. Lines are those of its file, docstring and all.
 PICTURED = """\
 Each with its own arguments, as a share of the peak over a run of 1000 steps:
 
-![the course of every schedule over a run](../pictures/schedules.png)
+![the course of every schedule over a run](../pictures/schedules.svg)
 """
 BLOCK = "<!-- generated: {} -->"
 MACHINE = "amd-epyc-2-cores.json"
