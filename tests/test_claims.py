@@ -297,7 +297,8 @@ def test_a_wrong_figure_is_noticed():
 @pytest.mark.parametrize("name", ["decay", "geometry", "schedules"])
 def test_an_answer_is_its_template_with_the_recorded_facts(name, tmp_path):
     recorded = measured(f"answers, {name}")
-    pictures = {path.stem.removeprefix(f"{name}-"): path.name for path in (ROOT / "docs/answers").glob(f"{name}-*.png")}
+    shown = re.findall(rf"\]\(({name}-(\w+)\.svg)\)", read(f"docs/answers/{name}.md"))
+    pictures = {label: file for file, label in shown}
     written = answers.write(tmp_path, name, {}, {**recorded, **pictures})
     assert written.read_text("utf-8") == read(f"docs/answers/{name}.md")
 
