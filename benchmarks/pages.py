@@ -117,9 +117,10 @@ def nanogpt(folder: Path) -> dict[str, Any]:
 
 
 def demo(folder: Path) -> dict[str, Any]:
-    """README: the validation losses of ``make demo``."""
+    """README: the validation losses of ``make demo``, with their standard errors."""
     command("train.py --preset demo --name demo", folder)
-    return {str(line["step"]): line["val_loss"] for line in records(folder, "demo") if "val_loss" in line}
+    validations = [line for line in records(folder, "demo") if "val_loss" in line]
+    return {str(line["step"]): {key: line[key] for key in ("val_loss", "val_sem")} for line in validations}
 
 
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {

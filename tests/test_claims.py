@@ -110,12 +110,13 @@ class Claim:
     values: Callable[[], tuple[float, ...]]
 
 
-def demo(step: int) -> float:
-    """Validation loss of ``make demo``."""
-    return measured("pages, demo")[str(step)]
+def demo(step: str) -> tuple[float, float]:
+    """Validation loss of ``make demo``, and its standard error."""
+    found = measured("pages, demo")[step]
+    return found["val_loss"], found["val_sem"]
 
 
-DEMO = {name: rf"step {name}: validation loss ([\d.]+) \+-" for name in ("500", "1000", "1500")}
+DEMO = {name: rf"step {name}: validation loss ([\d.]+) \+- ([\d.]+), best" for name in ("500", "1000", "1500")}
 README = [
     (r"\*\*(Fifty) JAX optimizers", lambda: (len(OPTIMIZERS),)),
     (r"(\d+) of them tested step by step against a reference", lambda: (with_reference(),)),
@@ -142,7 +143,7 @@ CHINESE = [
     (r"的(十六)处错误", lambda: (len({name.partition(",")[0] for name in DEPARTURES}),)),
 ]
 PRINTED = [(r"(808,960) parameters", lambda: (parameters("demo"),))] + [
-    (pattern, lambda step=int(step): (demo(step),)) for step, pattern in DEMO.items()
+    (pattern, lambda step=step: demo(step)) for step, pattern in DEMO.items()
 ]
 OPTAX = [
     (r"The (\d+) optimizers that also exist in `optax`", lambda: (len(OPTIMIZERS) - len(beyond_optax()),)),
@@ -199,7 +200,7 @@ FINE_TUNE = [
 ]  # fmt: skip
 DIFFERENCES = [(r"the state of (twelve) optimizers", lambda: (len(NARROW_STATES) + 1,))]
 PRESETS = [
-    (r"`demo` \|.* \| ([\d.]+), pydocs", lambda: (demo(1500),)),
+    (r"`demo` \|.* \| ([\d.]+), pydocs", lambda: demo("1500")[:1]),
     (r"`sprint` \|.* \| (\d+) s \| ([\d.]+) \|", lambda: (
         measured("to_loss")["seconds"]["ours"]["median"], measured("to_loss")["val_loss"]["ours"][0])),
     (r"one H200: ([\d.]+) s a step", lambda: (gpu("train", "gpt2, whole step")["ms"] / 1e3,)),
