@@ -1,3 +1,5 @@
+import importlib
+import inspect
 import json
 import re
 from pathlib import Path
@@ -6,20 +8,64 @@ import jax
 import pytest
 from matplotlib.figure import Figure
 
+from docs.command_line import commands
 from docs.drawing.__main__ import COURSE, FOLDER, PICTURES, draw
 from docs.drawing.svg import translate
-from docs.generate import DEVIATIONS, HERE, PAGES
+from docs.generate import DEVIATIONS, HERE, PAGES, public, surfaces
+from docs.typeset import Formula, Unreadable
+from jaxopt_mini import OPTIMIZERS
 from tests.cases import CASES
 from tests.cases_wrappers import WRAPPED
 
 READMES = [HERE.parent / name for name in ("README.md", "README.zh-CN.md")]
 WRITTEN = [*READMES, *sorted(HERE.rglob("*.md"))]
+LIBRARY = [f"jaxopt_mini.{name}" for name in ("optimizers", "schedules", "transforms", "wrappers", "states", "layout")]
 TRAINED = {"course-run", "moments", "landscape", "demo"}
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_generated_page_is_what_the_code_says(name):
     assert (HERE / name).read_text(encoding="utf-8") == PAGES[name](), "run: make docs"
+
+
+def public_docstrings():
+    """(name, docstring) of all functions, classes and methods on the reference pages."""
+    for module in map(importlib.import_module, [*surfaces("jaxopt_mini"), *LIBRARY, *surfaces("minigpt_flax")]):
+        for name in public(module):
+            value = getattr(module, name)
+            methods = [method for method in vars(value).values() if callable(method)] if inspect.isclass(value) else []
+            for function in (value, *methods):
+                yield f"{module.__name__}.{name}", inspect.getdoc(function) or ""
+
+
+def test_no_returns_section_is_split_at_a_colon():
+    """Sphinx would take what is before a colon outside of code for the type."""
+    found = [
+        (name, first[1])
+        for name, text in public_docstrings()
+        if (first := re.search(r"^(?:Returns|Yields):\n +(.*)", text, flags=re.MULTILINE))
+        and re.search(r"(?<!:):(?!:)", re.sub(r"``.*?``|:\w+:`[^`]*`", "", first[1]))
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_update_rule_is_typeset(name):
+    page = PAGES[f"optimizers/catalogue/{name}.md"]()
+    assert "$$" in page and "```text" not in page
+
+
+@pytest.mark.parametrize("text", ["v <- Adam's", "x <- unknown y", "p <- p - ", "a = (b", "one = sum of w"])
+def test_what_is_no_formula_is_not_typeset(text):
+    with pytest.raises(Unreadable):
+        Formula(text, ()).relation()
+
+
+def test_every_flag_is_on_the_page_of_commands():
+    page = PAGES["reference/command-line.md"]()
+    flags = {flag for parser in commands().values() for action in parser._actions for flag in action.option_strings}
+    assert {"--opt", "--schedule", "--resume"} < flags
+    assert not [flag for flag in flags - {"-h", "--help"} if not re.search(rf"\{{option\}} .*{flag}\b", page)]
 
 
 def test_every_trajectory_has_its_measured_deviation():

@@ -60,7 +60,7 @@ def run(*, folders: list[str], out: str, title: str | None, quiet: bool, json: b
 
 
 def gather(paths: list[Path]) -> tuple[list[CandidateRuns], float | None]:
-    """Returns the candidates of all comparisons, then those of the single runs; and a comparison's target, or None."""
+    """Returns the candidates of all comparisons and then of single runs, and the target of a comparison, or None."""
     entries: list[CandidateRuns] = []
     target = None
     for path in paths:

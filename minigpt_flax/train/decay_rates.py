@@ -32,8 +32,8 @@ def decay_rates(config: RunConfig, layout: Any, shapes: Any) -> Any:
     It is the difference between this optimizer and the same one without decay, on small stand-ins for the parameters.
 
     Returns:
-      Tree of numbers: 0 where nothing decays, NaN where the fraction depends on the gradient, the weight, the step or
-      the learning rate. None for an optimizer whose decay no keyword switches off: an object, or code of the user.
+      Tree of numbers, 0 where nothing decays and NaN where the fraction depends on the gradient, the weight, the step
+      or the learning rate. None for an optimizer whose decay no keyword switches off: an object, or code of the user.
     """
     optimizers = [config.opt, *(group.spec for group in config.group)]
     if any(spec == CUSTOM or (spec.is_external and not _decays("optimizer", spec)) for spec in optimizers):
