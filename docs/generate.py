@@ -168,9 +168,9 @@ def main(arguments: list[str]) -> None:
 
 
 def rounded() -> Iterable[tuple[str, str, float]]:
-    """File, source and deviation in one digit of every trajectory."""
+    """File, source and deviation in two digits of every trajectory."""
     for line in measured():
-        yield line.file, line.source, float(f"{line.deviation:.0e}")
+        yield line.file, line.source, float(f"{line.deviation:.1e}")
 
 
 if __name__ == "__main__":
