@@ -61,8 +61,8 @@ def beyond_optax() -> set[str]:
 
 def share_of_steps(name: str) -> float:
     """Steps to AdamW's final loss, in percent of AdamW's."""
-    standings = {row["name"]: row for row in measured("reference, shakespeare")["standings"]}
-    return 100 * standings[name]["steps"] / measured("reference, shakespeare")["steps"]
+    standings = {row["name"]: row for row in measured("reference, pydocs")["standings"]}
+    return 100 * standings[name]["steps"] / measured("reference, pydocs")["steps"]
 
 
 def faults(key: str) -> int:
@@ -120,10 +120,11 @@ DEMO = {name: rf"step {name}: validation loss ([\d.]+) \+- ([\d.]+), best" for n
 README = [
     (r"\*\*(Fifty) JAX optimizers", lambda: (len(OPTIMIZERS),)),
     (r"(\d+) of them tested step by step against a reference", lambda: (with_reference(),)),
-    (r"GPT \(([\d.]+) M parameters, tiny Shakespeare, ([\d,]+) steps\)", lambda: (
-        parameters("demo") / 1e6, measured("reference, shakespeare")["steps"])),
+    (r"(Twelve) optimizers on one small GPT", lambda: (len(measured("reference, pydocs")["standings"]),)),
+    (r"GPT \(([\d.]+) M parameters, text of the Python documentation, ([\d,]+) steps\)", lambda: (
+        parameters("demo") / 1e6, measured("reference, pydocs")["steps"])),
     (r"([\d.]+) M-parameter GPT", lambda: (parameters("demo") / 1e6,)),
-    (r"Validation loss over ([\d,]+) steps", lambda: (measured("reference, shakespeare")["steps"],)),
+    (r"Validation loss over ([\d,]+) steps", lambda: (measured("reference, pydocs")["steps"],)),
     (r"in (\d+) % and (\d+) % of its steps", lambda: (share_of_steps("muon"), share_of_steps("soap"))),
     (r"with (\d+) trajectories recorded", lambda: (len(deviations()),)),
     (r"deviation is ([\d.e-]+) of the distance", lambda: (max(size for _, size in deviations().values()),)),
