@@ -139,7 +139,7 @@ README = [
     (r"(\d+) runs, killed by (\d+) signals", lambda: (faults("runs"), faults("signals"))),
 ]  # fmt: skip
 CHINESE = [
-    (r"\*\*(五十)个可直接接入", lambda: (len(OPTIMIZERS),)),
+    (r"\*\*(五十)个 JAX 优化器", lambda: (len(OPTIMIZERS),)),
     (r"没有的(十三)个优化器", lambda: (len(beyond_optax()),)),
     (r"的(十六)处错误", lambda: (len({name.partition(",")[0] for name in DEPARTURES}),)),
 ]
