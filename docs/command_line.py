@@ -6,7 +6,7 @@ import argparse
 import re
 from collections.abc import Iterator
 
-from docs.catalogue import HEAD, table
+from docs.catalog import HEAD, table
 from minigpt_flax import __main__ as minigpt
 from minigpt_flax.cli.parser import SPECS
 from minigpt_flax.train.config.presets import PRESET_NOTES

@@ -62,8 +62,8 @@ def check_reference(app: Any, env: Any) -> None:
 
 
 def keep_sections(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Removes from an optimizer's entry what its page in the catalogue shows typeset: all but the sections."""
-    if app.env.docname.startswith("optimizers/catalogue/"):
+    """Removes from an optimizer's entry what its page in the catalog shows typeset: all but the sections."""
+    if app.env.docname.startswith("optimizers/catalog/"):
         text = "\n".join(lines)
         start = re.search(r"^(Args|Returns):$", text, flags=re.MULTILINE)
         lines[:] = text[start.start() if start else 0 :].partition("\n>>>")[0].splitlines()

@@ -19,8 +19,8 @@ from types import ModuleType
 import jaxopt_mini.optimizers
 from benchmarks.defaults import is_present
 from benchmarks.results import RESULTS
-from docs import catalogue, command_line, fast
-from docs.catalogue import DEVIATIONS, HEAD, table
+from docs import catalog, command_line, fast
+from docs.catalog import DEVIATIONS, HEAD, table
 from docs.examples import pages as examples
 from jaxopt_mini import OPTIMIZERS
 from minigpt_flax.runs.schema import METRICS
@@ -31,7 +31,7 @@ TRANSFORMATIONS = """\
 {head}# `scale_by_*` transformations
 
 The parts that optimizers are chained from: each computes a direction, without the learning rate. The optimizers
-themselves have one page each in [the catalogue](../optimizers/index.md).
+themselves have one page each in [the catalog](../optimizers/index.md).
 
 ```{{eval-rst}}
 .. automodule:: jaxopt_mini.optimizers
@@ -136,11 +136,11 @@ def transformations() -> str:
 
 
 PAGES = {
-    "optimizers/index.md": catalogue.overview,
-    **{f"optimizers/catalogue/{name}.md": partial(catalogue.page, name) for name in OPTIMIZERS},
-    "optimizers/schedules.md": partial(filled, "optimizers/schedules.md", {"schedules": catalogue.schedules}),
-    "optimizers/clipping.md": partial(filled, "optimizers/clipping.md", {"clips": catalogue.clips}),
-    "optimizers/wrappers.md": partial(filled, "optimizers/wrappers.md", {"wrappers": catalogue.wrappers}),
+    "optimizers/index.md": catalog.overview,
+    **{f"optimizers/catalog/{name}.md": partial(catalog.page, name) for name in OPTIMIZERS},
+    "optimizers/schedules.md": partial(filled, "optimizers/schedules.md", {"schedules": catalog.schedules}),
+    "optimizers/clipping.md": partial(filled, "optimizers/clipping.md", {"clips": catalog.clips}),
+    "optimizers/wrappers.md": partial(filled, "optimizers/wrappers.md", {"wrappers": catalog.wrappers}),
     "optimizers/choosing.md": partial(filled, "optimizers/choosing.md", {"defaults": untuned}),
     "guides/logging.md": partial(filled, "guides/logging.md", {"metrics": metrics}),
     "project/benchmarks.md": partial(filled, "project/benchmarks.md", {"speeds": speeds}),

@@ -8,10 +8,13 @@ commands take the same function from this file::
     python train.py --opt examples/own_optimizer.py:factory
     python -m minigpt_flax compare --opt adamw --opt examples/own_optimizer.py:factory
 
-It prints a table with the loss, the time and the bytes of state per parameter: 4 instead of 8, and no significant
-difference in the loss::
+It prints a table with the loss, the time and the bytes of state per parameter, 4 instead of 8. The difference in the
+loss is not significant::
 
     adamw vs. own_optimizer.py:factory: difference 0.0136 +- 0.0071 over 3 seeds, p = 0.2, not significant
+
+Three seeds resolve only differences of about 0.03. With the coarser learning rates 1e-3, 3e-3 and 1e-2 this optimizer
+lost by 0.11 (p = 0.024): the verdict depends on the rates that are tried.
 """
 
 import jax

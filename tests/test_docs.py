@@ -51,7 +51,7 @@ def test_no_returns_section_is_split_at_a_colon():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_update_rule_is_typeset(name):
-    page = PAGES[f"optimizers/catalogue/{name}.md"]()
+    page = PAGES[f"optimizers/catalog/{name}.md"]()
     assert "$$" in page and "```text" not in page
 
 

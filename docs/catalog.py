@@ -1,4 +1,4 @@
-"""The pages of the catalogue: one per optimizer, an overview by family, wrappers, clips and schedules."""
+"""The pages of the catalog: one per optimizer, an overview by family, wrappers, clips and schedules."""
 
 from __future__ import annotations
 
@@ -143,17 +143,17 @@ def overview() -> str:
     found, parts = json.loads(DEVIATIONS.read_text()), []
     for title in [*FAMILIES, "Others"]:
         rows = [
-            f"[`{name}`](catalogue/{name}.md) | {summary(f)} | {paper(f)} | {state_bytes(f(1e-3))} | "
+            f"[`{name}`](catalog/{name}.md) | {summary(f)} | {paper(f)} | {state_bytes(f(1e-3))} | "
             f"{evidence(CASES[name], found)}"
             for name, f in ((name, OPTIMIZERS[name]) for name in members(title))
         ]
         if rows:
             head = ("name", "what it does", "paper", "bytes/ param", "tested against", "deviation")
             parts.append(f"## {title}\n\n{table(head, rows)}")
-    pages = "\n".join(f"catalogue/{name}" for name in sorted(OPTIMIZERS))
+    pages = "\n".join(f"catalog/{name}" for name in sorted(OPTIMIZERS))
     return "\n".join(
         [
-            f"{HEAD}# Catalogue of optimizers\n",
+            f"{HEAD}# Catalog of optimizers\n",
             f"{len(OPTIMIZERS)} optimizers by family; each name opens a page with the update rule, the arguments and "
             "the source.\n[Which optimizer?](choosing.md) helps to choose.\n",
             NOTE,
@@ -299,7 +299,7 @@ def details(functions: dict[str, Callable]) -> str:
         for name, f in functions.items()
         for first, *rest in [paragraphs(f)]
     )
-    return re.sub(r"\]\((\w+\.md)\)", r"](catalogue/\1)", text)
+    return re.sub(r"\]\((\w+\.md)\)", r"](catalog/\1)", text)
 
 
 def wrappers() -> str:
