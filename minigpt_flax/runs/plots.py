@@ -106,8 +106,10 @@ def draw_curves(figure: Figure, records: Sequence[Record], title: str) -> None:
     _validation(loss, records, COLORS[0], "-", "o", "validation split")
     loss.legend()
     lr.plot(*_series(records, LR), color=COLORS[3])
-    norm.plot(*_series(records, GRAD_NORM), color=COLORS[2], linewidth=0.8)
-    norm.set_yscale("log")
+    steps, norms = _series(records, GRAD_NORM)
+    norm.plot(steps, norms, color=COLORS[2], linewidth=0.8)
+    if any(value > 0 for value in norms):  # of data of one token they are all 0
+        norm.set_yscale("log")
     for axes, name in ((loss, "loss (nats/token)"), (lr, "learning rate"), (norm, "gradient norm")):
         style_axes(axes, name, ticks=6 if axes is loss else 3)
     figure.align_ylabels()
