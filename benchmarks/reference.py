@@ -164,7 +164,7 @@ def budget(part: Part, folder: Path) -> float:
 
 @contextmanager
 def clocked(path: Path) -> Iterator[None]:
-    """Adds the seconds of this session to those of earlier ones, even after an error."""
+    """Adds the seconds that the body takes to those of earlier calls, even after an error."""
     before = time.monotonic()
     try:
         yield
@@ -173,7 +173,7 @@ def clocked(path: Path) -> Iterator[None]:
 
 
 def spent(path: Path) -> float:
-    """Seconds of all sessions."""
+    """Seconds of all calls."""
     return json.loads(path.read_text()) if path.exists() else 0.0
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from docs.typeset import typeset
 from jaxopt_mini import CLIPS, OPTIMIZERS, SCHEDULES, WRAPPERS, adam, states
-from minigpt_flax.train.config.run_config import RATES
+from minigpt_flax.train.config.run_config import default_of
 from tests.cases import CASES
 from tests.cases_wrappers import WRAPPED
 
@@ -167,11 +167,12 @@ def page(name: str) -> str:
     """The page of an optimizer."""
     function, found = OPTIMIZERS[name], json.loads(DEVIATIONS.read_text())
     first, origin, *rest = paragraphs(function)
+    rate = default_of(name).keywords.get("lr", "none yet")
     apart = [text for text in rest if text.startswith(("Departures", "Notation"))]
     facts = {
         "Family": f"[{family(name)}](../index.md#{family(name).lower().replace(' ', '-')})",
         "State": f"{state_bytes(function(1e-3))} bytes per parameter",
-        "Learning rate": f"{default(name)[1] or 'none yet'}, the default of `train.py` on preset `nano`",
+        "Learning rate": f"{rate}, the default of `train.py` on preset `nano`",
         "Tested against": phrase(evidence(CASES[name], found)),
         "Source": source(function),
     }
@@ -197,13 +198,6 @@ def phrase(cells: str) -> str:
     """
     sources, deviation = cells.split(" | ")
     return f"{sources}; largest deviation {deviation}" if deviation else sources
-
-
-def default(name: str) -> tuple[str, str]:
-    """Keywords and learning rate that ``train.py`` takes by default; a new optimizer has none before a search."""
-    line = next((line for line in RATES.read_text().splitlines() if line.partition("(")[0] == name), "")
-    keywords, _, rate = line.removesuffix(")").partition("(")[2].rpartition("lr=")
-    return keywords.rstrip(", "), rate
 
 
 def source(function: Callable) -> str:
@@ -235,11 +229,13 @@ def legend(latex: str) -> str:
 
 def command(name: str) -> str:
     """The use from the command line, with the defaults that a search found."""
-    keywords, rate = default(name)
-    if not rate:
-        return f"    python train.py --opt {name}"
-    spec = f'"{name}({keywords})"' if keywords else name
-    return f"    python train.py --opt {name}\n\n{DEFAULTS}\n\n    python train.py --opt {spec} --lr {rate}"
+    line = f"    python train.py --opt {name}"
+    found = default_of(name)
+    if "lr" not in found.keywords:  # a new optimizer, before its search
+        return line
+    spec = str(found.without("lr"))
+    quoted = f'"{spec}"' if "(" in spec else spec
+    return f"{line}\n\n{DEFAULTS}\n\n    python train.py --opt {quoted} --lr {found.keywords['lr']}"
 
 
 def labeled(text: str) -> str:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.results import RESULTS
 from minigpt_flax.runs.style import INK, LINE, MUTED, label_ends, looks, style_axes, title
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "amd-epyc-2-cores.json"
+FILE = RESULTS / "amd-epyc-2-cores.json"
 SPELLED = {"adamw": "AdamW", "soap": "SOAP", "muon": "Muon", "sgd": "SGD", "nadamw": "NAdamW", "adam": "Adam"}
 DATA = {"pydocs": "the Python documentation", "shakespeare": "tiny Shakespeare"}
 
 
 def result_of(part: str) -> Mapping[str, Any]:
     """The result of a part of the comparison."""
-    return json.loads(RESULTS.read_text(encoding="utf-8"))[f"reference, {part}"]
+    return json.loads(FILE.read_text(encoding="utf-8"))[f"reference, {part}"]
 
 
 def recorded(part: str) -> bool:
