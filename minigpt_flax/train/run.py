@@ -32,6 +32,7 @@ from minigpt_flax.train.initial_weights import (
     first_state,
     initial_weights,
     known_tokenizer,
+    require_tokenizer,
 )
 from minigpt_flax.train.loop import Profiler, Result, fit_in
 from minigpt_flax.train.parallel.agreement import SAME_FILES, require_same, require_same_config, require_shared
@@ -82,6 +83,8 @@ def start(session: Session, compilation: throughput.Compilation) -> Result | Non
     source = initial_weights(session.given.get("init"))
     config = resolve(session.given, preset, fields_from_weights(session.given, source))
     named = None if options.name is None or options.out is None else RunFolder(Path(options.out) / options.name)
+    if session.data is None:
+        require_tokenizer(session.given, source, config.data)
     require_same_config(config)
     broadcast_from_first(lambda: named and named.require_free())
     session.keep_compiled()
@@ -134,6 +137,10 @@ def prepare(run: Run, session: Session) -> None:
     check_memory(run)
     for text in session.options.notices:
         session.reporter.warn(text)
+    for text in run.tokenizer.notes:
+        session.reporter.note(f"tokenizer  {text}", tokenizer=text)
+    for text in run.data.notes:
+        session.reporter.note(f"data       {text}", data=text)
     if count := run.data.replaced:
         session.reporter.note(f"text       {replacement_note(count)}", replaced=count)
     run.compile_in_background()

@@ -11,10 +11,12 @@ from minigpt_flax.model.huggingface import load_gpt2
 from minigpt_flax.runs.files import MARKER
 from minigpt_flax.train.restore import restore
 
+FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+
 
 def test_the_folder_holds_the_runs_model(trained, tmp_path, capfd):
     assert main(["export", str(trained), "--out", str(tmp_path / "out")]) == 0
-    assert "config.json, model.safetensors, of step " in capfd.readouterr().out
+    assert "config.json, model.safetensors, tokenizer.json, tokenizer_config.json, of step " in capfd.readouterr().out
     ours = restore(trained).params
     config, params = load_gpt2(tmp_path / "out")
     assert config.vocab_size == restore(trained).model.vocab_size
@@ -41,7 +43,7 @@ def test_a_full_disk_leaves_nothing(trained, tmp_path, capfd, monkeypatch):
     def full(path, content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr("minigpt_flax.model.huggingface.replace", full)
+    monkeypatch.setattr("minigpt_flax.model.weight_files.replace", full)
     assert main(["export", str(trained), "--out", str(tmp_path / "out")]) == 1
     said = capfd.readouterr().err
     assert "No space left on device; the folder was removed" in said and said.count("\n") == 1
@@ -55,4 +57,4 @@ def test_what_a_killed_export_left_is_replaced(trained, tmp_path):
     (left / "model.safetensors").write_bytes(b"half")
     assert main(["export", str(trained), "--out", str(tmp_path / "out")]) == 0
     assert os.listdir(tmp_path) == ["out"]
-    assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(tmp_path / "out")) == FILES
