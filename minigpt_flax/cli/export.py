@@ -74,7 +74,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, context: int) -> dict[st
     if model is None:
         return {}
     write_json(folder / TOKENIZER, model)
-    about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context}
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context, "padding_side": "left"}
     write_json(folder / "tokenizer_config.json", {**about, "clean_up_tokenization_spaces": False, **special})
     number_of = {token["content"]: token["id"] for token in model["added_tokens"]}
     return {f"{role}_id": number_of[token] for role, token in special.items()}

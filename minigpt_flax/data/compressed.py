@@ -17,6 +17,7 @@ from minigpt_flax.data.encodings import converting_line, utf16_of
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 
+_FED = 1 << 13  # compressed bytes at a time: they may expand ten thousandfold
 HEAD = 1 << 12  # bytes examined for UTF-16
 
 
@@ -25,7 +26,39 @@ def _zstd(path: Path) -> Any:
         import zstandard  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(f"{show(path)} needs the package zstandard: pip install zstandard") from error
-    return zstandard.open(path, "rb")
+    return _Zstd(path, zstandard.ZstdDecompressor().decompressobj)
+
+
+class _Zstd(io.RawIOBase):
+    """Reads Zstandard frames; unlike the package's own reader, it notices that the last one is incomplete."""
+
+    def __init__(self, path: Path, start_frame: Callable[[], Any]):
+        self._file, self._start_frame, self._frame, self._ready = path.open("rb"), start_frame, start_frame(), b""
+        self._inside = True
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready and (data := self._next()):
+            self._ready = self._frame.decompress(data)
+            self._inside = not self._frame.eof
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+    def _next(self) -> bytes:
+        """Compressed bytes of the current frame, or of the next one after its end."""
+        data = (self._frame.unused_data if self._frame.eof else b"") or self._file.read(_FED)
+        if not data and self._inside:
+            raise EOFError("the end of the last Zstandard frame is missing")
+        if self._frame.eof:
+            self._frame = self._start_frame()
+        return data
 
 
 COMPRESSED: dict[str, Callable[[Path], Any]] = {

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from minigpt_flax.invocation import quote, show
 
-SAMPLE = 1 << 15  # bytes examined, on each side of the first wrong byte
+EXAMINED = 1 << 20  # bytes searched for lines with other than ASCII, from the first wrong byte on
+SAMPLE = 1 << 15  # bytes of such lines
 MARKED = 8  # bytes without a mark that are too few to tell
 BOMS = {  # the longer ones first: UTF-32's starts like UTF-16's
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -51,7 +52,7 @@ def advice(path: Path, block: bytes, start: int) -> str:
       block: bytes of it.
       start: index of the first wrong byte.
     """
-    sample = _around(block, start)
+    sample = _foreign_lines(block, start)
     valid = sample.decode("utf-8", "replace")
     wrong = valid.count("\ufffd")
     if wrong * 10 < sum(character > "\x7f" for character in valid):
@@ -73,13 +74,11 @@ def _line(path: Path, encoding: str, option: str = "") -> str:
     return f"iconv {option}-f {encoding} -t utf-8 {quote(show(path))} > {quote(show(target))}"
 
 
-def _around(block: bytes, start: int) -> bytes:
-    """Return whole lines around a byte where possible, as a cut could fall inside a character."""
-    first, last = max(0, start - SAMPLE), start + SAMPLE
-    line = block.find(b"\n", first, start) if first else -1
-    first = line + 1 if line >= 0 else first
-    line = block.rfind(b"\n", start, last)
-    return block[first : line + 1 if line >= 0 else last]
+def _foreign_lines(block: bytes, start: int) -> bytes:
+    """Return the lines with other than ASCII from the line of a byte on; plain lines would outweigh them."""
+    lines = block[block.rfind(b"\n", 0, start) + 1 :][:EXAMINED].split(b"\n")
+    whole = lines[:-1] if len(lines) > 1 else lines  # the last may be cut inside a character
+    return b"\n".join(line for line in whole if not line.isascii())[:SAMPLE] or lines[-1]
 
 
 def detect(sample: bytes) -> str | None:

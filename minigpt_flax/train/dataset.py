@@ -93,7 +93,7 @@ def load_dataset(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_
     """Loads the sources of a run.
 
     Args:
-      config: its fields ``data``, ``mix`` and ``tokenizer`` are read.
+      config: its fields ``data``, ``mix``, ``tokenizer`` and ``val_tokens`` are read.
       tokenizer: of the run that is continued; None trains one, or takes that of the data.
       data_hash: SHA-256 of the data that the run began with; None takes any.
 
@@ -116,7 +116,8 @@ def load_dataset(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_
         tokenizer, more = choose_tokenizer(corpora, config.tokenizer)
         notes += more
     parts = tuple(
-        _part(corpus, name, tokenizer) for corpus, name in zip(corpora, short_names(config.data), strict=True)
+        _part(corpus, name, tokenizer, config.val_tokens)
+        for corpus, name in zip(corpora, short_names(config.data), strict=True)
     )
     weights = weights or by_size([len(part.train) for part in parts])
     return Dataset(parts, weights, tokenizer, sha256, sum(corpus.replaced for corpus in corpora), tuple(notes))
@@ -227,8 +228,9 @@ def _numbers(corpora: Sequence[Corpus]) -> Tokenizer:
     return max(found, key=lambda one: one.vocab_size)
 
 
-def _part(corpus: Corpus, name: str, tokenizer: Tokenizer) -> Part:
+def _part(corpus: Corpus, name: str, tokenizer: Tokenizer, val_tokens: int | None) -> Part:
     train, val = tokens_of(corpus, tokenizer)
+    val = val if val_tokens is None else val[: val_tokens + 1]  # the first token has no prediction
     known = not isinstance(tokenizer, Ids) and len(val) <= DECODED
     return Part(name, train, val, len(tokenizer.decode(np.asarray(val))) if known else None)
 

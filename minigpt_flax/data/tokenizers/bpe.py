@@ -7,6 +7,7 @@ Sennrich, Haddow, Birch 2016 (arXiv:1508.07909), on bytes and with GPT-2's word 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,8 @@ from minigpt_flax.runs.schema import brief, check_fields, check_range, check_typ
 
 _GROUP = 1 << 22  # characters encoded at once; limits the memory, about 50 bytes per character
 _PIECE = 1 << 16  # characters per task of a thread
+_RUN = 1 << 12  # characters of a word that are trained on at once; encoding does not split it
+_LONG = re.compile(rf"(?<!\S)\S{{{_RUN},}}|(?<!\s)\s{{{_RUN},}}")
 MAX_VOCAB_SIZE = 1 << 18  # of `bpe`: each merge costs training time, each token a row of the embedding
 END = "<|endoftext|>"  # GPT-2's name of the end-of-text token
 ROLES = ("bos_token", "eos_token", "pad_token")  # special tokens, as transformers names them
@@ -201,11 +204,26 @@ def bpe(text: Texts, *, vocab_size: int = 1024, eot: bool = False) -> Bpe:
         show_progress=False,
         max_token_length=CHARACTERS,
     )
-    inner.train_from_iterator((piece for text in pieces(text) for piece in cut(text, _PIECE)), trainer)
+    fed = (part for one in pieces(text) for piece in cut(one, _PIECE) for part in _with_short_runs(piece))
+    inner.train_from_iterator(fed, trainer)
     model = json.loads(inner.to_str())
     if eot:  # in the vocabulary and not as a special token, so that no text encodes to it
         model["model"]["vocab"][END] = inner.get_vocab_size()
     return Bpe(model)
+
+
+def _with_short_runs(text: str) -> Iterator[str]:
+    """Split runs of `_RUN` characters without space, or of space: training time is quadratic in the longest word.
+
+    >>> [len(part) for part in _with_short_runs("a" * 9000 + " b")]
+    [4096, 4096, 810]
+    """
+    start = 0
+    for run in _LONG.finditer(text):
+        for end in range(run.start() + _RUN, run.end() + 1, _RUN):
+            yield text[start:end]
+            start = end
+    yield text[start:]
 
 
 def hugging_face() -> Any:

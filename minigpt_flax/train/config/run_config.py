@@ -103,6 +103,9 @@ class RunConfig(Architecture):
     mesh: str | None = _flag(None, "devices", "AXIS=N,...", "axes data, zero, fsdp, tensor [data=ALL]", fixed=False)
 
     eval_every: int = _flag(250, "monitoring", "STEPS", "steps between validations and checkpoints", bound=COUNT)
+    val_tokens: int | None = _flag(
+        None, "monitoring", "N", "validate on the first N tokens of the split [all]", bound=TOKENS
+    )
     log_every: int = _flag(10, "monitoring", "STEPS", "steps between records of metrics", fixed=False, bound=COUNT)
     log: tuple[Spec, ...] = _flag(
         (), "monitoring", "NAME", "also log to tensorboard or wandb; repeatable", fixed=False, kind="logger"
