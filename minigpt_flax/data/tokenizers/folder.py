@@ -42,7 +42,7 @@ def read_folder(folder: Path) -> Bpe | None:
         model = read_json(folder / FILE, LIMIT)
     elif pair := next((pair for pair in FILES if all(os.path.lexists(folder / name) for name in pair)), None):
         _require(folder, " and ".join(pair), kind, BYTE_LEVEL_CLASSES)
-        model = _byte_level(*(folder / name for name in pair), settings)
+        model = _byte_level(folder / pair[0], folder / pair[1], settings)
     elif os.path.lexists(folder / WORDPIECE):
         _require(folder, WORDPIECE, kind, WORDPIECE_CLASSES)
         model = _wordpiece(folder / WORDPIECE, settings)
