@@ -81,3 +81,9 @@ def test_what_is_exact_or_not_finite_stays():
     rounded = stochastic_round(values, jnp.bfloat16, jax.random.key(1))
     np.testing.assert_array_equal(rounded.astype(jnp.float32), values)
     assert stochastic_round(values, jnp.float32, jax.random.key(1)) is values
+
+
+def test_nothing_positive_becomes_zero_without_signs():
+    array = jnp.asarray(10.0 ** np.arange(0.0, -30.0, -1.0), jnp.float32).at[-1].set(0.0)
+    back = dequantize(quantize(array))
+    assert jnp.all(back[:-1] > 0) and back[-1] == 0
