@@ -26,14 +26,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from benchmarks.results import RESULTS, environment, machine, save
+from docs.drawing import standings
+from docs.drawing.svg import save as save_twins
 from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser, number, whole
 from minigpt_flax.compare import comparison as comparisons, successive_halving
 from minigpt_flax.compare.collect import collect_runs
 from minigpt_flax.compare.comparison import Candidate, Comparison
-from minigpt_flax.compare.figures import losses, rates
+from minigpt_flax.compare.figures import rates
 from minigpt_flax.compare.runner import run_comparison
 from minigpt_flax.compare.statistics import CandidateRuns, Summary, summarize
 from minigpt_flax.compare.tables import as_values, markdown, text
@@ -41,6 +45,7 @@ from minigpt_flax.compare.traced_run import trace_run
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs.records import RunRecord
+from minigpt_flax.runs.style import RC
 from minigpt_flax.train.build import build
 from minigpt_flax.train.clock import spell
 from minigpt_flax.train.parallel.xla_flags import huge_pages
@@ -159,7 +164,7 @@ def budget(part: Part, folder: Path) -> float:
 
 @contextmanager
 def clocked(path: Path) -> Iterator[None]:
-    """Adds the seconds of this session to those of earlier ones, even after an error."""
+    """Adds the seconds that the body takes to those of earlier calls, even after an error."""
     before = time.monotonic()
     try:
         yield
@@ -168,7 +173,7 @@ def clocked(path: Path) -> Iterator[None]:
 
 
 def spent(path: Path) -> float:
-    """Seconds of all sessions."""
+    """Seconds of all calls."""
     return json.loads(path.read_text()) if path.exists() else 0.0
 
 
@@ -209,20 +214,28 @@ def section(
       facts: ``machine``, ``date``, and the ``expected`` and actual (``took``) duration.
       docs: folder of the page.
     """
-    by_name = {standing.name: standing for standing in verdict.results}
-    best = [
-        by_name[candidate.name] for candidate in part.comparison.candidates if by_name[candidate.name].mean is not None
-    ]
-    pictures = {"loss": losses(best), "rates": rates(entries)}
     cost = "{runs} runs in {took} (estimated: {expected}). Machine: {machine}, {date}."
     lines = [f"## {part.title}", "", cost.format(runs=part.comparison.runs, **facts), "", markdown(verdict)]
-    for name, figure in pictures.items():
-        if figure is not None:
-            path = docs / "pictures" / f"reference-{part.name}-{name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=72)
-            lines += [f"![{CAPTIONS[name]}](../pictures/{path.name})", ""]
+    for name in figures(part, entries, verdict, docs):
+        lines += [f"![{CAPTIONS[name]}](../pictures/reference-{part.name}-{name}.svg)", ""]
     return "\n".join(lines)
+
+
+def figures(part: Part, entries: Sequence[CandidateRuns], verdict: Summary, docs: Path) -> list[str]:
+    """Writes the figures that the runs have data for; returns their names.
+
+    ``python -m docs.drawing`` draws ``loss`` from the recorded result; ``rates`` needs the runs of the search.
+    """
+    result = {**with_curves(verdict), "steps": part.comparison.steps}
+    drawn = []
+    with rc_context(RC):
+        loss = Figure(layout="constrained")
+        standings.losses(loss, result, standings.DATA[part.name])
+        for name, figure in {"loss": loss, "rates": rates(entries)}.items():
+            if figure is not None:
+                save_twins(figure, docs / "pictures" / f"reference-{part.name}-{name}.svg")
+                drawn.append(name)
+    return drawn
 
 
 def write(sections: Mapping[str, str], steps: int, docs: Path) -> Path:

@@ -1,22 +1,23 @@
-"""Handwritten digits, in Flax NNX: ``python examples/digits_nnx.py``.
+"""Handwritten digits in Flax NNX, with Muon.
 
-The data, 1797 images of 8 x 8 pixels, comes with scikit-learn. Install it with ``pip install -e '.[gpt,examples]'``.
-``nnx.Optimizer`` accepts our optimizers like Optax's; here Muon updates the hidden matrices and AdamW the rest.
+``nnx.Optimizer`` accepts these optimizers like Optax's. Here gradients are clipped, Muon updates the hidden matrices,
+and AdamW the rest. The data, 1797 images of 8 x 8 pixels, comes with scikit-learn; in a clone of the repository,
+``pip install ".[examples]"`` installs it::
+
+    python examples/digits_nnx.py
+
+It prints the loss every 50 steps, and ends with::
+
+    test accuracy 98.1% (360 images)
 """
-
-import sys
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from sklearn.datasets import load_digits
 
 from jaxopt_mini import chain, clip_by_norm, muon, warmup_cosine
-
-try:
-    from sklearn.datasets import load_digits
-except ImportError:
-    sys.exit("this example needs scikit-learn: pip install scikit-learn")
 
 
 class Network(nnx.Module):

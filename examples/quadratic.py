@@ -1,9 +1,16 @@
-"""Optimizers on an ill-conditioned quadratic: ``python examples/quadratic.py``.
+"""Optimizers on an ill-conditioned quadratic.
 
 The curvatures of the loss range from 1 to 1000. The largest one bounds the learning rate, so progress along the
 smallest one is slow. Gradient descent needs a number of steps proportional to their ratio, momentum to its square root.
 Adam rescales each coordinate separately. This helps if the valley is aligned with the coordinate axes, and much less if
-it is rotated. SOAP preconditions whole matrices, and so rotates its coordinates with the valley.
+it is rotated. SOAP preconditions whole matrices, and so rotates its coordinates with the valley::
+
+    python examples/quadratic.py
+
+It prints the loss after 400 steps in both valleys; for example::
+
+    adam                      1.1e-15        0.03
+    soap                      0.00022     0.00033
 """
 
 import jax

@@ -1,6 +1,6 @@
-"""A GPT in Flax, and its training with any optimizer of Optax's form. The names below are the public interface.
+"""A GPT in Flax, trained with any Optax-compatible optimizer. The names below are the public interface.
 
-They are imported when they are first used: ``import minigpt_flax`` imports neither JAX nor anything else that is heavy.
+They are imported when they are first used: ``import minigpt_flax`` does not import JAX or other slow packages.
 """
 
 from __future__ import annotations

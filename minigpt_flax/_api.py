@@ -52,8 +52,8 @@ def train(
         Optax-compatible transformation, which is then the whole optimizer, with its own learning rate and clipping.
       data: a corpus, file, folder, pattern or ``hf:NAME``, or several; an array of token ids, or a pair of arrays to
         train and validate on; or a :class:`Dataset`.
-      preset: fills the fields that aren't given; None takes ``nano`` on a CPU and ``char`` on an accelerator.
-      out: folder that holds the runs; None keeps nothing on disk.
+      preset: defaults of the fields that aren't given; None selects ``nano`` on a CPU and ``char`` on an accelerator.
+      out: folder that holds the runs; None saves nothing to disk.
       name: the run's folder is ``out/name``; None chooses one.
       resume: folder of a run to continue; larger ``steps`` extend it, if its schedule allows that.
       callbacks: :class:`Callback` objects or functions ``(step, metrics)``, called one step late.
@@ -63,12 +63,12 @@ def train(
       **fields: fields of :class:`RunConfig`, such as ``steps``, ``lr`` or ``width``.
 
     Returns:
-      The run after training: ``params``, ``val_loss``, ``history``, ``folder``.
+      The run after training, with ``params``, ``val_loss``, ``history``, ``folder``.
 
     Raises:
       UserError: an argument is wrong.
       Diverged: the loss, a gradient or a parameter isn't finite.
-      TrainingFailed: something can't be written.
+      TrainingFailed: a file can't be written.
       KeyboardInterrupt: a signal ended the run; it is saved.
 
     >>> result = train(opt="lion", preset="nano", steps=2, layers=1, out=None, quiet=True)
@@ -99,7 +99,7 @@ def _optimizer(
         return None, {} if opt is None else {"opt": opt}
     if isinstance(opt, GradientTransformation) or is_transformation(opt):
         if both := sorted(IN_PLACE_OF_SPECS.keys() & fields.keys()):
-            raise UserError(f"{both[0]} is part of the optimizer that you pass as an object: leave it out")
+            raise UserError(f"{both[0]} is part of the optimizer that you pass as an object: omit it")
         return cast(GradientTransformation, opt), {} if resumes else {**IN_PLACE_OF_SPECS, "group": "none"}
     if callable(opt):
         return None, {"opt": name_of(opt)}
@@ -121,7 +121,7 @@ def _are_names(data: Any) -> bool:
 
 
 def _finished(path: Path, optimizer: Any, data: Dataset | None, trust: bool) -> Result:
-    """The result of a run that has nothing left to do."""
+    """The result of a run that is finished already."""
     run, state = reopen(path, "last", trust=trust, optimizer=optimizer, dataset=data)
     return Result(run, state, path, RunFolder(path).records(), Clock())
 
@@ -153,15 +153,15 @@ def compare(
     quiet: bool = False,
     **fields: Any,
 ) -> ComparisonResult:
-    """Compares optimizers, as the command ``compare`` does; what is finished already isn't trained again.
+    """Compares optimizers, as the command ``compare`` does; finished runs aren't trained again.
 
     Args:
       opt: specs or factories, at least two of them, or one with several schedules.
       schedule: specs of learning-rate schedules; none takes the preset's.
       lr: learning rate or rates to try; ``"auto"`` searches; None takes each optimizer's own.
       seeds: number of runs of each candidate, with seeds from ``seed`` up.
-      target: validation loss to reach; None takes what the first candidate reached.
-      preset: fills the fields that aren't given.
+      target: validation loss to reach; None uses the final loss of the first candidate.
+      preset: defaults of the fields that aren't given.
       out: folder that holds the comparison.
       name: its folder is ``out/name``; None derives one from the candidates.
       vmap: train runs of one optimizer together, in one program.

@@ -1,6 +1,6 @@
-"""Packages that can be called: ``minigpt_flax.train`` is a package and the function of the public interface.
+"""Callable packages: ``minigpt_flax.train`` is a package and the function of the public interface.
 
-An attribute can't be both, and which of the two it were would depend on the order of imports.
+One attribute can't refer to both, and the result would depend on the order of imports.
 """
 
 from __future__ import annotations

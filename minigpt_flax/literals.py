@@ -92,7 +92,7 @@ def problem(parameter: inspect.Parameter, value: Any) -> str | None:
     kinds = list(dict.fromkeys(literal.what for literal in allowed if literal.what is not None))
     got = f"got {shortened(repr(value))}"
     if not kinds:
-        return f"{parameter.name} can only be set in Python, {got}: leave it out"
+        return f"{parameter.name} can only be set in Python, {got}: omit it"
     return f"{parameter.name} takes {' or '.join(kinds)}, {got}"
 
 

@@ -199,8 +199,11 @@ def partial_bind(
         bound = inspect.signature(row).bind(*[None] * leading, *spec.args, **context, **spec.keywords)
     except TypeError as error:
         shown = signature(row, skip=leading, without=offered or ())
-        raise UserError(f"{kind} '{spec}' has too many or too few values: write {shown}") from error
-    for key, value in () if spec.is_external else bound.arguments.items():  # others annotate as they like
+        reason = "has too many or too few values"
+        if spec.is_external:
+            reason = "has a factory that takes other arguments than the learning rate and these keywords"
+        raise UserError(f"{kind} '{spec}' {reason}: write {shown}") from error
+    for key, value in () if spec.is_external else bound.arguments.items():  # external factories may use any annotations
         wrong = problem(parameters[key], value) if key in names and key not in context else None
         if wrong is not None:
             raise UserError(f"{kind} {spec.name!r}: {wrong}")

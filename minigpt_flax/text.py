@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Any
 
 # C0 except tab and newline, DEL and C1, soft hyphen, zero width, bidirectional and line controls, surrogates, tags.
@@ -44,8 +46,11 @@ def width(text: str) -> int:
     >>> width("abc"), width("实验"), width("é")
     (3, 4, 1)
     """
-    columns = lambda c: 0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
-    return sum(map(columns, text))
+    return sum(map(_columns, text))
+
+
+def _columns(character: str) -> int:
+    return 0 if unicodedata.combining(character) else 1 + (unicodedata.east_asian_width(character) in "WF")
 
 
 def pad(text: str, columns: int) -> str:
@@ -59,11 +64,10 @@ def cut(text: str, columns: int) -> str:
     >>> cut("abcdef", 6), cut("abcdef", 5), cut("实验一", 5)
     ('abcdef', 'abc..', '实..')
     """
-    if width(text) <= columns:
+    ends = list(accumulate(map(_columns, text)))  # the columns up to and including each character
+    if not ends or ends[-1] <= columns:
         return text
-    while width(text) > columns - 2:
-        text = text[:-1]
-    return f"{text}.."
+    return f"{text[: bisect_right(ends, columns - 2)]}.."
 
 
 def shortened(text: str, length: int = 40) -> str:

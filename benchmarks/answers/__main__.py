@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from matplotlib import rc_context
+
 from benchmarks.answers import decay, geometry, page, schedules
 from benchmarks.answers.small import Kept
 from benchmarks.results import RESULTS, environment, machine, save
@@ -12,6 +14,7 @@ from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invocation import show
+from minigpt_flax.runs.style import RC
 
 PAGES = {"decay": decay.answer, "geometry": geometry.answer, "schedules": schedules.answer}
 DOCS = Path(__file__).parents[2] / "docs" / "answers"
@@ -32,7 +35,8 @@ def run(arguments: list[str]) -> int:
             raise UserError(f"no page is called {name!r}{nearest(name, PAGES)}; there are: {', '.join(PAGES)}")
     for name in given["names"] or PAGES:
         kept = Kept(given["out"] / f"{name}.json")
-        pictures, facts = PAGES[name](kept)
+        with rc_context(RC):
+            pictures, facts = PAGES[name](kept)
         facts |= {"seconds": f"{kept.seconds:,.0f}", "machine": machine()}
         print(f"wrote {show(page.write(given['docs'], name, pictures, facts))}")
         save(given["results"] or RESULTS / f"{machine()}.json", f"answers, {name}", {**environment(), **facts})

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from benchmarks.answers.small import Kept, config, mean_loss
 from jaxopt_mini import adam, adamw, add_decayed_weights, apply_updates, chain, clip_by_norm, warmup_cosine
 from minigpt_flax.compare.statistics import LEVEL, p_value, sem
-from minigpt_flax.runs.plots import COLORS, DASHES, style_axes
+from minigpt_flax.runs.style import DASHES, label_ends, looks, style_axes, title
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.optimizer import decay_mask
 
@@ -114,37 +114,32 @@ def means(losses: Mapping[Any, float], kind: str) -> np.ndarray:
 
 
 def pictures(found: Mapping[str, Any]) -> dict[str, Figure]:
-    """Loss over decay and rate, and two weights that shrink."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    """Loss over decay and learning rate, and two weights that shrink."""
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    title(figure, "Final loss over weight decay and learning rate")
     grids = {kind: means(found["losses"], kind) for kind in DECAYS}
     low = min(grid.min() for grid in grids.values())
     for axes, (kind, grid) in zip(figure.subplots(1, 2), grids.items(), strict=True):
-        axes.imshow(grid, cmap="cividis_r", vmin=low, vmax=low + 1, aspect="auto", origin="lower")
+        axes.imshow(grid, cmap="Blues", vmin=low - 0.05, vmax=low + 0.4, aspect="auto", origin="lower")
         for (i, j), value in np.ndenumerate(grid):
             weight = "bold" if value == grid.min() else "normal"
-            axes.text(
-                j,
-                i,
-                f"{value:.3f}",
-                ha="center",
-                va="center",
-                weight=weight,
-                color="white" if value > low + 0.5 else "black",
-            )
+            color = "white" if value > low + 0.2 else "black"
+            axes.text(j, i, f"{value:.3f}", ha="center", va="center", weight=weight, color=color)
         axes.set_xticks(range(len(RATES)), [f"{rate:g}" for rate in RATES])
         axes.set_yticks(range(len(DECAYS[kind])), [f"{decay:g}" for decay in DECAYS[kind]])
         axes.set_xlabel("peak learning rate")
-        axes.set_ylabel("decay")
-        axes.set_title(kind, fontsize="medium")
-    toy = Figure(figsize=(7, 3.4), layout="constrained")
+        axes.set_ylabel("weight decay")
+        axes.set_title(kind)
+    toy = Figure(figsize=(6.5, 4), layout="constrained")
+    title(toy, "AdamW shrinks both weights alike; an L2 penalty\nhardly shrinks the one with noisy gradients")
     axes = toy.subplots()
-    for i, (kind, curves) in enumerate(found["shrink"].items()):
-        for j, (noise, curve) in enumerate(zip(NOISES, curves, strict=True)):
-            steps = np.linspace(0, TOY_STEPS, len(curve))
-            axes.plot(steps, curve, color=COLORS[i], linestyle=DASHES[j], label=f"{kind}, noise {noise:g}")
+    for kind, name in (("Adam + L2", "adam"), ("AdamW", "adamw")):
+        for noise, dash, curve in zip(NOISES, DASHES, found["shrink"][kind], strict=False):
+            steps, color = np.linspace(0, TOY_STEPS, len(curve)), looks([name])[0]["color"]
+            axes.plot(steps, curve, color=color, linestyle=dash, label=f"{kind}, noise {noise:g}")
     axes.set_xlabel("step")
-    axes.legend(frameon=False)
     style_axes(axes, "weight")
+    label_ends(axes)
     return {"grid": figure, "shrink": toy}
 
 

@@ -17,7 +17,20 @@ from benchmarks.answers import edge, page
 from benchmarks.answers.small import Kept, config, mean_loss
 from jaxopt_mini import adam, apply_updates, momentum, rmsprop, sgd, sign_sgd
 from minigpt_flax.diagnose.edge_of_stability import STABILITY_BOUNDS, optimizer_keywords
-from minigpt_flax.runs.plots import COLORS, DASHES, style_axes
+from minigpt_flax.runs.style import (
+    COLORS,
+    DASHES,
+    FAINT,
+    INK,
+    MUTED,
+    compact,
+    label_ends,
+    legend,
+    looks,
+    power,
+    style_axes,
+    title,
+)
 from minigpt_flax.train.build import build
 from minigpt_flax.train.curvature_probes import largest_eigenvalue, signs
 
@@ -123,7 +136,8 @@ def measure(kept: Kept) -> dict[str, Any]:
 
 def surfaces(ways: Mapping[tuple[str, str], Mapping[str, Any]]) -> Figure:
     """The ways over the three surfaces."""
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    title(figure, "Five optimizers, each at its fastest learning rate")
     boxes = {
         "quadratic": (-4.5, 1.5, -1.6, 1.6),
         "Rosenbrock": (-1.6, 1.4, -0.6, 1.6),
@@ -131,66 +145,70 @@ def surfaces(ways: Mapping[tuple[str, str], Mapping[str, Any]]) -> Figure:
     }
     for axes, (surface, (function, _, _)) in zip(figure.subplots(1, 3), SURFACES.items(), strict=True):
         left, right, low, high = boxes[surface]
-        x, y = np.meshgrid(np.linspace(left, right, 120), np.linspace(low, high, 120))
+        x, y = np.meshgrid(np.linspace(left, right, 60), np.linspace(low, high, 60))
         values = function(x, y)
-        axes.contour(
-            x, y, values, levels=values.min() + np.geomspace(1e-3, np.ptp(values), 14), colors="0.85", linewidths=0.8
-        )
-        for i, name in enumerate(OPTIMIZERS):
+        levels = values.min() + np.geomspace(1e-2, np.ptp(values), 9)
+        axes.contour(x, y, values, levels=levels, colors=FAINT, linewidths=1)
+        for name, line in zip(OPTIMIZERS, looks(list(OPTIMIZERS)), strict=True):
             trail = np.array(ways[name, surface]["trail"])
-            axes.plot(*trail.T, color=COLORS[i], linestyle=DASHES[i % len(DASHES)], linewidth=1.2, label=name)
-        axes.set_xlim(left, right)
-        axes.set_ylim(low, high)
-        axes.set_title(surface, fontsize="medium")
-        style_axes(axes, "")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+            axes.plot(*trail.T, linewidth=1.4, label=name, **line | {"marker": ""})
+        axes.set(xlim=(left, right), ylim=(low, high))
+        axes.set_title(surface)
+        style_axes(axes, "", ticks=3)
+        axes.grid(False)
+    legend(figure)
     return figure
 
 
 def bound(found: Mapping[str, Any]) -> Figure:
     """Gradient descent below its bound."""
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = Figure(figsize=(6.5, 3.8), layout="constrained")
+    title(figure, "Gradient descent stays below its bound")
     axes = figure.subplots()
-    axes.loglog(found["steps"], found["gap"], color=COLORS[0], label="loss - least loss")
-    axes.loglog(found["steps"], found["bound"], color=COLORS[1], linestyle="--", label=r"$|w_0 - w^*|^2 / (2 \eta T)$")
-    axes.set_xlabel("steps T")
-    axes.legend(frameon=False)
-    style_axes(axes, "nats")
+    axes.loglog(found["steps"], found["gap"], color=COLORS[0], label="measured")
+    axes.loglog(found["steps"], found["bound"], color=COLORS[4], linestyle="--", label="bound")
+    axes.set_xlabel("step T")
+    axes.set_title("logistic regression; the bound is |w\u2080 - w*|\u00b2 / (2 \u03b7 T)")
+    style_axes(axes, "loss - minimum (nats)")
+    label_ends(axes)
     return figure
 
 
 def gpt(found: Mapping[str, Any]) -> Figure:
     """Sharpness and the steepest way down while the GPT trains."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    title(figure, "The Hessian of the GPT always has negative eigenvalues")
     for axes, (opt, curves) in zip(figure.subplots(1, 2), found.items(), strict=True):
         axes.plot(curves["step"], curves["top"], "-o", color=COLORS[0], markersize=4, label="largest eigenvalue")
-        axes.plot(curves["step"], curves["bottom"], "--s", color=COLORS[1], markersize=4, label="smallest eigenvalue")
-        axes.plot(curves["step"][1:], curves["bound"][1:], ":", color="black", label="2 / rate")
+        axes.plot(curves["step"], curves["bottom"], "--s", color=COLORS[4], markersize=4, label="smallest eigenvalue")
+        axes.plot(curves["step"][1:], curves["bound"][1:], ":", color=INK, label="2 / learning rate")
         axes.set_yscale("symlog", linthresh=1)
-        axes.axhline(0, color="0.8", linewidth=0.8)
-        axes.set_title(opt, fontsize="medium")
+        axes.axhline(0, color=MUTED, linewidth=0.8)
+        axes.set_title(opt)
         axes.set_xlabel("step")
-        style_axes(axes, "curvature" if opt == "sgd" else "")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        style_axes(axes, "curvature" if opt == "sgd" else "", ticks=4)
+        axes.yaxis.set_major_formatter(compact)
+    legend(figure)
     return figure
 
 
 def stability(found: Mapping[tuple[str, float], Any]) -> Figure:
     """Curvature over its bound, and the loss."""
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    figure = Figure(figsize=(6.5, 5), layout="constrained")
+    title(figure, "The curvature rises to its bound and stays there,\nwhile the loss keeps falling")
     grid = figure.subplots(2, 2, sharex=True)
     for column, (name, (word, _, rates)) in enumerate(edge.RUNS.items()):
-        for i, lr in enumerate(rates):
-            curves, how = found[name, lr], {"color": COLORS[i], "linestyle": DASHES[i], "label": f"rate {lr:g}"}
+        for lr, color, dash in zip(rates, (COLORS[0], COLORS[4]), DASHES, strict=False):
+            curves, how = found[name, lr], {"color": color, "linestyle": dash, "label": f"lr {power(lr)}"}
             factor = _factor(word)
             grid[0, column].plot(curves["step"], np.array(curves["curvature"]) * lr / factor, **how)
             grid[1, column].semilogy(curves["step"], curves["loss"], **how)
-        grid[0, column].axhline(1, color="black", linewidth=0.8)
-        grid[0, column].set_title(f"{name}: bound {factor:g} / rate", fontsize="medium")
+        grid[0, column].axhline(1, color=INK, linewidth=1)
+        grid[0, column].set_title(f"{name}: bound {factor:g} / lr")
         grid[1, column].set_xlabel("step")
-        grid[1, column].legend(frameon=False)
-        style_axes(grid[0, column], "curvature / bound" if column == 0 else "")
-        style_axes(grid[1, column], "loss" if column == 0 else "")
+        grid[1, column].legend()
+        style_axes(grid[0, column], "curvature / bound" if column == 0 else "", ticks=4)
+        style_axes(grid[1, column], "loss" if column == 0 else "", ticks=4)
     return figure
 
 

@@ -8,7 +8,8 @@ from string import Template
 
 from matplotlib.figure import Figure
 
-DPI = 72  # keeps a picture below 100 kB
+from docs.drawing.svg import save
+
 TEMPLATES = Path(__file__).parent
 
 
@@ -24,8 +25,8 @@ def write(folder: Path, name: str, pictures: Mapping[str, Figure], facts: Mappin
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for label, figure in pictures.items():
-        files[label] = f"{name}-{label}.png"
-        figure.savefig(folder / files[label], dpi=DPI)
+        files[label] = f"{name}-{label}.svg"
+        save(figure, folder / files[label])
     template = Template((TEMPLATES / f"{name}.md").read_text(encoding="utf-8"))
     page = folder / f"{name}.md"
     page.write_text(template.substitute({**files, **facts}), encoding="utf-8")

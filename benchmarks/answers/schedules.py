@@ -17,7 +17,7 @@ from benchmarks.answers.small import Kept, batches, config, final_loss
 from jaxopt_mini import SCHEDULES
 from minigpt_flax.compare.statistics import sem
 from minigpt_flax.compare.traced_run import TracedRun, rate_tables, trace_run
-from minigpt_flax.runs.plots import COLORS, DASHES, style_axes
+from minigpt_flax.runs.style import COLORS, MUTED, style_axis, title
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import RunConfig
 
@@ -35,7 +35,6 @@ IN_SHORT = ("constant", "warmup_constant", "warmup_cosine", "wsd")
 WARMED = {"cosine": "warmup_cosine", "linear": "warmup_linear", "constant": "warmup_constant"}
 Losses = Mapping[tuple[str, float, int], float | None]
 Ranked = dict[str, tuple[float, list[float]]]
-SHOWN = ("constant", "step", "cosine", "one_cycle", "inverse_sqrt", "wsd", "warmup_linear")  # in the picture of rates
 
 
 def smaller(size: Size, **more: Any) -> RunConfig:
@@ -88,21 +87,24 @@ def best(losses: Losses) -> dict[str, tuple[float, list[float]]]:
 
 
 def pictures(shapes: Mapping[str, list[float]], ranked: Ranked) -> dict[str, Figure]:
-    """The rates over the run, and the final losses."""
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    rates, finals = figure.subplots(1, 2, width_ratios=(1, 1.2))
-    for i, name in enumerate(SHOWN):
-        how = {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i % len(DASHES)]}
-        rates.plot(np.array(shapes[name]) / max(shapes[name]), label=name, **how)
-    rates.set_xlabel("step")
-    rates.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    style_axes(rates, "rate / peak")
-    for i, (_, values) in enumerate(reversed(ranked.values())):
-        finals.plot(values, [i] * len(values), ".", color="0.6")
+    """The learning rates over the run, and the final losses."""
+    figure = Figure(figsize=(6.5, 5.5), layout="constrained")
+    means = [statistics.fmean(values) for _, values in ranked.values()]
+    title(figure, f"{next(iter(ranked))} ends {means[-1] - means[0]:.2f} nats below {list(ranked)[-1]}")
+    grid = figure.add_gridspec(len(ranked), 2, width_ratios=(1, 4), hspace=0.05)
+    finals = figure.add_subplot(grid[:, 1])
+    for i, (name, (_, values)) in enumerate(ranked.items()):
+        finals.plot(values, [i] * len(values), ".", color=MUTED)
         finals.plot([statistics.fmean(values)], [i], "D", color=COLORS[0])
-    finals.set_yticks(range(len(ranked)), list(reversed(ranked)))
-    finals.set_xlabel("final validation loss (nats/token): mean, and each seed")
-    style_axes(finals, "")
+        shape = figure.add_subplot(grid[i, 0])
+        shape.plot(np.array(shapes[name][:: max(1, len(shapes[name]) // 100)]), color=COLORS[0], linewidth=1.2)
+        shape.set_axis_off()
+    finals.set_yticks(range(len(ranked)), list(ranked))
+    finals.set_xlabel("final validation loss (nats/character)")
+    finals.set_title("mean (diamond) and each seed")
+    finals.grid(True)
+    finals.set_ylim(len(ranked) - 0.5, -0.5)
+    style_axis(finals.xaxis)
     return {"final": figure}
 
 

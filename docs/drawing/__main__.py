@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from docs.drawing import descent, geometry, minigpt, schedules, stability
-from docs.drawing.canvas import save
+from docs.drawing import descent, geometry, minigpt, schedules, stability, standings
+from docs.drawing.svg import save
+from minigpt_flax.runs.style import RC
 
-FOLDER = Path(__file__).parents[1] / "pictures"
-PICTURES: dict[str, Callable[[Figure, bool], None]] = {
+FOLDER = Path(__file__).parents[1]
+COURSE: dict[str, Callable[[Figure, bool], None]] = {
     "convex": geometry.convex,
     "valley": geometry.valley,
     "saddle": geometry.saddle,
@@ -31,14 +34,26 @@ PICTURES: dict[str, Callable[[Figure, bool], None]] = {
     "moments": minigpt.moments,
     "landscape": minigpt.landscape,
 }
+RESULTS: dict[str, Callable[[Figure, bool], None]] = {
+    "demo": minigpt.demo,
+    **{f"reference-{part}-loss": partial(standings.draw, part) for part in standings.DATA if standings.recorded(part)},
+}
+PICTURES = COURSE | RESULTS
 
 
 def draw(name: str, folder: Path, quick: bool = False) -> Path:
-    """Draws a picture into a folder; ``quick`` takes few steps, to see that it can be drawn."""
-    figure = Figure(layout="constrained")
-    PICTURES[name](figure, quick)
-    path = folder / f"{name}.png"
-    save(figure, path)
+    """Draws a picture and its dark twin; those of the course in Chinese too.
+
+    Args:
+      name: one of ``PICTURES``.
+      folder: of the pages; pictures go to ``pictures/`` and ``zh/pictures/``.
+      quick: takes few steps, to see that it can be drawn.
+    """
+    path = folder / "pictures" / f"{name}.svg"
+    with rc_context(RC):
+        figure = Figure(layout="constrained")
+        PICTURES[name](figure, quick)
+        save(figure, path, folder / "zh" / "pictures" if name in COURSE else None)
     return path
 
 

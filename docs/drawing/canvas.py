@@ -1,21 +1,19 @@
-"""What the pictures share: a walk of an optimizer, contours under it, lines that can be told apart without colour."""
+"""What the pictures share: a walk of an optimizer, contours under it, lines that can be told apart without color."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from jaxopt_mini import apply_updates
-from minigpt_flax.runs.plots import COLORS, DASHES, MARKERS, style_axes
+from minigpt_flax.runs.style import FAINT, label_ends, look, looks, style_axes
 
-DPI = 100  # with 256 colours a picture stays below 80 kB
+SEPARATE = (0, 4, 8, 3, 7, 10)  # the line styles of lines that aren't optimizers: those that differ most
 QUICK = 50  # times fewer steps, to see that a picture can be drawn
 
 
@@ -54,42 +52,59 @@ def answers(tx: Any, gradients: Any, start: Any) -> np.ndarray:
     return np.asarray(jax.lax.scan(step, tx.init(start), jnp.asarray(gradients))[1])
 
 
-def contours(axes: Axes, loss: Callable, x: tuple[float, float], y: tuple[float, float], levels: int = 14) -> None:
-    """Contours of a loss of two parameters in grey; their distance is even in the fourth root of the height."""
-    across, up = np.meshgrid(np.linspace(*x, 160), np.linspace(*y, 160))
+def contours(axes: Axes, loss: Callable, x: tuple[float, float], y: tuple[float, float], levels: int = 9) -> None:
+    """Contours of a loss of two parameters in gray; their distance is even in the fourth root of the height."""
+    across, up = np.meshgrid(np.linspace(*x, 48), np.linspace(*y, 48))
     height = np.asarray(jax.vmap(jax.vmap(loss))(jnp.stack([across, up], axis=-1)))
     even = (height - height.min()) ** 0.25
-    axes.contour(across, up, even, levels=levels, colors="0.75", linewidths=0.6)
+    axes.contour(across, up, even, levels=levels, colors=FAINT, linewidths=1.0)
     axes.set(xlim=x, ylim=y)
 
 
-def line(axes: Axes, i: int, x: Any, y: Any, label: str | None = None, marks: Sequence[int] = ()) -> None:
-    """The i-th line of a picture: its own colour and dash, and its own marker at the indices ``marks``."""
+def line(axes: Axes, i: int | str, x: Any, y: Any, label: str | None = None, marks: Sequence[int] = ()) -> None:
+    """A line of a picture: its own color and dash, and its own marker at the indices ``marks``.
+
+    Args:
+      axes: where.
+      i: number of the line, or the name of an optimizer, which has the same line in all pictures.
+      x: float[n].
+      y: float[n].
+      label: for the legend or the end of the line.
+      marks: indices.
+    """
+    own = looks([i])[0] if isinstance(i, str) else look(SEPARATE[i])
+    x, y = thinned(np.asarray(x, float), np.asarray(y, float)) if not len(marks) else (x, y)
     axes.plot(
         x,
         y,
-        color=COLORS[i % len(COLORS)],
-        linestyle=DASHES[i % len(DASHES)],
-        linewidth=1.5,
-        marker=MARKERS[i % len(MARKERS)] if len(marks) else None,
+        color=own["color"],
+        linestyle=own["linestyle"],
+        marker=own["marker"] if len(marks) else None,
         markevery=list(marks) or None,
-        markersize=4,
+        markersize=5,
         label=label,
     )
 
 
-def finish(axes: Axes, title: str, x: str, y: str, legend: bool = True) -> None:
-    """Title, labels, a faint grid, and the legend without a box."""
-    style_axes(axes, y)
+def thinned(x: np.ndarray, y: np.ndarray, most: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """At most about ``most`` points of a line, which is more than a screen shows."""
+    kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), most)).astype(int))
+    return x[kept], y[kept]
+
+
+def finish(axes: Axes, title: str, x: str, y: str, ends: bool = False, ticks: int = 5) -> None:
+    """Title, labels and a faint grid.
+
+    Args:
+      axes: what is drawn.
+      title: above the axes.
+      x: label.
+      y: label.
+      ends: whether lines have their labels at their ends.
+      ticks: largest number of intervals of a linear axis.
+    """
+    style_axes(axes, y, ticks)
     axes.set_xlabel(x)
-    axes.set_title(title, fontsize=10)
-    if legend:
-        axes.legend(frameon=False, fontsize=8)
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Writes a picture in at most 256 colours, without the date and the version that would change it."""
-    from PIL import Image
-
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
-    Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
+    axes.set_title(title)
+    if ends:
+        label_ends(axes)

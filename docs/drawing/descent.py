@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from docs.drawing.canvas import answers, contours, finish, line, places, steps
 from docs.drawing.geometry import horse, ravine
 from jaxopt_mini import adagrad, adam, adamw, add_decayed_weights, apply_updates, chain, ema, momentum, rmsprop, sgd
+from minigpt_flax.runs.style import INK, MUTED, title
 
 FAMILY = {"sgd": sgd, "momentum": momentum, "adagrad": adagrad, "rmsprop": rmsprop, "adam": adam}
 RATES = np.geomspace(1e-4, 3.0, 40)
@@ -31,18 +32,20 @@ PROBLEMS: dict[str, tuple[Any, ...]] = {  # loss, start, bounds of both axes, st
 
 
 def paths(figure: Figure, quick: bool) -> None:
-    """Five optimizers on three losses, each at the rate of a grid that has the least mean loss."""
-    figure.set_size_inches(9, 3.9)
+    """Five optimizers on three losses, each at the learning rate of a grid that has the least mean loss."""
+    figure.set_size_inches(6.5, 3.8)
+    title(figure, "Five optimizers, each at its best learning rate")
     for axes, (name, (loss, start, x, y, length, minima)) in zip(figure.subplots(1, 3), PROBLEMS.items(), strict=True):
         contours(axes, loss, x, y)
-        for i, make in enumerate(FAMILY.values()):
+        for opt, make in FAMILY.items():
             length = steps(length, quick)
             walked = places(loss, make(best_rate(loss, make, start, length)), start, length)
-            line(axes, i, *np.asarray(walked).T, marks=[0, *(2**k for k in range(10) if 2**k < length), length])
-        axes.plot(*zip(*minima, strict=True), "k+", markersize=10)
-        finish(axes, f"{name}, {length} steps", "", "", legend=False)
+            line(axes, opt, *np.asarray(walked).T, marks=[0, *(2**k for k in range(10) if 2**k < length), length])
+        axes.plot(*zip(*minima, strict=True), "+", color=INK, markersize=10)
+        finish(axes, name, "", "", ticks=3)
+        axes.grid(False)
     handles = figure.axes[0].lines[: len(FAMILY)]
-    figure.legend(handles, FAMILY, loc="outside lower center", ncols=len(FAMILY), frameon=False, fontsize=9)
+    figure.legend(handles, FAMILY, loc="outside lower center", ncols=len(FAMILY), columnspacing=1.2, handlelength=2)
 
 
 def best_rate(loss: Callable, make: Callable, start: Any, length: int) -> float:
@@ -54,54 +57,59 @@ def best_rate(loss: Callable, make: Callable, start: Any, length: int) -> float:
 
 def average(figure: Figure, quick: bool) -> None:
     """Momentum as an average: what it makes of a noisy gradient, and how much each past gradient weighs."""
-    figure.set_size_inches(8.5, 3.1)
-    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+    figure.set_size_inches(6.5, 3.6)
+    title(figure, "A larger b gives a smoother average that lags more")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     t = np.arange(steps(200, quick))
     truth = np.sin(2 * np.pi * t / 200)
     noisy = truth + np.random.default_rng(0).normal(scale=0.8, size=len(t))
-    left.plot(t, noisy, color="0.8", linewidth=1, label="gradients of minibatches")
-    left.plot(t, truth, color="0.4", linewidth=1, label="their mean")
+    left.plot(t, noisy, ".", color=MUTED, markersize=3)
+    left.plot(t, truth, color=MUTED, linewidth=1.2)
     for i, b in enumerate((0.5, 0.9, 0.98)):
-        line(left, i, t, answers(ema(b, debias=False), noisy, jnp.zeros(())), f"m, b = {b:g}")
+        line(left, i, t, answers(ema(b, debias=False), noisy, jnp.zeros(())), f"{b:g}")
         line(right, i, np.arange(60), answers(ema(b, debias=False), np.eye(1, 60)[0], jnp.zeros(())), f"b = {b:g}")
-    finish(left, "$m \\leftarrow b\\,m + (1-b)\\,g$", "step", "gradient")
+    left.set_ylim(-2.2, 2.2)
+    finish(left, "noisy gradients, their averages m", "step", "gradient")
     right.set_yscale("log")
     right.set_ylim(1e-4, 1)
-    finish(right, "weight of a gradient", "steps ago", "", legend=False)
+    right.legend()
+    finish(right, "weight in m", "steps ago", "")
 
 
 def rates(figure: Figure, quick: bool) -> None:
     """How long the steps are for gradients of 1 that become gradients of 10."""
-    figure.set_size_inches(8.5, 3.1)
+    figure.set_size_inches(6.5, 3.6)
+    title(figure, "Only SGD's steps stay ten times as large\nwhen the gradients grow tenfold")
     axes = figure.subplots()
     half = steps(300, quick)
     gradients = np.repeat([1.0, 10.0], half)
     rules = {
-        "sgd(0.01)": sgd(0.01),
-        "adagrad(0.1)": adagrad(0.1, initial_accumulator_value=0.0),
-        "rmsprop(0.01, decay=0.98)": rmsprop(0.01, decay=0.98),
-        "adam(0.01, b2=0.98)": adam(0.01, b2=0.98),
+        "sgd": sgd(0.01),
+        "adagrad": adagrad(0.1, initial_accumulator_value=0.0),
+        "rmsprop": rmsprop(0.01, decay=0.98),
+        "adam": adam(0.01, b2=0.98),
     }
-    for i, (name, tx) in enumerate(rules.items()):
-        line(axes, i, np.arange(2 * half), np.abs(answers(tx, gradients, jnp.zeros(()))), name)
+    for name, tx in rules.items():
+        line(axes, name, np.arange(2 * half), np.abs(answers(tx, gradients, jnp.zeros(()))), name)
     axes.set_yscale("log")
-    finish(axes, f"gradients of 1 for {half} steps, then of 10", "step", "length of the step")
+    finish(axes, "gradients of 1, then of 10", "step", "step size", ends=True)
 
 
 def decay(figure: Figure, quick: bool) -> None:
     """How much a decay of 0.5 shrinks a weight, against the size of its gradients."""
-    figure.set_size_inches(6.5, 3.1)
+    figure.set_size_inches(6.5, 3.6)
+    title(figure, "AdamW decays every weight alike; an L2 penalty\nspares the weights with large gradients")
     axes = figure.subplots()
     sizes = jnp.geomspace(0.01, 100, 60)
     plain = _after_three(adam(0.1), sizes)
     rules = {
-        "adamw: decay beside the gradient": adamw(0.1, weight_decay=0.5),
-        "adam with an L2 penalty: decay inside it": chain(add_decayed_weights(0.5), adam(0.1)),
+        "AdamW": ("adamw", adamw(0.1, weight_decay=0.5)),
+        "Adam + L2": ("adam", chain(add_decayed_weights(0.5), adam(0.1))),
     }
-    for i, (name, tx) in enumerate(rules.items()):
-        line(axes, i, sizes, plain - _after_three(tx, sizes), name)
+    for name, (opt, tx) in rules.items():
+        line(axes, opt, sizes, plain - _after_three(tx, sizes), name)
     axes.set_xscale("log")
-    finish(axes, "a weight of 1 after three gradients of +, -, +", "size of the gradients", "nearer to zero by")
+    finish(axes, "weight of 1, three steps, decay 0.5", "size of the gradients", "shrinkage", ends=True)
 
 
 def _after_three(tx: Any, sizes: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from docs.drawing.canvas import answers, finish, line, places, steps
 from jaxopt_mini import adam, chain, clip_by_norm, clip_by_value, sgd
+from minigpt_flax.runs.style import COLORS, FONT, MUTED, blend, title
 
 CLIPS = {
     "clip_by_norm(1.0)": clip_by_norm(1.0),
@@ -19,14 +20,14 @@ CLIPS = {
 
 def exploding(figure: Figure, quick: bool) -> None:
     """The gradient of a product of random matrices, against their number."""
-    figure.set_size_inches(6.5, 3.2)
+    figure.set_size_inches(6.5, 3.5)
+    title(figure, "Gradients explode or vanish exponentially with depth")
     axes = figure.subplots()
     depths = np.arange(1, steps(40, quick) + 1)
     for i, gain in enumerate((1.2, 1.0, 0.8)):
-        norms = gradient_norms(gain, int(depths[-1]))
-        line(axes, i, depths, norms, f"matrices of size {gain:g}")
+        line(axes, i, depths, gradient_norms(gain, int(depths[-1])), f"size {gain:g}")
     axes.set_yscale("log")
-    finish(axes, "a deep linear network at its random start", "layers", "gradient norm, first layer")
+    finish(axes, "a deep linear network at initialization", "layers", "gradient norm, first layer", ends=True)
 
 
 def gradient_norms(gain: float, deepest: int, width: int = 64) -> np.ndarray:
@@ -44,51 +45,58 @@ def _through(matrices: jax.Array, h: jax.Array) -> jax.Array:
 
 def clips(figure: Figure, quick: bool) -> None:
     """What each clip makes of gradients of length 2 in every direction."""
-    figure.set_size_inches(8.5, 3.1)
+    figure.set_size_inches(6.5, 3.3)
+    title(figure, "Clipping by norm keeps the direction;\nclipping by value changes it")
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     arrows = 2 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     for axes, (name, link) in zip(figure.subplots(1, 3, sharey=True), CLIPS.items(), strict=True):
         clipped = np.array([link.update(jnp.asarray(g), link.init(jnp.asarray(g)))[0] for g in arrows])
         for g, c in zip(arrows, clipped, strict=True):
-            axes.plot(*zip(c, g, strict=True), color="0.75", linewidth=0.8, linestyle="--")
+            axes.plot(*zip(c, g, strict=True), color=MUTED, linewidth=0.8, linestyle="--")
         zero = np.zeros(len(clipped))
-        axes.quiver(zero, zero, *clipped.T, angles="xy", scale_units="xy", scale=1, width=0.008, color="#0072B2")
-        axes.plot(*arrows.T, "o", color="0.6", markersize=2.5)
+        axes.quiver(zero, zero, *clipped.T, angles="xy", scale_units="xy", scale=1, width=0.012, color=COLORS[0])
+        axes.plot(*arrows.T, "o", color=MUTED, markersize=3)
         axes.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal")
-        finish(axes, name, "", "", legend=False)
-        axes.title.set_family("monospace")
+        finish(axes, "", "", "", ticks=4)
+        axes.set_title(name.replace(", ", ",\n"), family="monospace", fontsize=FONT - 1)
 
 
 def spike(figure: Figure, quick: bool) -> None:
     """Adam's steps around one gradient a thousand times too large, with a clip before it and without."""
-    figure.set_size_inches(6.5, 3.2)
+    figure.set_size_inches(6.5, 3.5)
+    title(figure, "After one huge gradient, Adam hardly moves\nfor a thousand steps; clipping prevents it")
     axes = figure.subplots()
     length = steps(1000, quick) + 50
     gradients = np.ones(length, np.float32)
     gradients[40] = 1000.0
-    rules = {"adam(0.1)": adam(0.1), "chain(clip_by_norm(1.0), adam(0.1))": chain(clip_by_norm(1.0), adam(0.1))}
+    rules = {"unclipped": adam(0.1), "clipped": chain(clip_by_norm(1.0), adam(0.1))}
     for i, (name, tx) in enumerate(rules.items()):
-        line(axes, i, np.arange(length), np.abs(answers(tx, gradients, jnp.zeros(()))), name)
+        moved = np.abs(answers(tx, gradients, jnp.zeros(())))
+        line(axes, i, np.arange(length), moved, name)
     axes.set_yscale("log")
-    finish(axes, "gradients of 1, and one of 1000 at step 40", "step", "length of the step")
+    finish(axes, "gradients of 1, and one of 1,000 at step 40", "step", "step size", ends=True)
 
 
 def edge(figure: Figure, quick: bool) -> None:
     """Where descent diverges on a parabola; and how training by full batches comes up to that edge by itself."""
-    figure.set_size_inches(8.5, 3.2)
+    figure.set_size_inches(6.5, 3.7)
+    title(figure, "Descent diverges beyond a curvature of 2 / \u03b7,\nand training rises to this edge and stays there")
     left, right = figure.subplots(1, 2)
     products = jnp.linspace(0.2, 4.4, 85)
     for i, decay in enumerate((0.0, 0.9)):
-        line(left, i, products, _distances(products, decay, steps(400, quick)), f"sgd(momentum={decay:g})")
-        left.axvline(2 * (1 + decay), color="0.6", linewidth=0.8, linestyle=":")
+        line(left, i, products, _distances(products, decay, steps(400, quick)))
+        left.axvline(2 * (1 + decay), color=MUTED, linewidth=1, linestyle=":")
+        name = ("no\nmomentum", "momentum\n0.9")[i]
+        left.text((0.25, 2.2)[i], 1e9, name, va="center", fontsize=FONT - 1, color=blend(left.lines[2 * i].get_color()))
     left.set_yscale("log")
     left.set_ylim(1e-12, 1e12)
-    finish(left, "distance from the minimum after 400 steps", "rate x curvature", "")
+    finish(left, "distance from the minimum", "\u03b7 \u03bb", "")
     for i, rate in enumerate((0.06, 0.05)):
         taken, sharpness = sharpening(rate, steps(6000, quick))
-        line(right, i, taken, sharpness, f"rate {rate:g}")
-        right.axhline(2 / rate, color="0.6", linewidth=0.8, linestyle=":")
-    finish(right, "a small network by full batches; dotted: 2 / rate", "step", "largest curvature")
+        line(right, i, taken, sharpness, f"\u03b7 = {rate:g}")
+        right.axhline(2 / rate, color=MUTED, linewidth=1, linestyle=":")
+    right.legend(loc="lower right")
+    finish(right, "largest curvature, 2 / \u03b7 dotted", "step", "", ticks=4)
 
 
 def _distances(rates: jax.Array, decay: float, length: int) -> np.ndarray:

@@ -41,7 +41,7 @@ def scale_by_belief(
       nesterov: use Nesterov momentum.
 
     Returns:
-      A transformation with an ``optax.ScaleByBeliefState``: count int32[], mu and nu like the parameters.
+      A transformation with an ``optax.ScaleByBeliefState``, with count int32[], mu and nu like the parameters.
     """
     check_fraction(b1=b1, b2=b2)
     check_nonnegative(eps=eps, eps_root=eps_root)
@@ -72,7 +72,7 @@ def adabelief(
     eps_root: ArrayLike = 1e-16,
     nesterov: bool = False,
 ) -> GradientTransformation:
-    """AdaBelief: Adam divided by the deviation of gradients from their mean instead of their size.
+    """Adam divided by the deviation from the mean gradient.
 
     Zhuang et al., "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients" (2020, arXiv
     2010.07468). :func:`adam` with another second moment::

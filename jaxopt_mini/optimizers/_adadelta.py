@@ -26,7 +26,7 @@ def scale_by_adadelta(rho: ArrayLike = 0.9, eps: ArrayLike = 1e-6) -> GradientTr
       eps: added inside both roots.
 
     Returns:
-      A transformation with an ``optax.ScaleByAdaDeltaState``: e_g and e_x like the parameters.
+      A transformation with an ``optax.ScaleByAdaDeltaState``, with e_g and e_x like the parameters.
     """
     check_fraction(rho=rho)
     check_nonnegative(eps=eps)
@@ -56,7 +56,7 @@ def adadelta(
     weight_decay: ScalarOrSchedule = 0.0,
     weight_decay_mask: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformation:
-    """Adadelta: the root mean square of recent updates replaces the learning rate, so that units match.
+    """RMSProp whose step size is the RMS of recent updates.
 
     Zeiler, "ADADELTA: An Adaptive Learning Rate Method" (2012, arXiv 1212.5701). Descends from :func:`rmsprop`::
 

@@ -36,7 +36,7 @@ def adafactor(
     min_scale: ArrayLike = 1e-3,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """Adafactor: Adam without momentum, with a factored second moment and steps relative to the weights.
+    """Adam in little memory: a factored second moment.
 
     Shazeer, Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost" (2018, arXiv 1804.04235). Descends
     from :func:`rmsprop`. For each matrix (per layer in a stack), with b = 1 - t^-decay_rate::

@@ -35,7 +35,7 @@ def scale_by_rss(
       eps_in_sqrt: add it inside the root.
 
     Returns:
-      A transformation with an ``optax.ScaleByRssState``: sum_of_squares like the parameters.
+      A transformation with an ``optax.ScaleByRssState``, with sum_of_squares like the parameters.
     """
     check_nonnegative(initial_accumulator_value=initial_accumulator_value, eps=eps)
 
@@ -67,7 +67,7 @@ def adagrad(
     eps_in_sqrt: bool = True,
     lr_decay: ArrayLike | None = None,
 ) -> GradientTransformation:
-    """AdaGrad: divides every entry by the root of the sum of its squared gradients so far.
+    """Divides by the root of the sum of squared gradients.
 
     Duchi, Hazan, Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization" (2011,
     jmlr.org/papers/v12/duchi11a.html). Descends from :func:`sgd`::

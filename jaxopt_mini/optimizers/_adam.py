@@ -47,7 +47,7 @@ def scale_by_adam(
       one_correction: with ``nesterov``, use the same bias correction for both terms.
 
     Returns:
-      A transformation with an ``optax.ScaleByAdamState``: count int32[], mu and nu like the parameters.
+      A transformation with an ``optax.ScaleByAdamState``, with count int32[], mu and nu like the parameters.
     """
     check_fraction(b1=b1, b2=b2)
     check_nonnegative(eps=eps, eps_root=eps_root)
@@ -85,7 +85,7 @@ def adam(
     mu_dtype: DTypeLike | None = None,
     nesterov: bool = False,
 ) -> GradientTransformation:
-    """Adam: momentum divided elementwise by the root of a moving average of the squared gradient.
+    """Momentum divided by the root of the second moment.
 
     Kingma, Ba, "Adam: A Method for Stochastic Optimization" (2015, arXiv 1412.6980). Descends from :func:`rmsprop`::
 

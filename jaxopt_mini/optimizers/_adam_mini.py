@@ -156,7 +156,7 @@ def adam_mini(
     elementwise: tuple[str, ...] = ("bias",),
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """Adam-mini: Adam with one second moment per block of weights instead of one per weight.
+    """AdamW with one second moment per block of weights.
 
     Zhang et al., "Adam-mini: Use Fewer Learning Rates To Gain More" (2024, arXiv 2406.16793). As :func:`adamw`, with
     one number v per block::

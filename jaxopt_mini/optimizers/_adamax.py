@@ -25,7 +25,7 @@ def scale_by_adamax(
       eps: added to the gradient's absolute value.
 
     Returns:
-      A transformation with an ``optax.ScaleByAdamState``: count int32[], mu and nu like the parameters.
+      A transformation with an ``optax.ScaleByAdamState``, with count int32[], mu and nu like the parameters.
     """
     check_fraction(b1=b1, b2=b2)
     check_nonnegative(eps=eps)
@@ -52,7 +52,7 @@ def adamax(
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
 ) -> GradientTransformation:
-    """AdaMax: Adam with the infinity norm: divides by the largest recent gradient.
+    """Adam divided by a decaying maximum of the gradient.
 
     Kingma, Ba, "Adam: A Method for Stochastic Optimization" (2015, arXiv 1412.6980), section 7.1. :func:`adam` with the
     infinity norm, which needs no bias correction::

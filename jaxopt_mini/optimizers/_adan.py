@@ -41,7 +41,7 @@ def scale_by_adan(
       eps_root: added inside the root.
 
     Returns:
-      A transformation with an ``optax.ScaleByAdanState``: m, v, n, g like the parameters, t int32[].
+      A transformation with an ``optax.ScaleByAdanState``, with m, v, n, g like the parameters, t int32[].
     """
     check_fraction(b1=b1, b2=b2, b3=b3)
     check_nonnegative(eps=eps, eps_root=eps_root)
@@ -86,7 +86,7 @@ def adan(
     mask: Any | Callable[[Params], Any] | None = None,
     proximal: bool = False,
 ) -> GradientTransformation:
-    """Adan (adaptive Nesterov momentum).
+    """AdamW with Nesterov momentum from gradient differences.
 
     Xie et al., "Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models" (2022, arXiv 2208.06677).
     d is the difference from the previous gradient, initially 0; hats divide by 1 - b^t. Descends from :func:`adamw`::

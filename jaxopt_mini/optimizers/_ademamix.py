@@ -87,7 +87,7 @@ def half_life_warmup(start: ArrayLike, end: ArrayLike, steps: int) -> Schedule:
       steps: length of the warm-up; step t, from 1, is at the fraction t / steps.
 
     Returns:
-      A schedule: int32[] -> float32[].
+      A schedule, int32[] -> float32[].
 
     >>> [round(half_life_warmup(0.5, 0.9, 2)(t).item(), 4) for t in range(3)]
     [0.8328, 0.9, 0.9]
@@ -123,7 +123,7 @@ def ademamix(
     b3_warmup: int | None = None,
     alpha_warmup: int | None = None,
 ) -> GradientTransformation:
-    """AdEMAMix: AdamW with a second, much slower average of the gradient.
+    """AdamW with a second, slower average of the gradient.
 
     Pagliardini, Ablin, Grangier, "The AdEMAMix Optimizer: Better, Faster, Older" (2024, arXiv 2409.03137). Beyond
     :func:`adamw`::

@@ -53,7 +53,7 @@ def scale_by_adopt(
       clip_value_fn: number of completed steps (float32[]) -> bound.
 
     Returns:
-      A transformation with an ``optax.ScaleByAdamState``: count int32[], mu and nu like the parameters.
+      A transformation with an ``optax.ScaleByAdamState``, with count int32[], mu and nu like the parameters.
     """
     check_fraction(b1=b1, b2=b2)
     check_nonnegative(eps=eps)
@@ -95,7 +95,7 @@ def adopt(
     weight_decay: ScalarOrSchedule | None = None,
     mask: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformation:
-    """ADOPT: Adam that divides each gradient by the second moment of the previous step.
+    """Adam divided by the second moment of the previous step.
 
     Taniguchi et al., "ADOPT: Modified Adam Can Converge with Any b2 with the Optimal Rate" (2024, arXiv 2411.02853).
     Descends from :func:`adam`. In step t = 1, 2, ... after a first call that only sets v to g^2::

@@ -38,7 +38,7 @@ def scale_by_amsgrad(
       maximum_first: take the maximum before the bias correction.
 
     Returns:
-      A transformation with an ``optax.ScaleByAmsgradState``: count int32[]; mu, nu, nu_max like the parameters.
+      A transformation with an ``optax.ScaleByAmsgradState``, with count int32[]; mu, nu, nu_max like the parameters.
     """
     check_fraction(b1=b1, b2=b2)
     check_nonnegative(eps=eps, eps_root=eps_root)
@@ -77,7 +77,7 @@ def amsgrad(
     bias_correction_nu: bool = True,
     maximum_first: bool = False,
 ) -> GradientTransformation:
-    """AMSGrad: Adam divided by the largest second moment so far, so that step sizes never grow.
+    """Adam divided by the largest second moment so far.
 
     Reddi, Kale, Kumar, "On the Convergence of Adam and Beyond" (2018, arXiv 1904.09237). :func:`adam` with the largest
     v so far in place of v::

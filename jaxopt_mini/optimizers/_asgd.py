@@ -34,7 +34,7 @@ def asgd(
     alpha: ArrayLike = 0.75,
     t0: ArrayLike = 1e6,
 ) -> GradientTransformation:
-    """Averaged stochastic gradient descent.
+    """SGD that also averages its iterates.
 
     Polyak, Juditsky, "Acceleration of stochastic approximation by averaging" (1992, dl.acm.org/citation.cfm?id=131098),
     in torch's form; t counts from 0. Descends from :func:`sgd`::

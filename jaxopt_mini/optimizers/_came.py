@@ -134,7 +134,7 @@ def came(
     mask: Any | Callable[[Params], Any] | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """CAME: confidence-guided adaptive memory-efficient optimization.
+    """Adafactor with momentum and confidence-scaled steps.
 
     Luo et al., "CAME: Confidence-guided Adaptive Memory Efficient Optimization" (2023, arXiv 2307.02047). Descends from
     :func:`adafactor`::

@@ -44,7 +44,7 @@ def dadapt_adamw(
     mask: Any | Callable[[Params], Any] | None = None,
     bias_correction: bool = True,
 ) -> GradientTransformation:
-    """AdamW with D-Adaptation.
+    """AdamW that estimates its own learning rate.
 
     Defazio, Mishchenko, "Learning-Rate-Free Learning by D-Adaptation" (2023, arXiv 2301.07733). Descends from
     :func:`adamw`. The whole tree has one learning rate, d lr, with d of the previous step; b is the root of b2::

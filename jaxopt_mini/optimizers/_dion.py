@@ -110,7 +110,7 @@ def dion(
     rest: GradientTransformation | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """Dion (distributed orthonormalized updates).
+    """Low-rank Muon that communicates little across devices.
 
     Ahn et al., "Dion: Distributed Orthonormalized Updates" (2025, arXiv 2504.05295). Descends from :func:`muon`. For a
     matrix in the paper's layout, M (fan-out, fan-in), with the basis Q (fan-in, rank) of the previous step::

@@ -78,7 +78,7 @@ def dog(
     weight_decay: ArrayLike | None = None,
     mask: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformation:
-    """DoG, distance over gradients.
+    """SGD with a learning rate from the distance traveled.
 
     Ivgi, Hinder, Carmon, "DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule" (2023, arXiv
     2302.12022), with one learning rate for the whole tree. Descends from :func:`sgd`::

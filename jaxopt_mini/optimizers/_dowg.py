@@ -71,7 +71,7 @@ def dowg(
     weight_decay: ArrayLike | None = None,
     mask: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformation:
-    """DoWG, distance over weighted gradients.
+    """DoG with distance-weighted gradients, for larger steps.
 
     Khaled, Mishchenko, Jin, "DoWG Unleashed: An Efficient Universal Parameter-Free Gradient Descent Method" (2023,
     arXiv 2305.16284), with one learning rate for the whole tree. Descends from :func:`dog`::

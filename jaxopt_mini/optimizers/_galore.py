@@ -49,7 +49,7 @@ def scale_by_galore(
     """The direction of :func:`galore`, with the same arguments, without decay and learning rate.
 
     Returns:
-      A transformation with an ``optax.contrib.GaLoreState``: count int32[], the inner state, and each matrix's
+      A transformation with an ``optax.contrib.GaLoreState``, with count int32[], the inner state, and each matrix's
       projector ``(*stacked, side, rank)``.
 
     Raises:
@@ -132,7 +132,7 @@ def galore(
     late_decay: bool = False,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """GaLore (gradient low-rank projection).
+    """Adam in a low-rank projection of the gradient.
 
     Zhao et al., "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection" (2024, arXiv 2403.03507).
     Descends from :func:`adam`. For a matrix g (m, n), with P its first ``rank`` left singular vectors, recomputed every

@@ -167,7 +167,7 @@ def kron(
     seed: int = 0,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """PSGD Kron (preconditioned SGD with Kronecker factors).
+    """PSGD: learns Kronecker factors that whiten the gradient.
 
     Li, "Preconditioned Stochastic Gradient Descent" (2015, arXiv 1512.04202); "Stochastic Hessian Fittings with Lie
     Groups" (2024, arXiv 2402.11858). The preconditioner P = Q'Q minimizes E[m'P m + v'P^-1 v] over normal v, so that

@@ -42,7 +42,7 @@ def lamb(
     max_norm: ArrayLike | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """LAMB (layer-wise adaptive moments for batch training).
+    """AdamW with steps scaled per tensor, for large batches.
 
     You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes" (2020, arXiv 1904.00962).
     Descends from :func:`adamw`. For each tensor p (per layer in a stack)::

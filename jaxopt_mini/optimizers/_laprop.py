@@ -27,7 +27,7 @@ def laprop(
     mask: Any | Callable[[Params], Any] | None = None,
     decay_by_rate: bool = True,
 ) -> GradientTransformation:
-    """LaProp: normalizes the gradient first and averages it afterwards; Adam averages first.
+    """Adam that normalizes the gradient before averaging it.
 
     Ziyin, Wang, Ueda, "LaProp: Separating Momentum and Adaptivity in Adam" (2020, arXiv 2002.04839). Descends from
     :func:`adamw`::

@@ -28,7 +28,7 @@ def lars(
     nesterov: bool = False,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """LARS (layer-wise adaptive rate scaling).
+    """SGD with steps scaled per tensor, for large batches.
 
     You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks" (2017, arXiv 1708.03888). Descends from
     :func:`sgd`. For each tensor p (per layer in a stack)::

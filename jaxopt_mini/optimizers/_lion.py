@@ -34,7 +34,7 @@ def scale_by_lion(
       mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
 
     Returns:
-      A transformation with an ``optax.ScaleByLionState``: count int32[], mu like the parameters.
+      A transformation with an ``optax.ScaleByLionState``, with count int32[], mu like the parameters.
     """
     check_fraction(b1=b1, b2=b2)
 
@@ -59,7 +59,7 @@ def lion(
     weight_decay: ScalarOrSchedule = 1e-3,
     mask: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformation:
-    """Lion (evolved sign momentum).
+    """The sign of an interpolated momentum; half Adam's state.
 
     Chen et al., "Symbolic Discovery of Optimization Algorithms" (2023, arXiv 2302.06675). Descends from
     :func:`signum`::

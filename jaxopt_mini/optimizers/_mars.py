@@ -86,7 +86,7 @@ def mars(
     vector_weight_decay: ScalarOrSchedule = 0.1,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """MARS (make variance reduction shine); AdamW on the vectors.
+    """AdamW on variance-reduced gradients.
 
     Yuan et al., "MARS: Unleashing the Power of Variance Reduction for Training Large Models" (2024, arXiv 2411.10438).
     Descends from :func:`adamw`::

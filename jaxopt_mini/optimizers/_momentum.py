@@ -18,7 +18,7 @@ def momentum(
     debias: bool = False,
     accumulator_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
-    """Gradient descent along the moving average of the gradient.
+    """Descent along a moving average of the gradient.
 
     Polyak, "Some methods of speeding up the convergence of iteration methods" (1964), in the form of an average.
     Descends from :func:`sgd`::

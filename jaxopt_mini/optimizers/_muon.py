@@ -59,7 +59,7 @@ def scale_by_muon(
       layout: a layout or a function of the parameters that returns one.
 
     Returns:
-      A transformation with an ``optax.contrib.MuonState``: count int32[], mu like the parameters, ns_coeffs.
+      A transformation with an ``optax.contrib.MuonState``, with count int32[], mu like the parameters, ns_coeffs.
     """
     check_fraction(beta=beta)
     check_nonnegative(eps=eps, ns_steps=ns_steps)
@@ -121,9 +121,10 @@ def muon(
     rest: GradientTransformation | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """Muon: momentum orthogonalized by Newton-Schulz iteration, on the matrices; AdamW on the rest.
+    """Orthogonalized momentum on matrices; AdamW on the rest.
 
-    Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). Descends from :func:`sgd`::
+    Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024,
+    kellerjordan.github.io/posts/muon). Descends from :func:`sgd`::
 
         m <- beta m + (1 - beta) g                    u = beta m + (1 - beta) g  (nesterov), or m
         o = newton_schulz(u), near U V' of u = U S V'

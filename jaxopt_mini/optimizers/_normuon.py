@@ -82,7 +82,7 @@ def normuon(
     rest: GradientTransformation | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """NorMuon: Muon with a second moment per output neuron, which equalizes their update sizes.
+    """Muon with update sizes equalized across neurons.
 
     Li et al., "NorMuon: Making Muon more efficient and scalable" (2025, arXiv 2510.05491). The original :func:`muon`
     and, after the iteration, for each output neuron j of o (fan-in, fan-out)::

@@ -45,8 +45,8 @@ def scale_by_novograd(
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
-      A transformation with an ``optax.ScaleByNovogradState``: count int32[], mu like the parameters, nu one number per
-      tensor.
+      A transformation with an ``optax.ScaleByNovogradState``, with count int32[], mu like the parameters, nu one number
+      per tensor.
     """
     check_fraction(b1=b1, b2=b2)
     check_nonnegative(eps=eps, eps_root=eps_root, weight_decay=weight_decay)
@@ -86,7 +86,7 @@ def novograd(
     weight_decay: ScalarOrSchedule = 0.0,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """NovoGrad: momentum of gradients that are normalized per tensor.
+    """Momentum of gradients normalized tensor by tensor.
 
     Ginsburg et al., "Stochastic Gradient Methods with Layer-wise Adaptive Moments for Training of Deep Networks" (2019,
     arXiv 1905.11286). Descends from :func:`adam`. For each tensor (per layer in a stack)::

@@ -65,7 +65,7 @@ def polyak_sgd(
     eps: ArrayLike = 0.0,
     variant: str = "sps",
 ) -> GradientTransformation:
-    """SGD with Polyak's step size.
+    """SGD with a step size computed from the loss.
 
     Loizou et al., "Stochastic Polyak Step-size for SGD: An Adaptive Learning Rate for Fast Convergence" (2021, arXiv
     2002.10542); Polyak, "Introduction to Optimization" (1987); "sps+": Garrigos et al. (2023, arXiv 2307.14528).

@@ -48,7 +48,7 @@ def prodigy(
     mask: Any | Callable[[Params], Any] | None = None,
     bias_correction: bool = True,
 ) -> GradientTransformation:
-    """Prodigy: AdamW that estimates its learning rate from a fast-growing estimate of the distance to the solution.
+    """AdamW with a learning rate from the distance traveled.
 
     Mishchenko, Defazio, "Prodigy: An Expeditiously Adaptive Parameter-Free Learner" (2023, arXiv 2306.06101). Descends
     from :func:`dadapt_adamw`. The whole tree has one learning rate, d lr, with d of the previous step; p0 are the

@@ -38,7 +38,7 @@ def scale_by_radam(
       correct_eps: divide ``eps`` by the root of 1 - b2^t.
 
     Returns:
-      A transformation with an ``optax.ScaleByAdamState``: count int32[], mu and nu like the parameters.
+      A transformation with an ``optax.ScaleByAdamState``, with count int32[], mu and nu like the parameters.
     """
     check_nonnegative(threshold=threshold)
     check_fraction(b1=b1, b2=b2)
@@ -76,7 +76,7 @@ def radam(
     nesterov: bool = False,
     correct_eps: bool = False,
 ) -> GradientTransformation:
-    """Rectified Adam.
+    """Adam with a warm-up derived from its early variance.
 
     Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond" (2020, arXiv 1908.03265). Descends from
     :func:`adam`. rho is about the number of gradients that v averages over; with too few, m_hat / sqrt(v_hat) has a

@@ -60,7 +60,7 @@ def scale_by_rms(
         ``scale_by_stddev``).
 
     Returns:
-      A transformation with the one of Optax's four state types that these flags need: nu; mu if centered; count if
+      A transformation with the one of Optax's four state types that these flags need, with nu, mu if centered; count if
       corrected.
     """
     check_fraction(decay=decay)
@@ -106,7 +106,7 @@ def rmsprop(
     bias_correction: bool = False,
     rate_in_momentum: bool = True,
 ) -> GradientTransformation:
-    """RMSProp: divides every entry by the root of a moving average of its squared gradient.
+    """Divides by a moving root mean square of the gradient.
 
     Tieleman, Hinton, "Lecture 6.5: RMSProp" (2012); centered: Graves, "Generating Sequences With Recurrent Neural
     Networks" (2013, arXiv 1308.0850). Descends from :func:`adagrad`::

@@ -31,7 +31,7 @@ def scale_by_rprop(
       max_step_size: largest step size.
 
     Returns:
-      A transformation with an ``optax.ScaleByRpropState``: step_sizes and prev_updates like the parameters.
+      A transformation with an ``optax.ScaleByRpropState``, with step_sizes and prev_updates like the parameters.
     """
     check_fraction(eta_minus=eta_minus)
     check_nonnegative(learning_rate=learning_rate, eta_plus=eta_plus)
@@ -66,14 +66,14 @@ def rprop(
     min_step_size: ArrayLike = 1e-6,
     max_step_size: ArrayLike = 50.0,
 ) -> GradientTransformation:
-    """Rprop (resilient backpropagation): step sizes that grow while a gradient keeps its sign and shrink otherwise.
+    """Step sizes per entry that adapt to the gradient's sign.
 
     Riedmiller, Braun, "A direct adaptive method for faster backpropagation learning: the RPROP algorithm" (1993), in
     the form without backtracking of Igel, Huesken (2000). Only the sign of the gradient matters; for each entry::
 
         s <- min(s eta_plus, max_step_size)      and  p <- p - s sign(g)    if the gradient kept its sign
         s <- max(s eta_minus, min_step_size)     and  p is unchanged        if it changed its sign
-        s is unchanged                           and  p <- p - s sign(g)    in the first step and after a sign change
+        s is unchanged                           and  p <- p - s sign(g)    in the first step and after a change
 
     It is meant for full-batch gradients: noise changes signs, and step sizes shrink to the minimum.
 

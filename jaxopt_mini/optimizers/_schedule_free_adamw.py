@@ -30,7 +30,7 @@ def schedule_free_adamw(
     r: ArrayLike = 0.0,
     rate_ahead: bool = True,
 ) -> GradientTransformation:
-    """Schedule-free AdamW: :func:`~jaxopt_mini.wrappers.schedule_free` around AdamW without momentum.
+    """AdamW with averaging in place of a schedule.
 
     Defazio et al., "The Road Less Scheduled" (2024, arXiv 2405.15682), the winner of AlgoPerf's self-tuning track.
     Descends from :func:`adamw`::

@@ -23,7 +23,7 @@ def schedule_free_sgd(
     r: ArrayLike = 0.0,
     rate_ahead: bool = True,
 ) -> GradientTransformation:
-    """Schedule-free SGD: :func:`~jaxopt_mini.wrappers.schedule_free` around plain SGD.
+    """SGD with averaging in place of a schedule.
 
     Defazio et al., "The Road Less Scheduled" (2024, arXiv 2405.15682). Descends from :func:`sgd`::
 

@@ -100,7 +100,7 @@ def scion(
     ns_dtype: DTypeLike | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """Scion (stochastic conditional gradient with operator norms).
+    """Steps of fixed operator norm, chosen by parameter role.
 
     Pethick et al., "Training Deep Learning Models with Norm-Constrained LMOs" (2025, arXiv 2502.07529). Descends from
     :func:`muon`::

@@ -19,7 +19,7 @@ def sgd(
     accumulator_dtype: DTypeLike | None = None,
     dampening: ArrayLike | None = None,
 ) -> GradientTransformation:
-    """Stochastic gradient descent.
+    """Gradient descent, with optional momentum.
 
     Robbins, Monro, "A Stochastic Approximation Method" (1951); Sutskever et al., "On the importance of initialization
     and momentum in deep learning" (2013, proceedings.mlr.press/v28/sutskever13.html)::

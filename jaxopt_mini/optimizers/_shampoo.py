@@ -137,7 +137,7 @@ def shampoo(
     mu_dtype: DTypeLike | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """Shampoo with moving averages and with step sizes grafted from Adam.
+    """Preconditions both sides of a matrix; Adam's step size.
 
     Gupta, Koren, Singer, "Shampoo: Preconditioned Stochastic Tensor Optimization" (2018, arXiv 1802.09568); averages,
     grafting and periodic refresh: Anil et al. 2020, arXiv 2002.09018; Shi et al. 2023, arXiv 2309.06497.

@@ -40,7 +40,7 @@ def sign_sgd(
     weight_decay: ScalarOrSchedule | None = None,
     mask: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformation:
-    """Sign SGD: every entry moves by exactly the learning rate, opposite to the sign of its gradient.
+    """Steps of equal size against the sign of the gradient.
 
     Bernstein et al., "signSGD: Compressed Optimisation for Non-Convex Problems" (2018, arXiv 1802.04434). Descends from
     :func:`sgd`::

@@ -41,7 +41,7 @@ def scale_by_simplified_ademamix(
       eps_root: added inside the root.
 
     Returns:
-      A transformation with the state type of Optax's version: t int32[], m and n like the parameters.
+      A transformation with the state type of Optax's version, with t int32[], m and n like the parameters.
     """
     check_fraction(b1=b1, b2=b2)
     check_nonnegative(alpha=alpha, eps=eps, eps_root=eps_root)
@@ -73,7 +73,7 @@ def simplified_ademamix(
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformation:
-    """Simplified AdEMAMix: one momentum plus a weighted current gradient.
+    """AdEMAMix with one momentum plus the current gradient.
 
     Morwani et al., "Connections between Schedule-Free Optimizers, AdEMAMix, and Accelerated SGD Variants" (2025, arXiv
     2502.02431). Descends from :func:`ademamix`::

@@ -37,7 +37,7 @@ def scale_by_sm3(
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
-      A transformation with an ``optax.ScaleBySM3State``: mu, a list of sums per leaf, one for each axis that isn't
+      A transformation with an ``optax.ScaleBySM3State``, with mu, a list of sums per leaf, one for each axis that isn't
       stacked; nu, the momentum, like the parameters.
     """
     check_fraction(b1=b1, b2=b2)
@@ -85,7 +85,7 @@ def sm3(
     eps: ArrayLike = 1e-8,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """SM3 (square-root of minima of sums of maxima of squared gradients).
+    """AdaGrad in little memory: row and column maxima.
 
     Anil, Gupta, Koren, Singer, "Memory-Efficient Adaptive Optimization" (2019, arXiv 1901.11150), SM3-II. Descends from
     :func:`adagrad`. For a matrix, with one number r per row and c per column::

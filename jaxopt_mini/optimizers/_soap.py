@@ -146,7 +146,7 @@ def soap(
     mu_dtype: DTypeLike | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """SOAP (Shampoo with Adam in the preconditioner's eigenbasis).
+    """Adam in the eigenbasis of Shampoo's preconditioner.
 
     Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam" (2024, arXiv 2409.11321). Descends from
     :func:`shampoo`. For a matrix g (m, n)::

@@ -167,7 +167,7 @@ def sophia(
     first_estimate: int = 1,
     debias: bool = True,
 ) -> GradientTransformation:
-    """Sophia, second-order clipped stochastic optimization.
+    """Momentum divided by the Hessian's diagonal, then clipped.
 
     Liu et al., "Sophia: A Scalable Stochastic Second-order Optimizer for Language Model Pre-training" (2023, arXiv
     2305.14342). Descends from :func:`adamw`::

@@ -65,7 +65,7 @@ def stable_adamw(
     mask: Any | Callable[[Params], Any] | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
-    """StableAdamW: AdamW with update clipping per tensor, for gradients that outgrow their second moment.
+    """AdamW that shrinks a tensor's step when gradients spike.
 
     Wortsman et al., "Stable and low-precision training for large-scale vision-language models" (2023, arXiv
     2304.13013). Beyond :func:`adamw`, each tensor (each layer of a stack) has its own learning rate::

@@ -31,7 +31,7 @@ def scale_by_yogi(
       initial_accumulator_value: initial value of m and v.
 
     Returns:
-      A transformation with an ``optax.ScaleByAdamState``: count int32[], mu and nu like the parameters.
+      A transformation with an ``optax.ScaleByAdamState``, with count int32[], mu and nu like the parameters.
     """
     check_fraction(b1=b1, b2=b2)
     check_nonnegative(eps=eps, eps_root=eps_root, initial_accumulator_value=initial_accumulator_value)
@@ -65,7 +65,7 @@ def yogi(
     eps: ArrayLike = 1e-3,
     initial_accumulator_value: ArrayLike = 1e-6,
 ) -> GradientTransformation:
-    """Yogi: Adam whose second moment changes additively, by a fixed fraction of the squared gradient.
+    """Adam whose second moment changes in additive steps.
 
     Zaheer et al., "Adaptive Methods for Nonconvex Optimization" (2018,
     papers.nips.cc/paper/8186-adaptive-methods-for-nonconvex-optimization). :func:`adam` with another second moment::

@@ -17,7 +17,7 @@ def constant(peak: ArrayLike, total_steps: int) -> Schedule:
       total_steps: length of the run; has no effect.
 
     Returns:
-      A schedule: int32[] -> float32[].
+      A schedule, int32[] -> float32[].
 
     Raises:
       ValueError: ``peak`` is negative or ``total_steps`` is below 1.

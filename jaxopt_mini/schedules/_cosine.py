@@ -17,7 +17,7 @@ MOST_CYCLES = 10_000
 
 
 def cosine(peak: ArrayLike, total_steps: int, *, floor: ArrayLike = 0.0, cycles: ArrayLike = 0.5) -> Schedule:
-    """Half a cosine from ``peak`` to ``floor * peak`` over the run.
+    """Half a cosine from ``peak`` to ``floor * peak``.
 
     Loshchilov, Hutter, "SGDR" (2017, arXiv 1608.03983), without the restarts::
 
@@ -33,7 +33,7 @@ def cosine(peak: ArrayLike, total_steps: int, *, floor: ArrayLike = 0.0, cycles:
       cycles: number of full cosine waves; Hugging Face's ``num_cycles``.
 
     Returns:
-      A schedule: int32[] -> float32[].
+      A schedule, int32[] -> float32[].
 
     Raises:
       ValueError: a number is out of range.
@@ -57,7 +57,9 @@ def cosine_restarts(
     gamma: ArrayLike = 1.0,
     floor: ArrayLike = 0.0,
 ) -> Schedule:
-    """Cosine decay with warm restarts (SGDR): repeated cosine cycles, optionally of growing length.
+    """Cosine cycles with warm restarts (SGDR).
+
+    Cycles can grow in length.
 
     Loshchilov, Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (2017, arXiv 1608.03983). Cycle i has
     ``period * mult**i`` steps and starts at ``peak * gamma**i``.
@@ -71,7 +73,7 @@ def cosine_restarts(
       floor: final fraction of each cycle's peak, in [0, 1].
 
     Returns:
-      A schedule: int32[] -> float32[].
+      A schedule, int32[] -> float32[].
 
     Raises:
       ValueError: a number is out of range.

@@ -10,7 +10,9 @@ from jaxopt_mini.schedules.shapes import decay, shape_of
 
 
 def exponential(peak: ArrayLike, total_steps: int, *, floor: ArrayLike = 0.01) -> Schedule:
-    """Exponential decay from ``peak`` to ``floor * peak``: ``peak * floor^(t / total_steps)``.
+    """Exponential decay from ``peak`` to ``floor * peak``.
+
+    The learning rate is ``peak * floor^(t / total_steps)``.
 
     torch's ``ExponentialLR(gamma)`` over n steps is ``exponential(peak, n, floor=gamma**n)``.
 
@@ -20,7 +22,7 @@ def exponential(peak: ArrayLike, total_steps: int, *, floor: ArrayLike = 0.01) -
       floor: final fraction of the peak, in (0, 1].
 
     Returns:
-      A schedule: int32[] -> float32[].
+      A schedule, int32[] -> float32[].
 
     Raises:
       ValueError: a number is out of range.

@@ -18,7 +18,9 @@ def inverse_sqrt(
     timescale: int | float | None = None,
     start: ArrayLike | None = None,
 ) -> Schedule:
-    """Warm-up of w steps, then ``peak sqrt(timescale / (t - w + timescale))``.
+    """Warm-up, then decay as one over the root of the step.
+
+    After w steps of warm-up the learning rate is ``peak sqrt(timescale / (t - w + timescale))``.
 
     Args:
       peak: learning rate after the warm-up, >= 0; may be traced.
@@ -29,7 +31,7 @@ def inverse_sqrt(
       start: fraction of the peak at the first step; None is ``1 / (warm-up steps + 1)``.
 
     Returns:
-      A schedule: int32[] -> float32[].
+      A schedule, int32[] -> float32[].
 
     Raises:
       ValueError: a number is out of range.
@@ -52,7 +54,9 @@ def inverse_sqrt(
 
 
 def noam(peak: ArrayLike, total_steps: int, *, warmup: Duration = 0.05) -> Schedule:
-    """The Transformer's schedule: linear warm-up, then inverse square-root decay.
+    """Linear warm-up, then inverse square-root decay.
+
+    The schedule of the original Transformer.
 
     Vaswani et al., "Attention Is All You Need" (2017, arXiv 1706.03762), with n = t + 1 and w steps of warm-up::
 
@@ -64,7 +68,7 @@ def noam(peak: ArrayLike, total_steps: int, *, warmup: Duration = 0.05) -> Sched
       warmup: steps (>= 1), a fraction of the run (between 0 and 1), or 0 for none.
 
     Returns:
-      A schedule: int32[] -> float32[].
+      A schedule, int32[] -> float32[].
 
     Raises:
       ValueError: a number is out of range.

@@ -17,7 +17,7 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[int | float]) -> Sc
       boundaries: the counts at which the second, third, ... schedule takes over, increasing.
 
     Returns:
-      A schedule: int32[] -> float32[].
+      A schedule, int32[] -> float32[].
 
     Raises:
       ValueError: the number of boundaries doesn't match, or they don't increase.

@@ -23,7 +23,9 @@ def one_cycle(
     floor: ArrayLike = 4e-6,
     three_phase: bool = False,
 ) -> Schedule:
-    """Rises from ``start * peak`` to ``peak``, then decays to ``floor * peak``.
+    """Rises to ``peak``, then decays over the rest of the run.
+
+    It starts at ``start * peak`` and ends at ``floor * peak``.
 
     Smith, Topin, "Super-Convergence" (2018, arXiv 1708.07120). With three phases it falls to ``start * peak`` in as
     many steps as it rose, and from there to the floor.
@@ -41,7 +43,7 @@ def one_cycle(
       three_phase: whether to use three phases; the first two must fit into the run.
 
     Returns:
-      A schedule: int32[] -> float32[].
+      A schedule, int32[] -> float32[].
 
     Raises:
       ValueError: a number is out of range, or the shape is unknown.

@@ -11,7 +11,9 @@ from jaxopt_mini.schedules.shapes import decay, to_floor
 
 
 def polynomial(peak: ArrayLike, total_steps: int, *, power: ArrayLike = 2.0, floor: ArrayLike = 0.0) -> Schedule:
-    """Polynomial decay: ``peak (floor + (1 - floor) (1 - t / total_steps)^power)``.
+    """Polynomial decay from ``peak`` to ``floor * peak``.
+
+    The learning rate is ``peak (floor + (1 - floor) (1 - t / total_steps)^power)``.
 
     Args:
       peak: learning rate of the first step, >= 0; may be traced.
@@ -20,7 +22,7 @@ def polynomial(peak: ArrayLike, total_steps: int, *, power: ArrayLike = 2.0, flo
       floor: final fraction of the peak, in [0, 1].
 
     Returns:
-      A schedule: int32[] -> float32[].
+      A schedule, int32[] -> float32[].
 
     Raises:
       ValueError: a number is out of range.
@@ -35,7 +37,7 @@ def polynomial(peak: ArrayLike, total_steps: int, *, power: ArrayLike = 2.0, flo
 
 
 def linear(peak: ArrayLike, total_steps: int, *, floor: ArrayLike = 0.0) -> Schedule:
-    """Linear decay from ``peak`` to ``floor * peak`` over the run.
+    """Linear decay from ``peak`` to ``floor * peak``.
 
     torch's ``LinearLR(1, end_factor, total_iters)`` is ``linear(peak, total_iters, floor=end_factor)``; a rising one is
     :func:`~jaxopt_mini.schedules.warmup_constant`.
@@ -46,7 +48,7 @@ def linear(peak: ArrayLike, total_steps: int, *, floor: ArrayLike = 0.0) -> Sche
       floor: final fraction of the peak, in [0, 1].
 
     Returns:
-      A schedule: int32[] -> float32[].
+      A schedule, int32[] -> float32[].
 
     Raises:
       ValueError: a number is out of range.

@@ -13,7 +13,9 @@ from jaxopt_mini.schedules.arguments import Duration, check_run, steps_of
 
 
 def step(peak: ArrayLike, total_steps: int, *, step_size: Duration = 1 / 3, gamma: ArrayLike = 0.1) -> Schedule:
-    """Multiplies the learning rate by ``gamma`` every ``step_size`` steps, like torch's ``StepLR``.
+    """The learning rate times ``gamma`` every ``step_size`` steps.
+
+    Like torch's ``StepLR``.
 
     Args:
       peak: learning rate of the first step, >= 0; may be traced.
@@ -22,7 +24,7 @@ def step(peak: ArrayLike, total_steps: int, *, step_size: Duration = 1 / 3, gamm
       gamma: factor, >= 0.
 
     Returns:
-      A schedule: int32[] -> float32[].
+      A schedule, int32[] -> float32[].
 
     Raises:
       ValueError: a number is out of range.
@@ -50,7 +52,9 @@ def multistep(
     milestones: Sequence[Duration] = (0.5, 0.75),
     gamma: ArrayLike = 0.1,
 ) -> Schedule:
-    """Multiplies the learning rate by ``gamma`` at each milestone, like torch's ``MultiStepLR``.
+    """The learning rate times ``gamma`` at each milestone.
+
+    Like torch's ``MultiStepLR``.
 
     Args:
       peak: learning rate of the first step, >= 0; may be traced.
@@ -60,7 +64,7 @@ def multistep(
       gamma: factor, >= 0.
 
     Returns:
-      A schedule: int32[] -> float32[].
+      A schedule, int32[] -> float32[].
 
     Raises:
       ValueError: a number is out of range, or the milestones don't increase.

@@ -39,7 +39,7 @@ def warmup(
       shape: one of ``SHAPES``, in reverse.
 
     Returns:
-      A schedule: int32[] -> float32[].
+      A schedule, int32[] -> float32[].
 
     Raises:
       ValueError: a number is out of range, or the shape is unknown.
@@ -71,7 +71,7 @@ def warmup_constant(
       start: fraction of the peak at the first step; None is ``1 / (warm-up steps + 1)``.
 
     Returns:
-      A schedule: int32[] -> float32[].
+      A schedule, int32[] -> float32[].
 
     Raises:
       ValueError: a number is out of range.
@@ -91,7 +91,7 @@ def warmup_linear(
     floor: ArrayLike = 0.0,
     start: ArrayLike | None = None,
 ) -> Schedule:
-    """Warm-up, then linear decay to ``floor * peak`` at the end of the run.
+    """Warm-up, then linear decay to ``floor * peak``.
 
     Args:
       peak: learning rate after the warm-up, >= 0; may be traced.
@@ -101,7 +101,7 @@ def warmup_linear(
       start: fraction of the peak at the first step; None is ``1 / (warm-up steps + 1)``.
 
     Returns:
-      A schedule: int32[] -> float32[].
+      A schedule, int32[] -> float32[].
 
     Raises:
       ValueError: a number is out of range.
@@ -121,7 +121,9 @@ def warmup_cosine(
     floor: ArrayLike = 0.1,
     start: ArrayLike | None = None,
 ) -> Schedule:
-    """Warm-up, then cosine decay to ``floor * peak`` at the end of the run, the usual choice for language models.
+    """Warm-up, then cosine decay; usual for language models.
+
+    The decay ends at ``floor * peak`` at the end of the run.
 
     The defaults are nanoGPT's (100 of 2000 steps, down to a tenth).
 
@@ -133,7 +135,7 @@ def warmup_cosine(
       start: fraction of the peak at the first step; None is ``1 / (warm-up steps + 1)``.
 
     Returns:
-      A schedule: int32[] -> float32[].
+      A schedule, int32[] -> float32[].
 
     Raises:
       ValueError: a number is out of range.

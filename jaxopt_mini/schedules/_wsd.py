@@ -22,7 +22,7 @@ def wsd(
     floor: ArrayLike = 0.0,
     start: ArrayLike | None = None,
 ) -> Schedule:
-    """Warm-up, a constant phase, and a cooldown at the end of the run.
+    """Warm-up, a constant phase, and a cooldown at the end.
 
     Hu et al., "MiniCPM" (2024, arXiv 2404.06395); Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond
     Fixed Training Durations" (2024, arXiv 2405.18392), who cool down over a fifth of the run with ``1-sqrt``. With u
@@ -49,7 +49,7 @@ def wsd(
       start: fraction of the peak at the first step; None is ``1 / (warm-up steps + 1)``.
 
     Returns:
-      A schedule: int32[] -> float32[].
+      A schedule, int32[] -> float32[].
 
     Raises:
       ValueError: a number is out of range, warm-up and cooldown overlap, or the shape is unknown.

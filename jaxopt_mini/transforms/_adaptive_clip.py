@@ -24,7 +24,7 @@ def _unit_norm(leaf: jax.Array, entry: ParamLayout) -> jax.Array:
 def adaptive_clip(
     threshold: ArrayLike, *, eps: ArrayLike = 1e-3, layout: Any | None = None
 ) -> GradientTransformationExtraArgs:
-    """Scales the gradient of each output unit so that its norm is at most ``threshold`` times that of its weights.
+    """Bounds gradient norms of units relative to their weights.
 
     Brock, De, Smith, Simonyan, "High-Performance Large-Scale Image Recognition Without Normalization" (2021, arXiv
     2102.06171), for each unit i::

@@ -30,7 +30,7 @@ class ClipByNormState(NamedTuple):
 
 
 def clip_by_norm(threshold: ArrayLike, *, ord: int | float = 2) -> GradientTransformationExtraArgs:
-    """Scales all updates by one factor so that their global norm is at most ``threshold``.
+    """Bounds the global norm of the updates by ``threshold``.
 
     Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks" (2013, arXiv 1211.5063):
     ``g <- g * min(1, threshold / |g|)``. torch divides by ``|g| + 1e-6`` instead: relative difference ``1e-6 / |g|``.
@@ -74,7 +74,9 @@ def clip_by_norm(threshold: ArrayLike, *, ord: int | float = 2) -> GradientTrans
 
 
 def clip_by_value(threshold: ArrayLike) -> GradientTransformationExtraArgs:
-    """Clips every entry to ``[-threshold, threshold]``, like ``optax.clip`` and torch's ``clip_grad_value_``.
+    """Clips every entry to ``[-threshold, threshold]``.
+
+    Like ``optax.clip`` and torch's ``clip_grad_value_``.
 
     Args:
       threshold: largest absolute value, >= 0.
@@ -100,7 +102,7 @@ def clip_by_value(threshold: ArrayLike) -> GradientTransformationExtraArgs:
 
 
 def clip_by_block_rms(threshold: ArrayLike, *, layout: Any | None = None) -> GradientTransformationExtraArgs:
-    """Scales each tensor so that its root mean square is at most ``threshold``.
+    """Bounds the root mean square of each tensor.
 
     Shazeer, Stern, "Adafactor" (2018, arXiv 1804.04235), section 6: ``u <- u / max(1, RMS(u) / threshold)``. Unlike in
     Optax, tensors stacked over layers are scaled layer by layer.

@@ -52,7 +52,7 @@ def scale_by_factored_rms(
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it. Stacked axes are never rows or columns.
 
     Returns:
-      A transformation with an ``optax.FactoredState``: count int32[]; for each leaf v_row and v_col, shaped like the
+      A transformation with an ``optax.FactoredState``; count int32[], for each leaf v_row and v_col, shaped like the
       leaf without its longest and without its second longest axis, or v, shaped like the leaf. Unused ones have shape
       (1,).
     """

@@ -35,7 +35,7 @@ def _inner_updates(calls: int, *, steps: int = 4) -> int:
 
 @counts_inner_updates(_inner_updates)
 def accumulate(inner: GradientTransformation, *, steps: int = 4) -> GradientTransformationExtraArgs:
-    """Averages the gradients of ``steps`` calls and lets ``inner`` take one step with the mean.
+    """Averages gradients over ``steps`` calls, then steps once.
 
     In between, updates are zero and the inner optimizer doesn't run, whereas ``optax.MultiSteps`` runs it in every call
     and drops the result. Equal to one batch ``steps`` times as large if each loss is a mean over equally many examples.
@@ -47,7 +47,7 @@ def accumulate(inner: GradientTransformation, *, steps: int = 4) -> GradientTran
       steps: calls per inner step, at least 1.
 
     Returns:
-      A transformation with an :class:`AccumulateState`: the state of ``inner`` and 4 bytes per parameter.
+      A transformation with an :class:`AccumulateState`, with the state of ``inner`` and 4 bytes per parameter.
 
     Raises:
       ValueError: ``steps`` is not a positive integer.

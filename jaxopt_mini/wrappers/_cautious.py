@@ -27,7 +27,7 @@ def _descends(update: jax.Array, grad: jax.Array) -> jax.Array:
 def cautious(
     inner: GradientTransformation, *, scaling: str = "mean", layout: Any | None = None
 ) -> GradientTransformationExtraArgs:
-    """Drops the entries of each update that don't oppose the gradient, and enlarges the others.
+    """Drops the entries of updates that don't oppose the gradient.
 
     Liang, Chen, Liu, Liu, "Cautious Optimizers: Improving Training with One Line of Code" (2024, arXiv 2411.16085)::
 

@@ -43,7 +43,7 @@ def cautious_decay(
     learning_rate: ScalarOrSchedule = 1e-3,
     mask: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
-    """Adds decoupled weight decay to the entries whose update doesn't lead away from zero.
+    """Weight decay of entries that don't move away from zero.
 
     Chen et al., "Cautious Weight Decay" (2025, arXiv 2510.12402)::
 
@@ -59,7 +59,7 @@ def cautious_decay(
       mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
 
     Returns:
-      A transformation with a :class:`CautiousDecayState`: the state of ``inner`` and 4 bytes.
+      A transformation with a :class:`CautiousDecayState`, with the state of ``inner`` and 4 bytes.
 
     Raises:
       ValueError: a number is out of range, or ``update`` is called without the parameters.

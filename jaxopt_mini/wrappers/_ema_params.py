@@ -40,7 +40,7 @@ states.EVALUATION[EmaParamsState] = _averaged
 
 
 def ema_params(inner: GradientTransformation, *, decay: ArrayLike = 0.999) -> GradientTransformationExtraArgs:
-    """Keeps an exponential moving average of the parameters; training itself is unchanged.
+    """Keeps an exponential moving average of the parameters.
 
     Polyak, Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992)::
 
@@ -55,8 +55,8 @@ def ema_params(inner: GradientTransformation, *, decay: ArrayLike = 0.999) -> Gr
       decay: decay of the average per step, in [0, 1); averages over about the last 1 / (1 - decay) steps.
 
     Returns:
-      A transformation with an :class:`EmaParamsState`: the state of ``inner``, 4 bytes, and 4 per parameter. Get the
-      average from ``states.evaluation_params(state, params)``.
+      A transformation with an :class:`EmaParamsState`, with the state of ``inner``, 4 bytes, and 4 per parameter.
+      Get the average from ``states.evaluation_params(state, params)``.
 
     Raises:
       ValueError: ``decay`` is out of range, or ``update`` is called without the parameters.

@@ -47,7 +47,7 @@ def hyperball(
     roles: Collection[str] = ("matrix",),
     layout: Any | None = None,
 ) -> GradientTransformationExtraArgs:
-    """Fixes the Frobenius norms of weights and updates, as an alternative to weight decay.
+    """Fixes the norms of weights and updates; no weight decay.
 
     Wen, Dang, Lyu, Ma, Liang, "Hyperball Optimization" (2026, arXiv 2606.16899)::
 
@@ -65,7 +65,7 @@ def hyperball(
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
-      A transformation with a :class:`HyperballState`: the state of ``inner``, 4 bytes, and 4 per matrix.
+      A transformation with a :class:`HyperballState`, with the state of ``inner``, 4 bytes, and 4 per matrix.
 
     Raises:
       ValueError: an argument is out of range, or ``update`` is called without the parameters.

@@ -51,7 +51,7 @@ def lookahead(
     slow_step_size: ArrayLike = 0.5,
     reset_state: bool = False,
 ) -> GradientTransformationExtraArgs:
-    """Moves slow weights towards the inner optimizer's every ``sync_period`` steps, and continues from them.
+    """Slow weights that follow the fast ones every few steps.
 
     Zhang, Lucas, Hinton, Ba, "Lookahead Optimizer: k steps forward, 1 step back" (2019, arXiv 1907.08610)::
 
@@ -67,8 +67,8 @@ def lookahead(
       reset_state: whether to reinitialize the inner state at each synchronization.
 
     Returns:
-      A transformation with a :class:`LookaheadState`: the state of ``inner``, 4 bytes and a copy of the parameters.
-      Evaluate with the slow weights: ``states.evaluation_params(state, params)``.
+      A transformation with a :class:`LookaheadState`, with the state of ``inner``, 4 bytes and the slow weights.
+      Evaluate with them: ``states.evaluation_params(state, params)``.
 
     Raises:
       ValueError: a number is out of range, or ``update`` is called without the parameters.

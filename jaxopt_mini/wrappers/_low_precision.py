@@ -70,7 +70,7 @@ def low_precision(
     seed: int = 0,
     layout: Any | None = None,
 ) -> GradientTransformationExtraArgs:
-    """Stores the state of any optimizer in fewer bits and trains bfloat16 parameters as if they were float32.
+    """Stores state in 16 or 8 bits; trains bfloat16 parameters.
 
     The inner optimizer sees float32 gradients, parameters and states. Those float32 arrays of its state that have the
     shape of a parameter are stored as

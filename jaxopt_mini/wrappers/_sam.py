@@ -23,7 +23,7 @@ from jaxopt_mini.tree import cast_like, norm, times
 def sam(
     inner: GradientTransformation, *, rho: ArrayLike = 0.05, axis_name: Hashable | None = None
 ) -> GradientTransformationExtraArgs:
-    """Sharpness-aware minimization: passes ``inner`` the gradient at ``p + rho g / |g|`` in place of g.
+    """Sharpness-aware: takes the gradient at a worse point nearby.
 
     Foret, Kleiner, Mobahi, Neyshabur, "Sharpness-Aware Minimization for Efficiently Improving Generalization" (2021,
     arXiv 2010.01412). Each step computes a second gradient, of the extra arg ``loss_fn``.

@@ -83,7 +83,7 @@ def schedule_free(
     r: ArrayLike = 0.0,
     rate_ahead: bool = True,
 ) -> GradientTransformationExtraArgs:
-    """Turns an optimizer without momentum into its schedule-free version.
+    """Averaging in place of a learning-rate schedule.
 
     Defazio et al., "The Road Less Scheduled" (2024, arXiv 2405.15682). The gradient is taken at y, the training
     parameters; the base optimizer updates z; x is the average to evaluate with::

@@ -28,7 +28,7 @@ class SkipNonfiniteState(NamedTuple):
 def skip_nonfinite(
     inner: GradientTransformation, *, max_in_a_row: int | None = None
 ) -> GradientTransformationExtraArgs:
-    """Skips steps with a non-finite gradient; parameters and inner state stay unchanged.
+    """Skips steps whose gradient has a NaN or an infinity.
 
     Args:
       inner: a transformation, including clipping: before this wrapper, clipping would spread a NaN to all leaves.
@@ -37,7 +37,7 @@ def skip_nonfinite(
         doesn't restart the count: it then applies every step until a gradient is finite.)
 
     Returns:
-      A transformation with a :class:`SkipNonfiniteState`: the state of ``inner`` and 8 bytes.
+      A transformation with a :class:`SkipNonfiniteState`, with the state of ``inner`` and 8 bytes.
 
     Raises:
       ValueError: ``max_in_a_row`` is not a positive integer.

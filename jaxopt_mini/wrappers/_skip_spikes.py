@@ -51,7 +51,7 @@ def _bound(history, count, sigmas):
 def skip_spikes(
     inner: GradientTransformation, *, watch: str = "norm", sigmas: ArrayLike = 6.0, window: int = 128
 ) -> GradientTransformationExtraArgs:
-    """Skips steps whose loss or gradient norm is ``sigmas`` standard deviations above the mean of the last ``window``.
+    """Skips steps with an outlying loss or gradient norm.
 
     As in OLMo's optimizers. Spikes enter the window like other measurements, so that a lasting change is soon accepted.
     NaN and infinity are always skipped and never enter it. To watch both loss and norm, wrap twice.
@@ -63,7 +63,7 @@ def skip_spikes(
       window: number of measurements, at least 2; no finite one is skipped until half of the window is filled.
 
     Returns:
-      A transformation with a :class:`SkipSpikesState`: the state of ``inner`` and 4 bytes per entry of the window.
+      A transformation with a :class:`SkipSpikesState`, with the state of ``inner`` and 4 bytes per entry of the window.
 
     Raises:
       ValueError: an argument is out of range, or ``update`` is called without ``value`` while watching the loss.

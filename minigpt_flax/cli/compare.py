@@ -74,7 +74,7 @@ def run(**options: Any) -> int:
     """Trains the runs that aren't finished, and writes the results beside them.
 
     Returns:
-      Exit status: 0, or 128 + the signal that stopped it.
+      0, or 128 + the signal that stopped it.
 
     Raises:
       UserError: the request is invalid.

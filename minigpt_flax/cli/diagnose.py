@@ -106,14 +106,18 @@ def _text(name: str, finding: Any) -> str:
     return "\n".join((name, *wrapped, ""))
 
 
+SIZES = {"landscape": (9, 8), "optimizer": (11, 4.5)}  # of a study's plot, inches
+
+
 def _write(name: str, finding: Any, target: Path) -> None:
     """Writes the numbers and the plot of a study."""
     from matplotlib.figure import Figure
 
-    from minigpt_flax.runs.plots import save
+    from minigpt_flax.runs.plots import fonts_for, save
 
-    figure = Figure(figsize=(12, 4.2) if name != "curvature" else (8, 4.2), layout="constrained")
-    finding.draw(figure)
+    with fonts_for():
+        figure = Figure(figsize=SIZES.get(name, (8, 4.5)), layout="constrained")
+        finding.draw(figure)
     try:
         files.replace(target / f"{name}.json", dumps(finding.numbers, indent=1) + "\n")
         save(figure, target / f"{name}.png")

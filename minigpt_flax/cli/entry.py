@@ -60,7 +60,7 @@ def guarded(
       arguments: of the command; with ``--multihost`` an error is also sent to the other processes.
 
     Returns:
-      The exit status: that of the command; 2 for a user error; 1 for a request that can't be carried out; 128 + the
+      The exit status, that of the command; 2 for a user error; 1 for a request that can't be carried out; 128 + the
       signal that ended it, so 141 (SIGPIPE) if the reader of its output closed the pipe. An unexpected error is raised.
     """
     with streams.protected():

@@ -52,6 +52,6 @@ def run(*, folder: str, out: str, step: str, quiet: bool, json: bool) -> int:
     files = sorted(path.name for path in target.iterdir())
     text = f"{show(target)}: {', '.join(files)}, of step {restored.step:,}"
     if tokenizer is None:
-        text += f"\nthe {restored.tokenizer.name} tokenizer can't be exported: encode text with minigpt_flax"
+        text += f"\nthe {restored.tokenizer.name} tokenizer can't be exported: use minigpt_flax to encode text"
     answer.note(text, {"folder": show(target), "files": files, "step": restored.step})
     return 0

@@ -28,8 +28,8 @@ from minigpt_flax.train.config.run_config import FIELDS, GROUPS, RunConfig, flag
 COLUMNS = 80
 FREE = "TEXT"  # metavar of a flag whose value may be empty
 EXAMPLES = {
-    "": "the preset of this machine",
-    "--preset demo": "a minute or two on a laptop",
+    "": "default preset for the device",
+    "--preset demo": "90 seconds on a laptop",
     "--opt lion --schedule wsd": "another optimizer",
     '--opt "adamw(b2=0.95)" --lr 3e-3 --name mine': "",
     '--data book.txt --tokenizer "bpe(vocab_size=512)"': "",

@@ -15,7 +15,7 @@ from minigpt_flax.console.output import Output
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
-from minigpt_flax.runs.records import read_run
+from minigpt_flax.runs.records import folder_name, read_run
 
 SUMMARY = "Write runs or comparisons as one HTML page that opens offline."
 
@@ -49,7 +49,7 @@ def run(*, folders: list[str], out: str, title: str | None, quiet: bool, json: b
         raise UserError(f"{show(paths[0])} has no finished run yet: continue the comparison")
     check_comparable([each.run for each in shown])
     summary = summarize(entries, target) if len(entries) > 1 else None
-    text = render(title or ", ".join(path.resolve().name for path in paths), shown, summary)
+    text = render(title or ", ".join(map(folder_name, paths)), shown, summary)
     try:
         files.replace(target_page, text)
     except OSError as error:
@@ -60,7 +60,7 @@ def run(*, folders: list[str], out: str, title: str | None, quiet: bool, json: b
 
 
 def gather(paths: list[Path]) -> tuple[list[CandidateRuns], float | None]:
-    """Returns the candidates of all comparisons, then those of the single runs; and a comparison's target, or None."""
+    """Returns the candidates of all comparisons and then of single runs, and the target of a comparison, or None."""
     entries: list[CandidateRuns] = []
     target = None
     for path in paths:

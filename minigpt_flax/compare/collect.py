@@ -9,9 +9,11 @@ from typing import Any
 from minigpt_flax.compare.comparison import Comparison
 from minigpt_flax.compare.statistics import CandidateRuns
 from minigpt_flax.errors import UserError
+from minigpt_flax.invocation import show
 from minigpt_flax.runs.records import RunRecord, read_run
 
 UNLABELED = ("opt", "schedule")  # fields whose value names a candidate without the field's name
+LONGEST = 500  # characters of such a name; config.json may hold longer values
 
 
 def collect_runs(comparison: Comparison, folder: Path) -> list[CandidateRuns]:
@@ -55,11 +57,15 @@ def _value(run: RunRecord, name: str) -> Any:
 
 
 def _names(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
-    """Names each group by the fields in which groups differ; a single group by its first run's folder."""
+    """Names each group by the fields in which groups differ; a single group by its first run's folder.
+
+    A name that would be too long to print or to draw is replaced by the path of the first run.
+    """
     firsts = [runs[0] for runs in groups.values()]
     if len(firsts) == 1:
         return [firsts[0].name]
     fields = dict.fromkeys((*UNLABELED, "lr", *(name for run in firsts for name in run.config)))
     differing = [f for f in fields if f != "seed" and len({repr(_value(run, f)) for run in firsts}) > 1]
     label = lambda run, f: str(run.config.get(f)) if f in UNLABELED else f"{f} {run.config.get(f)}"
-    return [" ".join(label(run, f) for f in differing) for run in firsts]
+    names = [" ".join(label(run, f) for f in differing) for run in firsts]
+    return [name if len(name) <= LONGEST else show(run.path) for name, run in zip(names, firsts, strict=True)]

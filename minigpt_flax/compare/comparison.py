@@ -1,4 +1,4 @@
-"""What a comparison is, before anything runs: candidates, learning rates, seeds, and the number of steps they take.
+"""The specification of a comparison: candidates, learning rates, seeds, and the resulting number of steps.
 
 Imports no JAX.
 """
@@ -50,17 +50,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison, completely.
+    """The complete specification of a comparison.
 
     Attributes:
-      preset: what the runs start from.
+      preset: defaults of the runs' fields.
       given: fields of ``RunConfig`` that all runs share, as ``config.json`` holds them.
       opts: specs of the optimizers.
       schedules: specs of the schedules; none takes the preset's.
       lr: learning rates to try; none takes each optimizer's own.
       search: search the learning rate around each optimizer's own.
       seeds: of the runs that are compared.
-      target: validation loss to reach; None takes what the first candidate reached.
+      target: validation loss to reach; None uses the final loss of the first candidate.
       trust: whether optimizer code that the specs name may be executed; not stored.
     """
 
@@ -76,7 +76,7 @@ class Comparison:
 
     @cached_property
     def steps(self) -> int:
-        """Length of the runs that are compared."""
+        """Number of steps of each compared run."""
         return self.config(self.candidates[0]).steps
 
     @property
@@ -102,7 +102,7 @@ class Comparison:
     def config(
         self, candidate: Candidate, lr: float | None = None, steps: int | None = None, seed: int | None = None
     ) -> RunConfig:
-        """The configuration of one run; what is None stays as the specs and the preset have it.
+        """The configuration of one run; None keeps the value of the specs and the preset.
 
         Raises:
           UserError: a spec or number is wrong.
@@ -118,7 +118,7 @@ class Comparison:
         return dataclasses.replace(shorter, eval_every=every)
 
     def rates(self, candidate: Candidate) -> list[float]:
-        """The learning rates to try: those given, or around the candidate's own, or its own alone."""
+        """The learning rates to try: the given ones, a grid around the candidate's default, or only that default."""
         own = self.config(candidate).lr
         if self.search:
             return successive_halving.around(own)
@@ -135,7 +135,7 @@ class Comparison:
 
     @property
     def budget(self) -> int:
-        """Steps of all runs together."""
+        """Total steps of all runs."""
         return sum(map(sum, self._lengths()))
 
     def _lengths(self) -> list[list[int]]:
@@ -147,7 +147,7 @@ class Comparison:
 
 
 def _short_names(opts: tuple[str, ...]) -> dict[str, str]:
-    """Spec of an optimizer in a file -> the same without the file's folder, where that tells it apart.
+    """Maps each spec of an optimizer in a file to its short form without the folder, if that is unique.
 
     >>> _short_names(("adamw", "/home/me/opt.py:mine(b1=0.5)"))
     {'/home/me/opt.py:mine(b1=0.5)': 'opt.py:mine(b1=0.5)'}
@@ -177,13 +177,13 @@ def shared_fields(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def folder_name(comparison: Comparison) -> str:
-    """Name of a comparison's folder by its candidates: the same command finds its comparison again."""
+    """Folder name derived from the candidates, so that the same command continues its comparison."""
     names = "-".join(candidate.folder for candidate in comparison.candidates)
     return re.sub(r"-+", "-", f"compare-{comparison.preset}-{comparison.steps}-{names}")[:100].rstrip("-")
 
 
 def check(comparison: Comparison) -> Comparison:
-    """Returns the comparison, if it can be made.
+    """Returns the comparison after checking it.
 
     Raises:
       UserError: fewer than two candidates, one given twice, too few seeds or steps, a rate or target out of range.
@@ -216,10 +216,10 @@ def check(comparison: Comparison) -> Comparison:
 
 
 def save(comparison: Comparison, folder: Path) -> None:
-    """Writes ``comparison.json``; the same is there already, or nothing.
+    """Writes ``comparison.json``, unless the folder already holds the same comparison.
 
     Raises:
-      UserError: another comparison is there, or the folder can't be written.
+      UserError: the folder holds another comparison, or can't be written.
     """
     path = folder / FILE
     if path.exists():
@@ -237,7 +237,7 @@ def save(comparison: Comparison, folder: Path) -> None:
 
 
 def require_same(there: Comparison, here: Comparison, folder: Path) -> None:
-    """Refuses to continue another comparison.
+    """Checks that the stored comparison is the same.
 
     Raises:
       UserError: names what differs.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import statistics
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,20 +12,29 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 
 from minigpt_flax.compare.statistics import CandidateResult, CandidateRuns, Summary
-from minigpt_flax.runs.plots import COLORS, DASHES, MARKERS, fonts_for, plain, save, style_axes
+from minigpt_flax.runs.plots import fonts_for, plain, save
 from minigpt_flax.runs.records import RunRecord
 from minigpt_flax.runs.schema import CLOCK, LR, SECONDS, STEP, TOKENS, UPDATE_RATIO, VAL_LOSS
+from minigpt_flax.runs.style import legend, look, looks, style_axes, style_axis
 
-HATCHES = ("", "//", "..", "xx", "\\\\", "--", "++")
+WIDEST = 32  # characters of a label's line
 
 
-def style(index: int, **more: Any) -> dict[str, Any]:
-    """Line style of the candidate at ``index``: color, dash and marker, then ``more``."""
-    pick = lambda table: table[index % len(table)]
-    return {"color": pick(COLORS), "linestyle": pick(DASHES), "marker": pick(MARKERS)} | more
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Label of each candidate: without arguments and without words that all share, if the labels still differ.
+
+    Args:
+      names: of all candidates, such as ``adamw(b2=0.99) wsd lr 0.003``.
+    """
+    words = [re.sub(r"\([^()]*\)", "", name).replace("lr ", "lr\xa0").split(" ") for name in names]
+    common = set.intersection(*map(set, words)) if len(words) > 1 else set()
+    labels = [" ".join(w for i, w in enumerate(parts) if not i or w not in common) for parts in words]
+    if len(set(labels)) < len(set(names)):
+        labels = list(names)
+    wrapped = ["\n".join(textwrap.wrap(plain(label), WIDEST)) for label in labels]
+    return dict(zip(names, wrapped, strict=True))
 
 
 def save_figures(candidates: Sequence[CandidateRuns], summary: Summary, folder: Path) -> list[str]:
@@ -58,26 +69,26 @@ def save_figures(candidates: Sequence[CandidateRuns], summary: Summary, folder: 
 
 def losses(results: Sequence[CandidateResult]) -> Figure:
     """Validation loss over steps, tokens and seconds: the mean over seeds, in a band from minimum to maximum."""
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    labels = short_names([result.name for result in results])
+    styles = looks([result.name for result in results])
     for axes, x in zip(figure.subplots(1, len(CLOCK), sharey=True), CLOCK, strict=True):
-        for i, result in enumerate(results):
-            _band(axes, result, x, i)
+        for result, line in zip(results, styles, strict=True):
+            _band(axes, result, x, labels[result.name], line)
         style_axes(axes, "validation loss (nats/token)" if x == STEP else "")
         axes.set_xlabel({STEP: "steps", SECONDS: "seconds of training"}.get(x, x))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # short labels such as 500k don't overlap
-    _legend(figure)
+    legend(figure)
     return figure
 
 
-def _band(axes: Axes, result: CandidateResult, x: str, index: int) -> None:
+def _band(axes: Axes, result: CandidateResult, x: str, label: str, line: Mapping[str, Any]) -> None:
     runs = [run for run in result.runs.values() if run.validations]
     if not runs:
         return
     length = min(len(run.validations) for run in runs)
     values = np.array([[record[VAL_LOSS] for record in run.validations[:length]] for run in runs])
     positions = np.mean([_positions(run, result, x)[:length] for run in runs], axis=0)
-    line = style(index)
-    axes.plot(positions, values.mean(0), **line, markersize=4, label=plain(result.name))
+    axes.plot(positions, values.mean(0), **line, markersize=4, label=label)
     axes.fill_between(positions, values.min(0), values.max(0), color=line["color"], alpha=0.2, linewidth=0)
 
 
@@ -97,14 +108,16 @@ def rates(candidates: Sequence[CandidateRuns]) -> Figure | None:
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     full = max(run.config["steps"] for candidate in candidates for run in candidate.runs)
-    for i, candidate in enumerate(candidates):
+    names = [candidate.name for candidate in candidates]
+    labels = short_names(names)
+    for candidate, line in zip(candidates, looks(names), strict=True):
         for steps in sorted({run.config["steps"] for run in candidate.runs}):
-            _rate_curve(axes, candidate, steps, full, i)
+            _rate_curve(axes, candidate, steps, full, labels[candidate.name], line)
     axes.set_xscale("log")
     axes.set_xlabel("peak learning rate")
-    axes.set_title(f"thick: {full:,} steps; thin: shorter runs of the search", fontsize="medium")
+    axes.set_title(f"thick: {full:,} steps; thin: shorter runs of the search")
     style_axes(axes, "final validation loss (nats/token)")
-    _legend(figure)
+    legend(figure)
     return figure
 
 
@@ -117,7 +130,9 @@ def with_common_seeds(runs: Sequence[RunRecord]) -> list[RunRecord]:
     return [run for run in runs if run.config["seed"] in common]
 
 
-def _rate_curve(axes: Axes, candidate: CandidateRuns, steps: int, full: int, index: int) -> None:
+def _rate_curve(
+    axes: Axes, candidate: CandidateRuns, steps: int, full: int, label: str, line: Mapping[str, Any]
+) -> None:
     points: dict[float, list[float]] = {}
     diverged: set[float] = set()
     for run in with_common_seeds([run for run in candidate.runs if run.config["steps"] == steps]):
@@ -125,10 +140,12 @@ def _rate_curve(axes: Axes, candidate: CandidateRuns, steps: int, full: int, ind
             points.setdefault(run.config["lr"], []).append(run.final[VAL_LOSS])
         elif run.state == "diverged":
             diverged.add(run.config["lr"])
-    is_full, line = steps == full, style(index)
+    is_full = steps == full
     means = {rate: statistics.fmean(values) for rate, values in sorted(points.items())}
-    line |= {"markersize": 7, "linewidth": 2} if is_full else {"markersize": 3, "linewidth": 1, "alpha": 0.7}
-    axes.plot(list(means), list(means.values()), **line, label=plain(candidate.name) if is_full else None)
+    size: dict[str, Any] = (
+        {"markersize": 7, "linewidth": 2} if is_full else {"markersize": 3, "linewidth": 1, "alpha": 0.7}
+    )
+    axes.plot(list(means), list(means.values()), **line, **size, label=label if is_full else None)
     if diverged:  # crosses at the top edge
         height = [0.98] * len(diverged)
         axes.plot(sorted(diverged), height, "x", color=line["color"], transform=axes.get_xaxis_transform())
@@ -139,39 +156,42 @@ def target(results: Sequence[CandidateResult], summary: Summary) -> Figure | Non
     reached = sorted(((r.steps, i, r) for i, r in enumerate(results) if r.steps is not None), reverse=True)
     if not reached:
         return None
-    figure = Figure(figsize=(7, 1.2 + 0.45 * len(results)), layout="constrained")
+    names = [result.name for result in results]
+    labels, styles = short_names(names), looks(names)
+    lines = sum(labels[name].count("\n") + 1 for name in names)
+    figure = Figure(figsize=(7, 1.4 + 0.35 * max(len(results), lines)), layout="constrained")
     axes = figure.subplots()
     not_reached = [(None, i, r) for i, r in enumerate(results) if r.steps is None]
     for steps, i, r in [*not_reached, *reached]:
-        color, hatch = style(i)["color"], HATCHES[i % len(HATCHES)]
-        bar = axes.barh(plain(r.name), steps or 0, color=color, hatch=hatch, edgecolor="white")
-        axes.bar_label(bar, ["not reached" if steps is None else f"{steps:.0f}"], padding=4)
+        bar = axes.barh(labels[r.name], steps or 0, color=styles[i]["color"], height=0.6)
+        axes.bar_label(bar, ["not reached" if steps is None else f"{steps:,.0f}"], padding=4)
     axes.margins(x=0.12)
-    goal = (
-        f"a loss of {summary.target:g}"
-        if summary.target is not None
-        else f"the final loss of {plain(summary.baseline)}"
-    )
+    baseline = labels.get(summary.baseline, plain(summary.baseline))
+    goal = f"a loss of {summary.target:g}" if summary.target is not None else f"the final loss of {baseline}"
     axes.set_xlabel(f"steps to {goal}")
-    style_axes(axes, "")
+    axes.grid(axis="x")
+    style_axis(axes.xaxis)
     return figure
 
 
 def schedules(results: Sequence[CandidateResult]) -> Figure | None:
     """Learning rate over steps, from each candidate's first run; None if no run recorded it."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.subplots()
-    for i, result in enumerate(results):
+    names = [result.name for result in results]
+    labels = short_names(names)
+    for result, line in zip(results, looks(names), strict=True):
         for run in list(result.runs.values())[:1]:
             points = [(record[STEP], record[LR]) for record in run.training if record.get(LR)]
-            line = style(i, marker="")
-            axes.plot(*zip(*points, strict=True), **line, label=plain(result.name)) if points else None
+            axes.plot(
+                *zip(*points, strict=True), **{**line, "marker": ""}, label=labels[result.name]
+            ) if points else None
     if not axes.lines:
         return None
     axes.set_yscale("log")
     axes.set_xlabel("step")
     style_axes(axes, "learning rate")
-    _legend(figure)
+    legend(figure)
     return figure
 
 
@@ -183,15 +203,16 @@ def ratios(results: Sequence[CandidateResult]) -> Figure | None:
     probed = [r for r in results if r.runs and _update_ratios(next(iter(r.runs.values())))]
     if not probed:
         return None
-    figure = Figure(figsize=(min(4.5 * len(probed), 13), 4.2), layout="constrained")
+    figure = Figure(figsize=(max(6.5, min(4.5 * len(probed), 13)), 4.8), layout="constrained")
+    labels = short_names([result.name for result in probed])
     for axes, result in zip(np.atleast_1d(figure.subplots(1, len(probed), sharey=True)), probed, strict=True):
         for i, (name, points) in enumerate(_update_ratios(next(iter(result.runs.values()))).items()):
-            axes.plot(*zip(*points, strict=True), **style(i, marker="", linewidth=1.2), label=plain(name))
+            axes.plot(*zip(*points, strict=True), **look(i, marker="", linewidth=1.2), label=plain(name))
         axes.set_yscale("log")
-        axes.set_title(plain(result.name), fontsize="medium")
+        axes.set_title(labels[result.name])
         axes.set_xlabel("step")
         style_axes(axes, "RMS of update / RMS of parameters" if result is probed[0] else "")
-    _legend(figure)
+    legend(figure)
     return figure
 
 
@@ -203,10 +224,3 @@ def _update_ratios(run: RunRecord) -> Mapping[str, list[tuple[int, float]]]:
             if name.startswith(UPDATE_RATIO) and value:
                 points.setdefault(name.removeprefix(UPDATE_RATIO), []).append((record[STEP], value))
     return points
-
-
-def _legend(figure: Figure) -> None:
-    """Adds one legend for all axes, below them."""
-    handles = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
-    columns = max(1, min(len(handles), 90 // max(map(len, handles), default=1)))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)

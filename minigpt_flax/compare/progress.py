@@ -11,7 +11,7 @@ class ComparisonProgress(Progress):
     Args:
       total: steps of all runs.
       shown: whether anything is printed.
-      moving: whether a line moves, if this is a terminal.
+      moving: whether to show a progress bar, if this is a terminal.
     """
 
     def __init__(self, total: int, shown: bool = True, moving: bool = True):
@@ -20,11 +20,11 @@ class ComparisonProgress(Progress):
         self.done = 0  # steps of finished runs
 
     def at(self, text: str, steps: int) -> None:
-        """Shows that a run, or several together, have done this many steps."""
+        """Shows the number of steps that the current runs have done."""
         self.update(self.task, self.done + steps, text)
 
     def over(self, steps: int, line: str | None = None) -> None:
-        """Counts finished runs of this many steps in all, and prints a line about them."""
+        """Adds the steps of finished runs, and prints a line about them."""
         self.done += steps
         self.update(self.task, self.done)
         if line is not None:

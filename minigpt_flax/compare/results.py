@@ -18,7 +18,7 @@ RESULTS = frozenset({*FORMS, "loss.png", "rates.png", "target.png", "schedules.p
 
 
 def require_replaceable(folder: Path) -> None:
-    """Refuses a folder in which a link or a folder stands in the place of a result, before anything is written.
+    """Checks, before anything is written, that no result file is a symbolic link or a folder.
 
     Raises:
       UserError: names it.
@@ -65,5 +65,5 @@ class ComparisonResult:
         return tables.as_values(self.summary)["standings"]
 
     def __str__(self) -> str:
-        """The table and what follows from it, in 80 columns."""
+        """The table and the findings, in 80 columns."""
         return tables.text(self.summary)

@@ -1,4 +1,4 @@
-"""Run a comparison: report its cost, train, alone or in several processes."""
+"""Run a comparison: report its cost, then train in one or several processes."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def run_comparison(
 
     Args:
       comparison: what to run.
-      folder: of the comparison, created if it isn't there.
+      folder: of the comparison, created if it doesn't exist.
       vmap: train runs of one candidate together.
       jobs: number of processes on this machine.
       share: ``I/N``: only this part of the work.
       shown: whether to print the progress.
-      notices: lines for stderr once everything is known to be right.
+      notices: lines to print to stderr after all checks.
 
     Returns:
-      Exit status: 0, or 128 + the signal that ended it.
+      0, or 128 + the signal that ended it.
 
     Raises:
       UserError: the comparison can't be run as asked.
-      TrainingFailed: something can't be written.
+      TrainingFailed: a file can't be written.
     """
     own_share = _share(share)
     xla_flags.require_jit()
@@ -89,13 +89,12 @@ def check_candidate(comparison: Comparison, candidate: Candidate, vmap: bool) ->
     check_memory(run, runs_at_once(comparison, candidate, vmap))
     if vmap and run.on_nan.rollbacks:
         raise UserError(
-            "--vmap trains runs in lockstep, and can't return one of them to a checkpoint: leave out --vmap, or take "
-            "--on-nan skip"
+            "--vmap trains runs in lockstep, and can't roll back a single run: omit --vmap, or use --on-nan skip"
         )
 
 
 def runs_at_once(comparison: Comparison, candidate: Candidate, vmap: bool) -> int:
-    """Runs that a process trains at the same time: with ``--vmap`` all of a candidate that have the same length."""
+    """Number of runs that a process trains at once: with ``--vmap``, all runs of a candidate with the same length."""
     if not vmap:
         return 1
     rates = len(comparison.rates(candidate))
@@ -124,7 +123,7 @@ def command(folder: Path, vmap: bool, shown: bool = True, trust: bool = False) -
 
 
 def _spawn(comparison: Comparison, folder: Path, jobs: int, vmap: bool, shown: bool) -> int:
-    """Gives each of so many processes its share and, where the system can, its cores; what one prints, all print."""
+    """Starts the processes, each with its share of the work and, if the system supports it, its own cores."""
     with Stop() as stop, contextlib.ExitStack() as opened:
         # Told of the jobs, a share keeps its end to itself.
         words = [*command(folder, vmap, shown, comparison.trust), f"--jobs={jobs}"]
@@ -147,12 +146,12 @@ def _spawn(comparison: Comparison, folder: Path, jobs: int, vmap: bool, shown: b
 
 
 def _by_signal(status: int | None) -> bool:
-    """Whether a process was ended by a signal, or by the end of its output's reader."""
+    """Whether a signal or a closed output pipe ended a process."""
     return status is not None and (status < 0 or status > 128)
 
 
 def _keep_to_cores(process: int, index: int, count: int) -> None:
-    """Gives a new process its part of the cores, where the system can: pools of threads for all cores would quarrel."""
+    """Pins a new process to its share of the cores, if the system supports it, so that thread pools don't compete."""
     if hasattr(os, "sched_setaffinity"):
         mine = sorted(os.sched_getaffinity(0))[index::count]
         with contextlib.suppress(ProcessLookupError):  # it has ended already, and says why itself

@@ -1,8 +1,8 @@
 """The search of ``--lr auto``: successive halving (Jamieson & Talwalkar, 2015, arXiv:1502.07943) over a small grid.
 
-All learning rates get a quarter of the steps, the better two a half. Every run is trained to the end of its own,
-shorter schedule: none is compared in the middle of its decay. On a small GPT (AdamW, Muon; three seeds, 300 steps) this
-chose the rate that is best at full length every time, as longer searches did; a quarter alone did not.
+All learning rates are tried with a quarter of the steps, then the best two with half. Every run completes its own,
+shorter schedule. On a small GPT (AdamW, Muon; three seeds, 300 steps) this search always found the learning rate that
+is best at full length, as longer searches did; a quarter of the steps alone did not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ RATIO = math.sqrt(10)  # between neighboring learning rates
 
 
 def around(rate: float) -> list[float]:
-    """The grid: two rates on either side, a decade from end to middle.
+    """Grid of five learning rates: the given one, and two on either side, up to a factor of 10.
 
     >>> around(1e-3)
     [0.0001, 0.00032, 0.001, 0.0032, 0.01]
@@ -35,15 +35,15 @@ def lengths(steps: int) -> list[int]:
 
 
 def search(rates: Sequence[float], steps: int, score: Callable[[Sequence[float], int], Sequence[float]]) -> float:
-    """Finds the rate to take.
+    """Returns the best learning rate.
 
     Args:
-      rates: as many as the first rung takes.
+      rates: learning rates of the first rung.
       steps: length of a full run.
-      score: (rates, steps) -> their losses; infinite where a run broke.
+      score: (rates, steps) -> their losses; infinite if a run diverged.
 
     Returns:
-      The rate; of equals the lowest, as a rate at which all break is too high.
+      The best rate; the lowest of equals, because a rate at which all runs diverge is too high.
 
     >>> search([1.0, 2.0, 3.0, 4.0, 5.0], 100, lambda rates, steps: [abs(rate - 3.9) for rate in rates])
     4.0

@@ -1,4 +1,4 @@
-"""Train the runs of a comparison, one after the other or those of one optimizer together; finished runs stay."""
+"""Train the unfinished runs of a comparison: sequentially, or with ``--vmap`` those of one optimizer at once."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Sweep:
     Args:
       comparison: what to run.
       folder: of the comparison.
-      stop: whether to end.
+      stop: whether a stop was requested.
       progress: shows how far the runs are.
       vmap: train the runs of a candidate that have the same length in one program.
-      share: of the units of work (a candidate, or one seed of it where nothing is searched) every so-many-th.
+      share: (i, n): every n-th unit of work from the i-th; a unit is a candidate, or one of its seeds without a search.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class Sweep:
                 self.train(candidate, full)
 
     def units(self) -> list[tuple[Candidate, tuple[int, ...]]]:
-        """The work of this process: candidates, and which of their seeds."""
+        """The work of this process: pairs of a candidate and its seeds."""
         whole = [(candidate, self.comparison.seeds) for candidate in self.comparison.candidates]
         single = [(candidate, (seed,)) for candidate, seeds in whole for seed in seeds]
         index, count = self.share
         return (single if count > 1 and not self.comparison.search else whole)[index::count]
 
     def search(self, candidate: Candidate) -> None:
-        """Finds the candidate's learning rate with a seed that isn't compared, then trains the runs that are."""
+        """Searches the candidate's learning rate with a separate seed, then trains the compared runs."""
         comparison = self.comparison
 
         def score(rates: Sequence[float], steps: int) -> list[float]:
@@ -94,7 +94,7 @@ class Sweep:
         self.train(candidate, [comparison.config(candidate, best, None, seed) for seed in comparison.seeds])
 
     def train(self, candidate: Candidate, configs: Sequence[RunConfig]) -> None:
-        """Trains those that aren't finished.
+        """Trains the unfinished runs.
 
         Raises:
           Stopped: ``stop`` said so.
@@ -113,7 +113,7 @@ class Sweep:
             self.report(candidate, group)
 
     def shows(self, candidate: Candidate, group: Mapping[Path, RunConfig]) -> StepCallback:
-        """A callback that moves the progress while these runs train."""
+        """A callback that updates the progress bar."""
         first = next(iter(group.values()))
         what = candidate.name if len(group) > 1 else f"{candidate.name} lr {first.lr:g} seed {first.seed}"
         return lambda step, metrics: self.progress.at(f"{what}: {step}/{first.steps}", step * len(group))
@@ -127,10 +127,10 @@ class Sweep:
         return self.programs[kind]
 
     def report(self, candidate: Candidate, group: Mapping[Path, RunConfig]) -> None:
-        """Reports the losses of runs, and removes what only the continuation of a search's run would need.
+        """Reports the losses of runs, and removes files that only a continuation of the search's runs needs.
 
         Raises:
-          Stopped: they aren't finished, as ``stop`` said so.
+          Stopped: the runs are unfinished because of a requested stop.
         """
         if self.stop():
             raise Stopped
@@ -150,7 +150,7 @@ def train_group(
 
     Raises:
       UserError: a folder can't be used.
-      TrainingFailed: something can't be written.
+      TrainingFailed: a file can't be written.
     """
     runs = [program.single(config) for config in group.values()]
     if len(runs) == 1:
@@ -181,7 +181,7 @@ def write_missing_sample(path: Path, config: RunConfig) -> None:
 
 
 def record_divergence(path: Path) -> None:
-    """Records that a run is over: a step after the last one, whose loss is ``null``."""
+    """Records that a run diverged: one more step, with the loss ``null``."""
     record = read_run(path)
     if record.state != "diverged":
         seconds = record.records[-1]["seconds"] if record.records else 0.0

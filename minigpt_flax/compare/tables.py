@@ -82,7 +82,7 @@ def legend(summary: Summary) -> list[str]:
 def _packed(items: Sequence[str]) -> list[str]:
     """Lines of as many items as fit; no item is broken."""
     whole = " ".join(item.replace(" ", "\0") + ";" for item in items).rstrip(";")
-    return [line.replace("\0", " ") for line in textwrap.wrap(whole, WIDTH)]
+    return [line.replace("\0", " ").rstrip(";") for line in textwrap.wrap(whole, WIDTH)]
 
 
 def findings(summary: Summary) -> list[str]:

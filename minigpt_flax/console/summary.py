@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
@@ -19,11 +20,13 @@ from minigpt_flax.train.config.mesh import spell_mesh
 from minigpt_flax.train.config.param_groups import REST
 from minigpt_flax.train.config.run_config import RunConfig
 from minigpt_flax.train.curvature_probes import WORK
-from minigpt_flax.train.optimizer import CUSTOM, decay_rates, labels
+from minigpt_flax.train.decay_rates import decay_rates
+from minigpt_flax.train.optimizer import labels
 from minigpt_flax.train.parallel.sharding import device_bytes
 from minigpt_flax.train.probes import PROBES, parameter_states
 
 COLUMNS = 80
+VARIES = "varies"  # a weight decay that is no constant multiple of the learning rate
 LABEL = 11  # columns of the labels on the left
 
 
@@ -43,7 +46,7 @@ def summary(run: Run) -> list[tuple[str, str]]:
         ("lr", f"peak {config.lr:g}, {config.schedule}" if run.schedule is not None else "set by the optimizer"),
         ("clip", str(config.clip)),
         *(("wrapper", str(spec)) for spec in config.wrap),
-        ("decay", _decay(rates) if config.opt != CUSTOM else "set by the optimizer"),
+        ("decay", "set by the optimizer" if decays is None else _decay(rates)),
         *(("probe", _probe(spec, config.step_sequences)) for spec in config.probe),
     ]
 
@@ -115,7 +118,7 @@ def _roles(run: Run, rates: dict[str, float]) -> str:
         groups.setdefault(entry.role, []).append((path_name(path), leaf.size))
     rows = [f"{'role':10s}{'tensors':>8s}{'parameters':>13s}  {'decay':8s}state"]
     for role, members in groups.items():
-        decays = ", ".join(sorted({f"{rates[name]:.3g}" for name, _ in members if name in rates})) or "-"
+        decays = ", ".join(sorted({_fraction(rates[name]) for name, _ in members if name in rates})) or "-"
         state = ", ".join(sorted(set().union(*(fields[name] for name, _ in members)))) or "none"
         rows.append(f"{role:10s}{len(members):8d}{sum(size for _, size in members):13,d}  {decays:8s}{state}")
     return "\n".join(rows)
@@ -146,14 +149,19 @@ def _decay(rates: dict[str, float]) -> str:
     """The tensors, grouped by weight decay."""
     groups: dict[str, list[str]] = {}
     for name, rate in rates.items():
-        groups.setdefault(f"{rate:.3g}", []).append(name)
+        groups.setdefault(_fraction(rate), []).append(name)
     if list(groups) == ["0"]:
         return "none: this optimizer has no weight decay"
+    titles = {"0": "none", VARIES: "not a constant multiple of lr"}
     texts = []
     for rate, names in sorted(groups.items(), reverse=True):
-        title = "none" if rate == "0" else f"lr x {rate}"
+        title = titles.get(rate, f"lr x {rate}")
         texts.append(f"{title} on {len(names)} tensors: {', '.join(patterns(names))}")
     return "\n".join(textwrap.fill(text, COLUMNS - LABEL, subsequent_indent="  ") for text in texts)
+
+
+def _fraction(rate: float) -> str:
+    return VARIES if math.isnan(rate) else f"{rate:.3g}"
 
 
 def patterns(names: Iterable[str]) -> list[str]:

@@ -30,7 +30,7 @@ def split(tokens: Tokens, fraction: float = 0.1) -> tuple[Tokens, Tokens]:
       fraction: share of the validation split, in (0, 1).
 
     Returns:
-      Two views of `tokens`: the first ``int((1 - fraction) * n)`` tokens and the others.
+      Two views of `tokens`, the first ``int((1 - fraction) * n)`` tokens and the others.
 
     Raises:
       UserError: the fraction is outside (0, 1), or leaves one of the two parts empty.

@@ -90,7 +90,8 @@ def _decode(path: Path, decoder: codecs.IncrementalDecoder, block: bytes, done: 
     except UnicodeDecodeError as error:
         raise UserError(
             f"the file '{path}' is not UTF-8 (0x{error.object[error.start]:02x} at byte "
-            f"{done - pending + error.start}); convert it first, for example with iconv -f latin1 -t utf-8"
+            f"{done - pending + error.start}); convert it first, for example with iconv -t utf-8 -f latin1 "
+            "(-f gb18030 for Chinese)"
         ) from error
 
 

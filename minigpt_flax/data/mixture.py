@@ -40,9 +40,10 @@ def read_weights(text: str, sources: Sequence[str]) -> tuple[Fraction, ...]:
         ) from error
     if len(weights) != len(sources):
         given = f"{len(weights)} share{'s' * (len(weights) != 1)}"
-        raise UserError(f"--mix {shown} has {given}, but --data is given {len(sources)} times: {', '.join(sources)}")
+        count = f"{len(sources)} source{'s' * (len(sources) != 1)}"
+        raise UserError(f"--mix {shown} has {given}, but --data names {count}: {', '.join(sources)}")
     if min(weights) <= 0:
-        raise UserError(f"--mix {shown}: a share must be above 0; leave out the --data that should have none")
+        raise UserError(f"--mix {shown}: a share must be above 0; omit the --data that should have none")
     if (total := sum(weights, Fraction())) != 1:
         near = ",".join(f"{float(weight / total):.4g}" for weight in weights)
         raise UserError(f"the shares of --mix {shown} sum to {_exactly(total)}, not to 1; normalized: {near}")

@@ -205,7 +205,7 @@ def _binary(source: str, files: list[Path]) -> TokenSource:
     forms = {form for _, form in read}
     if len(forms) > 1:
         raise UserError(
-            f"{source!r} has .bin files of several formats (with and without llm.c's header): separate them"
+            f"{source!r} has .bin files of several formats (with and without llm.c's header): give each its own --data"
         )
     parts = [tokens for tokens, _ in read]
     tokens = TokenFiles(parts[: len(training)], source)

@@ -16,7 +16,7 @@ from minigpt_flax.diagnose.checkpoint_view import LANCZOS_STEPS, CheckpointView
 from minigpt_flax.diagnose.edge_of_stability import find_bound
 from minigpt_flax.diagnose.lanczos import Spectrum, density, flat, lanczos
 from minigpt_flax.diagnose.result import StudyResult
-from minigpt_flax.runs.plots import COLORS, DASHES, style_axes
+from minigpt_flax.runs.style import COLORS, DASHES, style_axes
 
 GRID = 400  # points of the density curve
 
@@ -101,10 +101,10 @@ def _draw(figure: Figure, spectrum: Spectrum) -> None:
     grid = np.linspace(spectrum.values.min() - 0.05 * span, spectrum.values.max() + 0.05 * span, GRID)
     curve = density(spectrum.values, spectrum.weights, grid, 0.01 * span)
     axes.plot(grid, np.maximum(curve, 1e-12), color=COLORS[0])
-    axes.axvline(spectrum.largest, color=COLORS[1], linestyle=DASHES[1], label=f"largest, {spectrum.largest:.3g}")
-    axes.axvline(spectrum.smallest, color=COLORS[2], linestyle=DASHES[2], label=f"smallest, {spectrum.smallest:.3g}")
+    axes.axvline(spectrum.largest, color=COLORS[4], linestyle=DASHES[1], label=f"largest, {spectrum.largest:.3g}")
+    axes.axvline(spectrum.smallest, color=COLORS[8], linestyle=DASHES[2], label=f"smallest, {spectrum.smallest:.3g}")
     axes.set_yscale("log")
     axes.set_ylim(max(curve.max() * 1e-7, 1e-10), curve.max() * 2)
     axes.set_xlabel("eigenvalue of the Hessian")
-    axes.legend(frameon=False)
+    axes.legend()
     style_axes(axes, "spectral density")

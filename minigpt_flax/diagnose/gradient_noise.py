@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from jaxopt_mini import tree
 from minigpt_flax.diagnose.checkpoint_view import CheckpointView
 from minigpt_flax.diagnose.result import StudyResult
-from minigpt_flax.runs.plots import COLORS, style_axes
+from minigpt_flax.runs.style import COLORS, MUTED, style_axes
 from minigpt_flax.train.evaluate import perplexity
 
 Z_90 = 1.645  # half-width of a 90 % confidence interval, standard errors
@@ -151,6 +151,6 @@ def _draw(figure: Figure, numbers: dict[str, Any]) -> None:
     axes = figure.subplots()
     names = list(numbers["signal_to_noise"])
     axes.bar(names, [numbers["signal_to_noise"][name] for name in names], color=COLORS[0])
-    axes.axhline(1.0, color="0.55", linewidth=1)
-    axes.set_title(f"gradient noise scale {numbers['noise_scale_tokens']:,.0f} tokens", fontsize=10)
+    axes.axhline(1.0, color=MUTED, linewidth=1)
+    axes.set_title(f"gradient noise scale {numbers['noise_scale_tokens']:,.0f} tokens")
     style_axes(axes, "signal-to-noise ratio of one batch")

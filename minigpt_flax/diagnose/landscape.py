@@ -21,7 +21,7 @@ from jaxopt_mini import tree
 from minigpt_flax.diagnose.checkpoint_view import CheckpointView, Params
 from minigpt_flax.diagnose.result import StudyResult
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.runs.plots import COLORS, DASHES, style_axes
+from minigpt_flax.runs.style import COLORS, DASHES, FONT, INK, label_ends, look, style_axes
 from minigpt_flax.train.restore import open_checkpoints
 
 POINTS = 25  # points on a line
@@ -277,26 +277,29 @@ def _describe_line(name: str, line: dict[str, list[float]], center: float) -> st
 
 
 def _draw(figure: Figure, numbers: dict[str, Any]) -> None:
-    lines, plane, path = figure.subplots(1, 3)
-    for (name, line), color, dash in zip(numbers["lines"].items(), COLORS, DASHES, strict=False):
+    path = numbers["path"]
+    panels = figure.subplot_mosaic([["lines", "plane"]] if path is None else [["lines", "lines"], ["plane", "path"]])
+    lines = panels["lines"]
+    for i, (name, line) in enumerate(numbers["lines"].items()):
         fraction = np.array(line["distance"]) / max(line["distance"])
-        lines.plot(fraction, line["loss"], color=color, linestyle=dash, label=f"{name}, span {SPAN[name]:g}")
-    lines.set_title("lines; the gradient points to the right", fontsize=10)
+        lines.plot(
+            fraction, line["loss"], **look(4 * i, marker="", linestyle=DASHES[i]), label=f"{name} \u00b1{SPAN[name]:g}"
+        )
+    lines.set_title("lines; the gradient points to the right")
     lines.set_xlabel("distance / span")
-    lines.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     style_axes(lines, "loss (nats/token)")
-    _contours(plane, numbers["plane"], "random plane, filter-normalized")
-    if numbers["path"] is None:
-        path.set_axis_off()
-        return
-    _contours(path, numbers["path"]["plane"], "trajectory, plane of principal components")
-    path.plot(numbers["path"]["x"], numbers["path"]["y"], "-o", color="black", markersize=3, linewidth=1)
+    label_ends(lines)
+    _contours(panels["plane"], numbers["plane"], "random plane")
+    if path is not None:
+        _contours(panels["path"], path["plane"], "plane of the trajectory")
+        panels["path"].plot(path["x"], path["y"], "-o", color=INK, markersize=4, linewidth=1.2)
 
 
 def _contours(axes: Any, plane: dict[str, Any], title: str) -> None:
     heights = np.array(plane["loss"])
     finite = np.where(np.isfinite(heights), heights, np.nanmax(heights[np.isfinite(heights)]))
-    contours = axes.contour(plane["x"], plane["y"], finite, levels=12, cmap="cividis")
-    axes.clabel(contours, fontsize=7)
-    axes.set_title(title, fontsize=10)
-    style_axes(axes, "")
+    contours = axes.contour(plane["x"], plane["y"], finite, levels=8, colors=COLORS[0], linewidths=1)
+    axes.clabel(contours, fontsize=FONT - 2, colors=INK)
+    axes.set_title(title)
+    style_axes(axes, "", ticks=4)
+    axes.grid(False)

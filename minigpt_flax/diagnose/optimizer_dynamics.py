@@ -15,7 +15,7 @@ from jaxopt_mini import tree
 from minigpt_flax.diagnose.checkpoint_view import CheckpointView
 from minigpt_flax.diagnose.edge_of_stability import optimizer_keywords
 from minigpt_flax.diagnose.result import StudyResult
-from minigpt_flax.runs.plots import COLORS, style_axes
+from minigpt_flax.runs.style import COLORS, INK, MUTED, style_axes
 from minigpt_flax.train.probes import by_role, parameter_states
 
 STEPS = 8
@@ -128,10 +128,11 @@ def _draw(figure: Figure, numbers: Mapping[str, Any]) -> None:
     rows = [(f"{field}, {role}", q) for field, roles in numbers["moments"].items() for role, q in roles.items()]
     for i, (_, q) in enumerate(rows):
         low, quarter, middle, three, high = np.maximum(q, 1e-20)
-        moments.plot([low, high], [i, i], color="0.6", linewidth=1)
-        moments.plot([quarter, three], [i, i], color=COLORS[1], linewidth=5)
-        moments.plot([middle], [i], "|", color="black", markersize=9)
-    moments.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
+        moments.plot([low, high], [i, i], color=MUTED, linewidth=1)
+        moments.plot([quarter, three], [i, i], color=COLORS[4], linewidth=5)
+        moments.plot([middle], [i], "|", color=INK, markersize=9)
+    moments.set_yticks(range(len(rows)), [name for name, _ in rows])
     moments.set_xscale("log")
-    moments.set_xlabel("absolute value: 1, 25, 50, 75, 99 % quantiles")
+    moments.set_xlabel("1, 25, 50, 75, 99 % quantiles")
+    moments.set_title("absolute values")
     style_axes(moments, "")

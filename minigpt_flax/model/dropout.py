@@ -44,7 +44,7 @@ def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> tuple[Bool[Arr
       shape: shape of the mask.
 
     Returns:
-      The mask, and its exact rate: with bytes 51/256 for 0.2, otherwise ``rate``.
+      The mask, and its exact rate, with bytes 51/256 for 0.2, otherwise ``rate``.
 
     >>> [keep_mask(jax.random.key(0), rate, (4,))[1] * 256 for rate in (0.1, 0.2, 0.5)]
     [26.0, 51.0, 128.0]

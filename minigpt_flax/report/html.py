@@ -18,9 +18,9 @@ from typing import Any
 
 from minigpt_flax.compare.statistics import Summary
 from minigpt_flax.compare.tables import COLUMNS, findings, legend
-from minigpt_flax.runs.plots import COLORS
 from minigpt_flax.runs.records import Record, RunRecord
 from minigpt_flax.runs.schema import CLOCK, SECONDS, STEP, read_text
+from minigpt_flax.runs.style import COLORS
 from minigpt_flax.text import printable
 
 DASHES = ((), (7, 3), (2, 3), (9, 3, 2, 3))  # line patterns of a canvas, pixels

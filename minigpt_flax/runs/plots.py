@@ -1,7 +1,4 @@
-"""Figures of runs, from their records.
-
-Legible in grayscale and for color-blind readers, as lines also differ in dash and marker.
-"""
+"""Figures of runs, from their records."""
 
 from __future__ import annotations
 
@@ -17,27 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontEntry, FontProperties
 from matplotlib.ft2font import FT2Font
-from matplotlib.ticker import LogFormatter
 
 from minigpt_flax.runs import files
 from minigpt_flax.runs.schema import GRAD_NORM, LOSS, LR, STEP, VAL_LOSS, VAL_SEM
+from minigpt_flax.runs.style import COLORS, MUTED, RC, compact, style_axes
 from minigpt_flax.text import escape, printable
 
 Record = Mapping[str, Any]
-
-# The Okabe-Ito palette without yellow, which is invisible on white.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00")
-DASHES = ("-", "--", "-.", ":")
-MARKERS = "osD^vPX"
-GREY = "0.55"
-
-
-class PlainLogFormatter(LogFormatter):
-    """Labels the same ticks of a logarithmic axis as its base class, but as 0.6 instead of 6e-01."""
-
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        """The label of a tick, empty for an unlabeled one."""
-        return f"{x:g}" if super().__call__(x, pos) else ""
+DPI = 200
 
 
 @functools.cache
@@ -81,10 +65,10 @@ def plain(text: str) -> str:
 
 
 def fonts_for(*texts: str) -> AbstractContextManager[None]:
-    """A context manager; figures made and saved inside it use the fonts that these texts need."""
+    """A context manager; figures made and saved inside it have the project's style and the fonts these texts need."""
     default = list(rcParams["font.family"])
     families = (family_of(c) for c in dict.fromkeys("".join(texts)))
-    return rc_context({"font.family": list(dict.fromkeys([*default, *filter(None, families)]))})
+    return rc_context(RC | {"font.family": list(dict.fromkeys([*default, *filter(None, families)]))})
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -97,7 +81,7 @@ def save(figure: Figure, path: Path) -> None:
     form = path.suffix[1:].lower() or "png"
     field = {"png": "Software", "pdf": "Creator", "svg": "Creator"}.get(form)
     with files.replacing(path) as file:
-        figure.savefig(file, dpi=120, format=form, metadata={field: files.SIGNATURE} if field else None)
+        figure.savefig(file, dpi=DPI, format=form, metadata={field: files.SIGNATURE} if field else None)
 
 
 def curves(records: Sequence[Record], path: Path, title: str) -> None:
@@ -116,18 +100,19 @@ def curves(records: Sequence[Record], path: Path, title: str) -> None:
 
 def draw_curves(figure: Figure, records: Sequence[Record], title: str) -> None:
     """Draws the plots of :func:`curves` into an empty figure."""
-    loss, lr, norm = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 1))
-    figure.suptitle(plain(title))
-    loss.plot(*_series(records, LOSS), color=GREY, linewidth=1, label="training batches")
+    loss, lr, norm = figure.subplots(3, 1, sharex=True, height_ratios=(2.2, 1, 1))
+    figure.suptitle(plain(title), x=0.01, ha="left")
+    loss.plot(*_series(records, LOSS), color=MUTED, linewidth=0.8, label="training batches")
     _validation(loss, records, COLORS[0], "-", "o", "validation split")
-    loss.legend(frameon=False)
-    lr.plot(*_series(records, LR), color=COLORS[1])
-    norm.plot(*_series(records, GRAD_NORM), color=COLORS[2], linewidth=1)
-    norm.set_yscale("log")
-    for set_formatter in (norm.yaxis.set_major_formatter, norm.yaxis.set_minor_formatter):
-        set_formatter(PlainLogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.4)))
+    loss.legend()
+    lr.plot(*_series(records, LR), color=COLORS[3])
+    steps, norms = _series(records, GRAD_NORM)
+    norm.plot(steps, norms, color=COLORS[2], linewidth=0.8)
+    if any(value > 0 for value in norms):  # of data of one token they are all 0
+        norm.set_yscale("log")
     for axes, name in ((loss, "loss (nats/token)"), (lr, "learning rate"), (norm, "gradient norm")):
-        style_axes(axes, name)
+        style_axes(axes, name, ticks=6 if axes is loss else 3)
+    figure.align_ylabels()
     norm.set_xlabel("step")
 
 
@@ -157,10 +142,10 @@ def _draw_by_position(
     axes.fill_between(seen, low, high, color=COLORS[0], alpha=0.25, linewidth=0, label="standard error")
     axes.plot(seen, means, color=COLORS[0], marker="." if len(seen) < 100 else None, label="mean")
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("context length (tokens)")
-    axes.legend(frameon=False)
     style_axes(axes, "loss (nats/token)")
+    axes.xaxis.set_major_formatter(compact)
+    axes.set_xlabel("context length (tokens)")
+    axes.legend()
 
 
 def _series(records: Sequence[Record], name: str, x: str = STEP) -> tuple[list[int | float], list[float]]:
@@ -175,10 +160,3 @@ def _validation(
     steps, losses = _series(records, VAL_LOSS, x)
     errors = _series(records, VAL_SEM, x)[1]
     axes.errorbar(steps, losses, yerr=errors, color=color, linestyle=dash, marker=marker, capsize=3, label=label)
-
-
-def style_axes(axes: Axes, name: str) -> None:
-    """Sets the y label, adds a faint grid, and removes the top and right border."""
-    axes.set_ylabel(name)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)

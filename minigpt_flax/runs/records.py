@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -138,7 +139,12 @@ def read_run(path: Path | str) -> RunRecord:
     if not (path / "config.json").is_file():
         raise UserError(f"{show(path)} is not the folder of a run: it has no config.json")
     config, records = _config(path / "config.json"), [record for _, record in lines(path / "metrics.jsonl")]
-    return RunRecord(path.resolve().name, config, records, _env(path / "env.json"), path)
+    return RunRecord(folder_name(path), config, records, _env(path / "env.json"), path)
+
+
+def folder_name(path: Path) -> str:
+    """Name of a folder, also of ``.``; a link to itself keeps its own, where ``Path.resolve`` fails on Python 3.11."""
+    return os.path.basename(os.path.realpath(path))
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a finished run leaves beside its numbers: ``samples.txt`` and ``curves.png``."""
+"""Files written at the end of a run: ``samples.txt`` and ``curves.png``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 
 
 def write_artifacts(run: Run, folder: RunFolder, state: TrainState) -> Outcome | None:
-    """Draws the curves of a finished run and samples from its model, into its folder; None but in process 0."""
+    """Writes the curves and the sample of a finished run into its folder; returns None except in process 0."""
     params = local(state.evaluation_params, run.mesh)
     if not is_first():
         return None
@@ -53,7 +53,7 @@ def write_artifacts(run: Run, folder: RunFolder, state: TrainState) -> Outcome |
 
 
 def example_prompt(tokenizer: Tokenizer, tokens: Tokens) -> str:
-    """A prompt that a tokenizer can encode: English where it can, else the beginning of some tokens.
+    """An example prompt that a tokenizer can encode: English if possible, else the first tokens of the data.
 
     Args:
       tokenizer: of the run.
@@ -67,7 +67,7 @@ def example_prompt(tokenizer: Tokenizer, tokens: Tokens) -> str:
 
 
 def outcome_of(records: Sequence[Mapping[str, Any]]) -> Outcome | None:
-    """The results by the records of a run; None without a validation."""
+    """The results from the records of a run; None without a validation."""
     validations = [record for record in records if record.get("val_loss") is not None]
     if not validations:
         return None

@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run: the one module that knows both the optimizers and the model."""
+"""Build the parts of a run from its configuration: the only module that imports both the optimizers and the model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ALWAYS_ON_PROBES: dict[str, Probe] = {skips.__name__: skips}
 
 @dataclass(frozen=True)
 class Setup:
-    """What follows from the configuration without the data: enough to read a checkpoint."""
+    """The parts that need no data: enough to read a checkpoint."""
 
     config: RunConfig
     model: ModelConfig
@@ -64,9 +64,9 @@ class Setup:
 
 @dataclass(frozen=True)
 class Run(Setup):
-    """Everything that training takes, as pure functions and data; it holds no state.
+    """The parts of a run, as pure functions and data, without state.
 
-    A loop of one's own::
+    A custom training loop::
 
         state = run.init()
         for t in range(run.config.steps):
@@ -86,9 +86,9 @@ class Run(Setup):
     state: TrainState  # abstract, with its shardings
 
     def step_for(self, number: int) -> CompiledStep:
-        """The program for step ``number``, from 1: it measures what is due there, and otherwise does the same.
+        """The compiled variant for step ``number``, from 1: with the probes that are due; training is the same.
 
-        The step before one on record has probes too, where a probe compares the two.
+        If a probe compares two steps, the step before a logged one has probes too.
         """
         every = self.config.log_every
         if not (on_record(number, every) or (self.compares and on_record(number + 1, every))):
@@ -102,7 +102,7 @@ class Run(Setup):
         return bool(find(self.state.opt_state, LastUpdateState))
 
     def compile_in_background(self) -> None:
-        """Begins to compile every variant of the step."""
+        """Starts to compile every variant of the step."""
         batch = self.batches(0)
         for step in dict.fromkeys((self.step_with_periodic_probes, self.step, self.step_with_probes)):
             step.compile_in_background(self.state, batch, check=memory.require_planned)
@@ -120,11 +120,11 @@ def build(
 
     Args:
       config: specs and numbers.
-      optimizer: any Optax-compatible transformation; the whole optimizer, in place of ``opt``, ``lr``, ``schedule``,
+      optimizer: any Optax-compatible transformation; replaces ``opt``, ``lr``, ``schedule``,
         ``clip``, ``group`` and ``wrap`` of the configuration.
-      data: takes the place of ``config.data``.
-      tokenizer: of the run that is continued; None trains one.
-      data_hash: SHA-256 of the data that the run began with; None takes any.
+      data: replaces ``config.data``.
+      tokenizer: of a resumed run; None trains one.
+      data_hash: SHA-256 of a resumed run's data; None accepts any data.
 
     Raises:
       UserError: a spec, a number or a file is wrong.
@@ -241,12 +241,12 @@ def end_of_text(config: RunConfig, tokenizer: Tokenizer) -> int | None:
     """The token between documents, if attention across it is masked; else None.
 
     Raises:
-      UserError: it should be masked, and the tokenizer has no such token.
+      UserError: the tokenizer has no end-of-text token.
     """
     if config.document_mask and tokenizer.eot is None:
         raise UserError(
             f"--document-mask needs an end-of-text token, which the {tokenizer.name} tokenizer lacks: "
-            'take --tokenizer "bpe(eot=True)", or leave the flag out'
+            'use --tokenizer "bpe(eot=True)", or omit the flag'
         )
     return tokenizer.eot if config.document_mask else None
 
@@ -289,9 +289,9 @@ def validation(model: ModelConfig, mesh: Mesh, data: Dataset, context: int) -> C
 
 
 def model_config(config: RunConfig, vocab_size: int, **known: Any) -> ModelConfig:
-    """The model of a run; its attention is plain, and fields that are ``known`` otherwise take precedence.
+    """The model of a run; its attention is plain, and ``known`` fields take precedence.
 
-    The embedding has a row for every token of the tokenizer, and more where the run asks for them.
+    The embedding has a row for every token of the tokenizer, and more if ``--vocab-size`` requests them.
 
     Raises:
       UserError: there are more tokens than rows.
@@ -300,7 +300,7 @@ def model_config(config: RunConfig, vocab_size: int, **known: Any) -> ModelConfi
     rows = vocab_size if config.vocab_size is None else config.vocab_size
     if rows < vocab_size:
         raise UserError(
-            f"the tokenizer has {vocab_size:,} tokens, but --vocab-size is only {rows:,}: take another --tokenizer, "
+            f"the tokenizer has {vocab_size:,} tokens, but --vocab-size is only {rows:,}: use another --tokenizer, "
             "or a larger --vocab-size"
         )
     return ModelConfig(**options, vocab_size=rows, **known)

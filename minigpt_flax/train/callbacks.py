@@ -1,4 +1,4 @@
-"""Callbacks: called outside of the step, one step late so that the device never waits for the host."""
+"""Callbacks: called outside the step, one step late so that the device never waits for the host."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def as_callback(callback: Callback | StepCallback) -> Callback:
 
 
 def on_record(step: int, every: int) -> bool:
-    """Whether the log keeps this step: the first, and every ``every``-th. Probes measure only in these."""
+    """Whether a step is logged: the first, and every ``every``-th. Probes measure only in logged steps."""
     return step == 1 or step % every == 0
 
 
@@ -67,7 +67,7 @@ class Recorder(Callback):
         self.log, self.every, self.skips = log, every, skips
 
     def on_step(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Logs one step where it is due; the first one and a non-finite one always are.
+        """Logs a step if it is due; the first step and a non-finite step always are.
 
         A probe that doesn't measure in a step returns NaN, which isn't logged.
         """
@@ -91,7 +91,7 @@ class NonFiniteGuard(Callback):
       names: of the tensors, in the order of ``grad_squares``.
       threshold: gradient norm above which ``warn`` is called.
       warn: called with the step, the norm and the name of the largest gradient.
-      warned: the run has been warned already.
+      warned: whether the warning was given before.
       skips: number of successive steps that may be skipped.
     """
 

@@ -120,7 +120,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int, keep_every: int | None = None):
-        self.folder, self.keep, self.keep_every = folder.resolve(), keep, keep_every
+        self.folder, self.keep, self.keep_every = Path(os.path.realpath(folder)), keep, keep_every
         self.scores: dict[int, float] = {}
         self._quiet = ExitStack()
         self._alias = _Alias(self.folder)

@@ -49,6 +49,8 @@ def use(choice: str | None, device_kind: str) -> str | None:
     if choice == NONE:
         jax.config.update("jax_enable_compilation_cache", False)
         return None
+    # A program that can't be read or kept is compiled again, which needs no warning, whoever chose the folder.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
     if choice is None and jax.config.values["jax_compilation_cache_dir"] is not None:
         return None
     root = Path(os.path.realpath(users_cache() if choice is None else Path(choice).expanduser())) / OWN
@@ -62,8 +64,6 @@ def use(choice: str | None, device_kind: str) -> str | None:
     except OSError as error:
         return f"compiled programs are not cached: can't write {folder}: {error.strerror}"
     prune(root, LIMIT)
-    # A program that can't be read is compiled again, which needs no warning.
-    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
     return None

@@ -150,7 +150,7 @@ def from_tokens(
     largest = max(int(tokens.max()) for tokens in parts)
     known = tokenizer or Ids(largest + 1 if vocab_size is None else vocab_size)
     if largest >= known.vocab_size:
-        raise UserError(f"the token {largest} is outside of the vocabulary of {known.vocab_size:,} tokens")
+        raise UserError(f"the token {largest} is outside the vocabulary of {known.vocab_size:,} tokens")
     digest = hashlib.sha256()
     for tokens in parts:
         digest.update(tokens.tobytes())
@@ -182,7 +182,7 @@ def choose_tokenizer(corpora: Sequence[Corpus], spec: Spec) -> Tokenizer:
         first = next(iter(made))
         if not _equal(other, made[first]):
             raise UserError(
-                f"{first!r} and {name!r} were prepared with different tokenizers: prepare one again, as the other"
+                f"{first!r} and {name!r} were prepared with different tokenizers: prepare both with the same tokenizer"
             )
     if made:
         return next(iter(made.values()))
@@ -190,7 +190,7 @@ def choose_tokenizer(corpora: Sequence[Corpus], spec: Spec) -> Tokenizer:
     if numbers and spec.name not in READY_MADE:
         if len(numbers) < len(corpora):
             raise UserError(
-                f"{numbers[0].name!r} came as tokens, which don't mix with text encoded by {spec.name!r}: "
+                f"{numbers[0].name!r} consists of tokens, which can't be mixed with text encoded by {spec.name!r}: "
                 f"give the --tokenizer that made them ({', '.join(sorted(READY_MADE))})"
             )
         return _numbers(numbers)

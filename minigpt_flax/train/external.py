@@ -51,7 +51,7 @@ def load_factory(spec: Spec) -> Callable:
     place, _, name = spec.name.rpartition(":")
     if not spec.trusted:
         raise UserError(
-            f"the run's optimizer is {spec.name}, code outside of this project, which would be executed: "
+            f"the run's optimizer is {spec.name}, code outside this project, which would be executed: "
             "add --trust if you trust it"
         )
     module = _load_file(Path(place)) if place.endswith(".py") or os.sep in place else _load_module(place)
@@ -60,7 +60,7 @@ def load_factory(spec: Spec) -> Callable:
     except AttributeError:
         raise UserError(f"--opt {spec.name}: {place} has no {name!r}{nearest(name, vars(module))}") from None
     if not callable(factory):
-        raise UserError(f"--opt {spec.name}: {name} is no function but {type(factory).__name__}")
+        raise UserError(f"--opt {spec.name}: {name} is not a function but of type {type(factory).__name__}")
     return _checked(spec, factory)
 
 
@@ -96,7 +96,7 @@ def _load_file(path: Path) -> ModuleType:
         raise UserError(f"--opt {path}: there is no such file")
     spec = importlib.util.spec_from_file_location(f"optimizer_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise UserError(f"--opt {show(path)}: is no Python file")
+        raise UserError(f"--opt {show(path)} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     return _executed(f"{show(path)}", lambda: (spec.loader.exec_module(module), module)[1])  # pyright: ignore
 

@@ -87,7 +87,7 @@ def _from_hub(name: str) -> Path:
     """The folder of one of OpenAI's models, downloaded where it isn't in the cache."""
     if name not in HUB:
         raise UserError(
-            f"--init {name}: no such folder{nearest(name, HUB)}; give a run's, one with a GPT-2 (config.json and "
+            f"--init {name}: no such folder{nearest(name, HUB)}; give the folder of a run, of a GPT-2 (config.json and "
             f"model.safetensors), or one of {', '.join(HUB)}"
         )
     try:
@@ -116,7 +116,7 @@ def fields_from_weights(given: Mapping[str, Any], source: InitialWeights) -> Map
         if value != has and not (name == "context" and value < has):
             raise UserError(
                 f"--init {source.name} has {name}={source.fields[name]!r}, but {flag_of(name)} says "
-                f"{given[name]!r}: leave that flag out, or use other weights"
+                f"{given[name]!r}: omit that flag, or use other weights"
             )
     return source.fields
 

@@ -1,4 +1,4 @@
-"""The training loop: run a step, process the metrics of the one before; validate, save, and end well in every case."""
+"""The training loop: run each step, process the metrics of the previous one, validate and save."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Result:
     Attributes:
       run: its parts.
       state: at the end.
-      folder: of the run, None if nothing was kept.
+      folder: of the run; None if nothing was saved.
       history: records of ``metrics.jsonl``: steps and validations, in order.
       clock: time of the steps.
     """
@@ -80,17 +80,17 @@ def fit(
 
     Args:
       run: see :func:`minigpt_flax.build`.
-      state: where to begin; None begins with the newest checkpoint, or else with ``run.init()``.
-      folder: of the run, created if it isn't there; None keeps nothing on disk.
+      state: initial state; None uses the newest checkpoint, or else ``run.init()``.
+      folder: of the run, created if it doesn't exist; None saves nothing to disk.
       callbacks: :class:`Callback` objects, or functions ``(step, metrics)``; called one step late.
       reporter: shows the progress; None shows nothing.
       stop: called before every step; True saves and ends.
-      stop_after: end, as if asked, when this many steps of the run are done.
+      stop_after: save and stop after this step.
 
     Raises:
       Diverged: the loss, a gradient or a parameter isn't finite; the checkpoints hold only states from before.
-      UserError: the folder holds another run, or another process trains in it.
-      TrainingFailed: something can't be written.
+      UserError: the folder holds another run, or another process is using it.
+      TrainingFailed: a file can't be written.
     """
     reporter = reporter or Reporter()
     with open_store(run, folder) as store:
@@ -157,7 +157,7 @@ def advance(
     split: Callable[[Any], Sequence[Any]] = lambda tree: [tree],
     profiler: Profiler = lambda number, step: step,
 ) -> Any:
-    """Runs the steps that a state has not yet done: the one loop of all training.
+    """Runs the remaining steps; all training uses this loop.
 
     Args:
       step_for: number of a step, from 1 -> ``step(state, batch) -> (state, metrics)``.
@@ -174,7 +174,7 @@ def advance(
 
     Raises:
       Diverged: from a supervisor that isn't tolerant.
-      Failed: something can't be written.
+      Failed: a file can't be written.
     """
     done = first = supervisors[0].first
     pending: tuple[int, Any] | None = None
@@ -217,5 +217,5 @@ def advance(
 
 
 def _placed(batch: Any) -> Any:
-    """A batch on its device; one that lies on several already stays where it is."""
+    """Places a batch on its device; a batch that is already sharded over several is unchanged."""
     return batch if isinstance(batch, jax.Array) else jax.device_put(batch)

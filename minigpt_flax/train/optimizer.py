@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from jaxopt_mini.tree import path_name
 from jaxopt_mini.wrappers import inner_updates
 from minigpt_flax.errors import UserError
 from minigpt_flax.spec import Spec, as_user_error
-from minigpt_flax.train.compile import run_unoptimized
 from minigpt_flax.train.config.param_groups import REST, ParamGroup, assign
 from minigpt_flax.train.config.run_config import RunConfig
 from minigpt_flax.train.probe_wrappers import PROBE_WRAPPERS
@@ -141,24 +139,6 @@ def check_one_step(config: RunConfig, schedule: Any, tx: GradientTransformationE
         f"optimizer '{config.opt}'{beside} after clip '{config.clip}'{around}",
         lambda: jax.eval_shape(lambda params: _first_updates(tx, params, params), shapes),
     )
-
-
-def decay_rates(config: RunConfig, layout: Any, shapes: Any) -> Any:
-    """The fraction of each parameter with a zero gradient that a step at learning rate 1 removes.
-
-    That is weight decay as the optimizer applies it, measured on small stand-ins in the parameters' places.
-
-    Returns:
-      Tree of numbers, 0 where nothing decays; None for an optimizer that was passed as an object.
-    """
-    if config.opt == CUSTOM:
-        return None
-    exact = dataclasses.replace(config, dtype=Spec("float32"))
-    _, tx = build_optimizer(exact, layout, rate=lambda peak: lambda count: jnp.float32(1))
-    ones = jax.tree.map(lambda leaf: jnp.ones([min(size, 2) for size in leaf.shape]), shapes)
-    zeros = jax.tree.map(jnp.zeros_like, ones)
-    updates = run_unoptimized(jax.jit(lambda: _first_updates(tx, zeros, ones)))
-    return jax.tree.map(lambda update: 0.0 - float(update.mean()), updates)
 
 
 def _first_updates(tx: GradientTransformationExtraArgs, grads: Any, params: Any) -> Any:

@@ -104,7 +104,7 @@ def clip(view: StepView) -> dict[str, jax.Array]:
     """Effect of ``clip_by_norm``: gradient norm before clipping, factor, whether it clipped, and how often so far.
 
     Returns:
-      ``clip/norm``, ``clip/factor`` (1: not clipped), ``clip/clipped`` (0 or 1), ``clip/rate`` (fraction of all steps).
+      ``clip/norm``, ``clip/factor`` (1 if not clipped), ``clip/clipped`` (0 or 1), ``clip/rate`` (of all steps).
     """
     values: dict[str, jax.Array] = {}
     for state in find(view.opt_state, ClipByNormState)[:1]:

@@ -1,4 +1,4 @@
-"""What a run reports while it is prepared, trained and finished; ``minigpt_flax.console`` shows it."""
+"""Interface of reporters, which show progress and results of a run; implemented in ``minigpt_flax.console``."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class StepTimer(Callback):
-    """Times the steps; what shows their progress derives from it.
+    """Times the steps; base class of the progress displays.
 
     Args:
-      warn: called with a line about something that went wrong.
-      loggers: get every record of ``metrics.jsonl``.
+      warn: called with the text of a warning.
+      loggers: receive every record of ``metrics.jsonl``.
     """
 
     def __init__(self, warn: Callable[[str], None] = lambda text: None, loggers: Sequence[Logger] = ()):
@@ -45,35 +45,35 @@ class StepTimer(Callback):
         self.clock.pause()
 
     def validating(self, stop: Callable[[], bool]) -> Callable[[], bool]:
-        """Returns what a validation calls before every batch: whether to stop."""
+        """Returns the function that a validation calls before every batch; it tells whether to stop."""
         return stop
 
 
 class Reporter:
-    """What a run reports; this one reports nothing."""
+    """Base class of reporters; reports nothing."""
 
     def note(self, text: str, **facts: Any) -> None:
-        """Reports something to know; ``facts`` are the same for programs."""
+        """Reports a note; ``facts`` is its machine-readable form."""
 
     def warn(self, text: str) -> None:
-        """Reports something that went wrong while training continues."""
+        """Reports a warning; training continues."""
 
     def label(self, label: str, text: str) -> None:
-        """Reports a detail under its label."""
+        """Reports a labeled line."""
 
     def working(self, what: str) -> AbstractContextManager[None]:
-        """Surrounds something that may take long."""
+        """A context for a task that may take long."""
         return nullcontext()
 
     def plan(self, run: Run, folder: RunFolder | None, done: int) -> None:
-        """Reports what the run will do."""
+        """Reports the summary before training."""
 
     def progress(self, config: RunConfig, done: int) -> StepTimer:
-        """Returns what follows the steps."""
+        """Returns the progress display, which follows the steps."""
         return StepTimer(self.warn)
 
     def speed(self, found: Speed) -> None:
-        """Reports how fast the training was."""
+        """Reports the throughput."""
 
     def finished(self, folder: RunFolder | None, outcome: Outcome) -> None:
         """Reports the results of a finished run."""

@@ -175,11 +175,11 @@ def load_run_data(folder: RunFolder, config: RunConfig, tokenizer: Tokenizer) ->
     Raises:
       UserError: it is missing or has changed; names the run, the data and its hash.
     """
-    expected, where = folder.data_hash(), "give --data PATH to where it is now"
+    expected, where = folder.data_hash(), "give its new path with --data PATH"
     try:
         return load_dataset(config, tokenizer=tokenizer, data_hash=expected)
     except WrongData as error:
-        raise UserError(f"{show(folder.path)}: {error}; bring it back, or {where}") from error
+        raise UserError(f"{show(folder.path)}: {error}; restore it, or {where}") from error
     except UserError as error:
         reason = "is missing" if isinstance(error.__cause__, SourceNotFound) else f"can't be read ({error})"
         raise UserError(

@@ -40,12 +40,12 @@ def check_resume_flags(session: Session, path: str, config: RunConfig, restarted
     for name, value in typed.items():
         if name in FIXED - {"steps", "data"} and getattr(config, name) != value:
             raise UserError(
-                f"--resume {path} was started with {name}={_shown(getattr(config, name))}, not {_shown(value)}: leave "
-                "the flag out, or start another run"
+                f"--resume {path} was started with {name}={_shown(getattr(config, name))}, not {_shown(value)}: omit "
+                "the flag, or start another run"
             )
     for flag, value in (("preset", preset), ("name", session.options.name)):
         if value is not None and not restarted:
-            raise UserError(f"--resume {path} takes no --{flag}: the run has its own; leave it out")
+            raise UserError(f"--resume {path} takes no --{flag}: the run has its own; omit it")
     return changed(config, **typed)
 
 

@@ -76,7 +76,7 @@ def start_or_resume(session: Session, resume_from: str | None) -> Result | None:
 
 
 def start(session: Session, compilation: throughput.Compilation) -> Result | None:
-    """Starts a new run; nothing is written before all of it is known to be right."""
+    """Starts a new run; nothing is written before all checks have passed."""
     options = session.options
     preset = session.preset or default_preset(jax.default_backend())
     source = initial_weights(session.given.get("init"))
@@ -119,18 +119,18 @@ def start(session: Session, compilation: throughput.Compilation) -> Result | Non
 
 
 def _synced(session: Session) -> Session:
-    """The session with one decision to stop for all processes."""
+    """The session with a stop that is synchronized over all processes."""
     stop = synced_stop(session.stop)
     return Session(**{**vars(session), "stop": stop})
 
 
 def stem(config: RunConfig, preset: str) -> str:
-    """Name of a run's folder, where none is given."""
+    """Default name of a run's folder."""
     return f"{preset}-{config.opt.name.rpartition(':')[2]}-{config.seed}"
 
 
 def prepare(run: Run, session: Session) -> None:
-    """Checks the memory, reports what is to know before training, and begins to compile the step."""
+    """Checks the memory, prints the summary, and starts to compile the step."""
     check_memory(run)
     for text in session.options.notices:
         session.reporter.warn(text)
@@ -159,7 +159,7 @@ def require_same_params(params: Any) -> None:
 
 
 def name_run(folder: RunFolder) -> None:
-    """Lets a process that is ended by the end of another report how to continue."""
+    """Stores the run's folder, so that a process that ends because another died can print how to continue."""
     others = peers()
     if others is not None:
         others.run = show(folder.path)
@@ -173,8 +173,8 @@ def resume(
     Args:
       session: the request.
       path: folder of the run.
-      compilation: what was compiled so far.
-      restarted: with the command that started the run, which may name its preset and its folder.
+      compilation: timer of the compilations so far.
+      restarted: whether the command is the one that started the run, so ``--preset`` and ``--name`` are allowed.
     """
     folder, reporter = RunFolder(broadcast_from_first(lambda: str(RunFolder(path).path))), session.reporter
     broadcast_from_first(folder.require)
@@ -212,7 +212,7 @@ def resume(
 
 
 def report_finished(folder: RunFolder, config: RunConfig, reporter: Reporter) -> None:
-    """Reports that nothing is left to do, and writes what the run lacks because it was killed before."""
+    """Reports that the run is finished, and writes missing files of a run that was killed at its end."""
     text = f"{show(folder.path)} is finished: all {config.steps} steps are done"
     if made := complete_artifacts(folder, config.sample_tokens):
         text += f"; wrote what was missing: {', '.join(made)}"
@@ -222,7 +222,7 @@ def report_finished(folder: RunFolder, config: RunConfig, reporter: Reporter) ->
 def train_and_report(
     run: Run, store: Store, state: TrainState, session: Session, compilation: throughput.Compilation
 ) -> Result:
-    """Trains and reports the end."""
+    """Trains and reports the results."""
     done, reporter, stop = int(state.step), session.reporter, session.stop
     profiler = tracing(session, run.config, store.folder, done)
     if not stop():
@@ -269,14 +269,14 @@ def report_end(result: Result, store: Store, session: Session) -> None:
 
 
 def last_step(config: RunConfig, options: RunOptions) -> int:
-    """The last step that will be done now."""
+    """The step at which this start ends."""
     return min(config.steps, options.stop_after or config.steps)
 
 
 def tracing(
     session: Session, config: RunConfig, folder: RunFolder | None, done: int
 ) -> AbstractContextManager[Profiler]:
-    """The profiler, where it is asked for."""
+    """The profiler, if requested."""
     if session.options.profile is None or folder is None:
         return nullcontext(lambda number, step: step)
     first, last = read_steps(session.options.profile, done, last_step(config, session.options))
@@ -284,7 +284,7 @@ def tracing(
 
 
 def measure_speed(result: Result, compilation: throughput.Compilation, folder: RunFolder | None) -> throughput.Speed:
-    """How fast training was; kept in the folder too."""
+    """Measures the throughput and writes it to ``speed.json``."""
     run, state = result.run, result.state
     analyze = lambda: run.step.lower(state, run.batches(0)).compile().memory_analysis()
     found = throughput.measure(

@@ -21,14 +21,14 @@ class RunOptions:
     """How a run is carried out; nothing here affects its numbers.
 
     Attributes:
-      out: folder that holds the runs; None keeps nothing on disk.
+      out: folder that holds the runs; None saves nothing to disk.
       name: folder of the run in ``out``; None chooses one.
       stop_after: save and end after this step of the run.
       profile: FIRST:LAST, the steps to trace.
-      manage_cache: keep compiled programs on disk.
-      compile_cache: folder of these, or ``none``; None takes the user's cache.
+      manage_cache: whether to use the compilation cache.
+      compile_cache: its folder, or ``none``; None selects the user's cache.
       trust: execute code that a run's folder names.
-      notices: lines to report once everything is known to be right.
+      notices: lines to report after all checks.
     """
 
     out: str | None = "runs"
@@ -43,16 +43,16 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Session:
-    """What starting and resuming have in common.
+    """The common arguments of starting and resuming a run.
 
     Attributes:
       given: fields of ``RunConfig`` that the user set.
-      preset: None lets the device choose.
+      preset: None selects the default for the device.
       options: how the run is carried out.
-      reporter: shows it.
-      stop: asks to end.
-      optimizer: takes the place of ``opt`` and its schedule.
-      data: takes the place of ``data``.
+      reporter: shows progress and results.
+      stop: whether a stop was requested.
+      optimizer: replaces ``opt``, its schedule and clipping.
+      data: replaces the field ``data``.
       callbacks: called one step late.
     """
 
@@ -66,13 +66,13 @@ class Session:
     callbacks: tuple[Callback | StepCallback, ...] = ()
 
     def stops_early(self) -> bool:
-        """Whether the user asked to stop, and reports it; called between whatever takes seconds."""
+        """Whether the user asked to stop, and reports it; called between long operations."""
         if self.stop():
             self.reporter.note("stopped before the first step; nothing was written")
         return self.stop()
 
     def keep_compiled(self) -> None:
-        """Keeps compiled programs for the next run, or reports why not."""
+        """Enables the compilation cache, or reports why it is unavailable."""
         if self.options.manage_cache:
             problem = compile_cache.use(self.options.compile_cache, jax.devices()[0].device_kind)
             if problem is not None:

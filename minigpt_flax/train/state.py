@@ -12,7 +12,7 @@ from jaxopt_mini import states
 
 
 class TrainState(NamedTuple):
-    """Everything that changes; with the configuration it determines the rest of the run bit for bit."""
+    """All mutable data of a run; with the configuration, it determines the remaining steps bit for bit."""
 
     step: jax.Array  # int32[]: optimizer steps done
     params: Any  # the model's parameters

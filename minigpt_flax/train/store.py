@@ -1,4 +1,4 @@
-"""Where a run is kept while it trains: its folder, created or continued, and the checkpoints in it; or nowhere."""
+"""Storage of a run during training: its folder and checkpoints, or none."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from minigpt_flax.train.state import TrainState
 
 
 class Store(NamedTuple):
-    """Where a run is kept.
+    """Storage of a run.
 
     Attributes:
-      folder: of the run; None keeps nothing on disk.
+      folder: of the run; None saves nothing to disk.
       checkpoints: in it.
     """
 
@@ -38,15 +38,15 @@ class Store(NamedTuple):
 
 @contextmanager
 def open_store(run: Run, path: Path | str | None, **facts: Any) -> Iterator[Store]:
-    """Opens the folder of a run for this process alone, and creates it if it isn't there.
+    """Opens the folder of a run for this process alone, and creates it if it doesn't exist.
 
     Args:
       run: the run.
-      path: of the folder; None keeps nothing.
+      path: of the folder; None saves nothing.
       **facts: added to ``env.json`` of a new run.
 
     Raises:
-      UserError: it can't be made, another process trains in it, or it holds another run.
+      UserError: it can't be created, another process is using it, or it holds another run.
     """
     if path is None:
         yield Store(None, NoCheckpoints())
@@ -80,11 +80,11 @@ def require_same_numbers(run: Run, folder: RunFolder) -> None:
 
 
 def environment(run: Run, params: Any = None) -> dict[str, Any]:
-    """What the numbers depend on beside the configuration.
+    """The content of ``env.json``: everything beside the configuration that affects the numbers.
 
     Args:
       run: the run.
-      params: its initial parameters, where they aren't drawn.
+      params: its initial parameters from ``--init``; None if they are random.
     """
     return {
         "versions": versions(),
@@ -104,7 +104,7 @@ def state_bytes(run: Run) -> float:
 
 
 def latest(run: Run, store: Store, warn: Callable[[str], None]) -> TrainState:
-    """The newest state that can be used; records of later steps are dropped, as they will be written again.
+    """The newest usable state; records of later steps are removed, because they will be written again.
 
     Raises:
       UserError: the run has saved nothing yet, and its initial weights have changed.
@@ -127,6 +127,6 @@ def _first_params(run: Run, folder: RunFolder | None) -> Any:
     if folder is not None and params is not None and expected not in (None, digest(params)):
         raise UserError(
             f"the weights of --init {run.config.init} have changed since {show(folder.path)} began, which has saved "
-            f"none of its own yet: bring back those with the SHA-256 {expected}, or start another run"
+            f"none of its own yet: restore those with the SHA-256 {expected}, or start another run"
         )
     return params

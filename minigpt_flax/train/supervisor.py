@@ -39,15 +39,15 @@ class Supervisor:
 
     Args:
       run: the run.
-      state: where training begins.
-      store: where the run is kept.
+      state: at the start of training.
+      store: folder and checkpoints of the run.
       callbacks: called after the log and the checks.
       progress: shows the progress, and warns.
-      history: gets every record.
-      tolerant: keep what diverged in ``diverged`` instead of raising it: other runs train in the same program.
+      history: receives every record.
+      tolerant: store a divergence in ``diverged`` instead of raising it, because other runs train in the same program.
 
     Attributes:
-      diverged: why this run ended, None while it hasn't.
+      diverged: the error of a diverged run, else None.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Supervisor:
 
     @contextmanager
     def _enduring(self) -> Iterator[None]:
-        """Lets training continue after a save that failed, unless everything would be lost with it."""
+        """Lets training continue after a failed save if an earlier checkpoint exists."""
         try:
             yield
         except CheckpointError as error:

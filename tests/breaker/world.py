@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -57,6 +58,8 @@ def add_bases(work: Path, bases: Path, names: Iterator[str] | tuple[str, ...]) -
     """Copies folders that commands have made, with a user's file planted in each."""
     for name in names:
         shutil.copytree(bases / name, work / name, symlinks=True)
+        for path in (work / name).rglob("*.json"):  # runs record the absolute paths of their data
+            path.write_text(re.sub(r'"/[^"]*/work/', f'"{work}/', path.read_text()))
         (work / name / NOTES).write_text("mine\n")
 
 

@@ -1,6 +1,7 @@
 """Text of others in a terminal, a plot and a page."""
 
 import sys
+import time
 import unicodedata
 import warnings
 
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from minigpt_flax import invocation
 from minigpt_flax.report.html import _text
 from minigpt_flax.runs import plots
-from minigpt_flax.text import printable, width
+from minigpt_flax.text import cut, printable, width
 
 FOREIGN = [
     "cost$x_$y",
@@ -106,3 +107,9 @@ def test_a_command_is_right_from_any_folder(folder, tmp_path, monkeypatch):
 
 def test_columns_of_wide_characters():
     assert width("实验") == 4
+
+
+def test_a_text_is_cut_in_linear_time():
+    started = time.process_time()
+    assert cut("x" * 300_000, 10) == "x" * 8 + ".."
+    assert time.process_time() - started < 2  # one that measured it again after each character took minutes

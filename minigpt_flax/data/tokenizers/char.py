@@ -42,7 +42,7 @@ class Char(Tokenizer):
                 f"the char tokenizer lacks {', '.join(repr(chr(code)) for code in unknown[:10])}"
                 f"{' and others' if unknown.size > 10 else ''}; it has only the "
                 f"{self.vocab_size} characters of its training text: {self._shown()}; "
-                "leave out the others, or train with --tokenizer byte, which encodes every text"
+                "remove the other characters, or train with --tokenizer byte, which encodes every text"
             )
         return ids.astype(np.int32)
 

@@ -92,7 +92,7 @@ def choose_mesh(text: str | None, batch_size: int, devices: int, processes: int 
     if batch_size % shares:
         below, above = batch_size // shares * shares, -(-batch_size // shares) * shares
         near = above if below == 0 else f"{below} or {above}"
-        raise UserError(f"--batch-size {batch_size} is no multiple of the {shares} shards of {name}: use {near}")
+        raise UserError(f"--batch-size {batch_size} is not a multiple of the {shares} shards of {name}: use {near}")
     return sizes
 
 

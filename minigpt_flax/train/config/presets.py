@@ -1,4 +1,4 @@
-"""The presets, as a user would type their fields, and one line on each. Imports no JAX."""
+"""Presets: values of ``RunConfig`` fields as typed on the command line, and a one-line note on each. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -109,9 +109,9 @@ PRESETS |= {
         "width": 1600,
     },
 }
-# modded-nanogpt's benchmark of optimizers (Jordan et al., track 3): model, data and batch are given, and wanted is an
-# optimizer that reaches a loss of 3.28 in fewer steps than the 3250 of this one. Gradients are summed over the tokens
-# of a step there and averaged here, so whatever is added to their size is as many times smaller.
+# modded-nanogpt's optimizer benchmark (Jordan et al., track 3): model, data and batch are fixed; the goal is an
+# optimizer that reaches a loss of 3.28 in fewer than the 3250 steps of this one. Gradients are summed over the tokens
+# of a step there and averaged here, so each eps is divided by the number of tokens.
 SPEEDRUN_TOKENS = 1 << 19
 SPEEDRUN_AUX = f"b1=0.8, b2=0.95, eps={1e-10 / SPEEDRUN_TOKENS:.4g}, weight_decay=0.001"
 PRESETS["speedrun"] = {
@@ -155,22 +155,22 @@ PRESETS["speedrun"] = {
     "dtype": "bfloat16",
 }
 PRESET_NOTES = {
-    "nano": "0.8 M parameters, each optimizer at its own rate; default on a CPU",
+    "nano": "0.8 M parameters, a tuned learning rate per optimizer; CPU default",
     "nanogpt": "nanoGPT's CPU recipe: nano with AdamW at 1e-3",
-    "demo": "nano, shorter and faster: what `make demo` runs",
+    "demo": "nano with fewer steps and a higher lr, for `make demo`",
     "sprint": "nanoGPT's loss of 2000 steps on tiny Shakespeare, in 300 steps",
-    "char": "nanoGPT's GPU recipe, 10.7 M parameters; default on a GPU or TPU",
+    "char": "nanoGPT's GPU recipe, 10.7 M parameters; GPU and TPU default",
     "course": "the course's MiniGPT settings: AdamW 1e-4, cosine over 1000 steps",
-    "gpt2": "GPT-2, 124 M parameters, by llm.c's recipe; give it --data",
-    "gpt2-medium": "the same, 355 M parameters",
-    "gpt2-large": "the same, 774 M parameters",
-    "gpt2-xl": "the same, 1,558 M parameters",
-    "speedrun": "modded-nanogpt's benchmark of optimizers, 162 M; give it --data",
+    "gpt2": "GPT-2, 124 M parameters, llm.c's recipe; requires --data",
+    "gpt2-medium": "GPT-2 medium, 355 M parameters",
+    "gpt2-large": "GPT-2 large, 774 M parameters",
+    "gpt2-xl": "GPT-2 XL, 1,558 M parameters",
+    "speedrun": "modded-nanogpt's optimizer benchmark, 162 M; requires --data",
 }
 
 
 def default_preset(backend: str) -> str:
-    """Returns the preset of a run that names none, by JAX's name of the device's kind."""
+    """Returns the default preset for a JAX backend."""
     return CPU if backend == "cpu" else ACCELERATOR
 
 

@@ -108,18 +108,18 @@ class RunConfig(Architecture):
         (), "monitoring", "NAME", "also log to tensorboard or wandb; repeatable", fixed=False, kind="logger"
     )
     probe: tuple[Spec, ...] = _flag(
-        (), "monitoring", "SPEC", "additional measurement of the steps; repeatable", kind="probe"
+        (), "monitoring", "SPEC", "additional measurement during training; repeatable", kind="probe"
     )
     keep: int = _flag(2, "monitoring", "N", "latest checkpoints to keep, beside the best", fixed=False, bound=COUNT)
     keep_every: int | None = _flag(
-        None, "monitoring", "STEPS", "also save every so many steps, and keep those [no]", fixed=False, bound=COUNT
+        None, "monitoring", "STEPS", "also save every N steps, and keep these [no]", fixed=False, bound=COUNT
     )
-    on_nan: Spec = _flag("stop", "monitoring", "SPEC", "on a non-finite step: stop, skip or rollback", kind="policy")
+    on_nan: Spec = _flag("stop", "monitoring", "SPEC", "after a non-finite step: stop, skip or rollback", kind="policy")
     explosion: float = _flag(
-        100.0, "monitoring", "NUMBER", "warn once of a gradient norm above this", fixed=False, bound=NORM
+        100.0, "monitoring", "NUMBER", "gradient norm that triggers one warning", fixed=False, bound=NORM
     )
     sample_tokens: int = _flag(
-        256, "monitoring", "N", "tokens of the sample at the end; 0 for none", fixed=False, bound=DRAWN
+        256, "monitoring", "N", "length of the final sample in tokens; 0: none", fixed=False, bound=DRAWN
     )
 
     def __init__(self, *, preset: str | None = None, **fields: Any):
@@ -307,7 +307,7 @@ def with_accumulation(values: dict[str, Any], typed: Collection[str]) -> dict[st
     if wanted < 1 or wanted % unit:
         near = {max(1, wanted // unit) * unit, max(1, -(-wanted // unit)) * unit}
         raise UserError(
-            f"--tokens-per-step {wanted:,} is no multiple of the {unit:,} = {values['batch_size']} x "
+            f"--tokens-per-step {wanted:,} is not a multiple of {unit:,} = {values['batch_size']} x "
             f"{values['context']} of --batch-size and --context: give "
             f"{' or '.join(f'{number:,}' for number in sorted(near))}"
         )
@@ -343,7 +343,7 @@ def check(values: dict[str, Any]) -> dict[str, Any]:
     if values["tokens_per_step"] not in (None, tokens):
         raise UserError(
             f"--tokens-per-step {values['tokens_per_step']:,} is not {tokens:,} = {accum} x {batch_size} x {context}, "
-            "the product of --accum, --batch-size and --context: leave one out"
+            "the product of --accum, --batch-size and --context: omit one of these flags"
         )
     check_parallel(values["parallel"], values["mesh"])
     clip = values["clip"]

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from benchmarks.reference import OPTS
 from minigpt_flax.compare import figures
 from minigpt_flax.compare.statistics import CandidateRuns, summarize
+from minigpt_flax.runs.style import looks
 from tests.minigpt_flax.made_runs import run
 
 RATES = (0.001, 0.01)
@@ -96,10 +98,37 @@ def test_schedules_and_ratios_come_from_training_records():
 
 
 def test_candidates_differ_without_color():
-    looks = [(style["linestyle"], style["marker"]) for style in map(figures.style, range(28))]
-    assert len(set(looks)) == 28
-    neighbours = [a[0] != b[0] and a[1] != b[1] for a, b in itertools.pairwise(looks)]
+    styles = [(style["linestyle"], style["marker"]) for style in looks([f"candidate {i}" for i in range(28)])]
+    assert len(set(styles)) == 28
+    neighbours = [a[0] != b[0] and a[1] != b[1] for a, b in itertools.pairwise(styles)]
     assert all(neighbours)
+
+
+def test_an_optimizer_has_the_same_line_in_every_comparison():
+    first, second = looks(["muon", "adamw(b2=0.99)", "mine"]), looks(["adamw", "adamw(b1=0.8)", "muon"])
+    assert (first[0], first[1]) == (second[2], second[0])
+    assert second[1] not in (second[0], second[2]) and first[2] not in first[:2]
+    twelve = [line["color"] for line in looks(OPTS)]
+    assert len(set(twelve)) == len(OPTS) == 12
+
+
+def test_labels_are_short_and_differ():
+    rest = " warmup_cosine(warmup=0.1, floor=0.0) lr 0.003"
+    names = ["adamw(b2=0.99, weight_decay=0.1)" + rest, "muon" + rest]
+    assert list(figures.short_names(names).values()) == ["adamw", "muon"]
+    names = ["adamw(b2=0.99, weight_decay=0.1, b1=0.8, eps=1e-9)", "adamw(b2=0.95)", "adamw(b2=0.9)"]
+    labels = list(figures.short_names(names).values())
+    assert len(set(labels)) == 3 and max(len(line) for label in labels for line in label.split("\n")) <= figures.WIDEST
+
+
+@pytest.mark.parametrize("names", [OPTS, [f"adamw(weight_decay={i / 10}, b2=0.99)" for i in range(12)]])
+def test_the_legend_of_twelve_candidates_fits_in_the_figure(names):
+    entries = [CandidateRuns(name, [run([2.0], 0, lr=lr) for lr in RATES]) for name in names]
+    figure = figures.rates(entries)
+    figure.draw_without_rendering()
+    (box,) = (legend.get_window_extent() for legend in figure.legends)
+    assert len(figure.legends[0].texts) == 12
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
 
 
 @pytest.mark.parametrize("losses", [[None, None], []])

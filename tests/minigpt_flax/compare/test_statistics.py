@@ -131,6 +131,12 @@ def test_the_same_data_under_another_path_is_the_same_data():
     assert [len(group.runs) for group in group_runs(runs)] == [3]
 
 
+def test_a_run_whose_label_would_be_too_long_is_named_by_its_path():
+    first, second = run([2.0], 0), run([1.0], 0, mesh="x" * 100_000)
+    short, long = group_runs([first, second])
+    assert short.name == "mesh None" and long.name == str(second.path)
+
+
 def test_all_formats_agree():
     summary = summarize([entry("one", [2.0, 2.1]), entry("a name | of many " + "w" * 80, [1.9, 2.0])], target=1.95)
     values = json.loads(tables.as_json(summary))

@@ -111,7 +111,7 @@ def test_rollback_continues_from_a_checkpoint_without_the_batch(tmp_path, monkey
 
 
 def test_rollback_is_refused_for_runs_in_one_program(tmp_path):
-    with pytest.raises(UserError, match="^--vmap trains runs in lockstep, .* or take --on-nan skip$"):
+    with pytest.raises(UserError, match="^--vmap trains runs in lockstep, .* or use --on-nan skip$"):
         compared(tmp_path / "c", vmap=True, on_nan="rollback")
     assert not (tmp_path / "c").exists()
 

@@ -77,6 +77,7 @@ BAD_FILES = {
     "binary.txt": (b"ab\0cd", "0x00 at byte 2"),
     "utf16.txt": ("text".encode("utf-16-le"), "binary or UTF-16.*at byte 1"),
     "latin1.txt": (b"caf\xe9 au lait", "not UTF-8 .0xe9 at byte 3.*iconv"),
+    "gbk.txt": ("中文".encode("gb18030"), "not UTF-8 .0xd6 at byte 0.*-f gb18030 for Chinese"),
     "empty.bin": (b"", "is empty"),
     "odd.bin": (b"abc", "3 bytes, which is not a whole number"),
 }

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.image import imread
 
 from minigpt_flax.__main__ import main
-from minigpt_flax.runs.plots import COLORS
+from minigpt_flax.runs.style import COLORS
 from tests.minigpt_flax.made_runs import write
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -52,6 +53,17 @@ def test_a_cache_that_jax_has_already_stays(tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     assert compile_cache.use(None, "cpu") is None
     assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+
+
+@pytest.mark.parametrize("chosen_in_jax", [True, False])
+def test_a_program_that_can_not_be_kept_needs_no_warning(tmp_path, chosen_in_jax):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path) if chosen_in_jax else None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert compile_cache.use(None if chosen_in_jax else str(tmp_path), "cpu") is None
+        warnings.warn(
+            "Error writing persistent compilation cache entry for 'f': OSError", stacklevel=1
+        )
 
 
 def test_none_keeps_nothing():

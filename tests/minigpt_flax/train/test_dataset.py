@@ -81,7 +81,9 @@ def test_llmc_files_say_their_vocabulary(tmp_path):
 
 def test_no_common_tokenizer(tmp_path, two):
     np.arange(99, dtype="<u2").tofile(tmp_path / "c.bin")
-    with pytest.raises(UserError, match=r"c.bin' came as tokens, which don't mix with text .*'char'.*byte, gpt2"):
+    with pytest.raises(
+        UserError, match=r"c.bin' consists of tokens, which can't be mixed with text.*'char'.*byte, gpt2"
+    ):
         load_dataset(config(data=(two[0], str(tmp_path / "c.bin"))))
     assert len(load_dataset(config(data=(two[0], str(tmp_path / "c.bin")), tokenizer="byte")).parts) == 2
     with pytest.raises(UserError, match="is not a token: the data of this run consists of tokens"):

@@ -77,8 +77,8 @@ def test_a_relative_file_is_stored_absolute(file, tmp_path, monkeypatch):
     [
         ("{file}:raises", "the factory raised RuntimeError: two lines"),
         ("{file}:wrong", "the factory returned int, not an optax.GradientTransformation"),
-        ("{file}:no_rate", "has too many or too few values"),
-        ("{file}:number", "is no function but int"),
+        ("{file}:no_rate", "takes other arguments than the learning rate"),
+        ("{file}:number", "is not a function but of type int"),
         ("{file}:miné", "has no 'miné'"),
         ("{file}:mime", "has no 'mime' (did you mean 'mine'?)"),
         ("{file}:mine(b7=1)", "has no keyword 'b7'; it has: b1"),

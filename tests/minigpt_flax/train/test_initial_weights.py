@@ -77,7 +77,7 @@ def test_ended_before_the_first_save_it_begins_from_the_same_parameters_or_not_a
     capsys.readouterr()
     assert resume(tmp_path / "cut" / "tuned") == 2
     output = capsys.readouterr().err
-    assert "source have changed since" in output and "bring back those with the SHA-256" in output
+    assert "source have changed since" in output and "restore those with the SHA-256" in output
     assert output.count("\n") == 1
 
 

@@ -12,9 +12,15 @@ from minigpt_flax.train.config.run_config import resolve
     [
         ("data=4", 12, 2, 1, "needs 4 devices, but there are 2"),
         ("data=2", 12, 4, 2, "uses 2 of 4 devices, but 2 processes must use them all"),
-        ("data=8", 12, 8, 1, "--batch-size 12 is no multiple of the 8 shards of --mesh data=8: use 8 or 16"),
+        (
+            "data=8",
+            12,
+            8,
+            1,
+            "--batch-size 12 is not a multiple of the 8 shards of --mesh data=8: use 8 or 16",
+        ),
         ("data=2,fsdp=4", 4, 8, 1, "of the 8 shards of --mesh data=2,fsdp=4: use 8$"),
-        (None, 12, 8, 2, "--batch-size 12 is no multiple of the 8 shards of --mesh data=8: use 8 or 16"),
+        (None, 12, 8, 2, "--batch-size 12 is not a multiple of the 8 shards of --mesh data=8: use 8 or 16"),
     ],
 )
 def test_a_mesh_that_does_not_fit(text, batch, devices, processes, message):
@@ -42,7 +48,7 @@ def test_the_mesh_that_is_chosen():
             "pmap replicates everything except the batch and has no axis 'fsdp'",
         ),
         ({"accum": 0}, "--accum must be at least 1"),
-        ({"tokens_per_step": 1000}, "1,000 is no multiple of the 768 = 12 x 64 .* give 768 or 1,536"),
+        ({"tokens_per_step": 1000}, "1,000 is not a multiple of 768 = 12 x 64 .* give 768 or 1,536"),
         ({"tokens_per_step": 100}, "give 768$"),
         ({"tokens_per_step": 1536, "accum": 3}, "1,536 is not 2,304 = 3 x 12 x 64"),
     ],
