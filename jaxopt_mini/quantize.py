@@ -85,7 +85,9 @@ def quantize(array: jax.Array) -> Blocks:
     place = _place(jnp.abs(share), jnp.where(signed, 1.0, 2.0))
     # With signs, code 127 is zero and -1 has no code.
     # Without signs, nothing positive becomes zero: Adam would divide by the root of a zero second moment.
-    code = jnp.where(signed, jnp.maximum(127 + jnp.sign(share) * place, 0), jnp.maximum(place, blocks > 0))
+    code = jnp.where(
+        signed, jnp.maximum(127 + jnp.sign(share) * place, 0), jnp.where(blocks > 0, jnp.maximum(place, 1), place)
+    )
     scales = jnp.where(signed, -largest, largest)
     return Blocks(_join(code, array.shape[-1]).astype(jnp.uint8), scales[..., 0])
 

@@ -21,6 +21,7 @@ from jaxopt_mini.base import (
 )
 from jaxopt_mini.check import check_fraction
 from jaxopt_mini.tree import increment, total_weight, widen
+from jaxopt_mini.wrappers._conditional import per_update
 
 
 class EmaParamsState(NamedTuple):
@@ -39,6 +40,7 @@ def _averaged(state: EmaParamsState, params: Params) -> Params:
 states.EVALUATION[EmaParamsState] = _averaged
 
 
+@per_update
 def ema_params(inner: GradientTransformation, *, decay: ArrayLike = 0.999) -> GradientTransformationExtraArgs:
     """Keeps an exponential moving average of the parameters.
 
