@@ -53,7 +53,7 @@ def scalar_dtype(tree: Tree) -> jnp.dtype:
     refuse_integers(tree)
     dtypes = (jnp.finfo(leaf.dtype).dtype for leaf in jax.tree.leaves(tree))
     narrowest = min(dtypes, key=lambda dtype: jnp.finfo(dtype).bits, default=jnp.float32)
-    return jnp.promote_types(narrowest, jnp.float32)
+    return wide_dtype(narrowest)
 
 
 def widen(leaf: jax.Array) -> jax.Array:

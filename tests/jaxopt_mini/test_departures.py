@@ -77,7 +77,7 @@ def bias_correction_near_one(adam):
 
 def bfloat16_sums(schedule_free):
     """The sum of the weights, here of 1000 ones, doesn't stall."""
-    tx, params = schedule_free(optax.sgd(1.0), 1.0), {"w": jnp.zeros(1, jnp.bfloat16)}
+    tx, params = schedule_free(ours.sgd(1.0), 1.0), {"w": jnp.zeros(1, jnp.bfloat16)}
     step = lambda state, _: (tx.update(params, state, params)[1], None)
     state, _ = jax.lax.scan(step, tx.init(params), length=1000)
     np.testing.assert_allclose(np.float32(state.weight_sum), 1000.0, rtol=1e-3)
