@@ -60,8 +60,8 @@ def dadapt_adamw(
     Notation: d is ``estim_lr`` in the state, r ``numerator_weighted``, s ``grad_sum``, m and v ``exp_avg(_sq)``.
 
     Departures: a gradient of zero leaves d unchanged; in Optax d becomes NaN. Optax always applies bias correction, the
-    official code by default doesn't: ``bias_correction=False``. d and r are float32 with bfloat16 parameters
-    too.
+    official code by default doesn't: ``bias_correction=False``. With bfloat16
+    parameters d and r are float32.
 
     Args:
       learning_rate: factor of the estimated learning rate, a number or a schedule that starts at 1.

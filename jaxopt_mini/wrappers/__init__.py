@@ -7,7 +7,7 @@ from jaxopt_mini.wrappers._cautious_decay import (
     cautious_decay as cautious_decay,
 )
 from jaxopt_mini.wrappers._conditional import (
-    conditional as conditional,
+    conditional_updates as conditional_updates,
     per_update as per_update,
     update_if as update_if,
 )

@@ -19,7 +19,7 @@ MICRO_BATCHED: set[type] = {MultiStepsState}
 
 
 class Conditional(GradientTransformationExtraArgs):
-    """A transformation that doesn't update in every call, as a :func:`conditional` wrapper returns it.
+    """A transformation that doesn't update in every call, as a :func:`conditional_updates` wrapper returns it.
 
     Attributes:
       replace_inner: function of ``change``; wraps ``change(inner)`` instead of the inner transformation.
@@ -28,7 +28,7 @@ class Conditional(GradientTransformationExtraArgs):
     replace_inner: Callable[[Callable[[GradientTransformation], GradientTransformation]], Conditional]
 
 
-def conditional(wrapper: Wrapper) -> Wrapper:
+def conditional_updates(wrapper: Wrapper) -> Wrapper:
     """Decorator for a wrapper that decides in which calls the inner transformation updates, see :func:`per_update`."""
 
     @functools.wraps(wrapper)
@@ -43,7 +43,8 @@ def conditional(wrapper: Wrapper) -> Wrapper:
 def per_update(wrapper: Wrapper) -> Wrapper:
     """Decorator for a wrapper that works once per update, not once per call.
 
-    Around a :func:`conditional` wrapper it moves inside: ``cautious(accumulate(tx))`` is ``accumulate(cautious(tx))``.
+    Around a :func:`conditional_updates` wrapper it moves inside: ``cautious(accumulate(tx))`` is
+    ``accumulate(cautious(tx))``.
     Where it can't, because ``accumulate`` or ``optax.MultiSteps`` is deeper inside, ``init`` raises a ``ValueError``.
     """
 
