@@ -71,7 +71,11 @@ def text(report: dict[str, Any]) -> str:
     from minigpt_flax.train.loss_by_position import table
 
     sizes = [f"{report[name]:,} {name}" for name in SIZES if name in report]
-    bits = [f", {report[f'bits_per_{unit}']:.3f} bits/{unit}" for unit in ("character", "byte") if "bytes" in report]
+    bits = [
+        f", {report[f'bits_per_{unit}']:.3f} bits/{unit}"
+        for unit in ("character", "byte")
+        if f"bits_per_{unit}" in report
+    ]
     values = np.array([math.nan if value is None else value for value in report["loss_by_position"]])
     return "\n".join(
         (

@@ -17,7 +17,7 @@ from minigpt_flax.data.documents import (
 from minigpt_flax.data.mixture import Mixture as Mixture, by_size as by_size, mix as mix, read_weights as read_weights
 from minigpt_flax.data.prefetch import Prefetch as Prefetch
 from minigpt_flax.data.sources import TEXT_SUFFIXES as TEXT_SUFFIXES
-from minigpt_flax.data.stats import bits_per_character as bits_per_character, unigram_entropy as unigram_entropy
+from minigpt_flax.data.stats import bits_per_unit as bits_per_unit, unigram_entropy as unigram_entropy
 from minigpt_flax.data.token_files import TokenFiles as TokenFiles, Tokens as Tokens
 from minigpt_flax.data.tokenizers import (
     READY_MADE as READY_MADE,
