@@ -103,9 +103,8 @@ def mixed(each: Mapping[str, Mapping[str, Any]], weights: Sequence[float]) -> di
     error = lambda name: np.sqrt(np.sum(np.square(weighted(name)), axis=0))
     found: dict[str, Any] = {name: sum(one[name] for one in parts) for name in SIZES if name in parts[0]}
     found |= {"loss": float(mean("loss")), "loss_sem": float(error("loss_sem")), "perplexity": perplexity(mean("loss"))}
-    found |= {
-        name: float(mean(name)) for name in ("bits_per_character", "bits_per_byte") if all(name in one for one in parts)
-    }
+    bits = [name for name in ("bits_per_character", "bits_per_byte") if all(name in one for one in parts)]
+    found |= {name: float(mean(name)) for name in bits}
     if len(parts) > 1:
         shares = zip(each.items(), weights, strict=True)
         found["sources"] = {name: {"loss": one["loss"], "share": share} for (name, one), share in shares}
