@@ -93,7 +93,10 @@ class Architecture:
     )
     init_scheme: str = option("gpt2", "NAME", "weight initialization", names=INIT_NAMES)
     dropout: float = option(  # of embeddings, attention weights and the outputs of a block
-        0.0, "NUMBER", "dropout probability", Bound(0, 1, below=True)
+        0.0,
+        "NUMBER",
+        "dropout probability, rounded to 1/256 where that changes it by at most 2 %",
+        Bound(0, 1, below=True),
     )
     remat: str = option("none", "NAME", "activation checkpointing", names=REMAT_NAMES, group="computing")
     # Parameters and results are the same either way; an unrolled step is faster on a small model.

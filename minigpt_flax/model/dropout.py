@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 BYTE = 256  # number of values
-TOLERANCE = 0.02  # relative error of the rate
+TOLERANCE = 0.02  # relative error of the rate, and of the share of the elements that are kept
 
 
 class Dropout(nn.Module):
@@ -48,11 +48,11 @@ def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> tuple[Bool[Arr
 
     >>> [keep_mask(jax.random.key(0), rate, (4,))[1] * 256 for rate in (0.1, 0.2, 0.5)]
     [26.0, 51.0, 128.0]
-    >>> keep_mask(jax.random.key(0), 0.001, (4,))[1]
-    0.001
+    >>> [keep_mask(jax.random.key(0), rate, (4,))[1] for rate in (0.001, 0.99)]
+    [0.001, 0.99]
     """
     threshold = round(rate * BYTE)
-    if not shape or abs(threshold / BYTE - rate) > TOLERANCE * rate:
+    if not shape or abs(threshold / BYTE - rate) > TOLERANCE * min(rate, 1 - rate):
         return jax.random.bernoulli(key, 1 - rate, shape), rate
     words = jax.random.bits(key, (*shape[:-1], -(-shape[-1] // 4)))
     random_bytes = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(*shape[:-1], -1)

@@ -65,7 +65,7 @@ class Block(nn.Module):
         return x + drop(self.mlp(self.norm_2(x)))
 
     def project(
-        self, x: Float[Array, "B T D"], positions: Int[Array, " T"]
+        self, x: Float[Array, "B T D"], positions: Int[Array, " T"] | Int[Array, "B T"]
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
         """Compute queries, keys and values, for attention over a KV cache."""
         return self.attention.project(self.norm_1(x), positions)

@@ -51,7 +51,8 @@ def write(
       stops: a text ends before the first occurrence of one of these.
       ignore_eos: continue after end-of-text tokens, which are then part of the text.
       special_tokens: read ``<|endoftext|>`` and other special tokens in prompts as these tokens, not as text.
-      **sampling: ``max_tokens``, ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``repetition_penalty`` of ``stream``.
+      **sampling: ``max_tokens``, ``temperature``, ``top_k``, ``top_p``, ``min_p`` and ``repetition_penalty`` of
+        ``stream``.
 
     Returns:
       An iterator over lists of pieces, one for each unfinished text, of a few tokens each. The joined pieces of a text
