@@ -54,7 +54,7 @@ class Block(nn.Module):
         """Declare the submodules."""
         self.norm_1, self.norm_2 = Norm(self.config), Norm(self.config)
         self.attention, self.mlp = Attention(self.config), Mlp(self.config)
-        self.residual_dropout = Dropout(self.config.dropout)
+        self.residual_dropout = Dropout(self.config.dropout, self.config.batch_axis)
 
     def __call__(
         self, x: Float[Array, "B T D"], documents: Int[Array, "B T"] | None = None, *, deterministic: bool
@@ -89,7 +89,7 @@ class GPT(nn.Module):
             self.position_embedding = nn.Embed(config.context, config.width, embedding_init=init)
         if config.embedding_norm:
             self.embedding_norm = Norm(config)
-        self.embedding_dropout = Dropout(config.dropout)
+        self.embedding_dropout = Dropout(config.dropout, config.batch_axis)
         self.final_norm = Norm(config)
         self.head = Head(config)
 

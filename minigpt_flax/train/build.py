@@ -137,10 +137,10 @@ def make_run(config: RunConfig, data: Dataset, optimizer: GradientTransformation
     config = config if optimizer is None else dataclasses.replace(config, **IN_PLACE_OF_SPECS)
     setup = make_setup(config, data.tokenizer, optimizer)
     key = jax.random.key(config.seed)
-    losses = loss_sum(setup.model)
 
     def make(axis: str | None, specs: tuple[Spec, ...]) -> Step:
         probes = {"probes": chosen_probes(specs), "observed": bool(specs)}
+        losses = loss_sum(dataclasses.replace(setup.model, batch_axis=axis))
         return make_step(losses, setup.tx, setup.schedule, key=key, layout=setup.layout, axis=axis, **probes)
 
     mesh = sharding.make_mesh(_mesh_sizes(config, setup.shapes))

@@ -34,3 +34,12 @@ def test_no_dropout_at_rate_zero_or_when_deterministic():
     assert Dropout(0.5).apply({}, x, deterministic=True) is x and Dropout(0.0).apply({}, x, deterministic=False) is x
     half = Dropout(0.5).apply({}, x.astype(jnp.bfloat16), deterministic=False, rngs={"dropout": jax.random.key(0)})
     assert half.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+@pytest.mark.parametrize("rate", [0.2, 0.01])
+def test_the_masks_of_devices_are_parts_of_the_mask_of_the_whole_batch(rate, impl):
+    key, shape = jax.random.key(3, impl=impl), (2, 3, 5)
+    parts = jax.pmap(lambda _: keep_mask(key, rate, shape, "data")[0], "data", devices=jax.devices()[:4])(jnp.arange(4))
+    whole, _ = keep_mask(key, rate, (8, 3, 5))
+    np.testing.assert_array_equal(parts.reshape(8, 3, 5), whole)
