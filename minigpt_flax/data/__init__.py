@@ -7,6 +7,7 @@ from minigpt_flax.data.corpora import (
     load_corpus as load_corpus,
     open_corpus as open_corpus,
 )
+from minigpt_flax.data.detokenize import TextSize as TextSize, text_size as text_size
 from minigpt_flax.data.documents import (
     encode as encode,
     join_documents as join_documents,

@@ -105,12 +105,7 @@ def _at_least(min_p: float | Array | None, logits: Float[Array, "*batch V"]) -> 
     return jnp.where(probability < min_p * probability.max(axis=-1, keepdims=True), -jnp.inf, logits)
 
 
-def _cumulative_sum(x: Float[Array, "*batch V"]) -> Float[Array, "*batch V"]:
-    """Sum with a second float for the rounding errors, as exact as in double precision, which PyTorch uses."""
-
-    def add(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
-        total = a[0] + b[0]
-        part = total - a[0]
-        return total, a[1] + b[1] + ((a[0] - (total - part)) + (b[0] - part))
-
-    return sum(jax.lax.associative_scan(add, (x, jnp.zeros_like(x)), axis=-1))
+def _cumulative_sum(probability: Float[Array, "*batch V"]) -> Float[Array, "*batch V"]:
+    """Sum in units of 2^-31, which integers add exactly, to be as exact as PyTorch, which adds in double precision."""
+    units = jnp.round(probability * 2.0**31).astype(jnp.uint32)
+    return jnp.cumsum(units, axis=-1).astype(probability.dtype) / 2.0**31

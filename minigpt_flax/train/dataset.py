@@ -16,6 +16,7 @@ from minigpt_flax.data import (
     Corpus,
     Ids,
     Mixture,
+    TextSize,
     TokenFiles,
     Tokenizer,
     Tokens,
@@ -27,8 +28,8 @@ from minigpt_flax.data import (
     read_weights,
     single_piece,
     split,
+    text_size,
 )
-from minigpt_flax.data.detokenize import TextSize, text_size
 from minigpt_flax.errors import UserError
 from minigpt_flax.spec import Spec
 from minigpt_flax.train.config.run_config import RunConfig

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minigpt_flax.data import bits_per_unit, evaluation_windows
-from minigpt_flax.data.detokenize import text_size
+from minigpt_flax.data import bits_per_unit, evaluation_windows, text_size
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invocation import show
 from minigpt_flax.train.build import EVALUATION_TOKENS

@@ -129,7 +129,7 @@ def test_top_p_keeps_as_many_tokens_as_transformers_where_the_sum_is_exact(weigh
 
 
 def test_top_p_adds_probabilities_as_exactly_as_double_precision():
-    x = np.random.default_rng(0).integers(1, 9, (9, 150)).astype(np.float32)
+    x = np.random.default_rng(0).integers(1, 9, (50, 40)).astype(np.float32)
     x /= x.sum(axis=1, keepdims=True)
     exact = np.cumsum(x.astype(np.float64), axis=1).astype(np.float32)
     np.testing.assert_array_equal(jax.jit(cumulative_sum)(jnp.asarray(x)), exact)
