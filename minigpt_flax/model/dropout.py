@@ -77,7 +77,7 @@ def _words(key: Array, shape: tuple[int, ...], axis: str | None) -> UInt32[Array
     if axis is None:
         return jax.random.bits(key, shape)
     part = jax.lax.axis_index(axis)
-    if jax.random.key_impl(key) != "threefry2x32" or not jax.config.jax_threefry_partitionable:
+    if jax.random.key_impl(key) != "threefry2x32" or not jax.config.read("jax_threefry_partitionable"):
         whole = jax.random.bits(key, (jax.lax.axis_size(axis) * shape[0], *shape[1:]))
         return jax.lax.dynamic_slice_in_dim(whole, part * shape[0], shape[0])
     size = math.prod(shape)
