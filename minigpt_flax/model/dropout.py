@@ -72,12 +72,13 @@ def keep_mask(
 def _words(key: Array, shape: tuple[int, ...], axis: str | None) -> UInt32[Array, "*sizes"]:
     """Draw random words; under a device axis, those of this device's rows of the whole array.
 
-    Word i of an array is a hash of the key and i, so that each device computes only its own words.
+    By default, word i of an array is a hash of the key and i, so that each device computes only its own words.
     """
     if axis is None:
         return jax.random.bits(key, shape)
     part = jax.lax.axis_index(axis)
-    if jax.random.key_impl(key) != "threefry2x32" or not jax.config.read("jax_threefry_partitionable"):
+    by_position = jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
+    if jax.random.key_impl(key) != "threefry2x32" or not by_position:
         whole = jax.random.bits(key, (jax.lax.axis_size(axis) * shape[0], *shape[1:]))
         return jax.lax.dynamic_slice_in_dim(whole, part * shape[0], shape[0])
     size = math.prod(shape)
