@@ -1,6 +1,5 @@
 """The public interface: training, comparing and opening a run from Python."""
 
-import argparse
 import inspect
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import optax
 import pytest
 
 import minigpt_flax as mg
+from minigpt_flax.cli.parser import Parser
 from minigpt_flax.cli.sample import declare
 from minigpt_flax.errors import UserError
 from minigpt_flax.train.restore import TrainedModel
@@ -199,8 +199,8 @@ def test_a_comparison_returns_a_table(tmp_path, capsys):
 
 
 def test_generate_takes_every_setting_of_the_command_and_passes_it_on(monkeypatch):
-    parser = argparse.ArgumentParser()
-    declare(cast(Any, parser))
+    parser = Parser()
+    declare(parser)
     command = {action.dest for action in parser._actions} - {"help", "folder", "step", "num", "prompt_file"}
     command -= {"compile_cache", "quiet", "json"}
     assert command == inspect.signature(TrainedModel.generate).parameters.keys() - {"self"}
