@@ -12,7 +12,6 @@ from minigpt_flax.model import generate as module
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.generate import CHUNK, append, generate, stream
 from minigpt_flax.model.gpt import apply
-from minigpt_flax.model.kv_cache import decode, prefill, split_layers
 from minigpt_flax.model.sampling import sample_logits
 from tests.minigpt_flax.model import speedrun
 from tests.minigpt_flax.model.uncached import generate_uncached
@@ -24,8 +23,8 @@ PARTS = [
     {"position": "rope", "norm": "rmsnorm", "mlp": "swiglu", "heads": 4, "kv_heads": 2, "qk_norm": True},
     {"position": "none", "softcap": 2.0, "bias": True, "tie_head": True, "heads": 2, "kv_heads": 1},
     {**speedrun.PARTS, "width": 32},
-    {"end_of_text": 5},
-    {"end_of_text": 5, "position": "rope"},
+    {"end_of_text": 5, "layers": 1},
+    {"end_of_text": 5, "layers": 1, "position": "rope"},
 ]
 
 
@@ -60,21 +59,16 @@ def test_every_architecture_samples_the_same_with_and_without_kv_cache(parts, dr
     for temperature in (0.9, 0.0):
         how = {"max_tokens": 2 * CHUNK + 3, "temperature": temperature}
         found = generate(config, params, prompt, KEY, **how)
+        assert config.end_of_text is None or temperature == 0 or config.end_of_text in found
         np.testing.assert_array_equal(found, generate_uncached(config, params, jnp.asarray(prompt), KEY, **how))
 
 
-@pytest.mark.parametrize("position", ["learned", "rope"])
-def test_a_document_mask_hides_earlier_documents(position, draw):
-    config = ModelConfig(vocab_size=11, context=16, layers=2, heads=2, width=8, position=position, end_of_text=7)
+def test_a_document_mask_hides_earlier_documents(draw):
+    config = ModelConfig(vocab_size=11, context=16, layers=1, heads=2, width=8, end_of_text=7)
     params, how = draw(config, 1.0), {"max_tokens": 6, "temperature": 0.0}
     alone = generate(config, params, [[7, 1, 2]], KEY, **how)
     behind = generate(config, params, [[3, 3, 9, 7, 1, 2], [7, 7, 1, 2]], KEY, **how)
     np.testing.assert_array_equal(behind, np.repeat(alone, 2, axis=0))
-    window, cache = jnp.array([[3, 3, 9]]), split_layers(params)
-    logits, kept = prefill(config, cache, window, jnp.array([3]))
-    for token, expected in ((7, [[7]]), (1, [[7, 1]])):  # an end-of-text token that is decoded
-        logits, kept = decode(config, cache, kept, jnp.array([token]))
-        np.testing.assert_allclose(logits, apply(config, params, jnp.array(expected))[:, -1], atol=1e-5)
 
 
 def test_the_penalty_counts_the_whole_prompt_and_the_text(params):
