@@ -23,7 +23,8 @@ NAMES = (
 
 
 @pytest.fixture(autouse=True)
-def undo():
+def cache_of_commands():
+    """Commands change JAX's configuration here, until the end of a test."""
     before = [getattr(jax.config, name) for name in NAMES]
     yield
     for name, value in zip(NAMES, before, strict=True):
