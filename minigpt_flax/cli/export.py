@@ -70,7 +70,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, context: int) -> dict[st
     """
     from minigpt_flax.model.weight_files import write_json
 
-    model, special = tokenizer.hugging_face(), tokenizer.special_tokens
+    model, special = tokenizer.hugging_face(), tokenizer.roles
     if model is None:
         return {}
     write_json(folder / TOKENIZER, model)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int32
 from numpy.typing import ArrayLike
 
-from minigpt_flax.data.tokenizers.base import Texts, Tokenizer, cut, pieces, utf8
+from minigpt_flax.data.tokenizers.base import END, Texts, Tokenizer, cut, pieces, utf8
 from minigpt_flax.data.tokenizers.components import CHARACTERS, LEFT_OUT, TOKENS, check_tokenizer
 from minigpt_flax.errors import UserError
 from minigpt_flax.runs.schema import brief, check_fields, check_range, check_type
@@ -26,7 +26,6 @@ _PIECE = 1 << 16  # characters per task of a thread
 _RUN = 1 << 12  # characters of a word that are trained on at once; encoding does not split it
 _LONG = re.compile(rf"(?<!\S)\S{{{_RUN},}}|(?<!\s)\s{{{_RUN},}}")
 MAX_VOCAB_SIZE = 1 << 18  # of `bpe`: each merge costs training time, each token a row of the embedding
-END = "<|endoftext|>"  # GPT-2's name of the end-of-text token
 ROLES = ("bos_token", "eos_token", "pad_token")  # special tokens, as transformers names them
 _SHORTENING = ("truncation", "padding")
 
@@ -74,7 +73,7 @@ class Bpe(Tokenizer):
         return self._inner.token_to_id(self._special.get("eos_token", END))
 
     @property
-    def special_tokens(self) -> dict[str, str]:
+    def roles(self) -> dict[str, str]:
         """The special tokens by role; as in GPT-2, the end-of-text token has the roles that no other has."""
         if self.eot is None:
             return self._special
@@ -85,6 +84,14 @@ class Bpe(Tokenizer):
         """What of the file is switched off, if it would shorten or lengthen a corpus."""
         found = [name for name in _SHORTENING if self._model.get(name) is not None]
         return (f"{' and '.join(found)} of tokenizer.json switched off: all text is encoded",) if found else ()
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """The end-of-text token and those that the file marks as special."""
+        added = self._model.get("added_tokens") or ()
+        named = {token: self._inner.token_to_id(token) for token in self._special.values()}
+        marked = {token["content"]: token["id"] for token in added if token.get("special")}
+        return super().special_tokens | named | marked
 
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
         """Return the ids of the merged pieces."""
@@ -109,7 +116,7 @@ class Bpe(Tokenizer):
     def hugging_face(self) -> dict[str, Any]:
         """Return its own JSON, without what is switched off here, and with the special tokens marked as such."""
         with native("the tokenizer can't be written"):
-            numbers = {token: self._inner.token_to_id(token) for token in set(self.special_tokens.values())}
+            numbers = {token: self._inner.token_to_id(token) for token in set(self.roles.values())}
         added = [token for token in self._model.get("added_tokens") or () if token["content"] not in numbers]
         added += [special_token(token, number) for token, number in numbers.items()]
         model = self._model | dict.fromkeys(LEFT_OUT)

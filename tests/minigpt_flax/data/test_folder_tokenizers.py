@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from minigpt_flax.data import TOKENIZERS, load_tokenizer
-from minigpt_flax.data.tokenizers.base import merged
-from minigpt_flax.data.tokenizers.bpe import END, Bpe, special_token
+from minigpt_flax.data.tokenizers.base import END, merged
+from minigpt_flax.data.tokenizers.bpe import Bpe, special_token
 from minigpt_flax.data.tokenizers.folder import read_folder
 from minigpt_flax.errors import UserError
 from tests.minigpt_flax.foreign import TOKENIZER_FILES
@@ -51,7 +51,7 @@ def test_wordpiece(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(PIECES) + "\n", encoding="utf-8")
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"pad_token": "[PAD]", "eos_token": "<eos>"}))
     found = read_folder(tmp_path)
-    assert found is not None and found.special_tokens["pad_token"] == "[PAD]"
+    assert found is not None and found.roles["pad_token"] == "[PAD]"
     assert found.encode("The FOXES, 优化 [CLS]").tolist() == [4, 5, 6, 9, 7, 8, 0, 0, 0]  # no special tokens around it
     assert found.eot == 10 and found.vocab_size == len(PIECES)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
@@ -95,9 +95,9 @@ def test_the_end_of_text_token_is_the_folders(tmp_path, name):
     found = read_folder(tmp_path)
     assert found is not None
     expected = 300 if len(MODEL["model"]["vocab"]) == 300 else found.eot
-    assert found.eot == expected and found.special_tokens["bos_token"] == found.special_tokens["eos_token"] == "<end>"
+    assert found.eot == expected and found.roles["bos_token"] == found.roles["eos_token"] == "<end>"
     found.save(tmp_path)
-    assert load_tokenizer(tmp_path).special_tokens == found.special_tokens
+    assert load_tokenizer(tmp_path).roles == found.roles
 
 
 @pytest.mark.parametrize("kind", TOKENIZER_FILES)
@@ -124,7 +124,7 @@ def test_character_and_byte_tokenizers_are_written_for_hugging_face(spec):
     other = Bpe(tokenizer.hugging_face() or {})
     np.testing.assert_array_equal(other.encode(TEXT), tokenizer.encode(TEXT))
     assert other.decode(other.encode(TEXT)) == TEXT and other.vocab_size == tokenizer.vocab_size
-    assert (other.eot, other.special_tokens) == (None, {})
+    assert (other.eot, other.roles) == (None, {})
 
 
 def test_a_special_token_that_is_missing_is_damage(tmp_path):
