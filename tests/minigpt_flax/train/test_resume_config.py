@@ -85,6 +85,7 @@ def test_what_changes_the_numbers_changes_on_request_and_is_recorded(tmp_path, c
     assert change == {"step": 2, "steps": [2, 4], "lr": [0.01, 0.001], "schedule": schedule, "clip": clip}
 
 
+@pytest.mark.slow
 def test_what_leaves_the_numbers_alone_changes_freely(tmp_path, capfd):
     whole, other = tmp_path / "whole", tmp_path / "other"
     assert start(whole, schedule="constant", steps=4, eval_every=4) == 0
