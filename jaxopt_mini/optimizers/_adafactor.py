@@ -21,7 +21,6 @@ from jaxopt_mini.transforms.trust import scale_by_param_block_rms
 
 def adafactor(
     learning_rate: ScalarOrSchedule | None = None,
-    *,
     min_dim_size_to_factor: int = 128,
     decay_rate: ArrayLike = 0.8,
     decay_offset: ArrayLike = 0,
@@ -33,6 +32,7 @@ def adafactor(
     eps: ArrayLike = 1e-30,
     factored: bool = True,
     weight_decay_mask: Any | Callable[[Params], Any] | None = None,
+    *,
     min_scale: ArrayLike = 1e-3,
     layout: Any | None = None,
 ) -> GradientTransformation:

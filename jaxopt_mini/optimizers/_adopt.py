@@ -83,12 +83,12 @@ def scale_by_adopt(
 
 
 def adopt(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.9999,
     eps: ArrayLike = 1e-6,
     mu_dtype: DTypeLike | None = None,
+    *,
     nesterov: bool = False,
     use_clipping: bool = True,
     clip_value_fn: Callable[[jax.Array], jax.Array] = fourth_root,

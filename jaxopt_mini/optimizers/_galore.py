@@ -42,6 +42,7 @@ def scale_by_galore(
     update_proj_gap: int = 200,
     scale: ArrayLike = 1.0,
     base_optimizer: GradientTransformation | None = None,
+    weight_dimension_numbers: Any | Callable[[Params], Any] | None = None,
     *,
     smaller_side: bool = False,
     layout: Any | Callable[[Params], Any] | None = None,
@@ -55,6 +56,7 @@ def scale_by_galore(
     Raises:
       ValueError: a number is out of range.
     """
+    layout = layout_or_dimension_numbers(layout, weight_dimension_numbers)
     check_nonnegative(scale=scale)
     check_at_least_one(rank=rank, update_proj_gap=update_proj_gap)
     base = with_extra_args_support(scale_by_adam() if base_optimizer is None else base_optimizer)
@@ -119,8 +121,7 @@ def _merge(matrices, rest, entries):
 
 
 def galore(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     rank: int = 128,
     update_proj_gap: int = 200,
     scale: ArrayLike = 1.0,
@@ -128,6 +129,7 @@ def galore(
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
     weight_dimension_numbers: Any | Callable[[Params], Any] | None = None,
+    *,
     smaller_side: bool = False,
     late_decay: bool = False,
     layout: Any | None = None,

@@ -150,8 +150,7 @@ def scale_by_sophia(
 
 
 def sophia(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.965,
     b2: ArrayLike = 0.99,
     eps: ArrayLike = 1e-8,
@@ -164,6 +163,7 @@ def sophia(
     mu_dtype: DTypeLike | None = None,
     verbose: bool = False,
     print_win_rate_every_n_steps: int = 0,
+    *,
     first_estimate: int = 1,
     debias: bool = True,
 ) -> GradientTransformation:
