@@ -18,7 +18,7 @@ from jaxopt_mini.base import (
     ScalarOrSchedule,
     with_extra_args_support,
 )
-from jaxopt_mini.check import check_at_least_one, check_nonnegative
+from jaxopt_mini.check import check_at_least_one, check_nonnegative, check_static
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import multiply, singular_vectors
@@ -38,8 +38,8 @@ from jaxopt_mini.tree import cast_like, increment, widen, zeros_like
 
 
 def scale_by_galore(
-    rank: int = 128,
-    update_proj_gap: int = 200,
+    rank: int | jax.Array = 128,
+    update_proj_gap: int | jax.Array = 200,
     scale: ArrayLike = 1.0,
     base_optimizer: GradientTransformation | None = None,
     weight_dimension_numbers: Any | Callable[[Params], Any] | None = None,
@@ -58,6 +58,7 @@ def scale_by_galore(
     """
     layout = layout_or_dimension_numbers(layout, weight_dimension_numbers)
     check_nonnegative(scale=scale)
+    check_static(rank=rank)
     check_at_least_one(rank=rank, update_proj_gap=update_proj_gap)
     base = with_extra_args_support(scale_by_adam() if base_optimizer is None else base_optimizer)
 
@@ -122,8 +123,8 @@ def _merge(matrices, rest, entries):
 
 def galore(
     learning_rate: ScalarOrSchedule | None,
-    rank: int = 128,
-    update_proj_gap: int = 200,
+    rank: int | jax.Array = 128,
+    update_proj_gap: int | jax.Array = 200,
     scale: ArrayLike = 1.0,
     base_optimizer: GradientTransformation | None = None,
     weight_decay: ScalarOrSchedule = 0.0,

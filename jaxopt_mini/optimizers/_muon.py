@@ -31,7 +31,7 @@ from jaxopt_mini.tree import average, bias_correction, cast_like, increment, zer
 
 def scale_by_muon(
     ns_coeffs: Coefficients = STANDARD,
-    ns_steps: int = 5,
+    ns_steps: int | jax.Array = 5,
     beta: ArrayLike = 0.95,
     eps: ArrayLike = 1e-8,
     mu_dtype: DTypeLike | None = None,
@@ -102,7 +102,7 @@ def _by_dual_norm(orthogonal, momentum):
 def muon(
     learning_rate: ScalarOrSchedule | None,
     ns_coeffs: Coefficients = STANDARD,
-    ns_steps: int = 5,
+    ns_steps: int | jax.Array = 5,
     beta: ArrayLike = 0.95,
     eps: ArrayLike = 1e-8,
     weight_decay: ScalarOrSchedule = 0.0,

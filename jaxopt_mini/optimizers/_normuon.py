@@ -70,7 +70,7 @@ def normuon(
     beta: ArrayLike = 0.95,
     b2: ArrayLike = 0.95,
     ns_coeffs: Coefficients = STANDARD,
-    ns_steps: int = 5,
+    ns_steps: int | jax.Array = 5,
     eps: ArrayLike = 1e-7,
     weight_decay: ScalarOrSchedule = 0.0,
     mu_dtype: DTypeLike | None = None,

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from optax import FactoredState
 
 from jaxopt_mini.base import GradientTransformationExtraArgs
-from jaxopt_mini.check import check_nonnegative
+from jaxopt_mini.check import check_function, check_nonnegative, check_static
 from jaxopt_mini.layout import ParamLayout, resolve
 from jaxopt_mini.matrices import unzip
 from jaxopt_mini.tree import absolute_square, average, cast_like, increment, widen, zeros_like
@@ -36,7 +36,7 @@ def scale_by_factored_rms(
     factored: bool = True,
     decay_rate: ArrayLike = 0.8,
     step_offset: ArrayLike = 0,
-    min_dim_size_to_factor: int = 128,
+    min_dim_size_to_factor: int | jax.Array = 128,
     epsilon: ArrayLike = 1e-30,
     decay_rate_fn: Callable[[ArrayLike, ArrayLike], ArrayLike] = power_decay,
     *,
@@ -65,6 +65,8 @@ def scale_by_factored_rms(
       (1,).
     """
     check_nonnegative(decay_rate=decay_rate, epsilon=epsilon)
+    check_static(min_dim_size_to_factor=min_dim_size_to_factor)
+    check_function(decay_rate_fn=decay_rate_fn)
 
     def means(square, entry):
         """(v_row, v_col, v) of the squares of one leaf; unused ones are zeros(1)."""
