@@ -17,6 +17,7 @@ from jaxopt_mini.base import (
     Params,
     with_extra_args_support,
 )
+from jaxopt_mini.layout import part_of
 from jaxopt_mini.tree import path_name
 
 
@@ -106,7 +107,8 @@ def masked(
     inner = with_extra_args_support(inner)
 
     def init(params):
-        return MaskedState(inner.init(_keep(_resolve(mask, params), params)))
+        with part_of(params):
+            return MaskedState(inner.init(_keep(_resolve(mask, params), params)))
 
     def update(updates, state, params=None, **extra_args):
         chosen = _resolve(mask, updates if params is None else params)
@@ -114,9 +116,10 @@ def masked(
         losses = {name: _of_part(loss, chosen, params) for name, loss in extra_args.items() if name in LOSSES}
         trees = _alike(extra_args, updates) if mask_compatible_extra_args else {}
         kept = {name: _keep(chosen, tree) for name, tree in trees.items()}
-        new, inner_state = inner.update(
-            _keep(chosen, updates), state.inner_state, inner_params, **{**extra_args, **losses, **kept}
-        )
+        with part_of(updates if params is None else params):
+            new, inner_state = inner.update(
+                _keep(chosen, updates), state.inner_state, inner_params, **{**extra_args, **losses, **kept}
+            )
         merged = jax.tree.map(lambda take, n, old: n if take else old, chosen, new, updates)
         return merged, MaskedState(inner_state)
 

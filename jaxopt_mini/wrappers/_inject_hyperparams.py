@@ -47,9 +47,8 @@ def _takes_numbers(parameter: inspect.Parameter) -> bool | None:
     An annotation with float says it, also within ``ArrayLike``; else the default: 1.0, or an int or a function.
     """
     if parameter.annotation is not parameter.empty and parameter.annotation is not Any:
-        named = {entry for entry in _alternatives(parameter.annotation) if entry is not type(None)}
-        numeric = float in named or any(getattr(entry, "__name__", "") == "ScalarOrSchedule" for entry in named)
-        return numeric and not (isinstance(parameter.default, int) and not isinstance(parameter.default, bool))
+        named = _alternatives(parameter.annotation)
+        return float in named and not (isinstance(parameter.default, int) and not isinstance(parameter.default, bool))
     if parameter.default is parameter.empty or parameter.default is None:
         return None
     return isinstance(parameter.default, float)

@@ -171,7 +171,7 @@ def test_numbers_of_every_kind_are_tracked(rate):
 
 
 def under_optax(name, static, params, grads):
-    """Parameters after training with ``optax.inject_hyperparams``, all under jit, with the names of static arguments."""
+    """Parameters after training with ``optax.inject_hyperparams``, all under jit; ``static`` names arguments."""
     factory = optax.inject_hyperparams(OPTIMIZERS[name], static_args=static)
     case = dataclasses.replace(CASES[name], optimizer=factory)
     return jax.jit(lambda p, g: run(case.make(), p, g, extra=case.extra)[0])(params, grads)
