@@ -100,7 +100,7 @@ def polyak_sgd(
     >>> print(updates)
     [-1.5 -2. ]
     """
-    check_nonnegative(learning_rate=learning_rate)
+    check_nonnegative(learning_rate=learning_rate, scaling=scaling)
     before, after = scale_by_learning_rate(scaling, flip_sign=False), scale_by_learning_rate(learning_rate)
     polyak = scale_by_polyak(f_min, max_learning_rate, eps, variant)
     counting = before if callable(scaling) else after
