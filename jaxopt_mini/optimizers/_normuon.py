@@ -91,7 +91,7 @@ def normuon(
         o_ij <- o_ij / sqrt(v_j), then o is rescaled to its previous norm
 
     Orthogonal updates have equal singular values but neurons of unequal size. Momentum decay and iteration are Muon's.
-    Without a ``layout`` it is inferred from names.
+    Without a ``layout`` it is inferred.
 
     Departures: none; there are no bias corrections.
 
