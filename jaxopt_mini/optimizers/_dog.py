@@ -23,7 +23,7 @@ from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.tree import cast_like, narrowest_dtype, norm, times, widen
+from jaxopt_mini.tree import cast_like, norm, scalar_dtype, times, widen
 
 FIRST_DISTANCE: dict[str, Callable[..., Any]] = {
     "distance": lambda value, params: value,
@@ -51,7 +51,7 @@ def scale_by_dog(
 
     def init(params):
         no_state(params)  # rejects integers
-        dtype = narrowest_dtype(params)
+        dtype = scalar_dtype(params)
         first = jnp.array(FIRST_DISTANCE[kind](value, params)).astype(dtype)
         return DoGState(jnp.asarray(True), jax.tree.map(jnp.copy, params), first, jnp.zeros((), dtype))
 

@@ -28,7 +28,16 @@ from jaxopt_mini.matrices import (
 )
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.late_decay import decay_afterwards
-from jaxopt_mini.tree import absolute_square, average, cast_like, increment, refuse_integers, widen, zeros_like
+from jaxopt_mini.tree import (
+    absolute_square,
+    average,
+    cast_like,
+    increment,
+    refuse_integers,
+    total_weight,
+    widen,
+    zeros_like,
+)
 
 
 class ScaleBySoapState(NamedTuple):
@@ -74,8 +83,8 @@ def scale_by_soap(
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
         entries, k = resolve_layout(layout, updates), state.count  # k steps so far, as the first call makes none
-        first, steps = k == 0, jnp.maximum(k, 1).astype(jnp.float32)
-        size = jnp.sqrt(1 - b2**steps) / (1 - b1**steps)
+        first, steps = k == 0, jnp.maximum(k, 1)
+        size = jnp.sqrt(total_weight(b2, steps)) / total_weight(b1, steps)
         due = jnp.where(first, 0, jnp.where(k % precondition_frequency == 0, 1, 2))
 
         def one(g, mu, nu, factors, bases):

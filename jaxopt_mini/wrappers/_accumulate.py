@@ -19,7 +19,7 @@ from jaxopt_mini.base import (
 )
 from jaxopt_mini.check import check_at_least_one
 from jaxopt_mini.tree import cast_like, widen, zeros_like
-from jaxopt_mini.wrappers._conditional import update_if
+from jaxopt_mini.wrappers._conditional import MICRO_BATCHED, conditional_updates, update_if
 from jaxopt_mini.wrappers._inner_updates import counts_inner_updates
 
 
@@ -40,6 +40,7 @@ class ScheduledAccumulateState(NamedTuple):
     inner_state: OptState
 
 
+MICRO_BATCHED.update((AccumulateState, ScheduledAccumulateState))
 Steps: TypeAlias = Callable[[jax.Array], ArrayLike]
 Skip: TypeAlias = Callable[[Updates, jax.Array, Params | None], tuple[jax.Array, Any]]
 
@@ -56,6 +57,7 @@ def _inner_updates(calls: int, *, steps: int | Steps = 4, skip: Skip | None = No
 
 
 @counts_inner_updates(_inner_updates)
+@conditional_updates
 def accumulate(
     inner: GradientTransformation, *, steps: int | Steps = 4, skip: Skip | None = None
 ) -> GradientTransformationExtraArgs:

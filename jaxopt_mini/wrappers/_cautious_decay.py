@@ -21,6 +21,7 @@ from jaxopt_mini.base import (
 )
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.tree import increment, widen
+from jaxopt_mini.wrappers._conditional import per_update
 
 
 class CautiousDecayState(NamedTuple):
@@ -36,6 +37,7 @@ def _decayed(update: jax.Array, param: jax.Array, rate: ArrayLike) -> jax.Array:
     return jnp.where(outwards, wide, wide - rate * p).astype(update.dtype)
 
 
+@per_update
 def cautious_decay(
     inner: GradientTransformation,
     *,
