@@ -145,12 +145,17 @@ def _axes(parameter: Parameter, module: list[Parameter], parent: list[Parameter]
         return Axes("vector", stacked, (), axes)
     if parameter.name in TABLES:
         return Axes("embedding", stacked, axes[:-1], axes[-1:])
-    bias = next((siblings[name] for name in BIASES if name in siblings), None)
-    several = bias is not None and 1 < len(bias) < len(shape) and shape[-len(bias) :] == bias
-    outputs = len(bias) if several else 2 if bias is None and _is_projection_to_heads(parameter, parent) else 1
+    outputs = _number_of_outputs(parameter, siblings, parent)
     if outputs == 1 and len(shape) > 2 and shape[-2] == 1:
         return Axes("vector", stacked, (), axes)  # a depthwise convolution: each channel has its own filter
     return Axes("matrix", stacked, axes[:-outputs], axes[-outputs:])
+
+
+def _number_of_outputs(parameter: Parameter, siblings: dict[str, tuple[int, ...]], parent: list[Parameter]) -> int:
+    bias = next((siblings[name] for name in BIASES if name in siblings), None)
+    if bias is None:
+        return 2 if _is_projection_to_heads(parameter, parent) else 1
+    return len(bias) if 1 < len(bias) < len(parameter.own) and parameter.own[-len(bias) :] == bias else 1
 
 
 def _is_projection_to_heads(parameter: Parameter, parent: list[Parameter]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
-import jax
+from jax.core import Tracer
 
 
 def check_nonnegative(**arguments: Any) -> None:
@@ -82,7 +82,7 @@ def check_static(**arguments: Any) -> None:
     >>> check_static(rank=4)
     """
     for name, value in arguments.items():
-        if isinstance(value, jax.core.Tracer):
+        if isinstance(value, Tracer):
             raise ValueError(
                 f"{name} must be known when the step is compiled, got a traced array: "
                 f'pass static_args="{name}" if this is Optax\'s inject_hyperparams'

@@ -134,7 +134,7 @@ class Description:
 
     def __str__(self) -> str:
         """The table as text."""
-        cells = [("parameter", "shape", "role", "stacked", "inputs", "outputs")]
+        cells: list[tuple[str, ...]] = [("parameter", "shape", "role", "stacked", "inputs", "outputs")]
         for path, shape, entry in self.rows:
             sizes = (tuple(shape[axis] for axis in axes) for axes in (entry.stacked, entry.inputs, entry.outputs))
             cells.append((path, _sizes(shape), entry.role, *map(_sizes, sizes)))

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_mini.check import check_static
@@ -149,7 +150,7 @@ def newton_schulz(
     [[1. 0. 0.]
      [0. 1. 0.]]
     """
-    counted = coeffs.ndim == 1 and isinstance(steps, jax.core.Tracer)
+    counted = coeffs.ndim == 1 and isinstance(steps, Tracer)
     coeffs = jnp.broadcast_to(coeffs, (steps, 3)) if coeffs.ndim == 1 and not counted else coeffs
     x = widen(matrix)
     tall = x.shape[0] > x.shape[1]

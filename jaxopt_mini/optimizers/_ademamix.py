@@ -120,8 +120,8 @@ def ademamix(
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
     *,
-    b3_warmup: int | jax.Array | None = None,
-    alpha_warmup: int | jax.Array | None = None,
+    b3_warmup: int | None = None,
+    alpha_warmup: int | None = None,
 ) -> GradientTransformation:
     """AdamW with a second, slower average of the gradient.
 

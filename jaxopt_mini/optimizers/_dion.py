@@ -65,6 +65,7 @@ def scale_by_dion(
     check_nonnegative(eps=eps)
     check_static(rank=rank)
     check_at_least_one(rank=rank)
+    rank = int(rank)
 
     def first_basis(matrix):
         *stack, fan_in, fan_out = matrix.shape

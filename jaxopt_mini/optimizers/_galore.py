@@ -60,6 +60,7 @@ def scale_by_galore(
     check_nonnegative(scale=scale)
     check_static(rank=rank)
     check_at_least_one(rank=rank, update_proj_gap=update_proj_gap)
+    rank = int(rank)
     base = with_extra_args_support(scale_by_adam() if base_optimizer is None else base_optimizer)
 
     def acts_left(fan_in, fan_out):
@@ -181,5 +182,7 @@ def galore(
     chosen = layout_or_dimension_numbers(layout, weight_dimension_numbers)
     link = scale_by_galore(rank, update_proj_gap, scale, base_optimizer, smaller_side=smaller_side, layout=chosen)
     if late_decay:
+        if learning_rate is None:
+            raise ValueError("late_decay needs a learning rate, got None: give one, or omit late_decay")
         return chain(link, scale_by_learning_rate(learning_rate), decay_afterwards(learning_rate, weight_decay))
     return chain(link, add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_mini.base import GradientTransformation, Params, ScalarOrSchedule
@@ -19,7 +18,7 @@ from jaxopt_mini.wrappers._schedule_free import schedule_free, warmed_up
 
 def schedule_free_adamw(
     learning_rate: ScalarOrSchedule = 0.0025,
-    warmup_steps: int | jax.Array | None = None,
+    warmup_steps: int | None = None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_mini.base import GradientTransformation, ScalarOrSchedule, identity
@@ -15,7 +14,7 @@ from jaxopt_mini.wrappers._schedule_free import schedule_free, warmed_up
 
 def schedule_free_sgd(
     learning_rate: ScalarOrSchedule = 1.0,
-    warmup_steps: int | jax.Array | None = None,
+    warmup_steps: int | None = None,
     b1: ArrayLike = 0.9,
     weight_decay: ScalarOrSchedule | None = None,
     weight_lr_power: ArrayLike = 2.0,

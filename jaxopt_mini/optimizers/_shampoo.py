@@ -74,6 +74,7 @@ def scale_by_shampoo(
     check_nonnegative(eps=eps, ridge=ridge, max_precond_dim=max_precond_dim)
     check_static(max_precond_dim=max_precond_dim)
     check_at_least_one(precondition_frequency=precondition_frequency)
+    max_precond_dim = int(max_precond_dim)
     beta = b2 if shampoo_beta is None else shampoo_beta
 
     def inverse_root(factor, power):

@@ -70,6 +70,7 @@ def scale_by_soap(
     check_nonnegative(eps=eps, max_precond_dim=max_precond_dim)
     check_static(max_precond_dim=max_precond_dim)
     check_at_least_one(precondition_frequency=precondition_frequency)
+    max_precond_dim = int(max_precond_dim)
     beta = b2 if shampoo_beta is None else shampoo_beta
 
     def init(params):

@@ -95,7 +95,7 @@ def clip_by_global_norm(max_norm: ArrayLike) -> GradientTransformationExtraArgs:
     """
     check_nonnegative(max_norm=max_norm)
     clip = clip_by_norm(max_norm)
-    return stateless(lambda updates, params: clip.update(updates, clip.init(params))[0])
+    return stateless(lambda updates, params: clip.update(updates, clip.init(updates))[0])
 
 
 def clip_by_value(threshold: ArrayLike) -> GradientTransformationExtraArgs:

@@ -67,10 +67,11 @@ def scale_by_factored_rms(
     check_nonnegative(decay_rate=decay_rate, epsilon=epsilon)
     check_static(min_dim_size_to_factor=min_dim_size_to_factor)
     check_function(decay_rate_fn=decay_rate_fn)
+    smallest = int(min_dim_size_to_factor)
 
     def means(square, entry):
         """(v_row, v_col, v) of the squares of one leaf; unused ones are zeros(1)."""
-        axes = _row_and_column(square, entry, min_dim_size_to_factor) if factored else None
+        axes = _row_and_column(square, entry, smallest) if factored else None
         if axes is None:
             return jnp.zeros(1, square.dtype), jnp.zeros(1, square.dtype), square
         return jnp.mean(square, axes[1]), jnp.mean(square, axes[0]), jnp.zeros(1, square.dtype)
@@ -79,7 +80,7 @@ def scale_by_factored_rms(
         return unzip(jax.tree.map(means, squares, entries), entries, 3)
 
     def divided(grad, entry, row, column, v):
-        axes = _row_and_column(grad, entry, min_dim_size_to_factor) if factored else None
+        axes = _row_and_column(grad, entry, smallest) if factored else None
         if axes is None:
             return widen(grad) * jax.lax.rsqrt(v)
         row, column = jnp.expand_dims(row, axes[1]), jnp.expand_dims(column, axes[0])

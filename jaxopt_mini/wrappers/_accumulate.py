@@ -51,7 +51,7 @@ def _inner_updates(calls: int, *, steps: int | Steps = 4, skip: Skip | None = No
         check_at_least_one(steps=steps)
         return calls // steps
     updates = 0
-    while (calls := calls - max(1, int(steps(jnp.int32(updates))))) >= 0:
+    while (calls := calls - max(1, int(jnp.asarray(steps(jnp.int32(updates)))))) >= 0:
         updates += 1
     return updates
 
