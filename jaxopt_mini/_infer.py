@@ -19,6 +19,9 @@ KERNELS = ("kernel", "w")
 TABLES = ("embedding", "embeddings")
 VECTORS = ("bias", "scale", "offset")
 BIASES = ("bias", "b")
+CONVOLUTIONS = {"Conv", "ConvTranspose"}  # the layers of Equinox, by class
+WEIGHTED = CONVOLUTIONS | {"Linear", "Embedding", "GRUCell", "LSTMCell"}
+NORMS = {"LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm", "PReLU"}
 
 
 class Axes(NamedTuple):
@@ -118,22 +121,18 @@ def _equinox(parameter: Parameter) -> Axes | None:
     """The axes of a parameter of Equinox's own layers, whose weights are (out, in); None for all others."""
     owner, ndim = parameter.owner, len(parameter.shape)
     classes = {cls.__name__ for cls in type(owner).__mro__ if cls.__module__.partition(".")[0] == "equinox"}
-    spatial = owner.num_spatial_dims if classes & {"Conv", "ConvTranspose"} else 0
-    weight = parameter.name.startswith("weight")
-    if weight and classes & {"Linear", "Embedding", "Conv", "ConvTranspose", "GRUCell", "LSTMCell"}:
-        own = 2 + spatial
-    elif classes & {"LayerNorm", "RMSNorm"}:
-        own = len(owner.shape)
-    elif classes & {"Linear", "Conv", "ConvTranspose", "GRUCell", "LSTMCell", "GroupNorm", "BatchNorm", "PReLU"}:
-        own = 1 + spatial
-    else:
+    if not classes & (WEIGHTED | NORMS):
         return None
-    stacked, (first, *others) = tuple(range(ndim - own)), range(max(0, ndim - own), ndim)
+    spatial = owner.num_spatial_dims if classes & CONVOLUTIONS else 0
+    weight = parameter.name.startswith("weight") and bool(classes & WEIGHTED)
+    of_one = len(owner.shape) if hasattr(owner, "shape") else spatial + (2 if weight else 1)
+    axes = tuple(range(ndim))
+    stacked, first, others = axes[: max(0, ndim - of_one)], axes[-of_one:][:1], axes[-of_one:][1:]
     if "Embedding" in classes:
-        return Axes("embedding", stacked, (first,), tuple(others))
-    if weight and own >= 2 and "shape" not in vars(owner) and not (spatial and parameter.shape[others[0]] == 1):
-        return Axes("matrix", stacked, tuple(others), (first,))
-    return Axes("vector", stacked, (), (first, *others))
+        return Axes("embedding", stacked, first, others)
+    if weight and not (spatial and parameter.shape[others[0]] == 1):  # or a depthwise convolution
+        return Axes("matrix", stacked, others, first)
+    return Axes("vector", stacked, (), first + others)
 
 
 def _axes(parameter: Parameter, module: list[Parameter], parent: list[Parameter]) -> Axes:
