@@ -173,7 +173,12 @@ def test_wraps_optax_and_goes_into_its_apply_updates():
         assert optax.apply_updates(params, updates)["w"].dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+QUICK = ("adam", "amsgrad", "lamb", "adabelief", "adafactor", "came", "laprop", "sophia", "soap", "muon")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in OPTIMIZERS]
+)
 def test_a_small_gradient_beside_a_large_one_makes_no_large_step(name):
     """A second moment that rounds to zero before the first moment does would divide by ``eps``."""
     case = CASES[name]

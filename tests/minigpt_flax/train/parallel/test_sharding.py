@@ -72,7 +72,11 @@ def test_the_share_of_a_device_shrinks(spread, params, opt_state):
 
 @pytest.mark.parametrize(
     ("opt", "mesh"),
-    [("adamw", "data=2,fsdp=2,tensor=2"), ("adamw", "zero=2,fsdp=2,tensor=2"), ("muon", "data=2,fsdp=2,tensor=2")],
+    [
+        pytest.param("adamw", "data=2,fsdp=2,tensor=2", marks=pytest.mark.slow),
+        pytest.param("adamw", "zero=2,fsdp=2,tensor=2", marks=pytest.mark.slow),
+        ("muon", "data=2,fsdp=2,tensor=2"),
+    ],
 )
 def test_the_compiler_replicates_no_activations(opt, mesh, capfd):
     """XLA warns on stderr where it finds no other way from one sharding to the next."""
