@@ -44,7 +44,7 @@ def schedule_value(value: ScalarOrSchedule, count: jax.Array) -> ArrayLike:
 
 
 class Optimizer(Protocol):
-    """The signature of every entry of ``OPTIMIZERS``: the learning rate first, all else by keyword."""
+    """The signature of every entry of ``OPTIMIZERS``: the learning rate comes first."""
 
     __name__: str
 

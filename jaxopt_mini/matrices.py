@@ -52,7 +52,7 @@ def by_dimension_numbers(numbers: Tree | Callable[[Params], Tree], params: Param
 
     Args:
       numbers: tree of dimension numbers, a prefix of the parameters' tree, or a function of the parameters that returns
-        one; None marks a leaf that is not a matrix.
+        one; None marks a leaf that is not a matrix. An entry for several leaves is for those with at least two axes.
       params: tree of arrays.
 
     Returns:
@@ -62,17 +62,22 @@ def by_dimension_numbers(numbers: Tree | Callable[[Params], Tree], params: Param
     def positive(axes, ndim):
         return tuple(axis % ndim for axis in ((axes,) if isinstance(axes, int) else axes))
 
-    def one(leaf, entry):
+    def one(leaf, entry, alone):
         if isinstance(leaf, MaskedNode):
             return leaf
-        if entry is None:
+        if entry is None or leaf.ndim < 2 and not alone:
             return _vector(leaf.ndim)
+        if leaf.ndim < 2:
+            raise ValueError(
+                f"dimension numbers {entry} are for matrices, got a leaf of shape {leaf.shape}: give it None"
+            )
         inputs, outputs = (positive(axes, leaf.ndim) for axes in entry)
         stacked = tuple(sorted(set(range(leaf.ndim)) - {*inputs, *outputs}))
         return ParamLayout("matrix", stacked, inputs, outputs)
 
     def subtree(entry, params):
-        return jax.tree.map(lambda leaf: one(leaf, entry), params, is_leaf=_is_masked)
+        alone = jax.tree_util.all_leaves([params], is_leaf=_is_masked)
+        return jax.tree.map(lambda leaf: one(leaf, entry, alone), params, is_leaf=_is_masked)
 
     numbers = numbers(params) if callable(numbers) else numbers
     return jax.tree.map(subtree, numbers, params, is_leaf=lambda node: node is None or hasattr(node, "reduction_axis"))

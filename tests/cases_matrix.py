@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_mini import ParamLayout, adamw, dion, galore, kron, muon, normuon, scion, shampoo, soap
-from jaxopt_mini.layout import infer
 from jaxopt_mini.matrices import Sides
-from tests.harness import Case, Golden
+from tests.harness import PROBLEM_LAYOUT, Case, Golden
 
 
 def official_muon(h, **keywords):
@@ -26,7 +25,7 @@ def official_adam(h):
 
 def official_pair(h):
     """Muon and its auxiliary Adam."""
-    return official_muon(h["muon"], rest=official_adam(h["adam"]), layout=infer)
+    return official_muon(h["muon"], rest=official_adam(h["adam"]), layout=PROBLEM_LAYOUT)
 
 
 def official_normuon(h, **keywords):
@@ -161,7 +160,7 @@ ROWS = (
             Golden("normuon_f32", official_normuon),
             Golden(
                 "normuon_aux_adam_f32",
-                lambda h: official_normuon(h["muon"], rest=official_adam(h["adam"])),
+                lambda h: official_normuon(h["muon"], rest=official_adam(h["adam"]), layout=PROBLEM_LAYOUT),
             ),
         ),
     ),

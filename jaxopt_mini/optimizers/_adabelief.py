@@ -64,12 +64,12 @@ def scale_by_belief(
 
 
 def adabelief(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-16,
     eps_root: ArrayLike = 1e-16,
+    *,
     nesterov: bool = False,
 ) -> GradientTransformation:
     """Adam divided by the deviation from the mean gradient.

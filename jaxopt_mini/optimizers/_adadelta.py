@@ -49,8 +49,7 @@ def scale_by_adadelta(rho: ArrayLike = 0.9, eps: ArrayLike = 1e-6) -> GradientTr
 
 
 def adadelta(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None = None,
     rho: ArrayLike = 0.9,
     eps: ArrayLike = 1e-6,
     weight_decay: ScalarOrSchedule = 0.0,
@@ -69,10 +68,10 @@ def adadelta(
 
     Notation: s, x are ``e_g``, ``e_x`` here, ``square_avg``, ``acc_delta`` in torch.
 
-    Departures: the learning rate is required (Optax's default of None fails); 1.0 is the paper's and torch's.
+    Departures: none from Optax. The learning rate of the paper and of torch is 1.0.
 
     Args:
-      learning_rate: a number or a schedule; 1.0.
+      learning_rate: a number or a schedule; 1.0. None, as in Optax, returns d itself, to be scaled by a later link.
       rho: decay of the mean squares, in [0, 1).
       eps: added inside both roots; a larger one makes larger first steps.
       weight_decay: a number or a schedule: an L2 penalty, added to the gradient.

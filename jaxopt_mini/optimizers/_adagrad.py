@@ -60,10 +60,10 @@ def scale_by_rss(
 
 
 def adagrad(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     initial_accumulator_value: ArrayLike = 0.1,
     eps: ArrayLike = 1e-7,
+    *,
     eps_in_sqrt: bool = True,
     lr_decay: ArrayLike | None = None,
 ) -> GradientTransformation:

@@ -76,13 +76,13 @@ def scale_by_adam(
 
 
 def adam(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
     eps_root: ArrayLike = 0.0,
     mu_dtype: DTypeLike | None = None,
+    *,
     nesterov: bool = False,
 ) -> GradientTransformation:
     """Momentum divided by the root of the second moment.

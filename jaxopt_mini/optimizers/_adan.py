@@ -75,8 +75,7 @@ def _shrink(rate, decay, mask):
 
 
 def adan(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.98,
     b2: ArrayLike = 0.92,
     b3: ArrayLike = 0.99,
@@ -84,6 +83,7 @@ def adan(
     eps_root: ArrayLike = 1e-8,
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
+    *,
     proximal: bool = False,
 ) -> GradientTransformation:
     """AdamW with Nesterov momentum from gradient differences.

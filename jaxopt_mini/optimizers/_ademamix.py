@@ -109,8 +109,7 @@ def _peak(name: str, number: ScalarOrSchedule, check: Callable[..., None]) -> ja
 
 
 def ademamix(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     b3: ScalarOrSchedule = 0.9999,
@@ -120,6 +119,7 @@ def ademamix(
     mu_dtype: DTypeLike | None = None,
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
+    *,
     b3_warmup: int | None = None,
     alpha_warmup: int | None = None,
 ) -> GradientTransformation:

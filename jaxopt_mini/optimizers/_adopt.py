@@ -19,7 +19,7 @@ from jaxopt_mini.base import (
     require_real,
     schedule_value,
 )
-from jaxopt_mini.check import check_fraction, check_nonnegative
+from jaxopt_mini.check import check_fraction, check_function, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
@@ -57,6 +57,7 @@ def scale_by_adopt(
     """
     check_fraction(b1=b1, b2=b2)
     check_nonnegative(eps=eps)
+    check_function(clip_value_fn=clip_value_fn)
 
     def init(params):
         require_real(params, "adopt")  # it clips
@@ -83,12 +84,12 @@ def scale_by_adopt(
 
 
 def adopt(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.9999,
     eps: ArrayLike = 1e-6,
     mu_dtype: DTypeLike | None = None,
+    *,
     nesterov: bool = False,
     use_clipping: bool = True,
     clip_value_fn: Callable[[jax.Array], jax.Array] = fourth_root,

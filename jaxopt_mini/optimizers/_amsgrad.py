@@ -66,8 +66,7 @@ def scale_by_amsgrad(
 
 
 def amsgrad(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
@@ -75,6 +74,7 @@ def amsgrad(
     mu_dtype: DTypeLike | None = None,
     bias_correction_mu: bool = True,
     bias_correction_nu: bool = True,
+    *,
     maximum_first: bool = False,
 ) -> GradientTransformation:
     """Adam divided by the largest second moment so far.

@@ -36,11 +36,11 @@ from jaxopt_mini.tree import (
 
 def dadapt_adamw(
     learning_rate: ScalarOrSchedule = 1.0,
-    *,
     betas: Sequence[ArrayLike] = (0.9, 0.999),
     eps: ArrayLike = 1e-8,
     estim_lr0: ArrayLike = 1e-6,
     weight_decay: ArrayLike = 0.0,
+    *,
     mask: Any | Callable[[Params], Any] | None = None,
     bias_correction: bool = True,
 ) -> GradientTransformation:

@@ -17,7 +17,7 @@ from jaxopt_mini.base import (
     Updates,
     require_real,
 )
-from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative
+from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative, check_static
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import multiply, orthonormal
@@ -38,10 +38,10 @@ class ScaleByDionState(NamedTuple):
 
 def scale_by_dion(
     beta: ArrayLike = 0.95,
-    rank: int = 768,
+    rank: int | jax.Array = 768,
     eps: ArrayLike = 1e-8,
     *,
-    seed: int = 0,
+    seed: int | jax.Array = 0,
     mu_dtype: DTypeLike | None = None,
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
@@ -63,7 +63,9 @@ def scale_by_dion(
     """
     check_fraction(beta=beta)
     check_nonnegative(eps=eps)
+    check_static(rank=rank)
     check_at_least_one(rank=rank)
+    rank = int(rank)
 
     def first_basis(matrix):
         *stack, fan_in, fan_out = matrix.shape
@@ -98,11 +100,11 @@ def dion(
     learning_rate: ScalarOrSchedule,
     *,
     beta: ArrayLike = 0.95,
-    rank: int = 768,
+    rank: int | jax.Array = 768,
     eps: ArrayLike = 1e-8,
     weight_decay: ScalarOrSchedule = 0.01,
     mu_dtype: DTypeLike | None = None,
-    seed: int = 0,
+    seed: int | jax.Array = 0,
     adam_b1: ArrayLike = 0.9,
     adam_b2: ArrayLike = 0.95,
     adam_weight_decay: ScalarOrSchedule = 0.0,

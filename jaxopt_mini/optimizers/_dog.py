@@ -71,8 +71,7 @@ def scale_by_dog(
 
 
 def dog(
-    learning_rate: ScalarOrSchedule = 1.0,
-    *,
+    learning_rate: ScalarOrSchedule | None = 1.0,
     init_step: tuple[str, ArrayLike] = ("heuristic", 1e-6),
     eps: ArrayLike = 1e-8,
     weight_decay: ArrayLike | None = None,

@@ -64,8 +64,7 @@ def scale_by_dowg(
 
 
 def dowg(
-    learning_rate: ScalarOrSchedule = 1.0,
-    *,
+    learning_rate: ScalarOrSchedule | None = 1.0,
     init_estim_sq_dist: ArrayLike | None = None,
     eps: ArrayLike = 1e-4,
     weight_decay: ArrayLike | None = None,

@@ -18,7 +18,7 @@ from jaxopt_mini.base import (
     require_real,
     schedule_value,
 )
-from jaxopt_mini.check import check_fraction, check_nonnegative
+from jaxopt_mini.check import check_fraction, check_nonnegative, check_static
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import multiply, solve_transposed
@@ -54,8 +54,8 @@ def scale_by_kron(
     *,
     max_rms: ArrayLike = 1.1,
     damping: ArrayLike = 1e-9,
-    max_size_triangular: int = 8192,
-    seed: int = 0,
+    max_size_triangular: int | jax.Array = 8192,
+    seed: int | jax.Array = 0,
     mu_dtype: DTypeLike | None = None,
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
@@ -67,6 +67,7 @@ def scale_by_kron(
     check_fraction(b1=b1)
     check_nonnegative(precond_lr=precond_lr, probability=probability, max_rms=max_rms, damping=damping)
     check_nonnegative(max_size_triangular=max_size_triangular)
+    check_static(max_size_triangular=max_size_triangular)
 
     def start(entry, matrix):
         *stack, fan_in, fan_out = matrix.shape
@@ -163,10 +164,10 @@ def kron(
     probability: ScalarOrSchedule = seldom,
     max_rms: ArrayLike = 1.1,
     damping: ArrayLike = 1e-9,
-    max_size_triangular: int = 8192,
+    max_size_triangular: int | jax.Array = 8192,
     weight_decay: ScalarOrSchedule = 0.0,
     mu_dtype: DTypeLike | None = None,
-    seed: int = 0,
+    seed: int | jax.Array = 0,
     layout: Any | None = None,
 ) -> GradientTransformation:
     """PSGD: learns Kronecker factors that whiten the gradient.

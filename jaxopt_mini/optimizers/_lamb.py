@@ -30,14 +30,14 @@ def _uncorrected(adam: Any) -> GradientTransformationExtraArgs:
 
 
 def lamb(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-6,
     eps_root: ArrayLike = 0.0,
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
+    *,
     bias_correction: bool = True,
     max_norm: ArrayLike | None = None,
     layout: Any | None = None,

@@ -70,7 +70,7 @@ def normuon(
     beta: ArrayLike = 0.95,
     b2: ArrayLike = 0.95,
     ns_coeffs: Coefficients = STANDARD,
-    ns_steps: int = 5,
+    ns_steps: int | jax.Array = 5,
     eps: ArrayLike = 1e-7,
     weight_decay: ScalarOrSchedule = 0.0,
     mu_dtype: DTypeLike | None = None,
@@ -91,7 +91,7 @@ def normuon(
         o_ij <- o_ij / sqrt(v_j), then o is rescaled to its previous norm
 
     Orthogonal updates have equal singular values but neurons of unequal size. Momentum decay and iteration are Muon's.
-    Without a ``layout`` it is inferred from names.
+    Without a ``layout`` it is inferred.
 
     Departures: none; there are no bias corrections.
 

@@ -77,13 +77,13 @@ def scale_by_novograd(
 
 
 def novograd(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.25,
     eps: ArrayLike = 1e-6,
     eps_root: ArrayLike = 0.0,
     weight_decay: ScalarOrSchedule = 0.0,
+    *,
     layout: Any | None = None,
 ) -> GradientTransformation:
     """Momentum of gradients normalized tensor by tensor.

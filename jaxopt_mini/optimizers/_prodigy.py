@@ -37,7 +37,6 @@ from jaxopt_mini.tree import (
 
 def prodigy(
     learning_rate: ScalarOrSchedule = 1.0,
-    *,
     betas: Sequence[ArrayLike] = (0.9, 0.999),
     beta3: ArrayLike | None = None,
     eps: ArrayLike = 1e-8,
@@ -45,6 +44,7 @@ def prodigy(
     estim_lr_coef: ArrayLike = 1.0,
     weight_decay: ArrayLike = 0.0,
     safeguard_warmup: bool = False,
+    *,
     mask: Any | Callable[[Params], Any] | None = None,
     bias_correction: bool = True,
 ) -> GradientTransformation:

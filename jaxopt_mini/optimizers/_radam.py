@@ -66,13 +66,13 @@ def scale_by_radam(
 
 
 def radam(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
     eps_root: ArrayLike = 0.0,
     threshold: ArrayLike = 5.0,
+    *,
     nesterov: bool = False,
     correct_eps: bool = False,
 ) -> GradientTransformation:

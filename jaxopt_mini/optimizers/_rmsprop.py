@@ -94,8 +94,7 @@ def scale_by_rms(
 
 
 def rmsprop(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     decay: ArrayLike = 0.9,
     eps: ArrayLike = 1e-8,
     initial_scale: ArrayLike = 0.0,
@@ -104,6 +103,7 @@ def rmsprop(
     momentum: ArrayLike | None = None,
     nesterov: bool = False,
     bias_correction: bool = False,
+    *,
     rate_in_momentum: bool = True,
 ) -> GradientTransformation:
     """Divides by a moving root mean square of the gradient.

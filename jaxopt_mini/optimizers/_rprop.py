@@ -60,7 +60,6 @@ def scale_by_rprop(
 
 def rprop(
     learning_rate: ScalarOrSchedule,
-    *,
     eta_minus: ArrayLike = 0.5,
     eta_plus: ArrayLike = 1.2,
     min_step_size: ArrayLike = 1e-6,

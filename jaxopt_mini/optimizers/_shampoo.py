@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule, Updates
-from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative
+from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative, check_static
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import eigh, multiply
@@ -60,8 +60,8 @@ def scale_by_shampoo(
     shampoo_beta: ArrayLike | None = None,
     ridge: ArrayLike = 1e-6,
     graft: bool = True,
-    precondition_frequency: int = 10,
-    max_precond_dim: int = 8192,
+    precondition_frequency: int | jax.Array = 10,
+    max_precond_dim: int | jax.Array = 8192,
     mu_dtype: DTypeLike | None = None,
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
@@ -72,7 +72,9 @@ def scale_by_shampoo(
     """
     check_fraction(b1=b1, b2=b2, shampoo_beta=shampoo_beta)
     check_nonnegative(eps=eps, ridge=ridge, max_precond_dim=max_precond_dim)
+    check_static(max_precond_dim=max_precond_dim)
     check_at_least_one(precondition_frequency=precondition_frequency)
+    max_precond_dim = int(max_precond_dim)
     beta = b2 if shampoo_beta is None else shampoo_beta
 
     def inverse_root(factor, power):
@@ -131,8 +133,8 @@ def shampoo(
     shampoo_beta: ArrayLike | None = None,
     ridge: ArrayLike = 1e-6,
     graft: bool = True,
-    precondition_frequency: int = 10,
-    max_precond_dim: int = 8192,
+    precondition_frequency: int | jax.Array = 10,
+    max_precond_dim: int | jax.Array = 8192,
     weight_decay: ScalarOrSchedule = 0.0,
     mu_dtype: DTypeLike | None = None,
     layout: Any | None = None,

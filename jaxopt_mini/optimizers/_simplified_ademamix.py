@@ -63,8 +63,7 @@ def scale_by_simplified_ademamix(
 
 
 def simplified_ademamix(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.99,
     b2: ArrayLike = 0.95,
     alpha: ScalarOrSchedule = 0.0,

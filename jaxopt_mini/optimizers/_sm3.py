@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
+from numbers import Real
 from typing import Any
 
 import jax
@@ -26,13 +27,13 @@ def _others(entry: ParamLayout) -> list[tuple[int, ...]]:
 
 
 def scale_by_sm3(
-    b1: ArrayLike = 0.9, *, b2: ArrayLike | None = None, eps: ArrayLike = 1e-8, layout: Any | None = None
+    b1: ArrayLike = 0.9, b2: ArrayLike | None = 1.0, eps: ArrayLike = 1e-8, *, layout: Any | None = None
 ) -> GradientTransformationExtraArgs:
     """The direction of :func:`sm3`, without the learning rate.
 
     Args:
       b1: decay of the momentum, in [0, 1).
-      b2: decay of a mean in place of the sum, in [0, 1).
+      b2: decay of a mean in place of the sum, in [0, 1); 1, or None, sums.
       eps: added inside the root.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
@@ -40,9 +41,10 @@ def scale_by_sm3(
       A transformation with an ``optax.ScaleBySM3State``, with mu, a list of sums per leaf, one for each axis that isn't
       stacked; nu, the momentum, like the parameters.
     """
-    check_fraction(b1=b1, b2=b2)
+    b2 = 1.0 if b2 is None else b2
+    check_fraction(b1=b1, b2=None if isinstance(b2, Real) and b2 == 1 else b2)
     check_nonnegative(eps=eps)
-    old, new = (1.0, 1.0) if b2 is None else (b2, 1 - b2)
+    old, new = b2, jnp.where(b2 == 1, 1.0, 1.0 - b2)
 
     def largest(leaf, entry):
         return [jnp.max(leaf, axes) for axes in _others(entry)]
@@ -79,8 +81,8 @@ def scale_by_sm3(
 
 def sm3(
     learning_rate: ScalarOrSchedule,
-    *,
     momentum: ArrayLike = 0.9,
+    *,
     b2: ArrayLike | None = None,
     eps: ArrayLike = 1e-8,
     layout: Any | None = None,

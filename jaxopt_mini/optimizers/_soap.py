@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule, Updates
-from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative
+from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative, check_static
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import eigh, multiply, orthonormal
@@ -56,8 +56,8 @@ def scale_by_soap(
     eps: ArrayLike = 1e-8,
     *,
     shampoo_beta: ArrayLike | None = None,
-    precondition_frequency: int = 10,
-    max_precond_dim: int = 10000,
+    precondition_frequency: int | jax.Array = 10,
+    max_precond_dim: int | jax.Array = 10000,
     mu_dtype: DTypeLike | None = None,
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
@@ -68,7 +68,9 @@ def scale_by_soap(
     """
     check_fraction(b1=b1, b2=b2, shampoo_beta=shampoo_beta)
     check_nonnegative(eps=eps, max_precond_dim=max_precond_dim)
+    check_static(max_precond_dim=max_precond_dim)
     check_at_least_one(precondition_frequency=precondition_frequency)
+    max_precond_dim = int(max_precond_dim)
     beta = b2 if shampoo_beta is None else shampoo_beta
 
     def init(params):
@@ -140,8 +142,8 @@ def soap(
     b2: ArrayLike = 0.95,
     eps: ArrayLike = 1e-8,
     shampoo_beta: ArrayLike | None = None,
-    precondition_frequency: int = 10,
-    max_precond_dim: int = 10000,
+    precondition_frequency: int | jax.Array = 10,
+    max_precond_dim: int | jax.Array = 10000,
     weight_decay: ScalarOrSchedule = 0.01,
     mu_dtype: DTypeLike | None = None,
     layout: Any | None = None,

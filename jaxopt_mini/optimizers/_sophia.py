@@ -82,13 +82,13 @@ def scale_by_sophia(
     eps: ArrayLike = 1e-8,
     gamma: ArrayLike = 0.01,
     clip_threshold: ArrayLike | None = 1.0,
-    update_interval: int = 10,
+    update_interval: int | jax.Array = 10,
     hessian_diagonal_fn: GradientTransformation | None = None,
     mu_dtype: DTypeLike | None = None,
     verbose: bool = False,
-    print_win_rate_every_n_steps: int = 0,
+    print_win_rate_every_n_steps: int | jax.Array = 0,
     *,
-    first_estimate: int = 1,
+    first_estimate: int | jax.Array = 1,
     debias: bool = True,
 ) -> GradientTransformationExtraArgs:
     """The direction of :func:`sophia`, without decay and learning rate.
@@ -150,8 +150,7 @@ def scale_by_sophia(
 
 
 def sophia(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.965,
     b2: ArrayLike = 0.99,
     eps: ArrayLike = 1e-8,
@@ -159,12 +158,13 @@ def sophia(
     weight_decay_mask: Any | Callable[[Params], Any] | None = None,
     gamma: ArrayLike = 0.01,
     clip_threshold: ArrayLike | None = 1.0,
-    update_interval: int = 10,
+    update_interval: int | jax.Array = 10,
     hessian_diagonal_fn: GradientTransformation | None = None,
     mu_dtype: DTypeLike | None = None,
     verbose: bool = False,
-    print_win_rate_every_n_steps: int = 0,
-    first_estimate: int = 1,
+    print_win_rate_every_n_steps: int | jax.Array = 0,
+    *,
+    first_estimate: int | jax.Array = 1,
     debias: bool = True,
 ) -> GradientTransformation:
     """Momentum divided by the Hessian's diagonal, then clipped.

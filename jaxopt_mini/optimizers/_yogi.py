@@ -58,11 +58,11 @@ def scale_by_yogi(
 
 
 def yogi(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-3,
+    *,
     initial_accumulator_value: ArrayLike = 1e-6,
 ) -> GradientTransformation:
     """Adam whose second moment changes in additive steps.

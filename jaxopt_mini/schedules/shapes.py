@@ -25,9 +25,9 @@ def to_floor(curve: Callable[[jax.Array], jax.Array]) -> Shape:
     return lambda left, floor: floor + (1 - floor) * curve(left)
 
 
-def wave(left: jax.Array, cycles: ArrayLike = 0.5) -> jax.Array:
-    """A cosine wave between 1 and 0 with ``cycles`` cycles; half a cycle is a single decay."""
-    return 0.5 * (1 + jnp.cos(2 * jnp.pi * cycles * (1 - left)))
+def wave(left: jax.Array, cycles: ArrayLike = 0.5, exponent: ArrayLike = 1.0) -> jax.Array:
+    """A cosine wave between 1 and 0 with ``cycles`` cycles, to a power; half a cycle is a single decay."""
+    return (0.5 * (1 + jnp.cos(2 * jnp.pi * cycles * (1 - left)))) ** exponent
 
 
 SHAPES: dict[str, Shape] = {

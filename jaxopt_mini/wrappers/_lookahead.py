@@ -48,7 +48,6 @@ def _between(slow: jax.Array, fast: jax.Array, share: ArrayLike) -> jax.Array:
 @per_update
 def lookahead(
     inner: GradientTransformation,
-    *,
     sync_period: int = 5,
     slow_step_size: ArrayLike = 0.5,
     reset_state: bool = False,

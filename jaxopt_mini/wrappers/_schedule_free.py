@@ -78,10 +78,10 @@ def warmed_up(learning_rate: ScalarOrSchedule, steps: int | None, rate_ahead: bo
 def schedule_free(
     base_optimizer: GradientTransformation,
     learning_rate: ScalarOrSchedule = 1.0,
-    *,
     b1: ArrayLike = 0.9,
     weight_lr_power: ArrayLike = 2.0,
     state_dtype: DTypeLike | None = None,
+    *,
     r: ArrayLike = 0.0,
     rate_ahead: bool = True,
 ) -> GradientTransformationExtraArgs:
