@@ -17,7 +17,7 @@ import jax
 from optax import MaskedNode
 
 from jaxopt_mini.base import Params
-from jaxopt_mini.tree import path_name
+from jaxopt_mini.tree import path_name, per_parameter
 
 ROLES = ("matrix", "embedding", "head", "vector")
 EMBEDDING_NAMES = ("embed", "wte", "wpe")
@@ -107,8 +107,8 @@ def _role(keys: list[str]) -> str:
     return "matrix"
 
 
-def resolve(layout: Any | None, params: Params) -> Any:
-    """Returns ``layout``, or the inferred one, after checking it against the parameters.
+def resolve(layout: Any | Callable[[Params], Any] | None, params: Params) -> Any:
+    """Returns ``layout``, its result on the parameters, or the inferred one, after checking it against the parameters.
 
     Masked leaves (``optax.MaskedNode`` or None) are masked in the layout too.
 
@@ -117,6 +117,7 @@ def resolve(layout: Any | None, params: Params) -> Any:
     """
     if layout is None:
         return infer(params)
+    layout = per_parameter(layout, params)
 
     def absent(leaf):
         return leaf is None or isinstance(leaf, MaskedNode)

@@ -67,6 +67,8 @@ def scale_by_galore(
         return multiply(projector.conj().mT, matrix) if left else multiply(matrix, projector)
 
     def leading(matrix):
+        if not matrix.size:
+            return first_projector(matrix)
         u, vh = singular_vectors(matrix)
         return (u if acts_left(*matrix.shape) else vh.conj().mT)[:, :rank]
 

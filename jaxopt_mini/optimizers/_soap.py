@@ -19,16 +19,28 @@ from jaxopt_mini.matrices import (
     as_leaves,
     as_matrices,
     grams,
+    load_sides,
     map_matrices,
+    matrix_shapes,
     on_sides,
     resolve_layout,
     sides,
     square_sides,
+    store_sides,
     unzip,
 )
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.late_decay import decay_afterwards
-from jaxopt_mini.tree import absolute_square, average, cast_like, increment, refuse_integers, widen, zeros_like
+from jaxopt_mini.tree import (
+    absolute_square,
+    average,
+    cast_like,
+    increment,
+    refuse_integers,
+    widen,
+    zeros_like,
+    zeros_of,
+)
 
 
 class ScaleBySoapState(NamedTuple):
@@ -37,8 +49,8 @@ class ScaleBySoapState(NamedTuple):
     count: jax.Array  # int32[]: completed steps
     mu: Updates  # like the parameters
     nu: Updates  # (*stacked, inputs, outputs), in the basis
-    factors: Any  # averaged Gram matrices of the gradient, (*stacked, side, side) for each side
-    bases: Any  # their eigenvectors in columns, by approximately descending eigenvalues
+    factors: tuple[Any, Any]  # averaged Gram matrices of inputs and outputs: (*stacked, side, side), or (0,) for none
+    bases: tuple[Any, Any]  # their eigenvectors in columns, by approximately descending eigenvalues
 
 
 def scale_by_soap(
@@ -65,9 +77,9 @@ def scale_by_soap(
     def init(params):
         refuse_integers(params)
         entries = resolve_layout(layout, params)
-        matrices = as_matrices(params, entries)
+        matrices = matrix_shapes(params, entries)
         factors, bases = (square_sides(entries, matrices, max_precond_dim) for _ in range(2))
-        nu = jax.tree.map(lambda m: jnp.zeros(m.shape, absolute_square(m).dtype), matrices)
+        nu = zeros_of(lambda tree: jax.tree.map(absolute_square, tree), matrices)
         return ScaleBySoapState(jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), nu, factors, bases)
 
     def update(updates, state, params=None, **extra_args):
@@ -87,10 +99,11 @@ def scale_by_soap(
             return step, m, v, factors, bases
 
         g, mu = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (updates, state.mu))
-        results = map_matrices(one, entries, g, mu, state.nu, state.factors, state.bases)
-        step, mu, *rest = unzip(results, entries, 5)
+        pairs = (load_sides(stored, entries) for stored in (state.factors, state.bases))
+        step, mu, nu, *pairs = unzip(map_matrices(one, entries, g, mu, state.nu, *pairs), entries, 5)
         step, mu = (as_leaves(tree, entries, updates) for tree in (step, mu))
-        return cast_like(step, updates), ScaleBySoapState(increment(k), cast_like(mu, state.mu), *rest)
+        pairs = (store_sides(tree, entries) for tree in pairs)
+        return cast_like(step, updates), ScaleBySoapState(increment(k), cast_like(mu, state.mu), nu, *pairs)
 
     return keep_shardings(init, update)
 

@@ -19,6 +19,7 @@ from jaxopt_mini.base import (
     no_state,
     require_params,
     require_real,
+    transformation,
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative
@@ -57,7 +58,7 @@ def hutchinson_estimator_diag_hessian(random_seed: jax.Array | None = None) -> G
         (product,) = jax.vjp(jax.grad(loss), params)[1](signs)
         return jax.tree.map(lambda h, r: widen(h) * widen(r), product, signs), HutchinsonState(key)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def given_diag_hessian() -> GradientTransformationExtraArgs:
@@ -73,7 +74,7 @@ def given_diag_hessian() -> GradientTransformationExtraArgs:
             raise ValueError("sophia needs the estimate: call update(updates, state, params, hessian=tree)")
         return hessian, state
 
-    return GradientTransformationExtraArgs(no_state, update)
+    return transformation(no_state, update)
 
 
 def scale_by_sophia(
@@ -146,7 +147,7 @@ def scale_by_sophia(
         inner, nu = jax.lax.cond(due, estimated, lambda *same: same, state.hessian_fn_state, state.nu)
         return cast_like(direction, updates), SophiaState(count, cast_like(mu, state.mu), nu, inner)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def sophia(

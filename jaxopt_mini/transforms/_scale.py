@@ -17,6 +17,7 @@ from jaxopt_mini.base import (
     Schedule,
     Updates,
     stateless,
+    transformation,
 )
 from jaxopt_mini.tree import increment, times
 
@@ -43,7 +44,7 @@ def scheduled(
         updates = function(updates, params, schedule(state.count))
         return updates, ScaleByScheduleState(count=increment(state.count))
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def _scaled(updates, factor):

@@ -12,6 +12,7 @@ from jaxopt_mini.base import (
     GradientTransformationExtraArgs,
     OptState,
     Updates,
+    transformation,
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_at_least_one
@@ -77,4 +78,4 @@ def accumulate(inner: GradientTransformation, *, steps: int = 4) -> GradientTran
         total = jax.tree.map(lambda leaf: jnp.where(full, jnp.zeros_like(leaf), leaf), total)
         return new, AccumulateState((state.count + 1) % steps, total, inner_state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

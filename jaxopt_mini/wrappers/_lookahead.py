@@ -17,10 +17,11 @@ from jaxopt_mini.base import (
     Params,
     apply_updates,
     require_params,
+    transformation,
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_nonnegative
-from jaxopt_mini.tree import widen
+from jaxopt_mini.tree import copied, widen
 
 
 class LookaheadState(NamedTuple):
@@ -92,8 +93,7 @@ def lookahead(
     inner = with_extra_args_support(inner)
 
     def init(params):
-        slow = jax.tree.map(jnp.copy, params)  # own buffers: both may be donated
-        return LookaheadState(inner.init(params), jnp.zeros((), jnp.int32), slow)
+        return LookaheadState(inner.init(params), jnp.zeros((), jnp.int32), copied(params))
 
     def update(updates, state, params=None, **extra_args):
         params = require_params(params, "lookahead")
@@ -110,4 +110,4 @@ def lookahead(
         count = (state.steps_since_sync + 1) % sync_period
         return choose(back, new), LookaheadState(fast_state, count, choose(target, state.slow))
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

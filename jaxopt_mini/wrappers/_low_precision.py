@@ -15,11 +15,12 @@ from jaxopt_mini.base import (
     OptState,
     Params,
     require_params,
+    transformation,
     with_extra_args_support,
 )
 from jaxopt_mini.layout import resolve
 from jaxopt_mini.quantize import dequantize, quantize, stochastic_round
-from jaxopt_mini.tree import increment, widen
+from jaxopt_mini.tree import copied, evaluate, increment, widen
 
 
 class LowPrecisionState(NamedTuple):
@@ -132,10 +133,10 @@ def low_precision(
         return jax.tree.map(lambda a, s: form.decode(s) if encoded(a) else s, abstract, state)
 
     def init(params):
-        wide = jax.tree.map(widen, params)
+        wide = evaluate(lambda tree: jax.tree.map(widen, tree), params)
         _, encoded = plan(wide)
-        master = jax.tree.map(jnp.copy, wide) if rounding == "master" else ()
-        inner_state = encode(inner.init(wide), encoded, jax.random.key(seed))
+        master = copied(wide) if rounding == "master" else ()
+        inner_state = evaluate(lambda state: encode(state, encoded, jax.random.key(seed)), inner.init(wide))
         return LowPrecisionState(jnp.zeros((), jnp.int32), master, inner_state)
 
     def update(updates, state, params=None, **extra_args):
@@ -162,4 +163,4 @@ def low_precision(
         new = jax.tree.map(lambda t, w: t.astype(w.dtype) - w, target, wide)
         return new, LowPrecisionState(count, master, inner_state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
