@@ -113,9 +113,9 @@ def _svd_tangent(args, result, tangents):
     du = multiply(u, weights * (left + left.conj().mT) + phases)
     dv = multiply(v, weights * (right + right.conj().mT))
     if u.shape[0] > u.shape[1]:
-        du += (outside_u - multiply(u, multiply(uh, outside_u))) * _reciprocal(s)
+        du += (outside_u - multiply(u, multiply(uh, outside_u))) * _reciprocal(s)[None, :]
     if v.shape[0] > v.shape[1]:
-        dv += (outside_v - multiply(v, multiply(vh, outside_v))) * _reciprocal(s)
+        dv += (outside_v - multiply(v, multiply(vh, outside_v))) * _reciprocal(s)[None, :]
     return du, jnp.diagonal(ds).real, dv.conj().mT
 
 

@@ -207,6 +207,15 @@ def increment(count: jax.Array) -> jax.Array:
     return jnp.where(count < MAX_COUNT, count + 1, MAX_COUNT)
 
 
+def is_multiple(count: jax.Array, period: int) -> jax.Array:
+    """Whether an int32 step count is a multiple of ``period``, which may be longer than any run.
+
+    >>> print(is_multiple(jnp.int32(6), 3), is_multiple(jnp.int32(6), 10**10))
+    True False
+    """
+    return count % min(period, int(MAX_COUNT)) == 0
+
+
 def average(new: Tree, old: Tree, decay: ArrayLike) -> Tree:
     """Exponential moving average ``(1 - decay) new + decay old``, in at least float32.
 

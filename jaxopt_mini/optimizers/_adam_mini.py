@@ -125,8 +125,9 @@ def scale_by_adam_mini(
                 f"heads has {sorted(missing)}, which no parameter has in its path: choose from {sorted(keys)}"
             )
 
+        mu = zeros_like(params, mu_dtype)
         nu = jax.tree.map(lambda p, block: zeros_of(block.mean, zeros_of(absolute_square, p)), params, blocks(params))
-        return ScaleByAdamState(jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), nu)
+        return ScaleByAdamState(jnp.zeros((), jnp.int32), mu, nu)
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args

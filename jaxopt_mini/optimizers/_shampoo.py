@@ -36,6 +36,7 @@ from jaxopt_mini.tree import (
     bias_correction,
     cast_like,
     increment,
+    is_multiple,
     norm,
     refuse_integers,
     widen,
@@ -96,7 +97,7 @@ def scale_by_shampoo(
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
         entries, count = resolve_layout(layout, updates), increment(state.count)
-        due = state.count % precondition_frequency == 0
+        due = is_multiple(state.count, precondition_frequency)
         mu = average(updates, state.mu, b1)
         nu = average(jax.tree.map(absolute_square, updates), state.nu, b2)
         m, v = bias_correction(mu, b1, count), bias_correction(nu, b2, count)

@@ -36,6 +36,7 @@ from jaxopt_mini.tree import (
     average,
     cast_like,
     increment,
+    is_multiple,
     refuse_integers,
     widen,
     zeros_like,
@@ -87,7 +88,7 @@ def scale_by_soap(
         entries, k = resolve_layout(layout, updates), state.count  # k steps so far, as the first call makes none
         first, steps = k == 0, jnp.maximum(k, 1).astype(jnp.float32)
         size = jnp.sqrt(1 - b2**steps) / (1 - b1**steps)
-        due = jnp.where(first, 0, jnp.where(k % precondition_frequency == 0, 1, 2))
+        due = jnp.where(first, 0, jnp.where(is_multiple(k, precondition_frequency), 1, 2))
 
         def one(g, mu, nu, factors, bases):
             m = average(g, mu, b1)

@@ -26,7 +26,17 @@ from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegat
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.tree import average, bias_correction, cast_like, increment, size, widen, zeros_like
+from jaxopt_mini.tree import (
+    MAX_COUNT,
+    average,
+    bias_correction,
+    cast_like,
+    increment,
+    is_multiple,
+    size,
+    widen,
+    zeros_like,
+)
 
 
 def hutchinson_estimator_diag_hessian(random_seed: jax.Array | None = None) -> GradientTransformationExtraArgs:
@@ -120,7 +130,7 @@ def scale_by_sophia(
 
     def report(direction, count):
         won = sum(jnp.sum(jnp.abs(leaf) < bound) for leaf in jax.tree.leaves(direction))
-        due = count % max(print_win_rate_every_n_steps, 1) == 0
+        due = is_multiple(count, max(print_win_rate_every_n_steps, 1))
         rate = won / size(direction)
         jax.lax.cond(due, lambda: jax.debug.print("Sophia optimizer win rate: {}", rate), lambda: None)
 
@@ -143,7 +153,7 @@ def scale_by_sophia(
             hessian, inner = estimator.update(updates, inner, params, **extra_args)
             return inner, cast_like(average(hessian, nu, b2), nu)
 
-        due = (state.count - (first_estimate - 1)) % update_interval == 0
+        due = is_multiple(state.count - min(first_estimate - 1, int(MAX_COUNT)), update_interval)
         inner, nu = jax.lax.cond(due, estimated, lambda *same: same, state.hessian_fn_state, state.nu)
         return cast_like(direction, updates), SophiaState(count, cast_like(mu, state.mu), nu, inner)
 

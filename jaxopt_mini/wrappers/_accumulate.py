@@ -16,7 +16,7 @@ from jaxopt_mini.base import (
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_at_least_one
-from jaxopt_mini.tree import cast_like, widen, zeros_like
+from jaxopt_mini.tree import cast_like, is_multiple, widen, zeros_like
 from jaxopt_mini.wrappers._conditional import update_if
 from jaxopt_mini.wrappers._inner_updates import counts_inner_updates
 
@@ -72,10 +72,10 @@ def accumulate(inner: GradientTransformation, *, steps: int = 4) -> GradientTran
 
     def update(updates, state, params=None, **extra_args):
         total = jax.tree.map(lambda old, grad: old + grad.astype(old.dtype), state.total, updates)
-        full = state.count == steps - 1
-        mean = cast_like(jax.tree.map(lambda leaf: leaf / steps, total), updates)
+        full = is_multiple(state.count + 1, steps)
+        mean = cast_like(jax.tree.map(lambda leaf: leaf / float(steps), total), updates)
         new, inner_state = update_if(full, inner, mean, state.inner_state, params, extra_args)
         total = jax.tree.map(lambda leaf: jnp.where(full, jnp.zeros_like(leaf), leaf), total)
-        return new, AccumulateState((state.count + 1) % steps, total, inner_state)
+        return new, AccumulateState(jnp.where(full, 0, state.count + 1), total, inner_state)
 
     return transformation(init, update)

@@ -19,7 +19,7 @@ from jaxopt_mini.base import (
     with_extra_args_support,
 )
 from jaxopt_mini.layout import resolve
-from jaxopt_mini.quantize import dequantize, quantize, stochastic_round
+from jaxopt_mini.quantize import Blocks, dequantize, quantize, stochastic_round
 from jaxopt_mini.tree import copied, evaluate, increment, widen
 
 
@@ -41,7 +41,8 @@ class Format(NamedTuple):
 MOMENTS = {
     "float32": Format(lambda array, key: array, lambda stored: stored),
     "bfloat16": Format(lambda array, key: stochastic_round(array, jnp.bfloat16, key), widen),
-    "int8": Format(lambda array, key: quantize(array), dequantize),
+    # Under ``nnx.Optimizer`` the stored blocks become a mapping with the same entries.
+    "int8": Format(lambda array, key: quantize(array), lambda stored: dequantize(Blocks(stored.codes, stored.scales))),
 }
 ROUNDINGS = ("nearest", "stochastic", "master")
 
