@@ -50,6 +50,14 @@ def per_parameter(spec: Tree | Callable[[Tree], Tree], params: Tree) -> Tree:
     return spec(params) if callable(spec) and leaves and all(map(callable, leaves)) else spec
 
 
+def arranged_like(new: Tree, old: Tree) -> Tree:
+    """The leaves of ``new`` in the structure of ``old``.
+
+    ``nnx.Optimizer`` turns lists and named tuples in place of leaves into mappings; a state must keep its structure.
+    """
+    return jax.tree.unflatten(jax.tree.structure(old), jax.tree.leaves(new))
+
+
 def zeros_of(function: Callable[..., Tree], *trees: Tree) -> Tree:
     """Zeros with the shapes and dtypes of ``function(*trees)``, which is not computed."""
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *trees))

@@ -16,7 +16,7 @@ from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import ParamLayout, resolve
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
-from jaxopt_mini.tree import absolute_square, average, cast_like, widen, zeros_like, zeros_of
+from jaxopt_mini.tree import absolute_square, arranged_like, average, cast_like, widen, zeros_like, zeros_of
 
 
 def _others(entry: ParamLayout) -> list[tuple[int, ...]]:
@@ -48,11 +48,12 @@ def scale_by_sm3(
         return [jnp.max(leaf, axes, initial=0) for axes in _others(entry)]
 
     def stored(total, entry, sums):
-        return [new.astype(sums[i].dtype) for i, new in enumerate(largest(total, entry))]
+        return arranged_like(cast_like(largest(total, entry), jax.tree.leaves(sums)), sums)
 
     def bound(sums, entry):
-        """The minimum of the sums that cover an entry; by index, since ``nnx.Optimizer`` turns lists into mappings."""
-        return reduce(jnp.minimum, [jnp.expand_dims(widen(sums[i]), axes) for i, axes in enumerate(_others(entry))])
+        """The minimum of the sums that cover an entry."""
+        pairs = zip(jax.tree.leaves(sums), _others(entry), strict=True)
+        return reduce(jnp.minimum, [jnp.expand_dims(widen(s), axes) for s, axes in pairs])
 
     def divide(grad, total):
         return widen(grad) * jnp.where(total > 0, jax.lax.rsqrt(total + eps), 0)

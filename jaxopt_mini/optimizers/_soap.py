@@ -93,7 +93,8 @@ def scale_by_soap(
         def one(g, mu, nu, factors, bases):
             m = average(g, mu, b1)
             v = average(absolute_square(on_sides(g, bases)), nu, b2)
-            step = size * on_sides(on_sides(m, bases) / (jnp.sqrt(v) + eps), _inverse(bases))
+            root = jnp.sqrt(jnp.where(first, 1.0, v))  # in the first step v is 0, where a root has no derivative
+            step = size * on_sides(on_sides(m, bases) / (root + eps), _inverse(bases))
             m, v, step = (jnp.where(first, *pair) for pair in ((mu, m), (nu, v), (0.0 * step, step)))
             factors = sides(lambda old, new: average(new, old, beta), factors, grams(g))
             v, bases = jax.lax.switch(due, (_begin, _turn, _keep), v, factors, bases)

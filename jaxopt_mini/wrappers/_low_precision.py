@@ -19,8 +19,8 @@ from jaxopt_mini.base import (
     with_extra_args_support,
 )
 from jaxopt_mini.layout import resolve
-from jaxopt_mini.quantize import Blocks, dequantize, quantize, stochastic_round
-from jaxopt_mini.tree import copied, evaluate, increment, widen
+from jaxopt_mini.quantize import dequantize, quantize, stochastic_round
+from jaxopt_mini.tree import arranged_like, copied, evaluate, increment, widen
 
 
 class LowPrecisionState(NamedTuple):
@@ -41,8 +41,7 @@ class Format(NamedTuple):
 MOMENTS = {
     "float32": Format(lambda array, key: array, lambda stored: stored),
     "bfloat16": Format(lambda array, key: stochastic_round(array, jnp.bfloat16, key), widen),
-    # Under ``nnx.Optimizer`` the stored blocks become a mapping with the same entries.
-    "int8": Format(lambda array, key: quantize(array), lambda stored: dequantize(Blocks(stored.codes, stored.scales))),
+    "int8": Format(lambda array, key: quantize(array), dequantize),
 }
 ROUNDINGS = ("nearest", "stochastic", "master")
 
@@ -131,6 +130,7 @@ def low_precision(
         return jax.tree.map(lambda s, k: form.encode(s, k) if encoded(s) else s, state, _keys(state, key))
 
     def decode(abstract, state, encoded):
+        state = arranged_like(state, jax.eval_shape(lambda tree: encode(tree, encoded, jax.random.key(0)), abstract))
         return jax.tree.map(lambda a, s: form.decode(s) if encoded(a) else s, abstract, state)
 
     def init(params):
@@ -150,7 +150,7 @@ def low_precision(
 
         inner_state = decode(abstract, state.inner_state, encoded)
         new, inner_state = inner.update(jax.tree.map(widen, updates), inner_state, exact, **extra_args)
-        inner_state = encode(inner_state, encoded, for_moments)
+        inner_state = arranged_like(encode(inner_state, encoded, for_moments), state.inner_state)
         if rounding == "nearest":
             return new, LowPrecisionState(count, (), inner_state)
         exact = jax.tree.map(jnp.add, exact, new)
