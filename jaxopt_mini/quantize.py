@@ -64,7 +64,8 @@ def quantize(array: jax.Array) -> Blocks:
     block is divided by its largest absolute value. The range from 1e-7 to 1 has seven decades, each divided into twice
     as many equal intervals as the decade below, from 1 to 64; the code values are the midpoints, 0 and 1. A block
     without negative numbers, such as a second moment, needs no sign bit and has intervals half as wide. The error of
-    numbers above a tenth of the largest is at most 0.7 % of it (0.35 % without signs), and small numbers aren't lost.
+    numbers above a tenth of the largest is at most 0.7 % of it (0.35 % without signs). Without signs, a positive number
+    below the smallest code value is rounded up to it, as Adam divides by the root of the second moment.
 
     The values are computed, which on a CPU is twenty times faster than searching a table.
 
@@ -84,7 +85,10 @@ def quantize(array: jax.Array) -> Blocks:
     share = blocks / jnp.where(largest > 0, largest, 1)
     place = _place(jnp.abs(share), jnp.where(signed, 1.0, 2.0))
     # With signs, code 127 is zero and -1 has no code.
-    code = jnp.where(signed, jnp.maximum(127 + jnp.sign(share) * place, 0), place)
+    # Without signs, nothing positive becomes zero: Adam would divide by the root of a zero second moment.
+    code = jnp.where(
+        signed, jnp.maximum(127 + jnp.sign(share) * place, 0), jnp.where(blocks > 0, jnp.maximum(place, 1), place)
+    )
     scales = jnp.where(signed, -largest, largest)
     return Blocks(_join(code, array.shape[-1]).astype(jnp.uint8), scales[..., 0])
 

@@ -6,6 +6,7 @@ works under strict dtype promotion and ignores ``optax.MaskedNode`` and ``None``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -99,17 +100,18 @@ def refuse_integers(tree: Tree) -> None:
         wide_dtype(leaf.dtype, path_name(path))
 
 
-def narrowest_dtype(tree: Tree) -> jnp.dtype:
-    """The dtype of the leaf with the fewest bits, bfloat16 before float16.
+def scalar_dtype(tree: Tree) -> jnp.dtype:
+    """The dtype of a state's scalars, such as sums and distances: that of the narrowest leaf, but at least float32.
 
-    Optax stores the scalars of a state (distances, learning rates) in this dtype. It is real even for complex leaves.
+    Optax doesn't widen it: in bfloat16 a sum of small terms soon stops growing. It is real even for complex leaves.
 
     Raises:
       ValueError: a leaf is an integer or boolean.
     """
     refuse_integers(tree)
-    dtypes = {jnp.finfo(leaf.dtype).dtype for leaf in jax.tree.leaves(tree)}
-    return min(dtypes, key=lambda dtype: (jnp.finfo(dtype).bits, dtype.name), default=jnp.dtype(jnp.float32))
+    dtypes = (jnp.finfo(leaf.dtype).dtype for leaf in jax.tree.leaves(tree))
+    narrowest = min(dtypes, key=lambda dtype: jnp.finfo(dtype).bits, default=jnp.float32)
+    return wide_dtype(narrowest)
 
 
 def widen(leaf: jax.Array) -> jax.Array:
@@ -232,12 +234,29 @@ def average(new: Tree, old: Tree, decay: ArrayLike) -> Tree:
     return jax.tree.map(lambda n, o: (1 - decay) * widen(n) + decay * widen(o), new, old)
 
 
+def total_weight(decay: ArrayLike, count: jax.Array) -> jax.Array:
+    """The weight of ``count`` terms in an exponential moving average that started at zero: ``1 - decay**count``.
+
+    Computed in float32 as ``-expm1(count log(decay))``: the difference of 1 and a power near 1 loses digits (0.7 % with
+    a decay of 0.999999 in the first step).
+
+    Args:
+      decay: in [0, 1).
+      count: at least 1.
+
+    >>> float(total_weight(0.999999, jnp.array(1)))
+    9.999994974714355e-07
+    """
+    log = math.log(decay) if isinstance(decay, float) and decay > 0 else jnp.log(decay)
+    return -jnp.expm1(count.astype(jnp.float32) * log)
+
+
 def bias_correction(moment: Tree, decay: ArrayLike, count: jax.Array) -> Tree:
     """Divides an average that started at zero by ``1 - decay**count``, the sum of its weights.
 
     The result is in at least float32.
     """
-    weight = 1 - decay ** count.astype(jnp.float32)
+    weight = total_weight(decay, count)
 
     def correct(leaf):
         leaf = widen(leaf)

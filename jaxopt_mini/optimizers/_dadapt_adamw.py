@@ -26,8 +26,9 @@ from jaxopt_mini.tree import (
     cast_like,
     increment,
     inner,
-    narrowest_dtype,
     norm,
+    scalar_dtype,
+    total_weight,
     widen,
     zeros_like,
 )
@@ -59,8 +60,8 @@ def dadapt_adamw(
     Notation: d is ``estim_lr`` in the state, r ``numerator_weighted``, s ``grad_sum``, m and v ``exp_avg(_sq)``.
 
     Departures: a gradient of zero leaves d unchanged; in Optax d becomes NaN. Optax always applies bias correction, the
-    official code by default doesn't: ``bias_correction=False``. With bfloat16 parameters d and r are bfloat16, as in
-    Optax.
+    official code by default doesn't: ``bias_correction=False``. With bfloat16
+    parameters d and r are float32.
 
     Args:
       learning_rate: factor of the estimated learning rate, a number or a schedule that starts at 1.
@@ -86,7 +87,7 @@ def dadapt_adamw(
     b = b2**0.5
 
     def init(params):
-        dtype = narrowest_dtype(params)
+        dtype = scalar_dtype(params)
         return DAdaptAdamWState(
             exp_avg=zeros_like(params),
             exp_avg_sq=zeros_like(params),
@@ -115,8 +116,7 @@ def dadapt_adamw(
         return cast_like(step, updates), cast_like(DAdaptAdamWState(m, v, s, d, r, count), state)
 
     def rate(state, count):
-        t = count.astype(jnp.float32)
-        correction = jnp.sqrt(1 - b2**t) / (1 - b1**t) if bias_correction else 1.0
+        correction = jnp.sqrt(total_weight(b2, count)) / total_weight(b1, count) if bias_correction else 1.0
         return widen(state.estim_lr) * schedule_value(learning_rate, state.count) * correction
 
     return transformation(init, update)

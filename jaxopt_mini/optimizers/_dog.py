@@ -24,7 +24,7 @@ from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.tree import cast_like, copied, evaluate, narrowest_dtype, norm, times, widen
+from jaxopt_mini.tree import cast_like, copied, evaluate, norm, scalar_dtype, times, widen
 
 FIRST_DISTANCE: dict[str, Callable[..., Any]] = {
     "distance": lambda value, params: value,
@@ -52,7 +52,7 @@ def scale_by_dog(
 
     def init(params):
         no_state(params)  # rejects integers
-        dtype = narrowest_dtype(params)
+        dtype = scalar_dtype(params)
         first = evaluate(lambda tree: jnp.array(FIRST_DISTANCE[kind](value, tree)).astype(dtype), params)
         return DoGState(jnp.asarray(True), copied(params), first, jnp.zeros((), dtype))
 

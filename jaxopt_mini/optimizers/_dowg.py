@@ -24,7 +24,7 @@ from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.tree import cast_like, copied, narrowest_dtype, norm, times, widen
+from jaxopt_mini.tree import cast_like, copied, norm, scalar_dtype, times, widen
 
 
 def scale_by_dowg(
@@ -44,7 +44,7 @@ def scale_by_dowg(
 
     def init(params):
         no_state(params)  # rejects integers
-        dtype = narrowest_dtype(params)
+        dtype = scalar_dtype(params)
         return DoWGState(
             init_params=copied(params),
             weighted_sq_norm_grads=jnp.zeros((), dtype),

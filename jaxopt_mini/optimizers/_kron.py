@@ -136,6 +136,8 @@ def fit(factors: Sides, matrix: jax.Array, probe: jax.Array, rate: ArrayLike) ->
 
 
 def _fit(q, a, b, rate):
+    scale = jnp.maximum(jnp.max(jnp.abs(a)), jnp.max(jnp.abs(b))) + TINY  # cancels; without it, products overflow
+    a, b = a / scale, b / scale
     if q.ndim == 1:
         gain, cost = (jnp.sum(jnp.square(x), axis=1) for x in (a, b))
         return q - rate * (gain - cost) / (jnp.max(gain + cost) + TINY) * q

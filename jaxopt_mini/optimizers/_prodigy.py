@@ -27,9 +27,10 @@ from jaxopt_mini.tree import (
     copied,
     increment,
     inner,
-    narrowest_dtype,
     norm,
+    scalar_dtype,
     times,
+    total_weight,
     widen,
     zeros_like,
 )
@@ -66,8 +67,8 @@ def prodigy(
     Notation: d is ``estim_lr`` in the state, r ``numerator_weighted``, s ``grad_sum``, m and v ``exp_avg(_sq)``.
 
     Departures: a gradient of zero leaves d unchanged; in Optax d becomes NaN. Optax always applies bias correction, the
-    official code by default doesn't: ``bias_correction=False``. With bfloat16 parameters d and r are bfloat16, as in
-    Optax.
+    official code by default doesn't: ``bias_correction=False``. With bfloat16
+    parameters d and r are float32.
 
     Args:
       learning_rate: factor of the estimated learning rate, a number or a schedule that starts at 1.
@@ -102,7 +103,7 @@ def prodigy(
     decay = add_decayed_weights(weight_decay, mask)
 
     def init(params):
-        dtype = narrowest_dtype(params)
+        dtype = scalar_dtype(params)
         return ProdigyState(
             exp_avg=zeros_like(params),
             exp_avg_sq=zeros_like(params),
@@ -134,8 +135,7 @@ def prodigy(
         return cast_like(step, updates), cast_like(new, state)
 
     def rate(state, count):
-        t = count.astype(jnp.float32)
-        correction = jnp.sqrt(1 - b2**t) / (1 - b1**t) if bias_correction else 1.0
+        correction = jnp.sqrt(total_weight(b2, count)) / total_weight(b1, count) if bias_correction else 1.0
         return widen(state.estim_lr) * schedule_value(learning_rate, state.count) * correction
 
     return transformation(init, update)

@@ -38,6 +38,7 @@ from jaxopt_mini.tree import (
     increment,
     is_multiple,
     refuse_integers,
+    total_weight,
     widen,
     zeros_like,
     zeros_of,
@@ -86,8 +87,8 @@ def scale_by_soap(
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
         entries, k = resolve_layout(layout, updates), state.count  # k steps so far, as the first call makes none
-        first, steps = k == 0, jnp.maximum(k, 1).astype(jnp.float32)
-        size = jnp.sqrt(1 - b2**steps) / (1 - b1**steps)
+        first, steps = k == 0, jnp.maximum(k, 1)
+        size = jnp.sqrt(total_weight(b2, steps)) / total_weight(b1, steps)
         due = jnp.where(first, 0, jnp.where(is_multiple(k, precondition_frequency), 1, 2))
 
         def one(g, mu, nu, factors, bases):

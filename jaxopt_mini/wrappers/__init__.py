@@ -6,7 +6,11 @@ from jaxopt_mini.wrappers._cautious_decay import (
     CautiousDecayState as CautiousDecayState,
     cautious_decay as cautious_decay,
 )
-from jaxopt_mini.wrappers._conditional import update_if as update_if
+from jaxopt_mini.wrappers._conditional import (
+    conditional_updates as conditional_updates,
+    per_update as per_update,
+    update_if as update_if,
+)
 from jaxopt_mini.wrappers._ema_params import EmaParamsState as EmaParamsState, ema_params as ema_params
 from jaxopt_mini.wrappers._hyperball import HyperballState as HyperballState, hyperball as hyperball
 from jaxopt_mini.wrappers._inject_hyperparams import inject_hyperparams as inject_hyperparams

@@ -17,7 +17,7 @@ from jaxopt_mini.base import (
 )
 from jaxopt_mini.check import check_at_least_one
 from jaxopt_mini.tree import cast_like, is_multiple, widen, zeros_like
-from jaxopt_mini.wrappers._conditional import update_if
+from jaxopt_mini.wrappers._conditional import MICRO_BATCHED, conditional_updates, update_if
 from jaxopt_mini.wrappers._inner_updates import counts_inner_updates
 
 
@@ -29,12 +29,16 @@ class AccumulateState(NamedTuple):
     inner_state: OptState
 
 
+MICRO_BATCHED.add(AccumulateState)
+
+
 def _inner_updates(calls: int, *, steps: int = 4) -> int:
     check_at_least_one(steps=steps)
     return calls // steps
 
 
 @counts_inner_updates(_inner_updates)
+@conditional_updates
 def accumulate(inner: GradientTransformation, *, steps: int = 4) -> GradientTransformationExtraArgs:
     """Averages gradients over ``steps`` calls, then steps once.
 

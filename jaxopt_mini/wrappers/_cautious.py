@@ -17,6 +17,7 @@ from jaxopt_mini.base import (
 )
 from jaxopt_mini.layout import resolve
 from jaxopt_mini.tree import times, widen
+from jaxopt_mini.wrappers._conditional import per_update
 
 SCALINGS: dict[str, Callable[[jax.Array, int], jax.Array]] = {
     "mean": lambda share, size: 1 / jnp.maximum(share, 1e-3),
@@ -29,6 +30,7 @@ def _descends(update: jax.Array, grad: jax.Array) -> jax.Array:
     return jnp.real(jnp.conj(jnp.sign(widen(update))) * jnp.sign(widen(grad))) < 0
 
 
+@per_update
 def cautious(
     inner: GradientTransformation, *, scaling: str = "mean", layout: Any | None = None
 ) -> GradientTransformationExtraArgs:

@@ -22,6 +22,7 @@ from jaxopt_mini.base import (
 )
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.tree import increment, per_parameter, widen
+from jaxopt_mini.wrappers._conditional import per_update
 
 
 class CautiousDecayState(NamedTuple):
@@ -37,6 +38,7 @@ def _decayed(update: jax.Array, param: jax.Array, rate: ArrayLike) -> jax.Array:
     return jnp.where(outwards, wide, wide - rate * p).astype(update.dtype)
 
 
+@per_update
 def cautious_decay(
     inner: GradientTransformation,
     *,

@@ -21,7 +21,8 @@ from jaxopt_mini.base import (
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_fraction
-from jaxopt_mini.tree import copied, evaluate, increment, widen
+from jaxopt_mini.tree import copied, evaluate, increment, total_weight, widen
+from jaxopt_mini.wrappers._conditional import per_update
 
 
 class EmaParamsState(NamedTuple):
@@ -40,6 +41,7 @@ def _averaged(state: EmaParamsState, params: Params) -> Params:
 states.EVALUATION[EmaParamsState] = _averaged
 
 
+@per_update
 def ema_params(inner: GradientTransformation, *, decay: ArrayLike = 0.999) -> GradientTransformationExtraArgs:
     """Keeps an exponential moving average of the parameters.
 
@@ -84,7 +86,7 @@ def ema_params(inner: GradientTransformation, *, decay: ArrayLike = 0.999) -> Gr
         params = require_params(params, "ema_params")
         new, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         count = increment(state.count)
-        share = (1 - decay) / (1 - decay ** count.astype(jnp.float32))
+        share = (1 - decay) / total_weight(decay, count)
         average = jax.tree.map(
             lambda a, p: a + share.astype(a.dtype) * (p.astype(a.dtype) - a), state.average, apply_updates(params, new)
         )

@@ -21,6 +21,7 @@ from jaxopt_mini.base import (
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.layout import ROLES, ParamLayout, resolve
 from jaxopt_mini.tree import absolute_square, evaluate, increment, widen
+from jaxopt_mini.wrappers._conditional import per_update
 
 
 class HyperballState(NamedTuple):
@@ -41,6 +42,7 @@ def _unit(leaf: jax.Array, entry: ParamLayout) -> jax.Array:
     return widen(leaf) / jnp.maximum(size, jnp.finfo(size.dtype).tiny)
 
 
+@per_update
 def hyperball(
     inner: GradientTransformation,
     *,

@@ -22,6 +22,7 @@ from jaxopt_mini.base import (
 )
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.tree import copied, is_multiple, widen
+from jaxopt_mini.wrappers._conditional import per_update
 
 
 class LookaheadState(NamedTuple):
@@ -45,6 +46,7 @@ def _between(slow: jax.Array, fast: jax.Array, share: ArrayLike) -> jax.Array:
     return (start + share * (widen(fast) - start)).astype(slow.dtype)
 
 
+@per_update
 def lookahead(
     inner: GradientTransformation,
     *,

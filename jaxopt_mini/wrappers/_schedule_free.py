@@ -24,7 +24,8 @@ from jaxopt_mini.base import (
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.schedules import warmup
-from jaxopt_mini.tree import cast_like, copied, evaluate, increment, narrowest_dtype, widen
+from jaxopt_mini.tree import cast_like, copied, evaluate, increment, scalar_dtype, widen
+from jaxopt_mini.wrappers._conditional import per_update
 
 
 def _averaged(y: jax.Array, z: jax.Array, b1: ArrayLike) -> jax.Array:
@@ -74,6 +75,7 @@ def warmed_up(learning_rate: ScalarOrSchedule, steps: int | None, rate_ahead: bo
     return warmup(after, steps, start=0.0) if rate_ahead else warmup(after, steps - 1)
 
 
+@per_update
 def schedule_free(
     base_optimizer: GradientTransformation,
     learning_rate: ScalarOrSchedule = 1.0,
@@ -138,7 +140,7 @@ def schedule_free(
         return leaf.astype(state_dtype or leaf.dtype)
 
     def init(params):
-        dtype = narrowest_dtype(params)
+        dtype = scalar_dtype(params)
         return ScheduleFreeState(
             b1=jnp.array(b1, dtype),
             weight_sum=jnp.zeros((), dtype),

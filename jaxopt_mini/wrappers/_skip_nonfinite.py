@@ -15,7 +15,7 @@ from jaxopt_mini.base import (
     with_extra_args_support,
 )
 from jaxopt_mini.tree import increment
-from jaxopt_mini.wrappers._conditional import update_if
+from jaxopt_mini.wrappers._conditional import conditional_updates, update_if
 
 
 class SkipNonfiniteState(NamedTuple):
@@ -26,6 +26,7 @@ class SkipNonfiniteState(NamedTuple):
     inner_state: OptState
 
 
+@conditional_updates
 def skip_nonfinite(
     inner: GradientTransformation, *, max_in_a_row: int | None = None
 ) -> GradientTransformationExtraArgs:

@@ -18,7 +18,7 @@ from jaxopt_mini.base import (
 )
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.tree import increment, norm
-from jaxopt_mini.wrappers._conditional import update_if
+from jaxopt_mini.wrappers._conditional import conditional_updates, update_if
 
 
 class SkipSpikesState(NamedTuple):
@@ -49,6 +49,7 @@ def _bound(history, count, sigmas):
     return jnp.where(number < max(2, window // 2), jnp.inf, mean + sigmas * jnp.sqrt(variance))
 
 
+@conditional_updates
 def skip_spikes(
     inner: GradientTransformation, *, watch: str = "norm", sigmas: ArrayLike = 6.0, window: int = 128
 ) -> GradientTransformationExtraArgs:

@@ -68,6 +68,21 @@ def state_dtypes(tx):
     chex.assert_trees_all_equal_shapes_and_dtypes(tx.update(grads, state, params)[1], state)
 
 
+def bias_correction_near_one(adam):
+    """The first update of Adam is the learning rate, whatever b2."""
+    for b2 in (0.999, 0.9999, 0.99999, 0.999999):
+        update = updates_of(adam(1.0, b2=b2), {"w": jnp.ones(1)}, {"w": jnp.ones(1)})["w"]
+        np.testing.assert_allclose(update, -1.0, rtol=2e-6)
+
+
+def bfloat16_sums(schedule_free):
+    """The sum of the weights, here of 1000 ones, doesn't stall."""
+    tx, params = schedule_free(ours.sgd(1.0), 1.0), {"w": jnp.zeros(1, jnp.bfloat16)}
+    step = lambda state, _: (tx.update(params, state, params)[1], None)
+    state, _ = jax.lax.scan(step, tx.init(params), length=1000)
+    np.testing.assert_allclose(np.float32(state.weight_sum), 1000.0, rtol=1e-3)
+
+
 def scanned_monitor(monitor):
     def step(state, grad):
         return tx.update(grad, state)[::-1]
@@ -183,6 +198,8 @@ DEPARTURES = {
     },
     "state dtypes, sgd": Departure(state_dtypes, ours.sgd(0.1, momentum=0.9), optax.sgd(0.1, momentum=0.9)),
     "state dtypes, novograd": Departure(state_dtypes, ours.OPTIMIZERS["novograd"](0.1), optax.novograd(0.1), TypeError),
+    "bias correction": Departure(bias_correction_near_one, ours.adam, optax.adam),
+    "bfloat16 sums": Departure(bfloat16_sums, ours.schedule_free, optax.contrib.schedule_free),
     "monitor under scan": Departure(
         scanned_monitor,
         lambda measure: ours.snapshot("measured", measure),

@@ -176,6 +176,16 @@ def test_zero_gradients_give_finite_updates(case):
     chex.assert_tree_all_finite(new)
 
 
+@law
+def test_large_gradients_give_finite_updates(case):
+    """A loss scale of 2^16 times a summed loss reaches 1e15."""
+    few = {"blocks": SHAPES["blocks"]}
+    params, grads = normal(few, 0), jax.tree.map(lambda g: 1e15 * g, normal(few, 1, 3))
+    tx = case.make({"blocks": LAYOUT["blocks"]})
+    new, _ = jax.jit(lambda p, g: run(tx, p, g, extra=case.extra))(params, grads)
+    chex.assert_tree_all_finite(new)
+
+
 MATRIX, BIAS = ParamLayout("matrix", (), (0,), (1,)), ParamLayout("vector", (), (), (0,))
 LAYERS = {f"layer_{i}": {"kernel": MATRIX, "bias": BIAS} for i in (0, 1)}
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from jaxopt_mini import WRAPPERS, ParamLayout, adam, apply_updates, chain, sgd, states
+from jaxopt_mini import WRAPPERS, ParamLayout, accumulate, adam, apply_updates, chain, sgd, skip_nonfinite, states
 from jaxopt_mini.wrappers import inner_updates
 from tests.cases import CASES
 from tests.cases_wrappers import INNERS, WRAPPED
@@ -191,6 +191,26 @@ def test_wraps_optimizers_of_optax(case):
     ours = make(case, INNERS["sgd"])
     both = jax.jit(lambda p, g: [run(t, p, g, extra=case.extra)[0] for t in (tx, ours)])(*start())
     close(*both)
+
+
+@each
+def test_around_accumulated_gradients_it_works_on_updates(case):
+    """Also around a skipped step: both orders are the same optimizer."""
+    params, grads = start()
+    for outer in (functools.partial(accumulate, steps=2), skip_nonfinite):
+        grads = grads if outer is not skip_nonfinite else jax.tree.map(lambda g: g.at[1].set(jnp.nan), grads)
+        orders = case.wrapper(outer(INNERS["sgd"](0.01)), **case.keywords), outer(make(case, INNERS["sgd"]))
+        close(*(run(tx, params, grads, extra=case.extra)[0] for tx in orders))
+
+
+@each
+def test_accumulation_that_it_can_not_move_into_is_rejected(case):
+    """Otherwise every micro-batch would count as an update."""
+    params = start()[0]
+    accumulated = chain(accumulate(sgd(0.01), steps=2)), optax.MultiSteps(sgd(0.01), 2).gradient_transformation()
+    for inner in accumulated:
+        with pytest.raises(ValueError, match="micro-batch"):
+            case.wrapper(inner, **case.keywords).init(params)
 
 
 @each

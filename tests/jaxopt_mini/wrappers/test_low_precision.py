@@ -171,3 +171,24 @@ def test_wraps_optax_and_goes_into_its_apply_updates():
     with jax.numpy_dtype_promotion("standard"):
         updates, _ = tx.update(params, tx.init(params), params)
         assert optax.apply_updates(params, updates)["w"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_small_gradient_beside_a_large_one_makes_no_large_step(name):
+    """A second moment that rounds to zero before the first moment does would divide by ``eps``."""
+    case = CASES[name]
+    params = {"w": jnp.ones((2, 256))}
+    small = jnp.ones((2, 256)).at[:, ::2].set(1e-4)
+    grads = {"w": jnp.stack([small] * 5 + [small.at[:, ::2].set(0.0)] * 5)}
+
+    def largest(tx):
+        def step(carry, grad):
+            params, state, t = carry
+            extra = case.extra(lambda p: jnp.float32(1.0), params, t)
+            updates, state = tx.update(grad, state, params, **extra)
+            return (apply_updates(params, updates), state, t + 1), jnp.max(jnp.abs(updates["w"]))
+
+        return jnp.max(jax.lax.scan(step, (params, tx.init(params), jnp.int32(0)), grads)[1])
+
+    exact, rounded = (largest(low_precision(case.make(), moments=m, min_size=0)) for m in ("float32", "int8"))
+    assert rounded <= 4 * exact

@@ -61,9 +61,7 @@ def test_a_program_that_can_not_be_kept_needs_no_warning(tmp_path, chosen_in_jax
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert compile_cache.use(None if chosen_in_jax else str(tmp_path), "cpu") is None
-        warnings.warn(
-            "Error writing persistent compilation cache entry for 'f': OSError", stacklevel=1
-        )
+        warnings.warn("Error writing persistent compilation cache entry for 'f': OSError", stacklevel=1)
 
 
 def test_none_keeps_nothing():
