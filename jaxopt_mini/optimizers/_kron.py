@@ -36,7 +36,16 @@ from jaxopt_mini.matrices import (
 )
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.tree import average, bias_correction, cast_like, increment, refuse_integers, wide_dtype, zeros_like
+from jaxopt_mini.tree import (
+    average,
+    bias_correction,
+    cast_like,
+    increment,
+    norm,
+    refuse_integers,
+    wide_dtype,
+    zeros_like,
+)
 
 TINY = 1e-30  # keeps a norm of zeros from dividing by zero
 
@@ -136,7 +145,7 @@ def fit(factors: Sides, matrix: jax.Array, probe: jax.Array, rate: ArrayLike) ->
 
 
 def _fit(q, a, b, rate):
-    scale = jnp.maximum(jnp.max(jnp.abs(a)), jnp.max(jnp.abs(b))) + TINY  # cancels; without it, products overflow
+    scale = norm((a, b), ord=jnp.inf) + TINY  # cancels; without it, products overflow
     a, b = a / scale, b / scale
     if q.ndim == 1:
         gain, cost = (jnp.sum(jnp.square(x), axis=1) for x in (a, b))
