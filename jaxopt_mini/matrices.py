@@ -212,7 +212,7 @@ def square_sides(layout: Tree, matrices: Tree, largest: int) -> tuple[Tree, Tree
     return store_sides(jax.tree.map(one, layout, matrices), layout)
 
 
-NO_SIDE = (0,)  # the shape of the array that stands for None in a state
+NO_SIDE = ()  # the shape of the array that stands for None in a state; Orbax does not save empty arrays
 
 
 def store_sides(tree: Tree, layout: Tree) -> tuple[Tree, Tree]:

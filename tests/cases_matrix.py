@@ -62,7 +62,7 @@ def recorded_bases(state, arrays):
     inner, _ = state
 
     def one(side, path, q):
-        return jnp.asarray(arrays[f"Q0/{path_name(path)}/{side}"]) if q.size else q
+        return jnp.asarray(arrays[f"Q0/{path_name(path)}/{side}"]) if q.ndim else q
 
     sides = enumerate(inner[0].bases)
     return inner, tuple(jax.tree.map_with_path(partial(one, side), bases) for side, bases in sides)

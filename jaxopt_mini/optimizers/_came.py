@@ -32,7 +32,7 @@ class ScaleByCameState(NamedTuple):
 
     mu: Updates  # like the parameters
     nu: tuple[Updates, Updates]  # mean of g^2, in at least float32, see :func:`factored`
-    doubt: tuple[Updates, Updates]  # mean of (u - m)^2 of matrices, likewise; (0,) for vectors
+    doubt: tuple[Updates, Updates]  # mean of (u - m)^2 of matrices, likewise; () for vectors
 
 
 def is_matrix(entry: ParamLayout) -> bool:
@@ -43,12 +43,12 @@ def is_matrix(entry: ParamLayout) -> bool:
 def factored(squares: Updates, layout: Any) -> tuple[Updates, Updates]:
     """Two trees with the means of each matrix: one number per input, one per output; the other axes have length 1.
 
-    Vectors are in the first tree, and have an array of shape (0,) in the second.
+    Vectors are in the first tree, and have an array of shape () in the second.
     """
 
     def one(leaf, entry):
         if not is_matrix(entry):
-            return leaf, jnp.zeros(0, leaf.dtype)
+            return leaf, jnp.zeros((), leaf.dtype)
         return mean(leaf, entry.outputs, keepdims=True), mean(leaf, entry.inputs, keepdims=True)
 
     rows, columns = unzip(jax.tree.map(one, squares, layout), layout)
@@ -56,8 +56,8 @@ def factored(squares: Updates, layout: Any) -> tuple[Updates, Updates]:
 
 
 def of_matrices(tree: Updates, layout: Any) -> Updates:
-    """The tree with arrays of shape (0,) in place of vectors."""
-    return jax.tree.map(lambda leaf, entry: leaf if is_matrix(entry) else jnp.zeros(0, leaf.dtype), tree, layout)
+    """The tree with arrays of shape () in place of vectors."""
+    return jax.tree.map(lambda leaf, entry: leaf if is_matrix(entry) else jnp.zeros((), leaf.dtype), tree, layout)
 
 
 def inverse_root(entry: ParamLayout, rows: jax.Array, columns: jax.Array) -> jax.Array:

@@ -65,7 +65,7 @@ class ScaleByKronState(NamedTuple):
     count: jax.Array  # int32[]: completed steps
     mu: Updates  # like the parameters
     # Q of the inputs and of the outputs, float32: upper triangular (*stacked, side, side), diagonal (*stacked, side),
-    # or (0,) for none
+    # or () for none
     factors: tuple[Any, Any]
 
 

@@ -53,7 +53,7 @@ class ScaleByShampooState(NamedTuple):
     count: jax.Array  # int32[]: completed steps
     mu: Updates  # like the parameters
     nu: Updates  # like the parameters, float32: Adam's, for grafting
-    factors: tuple[Any, Any]  # averaged Gram matrices of inputs and outputs: (*stacked, side, side), or (0,) for none
+    factors: tuple[Any, Any]  # averaged Gram matrices of inputs and outputs: (*stacked, side, side), or () for none
     roots: tuple[Any, Any]  # their inverse roots as of the last refresh
 
 

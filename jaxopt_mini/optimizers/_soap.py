@@ -51,7 +51,7 @@ class ScaleBySoapState(NamedTuple):
     count: jax.Array  # int32[]: completed steps
     mu: Updates  # like the parameters
     nu: Updates  # (*stacked, inputs, outputs), in the basis
-    factors: tuple[Any, Any]  # averaged Gram matrices of inputs and outputs: (*stacked, side, side), or (0,) for none
+    factors: tuple[Any, Any]  # averaged Gram matrices of inputs and outputs: (*stacked, side, side), or () for none
     bases: tuple[Any, Any]  # their eigenvectors in columns, by approximately descending eigenvalues
 
 

@@ -121,7 +121,7 @@ def test_sides_are_square_up_to_the_longest_allowed_and_vectors_have_none():
     matrices = as_matrices({"w": jnp.zeros((2, 3, 8), jnp.bfloat16), "b": jnp.zeros(3)}, layout)
     inputs, outputs = stored = square_sides(layout, matrices, 4)
     assert inputs["w"].shape == (2, 3, 3) and inputs["w"].dtype == jnp.float32
-    assert outputs["w"].shape == inputs["b"].shape == outputs["b"].shape == (0,)
+    assert outputs["w"].shape == inputs["b"].shape == outputs["b"].shape == ()
     loaded = load_sides(stored, layout)
     assert loaded["w"].outputs is None and loaded["b"] == Sides(None, None)
     chex.assert_trees_all_equal(store_sides(loaded, layout), stored)
