@@ -97,7 +97,8 @@ def low_precision(
       moments: "float32", "bfloat16" or "int8".
       rounding: "nearest", "stochastic" or "master".
       min_size: parameters with fewer entries (in a stack: per layer) keep float32 states.
-      seed: seed of the random numbers, which depend only on it and the step count.
+      seed: seed of the random numbers, which depend only on it, the step count and the extra argument ``key`` of
+        ``update``, if it is given.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`, which names the stacked axes; None infers it.
 
     Returns:
@@ -146,7 +147,9 @@ def low_precision(
         exact = state.master if rounding == "master" else wide
         abstract, encoded = plan(wide)
         count = increment(state.count)
-        for_moments, for_params = jax.random.split(jax.random.fold_in(jax.random.key(seed), count))
+        key = extra_args.get("key")
+        key = jax.random.key(seed) if key is None else jax.random.fold_in(key, seed)
+        for_moments, for_params = jax.random.split(jax.random.fold_in(key, count))
 
         inner_state = decode(abstract, state.inner_state, encoded)
         new, inner_state = inner.update(jax.tree.map(widen, updates), inner_state, exact, **extra_args)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt_flax.bounds import Bound
+from minigpt_flax.cli import compiled
 from minigpt_flax.cli.parser import COLUMNS, Parser
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
@@ -38,6 +39,7 @@ def declare(parser: Parser) -> None:
     parser.add_argument("--out", metavar="DIR", help="folder for numbers and plots [RUN/diagnosis]")
     parser.add_argument("--data", action="append", metavar="PATH", help="current path of the run's data [unchanged]")
     parser.add_argument("--trust", action="store_true", help="execute the optimizer code that the run names")
+    compiled.declare(parser)
     output.declare(parser)
 
 
@@ -52,6 +54,7 @@ def run(
     out: str | None,
     data: Sequence[str] | None,
     trust: bool,
+    compile_cache: str | None,
     quiet: bool,
     json: bool,
 ) -> int:
@@ -76,6 +79,7 @@ def run(
     files.require_own_folder(target, {f"{name}.{form}" for name in STUDIES for form in ("json", "png")}, "--out")
     if (link := files.find_link(Path(folder), ["diagnosis"])) is not None and not out:
         raise UserError(f"{show(link)} is a symbolic link, which is not followed: give --out")
+    compiled.use(compile_cache)
     with _progress(answer.human) as report:
         subject = load(Path(folder), step, batches, report, data=data, trust=trust)
         where = {"run": show(folder), "step": int(subject.state.step), "batches": batches, "tokens": subject.tokens}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from minigpt_flax.cli import compiled
 from minigpt_flax.cli.parser import Parser
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
@@ -32,6 +33,7 @@ def declare(parser: Parser) -> None:
     parser.add_argument("--split", metavar="NAME", help="validation, training or all [validation; all with --data]")
     parser.add_argument("--step", default="best", metavar="STEP", help="checkpoint: a step, best or last [best]")
     parser.add_argument("--picture", metavar="FILE", help="plot the loss by position as PNG, PDF or SVG")
+    compiled.declare(parser)
     output.declare(parser)
 
 
@@ -42,6 +44,7 @@ def run(
     split: str | None,
     step: str,
     picture: str | None,
+    compile_cache: str | None,
     quiet: bool,
     json: bool,
 ) -> int:
@@ -58,6 +61,7 @@ def run(
     from minigpt_flax.train.restore import restore
 
     check_split(split)
+    compiled.use(compile_cache)
     bar = lambda batches, count: with_progress(batches, count, answer.human)
     report = evaluate_split(restore(Path(folder), step), data, split, bar)
     answer.result(text(report), report)
@@ -71,7 +75,8 @@ def text(report: dict[str, Any]) -> str:
     from minigpt_flax.train.loss_by_position import table
 
     sizes = [f"{report[name]:,} {name}" for name in SIZES if name in report]
-    bits = [f", {report[f'bits_per_{unit}']:.3f} bits/{unit}" for unit in ("character", "byte") if "bytes" in report]
+    units = [unit for unit in ("character", "byte") if f"bits_per_{unit}" in report]
+    bits = [f", {report[f'bits_per_{unit}']:.3f} bits/{unit}" for unit in units]
     values = np.array([math.nan if value is None else value for value in report["loss_by_position"]])
     return "\n".join(
         (

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from minigpt_flax.bounds import STEP, number, whole
+from minigpt_flax.cli import compiled
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
 from minigpt_flax.errors import UserError, check_name, nearest
@@ -226,7 +227,7 @@ def declare(build: Parser) -> None:
         "--multihost", metavar="PEERS", help="several processes: auto, or coordinator=HOST:PORT,processes=N,process=I"
     )
     run.add_argument("--stop-after", type=STEP, metavar="STEP", help="save and stop after this step")
-    run.add_argument("--compile-cache", metavar="DIR", help="folder of compiled programs, or none [user cache]")
+    compiled.declare(run)
     run.add_argument("--profile", metavar="A:B", help="trace steps A to B with JAX's profiler")
     run.add_argument("--watch", action="store_true", help="draw the curves in the terminal during training")
     run.add_argument("--list", action="store_true", help="list the names that each flag accepts, and exit")

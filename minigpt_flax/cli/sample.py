@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from minigpt_flax.bounds import SEED, SIZE, Bound
+from minigpt_flax.cli import compiled
 from minigpt_flax.cli.parser import Parser
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
@@ -18,6 +19,7 @@ from minigpt_flax.text import printable
 
 TEXTS = Bound(1, 10_000, whole=True)
 SHARE = Bound(0, 1, above=True)
+PENALTY = Bound(0, 1e6, above=True)
 LENGTH = Bound(1, 10**9, whole=True)  # tokens
 SUMMARY = "Generate text with a run's model."
 
@@ -25,7 +27,9 @@ SUMMARY = "Generate text with a run's model."
 def declare(parser: Parser) -> None:
     """Adds the arguments."""
     parser.add_argument("folder", metavar="RUN", help="the run's folder")
-    parser.add_argument("--prompt", metavar="TEXT", action="append", help="text to continue; repeatable [a new line]")
+    parser.add_argument(
+        "--prompt", metavar="TEXT", action="append", help="text to continue; repeatable [end-of-text, or a new line]"
+    )
     parser.add_argument("--prompt-file", metavar="FILE", help="read a prompt from a file, or from - (standard input)")
     parser.add_argument("--num", type=TEXTS, default=1, metavar="N", help="samples per prompt [1]")
     parser.add_argument("--max-tokens", type=LENGTH, default=256, metavar="N", help="tokens per sample [256]")
@@ -37,8 +41,19 @@ def declare(parser: Parser) -> None:
     parser.add_argument(
         "--top-p", type=SHARE, metavar="P", help="nucleus sampling: most likely tokens of total probability P [1]"
     )
+    parser.add_argument(
+        "--min-p", type=Bound(0, 1), metavar="P", help="omit tokens below P times the largest probability [0]"
+    )
+    parser.add_argument(
+        "--repetition-penalty", type=PENALTY, metavar="R", help="above 1: make tokens that occurred less likely [1]"
+    )
+    parser.add_argument("--ignore-eos", action="store_true", help="continue after an end-of-text token")
+    parser.add_argument(
+        "--special-tokens", action="store_true", help="read <|endoftext|> in a prompt as the token, not as text"
+    )
     parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="random seed [0]")
     parser.add_argument("--step", default="best", metavar="STEP", help="checkpoint: a step, best or last [best]")
+    compiled.declare(parser)
     output.declare(parser)
 
 
@@ -50,6 +65,7 @@ def run(
     num: int,
     stop: list[str] | None,
     step: str,
+    compile_cache: str | None,
     quiet: bool,
     json: bool,
     **how: Any,
@@ -69,6 +85,7 @@ def run(
     from minigpt_flax.train.restore import restore
     from minigpt_flax.train.sample import write
 
+    compiled.use(compile_cache)
     model = restore(Path(folder), step)
     require_cache(model.model, len(prompts))
     pieces = write(model.model, model.params, model.tokenizer, prompts, stops=stop or (), **how)

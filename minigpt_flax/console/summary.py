@@ -61,10 +61,7 @@ def _devices(run: Run) -> str:
         return text
     axes = spell_mesh(dict(run.mesh.shape))
     parameters, states = _share(run.state.params), _share(run.state.opt_state)
-    mode = f"{run.config.parallel}, mesh {axes}"
-    if run.config.parallel == "pmap" and run.model.dropout:
-        mode += " (dropout masks differ from those of jit)"
-    return f"{text}\n{mode}\nper device: parameters {parameters}, optimizer {states}"
+    return f"{text}\n{run.config.parallel}, mesh {axes}\nper device: parameters {parameters}, optimizer {states}"
 
 
 def _share(part: Any) -> str:

@@ -7,6 +7,7 @@ from minigpt_flax.data.corpora import (
     load_corpus as load_corpus,
     open_corpus as open_corpus,
 )
+from minigpt_flax.data.detokenize import TextSize as TextSize, text_size as text_size
 from minigpt_flax.data.documents import (
     encode as encode,
     join_documents as join_documents,
@@ -17,7 +18,7 @@ from minigpt_flax.data.documents import (
 from minigpt_flax.data.mixture import Mixture as Mixture, by_size as by_size, mix as mix, read_weights as read_weights
 from minigpt_flax.data.prefetch import Prefetch as Prefetch
 from minigpt_flax.data.sources import TEXT_SUFFIXES as TEXT_SUFFIXES
-from minigpt_flax.data.stats import bits_per_character as bits_per_character, unigram_entropy as unigram_entropy
+from minigpt_flax.data.stats import bits_per_unit as bits_per_unit, unigram_entropy as unigram_entropy
 from minigpt_flax.data.token_files import TokenFiles as TokenFiles, Tokens as Tokens
 from minigpt_flax.data.tokenizers import (
     READY_MADE as READY_MADE,

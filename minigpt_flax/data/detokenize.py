@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from minigpt_flax.data.tokenizers import Tokenizer
+import numpy as np
+
+from minigpt_flax.data.token_files import Tokens
+from minigpt_flax.data.tokenizers import Ids, Tokenizer
 
 INCOMPLETE = "\ufffd"  # decoded from bytes that end inside a character
 MAX_IDS = 64  # tokens that are decoded again with every addition
+_CHUNK = 1 << 16  # tokens decoded at a time to measure a text, about 90 bytes each
 
 
 class TextStream:
@@ -43,8 +48,50 @@ class TextStream:
         return self._tokenizer.decode(self._ids)[self._returned :]
 
 
+class TextSize(NamedTuple):
+    """Size of a text."""
+
+    characters: int
+    bytes: int  # in UTF-8
+
+
+def text_size(tokenizer: Tokenizer, tokens: Tokens) -> TextSize | None:
+    """Measure the text of tokens, without their end-of-text tokens, in memory that does not depend on its length.
+
+    Args:
+      tokenizer: tokenizer of the tokens.
+      tokens: token ids, in memory or in files.
+
+    Returns:
+      The size, or None for tokens without a tokenizer, whose text is unknown.
+
+    >>> from minigpt_flax.data.tokenizers import TOKENIZERS
+    >>> text_size(TOKENIZERS["byte"](""), np.array([*"né".encode()]))
+    TextSize(characters=2, bytes=3)
+    """
+    if isinstance(tokenizer, Ids):
+        return None
+    sizes = [(len(text), len(text.encode("utf-8", "surrogatepass"))) for text in _texts(tokenizer, tokens)]
+    return TextSize(*map(sum, zip(*sizes, strict=True)))
+
+
+def _texts(tokenizer: Tokenizer, tokens: Tokens) -> Iterator[str]:
+    """Yield the text of the documents, in pieces."""
+    end = -1 if tokenizer.eot is None else tokenizer.eot
+    stream = TextStream(tokenizer)
+    for start in range(0, len(tokens), _CHUNK):
+        ids = np.asarray(tokens[start : start + _CHUNK])
+        first, *others = np.split(ids, np.flatnonzero(ids == end))
+        yield stream.add(first.tolist())
+        for document in others:  # begins with an end-of-text token
+            yield stream.end()
+            stream = TextStream(tokenizer)
+            yield stream.add(document[1:].tolist())
+    yield stream.end()
+
+
 class StopStream:
-    """Pass text through up to the first stop string, which is removed.
+    """Pass text through up to the stop string that ends first, which is removed; of several, the longest.
 
     >>> stream = StopStream(["###"])
     >>> stream.add("one #"), stream.add("1 ##"), stream.add("# two"), stream.stopped
@@ -62,10 +109,10 @@ class StopStream:
         if self.stopped:
             return ""
         text = self._held + text
-        found = [place for place in (text.find(stop) for stop in self._stops) if place >= 0]
-        self.stopped = bool(found)
-        end = min(found) if found else len(text) - self._partial_stop(text)
-        self._held = "" if found else text[end:]
+        places = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
+        self.stopped = bool(places)
+        end = min(places)[1] if places else len(text) - self._partial_stop(text)
+        self._held = "" if places else text[end:]
         return text[:end]
 
     def end(self) -> str:

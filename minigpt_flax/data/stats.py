@@ -7,6 +7,7 @@ import math
 import numpy as np
 from jaxtyping import Int64
 
+from minigpt_flax.data.detokenize import TextSize
 from minigpt_flax.data.token_files import Tokens
 
 _CHUNK = 1 << 22  # tokens; `bincount` converts them to int64, 32 MB at a time
@@ -45,17 +46,21 @@ def unigram_entropy(tokens: Tokens, vocab_size: int) -> float:
     return float(-(p * np.log(p)).sum())
 
 
-def bits_per_character(loss: float, tokens: int, characters: int) -> float:
-    """Convert a mean loss in nats per token to bits per character, or per byte, of the text.
+def bits_per_unit(loss: float, tokens: int, size: TextSize | None) -> dict[str, float]:
+    """Convert a mean loss in nats per token to bits per character and per byte of the text.
 
-    Unlike losses, bits per character are comparable between tokenizers.
+    Unlike losses, they are comparable between tokenizers. The loss of end-of-text tokens counts; their characters do
+    not, as they are no text.
 
     Args:
       loss: mean cross-entropy, nats per token.
-      tokens: number of tokens in the text.
-      characters: number of characters in the text, or of bytes.
+      tokens: number of tokens, with the end-of-text tokens.
+      size: see `text_size`; None or an empty text has no result.
 
-    >>> round(bits_per_character(2.0, tokens=100, characters=400), 4)
-    0.7213
+    >>> bits_per_unit(math.log(2), tokens=100, size=TextSize(characters=400, bytes=500))
+    {'bits_per_character': 0.25, 'bits_per_byte': 0.2}
     """
-    return loss / math.log(2) * tokens / characters
+    if size is None or not size.bytes:
+        return {}
+    bits = loss / math.log(2) * tokens
+    return {"bits_per_character": bits / size.characters, "bits_per_byte": bits / size.bytes}

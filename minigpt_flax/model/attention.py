@@ -99,7 +99,7 @@ class Attention(nn.Module):
         self.value = Dense(config.key_value_heads * size, config.bias, init.first)
         if config.qk_norm:
             self.query_norm, self.key_norm = (Norm(config, learned=config.qk_norm_scale) for _ in range(2))
-        self.weights_dropout = Dropout(config.dropout)
+        self.weights_dropout = Dropout(config.dropout, config.batch_axis)
         self.output = Dense(config.width, config.bias, init.output(config.layers))
 
     def __call__(

@@ -93,7 +93,10 @@ class Architecture:
     )
     init_scheme: str = option("gpt2", "NAME", "weight initialization", names=INIT_NAMES)
     dropout: float = option(  # of embeddings, attention weights and the outputs of a block
-        0.0, "NUMBER", "dropout probability", Bound(0, 1, below=True)
+        0.0,
+        "NUMBER",
+        "dropout probability, rounded to 1/256 where that changes it by at most 2 %",
+        Bound(0, 1, below=True),
     )
     remat: str = option("none", "NAME", "activation checkpointing", names=REMAT_NAMES, group="computing")
     # Parameters and results are the same either way; an unrolled step is faster on a small model.
@@ -118,8 +121,10 @@ class ModelConfig(Architecture):
       dtype: dtype of matrix products and the residual stream. Softmax, the reductions of norms and the loss are float32
         in any case, and so are the parameters that `init_params` returns.
       attention: row of ``ATTENTION``, the kernel that computes attention.
-      end_of_text: token between documents, if no attention crosses it in the loss; positions then restart after it.
-        None treats every sequence as one document, and generation always does.
+      end_of_text: token between documents, if no attention crosses it; positions then restart after it. None treats
+        every sequence as one document.
+      batch_axis: name of the device axis under ``pmap`` that divides the batch; dropout masks are those of the whole
+        batch. None elsewhere.
 
     Raises:
       UserError: an unknown name, a number out of range, or sizes that do not fit together.
@@ -129,6 +134,7 @@ class ModelConfig(Architecture):
     dtype: str = dataclasses.field(default="float32", metadata={"names": DTYPE_NAMES})
     attention: str = dataclasses.field(default="plain", metadata={"names": ATTENTION_NAMES})
     end_of_text: int | None = None
+    batch_axis: str | None = None
 
     def __post_init__(self) -> None:
         """Check every value."""

@@ -54,7 +54,7 @@ class Block(nn.Module):
         """Declare the submodules."""
         self.norm_1, self.norm_2 = Norm(self.config), Norm(self.config)
         self.attention, self.mlp = Attention(self.config), Mlp(self.config)
-        self.residual_dropout = Dropout(self.config.dropout)
+        self.residual_dropout = Dropout(self.config.dropout, self.config.batch_axis)
 
     def __call__(
         self, x: Float[Array, "B T D"], documents: Int[Array, "B T"] | None = None, *, deterministic: bool
@@ -65,7 +65,7 @@ class Block(nn.Module):
         return x + drop(self.mlp(self.norm_2(x)))
 
     def project(
-        self, x: Float[Array, "B T D"], positions: Int[Array, " T"]
+        self, x: Float[Array, "B T D"], positions: Int[Array, " T"] | Int[Array, "B T"]
     ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
         """Compute queries, keys and values, for attention over a KV cache."""
         return self.attention.project(self.norm_1(x), positions)
@@ -89,12 +89,12 @@ class GPT(nn.Module):
             self.position_embedding = nn.Embed(config.context, config.width, embedding_init=init)
         if config.embedding_norm:
             self.embedding_norm = Norm(config)
-        self.embedding_dropout = Dropout(config.dropout)
+        self.embedding_dropout = Dropout(config.dropout, config.batch_axis)
         self.final_norm = Norm(config)
         self.head = Head(config)
 
     def __call__(self, tokens: Integer[Array, "B T"], *, deterministic: bool = True) -> Float[Array, "B T V"]:
-        """Predict the token after each position from that position and all earlier ones.
+        """Predict the token after each position from that position and all earlier ones of its document.
 
         Args:
           tokens: token ids, at most ``config.context`` per row.
@@ -106,15 +106,14 @@ class GPT(nn.Module):
         Raises:
           UserError: the sequence is longer than the context.
         """
-        return self.unembed(self.hidden_states(tokens, None, deterministic))
+        return self.unembed(self.hidden_states(tokens, documents_of(self.config, tokens), deterministic))
 
     def losses(
         self, tokens: Integer[Array, "B T"], targets: Integer[Array, "B T"], *, deterministic: bool = True
     ) -> Float[Array, "B T"]:
         """Compute `token_losses` of the predictions within documents, chunk by chunk if there are many logits."""
         config = self.config
-        documents = None if config.end_of_text is None else number_documents(tokens, config.end_of_text)
-        x = self.final_norm(self.hidden_states(tokens, documents, deterministic))
+        x = self.final_norm(self.hidden_states(tokens, documents_of(config, tokens), deterministic))
         chunk = config.loss_chunk
         if chunk is None:
             chunk = tokens_per_chunk(targets.size, config.vocab_size, device_memory())
@@ -173,6 +172,11 @@ class GPT(nn.Module):
     def unembed(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Convert the final residual stream to float32 logits."""
         return logits_of(self.config, *self.head(self.token_embedding.embedding), self.final_norm(x))
+
+
+def documents_of(config: ModelConfig, tokens: Integer[Array, "B T"]) -> Int[Array, "B T"] | None:
+    """Number the documents that attention is limited to; None if it is not limited."""
+    return None if config.end_of_text is None else number_documents(tokens, config.end_of_text)
 
 
 def _plain(config: ModelConfig) -> ModelConfig:

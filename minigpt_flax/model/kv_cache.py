@@ -1,7 +1,8 @@
 """KV cache: past keys and values, so that decoding a token costs one forward pass of one token.
 
 Each row of a batch has its own window and length. All rows write to the same slot of a ring buffer, so a row's window
-is the most recent slots, and a batch of windows of different lengths needs no scattered writes.
+is the most recent slots, and a batch of windows of different lengths needs no scattered writes. Of a model that was
+trained with a document mask, each row attends only to the current document, which an end-of-text token begins.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from minigpt_flax.model.attention import attend, scale_queries
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.model.gpt import GPT, Block
+from minigpt_flax.model.document_mask import restart_positions
+from minigpt_flax.model.gpt import GPT, Block, documents_of
 from minigpt_flax.model.scan import unstack
 
 
@@ -33,7 +35,8 @@ class Cache(NamedTuple):
     Attributes:
       keys: one array per layer.
       values: one array per layer.
-      lengths: number of tokens in each row's window.
+      lengths: number of tokens in each row's window, or in the current document of the window; the position of the next
+        token.
       slot: ring-buffer slot of the next token.
     """
 
@@ -63,16 +66,18 @@ def prefill(
       Logits of the token after each window, and the cache.
     """
     call = functools.partial(_call, config, params)
-    rows, positions = jnp.arange(tokens.shape[0]), jnp.arange(tokens.shape[1])
+    rows, documents = jnp.arange(tokens.shape[0]), documents_of(config, tokens)
+    positions = jnp.arange(tokens.shape[1]) if documents is None else restart_positions(documents)
     x = call("embed", tokens, positions)
     keys, values = [], []
     for layer in range(config.layers):
         q, k, v = call("project", x, positions, layer=layer)
         keys.append(_ring(k, lengths, config.context))
         values.append(_ring(v, lengths, config.context))
-        heads = attend(q, k, v, drop=lambda weights: weights, scale=config.attention_scale)
+        heads = attend(q, k, v, drop=lambda weights: weights, documents=documents, scale=config.attention_scale)
         x = call("after_attention", x, heads, layer=layer)
     logits = call("unembed", x[rows, lengths - 1][:, None])[:, 0]
+    lengths = lengths if documents is None else positions[rows, lengths - 1] + 1
     return logits, Cache(keys, values, lengths, jnp.int32(tokens.shape[1] % config.context))
 
 
@@ -92,17 +97,18 @@ def decode(
     """
     call = functools.partial(_call, config, params)
     age = (cache.slot - jnp.arange(config.context)) % config.context  # 0 is the current token
-    mask = age[None] <= cache.lengths[:, None]
+    lengths = cache.lengths if config.end_of_text is None else jnp.where(tokens == config.end_of_text, 0, cache.lengths)
+    mask = age[None] <= lengths[:, None]
     # Everything except attention works per token, so the rows are processed as one sequence, each with its position.
-    x = call("embed", tokens[None], cache.lengths)
+    x = call("embed", tokens[None], lengths)
     keys, values = [], []
     for layer in range(config.layers):
-        q, k, v = call("project", x, cache.lengths, layer=layer)
+        q, k, v = call("project", x, lengths, layer=layer)
         keys.append(_write(cache.keys[layer], k[0], cache.slot))
         values.append(_write(cache.values[layer], v[0], cache.slot))
         heads = attend_to_cache(q[0], keys[-1], values[-1], mask, config.attention_scale)
         x = call("after_attention", x, heads[None], layer=layer)
-    return call("unembed", x)[0], Cache(keys, values, cache.lengths + 1, (cache.slot + 1) % config.context)
+    return call("unembed", x)[0], Cache(keys, values, lengths + 1, (cache.slot + 1) % config.context)
 
 
 def _call(config: ModelConfig, params: SplitParams, method: str, *args: Any, layer: int | None = None) -> Any:

@@ -79,7 +79,7 @@ def write_sample(model: Run | TrainedModel, params: Any, folder: RunFolder) -> s
     config = model.config
     if not config.sample_tokens:
         return None
-    how = {"max_tokens": config.sample_tokens, "temperature": TEMPERATURE, "seed": config.seed}
+    how = {"max_tokens": config.sample_tokens, "temperature": TEMPERATURE, "seed": config.seed, "ignore_eos": True}
     (text,) = sample(model.model, params, model.tokenizer, **how)
     files.replace(folder.samples, text)
     return text

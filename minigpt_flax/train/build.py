@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jaxopt_mini import GradientTransformation, GradientTransformationExtraArgs, ParamLayout
 from jaxopt_mini.tree import path_name
-from minigpt_flax.data import Tokenizer, bits_per_character, evaluation_windows
+from minigpt_flax.data import Tokenizer, bits_per_unit, evaluation_windows
 from minigpt_flax.errors import UserError
 from minigpt_flax.model import gpt
 from minigpt_flax.model.attention_backend import choose_attention
@@ -137,10 +137,10 @@ def make_run(config: RunConfig, data: Dataset, optimizer: GradientTransformation
     config = config if optimizer is None else dataclasses.replace(config, **IN_PLACE_OF_SPECS)
     setup = make_setup(config, data.tokenizer, optimizer)
     key = jax.random.key(config.seed)
-    losses = loss_sum(setup.model)
 
     def make(axis: str | None, specs: tuple[Spec, ...]) -> Step:
         probes = {"probes": chosen_probes(specs), "observed": bool(specs)}
+        losses = loss_sum(dataclasses.replace(setup.model, batch_axis=axis))
         return make_step(losses, setup.tx, setup.schedule, key=key, layout=setup.layout, axis=axis, **probes)
 
     mesh = sharding.make_mesh(_mesh_sizes(config, setup.shapes))
@@ -277,9 +277,8 @@ def validation(model: ModelConfig, mesh: Mesh, data: Dataset, context: int) -> C
 
     def measure(part: Part, params: Any, stop: Callable[[], bool]) -> dict[str, float]:
         results = evaluate(losses, params, evaluation_windows(part.val, context, per_batch), stop)
-        if part.characters is not None:
-            results["val_bits_per_char"] = bits_per_character(results["val_loss"], len(part.val), part.characters)
-        return results
+        bits = bits_per_unit(results["val_loss"], len(part.val), part.val_size)
+        return results | ({"val_bits_per_char": bits["bits_per_character"]} if bits else {})
 
     def run(params: Any, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
         found = {part.name: measure(part, params, stop) for part in data.parts}

@@ -16,6 +16,7 @@ from minigpt_flax.data import (
     Corpus,
     Ids,
     Mixture,
+    TextSize,
     TokenFiles,
     Tokenizer,
     Tokens,
@@ -27,6 +28,7 @@ from minigpt_flax.data import (
     read_weights,
     single_piece,
     split,
+    text_size,
 )
 from minigpt_flax.errors import UserError
 from minigpt_flax.spec import Spec
@@ -34,7 +36,7 @@ from minigpt_flax.train.config.run_config import RunConfig
 from minigpt_flax.train.registry import REGISTRIES
 
 IN_MEMORY = "(tokens in memory)"  # name of a source that was passed as an array
-DECODED = 1 << 24  # tokens that are decoded at most to count their characters
+DECODED = 1 << 24  # tokens that are decoded at most to measure their text
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,13 @@ class Part:
       name: as it was given.
       train: training tokens.
       val: validation tokens.
-      characters: that the validation tokens stand for; None if they came without a tokenizer, or are too many to count.
+      val_size: of the validation text; None if its tokens came without a tokenizer, or are too many to decode.
     """
 
     name: str
     train: Tokens
     val: Tokens
-    characters: int | None
+    val_size: TextSize | None
 
 
 @dataclass(frozen=True)
@@ -213,8 +215,7 @@ def _numbers(corpora: Sequence[Corpus]) -> Tokenizer:
 
 def _part(corpus: Corpus, name: str, tokenizer: Tokenizer) -> Part:
     train, val = tokens_of(corpus, tokenizer)
-    known = not isinstance(tokenizer, Ids) and len(val) <= DECODED
-    return Part(name, train, val, len(tokenizer.decode(np.asarray(val))) if known else None)
+    return Part(name, train, val, text_size(tokenizer, val) if len(val) <= DECODED else None)
 
 
 def tokens_of(corpus: Corpus, tokenizer: Tokenizer) -> tuple[Tokens, Tokens]:

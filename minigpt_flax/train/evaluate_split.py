@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minigpt_flax.data import Ids, bits_per_character, evaluation_windows
+from minigpt_flax.data import bits_per_unit, evaluation_windows, text_size
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invocation import show
 from minigpt_flax.train.build import EVALUATION_TOKENS
@@ -80,11 +80,9 @@ def _of_tokens(run: TrainedModel, tokens: Any, follow: Follow) -> dict[str, Any]
     count = -(-(len(tokens) - 1) // (batch * run.model.context))
     losses = losses_of(run.model, run.params, follow(windows, count))
     found: dict[str, Any] = {"tokens": len(tokens), "loss": losses.mean, "loss_sem": losses.error}
-    if not isinstance(run.tokenizer, Ids):
-        written = run.tokenizer.decode(np.asarray(tokens))
-        found |= {"characters": len(written), "bytes": len(written.encode("utf-8", "surrogatepass"))}
-        found["bits_per_character"] = bits_per_character(losses.mean, len(tokens), found["characters"])
-        found["bits_per_byte"] = bits_per_character(losses.mean, len(tokens), found["bytes"])
+    size = text_size(run.tokenizer, tokens)
+    found |= {} if size is None else size._asdict()
+    found |= bits_per_unit(losses.mean, len(tokens), size)
     return found | {"loss_by_position": losses.by_position, "loss_by_position_sem": losses.errors}
 
 
@@ -104,7 +102,8 @@ def mixed(each: Mapping[str, Mapping[str, Any]], weights: Sequence[float]) -> di
     error = lambda name: np.sqrt(np.sum(np.square(weighted(name)), axis=0))
     found: dict[str, Any] = {name: sum(one[name] for one in parts) for name in SIZES if name in parts[0]}
     found |= {"loss": float(mean("loss")), "loss_sem": float(error("loss_sem")), "perplexity": perplexity(mean("loss"))}
-    found |= {name: float(mean(name)) for name in ("bits_per_character", "bits_per_byte") if name in parts[0]}
+    bits = [name for name in ("bits_per_character", "bits_per_byte") if all(name in one for one in parts)]
+    found |= {name: float(mean(name)) for name in bits}
     if len(parts) > 1:
         shares = zip(each.items(), weights, strict=True)
         found["sources"] = {name: {"loss": one["loss"], "share": share} for (name, one), share in shares}

@@ -55,25 +55,47 @@ class TrainedModel(NamedTuple):
         temperature: float = TEMPERATURE,
         top_k: int | None = None,
         top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
         stop: Sequence[str] = (),
+        ignore_eos: bool = False,
+        special_tokens: bool = False,
         seed: int = 0,
     ) -> str:
         """Continues a prompt; returns the text with its prompt.
 
         Args:
-          prompt: None begins a new line.
+          prompt: None begins after an end-of-text token, or on a new line if the tokenizer has none.
           max_tokens: tokens to sample.
           temperature: 0 takes the likeliest token; 1 is the model's own distribution.
           top_k: sample from the k likeliest tokens only.
           top_p: sample from the likeliest tokens that hold this share of the probability.
+          min_p: sample only tokens with at least this share of the likeliest token's probability.
+          repetition_penalty: above 1, tokens that occurred become less likely.
           stop: the text ends before the first of these.
+          ignore_eos: continue after an end-of-text token, which otherwise ends the text.
+          special_tokens: read ``<|endoftext|>`` in the prompt as the token, not as text.
           seed: of the draws.
 
         Raises:
           UserError: the tokenizer can't encode the prompt, or a number is out of range.
         """
-        how = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-        (text,) = sample(self.model, self.params, self.tokenizer, prompt, stops=stop, seed=seed, **how)
+        (text,) = sample(
+            self.model,
+            self.params,
+            self.tokenizer,
+            prompt,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            stops=stop,
+            ignore_eos=ignore_eos,
+            special_tokens=special_tokens,
+            seed=seed,
+        )
         return text
 
     def evaluate(self, data: Sequence[str] | str | None = None, split: str | None = None) -> dict[str, Any]:

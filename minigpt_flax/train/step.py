@@ -15,7 +15,10 @@ from minigpt_flax.train.metrics import Metrics, squared_norms
 from minigpt_flax.train.state import Probe, StepView, TrainState
 
 LossSum = Callable[[Any, Array, Array, Array], tuple[Float[Array, ""], Float[Array, ""]]]
-"""``(params, inputs [B, T], targets [B, T], key) -> (summed loss in nats, number of tokens)``."""
+"""``(params, inputs [B, T], targets [B, T], key) -> (summed loss in nats, number of tokens)``.
+
+Under ``pmap``, the key is the same on every device.
+"""
 
 
 def make_step(
@@ -58,10 +61,9 @@ def make_step(
 
     def step(state: TrainState, batch: Int[Array, "*sizes"]) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
-        part_key = step_key if axis is None else jax.random.fold_in(step_key, jax.lax.axis_index(axis))
         sums = lambda params, part, key: loss_sum(params, part[..., :-1], part[..., 1:], key)
         slopes = lambda part, key: jax.value_and_grad(sums, has_aux=True)(state.params, part, key)
-        (total, count), grads = _over_devices(_over_parts(slopes, batch, part_key), axis)
+        (total, count), grads = _over_devices(_over_parts(slopes, batch, step_key), axis)
         loss = total / count
         grads = jax.tree.map(
             lambda g, p: (g.astype(tree.wide_dtype(g.dtype)) / count).astype(p.dtype), grads, state.params
@@ -70,7 +72,7 @@ def make_step(
         def loss_fn(params: Any) -> Float[Array, ""]:
             params = _alike(params, axis)
             part_loss = lambda part, key: sums(params, part, key)[0]
-            return _summed(_over_parts(part_loss, batch, part_key), axis) / count
+            return _summed(_over_parts(part_loss, batch, step_key), axis) / count
 
         extra_args = {"value": loss, "key": step_key, "loss_fn": loss_fn, "observed": observed}
         updates, opt_state = tx.update(grads, state.opt_state, state.params, **extra_args)
@@ -90,7 +92,7 @@ def make_step(
             layout=layout,
             lr=lr,
             batch=batch,
-            loss_of=_mean_loss(loss_sum, part_key, axis),
+            loss_of=_mean_loss(loss_sum, step_key, axis),
             each=each,
         )
         for probe in probes.values():

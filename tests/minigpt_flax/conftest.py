@@ -1,8 +1,15 @@
-"""A run to look at."""
+"""A run to look at, and commands without side effects."""
 
 import pytest
 
+from minigpt_flax.cli import compiled
 from tests.minigpt_flax.training import start
+
+
+@pytest.fixture(autouse=True)
+def cache_of_commands(monkeypatch):
+    """Commands called in this process leave the user's compilation cache and JAX's configuration alone."""
+    monkeypatch.setattr(compiled, "use", lambda choice: None)
 
 
 @pytest.fixture(scope="session")

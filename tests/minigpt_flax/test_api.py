@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -10,7 +11,10 @@ import optax
 import pytest
 
 import minigpt_flax as mg
+from minigpt_flax.cli.parser import Parser
+from minigpt_flax.cli.sample import declare
 from minigpt_flax.errors import UserError
+from minigpt_flax.train.restore import TrainedModel
 from tests.minigpt_flax.training import ROOT, last_state, records
 
 SMALL = {
@@ -192,3 +196,16 @@ def test_a_comparison_returns_a_table(tmp_path, capsys):
     assert (table.folder / "results.md").is_file() and "2 candidates" in capsys.readouterr().out
     again = mg.compare(opt=["sgd", plain_adam], lr=[1e-2], seeds=2, out=tmp_path, name="c", **{**QUIET, "mesh": None})
     assert again.rows == table.rows and capsys.readouterr().out == ""
+
+
+def test_generate_takes_every_setting_of_the_command_and_passes_it_on(monkeypatch):
+    parser = Parser()
+    declare(parser)
+    command = {action.dest for action in parser._actions} - {"help", "folder", "step", "num", "prompt_file"}
+    command -= {"compile_cache", "quiet", "json"}
+    assert command == inspect.signature(TrainedModel.generate).parameters.keys() - {"self"}
+    passed = {}
+    monkeypatch.setattr("minigpt_flax.train.restore.sample", lambda *_, **given: passed.update(given) or ["text"])
+    settings: dict[str, Any] = {"min_p": 0.1, "repetition_penalty": 1.2, "ignore_eos": True, "special_tokens": True}
+    TrainedModel(*cast(Any, [None] * 6)).generate("The", **settings)
+    assert {name: passed[name] for name in settings} == settings

@@ -17,6 +17,7 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.runs.files import replace
 
 FILE = "tokenizer.json"
+END = "<|endoftext|>"  # GPT-2's name of the end-of-text token
 LIMIT = 1 << 27  # maximum size of that file in bytes; Gemma's, the largest known, has 33 MB
 _BOUNDARY = re.compile(r"(?<=\S)(?=[ \n]\S)")
 
@@ -39,6 +40,11 @@ class Tokenizer(ABC):
     def eot(self) -> int | None:
         """The end-of-text token, which ends a document; None if the vocabulary has none."""
         return None
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Tokens that no text encodes to, by their name in a prompt."""
+        return {} if self.eot is None else {END: self.eot}
 
     @abstractmethod
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:

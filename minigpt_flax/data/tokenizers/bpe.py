@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int32
 from numpy.typing import ArrayLike
 
-from minigpt_flax.data.tokenizers.base import LIMIT, Texts, Tokenizer, cut, pieces, utf8
+from minigpt_flax.data.tokenizers.base import END, LIMIT, Texts, Tokenizer, cut, pieces, utf8
 from minigpt_flax.data.tokenizers.components import CHARACTERS, TOKENS, check_tokenizer
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
@@ -25,7 +25,6 @@ from minigpt_flax.runs.schema import brief, check_fields, check_range, check_typ
 _GROUP = 1 << 22  # characters encoded at once; limits the memory, about 50 bytes per character
 _PIECE = 1 << 16  # characters per task of a thread
 MAX_VOCAB_SIZE = 1 << 18  # of `bpe`: each merge costs training time, each token a row of the embedding
-END = "<|endoftext|>"  # GPT-2's name of the end-of-text token
 
 
 class Bpe(Tokenizer):
@@ -65,6 +64,12 @@ class Bpe(Tokenizer):
     def eot(self) -> int | None:
         """The token ``<|endoftext|>``, which no text encodes to; None if it was not requested."""
         return self._inner.token_to_id(END)
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """The end-of-text token and those that the file marks as special."""
+        added = self._model.get("added_tokens", ())
+        return super().special_tokens | {token["content"]: token["id"] for token in added if token.get("special")}
 
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
         """Return the ids of the merged pieces."""

@@ -10,8 +10,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from minigpt_flax.data.tokenizers.base import LIMIT, Texts
-from minigpt_flax.data.tokenizers.bpe import END, Bpe, byte_level, hugging_face
+from minigpt_flax.data.tokenizers.base import END, LIMIT, Texts
+from minigpt_flax.data.tokenizers.bpe import Bpe, byte_level, hugging_face
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs.schema import brief, check_type, read_json, read_text

@@ -99,7 +99,7 @@ class RunConfig(Architecture):
     attention: str = _flag("auto", "computing", "NAME", "plain, cudnn, tpu, or auto: by device")
     document_mask: bool = _flag(False, "computing", "", "mask attention across the ends of documents")
 
-    parallel: str = _flag("jit", "devices", "NAME", "jit, or pmap (replicated, other dropout masks)", fixed=False)
+    parallel: str = _flag("jit", "devices", "NAME", "jit, or pmap (replicated)", fixed=False)
     mesh: str | None = _flag(None, "devices", "AXIS=N,...", "axes data, zero, fsdp, tensor [data=ALL]", fixed=False)
 
     eval_every: int = _flag(250, "monitoring", "STEPS", "steps between validations and checkpoints", bound=COUNT)

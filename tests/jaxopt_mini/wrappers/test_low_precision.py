@@ -121,6 +121,20 @@ def test_steps_are_reproducible_and_seeds_differ():
     assert jnp.any(ends[0][0]["w"] != ends[2][0]["w"])
 
 
+@pytest.mark.parametrize("changed", ["moments", "rounding"])
+def test_the_key_of_an_update_changes_its_rounding(changed):
+    params = normal({"w": (64, 64)}, 0, dtype=jnp.bfloat16 if changed == "rounding" else jnp.float32)
+    tx = low_precision(adam(1e-3), moments="bfloat16" if changed == "moments" else "float32", min_size=0)
+    update = jax.jit(lambda **extra: tx.update(params, tx.init(params), params, **extra))
+    without, none, *keyed = (
+        update(**extra) for extra in ({}, {"key": None}, *({"key": jax.random.key(i)} for i in (0, 0, 1)))
+    )
+    chex.assert_trees_all_equal(without, none)
+    chex.assert_trees_all_equal(keyed[0], keyed[1])
+    rounded = lambda result: states.get(result[1], "mu")["w"] if changed == "moments" else result[0]["w"]
+    assert len({np.asarray(rounded(result)).tobytes() for result in (without, keyed[0], keyed[2])}) == 3
+
+
 @pytest.mark.parametrize("moments, bytes", [("float32", 8), ("bfloat16", 4), ("int8", 2 * (1 + 4 / 256))])
 def test_bytes_a_parameter(moments, bytes):
     params = {"w": jnp.zeros((512, 512), jnp.bfloat16)}
@@ -173,7 +187,12 @@ def test_wraps_optax_and_goes_into_its_apply_updates():
         assert optax.apply_updates(params, updates)["w"].dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+QUICK = ("adam", "amsgrad", "lamb", "adabelief", "adafactor", "came", "laprop", "sophia", "soap", "muon")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in OPTIMIZERS]
+)
 def test_a_small_gradient_beside_a_large_one_makes_no_large_step(name):
     """A second moment that rounds to zero before the first moment does would divide by ``eps``."""
     case = CASES[name]

@@ -60,6 +60,9 @@ def test_a_prompt_from_a_file_or_from_the_input(trained, tmp_path, capfd, monkey
         (["--prompt", ""], "the prompt is empty"),
         (["--prompt", "\U0001f600"], "the char tokenizer lacks"),
         (["--top-p", "2"], "--top-p must be at most 1, got 2"),
+        (["--min-p", "2"], "--min-p must be at most 1, got 2"),
+        (["--repetition-penalty", "0"], "--repetition-penalty must be above 0, got 0"),
+        (["--prompt", "The", "--special-tokens"], "the char tokenizer has no special tokens: omit --special-tokens"),
         (["--prompt-file", "no/such/file"], "can't read "),
         (["--prompt-file", "{tmp}/latin"], "isn't UTF-8"),
         (["--max-token", "3"], "unknown argument '--max-token'"),
@@ -76,3 +79,12 @@ def test_mistakes_end_in_one_line(trained, tmp_path, capfd, arguments, says):
 def test_help_needs_no_jax():
     code = "import sys, minigpt_flax.__main__; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_flags_reach_the_sampler(trained, capfd, monkeypatch):
+    how = {}
+    monkeypatch.setattr("minigpt_flax.train.sample.write", lambda *_, **given: how.update(given) or [])
+    arguments = ["--min-p", "0.1", "--repetition-penalty", "1.2", "--ignore-eos", "--special-tokens", "--top-p", "0.9"]
+    assert main(["sample", str(trained), "--json", *arguments]) == 0
+    names = {"min_p": 0.1, "repetition_penalty": 1.2, "ignore_eos": True, "special_tokens": True, "top_p": 0.9}
+    assert {name: how[name] for name in names} == names

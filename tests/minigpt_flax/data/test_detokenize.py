@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from minigpt_flax.data import TOKENIZERS, ids
-from minigpt_flax.data.detokenize import MAX_IDS, StopStream, TextStream
+from minigpt_flax.data import TOKENIZERS, detokenize, ids
+from minigpt_flax.data.detokenize import MAX_IDS, StopStream, TextStream, text_size
 
 TEXT = "Grüße, 你好, \U0001f600\U0001f468\u200d\U0001f469!\n" * 9
 MAKERS = {
@@ -53,8 +53,50 @@ def test_any_bytes(row, size):
 def test_text_ends_before_the_first_stop_string(pieces, stops):
     stream, text = StopStream(stops), "".join(pieces)
     given = "".join(stream.add(piece) for piece in pieces) + stream.end()
-    places = [text.find(stop) for stop in stops if stop in text]
-    assert stream.stopped == bool(places)
-    # A stop is seen when it ends: of two that overlap the one that ends first may win.
-    assert text.startswith(given) and (given == text if not places else not any(stop in given for stop in stops))
-    assert not stops or not places or any(text[len(given) :].startswith(stop) for stop in stops)
+    ends = [(end, end - len(stop)) for end in range(len(text) + 1) for stop in stops if text[:end].endswith(stop)]
+    assert stream.stopped == bool(ends)
+    assert given == (text[: min(ends)[1]] if ends else text)
+
+
+@pytest.mark.parametrize("pieces", [["x abc y"], ["x ab", "c y"], [*"x abc y"]])
+def test_the_stop_string_that_ends_first_wins_however_the_text_arrives(pieces):
+    stream = StopStream(["abc", "b", "ab"])
+    assert "".join(map(stream.add, pieces)) == "x " and stream.stopped  # "b" and "ab" end together: the longer one
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 10_000])
+@pytest.mark.parametrize("name", ["char", "byte", "bpe"])
+def test_the_size_of_a_text_is_measured_in_pieces(name, chunk, monkeypatch):
+    monkeypatch.setattr(detokenize, "_CHUNK", chunk)
+    tokenizer = MAKERS[name]()
+    assert text_size(tokenizer, tokenizer.encode(TEXT)) == (len(TEXT), len(TEXT.encode()))
+    assert text_size(tokenizer, tokenizer.encode("")) == (0, 0)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 10_000])
+def test_end_of_text_is_no_text(chunk, monkeypatch):
+    monkeypatch.setattr(detokenize, "_CHUNK", chunk)
+    tokenizer = TOKENIZERS["bpe"](TEXT, vocab_size=270, eot=True)
+    documents = ["Grüße", "", "<|endoftext|>", "你好" * 50]
+    tokens = np.concatenate([np.append(tokenizer.encode(text), tokenizer.eot) for text in documents])
+    text = "".join(documents)
+    for row in (tokens, tokens[:-1], np.append(tokenizer.eot, tokens)):
+        assert text_size(tokenizer, row) == (len(text), len(text.encode()))
+
+
+def test_numbers_have_no_text():
+    assert text_size(MAKERS["ids"](), np.arange(9)) is None
+
+
+def test_memory_does_not_grow_with_the_text(monkeypatch):
+    monkeypatch.setattr(detokenize, "_CHUNK", 100)
+    tokenizer, longest = TOKENIZERS["byte"](""), 0
+
+    def decode(ids, original=tokenizer.decode):
+        nonlocal longest
+        longest = max(longest, len(ids))
+        return original(ids)
+
+    monkeypatch.setattr(tokenizer, "decode", decode)
+    assert text_size(tokenizer, np.tile(tokenizer.encode("né"), 5000)) == (10_000, 15_000)
+    assert longest <= 300

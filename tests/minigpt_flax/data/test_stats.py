@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from minigpt_flax.data import bits_per_character, stats, unigram_entropy
+from minigpt_flax.data import bits_per_unit, stats, unigram_entropy
+from minigpt_flax.data.detokenize import TextSize
 from minigpt_flax.data.stats import token_counts
 
 
@@ -26,4 +27,10 @@ def test_entropy_of_uniform_constant_and_skewed_tokens():
 
 
 def test_a_uniform_guess_among_bytes_costs_eight_bits():
-    assert bits_per_character(math.log(256), tokens=10, characters=10) == pytest.approx(8)
+    bits = bits_per_unit(math.log(256), tokens=10, size=TextSize(5, 10))
+    assert bits == pytest.approx({"bits_per_character": 16, "bits_per_byte": 8})
+
+
+@pytest.mark.parametrize("size", [None, TextSize(0, 0)])
+def test_without_text_there_are_no_bits_per_character(size):
+    assert bits_per_unit(1.0, tokens=10, size=size) == {}

@@ -23,6 +23,8 @@ PARTS = [
     {"position": "rope", "norm": "rmsnorm", "mlp": "swiglu", "heads": 4, "kv_heads": 2, "qk_norm": True},
     {"position": "none", "softcap": 2.0, "bias": True, "tie_head": True, "heads": 2, "kv_heads": 1},
     {**speedrun.PARTS, "width": 32},
+    {"end_of_text": 5, "layers": 1},
+    {"end_of_text": 5, "layers": 1, "position": "rope"},
 ]
 
 
@@ -49,7 +51,7 @@ def test_greedy_tokens_with_a_window_that_drops_its_older_half(start, params):
         np.testing.assert_array_equal(uncached, text)
 
 
-@pytest.mark.parametrize("parts", PARTS, ids=lambda parts: parts.get("position", "learned"))
+@pytest.mark.parametrize("parts", PARTS, ids=lambda parts: "-".join([parts.get("position", "learned"), *parts][:2]))
 def test_every_architecture_samples_the_same_with_and_without_kv_cache(parts, draw):
     settings = {"vocab_size": 13, "context": 12, "layers": 2, "heads": 2, "width": 16} | parts
     config = ModelConfig(**settings)
@@ -57,7 +59,32 @@ def test_every_architecture_samples_the_same_with_and_without_kv_cache(parts, dr
     for temperature in (0.9, 0.0):
         how = {"max_tokens": 2 * CHUNK + 3, "temperature": temperature}
         found = generate(config, params, prompt, KEY, **how)
+        assert config.end_of_text is None or temperature == 0 or config.end_of_text in found
         np.testing.assert_array_equal(found, generate_uncached(config, params, jnp.asarray(prompt), KEY, **how))
+
+
+def test_a_document_mask_hides_earlier_documents(draw):
+    config = ModelConfig(vocab_size=11, context=16, layers=1, heads=2, width=8, end_of_text=7)
+    params, how = draw(config, 1.0), {"max_tokens": 6, "temperature": 0.0}
+    alone = generate(config, params, [[7, 1, 2]], KEY, **how)
+    behind = generate(config, params, [[3, 3, 9, 7, 1, 2], [7, 7, 1, 2]], KEY, **how)
+    np.testing.assert_array_equal(behind, np.repeat(alone, 2, axis=0))
+
+
+def test_the_penalty_counts_the_whole_prompt_and_the_text(params):
+    prompt, penalty = np.array([9, 1, 2, 3, 4, 5, 6]), 1.7  # longer than the context
+    found = generate(CONFIG, params, [prompt], KEY, max_tokens=9, temperature=0.0, repetition_penalty=penalty)[0]
+    window, seen = prompt[-CONFIG.context :], set(prompt.tolist())
+    one_by_one = jax.jit(functools.partial(apply, CONFIG, params))
+    for token in found:
+        padded = np.pad(window, (0, CONFIG.context - window.size))
+        logits = np.array(one_by_one(jnp.asarray(padded[None])))[0, window.size - 1]
+        for i in seen:
+            logits[i] = logits[i] * penalty if logits[i] < 0 else logits[i] / penalty
+        assert np.argmax(logits) == token
+        (window,), seen = append([window], np.array([[token]]), CONFIG.context), seen | {int(token)}
+    plain = generate(CONFIG, params, [prompt], KEY, max_tokens=9, temperature=0.0)[0]
+    assert not np.array_equal(found, plain)
 
 
 def test_prompts_do_not_influence_each_other(draw):
@@ -103,6 +130,9 @@ def test_same_key_same_text_and_other_settings_compile_nothing_new(monkeypatch, 
     run(KEY, top_k=3, top_p=0.7)
     run(KEY, top_k=4, top_p=0.2, temperature=0.0)
     assert len(traces) == 4
+    run(KEY, min_p=0.1, repetition_penalty=1.2)
+    run(KEY, min_p=0.3, repetition_penalty=0.7)
+    assert len(traces) == 6
 
 
 def test_tokens_are_streamed(params):
@@ -124,6 +154,9 @@ def test_vocabulary_padding_is_never_sampled(params):
         ({"top_k": 0}, "top_k must be at least 1, got 0"),
         ({"top_p": 0.0}, "top_p must be above 0 and at most 1, got 0.0"),
         ({"top_p": 1.5}, "top_p must be above 0 and at most 1, got 1.5"),
+        ({"min_p": 1.5}, "min_p must be from 0 to 1, got 1.5"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty must be above 0 and finite, got 0.0"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty must be above 0 and finite, got nan"),
     ],
 )
 def test_numbers_out_of_range_are_refused(wrong, says, params):

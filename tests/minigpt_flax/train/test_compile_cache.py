@@ -9,6 +9,9 @@ from pathlib import Path
 import jax
 import pytest
 
+from minigpt_flax.__main__ import main
+from minigpt_flax.cli import compiled
+from minigpt_flax.errors import UserError
 from minigpt_flax.train import compile_cache
 from tests.minigpt_flax.training import ROOT, flags
 
@@ -20,7 +23,8 @@ NAMES = (
 
 
 @pytest.fixture(autouse=True)
-def undo():
+def cache_of_commands():
+    """Commands change JAX's configuration here, until the end of a test."""
     before = [getattr(jax.config, name) for name in NAMES]
     yield
     for name, value in zip(NAMES, before, strict=True):
@@ -128,3 +132,40 @@ def test_a_second_run_finds_the_programs_of_the_first_and_nothing_leaks(tmp_path
     for path in kept:  # a damaged program is compiled again
         path.write_bytes(b"no program")
     train(tmp_path / "runs", **keep)
+
+
+@pytest.mark.parametrize("command", ["sample", "eval", "diagnose"])
+@pytest.mark.parametrize("choice", [None, "none", "somewhere"])
+def test_the_commands_that_run_a_model_use_the_cache(trained, command, choice, monkeypatch, capsys):
+    used = []
+
+    def use(choice, device_kind):
+        used.append((choice, device_kind))
+        raise UserError("nothing is compiled before")
+
+    monkeypatch.setattr(compile_cache, "use", use)
+    given = [] if choice is None else ["--compile-cache", choice]
+    assert main([command, str(trained), *given]) == 2
+    assert used == [(choice, jax.devices()[0].device_kind)]
+    assert "nothing is compiled before" in capsys.readouterr().err
+
+
+def test_a_cache_that_can_not_be_used_is_a_line_on_stderr(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    compiled.use(str(tmp_path / "file"))
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("compiled programs are not cached") and said.err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_sample_of_another_length_compiles_nothing_new(trained, tmp_path):
+    variables = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    variables["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
+    found = []
+    for prompt, tokens in (("The", 20), ("of a", 47), ("A", 30)):
+        command = [sys.executable, "-m", "minigpt_flax", "sample", str(trained), "--prompt", prompt]
+        subprocess.run(
+            [*command, "--max-tokens", str(tokens)], cwd=ROOT, env=variables, check=True, capture_output=True
+        )
+        found.append({path.name for path in tmp_path.rglob("*-cache")})
+    assert found[0] and found[0] == found[1] == found[2]

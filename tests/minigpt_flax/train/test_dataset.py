@@ -65,7 +65,7 @@ def test_any_changed_source_is_refused(two):
 def test_tokens_of_a_known_tokenizer(tmp_path):
     np.frombuffer(b"some text " * 30, np.uint8).astype("<u2").tofile(tmp_path / "bytes.bin")
     data = load_dataset(config(data=str(tmp_path / "bytes.bin"), tokenizer="byte"))
-    assert data.tokenizer.name == "byte" and data.parts[0].characters == 30
+    assert data.tokenizer.name == "byte" and data.parts[0].val_size == (30, 30)
     assert load_dataset(config(data=str(tmp_path / "bytes.bin"))).tokenizer.name == "ids"
 
 

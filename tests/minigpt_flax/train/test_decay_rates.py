@@ -84,7 +84,12 @@ def check(config, is_even):
             assert true[name] == pytest.approx(fraction, rel=0.05, abs=1e-3), name
 
 
-@pytest.mark.parametrize("name", DECAYING)
+QUICK = ("adamw", "soap", "muon", "adafactor", "lamb", "schedule_free_adamw")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in DECAYING]
+)
 def test_the_stated_decay_is_the_shrinkage_of_the_weights(name):
     check(configured(name), is_even=name not in UNEVEN)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from minigpt_flax.console.summary import summary
 from minigpt_flax.errors import UserError
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import resolve
+from minigpt_flax.train.optimizer import build_optimizer
 from minigpt_flax.train.precision import require
 from tests.minigpt_flax.training import ROOT
 
@@ -43,6 +45,26 @@ def test_stochastic_rounding_keeps_no_second_copy():
     state = jax.eval_shape(run.init)
     wide = [leaf.size for leaf in jax.tree.leaves(state) if leaf.dtype == jnp.float32 and leaf.ndim]
     assert sum(wide) == 2 * sum(leaf.size for leaf in jax.tree.leaves(run.shapes))  # AdamW's moments and nothing more
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"dtype": "bfloat16(params='stochastic')"}, {"wrap": ("low_precision(moments='bfloat16', min_size=0)",)}],
+    ids=str,
+)
+def test_the_seed_of_a_run_reaches_stochastic_rounding(changes):
+    _, tx = build_optimizer(config(clip="none", lr=1e-3, opt="adam", **changes), None)
+    params = {"w": jnp.linspace(0.1, 1.0, 4096, dtype="bfloat16" if "dtype" in changes else "float32").reshape(64, 64)}
+
+    def step(seed):
+        key = jax.random.fold_in(jax.random.key(seed), 0)  # as in a step of a run
+        return tx.update(params, tx.init(params), params, value=jnp.float32(0), key=key, observed=True)
+
+    same, again, other = map(jax.jit(step), (0, 0, 1))
+    chex.assert_trees_all_equal(same, again)
+    assert any(
+        np.any(np.asarray(a) != np.asarray(b)) for a, b in zip(*map(jax.tree.leaves, (same, other)), strict=True)
+    )
 
 
 @pytest.mark.parametrize(
