@@ -15,10 +15,11 @@ from jaxopt_mini.base import (
     GradientTransformation,
     GradientTransformationExtraArgs,
     Params,
+    transformation,
     with_extra_args_support,
 )
 from jaxopt_mini.layout import part_of
-from jaxopt_mini.tree import path_name
+from jaxopt_mini.tree import path_name, per_parameter
 
 
 def chain(*links: GradientTransformation) -> GradientTransformationExtraArgs:
@@ -55,15 +56,10 @@ def chain(*links: GradientTransformation) -> GradientTransformationExtraArgs:
             states.append(link_state)
         return updates, tuple(states)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 LOSSES = ("loss_fn", "obj_fn")  # extra args that are the loss as a function of all parameters
-
-
-def _resolve(spec: Any | Callable[[Params], Any], tree: Params) -> Any:
-    """The mask or label tree, computed from the parameters if ``spec`` is a function."""
-    return spec(tree) if callable(spec) else spec
 
 
 def _keep(mask: Any, tree: Any) -> Any:
@@ -108,10 +104,10 @@ def masked(
 
     def init(params):
         with part_of(params):
-            return MaskedState(inner.init(_keep(_resolve(mask, params), params)))
+            return MaskedState(inner.init(_keep(per_parameter(mask, params), params)))
 
     def update(updates, state, params=None, **extra_args):
-        chosen = _resolve(mask, updates if params is None else params)
+        chosen = per_parameter(mask, updates if params is None else params)
         inner_params = None if params is None else _keep(chosen, params)
         losses = {name: _of_part(loss, chosen, params) for name, loss in extra_args.items() if name in LOSSES}
         trees = _alike(extra_args, updates) if mask_compatible_extra_args else {}
@@ -123,7 +119,7 @@ def masked(
         merged = jax.tree.map(lambda take, n, old: n if take else old, chosen, new, updates)
         return merged, MaskedState(inner_state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def partition(
@@ -150,7 +146,7 @@ def partition(
     transforms = {label: with_extra_args_support(tx) for label, tx in transforms.items()}
 
     def groups(tree):
-        labels = _resolve(param_labels, tree)
+        labels = per_parameter(param_labels, tree)
         unknown = [
             f"{path_name(path) or 'the whole tree'} -> {label!r}"
             for path, label in jax.tree.leaves_with_path(labels)
@@ -175,4 +171,4 @@ def partition(
             updates, states[label] = tx.update(updates, state.inner_states[label], params, **extra_args)
         return updates, PartitionState(states)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -20,7 +20,7 @@ from optax import MaskedNode
 
 from jaxopt_mini._infer import axes_of
 from jaxopt_mini.base import Params
-from jaxopt_mini.tree import by_name, path_name
+from jaxopt_mini.tree import by_name, path_name, per_parameter
 
 ROLES = ("matrix", "embedding", "head", "vector")
 
@@ -173,8 +173,8 @@ def _is_parameter(leaf: Any) -> bool:
     return hasattr(leaf, "shape") and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
-def resolve(layout: Any | None, params: Params) -> Any:
-    """Returns ``layout``, or the inferred one, after checking it against the parameters.
+def resolve(layout: Any | Callable[[Params], Any] | None, params: Params) -> Any:
+    """Returns ``layout``, its result on the parameters, or the inferred one, after checking it against the parameters.
 
     Masked leaves (``optax.MaskedNode`` or None) are masked in the layout too.
 
@@ -183,6 +183,7 @@ def resolve(layout: Any | None, params: Params) -> Any:
     """
     if layout is None:
         return infer(params)
+    layout = per_parameter(layout, params)
 
     def absent(leaf):
         return leaf is None or isinstance(leaf, MaskedNode)

@@ -153,6 +153,8 @@ def newton_schulz(
     counted = coeffs.ndim == 1 and isinstance(steps, Tracer)
     coeffs = jnp.broadcast_to(coeffs, (steps, 3)) if coeffs.ndim == 1 and not counted else coeffs
     x = widen(matrix)
+    if not x.size:
+        return x
     tall = x.shape[0] > x.shape[1]
     x = x.mT if tall else x
     wide, dtype = x.dtype, jnp.dtype(dtype or x.dtype)

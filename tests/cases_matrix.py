@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxopt_mini import ParamLayout, adamw, dion, galore, kron, muon, normuon, scion, shampoo, soap
-from jaxopt_mini.matrices import Sides
+from jaxopt_mini.tree import path_name
 from tests.harness import PROBLEM_LAYOUT, Case, Golden
 
 
@@ -58,12 +60,11 @@ def recorded_bases(state, arrays):
     """For each matrix its two recorded bases."""
     inner, _ = state
 
-    def one(path, leaf):
-        name = "/".join(str(key.key) for key in path)
-        return Sides(*(None if q is None else jnp.asarray(arrays[f"Q0/{name}/{i}"]) for i, q in enumerate(leaf)))
+    def one(side, path, q):
+        return jnp.asarray(arrays[f"Q0/{path_name(path)}/{side}"]) if q.ndim else q
 
-    bases = jax.tree_util.tree_map_with_path(one, inner[0].bases, is_leaf=lambda node: isinstance(node, Sides))
-    return inner, bases
+    sides = enumerate(inner[0].bases)
+    return inner, tuple(jax.tree.map_with_path(partial(one, side), bases) for side, bases in sides)
 
 
 def official_scion(h):

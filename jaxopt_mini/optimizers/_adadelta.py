@@ -10,7 +10,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from optax import ScaleByAdaDeltaState
 
-from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule
+from jaxopt_mini.base import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    Params,
+    ScalarOrSchedule,
+    transformation,
+)
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
@@ -45,7 +51,7 @@ def scale_by_adadelta(rho: ArrayLike = 0.9, eps: ArrayLike = 1e-6) -> GradientTr
         state = ScaleByAdaDeltaState(cast_like(e_g, state.e_g), cast_like(e_x, state.e_x))
         return cast_like(direction, updates), state
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def adadelta(

@@ -14,6 +14,7 @@ from jaxopt_mini.base import (
     GradientTransformationExtraArgs,
     ScalarOrSchedule,
     Schedule,
+    transformation,
 )
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.combine import chain
@@ -56,7 +57,7 @@ def scale_by_rss(
         state = ScaleByRssState(cast_like(total, state.sum_of_squares))
         return cast_like(direction, updates), state
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def adagrad(

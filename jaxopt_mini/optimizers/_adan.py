@@ -16,6 +16,7 @@ from jaxopt_mini.base import (
     Params,
     ScalarOrSchedule,
     schedule_value,
+    transformation,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain, masked
@@ -61,7 +62,7 @@ def scale_by_adan(
         stored = (cast_like(new, old) for new, old in zip((*moments, g), state[:4], strict=True))
         return cast_like(direction, updates), ScaleByAdanState(*stored, t=t)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def _shrink(rate, decay, mask):

@@ -17,6 +17,7 @@ from jaxopt_mini.base import (
     ScalarOrSchedule,
     Schedule,
     schedule_value,
+    transformation,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
@@ -75,7 +76,7 @@ def scale_by_ademamix(
         )
         return cast_like(direction, updates), new
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def half_life_warmup(start: ArrayLike, end: ArrayLike, steps: int) -> Schedule:

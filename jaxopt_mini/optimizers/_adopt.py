@@ -18,6 +18,7 @@ from jaxopt_mini.base import (
     Schedule,
     require_real,
     schedule_value,
+    transformation,
 )
 from jaxopt_mini.check import check_fraction, check_function, check_nonnegative
 from jaxopt_mini.combine import chain
@@ -80,7 +81,7 @@ def scale_by_adopt(
         direction = cast_like(average(n, mu, b1) if nesterov else mu, updates)
         return direction, ScaleByAdamState(increment(state.count), cast_like(mu, state.mu), cast_like(nu, state.nu))
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def adopt(

@@ -12,11 +12,11 @@ from optax.contrib import DAdaptAdamWState
 
 from jaxopt_mini.base import (
     GradientTransformation,
-    GradientTransformationExtraArgs,
     Params,
     ScalarOrSchedule,
     require_params,
     schedule_value,
+    transformation,
 )
 from jaxopt_mini.check import check_fraction, check_length, check_nonnegative
 from jaxopt_mini.transforms.decay import add_decayed_weights
@@ -119,4 +119,4 @@ def dadapt_adamw(
         correction = jnp.sqrt(total_weight(b2, count)) / total_weight(b1, count) if bias_correction else 1.0
         return widen(state.estim_lr) * schedule_value(learning_rate, state.count) * correction
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

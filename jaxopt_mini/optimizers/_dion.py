@@ -21,12 +21,20 @@ from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegat
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import multiply, orthonormal
-from jaxopt_mini.matrices import as_leaves, as_matrices, map_matrices, matrices_and_rest, resolve_layout, unzip
+from jaxopt_mini.matrices import (
+    as_leaves,
+    as_matrices,
+    map_matrices,
+    matrices_and_rest,
+    matrix_shapes,
+    resolve_layout,
+    unzip,
+)
 from jaxopt_mini.optimizers._adam import scale_by_adam
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.shape import scale_by_shape, spectral
-from jaxopt_mini.tree import cast_like, widen, zeros_like
+from jaxopt_mini.tree import cast_like, wide_dtype, widen, zeros_like
 
 
 class ScaleByDionState(NamedTuple):
@@ -70,10 +78,12 @@ def scale_by_dion(
     def first_basis(matrix):
         *stack, fan_in, fan_out = matrix.shape
         shape = (fan_in, min(rank, fan_in, fan_out))
-        basis = jax.random.normal(jax.random.key(seed), shape, widen(matrix).dtype)
+        basis = jax.random.normal(jax.random.key(seed), shape, wide_dtype(matrix.dtype))
         return jnp.broadcast_to(basis, (*stack, *shape))
 
     def one(g, m, q):
+        if not g.size:
+            return g, m, q
         b = m + g
         p = orthonormal(multiply(b.mT, q))
         r = multiply(b, p)
@@ -82,7 +92,7 @@ def scale_by_dion(
 
     def init(params):
         require_real(params, "dion")
-        matrices = as_matrices(zeros_like(params), resolve_layout(layout, params))
+        matrices = matrix_shapes(params, resolve_layout(layout, params))
         return ScaleByDionState(zeros_like(params, mu_dtype), jax.tree.map(first_basis, matrices))
 
     def update(updates, state, params=None, **extra_args):

@@ -34,7 +34,7 @@ from jaxopt_mini.optimizers._adam import scale_by_adam
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.late_decay import decay_afterwards
-from jaxopt_mini.tree import cast_like, increment, widen, zeros_like
+from jaxopt_mini.tree import cast_like, increment, is_multiple, widen, zeros_like
 
 
 def scale_by_galore(
@@ -71,6 +71,8 @@ def scale_by_galore(
         return multiply(projector.conj().mT, matrix) if left else multiply(matrix, projector)
 
     def leading(matrix):
+        if not matrix.size:
+            return first_projector(matrix)
         u, vh = singular_vectors(matrix)
         return (u if acts_left(*matrix.shape) else vh.conj().mT)[:, :rank]
 
@@ -91,7 +93,7 @@ def scale_by_galore(
         del params
         entries = resolve_layout(layout, updates)
         chosen, old = _only(entries, entries), _only(state.projector, entries)
-        due = state.count % update_proj_gap == 0
+        due = is_multiple(state.count, update_proj_gap)
 
         def narrow(g, projector):
             projector = jax.lax.cond(due, lambda: leading(g), lambda: widen(projector))

@@ -15,6 +15,7 @@ from jaxopt_mini.base import (
     GradientTransformationExtraArgs,
     Params,
     ScalarOrSchedule,
+    transformation,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
@@ -63,7 +64,7 @@ def scale_by_lion(
         mu = cast_like(average(updates, state.mu, b2), state.mu)
         return cast_like(direction, updates), ScaleByLionState(increment(state.count), mu)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def lion(

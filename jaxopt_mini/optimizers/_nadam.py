@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, ScalarOrSchedule, Updates
+from jaxopt_mini.base import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    ScalarOrSchedule,
+    Updates,
+    transformation,
+)
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.optimizers._adam import scale_by_adam
@@ -76,7 +82,7 @@ def scale_by_nadam(
         state = ScaleByNadamState(count, cast_like(mu, state.mu), cast_like(nu, state.nu), product)
         return cast_like(new, updates), state
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def nadam(

@@ -15,6 +15,7 @@ from jaxopt_mini.base import (
     ScalarOrSchedule,
     require_params,
     schedule_value,
+    transformation,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
@@ -73,7 +74,7 @@ def scale_by_novograd(
         state = ScaleByNovogradState(increment(state.count), cast_like(mu, state.mu), cast_like(nu, state.nu))
         return cast_like(mu, updates), state
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def novograd(

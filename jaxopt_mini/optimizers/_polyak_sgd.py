@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, ScalarOrSchedule, identity
+from jaxopt_mini.base import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    ScalarOrSchedule,
+    identity,
+    transformation,
+)
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
@@ -54,7 +60,7 @@ def scale_by_polyak(
         step = jnp.where(square > 0, jnp.minimum(gap / jnp.where(square > 0, square, 1), max_learning_rate), 0)
         return jax.tree.map(lambda leaf: times(leaf, step), updates), state
 
-    return GradientTransformationExtraArgs(identity().init, update)
+    return transformation(identity().init, update)
 
 
 def polyak_sgd(
@@ -116,4 +122,4 @@ def polyak_sgd(
         updates, _ = after.update(updates, count)
         return updates, ((empty, counting.update({}, count)[1]), polyak_state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

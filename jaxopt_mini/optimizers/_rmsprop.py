@@ -15,6 +15,7 @@ from jaxopt_mini.base import (
     GradientTransformationExtraArgs,
     ScalarOrSchedule,
     identity,
+    transformation,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
@@ -90,7 +91,7 @@ def scale_by_rms(
         state = pack(count=count, mu=cast_like(mu, state.mu) if centered else None, nu=cast_like(nu, state.nu))
         return cast_like(direction, updates), state
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def rmsprop(

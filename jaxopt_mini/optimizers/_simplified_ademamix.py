@@ -16,6 +16,7 @@ from jaxopt_mini.base import (
     Params,
     ScalarOrSchedule,
     schedule_value,
+    transformation,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
@@ -59,7 +60,7 @@ def scale_by_simplified_ademamix(
         new = ScaleBySimplifiedAdEMAMixState(t, cast_like(m, state.m), cast_like(n, state.n))
         return cast_like(direction, updates), new
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def simplified_ademamix(

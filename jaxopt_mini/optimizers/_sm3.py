@@ -17,7 +17,7 @@ from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import ParamLayout, resolve
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
-from jaxopt_mini.tree import absolute_square, average, cast_like, widen, zeros_like
+from jaxopt_mini.tree import absolute_square, arranged_like, average, cast_like, widen, zeros_like, zeros_of
 
 
 def _others(entry: ParamLayout) -> list[tuple[int, ...]]:
@@ -47,24 +47,24 @@ def scale_by_sm3(
     old, new = b2, jnp.where(b2 == 1, 1.0, 1.0 - b2)
 
     def largest(leaf, entry):
-        return [jnp.max(leaf, axes) for axes in _others(entry)]
+        return [jnp.max(leaf, axes, initial=0) for axes in _others(entry)]
 
-    def start(leaf, entry):
-        """Zeros with the shapes of the maxima; the compiler would take seconds to constant-fold maxima of zeros."""
-        return [jnp.zeros(s.shape, s.dtype) for s in jax.eval_shape(lambda: largest(leaf, entry))]
+    def stored(total, entry, sums):
+        return arranged_like(cast_like(largest(total, entry), jax.tree.leaves(sums)), sums)
 
     def bound(sums, entry):
         """The minimum of the sums that cover an entry."""
-        return reduce(
-            jnp.minimum, [jnp.expand_dims(widen(s), axes) for s, axes in zip(sums, _others(entry), strict=True)]
-        )
+        pairs = zip(jax.tree.leaves(sums), _others(entry), strict=True)
+        return reduce(jnp.minimum, [jnp.expand_dims(widen(s), axes) for s, axes in pairs])
 
     def divide(grad, total):
         return widen(grad) * jnp.where(total > 0, jax.lax.rsqrt(total + eps), 0)
 
     def init(params):
-        zeros = zeros_like(params)
-        return ScaleBySM3State(mu=jax.tree.map(start, zeros, resolve(layout, params)), nu=zeros)
+        entries = resolve(layout, params)
+        # Not the maxima of zeros, which the compiler would take seconds to fold into constants.
+        mu = zeros_of(lambda tree: jax.tree.map(largest, tree, entries), params)
+        return ScaleBySM3State(mu, zeros_like(params))
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
@@ -73,7 +73,7 @@ def scale_by_sm3(
             lambda g, sums, entry: new * absolute_square(g) + old * bound(sums, entry), updates, state.mu, entries
         )
         nu = average(jax.tree.map(divide, updates, total), state.nu, b1)
-        mu = cast_like(jax.tree.map(largest, total, entries), state.mu)
+        mu = jax.tree.map(stored, total, entries, state.mu)
         return cast_like(nu, updates), ScaleBySM3State(mu, cast_like(nu, state.nu))
 
     return keep_shardings(init, update)

@@ -56,7 +56,7 @@ def warmup(
     rise = shape_of(shape, start, "start")
 
     def ramp(count):
-        return schedule(0) * rise(jnp.clip(count / jnp.maximum(steps, 1.0), 0.0, 1.0), start)
+        return schedule(0) * rise(jnp.clip(count / jnp.maximum(jnp.asarray(steps, jnp.float32), 1.0), 0.0, 1.0), start)
 
     return join([ramp, schedule], [steps])
 

@@ -59,7 +59,7 @@ def decay(peak: ArrayLike, steps: ArrayLike, shape: Shape, floor: ArrayLike) -> 
     """A schedule from ``peak`` at count 0 to ``floor * peak`` at count ``steps``, constant from there."""
 
     def schedule(count):
-        left = 1 - jnp.asarray(count, jnp.float32) / jnp.maximum(steps, 1.0)
+        left = 1 - jnp.asarray(count, jnp.float32) / jnp.maximum(jnp.asarray(steps, jnp.float32), 1.0)
         return jnp.asarray(peak, jnp.float32) * shape(jnp.clip(left, 0.0, 1.0), floor)
 
     return schedule

@@ -18,6 +18,7 @@ from jaxopt_mini.base import (
     Updates,
     identity,
     stateless,
+    transformation,
 )
 from jaxopt_mini.tree import increment, times
 
@@ -44,7 +45,7 @@ def scheduled(
         updates = function(updates, params, schedule(state.count))
         return updates, ScaleByScheduleState(count=increment(state.count))
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def _scaled(updates, factor):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxopt_mini.base import GradientTransformationExtraArgs, stateless
+from jaxopt_mini.base import GradientTransformationExtraArgs, stateless, transformation
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.layout import resolve
 from jaxopt_mini.tree import absolute_square, norm, times, widen
@@ -70,7 +70,7 @@ def clip_by_norm(threshold: ArrayLike, *, ord: int | float = 2) -> GradientTrans
         clipped = jax.tree.map(lambda g: times(g, factor), updates)
         return clipped, ClipByNormState(norm=total, factor=factor)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def clip_by_global_norm(max_norm: ArrayLike) -> GradientTransformationExtraArgs:

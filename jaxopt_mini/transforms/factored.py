@@ -11,11 +11,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from optax import FactoredState
 
-from jaxopt_mini.base import GradientTransformationExtraArgs
+from jaxopt_mini.base import GradientTransformationExtraArgs, transformation
 from jaxopt_mini.check import check_function, check_nonnegative, check_static
 from jaxopt_mini.layout import ParamLayout, resolve
 from jaxopt_mini.matrices import unzip
-from jaxopt_mini.tree import absolute_square, average, cast_like, increment, widen, zeros_like
+from jaxopt_mini.tree import absolute_square, average, cast_like, increment, mean, widen, zeros_like
 
 
 def _row_and_column(leaf: jax.Array, entry: ParamLayout, smallest: int) -> tuple[int, int] | None:
@@ -74,7 +74,7 @@ def scale_by_factored_rms(
         axes = _row_and_column(square, entry, smallest) if factored else None
         if axes is None:
             return jnp.zeros(1, square.dtype), jnp.zeros(1, square.dtype), square
-        return jnp.mean(square, axes[1]), jnp.mean(square, axes[0]), jnp.zeros(1, square.dtype)
+        return mean(square, axes[1]), mean(square, axes[0]), jnp.zeros(1, square.dtype)
 
     def moments(squares, entries):
         return unzip(jax.tree.map(means, squares, entries), entries, 3)
@@ -99,4 +99,4 @@ def scale_by_factored_rms(
         direction = jax.tree.map(divided, updates, entries, *new)
         return cast_like(direction, updates), FactoredState(increment(state.count), *cast_like(new, tuple(state[1:])))
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -15,10 +15,11 @@ from jaxopt_mini.base import (
     OptState,
     Params,
     Updates,
+    transformation,
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_at_least_one
-from jaxopt_mini.tree import cast_like, widen, zeros_like
+from jaxopt_mini.tree import MAX_COUNT, cast_like, widen, zeros_like
 from jaxopt_mini.wrappers._conditional import MICRO_BATCHED, conditional_updates, update_if
 from jaxopt_mini.wrappers._inner_updates import counts_inner_updates
 
@@ -112,11 +113,11 @@ def accumulate(
             count, total = jax.tree.map(
                 lambda new, old: jnp.where(ignored, old, new), (count, total), (state.count, state.total)
             )
-        full = count >= needed
+        full = count >= (needed if callable(steps) else min(steps, int(MAX_COUNT)))
         mean = cast_like(jax.tree.map(lambda leaf: leaf / jnp.asarray(needed, leaf.dtype), total), updates)
         new, inner_state = update_if(full, inner, mean, state.inner_state, params, extra_args)
         total = jax.tree.map(lambda leaf: jnp.where(full, jnp.zeros_like(leaf), leaf), total)
         new_state = state._replace(count=jnp.where(full, 0, count), total=total, inner_state=inner_state)
         return new, new_state._replace(updates=state.updates + full.astype(jnp.int32)) if scheduled else new_state
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
