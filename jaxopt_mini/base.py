@@ -132,7 +132,8 @@ def apply_updates(params: Params, updates: Updates) -> Params:
 
     Args:
       params: tree of arrays.
-      updates: tree of the same structure; where a leaf is None, the parameter is unchanged.
+      updates: tree of the same structure; where a leaf is None, the parameter is unchanged. A parameter that is None
+        stays None.
 
     Returns:
       Parameters of the same structure, shapes and dtypes.
@@ -143,7 +144,7 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     """
 
     def add(parameter, update):
-        if update is None:
+        if parameter is None or update is None:
             return parameter
         parameter = jnp.asarray(parameter)
         wide = wide_dtype(parameter.dtype)

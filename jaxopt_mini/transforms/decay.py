@@ -24,9 +24,9 @@ from jaxopt_mini.tree import widen
 
 def _decayed(updates, params, rate):
     def add(update, param):
-        return (widen(update) + rate * widen(param)).astype(update.dtype)
+        return None if update is None else (widen(update) + rate * widen(param)).astype(update.dtype)
 
-    return jax.tree.map(add, updates, require_params(params, "weight decay"))
+    return jax.tree.map(add, updates, require_params(params, "weight decay"), is_leaf=lambda leaf: leaf is None)
 
 
 def add_decayed_weights(
