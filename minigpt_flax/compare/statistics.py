@@ -1,8 +1,8 @@
 """Statistics of a comparison: mean losses, steps to a target, paired significance tests. Imports no JAX.
 
-Candidates are compared over runs with the same seed, which share initial weights and batches, so a paired t-test on
-the differences removes the variance between seeds. Every pair of candidates is tested, and Holm's correction (1979)
-accounts for the number of tests.
+Candidates are compared over runs with the same seed, which removes the variance between seeds; ``paired_tests`` has the
+tests. Which tests there are depends on the planned candidates alone, never on the runs that have ended, and Holm's
+correction (1979) accounts for their number.
 """
 
 from __future__ import annotations
@@ -14,14 +14,43 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
-from minigpt_flax.errors import UserError
+from minigpt_flax.compare.paired_tests import (
+    RESOLUTION,
+    PairedTest,
+    compare_pair,
+    holm,
+    proportion_interval,
+    sem,
+    t_interval,
+)
+from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invocation import show
 from minigpt_flax.runs.records import Record, RunRecord
 from minigpt_flax.runs.schema import STEP, VAL_LOSS
 
-LEVEL = 0.05  # significance level
 TRACK_3 = 0.004  # nats: the third track of modded-nanogpt requires (target - mean) sqrt(n) >= this
 SHARED = ("data", "mix", "tokenizer", "steps", "batch_size", "accum", "context")  # fields that losses depend on
+OPTIMIZER_FIELDS = frozenset(
+    {
+        "opt",
+        "lr",
+        "schedule",
+        "clip",
+        "wrap",
+        "group",
+        "seed",
+        "on_nan",
+        "explosion",
+        "parallel",
+        "mesh",
+        "eval_every",
+        "log_every",
+        "keep_every",
+        "log",
+        "probe",
+        "sample_tokens",
+    }
+)  # change neither initial weights nor batches
 
 
 @dataclass(frozen=True)
@@ -55,6 +84,7 @@ class CandidateResult:
       losses: final validation losses of the finished runs by seed, nats per token.
       mean: mean of ``losses``; None if there are none.
       sem: standard error of the mean over seeds; None for fewer than two seeds.
+      outcomes: the loss that tests use, by seed; infinite for a diverged run, absent for an unfinished one.
       steps: steps to the target, mean over seeds; None unless every run reached it.
       seconds: training time to the target, seconds.
       tokens: tokens to the target.
@@ -74,6 +104,7 @@ class CandidateResult:
     losses: Mapping[int, float]
     mean: float | None
     sem: float | None
+    outcomes: Mapping[int, float]
     steps: float | None
     seconds: float | None
     tokens: float | None
@@ -85,33 +116,20 @@ class CandidateResult:
     unfinished_seeds: tuple[int, ...]
     track_3: bool | None
 
-
-@dataclass(frozen=True)
-class PairedTest:
-    """A paired t-test of two candidates over the seeds that both finished.
-
-    Attributes:
-      better: name of the candidate with the lower mean loss.
-      worse: name of the other candidate.
-      difference: difference of the mean losses over these seeds, at least 0, nats per token.
-      sem: standard error of the difference.
-      seeds: number of seeds.
-      p: two-sided p-value before correction; None for fewer than two seeds.
-      corrected: p-value after Holm's correction over all pairs.
-    """
-
-    better: str
-    worse: str
-    difference: float
-    sem: float | None
-    seeds: int
-    p: float | None
-    corrected: float | None = None
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % t interval of the mean loss; None for fewer than two seeds."""
+        return t_interval(list(self.losses.values()))
 
     @property
-    def significant(self) -> bool:
-        """Whether the corrected p-value is below ``LEVEL``."""
-        return self.corrected is not None and self.corrected < LEVEL
+    def ended(self) -> int:
+        """Number of compared runs that finished or diverged."""
+        return len(self.losses) + len(self.diverged_seeds)
+
+    @property
+    def diverged_interval(self) -> tuple[float, float]:
+        """95 % interval of the probability that a run at ``lr`` diverges."""
+        return proportion_interval(len(self.diverged_seeds), self.ended)
 
 
 @dataclass(frozen=True)
@@ -120,11 +138,13 @@ class Summary:
 
     Attributes:
       results: lowest mean loss first; candidates with diverged or unfinished runs last.
-      tests: a paired test for every two candidates.
+      tests: of each candidate against the baseline, or of every two candidates.
       target: validation loss to reach; None if it is the baseline's final loss with the same seed.
       baseline: name of the candidate that speedups are relative to.
       rates: largest number of learning rates tried for a candidate.
       search_seed: seed of the runs that selected the learning rates; None if the compared runs selected them.
+      resolution: differences up to this size count as equal, nats per token.
+      differing: fields, beside the optimizer's, in which compared runs differ; None if their data may differ too.
     """
 
     results: Sequence[CandidateResult]
@@ -133,31 +153,77 @@ class Summary:
     baseline: str
     rates: int = 1
     search_seed: int | None = None
+    resolution: float = RESOLUTION
+    differing: tuple[str, ...] | None = ()
 
 
-def summarize(candidates: Sequence[CandidateRuns], target: float | None = None) -> Summary:
-    """Computes the results of all candidates and tests every pair.
+def summarize(
+    candidates: Sequence[CandidateRuns],
+    target: float | None = None,
+    *,
+    baseline: str | None = None,
+    pairs: bool = False,
+    resolution: float = RESOLUTION,
+) -> Summary:
+    """Computes the results of all candidates, and tests each against the baseline.
 
     Args:
-      candidates: the first is the baseline that speedups are relative to.
+      candidates: all that are planned, also those without runs.
       target: validation loss to reach; None uses the baseline's final loss with the same seed.
+      baseline: name of the candidate that the tests and speedups are relative to; None takes the first.
+      pairs: test every two candidates.
+      resolution: differences up to this size count as equal, nats per token.
 
     Raises:
-      UserError: the runs differ in their data or length.
+      UserError: the runs differ in their data or length, or the baseline is no candidate.
     """
+    first = find_baseline([candidate.name for candidate in candidates], baseline)
+    candidates = _with_common_seeds(candidates)
     best = [best_runs(candidate) for candidate in candidates]
-    check_comparable([run for runs in best for run in runs.values()])
-    baseline_losses = final_losses(best[0])
+    compared = [run for runs in best for run in runs.values()]
+    check_comparable(compared)
+    baseline_losses = final_losses(best[first])
     results = [
         _result_of(candidate, runs, dict.fromkeys(runs, target) if target is not None else baseline_losses, target)
         for candidate, runs in zip(candidates, best, strict=True)
     ]
-    results = [_with_speedup(result, results[0]) for result in results]
-    tests = holm([_test(a, b) for a, b in combinations(results, 2)])
+    results = [_with_speedup(result, results[first]) for result in results]
+    tested = combinations(results, 2) if pairs else [(results[first], r) for r in results if r is not results[first]]
+    tests = holm([_test(a, b, resolution) for a, b in tested])
     order = lambda r: (r.mean is None, bool(r.diverged_seeds or r.unfinished_seeds), r.mean or 0.0)
     rates = max(len(candidate.searched) for candidate in candidates)
-    baseline = candidates[0]
-    return Summary(sorted(results, key=order), tests, target, baseline.name, rates, baseline.search_seed)
+    search_seed = candidates[first].search_seed
+    name, differing = candidates[first].name, _differing(compared)
+    return Summary(sorted(results, key=order), tests, target, name, rates, search_seed, resolution, differing)
+
+
+def find_baseline(names: Sequence[str], baseline: str | None) -> int:
+    """The index of the baseline; None is the first candidate.
+
+    Raises:
+      UserError: no candidate has this name.
+    """
+    if baseline is None:
+        return 0
+    if baseline not in names:
+        raise UserError(
+            f"--baseline {baseline!r} is no candidate{nearest(baseline, names)}: the candidates are {', '.join(names)}"
+        )
+    return names.index(baseline)
+
+
+def _with_common_seeds(candidates: Sequence[CandidateRuns]) -> list[CandidateRuns]:
+    """Gives candidates without planned seeds those of all of them: a missing run may be one that diverged."""
+    found = sorted({run.config["seed"] for c in candidates if not c.seeds for run in c.runs})
+    return [c if c.seeds else dataclasses.replace(c, seeds=tuple(found)) for c in candidates]
+
+
+def _differing(runs: Sequence[RunRecord]) -> tuple[str, ...] | None:
+    """Fields, beside the optimizer's, in which runs differ; None if a run's data or initial weights aren't recorded."""
+    if any(run.data_hash is None or run.config.get("init") is not None for run in runs):
+        return None
+    fields = dict.fromkeys(name for run in runs for name in run.config if name not in {"data", *OPTIMIZER_FIELDS})
+    return tuple(name for name in fields if any(run.config.get(name) != runs[0].config.get(name) for run in runs))
 
 
 def check_comparable(runs: Sequence[RunRecord]) -> None:
@@ -191,11 +257,7 @@ def best_runs(candidate: CandidateRuns) -> dict[int, RunRecord]:
 
     The best rate is the one with the most runs; ties go to the fewest unfinished runs, then to the lowest mean loss.
     """
-    full = max((run.config["steps"] for run in candidate.runs), default=0)
-    by_rate: dict[float, dict[int, RunRecord]] = {}
-    for run in candidate.runs:
-        if run.config["steps"] == full and (run.config["seed"] in candidate.seeds or not candidate.seeds):
-            by_rate.setdefault(run.config["lr"], {})[run.config["seed"]] = run
+    by_rate = _by_rate(candidate)
     if not by_rate:
         return {}
 
@@ -205,6 +267,43 @@ def best_runs(candidate: CandidateRuns) -> dict[int, RunRecord]:
         return -len(by_rate[rate]), len(by_rate[rate]) - len(losses), mean, rate
 
     return dict(sorted(by_rate[min(by_rate, key=order)].items()))
+
+
+def _by_rate(candidate: CandidateRuns) -> dict[float, dict[int, RunRecord]]:
+    """The full-length runs with a planned seed, by learning rate and seed."""
+    full = max((run.config["steps"] for run in candidate.runs), default=0)
+    by_rate: dict[float, dict[int, RunRecord]] = {}
+    for run in candidate.runs:
+        if run.config["steps"] == full and (run.config["seed"] in candidate.seeds or not candidate.seeds):
+            by_rate.setdefault(run.config["lr"], {})[run.config["seed"]] = run
+    return by_rate
+
+
+def outcomes(runs: Mapping[int, RunRecord]) -> dict[int, float]:
+    """Final validation losses by seed; infinite for a diverged run, absent for an unfinished one."""
+    return final_losses(runs) | {seed: math.inf for seed, run in runs.items() if run.state == "diverged"}
+
+
+def judged_outcomes(candidate: CandidateRuns) -> dict[int, float]:
+    """The outcomes that tests use.
+
+    If the compared runs select the learning rate, each seed is judged at the rate that the other seeds select
+    (leave-one-out), out of those with the fewest diverged runs: the lowest of several noisy means is biased low, more
+    so where the optimum is flat.
+    """
+    by_rate = {rate: outcomes(runs) for rate, runs in sorted(_by_rate(candidate).items())}
+    seeds = set.union(*map(set, by_rate.values())) if by_rate else set()
+    complete = len(seeds) > 1 and all(found.keys() == seeds for found in by_rate.values())
+    if candidate.search_seed is not None or len(by_rate) < 2 or not complete:
+        return outcomes(best_runs(candidate))
+    fewest = min(list(found.values()).count(math.inf) for found in by_rate.values())
+    by_rate = {rate: found for rate, found in by_rate.items() if list(found.values()).count(math.inf) == fewest}
+
+    def selected(seed: int) -> float:
+        mean = lambda rate: statistics.fmean(loss for other, loss in by_rate[rate].items() if other != seed)
+        return min(by_rate, key=mean)
+
+    return {seed: by_rate[selected(seed)][seed] for seed in sorted(seeds)}
 
 
 def final_losses(runs: Mapping[int, RunRecord]) -> dict[int, float]:
@@ -232,6 +331,7 @@ def _result_of(
         losses=losses,
         mean=mean,
         sem=sem(list(losses.values())),
+        outcomes=judged_outcomes(candidate),
         steps=steps,
         seconds=None if steps is None or ms is None else steps * ms / 1000,
         tokens=None if steps is None or any_run is None else steps * any_run.tokens_per_step,
@@ -273,11 +373,6 @@ def steps_to(validations: Sequence[Record], target: float) -> float | None:
     return None
 
 
-def sem(values: Sequence[float]) -> float | None:
-    """Standard error of the mean; None for fewer than two values."""
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-
-
 def edge(lr: float, searched: Sequence[float]) -> str:
     """The end of the tried learning rates at which the best one lies; empty if it lies between them.
 
@@ -289,37 +384,13 @@ def edge(lr: float, searched: Sequence[float]) -> str:
     return "lowest" if lr == min(searched) else "highest"
 
 
-def _test(a: CandidateResult, b: CandidateResult) -> PairedTest:
-    seeds = a.losses.keys() & b.losses.keys()
-    differences = [a.losses[seed] - b.losses[seed] for seed in sorted(seeds)]
-    mean = statistics.fmean(differences) if differences else 0.0
-    better, worse = (a, b) if mean <= 0 else (b, a)
-    return PairedTest(better.name, worse.name, abs(mean), sem(differences), len(differences), p_value(differences))
+def _test(a: CandidateResult, b: CandidateResult, resolution: float) -> PairedTest:
+    """The paired test of two candidates, with the reason if it can't give a verdict."""
+    return compare_pair(a.name, a.outcomes, b.name, b.outcomes, resolution, _obstacle(a) or _obstacle(b))
 
 
-def p_value(differences: Sequence[float]) -> float | None:
-    """Two-sided p-value of Student's t-test for a mean of 0; None for fewer than two differences.
-
-    >>> round(p_value([0.1, 0.2, 0.3]), 4), p_value([0.0, 0.0]), p_value([0.1])
-    (0.0742, 1.0, None)
-    """
-    error = sem(differences)
-    if error is None:
-        return None
-    mean = statistics.fmean(differences)
-    if error == 0:
-        return float(mean == 0)
-    from scipy.special import stdtr  # CDF of Student's t; importing it takes a third of a second
-
-    return float(2 * stdtr(len(differences) - 1, -abs(mean) / error))
-
-
-def holm(tests: Sequence[PairedTest]) -> list[PairedTest]:
-    """Corrects p-values for multiple tests, which bounds the family-wise error rate by the level (Holm, 1979)."""
-    order = sorted((i for i, test in enumerate(tests) if test.p is not None), key=lambda i: tests[i].p or 0.0)
-    corrected: dict[int, float] = {}
-    highest = 0.0
-    for rank, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - rank) * (tests[i].p or 0.0)))
-        corrected[i] = highest
-    return [dataclasses.replace(test, corrected=corrected.get(i)) for i, test in enumerate(tests)]
+def _obstacle(result: CandidateResult) -> str:
+    """Why a candidate's runs can't decide a test; empty if they can."""
+    if result.unfinished_seeds:
+        return f"{result.name} has unfinished runs"
+    return f"{result.name} is best at the {result.edge} lr tried" if result.edge else ""
