@@ -77,7 +77,7 @@ def compare_pair(
         obstacle = obstacle or f"the difference is within the resolution of {resolution:g}"
     better, worse, sign = (a, b, -1) if balance <= 0 else (b, a, 1)
     interval = t_interval([sign * difference for difference in finite])
-    difference = None if mean is None else sign * mean
+    difference = None if mean is None else sign * mean + 0.0  # no negative zero
     p = ranked if differences else None
     return PairedTest(better, worse, difference, sem(finite), len(seeds), p, None, interval, obstacle)
 

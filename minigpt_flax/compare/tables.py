@@ -134,12 +134,12 @@ def _method(summary: Summary) -> list[str]:
     ]
     seeds = max(test.seeds for test in summary.tests)
     smallest = resolved(summary.tests, seeds)
-    return lines + ([power(seeds, smallest)] if smallest else [])
+    return lines + ([f"({power(seeds, smallest)})"] if smallest else [])
 
 
 def power(seeds: int, smallest: float) -> str:
     """What so many seeds resolve, as a sentence."""
-    return f"({seeds} seeds detect a difference of {smallest:.2g} with a probability of {POWER:.0%})"
+    return f"{seeds} seeds detect a difference of {smallest:.2g} with a probability of {POWER:.0%}"
 
 
 def _pairing(summary: Summary) -> str:

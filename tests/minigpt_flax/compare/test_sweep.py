@@ -46,7 +46,7 @@ def cached():
 
 def compared(folder, vmap=False, status=0, **changes):
     """Trains two optimizers with two seeds each; returns the folders of the runs by optimizer and seed."""
-    comparison = check(Comparison("nano", GIVEN | changes, ("adamw", "sgd"), (), (), False, (0, 1)))
+    comparison = check(Comparison("nano", GIVEN | changes, ("adamw", "sgd"), (), (), False, (0, 1)), fewest=2)
     assert run_comparison(comparison, folder, vmap=vmap, shown=False) == status
     found = {}
     for candidate in comparison.candidates:
