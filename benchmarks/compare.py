@@ -37,7 +37,7 @@ from minigpt_flax.train.config.run_config import RunConfig, resolve
 from minigpt_flax.train.stop import Stop
 
 TINY = {"layers": 1, "heads": 2, "width": 16, "context": 8, "batch_size": 4, "steps": 40, "eval_every": 40, "lr": 0.01}
-REPETITIONS, SEEDS, LANES = 20, 3, 30
+REPETITIONS, SEEDS, LANES = 20, 6, 30
 
 
 def null(data: str) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def compare_pair(
     """
     seeds = sorted(ours.keys() & theirs.keys())
     differences = [_difference(ours[seed], theirs[seed]) for seed in seeds]
-    finite = [difference for difference in differences if math.isfinite(difference)]
+    finite = [ours[seed] - theirs[seed] for seed in seeds if math.isfinite(ours[seed]) and math.isfinite(theirs[seed])]
     mean = statistics.fmean(finite) if finite else None
     balance, ranked = signed_rank(differences, resolution)
     if len(finite) == len(differences):

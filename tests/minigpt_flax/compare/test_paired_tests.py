@@ -83,6 +83,8 @@ def test_a_diverged_run_ranks_worst():
     assert not holm([paired(steady, survivor)])[0].significant
     assert paired(steady, np.full(10, np.inf)).p == 2 / 2**10 and paired(steady, np.full(10, np.inf)).better == "a"
     assert paired(np.full(10, np.inf), np.full(10, np.inf)).p == 1
+    both = paired([2.0, 2.1, np.inf], [2.2, 2.4, np.inf])  # a seed with which both diverge has no difference
+    assert both.difference == pytest.approx(0.25) and both.seeds == 3 and both.p == 0.5
 
 
 @pytest.mark.parametrize("noise", NOISE)
