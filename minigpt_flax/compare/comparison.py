@@ -108,7 +108,12 @@ class Comparison:
     @property
     def seeds_needed(self) -> int:
         """Smallest number of seeds with which a test can give a verdict."""
-        return seeds_needed(self.tests)
+        return seeds_needed(self.tests) + self.selecting_seeds
+
+    @property
+    def selecting_seeds(self) -> int:
+        """Number of seeds that select the learning rates, and aren't tested."""
+        return int(len(set(self.lr)) > 1)
 
     def with_seeds(self, count: int) -> Comparison:
         """The same comparison with so many seeds: the ones that it has, and the next ones that no search used."""

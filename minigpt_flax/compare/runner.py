@@ -87,8 +87,9 @@ def expected_power(comparison: Comparison, folder: Path) -> list[str]:
     if seeds < needed:
         return [f"{seeds} seeds can't give a verdict, {needed} can: --seeds {needed} continues this comparison"]
     summary = summarize_comparison(comparison, collect_runs(comparison, folder))
-    smallest = resolved(summary.tests, seeds)
-    return [] if smallest is None else [f"with the noise of the finished runs: {power(seeds, smallest)}"]
+    tested = seeds - comparison.selecting_seeds
+    smallest = resolved(summary.tests, tested)
+    return [] if smallest is None else [f"with the noise of the finished runs: {power(tested, smallest)}"]
 
 
 def check_candidate(comparison: Comparison, candidate: Candidate, vmap: bool) -> None:

@@ -85,6 +85,7 @@ class CandidateResult:
       mean: mean of ``losses``; None if there are none.
       sem: standard error of the mean over seeds; None for fewer than two seeds.
       outcomes: the loss that tests use, by seed; infinite for a diverged run, absent for an unfinished one.
+      obstacle: why no test of the candidate can give a verdict; else empty.
       steps: steps to the target, mean over seeds; None unless every run reached it.
       seconds: training time to the target, seconds.
       tokens: tokens to the target.
@@ -105,6 +106,7 @@ class CandidateResult:
     mean: float | None
     sem: float | None
     outcomes: Mapping[int, float]
+    obstacle: str
     steps: float | None
     seconds: float | None
     tokens: float | None
@@ -145,6 +147,7 @@ class Summary:
       search_seed: seed of the runs that selected the learning rates; None if the compared runs selected them.
       resolution: differences up to this size count as equal, nats per token.
       differing: fields, beside the optimizer's, in which compared runs differ; None if their data may differ too.
+      selecting: whether the first seed of the compared runs selects learning rates, and isn't tested.
     """
 
     results: Sequence[CandidateResult]
@@ -155,6 +158,7 @@ class Summary:
     search_seed: int | None = None
     resolution: float = RESOLUTION
     differing: tuple[str, ...] | None = ()
+    selecting: bool = False
 
 
 def summarize(
@@ -194,7 +198,9 @@ def summarize(
     rates = max(len(candidate.searched) for candidate in candidates)
     search_seed = candidates[first].search_seed
     name, differing = candidates[first].name, _differing(compared)
-    return Summary(sorted(results, key=order), tests, target, name, rates, search_seed, resolution, differing)
+    selecting = any(map(selects_own_rate, candidates))
+    ranked = sorted(results, key=order)
+    return Summary(ranked, tests, target, name, rates, search_seed, resolution, differing, selecting)
 
 
 def find_baseline(names: Sequence[str], baseline: str | None) -> int:
@@ -284,26 +290,35 @@ def outcomes(runs: Mapping[int, RunRecord]) -> dict[int, float]:
     return final_losses(runs) | {seed: math.inf for seed, run in runs.items() if run.state == "diverged"}
 
 
-def judged_outcomes(candidate: CandidateRuns) -> dict[int, float]:
-    """The outcomes that tests use.
+def selects_own_rate(candidate: CandidateRuns) -> bool:
+    """Whether the compared runs select the candidate's learning rate."""
+    return candidate.search_seed is None and len(candidate.searched) > 1
 
-    If the compared runs select the learning rate, each seed is judged at the rate that the other seeds select
-    (leave-one-out), out of those with the fewest diverged runs: the lowest of several noisy means is biased low, more
-    so where the optimum is flat.
+
+def judged_runs(candidate: CandidateRuns) -> dict[int, RunRecord]:
+    """The runs that tests use.
+
+    If the compared runs select the learning rate, those of the first seed do, and tests use the others: the lowest of
+    several noisy means is biased low, more so where the optimum is flat.
     """
-    by_rate = {rate: outcomes(runs) for rate, runs in sorted(_by_rate(candidate).items())}
-    seeds = set.union(*map(set, by_rate.values())) if by_rate else set()
-    complete = len(seeds) > 1 and all(found.keys() == seeds for found in by_rate.values())
-    if candidate.search_seed is not None or len(by_rate) < 2 or not complete:
-        return outcomes(best_runs(candidate))
-    fewest = min(list(found.values()).count(math.inf) for found in by_rate.values())
-    by_rate = {rate: found for rate, found in by_rate.items() if list(found.values()).count(math.inf) == fewest}
+    by_rate = _by_rate(candidate)
+    if not selects_own_rate(candidate) or not by_rate:
+        return best_runs(candidate)
+    first = candidate.seeds[0] if candidate.seeds else min(min(runs) for runs in by_rate.values())
+    rate = min(by_rate, key=lambda rate: (outcomes(by_rate[rate]).get(first, math.inf), rate))
+    return {seed: run for seed, run in sorted(by_rate[rate].items()) if seed != first}
 
-    def selected(seed: int) -> float:
-        mean = lambda rate: statistics.fmean(loss for other, loss in by_rate[rate].items() if other != seed)
-        return min(by_rate, key=mean)
 
-    return {seed: by_rate[selected(seed)][seed] for seed in sorted(seeds)}
+def _obstacle(candidate: CandidateRuns, runs: Mapping[int, RunRecord], judged: Mapping[int, RunRecord]) -> str:
+    """Why a candidate's runs can't decide a test; empty if they can."""
+    tried = candidate.searched if selects_own_rate(candidate) else {run.config["lr"] for run in judged.values()}
+    ended = {rate: outcomes(found) for rate, found in _by_rate(candidate).items()}
+    if not runs or any(seed not in ended.get(rate, {}) for rate in tried for seed in candidate.seeds):
+        return f"{candidate.name} has unfinished runs"
+    for found, what in ((runs, "is best at"), (judged, "has a first seed that selects")):
+        if end := "".join({edge(run.config["lr"], candidate.searched) for run in found.values()}):
+            return f"{candidate.name} {what} the {end} lr tried"
+    return ""
 
 
 def final_losses(runs: Mapping[int, RunRecord]) -> dict[int, float]:
@@ -315,7 +330,7 @@ def final_losses(runs: Mapping[int, RunRecord]) -> dict[int, float]:
 def _result_of(
     candidate: CandidateRuns, runs: Mapping[int, RunRecord], targets: Mapping[int, float], target: float | None
 ) -> CandidateResult:
-    losses = final_losses(runs)
+    losses, judged = final_losses(runs), judged_runs(candidate)
     steps = _mean_steps_to(runs, targets)
     times = [run.ms_per_step for run in runs.values() if run.ms_per_step is not None]
     ms = statistics.median(times) if times else None
@@ -331,7 +346,8 @@ def _result_of(
         losses=losses,
         mean=mean,
         sem=sem(list(losses.values())),
-        outcomes=judged_outcomes(candidate),
+        outcomes=outcomes(judged),
+        obstacle=_obstacle(candidate, runs, judged),
         steps=steps,
         seconds=None if steps is None or ms is None else steps * ms / 1000,
         tokens=None if steps is None or any_run is None else steps * any_run.tokens_per_step,
@@ -386,11 +402,4 @@ def edge(lr: float, searched: Sequence[float]) -> str:
 
 def _test(a: CandidateResult, b: CandidateResult, resolution: float) -> PairedTest:
     """The paired test of two candidates, with the reason if it can't give a verdict."""
-    return compare_pair(a.name, a.outcomes, b.name, b.outcomes, resolution, _obstacle(a) or _obstacle(b))
-
-
-def _obstacle(result: CandidateResult) -> str:
-    """Why a candidate's runs can't decide a test; empty if they can."""
-    if result.unfinished_seeds:
-        return f"{result.name} has unfinished runs"
-    return f"{result.name} is best at the {result.edge} lr tried" if result.edge else ""
+    return compare_pair(a.name, a.outcomes, b.name, b.outcomes, resolution, a.obstacle or b.obstacle)

@@ -115,9 +115,9 @@ def _packed(items: Sequence[str]) -> list[str]:
 
 def findings(summary: Summary) -> list[str]:
     """The planned tests, how they were computed, and warnings."""
-    names = [r.name for r in summary.results]
+    names, needed = [r.name for r in summary.results], seeds_needed(len(summary.tests))
     order = lambda test: sorted((names.index(test.better), names.index(test.worse)))
-    lines = [describe(test, len(summary.tests)) for test in sorted(summary.tests, key=order)]
+    lines = [describe(test, needed) for test in sorted(summary.tests, key=order)]
     lines += _method(summary) + _rate_selection(summary)
     return lines + [line for r in summary.results for line in remarks(r, summary.target)]
 
@@ -155,20 +155,20 @@ def _rate_selection(summary: Summary) -> list[str]:
     """Which runs selected the learning rates: the losses of runs that selected their own are biased low."""
     if summary.search_seed is not None:
         return [f"(learning rates selected by runs with seed {summary.search_seed}, which are not compared)"]
-    if summary.rates > 1:
+    if summary.selecting:
         return [
             f"(the compared runs selected each rate out of {summary.rates}, so the losses above are biased low; tests "
-            "use, for each seed, the rate that the other seeds select)"
+            "use the rate that the first seed selects, and the other seeds)"
         ]
     return []
 
 
-def describe(test: PairedTest, tests: int = 1) -> str:
+def describe(test: PairedTest, needed: int) -> str:
     """One paired test as a sentence.
 
     Args:
       test: the test.
-      tests: number of tests in the family.
+      needed: number of seeds that a verdict takes.
     """
     if test.p is None:
         return f"{test.better} vs. {test.worse}: not tested, {test.obstacle or 'no seed ended for both'}"
@@ -178,14 +178,14 @@ def describe(test: PairedTest, tests: int = 1) -> str:
     over = f", {test.seeds} seed{'s' * (test.seeds != 1)}, p = {test.corrected:.2g}"
     if test.significant:
         return f"{test.better} beats {test.worse}{' by' * bool(size)}{size}{over}"
-    return f"{test.better} vs. {test.worse}: difference{size or ' unknown'}{over}, {_no_verdict(test, tests)}"
+    return f"{test.better} vs. {test.worse}: difference{size or ' unknown'}{over}, {_no_verdict(test, needed)}"
 
 
-def _no_verdict(test: PairedTest, tests: int) -> str:
+def _no_verdict(test: PairedTest, needed: int) -> str:
     """Why a test gives no verdict."""
     if test.obstacle:
         return f"no verdict: {test.obstacle}"
-    if test.seeds < (needed := seeds_needed(tests)):
+    if test.seeds < needed:
         return f"no verdict: {needed} seeds can decide"
     return "not significant"
 

@@ -98,7 +98,9 @@ def test_more_seeds_continue_a_comparison_without_that_of_its_search(tmp_path, s
         comparisons.save(comparisons.continued(other, tmp_path, 6), tmp_path)
 
 
-@pytest.mark.parametrize(("changes", "seeds"), [({}, 6), ({"opts": ("adamw", "lion", "sgd")}, 7)])
+@pytest.mark.parametrize(
+    ("changes", "seeds"), [({}, 6), ({"opts": ("adamw", "lion", "sgd")}, 7), ({"lr": (0.1, 0.2)}, 7)]
+)
 def test_a_comparison_has_as_many_seeds_as_a_verdict_needs(tmp_path, changes, seeds):
     assert comparisons.continued(comparison(**changes), tmp_path, None).seeds == tuple(range(seeds))
     assert comparison(opts=("adamw", "lion", "sgd"), pairs=True).tests == 3

@@ -76,9 +76,10 @@ def far_apart(count=6):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"searched": (0.0001, 0.001)}, "b is best at the highest lr tried"),
-        ({"searched": (0.001, 0.01)}, "b is best at the lowest lr tried"),
+        ({"searched": (0.0001, 0.001), "search_seed": 9}, "b is best at the highest lr tried"),
+        ({"searched": (0.001, 0.01), "search_seed": 9}, "b is best at the lowest lr tried"),
         ({"seeds": range(7)}, "b has unfinished runs"),
+        ({"searched": (0.0001, 0.001, 0.01)}, "b has unfinished runs"),  # at the other rates
     ],
 )
 @pytest.mark.parametrize("swapped", [False, True])
@@ -146,7 +147,7 @@ def test_same_weights_and_batches_are_claimed_only_where_they_are_recorded(chang
     assert said in said_of(summary)
 
 
-def test_rates_that_the_compared_runs_select_are_judged_by_the_other_seeds():
+def test_rates_that_the_compared_runs_select_are_judged_by_other_seeds():
     rates = (0.001, 0.002, 0.003, 0.004)
     entries = []
     for i, noise in enumerate(np.random.default_rng(3).normal(0, 0.1, (40, len(rates), 5))):  # the rates are equal
@@ -155,20 +156,21 @@ def test_rates_that_the_compared_runs_select_are_judged_by_the_other_seeds():
     results = summarize(entries).results
     assert np.mean([r.mean for r in results]) < 1.97  # the lowest of four noisy means
     assert abs(np.mean([list(r.outcomes.values()) for r in results]) - 2) < 0.02
+    assert all(set(r.outcomes) == {1, 2, 3, 4} for r in results)
     apart = dataclasses.replace(entries[0], search_seed=99)
     assert dict(summarize([apart]).results[0].outcomes) == dict(next(r for r in results if r.name == "c0").losses)
 
 
 def test_a_diverged_run_counts_against_its_rate():
     rates = (0.001, 0.002, 0.003)
-    finals = {0.001: [3.0] * 3, 0.002: [2.5] * 3, 0.003: [2.0, 2.0, None]}
+    finals = {0.001: [3.0] * 3, 0.002: [None, 2.4, 2.5], 0.003: [2.0, 2.0, 2.0]}
     runs = [run([4.0, loss], s, lr=lr) for lr in rates for s, loss in enumerate(finals[lr])]
-    summary = summarize([CandidateRuns("a", runs, (0, 1, 2), rates)])
-    result = summary.results[0]
-    assert result.lr == 0.002 and dict(result.outcomes) == {0: 2.5, 1: 2.5, 2: 2.5}
-    assert "a: 1 run diverged at other learning rates" in tables.text(
-        summarize([CandidateRuns("a", runs, (0, 1, 2), rates)])
-    )
+    summary = summarize([CandidateRuns("a", runs, (0, 1, 2), rates), entry("b", [2.0, 2.1, 2.2])])
+    result = next(r for r in summary.results if r.name == "a")
+    assert result.lr == 0.003 and dict(result.outcomes) == {1: 2.0, 2: 2.0}
+    said = said_of(summary)
+    assert "a: 1 run diverged at other learning rates" in said and "the rate that the first seed selects" in said
+    assert "no verdict: a is best at the highest lr tried" in said
 
 
 def test_an_unfinished_run_is_named():
