@@ -8,9 +8,9 @@ commands take the same function from this file::
     python train.py --opt examples/own_optimizer.py:factory
     python -m minigpt_flax compare --opt adamw --opt examples/own_optimizer.py:factory
 
-It prints a table with the loss, the time and the bytes of state per parameter, 4 instead of 8. Three seeds can't give a
-verdict on a difference as small as theirs: ``seeds=7`` continues the comparison. With the coarser learning rates 1e-3,
-3e-3 and 1e-2 AdamW was ahead by 0.11: the result depends on the rates that are tried.
+It prints a table with the loss, the time and the bytes of state per parameter, 4 instead of 8. Three seeds are
+too few for a verdict: ``seeds=7`` continues the comparison. With the coarser learning rates 1e-3, 3e-3 and 1e-2 AdamW
+was ahead by 0.11: the result depends on the rates that are tried.
 """
 
 import jax

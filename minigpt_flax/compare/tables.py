@@ -129,7 +129,7 @@ def _method(summary: Summary) -> list[str]:
         return []
     each = f"{count} test{'s' * (count > 1)}"
     lines = [
-        f"(p: larger of signed-rank and paired t-test; Holm-corrected, {each}; level {LEVEL:g})",
+        f"(p: larger of signed-rank, paired t-test; Holm-corrected, {each}; level {LEVEL:g})",
         f"({_pairing(summary)}; resolution {summary.resolution:g})",
     ]
     seeds = max(test.seeds for test in summary.tests)
