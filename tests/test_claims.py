@@ -189,7 +189,7 @@ COMPARE = [
     (r"at most ([\d.]+) % of the\s+simulated", lambda: (100 * false_verdicts(),)),
     (r"the t-test alone reaches ([\d.]+) %", lambda: (
         100 * max(row["t, all pairs"] for row in measured("verdicts")["error"]),)),
-    (r"wins ([\d.]+) % of comparisons with 10 seeds,\s+here ([\d.]+) %", lambda: tuple(
+    (r"wins ([\d.]+) % of comparisons with\s+10 seeds,\s+here ([\d.]+) %", lambda: tuple(
         100 * row[test] for row in measured("verdicts")["survivors"] for test in ("t", "compare") if row["seeds"] == 10
     )),
     (r"with six seeds in ([\d.]+) % of comparisons, with ten in ([\d.]+) %", lambda: tuple(
