@@ -1,7 +1,7 @@
 """Evidence for what ``compare`` says: ``python -m benchmarks.compare [null | together ...]``.
 
 *null*: an optimizer against itself. Both candidates are the same, with different seeds, so that they differ by noise
-alone; about one of 20 such comparisons may be called significant, as the level says.
+alone; at most one of 20 such comparisons on average is called significant, as the level says.
 
 *together*: learning rates and seeds of one optimizer in one program (``--vmap``) against the same runs one by one:
 their losses and their time.
