@@ -1,7 +1,7 @@
 """Evidence for what ``compare`` says: ``python -m benchmarks.compare [null | together ...]``.
 
 *null*: an optimizer against itself. Both candidates are the same, with different seeds, so that they differ by noise
-alone; about one of 20 such comparisons may be called significant, as the level says.
+alone; at most one of 20 such comparisons on average is called significant, as the level says.
 
 *together*: learning rates and seeds of one optimizer in one program (``--vmap``) against the same runs one by one:
 their losses and their time.
@@ -37,7 +37,7 @@ from minigpt_flax.train.config.run_config import RunConfig, resolve
 from minigpt_flax.train.stop import Stop
 
 TINY = {"layers": 1, "heads": 2, "width": 16, "context": 8, "batch_size": 4, "steps": 40, "eval_every": 40, "lr": 0.01}
-REPETITIONS, SEEDS, LANES = 20, 3, 30
+REPETITIONS, SEEDS, LANES = 20, 6, 30
 
 
 def null(data: str) -> dict[str, Any]:

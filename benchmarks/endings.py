@@ -66,7 +66,7 @@ COMMANDS = {
         again="train --resume {out}",
     ),
     "compare": Command(
-        f"compare {TINY} --data {{text}} --steps 60 --eval-every 20 --opt adamw --opt lion --seeds 2 --jobs 2 "
+        f"compare {TINY} --data {{text}} --steps 60 --eval-every 20 --opt adamw --opt lion --seeds 3 --jobs 2 "
         "--out {work} --name out",
         "out",
     ),

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 from jaxopt_mini import GradientTransformation
 from minigpt_flax.compare import comparison as comparisons
-from minigpt_flax.compare.collect import collect_runs
-from minigpt_flax.compare.comparison import Comparison, folder_name, shared_fields
+from minigpt_flax.compare.collect import collect_runs, summarize_comparison
+from minigpt_flax.compare.comparison import FEWEST_SEEDS, Comparison, folder_name, shared_fields
+from minigpt_flax.compare.paired_tests import RESOLUTION
 from minigpt_flax.compare.results import ComparisonResult, require_replaceable, write_results
 from minigpt_flax.compare.runner import run_comparison
-from minigpt_flax.compare.statistics import summarize
 from minigpt_flax.console.reporters import Quiet, Terminal
 from minigpt_flax.errors import Interrupted, UserError
 from minigpt_flax.runs.folder import RunFolder
@@ -144,8 +144,11 @@ def compare(
     opt: Sequence[str | Factory],
     schedule: Sequence[str] = (),
     lr: float | Sequence[float] | str | None = None,
-    seeds: int = 3,
+    seeds: int | None = None,
     target: float | None = None,
+    baseline: str | None = None,
+    pairs: bool = False,
+    resolution: float = RESOLUTION,
     preset: str = "nano",
     out: str | Path = "runs",
     name: str | None = None,
@@ -159,8 +162,12 @@ def compare(
       opt: specs or factories, at least two of them, or one with several schedules.
       schedule: specs of learning-rate schedules; none takes the preset's.
       lr: learning rate or rates to try; ``"auto"`` searches; None takes each optimizer's own.
-      seeds: number of runs of each candidate, with seeds from ``seed`` up.
-      target: validation loss to reach; None uses the final loss of the first candidate.
+      seeds: number of runs of each candidate, with seeds from ``seed`` up, at least 3; more continue a comparison of
+        fewer. None takes as many as a verdict needs.
+      target: validation loss to reach; None uses the final loss of the baseline.
+      baseline: name of the candidate that the others are tested against; None takes the first.
+      pairs: test every two candidates instead.
+      resolution: differences up to this size count as equal, nats per token.
       preset: defaults of the fields that aren't given.
       out: folder that holds the comparison.
       name: its folder is ``out/name``; None derives one from the candidates.
@@ -187,17 +194,21 @@ def compare(
             schedules=tuple(schedule),
             lr=tuple(map(float, rates)),
             search=lr == "auto",
-            seeds=tuple(range(first, first + seeds)),
+            seeds=tuple(range(first, first + (FEWEST_SEEDS if seeds is None else seeds))),
             target=target,
+            baseline=baseline,
+            pairs=pairs,
+            resolution=float(resolution),
         )
     )
     folder = Path(out) / (name or folder_name(comparison))
+    comparison = comparisons.continued(comparison, folder, seeds)
     require_replaceable(folder)
     status = run_comparison(comparison, folder, vmap=vmap, shown=not quiet)
     if status:
         raise Interrupted(status - 128)
     candidates = collect_runs(comparison, folder)
-    summary = summarize(candidates, target)
+    summary = summarize_comparison(comparison, candidates, target)
     write_results(candidates, summary, folder)
     return ComparisonResult(summary, folder)
 

@@ -117,6 +117,13 @@ def demo(step: str) -> tuple[float, float]:
 
 
 DEMO = {name: rf"step {name}: validation loss ([\d.]+) \+- ([\d.]+), best" for name in ("500", "1000", "1500")}
+
+
+def false_verdicts() -> float:
+    """The largest error rate of ``compare`` in the simulations."""
+    return max(row[tests] for row in measured("verdicts")["error"] for tests in row if tests.startswith("compare"))
+
+
 README = [
     (r"\*\*(Fifty) JAX optimizers", lambda: (len(OPTIMIZERS),)),
     (r"(\d+) of them tested step by step against a reference", lambda: (with_reference(),)),
@@ -130,8 +137,7 @@ README = [
     (r"deviation is ([\d.e-]+) of the distance", lambda: (max(size for _, size in deviations().values()),)),
     (r"(Thirteen) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
     (r"(Eighteen) bugs of Optax", lambda: (len({name.partition(",")[0] for name in DEPARTURES}),)),
-    (r"significant in (\d+) of (\d+) comparisons", lambda: (
-        measured("compare, null")["significant"], measured("compare, null")["repetitions"])),
+    (r"at most ([\d.]+) % found a difference", lambda: (100 * false_verdicts(),)),
     (r"(\d+) recorded trajectories, every step \| at most ([\d.e-]+) of the movement \(SOAP\)", lambda: (
         len(deviations()), max(deviations()[file][1] for file in deviations() if file.startswith("soap")))),
     (r"nanoGPT \| (\d+) training losses .* \| ([\d.e-]+) nats without biases, ([\d.e-]+) with", lambda: (
@@ -139,6 +145,7 @@ README = [
     (r"(\d+) runs, killed by (\d+) signals", lambda: (faults("runs"), faults("signals"))),
 ]  # fmt: skip
 CHINESE = [
+    (r"最多只有 ([\d.]+) % 的比较", lambda: (100 * false_verdicts(),)),
     (r"\*\*(五十)个 JAX 优化器", lambda: (len(OPTIMIZERS),)),
     (r"没有的(十三)个优化器", lambda: (len(beyond_optax()),)),
     (r"的(十八)处错误", lambda: (len({name.partition(",")[0] for name in DEPARTURES}),)),
@@ -179,6 +186,15 @@ SPEED = [
     (r"update is\s+([\d.]+) % of a step", lambda: (100 * gpu("optimizer", "adamw")["share"],)),
 ]  # fmt: skip
 COMPARE = [
+    (r"at most ([\d.]+) % of the\s+simulated", lambda: (100 * false_verdicts(),)),
+    (r"the t-test alone reaches ([\d.]+) %", lambda: (
+        100 * max(row["t, all pairs"] for row in measured("verdicts")["error"]),)),
+    (r"wins ([\d.]+) % of comparisons with\s+10 seeds,\s+here ([\d.]+) %", lambda: tuple(
+        100 * row[test] for row in measured("verdicts")["survivors"] for test in ("t", "compare") if row["seeds"] == 10
+    )),
+    (r"with six seeds in ([\d.]+) % of comparisons, with ten in ([\d.]+) %", lambda: tuple(
+        100 * row["compare"] for row in measured("verdicts")["power"]
+        if (row["noise"], row["difference"]) == ("normal", 2.0) and row["seeds"] in (6, 10))),
     (r"take ([\d.]+) times as long\s+together", lambda: (measured("compare, together")["ratio"],)),
     (r"first (\d+) steps agree to ([\d.e-]+)", lambda: (
         measured("compare, together")["steps"], measured("compare, together")["largest difference of losses"])),
@@ -237,7 +253,7 @@ EXEMPT = {  # figures of the README's prose that are no measurements, and the on
     r"Python 3\.11": "a requirement; pyproject.toml",
     r"Optax 0\.2\.8": "a version; test_departures.py",
     r"PyTorch 2\.13": "a version; tests/golden/index.json",
-    r"alpha = 0\.05": "a level; LEVEL in compare/statistics.py",
+    r"alpha = 0\.05": "a level; LEVEL in compare/paired_tests.py",
     r"Muon for 1,500 steps": "the command below this line",
     r"1,000 steps against 500 \+ 500": "tests/minigpt_flax/train/test_resume.py",
 }

@@ -14,7 +14,7 @@ TINY = "--preset nano --data {text} --layers 1 --heads 2 --width 16 --context 8 
 COMMANDS = {  # each continues or replaces what is there, except in a new folder
     "train": f"train {TINY} --steps 40 --eval-every 10 --sample-tokens 8 --out {{disk}} --name new",
     "resume": "train --resume {disk}/half",
-    "compare": f"compare {TINY} --steps 8 --eval-every 4 --opt adamw --opt lion --seeds 2 --out {{disk}} --name both",
+    "compare": f"compare {TINY} --steps 8 --eval-every 4 --opt adamw --opt lion --seeds 3 --out {{disk}} --name both",
     "prepare": "prepare {text} --tokenizer byte --out {disk}/tokens",
     "export": "export {run} --out {disk}/gpt2",
     "report": "report {run} --out {disk}/page.html",

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.answers.small import Kept, config, mean_loss
 from jaxopt_mini import adam, adamw, add_decayed_weights, apply_updates, chain, clip_by_norm, warmup_cosine
-from minigpt_flax.compare.statistics import LEVEL, p_value, sem
+from minigpt_flax.compare.paired_tests import LEVEL, p_value, sem
 from minigpt_flax.runs.style import DASHES, label_ends, looks, style_axes, title
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.optimizer import decay_mask

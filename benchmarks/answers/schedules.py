@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from benchmarks.answers import page
 from benchmarks.answers.small import Kept, batches, config, final_loss
 from jaxopt_mini import SCHEDULES
-from minigpt_flax.compare.statistics import sem
+from minigpt_flax.compare.paired_tests import sem
 from minigpt_flax.compare.traced_run import TracedRun, rate_tables, trace_run
 from minigpt_flax.runs.style import COLORS, MUTED, style_axis, title
 from minigpt_flax.train.build import build

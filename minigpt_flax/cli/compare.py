@@ -10,10 +10,20 @@ from typing import Any
 from minigpt_flax.bounds import Bound
 from minigpt_flax.cli.parser import Parser, add_fields, given_fields
 from minigpt_flax.compare import comparison as comparisons, tables
-from minigpt_flax.compare.collect import collect_runs, group_runs
-from minigpt_flax.compare.comparison import ALONE, FILE, LOSS, Comparison, folder_name, located, shared_fields
+from minigpt_flax.compare.collect import collect_runs, group_runs, summarize_comparison
+from minigpt_flax.compare.comparison import (
+    ALONE,
+    FEWEST_SEEDS,
+    FILE,
+    LOSS,
+    Comparison,
+    folder_name,
+    located,
+    shared_fields,
+)
+from minigpt_flax.compare.paired_tests import RESOLUTION
 from minigpt_flax.compare.results import RESULTS, require_replaceable, write_results
-from minigpt_flax.compare.statistics import CandidateRuns, summarize
+from minigpt_flax.compare.statistics import CandidateRuns, Summary, summarize
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
 from minigpt_flax.errors import UserError, check_name
@@ -35,13 +45,13 @@ EXAMPLES = """
   compare runs/ONE runs/OTHER                      finished runs
 """
 AUTO = "auto"
-SEEDS = 3
 MOST_RATES = 100
-SUMMARIZING = {"--target", "--out", "--name", "--quiet", "--json"}  # flags allowed with finished runs
-RESUMING = {"--resume", "--target", "--vmap", "--jobs", "--share", "--trust", "--quiet", "--json"}
+TESTS = ("baseline", "pairs", "resolution")  # flags that fix the tests
+SUMMARIZING = {"--target", "--out", "--name", "--quiet", "--json", *(f"--{name}" for name in TESTS)}  # of finished runs
+RESUMING = {"--resume", "--seeds", "--target", "--vmap", "--jobs", "--share", "--trust", "--quiet", "--json"}
 OWN = (
     "folders", "opt", "schedule", "lr", "seeds", "target", "preset", "out", "name", "resume", "vmap", "jobs", "share",
-    "trust", "quiet", "json"
+    "trust", "quiet", "json", *TESTS
 )  # fmt: skip
 
 
@@ -55,8 +65,12 @@ def declare(parser: Parser) -> None:
     add("--opt", action="append", metavar="SPEC", help="optimizer, or FILE.py:factory; repeatable")
     add("--schedule", action="append", metavar="SPEC", help="learning-rate schedule; repeatable")
     add("--lr", metavar="LIST", help="learning rates such as 0.001,0.003, or auto: search [each optimizer's default]")
-    add("--seeds", type=Bound(2, 10_000, whole=True), metavar="N", help=f"runs per candidate, from --seed up [{SEEDS}]")
-    add("--target", type=LOSS, metavar="LOSS", help="validation loss to reach [that of the first candidate]")
+    seeds = Bound(FEWEST_SEEDS, 10_000, whole=True)
+    add("--seeds", type=seeds, metavar="N", help="runs per candidate, from --seed up [as many as a verdict needs]")
+    add("--baseline", metavar="NAME", help="candidate that the others are tested against [the first]")
+    add("--pairs", action="store_true", help="test every two candidates instead")
+    add("--resolution", type=LOSS, metavar="LOSS", help=f"smaller differences count as equal [{RESOLUTION:g}]")
+    add("--target", type=LOSS, metavar="LOSS", help="validation loss to reach [that of the baseline]")
     add = parser.add_argument_group("execution").add_argument
     add("--preset", metavar="NAME", help="default values of all other flags [by device]")
     add("--out", metavar="DIR", help="folder that holds the comparison [runs]")
@@ -102,14 +116,15 @@ def run(**options: Any) -> int:
         if answer.human and typed["jobs"] == 1:
             tell(f"share {typed['share']} is done; when all are, get the results with: {line('compare', folder)}")
         return 0
-    return _report(collect_runs(comparison, folder), typed["target"] or comparison.target, folder, answer)
+    return _report(comparison, typed["target"], folder, answer)
 
 
 def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparison, Path]:
     """Returns the comparison that the flags describe, and its folder."""
     if typed["resume"]:
         folder = Path(typed["resume"])
-        return comparisons.load(folder, trust=typed["trust"]), folder
+        comparison = comparisons.load(folder, trust=typed["trust"])
+        return comparisons.continued(comparison, folder, typed["seeds"]), folder
     preset = typed["preset"]
     if preset is None:
         import jax
@@ -124,10 +139,15 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparis
         schedules=tuple(typed["schedule"] or ()),
         lr=() if typed["lr"] == AUTO else _rates(typed["lr"]),
         search=typed["lr"] == AUTO,
-        seeds=tuple(range(first, first + (typed["seeds"] or SEEDS))),
+        seeds=tuple(range(first, first + (typed["seeds"] or FEWEST_SEEDS))),
         target=typed["target"],
+        baseline=typed["baseline"],
+        pairs=typed["pairs"],
+        resolution=typed["resolution"] or RESOLUTION,
     )
-    return comparisons.check(comparison), Path(typed["out"]) / (typed["name"] or folder_name(comparison))
+    comparisons.check(comparison)
+    folder = Path(typed["out"]) / (typed["name"] or folder_name(comparison))
+    return comparisons.continued(comparison, folder, typed["seeds"]), folder
 
 
 def _rates(text: str | None) -> tuple[float, ...]:
@@ -164,20 +184,28 @@ def _summarize_folders(folders: list[Path], typed: Mapping[str, Any], answer: Ou
     """Summarizes without training."""
     if len(folders) == 1 and (folders[0] / FILE).is_file():
         comparison = comparisons.load(folders[0])
-        candidates = collect_runs(comparison, folders[0])
-        return _report(candidates, typed["target"] or comparison.target, folders[0], answer)
+        for name in TESTS:
+            if typed[name] and typed[name] != getattr(comparison, name):
+                raise UserError(f"the tests of {show(folders[0])} were fixed before its first run: omit --{name}")
+        return _report(comparison, typed["target"], folders[0], answer)
     candidates = group_runs([read_run(folder) for folder in folders])
     if len(candidates) < 2:
         raise UserError("a comparison needs two candidates, but these runs differ at most in their seed: add a run")
     results = Path(typed["out"]) / (typed["name"] or "compare")
     files.require_own_folder(results, RESULTS, "the results' folder")
-    return _report(candidates, typed["target"], results, answer)
+    how = {"baseline": typed["baseline"], "pairs": typed["pairs"], "resolution": typed["resolution"] or RESOLUTION}
+    return _show(candidates, summarize(candidates, typed["target"], **how), results, answer)
 
 
-def _report(candidates: list[CandidateRuns], target: float | None, folder: Path, answer: Output) -> int:
+def _report(comparison: Comparison, target: float | None, folder: Path, answer: Output) -> int:
+    """Shows the results of a comparison."""
+    candidates = collect_runs(comparison, folder)
+    return _show(candidates, summarize_comparison(comparison, candidates, target), folder, answer)
+
+
+def _show(candidates: list[CandidateRuns], summary: Summary, folder: Path, answer: Output) -> int:
     """Prints the results and writes them into the folder, with the figures."""
     require_replaceable(folder)
-    summary = summarize(candidates, target)
     answer.result(tables.text(summary), {"folder": show(folder), **tables.as_values(summary)})
     written = write_results(candidates, summary, folder)
     if answer.human:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from minigpt_flax.cli.parser import Parser
 from minigpt_flax.compare import comparison as comparisons
-from minigpt_flax.compare.collect import collect_runs, group_runs
-from minigpt_flax.compare.comparison import FILE
+from minigpt_flax.compare.collect import collect_runs, group_runs, summarize_comparison, with_distinct_names
+from minigpt_flax.compare.comparison import FILE, Comparison
 from minigpt_flax.compare.statistics import CandidateRuns, best_runs, check_comparable, summarize
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
@@ -38,7 +38,7 @@ def run(*, folders: list[str], out: str, title: str | None, quiet: bool, json: b
 
     answer, paths, target_page = Output(quiet, json), [Path(folder) for folder in folders], Path(os.path.realpath(out))
     files.require_own_file(target_page, "--out")
-    entries, target = gather(paths)
+    entries, comparison = gather(paths)
     best = [(entry.name, best_runs(entry)) for entry in entries]
     shown = [
         PageRun(run, name, f"{name}, seed {seed}" if len(runs) > 1 else name)
@@ -48,7 +48,9 @@ def run(*, folders: list[str], out: str, title: str | None, quiet: bool, json: b
     if not shown:
         raise UserError(f"{show(paths[0])} has no finished run yet: continue the comparison")
     check_comparable([each.run for each in shown])
-    summary = summarize(entries, target) if len(entries) > 1 else None
+    summary = None
+    if len(entries) > 1:
+        summary = summarize_comparison(comparison, entries) if comparison else summarize(entries)
     text = render(title or ", ".join(map(folder_name, paths)), shown, summary)
     try:
         files.replace(target_page, text)
@@ -59,14 +61,10 @@ def run(*, folders: list[str], out: str, title: str | None, quiet: bool, json: b
     return 0
 
 
-def gather(paths: list[Path]) -> tuple[list[CandidateRuns], float | None]:
-    """Returns the candidates of all comparisons and then of single runs, and the target of a comparison, or None."""
-    entries: list[CandidateRuns] = []
-    target = None
-    for path in paths:
-        if (path / FILE).is_file():
-            comparison = comparisons.load(path)
-            entries += collect_runs(comparison, path)
-            target = comparison.target
-    single = [read_run(path) for path in paths if not (path / FILE).is_file()]
-    return entries + group_runs(single), target
+def gather(paths: list[Path]) -> tuple[list[CandidateRuns], Comparison | None]:
+    """The candidates of all comparisons and then of single runs; and the comparison, if there is nothing else."""
+    found = {path: comparisons.load(path) for path in paths if (path / FILE).is_file()}
+    sources = [(path, collect_runs(found[path], path)) for path in paths if path in found]
+    single = [path for path in paths if path not in found]
+    sources += [(single[0], group_runs(list(map(read_run, single))))] if single else []
+    return with_distinct_names(sources), next(iter(found.values())) if len(paths) == 1 and found else None

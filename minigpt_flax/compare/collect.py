@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from minigpt_flax.compare.comparison import Comparison
-from minigpt_flax.compare.statistics import CandidateRuns
+from minigpt_flax.compare.statistics import CandidateRuns, Summary, summarize
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs.records import RunRecord, read_run
@@ -27,6 +28,47 @@ def collect_runs(comparison: Comparison, folder: Path) -> list[CandidateRuns]:
             comparison.search_seed if comparison.search else None,
         )
         for candidate in comparison.candidates
+    ]
+
+
+def summarize_comparison(
+    comparison: Comparison, candidates: Sequence[CandidateRuns], target: float | None = None
+) -> Summary:
+    """The results of a comparison, with the tests that it fixed.
+
+    Args:
+      comparison: what is compared.
+      candidates: its runs so far; see :func:`collect_runs`.
+      target: validation loss to reach; None takes that of the comparison.
+    """
+    return summarize(
+        candidates,
+        comparison.target if target is None else target,
+        baseline=comparison.baseline,
+        pairs=comparison.pairs,
+        resolution=comparison.resolution,
+    )
+
+
+def with_distinct_names(sources: Sequence[tuple[Path, Sequence[CandidateRuns]]]) -> list[CandidateRuns]:
+    """The candidates of several comparisons; a name that two of them have gets the name of its folder too.
+
+    Args:
+      sources: folders and their candidates.
+
+    Raises:
+      UserError: a folder is given twice.
+    """
+    paths = [path.resolve() for path, _ in sources]
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        raise UserError(f"{show(twice[0])} is given twice: name each folder once")
+    names = [candidate.name for _, candidates in sources for candidate in candidates]
+    folders = [path.name for path in paths]
+    label = {path: path.name if folders.count(path.name) == 1 else show(path) for path in paths}
+    return [
+        dataclasses.replace(each, name=f"{label[path]}: {each.name}") if names.count(each.name) > 1 else each
+        for path, (_, candidates) in zip(paths, sources, strict=True)
+        for each in candidates
     ]
 
 

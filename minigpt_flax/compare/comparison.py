@@ -16,6 +16,8 @@ from typing import Any
 
 from minigpt_flax.bounds import RATE, SEED, Bound
 from minigpt_flax.compare import successive_halving
+from minigpt_flax.compare.paired_tests import RESOLUTION, seeds_needed
+from minigpt_flax.compare.statistics import find_baseline
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
@@ -26,8 +28,9 @@ from minigpt_flax.train.config.stored import TYPES
 
 VALIDATIONS = 8  # in a run whose --eval-every isn't given: enough to interpolate the step of a loss
 FILE = "comparison.json"
-VERSION = 2  # of this file
-LOSS = Bound(0, 1e6, above=True)  # a validation loss
+VERSION = 3  # of this file
+FEWEST_SEEDS = 3  # per candidate: two don't show how much runs vary
+LOSS = Bound(0, 1e6, above=True)  # a validation loss, or a difference
 PEAK = dataclasses.replace(RATE, above=True)  # a learning rate that trains
 ALONE = {"parallel": "jit", "mesh": "data=1"}  # a run of a comparison has one device: several may share a program
 UNLESS_GIVEN = {"sample_tokens": 0}  # differs from a single run
@@ -60,7 +63,10 @@ class Comparison:
       lr: learning rates to try; none takes each optimizer's own.
       search: search the learning rate around each optimizer's own.
       seeds: of the runs that are compared.
-      target: validation loss to reach; None uses the final loss of the first candidate.
+      target: validation loss to reach; None uses the final loss of the baseline.
+      baseline: name of the candidate that the others are tested against; None takes the first.
+      pairs: test every two candidates instead.
+      resolution: differences up to this size count as equal, nats per token.
       trust: whether optimizer code that the specs name may be executed; not stored.
     """
 
@@ -72,6 +78,9 @@ class Comparison:
     search: bool
     seeds: tuple[int, ...]
     target: float | None = None
+    baseline: str | None = None
+    pairs: bool = False
+    resolution: float = RESOLUTION
     trust: bool = field(default=True, compare=False)
 
     @cached_property
@@ -81,8 +90,39 @@ class Comparison:
 
     @property
     def search_seed(self) -> int:
-        """Seed of the search's runs: one that isn't compared, as the best of several runs is biased."""
-        return max(self.seeds) + 1
+        """Seed of the search's runs: one that isn't compared, as the best of several runs is biased.
+
+        The first after the seeds that the comparison began with; :func:`with_seeds` leaves it out.
+        """
+        seed = min(self.seeds)
+        while seed in self.seeds:
+            seed += 1
+        return seed
+
+    @property
+    def tests(self) -> int:
+        """Number of planned tests."""
+        count = len(self.candidates)
+        return count * (count - 1) // 2 if self.pairs else count - 1
+
+    @property
+    def seeds_needed(self) -> int:
+        """Smallest number of seeds with which a test can give a verdict."""
+        return seeds_needed(self.tests) + self.selecting_seeds
+
+    @property
+    def selecting_seeds(self) -> int:
+        """Number of seeds that select the learning rates, and aren't tested."""
+        return int(len(set(self.lr)) > 1)
+
+    def with_seeds(self, count: int) -> Comparison:
+        """The same comparison with so many seeds: the ones that it has, and the next ones that no search used."""
+        seeds, last = list(self.seeds[:count]), max(self.seeds)
+        while len(seeds) < count:
+            last += 1
+            if not self.search or last != self.search_seed:
+                seeds.append(last)
+        return dataclasses.replace(self, seeds=tuple(seeds))
 
     @cached_property
     def candidates(self) -> list[Candidate]:
@@ -182,11 +222,16 @@ def folder_name(comparison: Comparison) -> str:
     return re.sub(r"-+", "-", f"compare-{comparison.preset}-{comparison.steps}-{names}")[:100].rstrip("-")
 
 
-def check(comparison: Comparison) -> Comparison:
+def check(comparison: Comparison, fewest: int = FEWEST_SEEDS) -> Comparison:
     """Returns the comparison after checking it.
 
+    Args:
+      comparison: the comparison.
+      fewest: smallest number of seeds; an earlier release allowed 2.
+
     Raises:
-      UserError: fewer than two candidates, one given twice, too few seeds or steps, a rate or target out of range.
+      UserError: fewer than two candidates, one given twice, too few seeds or steps, a rate or target out of range, a
+        baseline that is no candidate.
     """
     names = [candidate.name for candidate in comparison.candidates]
     if len(names) < 2:
@@ -196,12 +241,14 @@ def check(comparison: Comparison) -> Comparison:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise UserError(f"candidate {twice[0]!r} is given twice: give each once, or with different arguments")
-    if len(comparison.seeds) < 2:
+    if len(comparison.seeds) < fewest:
         raise UserError(
-            f"--seeds must be at least 2, got {len(comparison.seeds)}: one run of each can't tell a difference from "
-            "noise"
+            f"--seeds must be at least {fewest}, got {len(comparison.seeds)}: fewer don't show how much runs vary; a "
+            f"verdict takes {comparison.seeds_needed}"
         )
-    for seed in (min(comparison.seeds), comparison.search_seed):
+    find_baseline(names, comparison.baseline)
+    LOSS.check("--resolution", comparison.resolution)
+    for seed in (min(comparison.seeds), max(comparison.seeds), comparison.search_seed):
         SEED.check("--seed, with the --seeds after it,", seed)
     for rate in comparison.lr:
         PEAK.check("--lr", rate)
@@ -216,16 +263,18 @@ def check(comparison: Comparison) -> Comparison:
 
 
 def save(comparison: Comparison, folder: Path) -> None:
-    """Writes ``comparison.json``, unless the folder already holds the same comparison.
+    """Writes ``comparison.json``, unless the folder already holds the same comparison; it may have fewer seeds.
 
     Raises:
       UserError: the folder holds another comparison, or can't be written.
     """
     path = folder / FILE
     if path.exists():
-        require_same(load(folder), comparison, folder)
-        return
-    if folder.exists() and not (folder.is_dir() and all(files.is_temporary(entry.name) for entry in folder.iterdir())):
+        there = load(folder)
+        require_same(there, comparison, folder)
+        if there.seeds == comparison.seeds:
+            return
+    elif folder.exists() and not _is_empty(folder):
         raise UserError(f"{show(folder)} exists already and is no comparison: give another --name")
     stored = {name: value for name, value in dataclasses.asdict(comparison).items() if name != "trust"}
     try:
@@ -236,6 +285,11 @@ def save(comparison: Comparison, folder: Path) -> None:
         raise UserError(f"can't write {show(folder)}: {error.strerror}") from error
 
 
+def _is_empty(folder: Path) -> bool:
+    """Whether it is a folder that holds at most temporary files."""
+    return folder.is_dir() and all(files.is_temporary(entry.name) for entry in folder.iterdir())
+
+
 def require_same(there: Comparison, here: Comparison, folder: Path) -> None:
     """Checks that the stored comparison is the same.
 
@@ -244,6 +298,8 @@ def require_same(there: Comparison, here: Comparison, folder: Path) -> None:
     """
     for item in dataclasses.fields(Comparison):
         before, after = getattr(there, item.name), getattr(here, item.name)
+        if item.name == "seeds" and there.with_seeds(max(len(before), len(after))).seeds == after:
+            continue  # seeds were added
         if item.name != "target" and item.compare and before != after:
             raise UserError(
                 f"{show(folder)} holds a comparison with {item.name}={before!r}, not {after!r}: give another --name"
@@ -264,9 +320,25 @@ def load(folder: Path, *, trust: bool = False) -> Comparison:
     if not path.is_file():
         raise UserError(f"{show(folder)} is not the folder of a comparison: it has no {FILE}")
     values, where = read_json(path), show(path)
-    if check_type(values.pop("version", 1), int, f"{where}: version") not in (1, VERSION):
+    if check_type(values.pop("version", 1), int, f"{where}: version") not in range(1, VERSION + 1):
         raise UserError(f"{where} was written by a later release")
     types = {name: kind for name, kind in types_of(Comparison).items() if name != "trust"}
-    found = check_fields(values, types, where, optional=("target",))
+    found = check_fields(values, types, where, optional=("target", "baseline", "pairs", "resolution"))
     given = check_fields(found["given"], TYPES, f"{where}: given", optional=TYPES)
-    return check(Comparison(**{**found, "given": given}, trust=trust))
+    return check(Comparison(**{**found, "given": given}, trust=trust), fewest=2)
+
+
+def continued(comparison: Comparison, folder: Path, count: int | None) -> Comparison:
+    """The comparison with all of its seeds: those of its folder, if that holds it, and then new ones.
+
+    Args:
+      comparison: as requested; its first seed counts.
+      folder: of the comparison.
+      count: number of seeds; None takes those of the folder, else as many as a verdict needs.
+    """
+    first = comparison.seeds[0]
+    if (folder / FILE).is_file() and (there := load(folder)).seeds[0] == first:
+        if len(there.seeds) <= (count or len(there.seeds)):
+            return dataclasses.replace(comparison, seeds=there.with_seeds(count or len(there.seeds)).seeds)
+    seeds = tuple(range(first, first + (count or max(FEWEST_SEEDS, comparison.seeds_needed))))
+    return check(dataclasses.replace(comparison, seeds=seeds))

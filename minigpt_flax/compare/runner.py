@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 
 from minigpt_flax.compare import comparison as comparisons
+from minigpt_flax.compare.collect import collect_runs, summarize_comparison
 from minigpt_flax.compare.comparison import Candidate, Comparison
+from minigpt_flax.compare.paired_tests import resolved
 from minigpt_flax.compare.progress import ComparisonProgress
 from minigpt_flax.compare.sweep import Share, Stopped, Sweep
+from minigpt_flax.compare.tables import power
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import line, show
 from minigpt_flax.runs import files, loggers
@@ -65,6 +68,8 @@ def run_comparison(
     if shown and share is None:
         count = f"{len(comparison.candidates)} candidates, {comparison.runs} runs"
         tell(f"{show(folder)}: {count}, {comparison.budget:,} steps in all")
+        for text in expected_power(comparison, folder):
+            tell(text)
     if jobs > 1 and share is None:
         return _spawn(comparison, folder, jobs, vmap, shown)
     with Stop() as stop, ComparisonProgress(comparison.budget, shown=shown, moving=share is None) as progress:
@@ -74,6 +79,17 @@ def run_comparison(
             if shown:
                 tell(f"stopped; continue with: {line('compare', '--resume', folder)}")
         return stop.status
+
+
+def expected_power(comparison: Comparison, folder: Path) -> list[str]:
+    """What the planned seeds can decide, with the noise of the runs that have finished, if there are any."""
+    seeds, needed = len(comparison.seeds), comparison.seeds_needed
+    if seeds < needed:
+        return [f"{seeds} seeds can't give a verdict, {needed} can: --seeds {needed} continues this comparison"]
+    summary = summarize_comparison(comparison, collect_runs(comparison, folder))
+    tested = seeds - comparison.selecting_seeds
+    smallest = resolved(summary.tests, tested)
+    return [] if smallest is None else [f"with the noise of the finished runs: {power(tested, smallest)}"]
 
 
 def check_candidate(comparison: Comparison, candidate: Candidate, vmap: bool) -> None:

@@ -1,8 +1,8 @@
 """Statistics of a comparison: mean losses, steps to a target, paired significance tests. Imports no JAX.
 
-Candidates are compared over runs with the same seed, which share initial weights and batches, so a paired t-test on
-the differences removes the variance between seeds. Every pair of candidates is tested, and Holm's correction (1979)
-accounts for the number of tests.
+Candidates are compared over runs with the same seed, which removes the variance between seeds; ``paired_tests`` has the
+tests. Which tests there are depends on the planned candidates alone, never on the runs that have ended, and Holm's
+correction (1979) accounts for their number.
 """
 
 from __future__ import annotations
@@ -14,14 +14,43 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
-from minigpt_flax.errors import UserError
+from minigpt_flax.compare.paired_tests import (
+    RESOLUTION,
+    PairedTest,
+    compare_pair,
+    holm,
+    proportion_interval,
+    sem,
+    t_interval,
+)
+from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invocation import show
 from minigpt_flax.runs.records import Record, RunRecord
 from minigpt_flax.runs.schema import STEP, VAL_LOSS
 
-LEVEL = 0.05  # significance level
 TRACK_3 = 0.004  # nats: the third track of modded-nanogpt requires (target - mean) sqrt(n) >= this
 SHARED = ("data", "mix", "tokenizer", "steps", "batch_size", "accum", "context")  # fields that losses depend on
+OPTIMIZER_FIELDS = frozenset(
+    {
+        "opt",
+        "lr",
+        "schedule",
+        "clip",
+        "wrap",
+        "group",
+        "seed",
+        "on_nan",
+        "explosion",
+        "parallel",
+        "mesh",
+        "eval_every",
+        "log_every",
+        "keep_every",
+        "log",
+        "probe",
+        "sample_tokens",
+    }
+)  # change neither initial weights nor batches
 
 
 @dataclass(frozen=True)
@@ -55,6 +84,8 @@ class CandidateResult:
       losses: final validation losses of the finished runs by seed, nats per token.
       mean: mean of ``losses``; None if there are none.
       sem: standard error of the mean over seeds; None for fewer than two seeds.
+      outcomes: the loss that tests use, by seed; infinite for a diverged run, absent for an unfinished one.
+      obstacle: why no test of the candidate can give a verdict; else empty.
       steps: steps to the target, mean over seeds; None unless every run reached it.
       seconds: training time to the target, seconds.
       tokens: tokens to the target.
@@ -74,6 +105,8 @@ class CandidateResult:
     losses: Mapping[int, float]
     mean: float | None
     sem: float | None
+    outcomes: Mapping[int, float]
+    obstacle: str
     steps: float | None
     seconds: float | None
     tokens: float | None
@@ -85,33 +118,20 @@ class CandidateResult:
     unfinished_seeds: tuple[int, ...]
     track_3: bool | None
 
-
-@dataclass(frozen=True)
-class PairedTest:
-    """A paired t-test of two candidates over the seeds that both finished.
-
-    Attributes:
-      better: name of the candidate with the lower mean loss.
-      worse: name of the other candidate.
-      difference: difference of the mean losses over these seeds, at least 0, nats per token.
-      sem: standard error of the difference.
-      seeds: number of seeds.
-      p: two-sided p-value before correction; None for fewer than two seeds.
-      corrected: p-value after Holm's correction over all pairs.
-    """
-
-    better: str
-    worse: str
-    difference: float
-    sem: float | None
-    seeds: int
-    p: float | None
-    corrected: float | None = None
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % t interval of the mean loss; None for fewer than two seeds."""
+        return t_interval(list(self.losses.values()))
 
     @property
-    def significant(self) -> bool:
-        """Whether the corrected p-value is below ``LEVEL``."""
-        return self.corrected is not None and self.corrected < LEVEL
+    def ended(self) -> int:
+        """Number of compared runs that finished or diverged."""
+        return len(self.losses) + len(self.diverged_seeds)
+
+    @property
+    def diverged_interval(self) -> tuple[float, float]:
+        """95 % interval of the probability that a run at ``lr`` diverges."""
+        return proportion_interval(len(self.diverged_seeds), self.ended)
 
 
 @dataclass(frozen=True)
@@ -120,11 +140,14 @@ class Summary:
 
     Attributes:
       results: lowest mean loss first; candidates with diverged or unfinished runs last.
-      tests: a paired test for every two candidates.
+      tests: of each candidate against the baseline, or of every two candidates.
       target: validation loss to reach; None if it is the baseline's final loss with the same seed.
       baseline: name of the candidate that speedups are relative to.
       rates: largest number of learning rates tried for a candidate.
       search_seed: seed of the runs that selected the learning rates; None if the compared runs selected them.
+      resolution: differences up to this size count as equal, nats per token.
+      differing: fields, beside the optimizer's, in which compared runs differ; None if their data may differ too.
+      selecting: whether the first seed of the compared runs selects learning rates, and isn't tested.
     """
 
     results: Sequence[CandidateResult]
@@ -133,31 +156,80 @@ class Summary:
     baseline: str
     rates: int = 1
     search_seed: int | None = None
+    resolution: float = RESOLUTION
+    differing: tuple[str, ...] | None = ()
+    selecting: bool = False
 
 
-def summarize(candidates: Sequence[CandidateRuns], target: float | None = None) -> Summary:
-    """Computes the results of all candidates and tests every pair.
+def summarize(
+    candidates: Sequence[CandidateRuns],
+    target: float | None = None,
+    *,
+    baseline: str | None = None,
+    pairs: bool = False,
+    resolution: float = RESOLUTION,
+) -> Summary:
+    """Computes the results of all candidates, and tests each against the baseline.
 
     Args:
-      candidates: the first is the baseline that speedups are relative to.
+      candidates: all that are planned, also those without runs.
       target: validation loss to reach; None uses the baseline's final loss with the same seed.
+      baseline: name of the candidate that the tests and speedups are relative to; None takes the first.
+      pairs: test every two candidates.
+      resolution: differences up to this size count as equal, nats per token.
 
     Raises:
-      UserError: the runs differ in their data or length.
+      UserError: the runs differ in their data or length, or the baseline is no candidate.
     """
+    first = find_baseline([candidate.name for candidate in candidates], baseline)
+    candidates = _with_common_seeds(candidates)
     best = [best_runs(candidate) for candidate in candidates]
-    check_comparable([run for runs in best for run in runs.values()])
-    baseline_losses = final_losses(best[0])
+    compared = [run for runs in best for run in runs.values()]
+    check_comparable(compared)
+    baseline_losses = final_losses(best[first])
     results = [
         _result_of(candidate, runs, dict.fromkeys(runs, target) if target is not None else baseline_losses, target)
         for candidate, runs in zip(candidates, best, strict=True)
     ]
-    results = [_with_speedup(result, results[0]) for result in results]
-    tests = holm([_test(a, b) for a, b in combinations(results, 2)])
+    results = [_with_speedup(result, results[first]) for result in results]
+    tested = combinations(results, 2) if pairs else [(results[first], r) for r in results if r is not results[first]]
+    tests = holm([_test(a, b, resolution) for a, b in tested])
     order = lambda r: (r.mean is None, bool(r.diverged_seeds or r.unfinished_seeds), r.mean or 0.0)
     rates = max(len(candidate.searched) for candidate in candidates)
-    baseline = candidates[0]
-    return Summary(sorted(results, key=order), tests, target, baseline.name, rates, baseline.search_seed)
+    search_seed = candidates[first].search_seed
+    name, differing = candidates[first].name, _differing(compared)
+    selecting = any(map(selects_own_rate, candidates))
+    ranked = sorted(results, key=order)
+    return Summary(ranked, tests, target, name, rates, search_seed, resolution, differing, selecting)
+
+
+def find_baseline(names: Sequence[str], baseline: str | None) -> int:
+    """The index of the baseline; None is the first candidate.
+
+    Raises:
+      UserError: no candidate has this name.
+    """
+    if baseline is None:
+        return 0
+    if baseline not in names:
+        raise UserError(
+            f"--baseline {baseline!r} is no candidate{nearest(baseline, names)}: the candidates are {', '.join(names)}"
+        )
+    return names.index(baseline)
+
+
+def _with_common_seeds(candidates: Sequence[CandidateRuns]) -> list[CandidateRuns]:
+    """Gives candidates without planned seeds those of all of them: a missing run may be one that diverged."""
+    found = sorted({run.config["seed"] for c in candidates if not c.seeds for run in c.runs})
+    return [c if c.seeds else dataclasses.replace(c, seeds=tuple(found)) for c in candidates]
+
+
+def _differing(runs: Sequence[RunRecord]) -> tuple[str, ...] | None:
+    """Fields, beside the optimizer's, in which runs differ; None if a run's data or initial weights aren't recorded."""
+    if any(run.data_hash is None or run.config.get("init") is not None for run in runs):
+        return None
+    fields = dict.fromkeys(name for run in runs for name in run.config if name not in {"data", *OPTIMIZER_FIELDS})
+    return tuple(name for name in fields if any(run.config.get(name) != runs[0].config.get(name) for run in runs))
 
 
 def check_comparable(runs: Sequence[RunRecord]) -> None:
@@ -191,11 +263,7 @@ def best_runs(candidate: CandidateRuns) -> dict[int, RunRecord]:
 
     The best rate is the one with the most runs; ties go to the fewest unfinished runs, then to the lowest mean loss.
     """
-    full = max((run.config["steps"] for run in candidate.runs), default=0)
-    by_rate: dict[float, dict[int, RunRecord]] = {}
-    for run in candidate.runs:
-        if run.config["steps"] == full and (run.config["seed"] in candidate.seeds or not candidate.seeds):
-            by_rate.setdefault(run.config["lr"], {})[run.config["seed"]] = run
+    by_rate = _by_rate(candidate)
     if not by_rate:
         return {}
 
@@ -207,6 +275,52 @@ def best_runs(candidate: CandidateRuns) -> dict[int, RunRecord]:
     return dict(sorted(by_rate[min(by_rate, key=order)].items()))
 
 
+def _by_rate(candidate: CandidateRuns) -> dict[float, dict[int, RunRecord]]:
+    """The full-length runs with a planned seed, by learning rate and seed."""
+    full = max((run.config["steps"] for run in candidate.runs), default=0)
+    by_rate: dict[float, dict[int, RunRecord]] = {}
+    for run in candidate.runs:
+        if run.config["steps"] == full and (run.config["seed"] in candidate.seeds or not candidate.seeds):
+            by_rate.setdefault(run.config["lr"], {})[run.config["seed"]] = run
+    return by_rate
+
+
+def outcomes(runs: Mapping[int, RunRecord]) -> dict[int, float]:
+    """Final validation losses by seed; infinite for a diverged run, absent for an unfinished one."""
+    return final_losses(runs) | {seed: math.inf for seed, run in runs.items() if run.state == "diverged"}
+
+
+def selects_own_rate(candidate: CandidateRuns) -> bool:
+    """Whether the compared runs select the candidate's learning rate."""
+    return candidate.search_seed is None and len(candidate.searched) > 1
+
+
+def judged_runs(candidate: CandidateRuns) -> dict[int, RunRecord]:
+    """The runs that tests use.
+
+    If the compared runs select the learning rate, those of the first seed do, and tests use the others: the lowest of
+    several noisy means is biased low, more so where the optimum is flat.
+    """
+    by_rate = _by_rate(candidate)
+    if not selects_own_rate(candidate) or not by_rate:
+        return best_runs(candidate)
+    first = candidate.seeds[0] if candidate.seeds else min(min(runs) for runs in by_rate.values())
+    rate = min(by_rate, key=lambda rate: (outcomes(by_rate[rate]).get(first, math.inf), rate))
+    return {seed: run for seed, run in sorted(by_rate[rate].items()) if seed != first}
+
+
+def _obstacle(candidate: CandidateRuns, runs: Mapping[int, RunRecord], judged: Mapping[int, RunRecord]) -> str:
+    """Why a candidate's runs can't decide a test; empty if they can."""
+    tried = candidate.searched if selects_own_rate(candidate) else {run.config["lr"] for run in judged.values()}
+    ended = {rate: outcomes(found) for rate, found in _by_rate(candidate).items()}
+    if not runs or any(seed not in ended.get(rate, {}) for rate in tried for seed in candidate.seeds):
+        return f"{candidate.name} has unfinished runs"
+    for found, what in ((runs, "is best at"), (judged, "has a first seed that selects")):
+        if end := "".join({edge(run.config["lr"], candidate.searched) for run in found.values()}):
+            return f"{candidate.name} {what} the {end} lr tried"
+    return ""
+
+
 def final_losses(runs: Mapping[int, RunRecord]) -> dict[int, float]:
     """Final validation losses of the finished runs, by seed."""
     finished = {seed: run.final for seed, run in runs.items() if run.state == "finished"}
@@ -216,7 +330,7 @@ def final_losses(runs: Mapping[int, RunRecord]) -> dict[int, float]:
 def _result_of(
     candidate: CandidateRuns, runs: Mapping[int, RunRecord], targets: Mapping[int, float], target: float | None
 ) -> CandidateResult:
-    losses = final_losses(runs)
+    losses, judged = final_losses(runs), judged_runs(candidate)
     steps = _mean_steps_to(runs, targets)
     times = [run.ms_per_step for run in runs.values() if run.ms_per_step is not None]
     ms = statistics.median(times) if times else None
@@ -232,6 +346,8 @@ def _result_of(
         losses=losses,
         mean=mean,
         sem=sem(list(losses.values())),
+        outcomes=outcomes(judged),
+        obstacle=_obstacle(candidate, runs, judged),
         steps=steps,
         seconds=None if steps is None or ms is None else steps * ms / 1000,
         tokens=None if steps is None or any_run is None else steps * any_run.tokens_per_step,
@@ -273,11 +389,6 @@ def steps_to(validations: Sequence[Record], target: float) -> float | None:
     return None
 
 
-def sem(values: Sequence[float]) -> float | None:
-    """Standard error of the mean; None for fewer than two values."""
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-
-
 def edge(lr: float, searched: Sequence[float]) -> str:
     """The end of the tried learning rates at which the best one lies; empty if it lies between them.
 
@@ -289,37 +400,6 @@ def edge(lr: float, searched: Sequence[float]) -> str:
     return "lowest" if lr == min(searched) else "highest"
 
 
-def _test(a: CandidateResult, b: CandidateResult) -> PairedTest:
-    seeds = a.losses.keys() & b.losses.keys()
-    differences = [a.losses[seed] - b.losses[seed] for seed in sorted(seeds)]
-    mean = statistics.fmean(differences) if differences else 0.0
-    better, worse = (a, b) if mean <= 0 else (b, a)
-    return PairedTest(better.name, worse.name, abs(mean), sem(differences), len(differences), p_value(differences))
-
-
-def p_value(differences: Sequence[float]) -> float | None:
-    """Two-sided p-value of Student's t-test for a mean of 0; None for fewer than two differences.
-
-    >>> round(p_value([0.1, 0.2, 0.3]), 4), p_value([0.0, 0.0]), p_value([0.1])
-    (0.0742, 1.0, None)
-    """
-    error = sem(differences)
-    if error is None:
-        return None
-    mean = statistics.fmean(differences)
-    if error == 0:
-        return float(mean == 0)
-    from scipy.special import stdtr  # CDF of Student's t; importing it takes a third of a second
-
-    return float(2 * stdtr(len(differences) - 1, -abs(mean) / error))
-
-
-def holm(tests: Sequence[PairedTest]) -> list[PairedTest]:
-    """Corrects p-values for multiple tests, which bounds the family-wise error rate by the level (Holm, 1979)."""
-    order = sorted((i for i, test in enumerate(tests) if test.p is not None), key=lambda i: tests[i].p or 0.0)
-    corrected: dict[int, float] = {}
-    highest = 0.0
-    for rank, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - rank) * (tests[i].p or 0.0)))
-        corrected[i] = highest
-    return [dataclasses.replace(test, corrected=corrected.get(i)) for i, test in enumerate(tests)]
+def _test(a: CandidateResult, b: CandidateResult, resolution: float) -> PairedTest:
+    """The paired test of two candidates, with the reason if it can't give a verdict."""
+    return compare_pair(a.name, a.outcomes, b.name, b.outcomes, resolution, a.obstacle or b.obstacle)

@@ -17,6 +17,7 @@ from minigpt_flax.runs import files
 from minigpt_flax.runs.folder import RunFolder
 from minigpt_flax.runs.metrics_log import MetricsLog
 from minigpt_flax.runs.records import read_run
+from minigpt_flax.runs.schema import LOSS
 from minigpt_flax.train.artifacts import write_sample
 from minigpt_flax.train.build import build
 from minigpt_flax.train.callbacks import StepCallback, as_callback
@@ -24,6 +25,7 @@ from minigpt_flax.train.clock import spell
 from minigpt_flax.train.config.run_config import RunConfig, parsed
 from minigpt_flax.train.fit_many import fit_many
 from minigpt_flax.train.loop import fit
+from minigpt_flax.train.registry import REGISTRIES
 from minigpt_flax.train.restore import restore
 
 Share = tuple[int, int]  # (index, number of shares)
@@ -100,7 +102,7 @@ class Sweep:
           Stopped: ``stop`` said so.
         """
         paths = {self.comparison.path(self.folder, candidate, config): config for config in configs}
-        todo = {path: config for path, config in paths.items() if not is_finished(path)}
+        todo = {path: config for path, config in paths.items() if not is_finished(path, config)}
         self.progress.over(sum(config.steps for path, config in paths.items() if path not in todo))
         for path, config in paths.items():
             if path not in todo:
@@ -189,9 +191,17 @@ def record_divergence(path: Path) -> None:
             log.write(record.steps + 1, {"loss": math.nan})
 
 
-def is_finished(path: Path) -> bool:
-    """Whether nothing is left to do for a run: all steps are done, or it diverged."""
-    return (path / "config.json").is_file() and read_run(path).state != "unfinished"
+def is_finished(path: Path, config: RunConfig) -> bool:
+    """Whether nothing is left to do for a run: all steps are done, or it diverged.
+
+    A run whose last record is a non-finite step but which has rollbacks left was killed before it could roll back.
+    """
+    if not (path / "config.json").is_file():
+        return False
+    record = read_run(path)
+    if record.state != "diverged" or not record.records or record.records[-1].get(LOSS, 0.0) is not None:
+        return record.state != "unfinished"
+    return len(RunFolder(path).passed_over()) >= REGISTRIES["policy"].bind(config.on_nan).rollbacks
 
 
 def final_loss(path: Path) -> float:

@@ -10,11 +10,12 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from minigpt_flax.compare.statistics import LEVEL, TRACK_3, CandidateResult, PairedTest, Summary
+from minigpt_flax.compare.paired_tests import LEVEL, POWER, PairedTest, resolved, seeds_needed
+from minigpt_flax.compare.statistics import TRACK_3, CandidateResult, Summary
 from minigpt_flax.text import cut, pad, width
 
 WIDTH = 80  # columns of the terminal
-NAME = 17  # columns of a candidate's name; the legend spells out longer ones
+SHORTEST, LONGEST = 6, 17  # columns of a candidate's name; the legend spells out longer ones
 
 
 def _number(value: float | None, form: str) -> str:
@@ -22,24 +23,38 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _loss(result: CandidateResult) -> str:
-    return _number(result.mean, ".4f") + ("" if result.sem is None else f" +-{result.sem:.4f}")
+    low, high = result.interval or (0.0, 0.0)
+    return _number(result.mean, ".4f") + ("" if result.interval is None else f" +-{(high - low) / 2:.4f}")
+
+
+def _diverged(result: CandidateResult) -> str:
+    """Diverged of all compared runs, and the 95 % interval in percent."""
+    if not result.ended:
+        return "-"
+    low, high = (100 * end for end in result.diverged_interval)
+    return f"{len(result.diverged_seeds)}/{result.ended} {low:.0f}-{high:.0f}%"
 
 
 COLUMNS: tuple[tuple[str, Callable[[CandidateResult], str]], ...] = (
-    ("loss +- error", _loss),
+    ("loss +- 95 %", _loss),
     ("lr", lambda r: _number(r.lr, ".2g") + "*" * bool(r.edge)),
     ("steps", lambda r: _number(r.steps, ".0f")),
     ("secs", lambda r: _number(r.seconds, ".0f" if (r.seconds or 0) >= 100 else ".1f")),
     ("speed", lambda r: "-" if r.speedup is None else f"{r.speedup:.2f}x"),
     ("B/par", lambda r: _number(r.state_bytes, ".1f")),
     ("ms", lambda r: _number(r.ms_per_step, ".0f" if (r.ms_per_step or 0) >= 100 else ".1f")),
-    ("div", lambda r: str(r.diverged)),
+    ("diverged", _diverged),
 )
 
 
 def text(summary: Summary) -> str:
     """The summary for a terminal: table, legend and findings."""
-    return "\n\n".join((_table(summary), *("\n".join(part(summary)) for part in (legend, findings))))
+    wrapped = "\n".join(line for sentence in findings(summary) for line in _wrapped(sentence))
+    return "\n\n".join((_table(summary), "\n".join(legend(summary)), wrapped))
+
+
+def _wrapped(sentence: str) -> list[str]:
+    return textwrap.wrap(sentence, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _columns(summary: Summary) -> tuple[tuple[str, Callable[[CandidateResult], str]], ...]:
@@ -49,10 +64,22 @@ def _columns(summary: Summary) -> tuple[tuple[str, Callable[[CandidateResult], s
     )
 
 
-def _table(summary: Summary) -> str:
+def _rows(summary: Summary) -> list[tuple[str, ...]]:
+    """Title and values of every column but the name's."""
     columns = _columns(summary)
-    rows = [("candidate", *(title for title, _ in columns))]
-    rows += [(cut(r.name, NAME), *(cell(r) for _, cell in columns)) for r in summary.results]
+    return [tuple(title for title, _ in columns), *(tuple(cell(r) for _, cell in columns) for r in summary.results)]
+
+
+def _name_width(summary: Summary) -> int:
+    """Columns that are left for the candidate's name."""
+    others = sum(2 + max(map(width, column)) for column in zip(*_rows(summary), strict=True))
+    return max(SHORTEST, min(LONGEST, WIDTH - others))
+
+
+def _table(summary: Summary) -> str:
+    room = _name_width(summary)
+    names = [cut(name, room) for name in ("candidate", *(r.name for r in summary.results))]
+    rows = [(name, *row) for name, row in zip(names, _rows(summary), strict=True)]
     widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([pad(row[0], widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     return "\n".join(lines)
@@ -67,16 +94,17 @@ def legend(summary: Summary) -> list[str]:
         else f"the final loss of {summary.baseline} with the same seed"
     )
     explained = {
-        "loss +- error": "loss: validation loss, nats per token, mean over seeds +- standard error",
+        "loss +- 95 %": "loss: validation loss, nats per token, mean over seeds +- 95 % t interval",
         "steps": f"steps: to {goal}",
         "secs": "secs: seconds of training until then",
         "speed": f"speed: speedup in tokens, {summary.baseline} = 1",
         "B/par": "B/par: bytes of state per parameter",
         "ms": "ms: median step time",
-        "div": "div: runs that diverged, at any learning rate",
+        "diverged": "diverged: of the compared runs, with a 95 % interval of the probability",
     }
     lines = _packed([line for title, line in explained.items() if title in shown])
-    return lines + [f"{cut(r.name, NAME)}: {r.name}" for r in summary.results if width(r.name) > NAME]
+    room = _name_width(summary)
+    return lines + [f"{cut(r.name, room)}: {r.name}" for r in summary.results if width(r.name) > room]
 
 
 def _packed(items: Sequence[str]) -> list[str]:
@@ -86,40 +114,80 @@ def _packed(items: Sequence[str]) -> list[str]:
 
 
 def findings(summary: Summary) -> list[str]:
-    """Tests of the best candidate against each other one, how they were computed, and warnings."""
-    lines = [describe(test) for test in _tests_of_the_best(summary)]
-    count = sum(test.p is not None for test in summary.tests)
-    if count:
-        pairs = f"{count} pair{'s' * (count > 1)}"
-        lines.append(f"(paired t-test, same weights and batches; p Holm-corrected, {pairs}; level {LEVEL:g})")
-    return lines + _rate_selection(summary) + [line for r in summary.results for line in remarks(r, summary.target)]
+    """The planned tests, how they were computed, and warnings."""
+    names, needed = [r.name for r in summary.results], seeds_needed(len(summary.tests))
+    order = lambda test: sorted((names.index(test.better), names.index(test.worse)))
+    lines = [describe(test, needed) for test in sorted(summary.tests, key=order)]
+    lines += _method(summary) + _rate_selection(summary)
+    return lines + [line for r in summary.results for line in remarks(r, summary.target)]
+
+
+def _method(summary: Summary) -> list[str]:
+    """How p was computed, which runs are paired, and what the seeds resolve."""
+    count = len(summary.tests)
+    if not any(test.p is not None for test in summary.tests):
+        return []
+    each = f"{count} test{'s' * (count > 1)}"
+    lines = [
+        f"(p: larger of signed-rank, paired t-test; Holm-corrected, {each}; level {LEVEL:g})",
+        f"({_pairing(summary)}; resolution {summary.resolution:g})",
+    ]
+    seeds = max(test.seeds for test in summary.tests)
+    smallest = resolved(summary.tests, seeds)
+    return lines + ([f"({power(seeds, smallest)})"] if smallest else [])
+
+
+def power(seeds: int, smallest: float) -> str:
+    """What so many seeds resolve, as a sentence."""
+    return f"{seeds} seeds detect a difference of {smallest:.2g} with a probability of {POWER:.0%}"
+
+
+def _pairing(summary: Summary) -> str:
+    """What runs with the same seed share, as far as it is recorded."""
+    if summary.differing is None:
+        return "paired by seed; the same weights and data aren't recorded"
+    if summary.differing:
+        return f"paired by seed, but the runs differ in {', '.join(summary.differing)}"
+    return "paired by seed: same weights and batches"
 
 
 def _rate_selection(summary: Summary) -> list[str]:
     """Which runs selected the learning rates: the losses of runs that selected their own are biased low."""
     if summary.search_seed is not None:
         return [f"(learning rates selected by runs with seed {summary.search_seed}, which are not compared)"]
-    if summary.rates > 1:
-        return [f"(the compared runs selected each rate out of {summary.rates}: losses are slightly optimistic)"]
+    if summary.selecting:
+        return [
+            f"(the compared runs selected each rate out of {summary.rates}, so the losses above are biased low; tests "
+            "use the rate that the first seed selects, and the other seeds)"
+        ]
     return []
 
 
-def _tests_of_the_best(summary: Summary) -> list[PairedTest]:
-    """The tests between the first candidate of the table and the others, in the table's order."""
-    names = [r.name for r in summary.results]
-    tests = [test for test in summary.tests if names[0] in (test.better, test.worse)]
-    return sorted(tests, key=lambda test: max(names.index(test.better), names.index(test.worse)))
+def describe(test: PairedTest, needed: int) -> str:
+    """One paired test as a sentence.
 
-
-def describe(test: PairedTest) -> str:
-    """One paired test as a sentence."""
+    Args:
+      test: the test.
+      needed: number of seeds that a verdict takes.
+    """
     if test.p is None:
-        seeds = f"{test.seeds} seed{'s' * (test.seeds != 1)}"
-        return f"{test.better} vs. {test.worse}: not tested, the runs have {seeds} in common and a test needs 2"
-    size = f"{test.difference:.4f} +- {test.sem:.4f} over {test.seeds} seeds, p = {test.corrected:.2g}"
+        return f"{test.better} vs. {test.worse}: not tested, {test.obstacle or 'no seed ended for both'}"
+    size = "" if test.difference is None else f" {test.difference:.4f}"
+    if test.interval is not None:
+        size += " (95 %: {:.4f} to {:.4f})".format(*test.interval)
+    over = f", {test.seeds} seed{'s' * (test.seeds != 1)}, p = {test.corrected:.2g}"
     if test.significant:
-        return f"{test.better} beats {test.worse} by {size}"
-    return f"{test.better} vs. {test.worse}: difference {size}, not significant"
+        return f"{test.better} beats {test.worse}{' by' * bool(size)}{size}{over}"
+    return f"{test.better} vs. {test.worse}: difference{size or ' unknown'}{over}, {_no_verdict(test, needed)}"
+
+
+def _no_verdict(test: PairedTest, needed: int) -> str:
+    """Why a test gives no verdict."""
+    if test.obstacle:
+        return f"no verdict: {test.obstacle}"
+    if test.seeds < needed:
+        return f"no verdict: {needed} seeds can decide"
+    return "not significant"
 
 
 def remarks(result: CandidateResult, target: float | None) -> list[str]:
@@ -132,10 +200,12 @@ def remarks(result: CandidateResult, target: float | None) -> list[str]:
         )
     if result.diverged_seeds:
         seeds = _list(result.diverged_seeds)
-        lines.append(f"warning: {result.name}: diverged with seed {seeds}; excluded from its mean")
+        lines.append(f"warning: {result.name}: diverged with seed {seeds}: the worst outcome in tests, not in its mean")
     if result.unfinished_seeds:
         seeds = _list(result.unfinished_seeds)
         lines.append(f"warning: {result.name}: unfinished with seed {seeds}; excluded from its mean")
+    if elsewhere := result.diverged - len(result.diverged_seeds):
+        lines.append(f"{result.name}: {elsewhere} run{'s' * (elsewhere > 1)} diverged at other learning rates")
     if result.track_3 is not None:
         n, mean = len(result.losses), result.mean or math.nan
         margin = ((target or math.nan) - mean) * math.sqrt(n)
@@ -160,7 +230,7 @@ def markdown(summary: Summary) -> str:
 
 FIELDS = (
     "name", "lr", "edge", "mean", "sem", "steps", "seconds", "tokens", "speedup", "state_bytes", "ms_per_step",
-    "diverged",
+    "diverged", "low", "high", "diverged_low", "diverged_high",
 )  # fmt: skip
 
 
@@ -169,7 +239,7 @@ def as_csv(summary: Summary) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(FIELDS)
-    writer.writerows([_finite(getattr(r, name)) for name in FIELDS] for r in summary.results)
+    writer.writerows(_fields(r).values() for r in summary.results)
     return out.getvalue()
 
 
@@ -181,14 +251,22 @@ def as_json(summary: Summary) -> str:
 def as_values(summary: Summary) -> dict[str, Any]:
     """The whole summary as JSON values; a non-finite number is None."""
     results = [
-        {name: _finite(getattr(r, name)) for name in FIELDS}
+        _fields(r)
         | {"losses": {str(seed): loss for seed, loss in r.losses.items()}}
         | {"broken": r.diverged_seeds, "missing": r.unfinished_seeds, "track_3": r.track_3}
         for r in summary.results
     ]
     tests = [vars(test) | {"significant": test.significant} for test in summary.tests]
     about = {"target": summary.target, "first": summary.baseline, "search_seed": summary.search_seed}
-    return {**about, "standings": results, "pairs": tests}
+    return {**about, "standings": results, "pairs": tests, "resolution": summary.resolution, "level": LEVEL}
+
+
+def _fields(result: CandidateResult) -> dict[str, Any]:
+    """The values of ``FIELDS``; the intervals are of the mean loss and of the probability to diverge."""
+    low, high = result.interval or (None, None)
+    diverged_low, diverged_high = result.diverged_interval
+    more = {"low": low, "high": high, "diverged_low": diverged_low, "diverged_high": diverged_high}
+    return {name: _finite(more[name] if name in more else getattr(result, name)) for name in FIELDS}
 
 
 def _finite(value: Any) -> Any:

@@ -36,7 +36,7 @@ LINES = {
     "sample": Line((DONE,), {"--max-tokens": "4"}),
     "eval": Line((DONE,)),
     "export": Line((DONE,), {"--out": "exported"}),
-    "compare": Line(flags={"--opt": ("sgd", "lion"), "--seeds": "2", "--name": "new"}),
+    "compare": Line(flags={"--opt": ("sgd", "lion"), "--seeds": "3", "--name": "new"}),
     "report": Line((DONE,), {"--out": "page.html"}),
     "diagnose": Line((DONE,), {"--batches": "2", "--only": "optimizer"}),
     "prepare": Line((TEXT,), {"--out": "prepared"}),

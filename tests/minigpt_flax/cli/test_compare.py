@@ -44,7 +44,7 @@ def train(out, *arguments, steps=16):
 def searched(tmp_path_factory):
     """A comparison with a search."""
     out = tmp_path_factory.mktemp("searched")
-    assert train(out, "--lr=auto", "--seeds=2") == 0
+    assert train(out, "--lr=auto", "--seeds=3") == 0
     return out / "c"
 
 
@@ -64,11 +64,11 @@ def one_line(capfd):
 
 def test_a_search_trains_the_announced_runs_and_compares(searched):
     lengths = sorted(read_run(path).config["steps"] for path in runs_of(searched).values())
-    assert lengths == sorted(2 * (successive_halving.lengths(16) + [16] * 2))
+    assert lengths == sorted(2 * (successive_halving.lengths(16) + [16] * 3))
     values = json.loads((searched / "results.json").read_text())
     assert {s["name"] for s in values["standings"]} == {"adamw", "sgd"}
-    assert all(set(s["losses"]) == {"0", "1"} for s in values["standings"])
-    assert values["pairs"][0]["seeds"] == 2
+    assert all(set(s["losses"]) == {"0", "1", "2"} for s in values["standings"])
+    assert values["pairs"][0]["seeds"] == 3
 
 
 def test_candidates_of_a_seed_have_the_same_weights(searched):
@@ -76,7 +76,12 @@ def test_candidates_of_a_seed_have_the_same_weights(searched):
     for path in runs_of(searched).values():
         run = read_run(path)
         first.setdefault(run.config["seed"], set()).add(run.training[0]["loss"])
-    assert {seed: len(losses) for seed, losses in first.items()} == {0: 1, 1: 1, 2: 1}  # step 1 sees no optimizer yet
+    assert {seed: len(losses) for seed, losses in first.items()} == {
+        0: 1,
+        1: 1,
+        2: 1,
+        3: 1,
+    }  # step 1 sees no optimizer yet
 
 
 def test_the_compared_runs_did_not_select_the_learning_rate(searched):
@@ -84,11 +89,11 @@ def test_the_compared_runs_did_not_select_the_learning_rate(searched):
     for path in runs_of(searched).values():
         config = read_run(path).config
         seeds.setdefault(config["seed"], set()).add((config["opt"].split("(")[0], config["lr"]))
-    assert all(len(rates) == 2 for seed, rates in seeds.items() if seed != 2)  # one of each candidate
-    assert len(seeds[2]) == 10
-    assert json.loads((searched / "results.json").read_text())["search_seed"] == 2
+    assert all(len(rates) == 2 for seed, rates in seeds.items() if seed != 3)  # one of each candidate
+    assert len(seeds[3]) == 10
+    assert json.loads((searched / "results.json").read_text())["search_seed"] == 3
     assert (
-        "learning rates selected by runs with seed 2, which are not compared" in (searched / "results.md").read_text()
+        "learning rates selected by runs with seed 3, which are not compared" in (searched / "results.md").read_text()
     )
 
 
@@ -107,10 +112,10 @@ def test_a_run_equals_one_of_train_py(searched, tmp_path):
 def test_the_same_command_again_trains_nothing(searched, monkeypatch, capfd):
     monkeypatch.setattr(sweep, "train_group", None)
     before = (searched / "results.json").read_text()
-    assert train(searched.parent, "--lr=auto", "--seeds=2") == 0
+    assert train(searched.parent, "--lr=auto", "--seeds=3") == 0
     assert (searched / "results.json").read_text() == before
     assert compare(searched) == 0  # summarizes without training
-    assert "p Holm-corrected, 1 pair" in capfd.readouterr().out
+    assert "Holm-corrected, 1 test" in capfd.readouterr().out
 
 
 @pytest.mark.slow
@@ -124,7 +129,7 @@ def test_a_stopped_comparison_continues(searched, tmp_path, capfd, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(sweep.Sweep, "report", report)
-        assert train(tmp_path, "--lr=auto", "--seeds=2") == 128 + signal.SIGTERM
+        assert train(tmp_path, "--lr=auto", "--seeds=3") == 128 + signal.SIGTERM
     assert "compare --resume" in capfd.readouterr().out
     done = {name: (path / "metrics.jsonl").stat().st_mtime_ns for name, path in runs_of(tmp_path / "c").items()}
     assert 2 <= len(done) <= 3
@@ -136,7 +141,7 @@ def test_a_stopped_comparison_continues(searched, tmp_path, capfd, monkeypatch):
 
 @pytest.mark.slow
 def test_trained_together_equals_trained_alone(searched, tmp_path):
-    assert train(tmp_path, "--lr=auto", "--seeds=2", "--vmap") == 0
+    assert train(tmp_path, "--lr=auto", "--seeds=3", "--vmap") == 0
     ours, theirs = losses_of(tmp_path / "c"), losses_of(searched)
     assert ours.keys() == theirs.keys()
     for name, losses in ours.items():
@@ -148,9 +153,9 @@ def test_trained_together_equals_trained_alone(searched, tmp_path):
 
 @pytest.mark.parametrize("more", [pytest.param((), marks=pytest.mark.slow), ("--vmap",)])
 def test_a_diverging_rate_is_shown_and_the_others_continue(tmp_path, capfd, more):
-    assert train(tmp_path, "--lr=1e-3,1e30", "--clip=none", "--seeds=2", *more, steps=8) == 0
+    assert train(tmp_path, "--lr=1e-3,1e30", "--clip=none", "--seeds=3", *more, steps=8) == 0
     values = json.loads((tmp_path / "c" / "results.json").read_text())
-    assert {s["name"]: (s["diverged"], s["lr"]) for s in values["standings"]} == {"adamw": (2, 1e-3), "sgd": (2, 1e-3)}
+    assert {s["name"]: (s["diverged"], s["lr"]) for s in values["standings"]} == {"adamw": (3, 1e-3), "sgd": (3, 1e-3)}
     assert "diverged" in capfd.readouterr().out
     (path,) = (tmp_path / "c" / "sgd").glob("lr1e+30-*-seed0")
     assert read_run(path).state == "diverged"
@@ -159,7 +164,7 @@ def test_a_diverging_rate_is_shown_and_the_others_continue(tmp_path, capfd, more
 @pytest.mark.slow
 def test_shares_are_the_whole(searched, tmp_path, capfd):
     for share in ("0/2", "1/2"):
-        assert train(tmp_path, "--lr=auto", "--seeds=2", f"--share={share}") == 0
+        assert train(tmp_path, "--lr=auto", "--seeds=3", f"--share={share}") == 0
         assert f"share {share} is done" in capfd.readouterr().out
     assert losses_of(tmp_path / "c") == losses_of(searched)
 
@@ -167,7 +172,7 @@ def test_shares_are_the_whole(searched, tmp_path, capfd):
 @pytest.mark.slow
 def test_jobs_are_the_whole_with_one_summary(searched, tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", compiled())
-    assert train(tmp_path, "--lr=auto", "--seeds=2", "--jobs=2") == 0
+    assert train(tmp_path, "--lr=auto", "--seeds=3", "--jobs=2") == 0
     said = capfd.readouterr().out
     assert said.count("Holm-corrected") == 1 and said.count("steps in all") == 1 and "is done" not in said
     ours, theirs = losses_of(tmp_path / "c"), losses_of(searched)
@@ -186,10 +191,13 @@ def test_a_job_that_fails_fails_the_whole(tmp_path, capfd, monkeypatch):
 
 def test_finished_runs_are_compared_by_their_folders(tmp_path, capfd):
     for name, opt in (("a", "adamw"), ("b", "lion")):
-        for seed in (0, 1, 2):
+        for seed in range(6):
             write(tmp_path / f"{name}{seed}", [4.0, 2.0 + 0.01 * seed + 0.1 * (name == "b")], opt=opt, seed=seed)
-    assert compare(*sorted(tmp_path.iterdir()), "--out", tmp_path) == 0
+    runs = sorted(tmp_path.iterdir())
+    assert compare(*runs, "--out", tmp_path) == 0
     assert "adamw beats lion by 0.1000" in capfd.readouterr().out
+    assert compare(*runs, "--out", tmp_path, "--baseline=nope") == 2
+    assert "--baseline 'nope' is no candidate: the candidates are adamw, lion" in one_line(capfd)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +205,9 @@ def test_finished_runs_are_compared_by_their_folders(tmp_path, capfd):
     [
         (["--opt=adamw"], "two candidates"),
         (["--opt=adamw", "--opt=nope"], "no optimizer is called 'nope'"),
-        (["--opt=adamw", "--opt=lion", "--seeds=1"], "--seeds must be at least 2"),
+        (["--opt=adamw", "--opt=lion", "--seeds=2"], "--seeds must be at least 3, got 2"),
+        (["--opt=adamw", "--opt=lion", "--baseline=sgd"], "--baseline 'sgd' is no candidate"),
+        (["--opt=adamw", "--opt=lion", "--resolution=0"], "--resolution must be above 0"),
         (["--opt=adamw", "--opt=lion", "--lr=high"], "--lr takes auto, or numbers"),
         (["--opt=adamw", "--opt=lion", "--share=2/2"], "--share takes I/N"),
         (["--opt=adamw", "--opt=lion", "--jobs=0"], "--jobs must be at least 1"),
@@ -210,7 +220,7 @@ def test_finished_runs_are_compared_by_their_folders(tmp_path, capfd):
             (["nowhere", "there", flag], "only summarized")
             for flag in ("--seeds=3", "--jobs=1", "--vmap", "--share=0/2")
         ),
-        *((["--resume=nowhere", flag], "omit --") for flag in ("--seeds=3", "--opt=lion", "--name=x", "--steps=3")),
+        *((["--resume=nowhere", flag], "omit --") for flag in ("--opt=lion", "--name=x", "--steps=3")),
         (["--opt=adamw", "--opt=lion", "--seed=-5"], "must be at least 0, got -5"),
         (["--opt=adamw", "--opt=lion", f"--seed={2**63 - 3}"], "must be at most"),
         (["--opt=adamw", "--opt=lion", "--lr=0.1,inf"], "--lr must be at most"),
@@ -230,3 +240,17 @@ def test_a_damaged_comparison_is_reported(searched, tmp_path, capfd):
     (tmp_path / "c" / "comparison.json").write_text("{")
     assert compare(tmp_path / "c") == 2
     assert "comparison.json is damaged" in one_line(capfd)
+
+
+def test_seeds_are_added_and_the_tests_of_a_comparison_stay(searched, tmp_path, capfd, monkeypatch):
+    shutil.copytree(searched, tmp_path / "c")
+    trained = []
+    monkeypatch.setattr(sweep.Sweep, "train", lambda self, candidate, configs: trained.append(configs))
+    monkeypatch.setattr(sweep, "final_loss", lambda path: 1.0)
+    assert compare("--resume", tmp_path / "c", "--seeds=5") == 0
+    assert {config.seed for configs in trained for config in configs if config.steps == 16} == {0, 1, 2, 4, 5}
+    said = " ".join(capfd.readouterr().out.split())
+    assert "5 seeds can't give a verdict, 6 can" in said and "adamw: unfinished with seed 4, 5" in said
+    assert "no verdict: " in said and " has unfinished runs" in said
+    assert compare(tmp_path / "c", "--baseline=sgd") == 2
+    assert "were fixed before its first run: omit --baseline" in one_line(capfd)

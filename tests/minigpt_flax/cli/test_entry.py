@@ -199,7 +199,7 @@ def test_training_outlives_its_output(how, tmp_path):
 @pytest.mark.slow
 def test_children_end_with_a_parent_that_is_killed_and_the_comparison_continues(tmp_path):
     words = [f"--{name}={value}" for name, value in TINY.items() if name not in ("mesh", "steps", "eval-every")]
-    words += ["--steps=20000", "--eval-every=10000", "--opt=adamw", "--opt=lion", "--seeds=2", "--jobs=2"]
+    words += ["--steps=20000", "--eval-every=10000", "--opt=adamw", "--opt=lion", "--seeds=3", "--jobs=2"]
     environment = os.environ | ALONE | {"JAX_COMPILATION_CACHE_DIR": compiled()}
     command = [sys.executable, "-m", "minigpt_flax", "compare", *words, f"--out={tmp_path}", "--name=c"]
     parent = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -1,5 +1,7 @@
 """What a comparison refuses, and the cost that it reports."""
 
+import json
+
 import pytest
 
 from minigpt_flax.compare import comparison as comparisons, successive_halving
@@ -26,13 +28,15 @@ def comparison(**changes):
         ({"opts": ("adamw",)}, "two candidates"),
         ({"opts": ()}, "two candidates"),
         ({"opts": ("lion", "lion")}, "given twice"),
-        ({"seeds": (0,)}, "--seeds must be at least 2, got 1"),
+        ({"seeds": (0, 1)}, "--seeds must be at least 3, got 2: .* a verdict takes 6"),
+        ({"baseline": "sgd"}, "--baseline 'sgd' is no candidate: the candidates are adamw, lion"),
+        ({"resolution": 0.0}, "--resolution must be above 0"),
         ({"lr": (0.1, -1.0)}, "--lr must be above 0"),
         ({"lr": (float("nan"),)}, "--lr must be a number"),
         ({"search": True, "given": {"steps": 7}}, "at least 8, got 7"),
         ({"target": -1.0}, "--target"),
-        ({"seeds": (-5, -4)}, "--seed, .* must be at least 0, got -5"),
-        ({"seeds": (2**63 - 2, 2**63 - 1)}, "--seed, .* must be at most"),
+        ({"seeds": (-5, -4, -3)}, "--seed, .* must be at least 0, got -5"),
+        ({"seeds": (2**63 - 3, 2**63 - 2, 2**63 - 1)}, "--seed, .* must be at most"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(changes, message):
@@ -69,7 +73,43 @@ def test_another_comparison_in_the_folder_is_refused_and_the_same_continues(tmp_
     assert comparisons.load(tmp_path / "c") == comparison()
     with pytest.raises(UserError, match=r"with seeds=\(0, 1, 2\), not \(0, 1\)"):
         comparisons.save(comparison(seeds=(0, 1)), tmp_path / "c")
+    with pytest.raises(UserError, match="with pairs=False, not True"):
+        comparisons.save(comparison(pairs=True), tmp_path / "c")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="is no comparison"):
         comparisons.save(comparison(), tmp_path / "d")
+
+
+@pytest.mark.parametrize(("search", "seeds"), [(False, (4, 5, 6, 7, 8)), (True, (4, 5, 6, 8, 9))])
+def test_more_seeds_continue_a_comparison_without_that_of_its_search(tmp_path, search, seeds):
+    small = comparison(search=search, seeds=(4, 5, 6))
+    comparisons.save(small, tmp_path)
+    assert comparisons.continued(small, tmp_path, None) == comparisons.continued(small, tmp_path, 3) == small
+    larger = comparisons.continued(small, tmp_path, 5)
+    assert larger.seeds == seeds and (not search or larger.search_seed == 7 == small.search_seed)
+    comparisons.save(larger, tmp_path)
+    for count in (None, 5):  # the same command again, as it was given first or last
+        assert comparisons.continued(small, tmp_path, count) == comparisons.load(tmp_path) == larger
+    with pytest.raises(UserError, match="holds a comparison with seeds"):
+        comparisons.save(comparisons.continued(small, tmp_path, 4), tmp_path)
+    other = comparison(search=search, seeds=(0, 1, 2))
+    with pytest.raises(UserError, match="holds a comparison with seeds"):
+        comparisons.save(comparisons.continued(other, tmp_path, 6), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "seeds"), [({}, 6), ({"opts": ("adamw", "lion", "sgd")}, 7), ({"lr": (0.1, 0.2)}, 7)]
+)
+def test_a_comparison_has_as_many_seeds_as_a_verdict_needs(tmp_path, changes, seeds):
+    assert comparisons.continued(comparison(**changes), tmp_path, None).seeds == tuple(range(seeds))
+    assert comparison(opts=("adamw", "lion", "sgd"), pairs=True).tests == 3
+
+
+def test_what_an_earlier_release_wrote_is_read(tmp_path):
+    comparisons.save(comparison(), tmp_path)
+    path = tmp_path / comparisons.FILE
+    values = json.loads(path.read_text())
+    old = {name: values[name] for name in values if name not in ("baseline", "pairs", "resolution")}
+    path.write_text(json.dumps({**old, "version": 2, "seeds": [0, 1]}))
+    assert comparisons.load(tmp_path) == comparison(seeds=(0, 1))

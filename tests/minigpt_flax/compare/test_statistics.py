@@ -1,4 +1,4 @@
-"""The statistics against SciPy and textbook numbers; the display of diverged and unfinished runs."""
+"""The results of made-up runs: diverged, unfinished and missing ones, and how all of them are displayed."""
 
 import csv
 import dataclasses
@@ -7,11 +7,10 @@ import json
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from minigpt_flax.compare import tables
 from minigpt_flax.compare.collect import group_runs
-from minigpt_flax.compare.statistics import CandidateRuns, PairedTest, holm, p_value, summarize
+from minigpt_flax.compare.statistics import CandidateRuns, summarize
 from minigpt_flax.errors import UserError
 from tests.minigpt_flax.made_runs import run
 
@@ -23,60 +22,155 @@ def entry(name, finals, lr=0.001, searched=(), **config):
     )
 
 
-def test_p_value_matches_scipys_paired_t_test():
-    rng = np.random.default_rng(0)
-    for n in (2, 3, 5, 30):
-        a, b = rng.normal(0, 1, n), rng.normal(0.5, 1, n)
-        assert p_value(list(a - b)) == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
-
-
-def test_p_value_of_a_constant_difference():
-    assert p_value([0.25, 0.25, 0.25]) == 0.0
-    assert p_value([0.0, 0.0, 0.0]) == 1.0
-
-
-def test_holm_on_textbook_numbers():
-    # Step-down by hand: 4 x 0.01, 3 x 0.013, 2 x 0.02, 1 x 0.04, each at least as large as the previous one.
-    tests = [PairedTest("a", "b", 1.0, 0.1, 3, p) for p in (0.04, 0.01, 0.02, 0.013)]
-    assert [test.corrected for test in holm(tests)] == pytest.approx([0.04, 0.04, 0.04, 0.04])
-    tests = [PairedTest("a", "b", 1.0, 0.1, 3, p) for p in (0.005, 0.5, None)]
-    assert [test.corrected for test in holm(tests)] == [0.01, 0.5, None]
-
-
-def test_holm_equals_bonferroni_for_the_smallest_p_and_keeps_the_order():
-    p = np.random.default_rng(1).uniform(0, 0.2, 12)
-    corrected = [test.corrected for test in holm([PairedTest("a", "b", 1.0, 0.1, 3, float(x)) for x in p])]
-    assert min(corrected) == pytest.approx(min(1, 12 * p.min()))
-    assert np.all(np.diff(np.array(corrected)[np.argsort(p)]) >= 0)
+def said_of(summary):
+    """The findings as one line, as the terminal's are wrapped."""
+    return " ".join(tables.findings(summary))
 
 
 def test_pairing_removes_the_variance_between_seeds():
-    seeds = np.random.default_rng(2).normal(0, 1, 4)  # nats: much larger than the candidates' difference
-    summary = summarize([entry("worse", 3 + seeds), entry("better", 2.9 + seeds + [0, 1e-3, -1e-3, 0])])
+    seeds = np.random.default_rng(2).normal(0, 1, 6)  # nats: much larger than the candidates' difference
+    summary = summarize([entry("worse", 3 + seeds), entry("better", 2.9 + seeds + [0, 1e-3, -1e-3, 0, 0, 0])])
     assert [result.name for result in summary.results] == ["better", "worse"]
     assert summary.tests[0].better == "better" and summary.tests[0].significant
     assert "better beats worse by 0.1000" in tables.text(summary)
 
 
 def test_noise_is_reported_as_not_significant():
-    summary = summarize([entry("one", [2.0, 2.2, 2.1]), entry("two", [2.1, 2.1, 2.05])])
+    summary = summarize([entry("one", [2.0, 2.2, 2.1] * 2), entry("two", [2.1, 2.1, 2.05] * 2)])
     assert not summary.tests[0].significant
-    assert "not significant" in tables.text(summary)
+    assert "not significant" in said_of(summary)
 
 
-def test_a_diverged_run_is_shown_and_excluded_from_the_mean():
-    summary = summarize([entry("one", [2.0, 2.1, 2.2]), entry("two", [1.0, None, 1.1])])
+def test_a_diverged_run_is_the_worst_outcome_and_shown():
+    summary = summarize([entry("steady", [2.0, 2.1, 2.2] * 3), entry("breaks", [1.0, None, 1.1] * 3)])
     last = summary.results[-1]
-    assert (last.name, last.diverged, last.diverged_seeds, last.mean) == ("two", 1, (1,), pytest.approx(1.05))
-    assert "two: diverged with seed 1" in tables.text(summary)
-    assert summary.tests[0].seeds == 2
+    assert (last.name, last.diverged, last.diverged_seeds) == ("breaks", 3, (1, 4, 7))
+    assert last.mean == pytest.approx(1.05) and last.diverged_interval == pytest.approx((0.0749, 0.7007), abs=1e-4)
+    assert "breaks: diverged with seed 1, 4, 7" in tables.text(summary) and "3/9 7-70%" in tables.text(summary)
+    test = summary.tests[0]
+    assert (test.better, test.seeds, test.significant) == ("steady", 9, False)
+    assert test.difference == pytest.approx(-1.05)  # of the seeds that finished
 
 
-def test_a_candidate_whose_runs_all_diverged_is_last_and_not_tested():
-    summary = summarize([entry("one", [None, None]), entry("two", [2.0, 2.1])])
+def test_a_candidate_whose_runs_all_diverged_is_last_and_beaten():
+    summary = summarize([entry("one", [None] * 6), entry("two", [2.0, 2.1] * 3)])
     assert [result.name for result in summary.results] == ["two", "one"]
-    assert "not tested" in tables.text(summary)
-    assert json.loads(tables.as_json(summary))["standings"][1]["mean"] is None
+    assert "two beats one, 6 seeds, p = 0.031" in tables.text(summary)
+    values = json.loads(tables.as_json(summary))
+    assert values["standings"][1]["mean"] is None and values["pairs"][0]["difference"] is None
+
+
+@pytest.mark.parametrize("finals", [[2.0, None, 2.1], [None, 1.0], [None, None], [2.0]])
+def test_every_outcome_has_a_row_and_a_sentence(finals):
+    summary = summarize([entry("one", [2.0, 2.1, 2.3]), entry("two", finals)])
+    assert tables.as_json(summary) and tables.as_csv(summary) and tables.markdown(summary)
+    assert "no verdict" in said_of(summary) and not summary.tests[0].significant
+
+
+def far_apart(count=6):
+    """Losses of two candidates of which the second is better with every seed."""
+    finals = [3 + 0.01 * i for i in range(count)]
+    return finals, [loss - 0.1 - 0.001 * i for i, loss in enumerate(finals)]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"searched": (0.0001, 0.001), "search_seed": 9}, "b is best at the highest lr tried"),
+        ({"searched": (0.001, 0.01), "search_seed": 9}, "b is best at the lowest lr tried"),
+        ({"seeds": range(7)}, "b has unfinished runs"),
+        ({"searched": (0.0001, 0.001, 0.01)}, "b has unfinished runs"),  # at the other rates
+    ],
+)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_there_is_no_verdict_on_a_candidate_at_an_edge_or_unfinished(more, said, swapped):
+    worse, better = map(lambda name, finals: entry(name, finals), "ab", far_apart())
+    if swapped:
+        worse, better = (dataclasses.replace(e, name=name) for e, name in ((worse, "b"), (better, "a")))
+    assert summarize([worse, better]).tests[0].significant
+    changed = [dataclasses.replace(e, **more) if e.name == "b" else e for e in (worse, better)]
+    summary = summarize(changed)
+    assert not summary.tests[0].significant and f"no verdict: {said}" in said_of(summary)
+
+
+def test_a_seed_that_only_one_candidate_has_is_missing():
+    worse, better = far_apart(7)
+    summary = summarize([entry("a", worse), entry("b", better[:6])])
+    assert "b: unfinished with seed 6" in tables.text(summary) and not summary.tests[0].significant
+
+
+def test_there_is_no_verdict_within_the_resolution():
+    losses = [2 + 0.1 * seed for seed in range(8)]
+    for shift, resolution, significant in ((2**-30, 1e-4, False), (1e-3, 1e-4, True), (1e-3, 1e-2, False)):
+        entries = entry("a", losses), entry("b", [loss + shift * (1 + i / 9) for i, loss in enumerate(losses)])
+        summary = summarize(entries, resolution=resolution)
+        assert summary.tests[0].significant == significant
+        assert ("within the resolution" in said_of(summary)) == (not significant)
+
+
+def test_the_family_is_what_was_planned_whatever_has_ended():
+    worse, better = far_apart(9)
+    waiting = [CandidateRuns(f"w{i}", [], tuple(range(9))) for i in range(10)]
+    ended = [entry(f"w{i}", [4.0 + 0.01 * i] * 9) for i in range(10)]
+    corrected = [summarize([entry("a", worse), entry("b", better), *rest]).tests[0] for rest in (waiting, ended)]
+    assert [test.corrected for test in corrected] == [pytest.approx(11 * 2 / 2**9)] * 2
+    waiting = [dataclasses.replace(each, seeds=()) for each in waiting]
+    few = said_of(summarize([entry("a", worse[:6]), entry("b", better[:6]), *waiting]))
+    assert "no verdict: 9 seeds can decide" in few and "w0 has unfinished runs" in few
+
+
+def test_each_is_tested_against_the_baseline_or_all_pairs():
+    entries = [entry(name, [loss, loss + 0.1]) for name, loss in (("a", 3.0), ("b", 2.0), ("c", 1.0))]
+    tested = lambda **how: [{t.better, t.worse} for t in summarize(entries, **how).tests]
+    assert tested() == [{"a", "b"}, {"a", "c"}] and tested(baseline="b") == [{"a", "b"}, {"b", "c"}]
+    assert len(tested(pairs=True)) == 3
+    summary = summarize(entries, baseline="c")
+    assert summary.baseline == "c" and {r.name: r.speedup for r in summary.results}["c"] == 1.0
+    with pytest.raises(UserError, match=r"--baseline 'd' is no candidate.*: the candidates are a, b, c"):
+        summarize(entries, baseline="d")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, "paired by seed: same weights and batches"),
+        ({"opt": "lion", "clip": "none", "lr": 0.1}, "paired by seed: same weights and batches"),
+        ({"width": 32}, "the runs differ in width"),
+        ({"init": "gpt2"}, "aren't recorded"),
+        ({"env": {"data": None}, "data": ["x"]}, "aren't recorded"),
+    ],
+)
+def test_same_weights_and_batches_are_claimed_only_where_they_are_recorded(change, said):
+    same = {"env": {"data": {"sha256": "0" * 64}}, "width": 16}
+    first, other = same | ({"env": {}} if "data" in change else {}), {"lr": 0.001, **same, **change}
+    summary = summarize([entry("a", [2.0, 2.1], **first), entry("b", [2.0, 2.3], **other)])
+    assert said in said_of(summary)
+
+
+def test_rates_that_the_compared_runs_select_are_judged_by_other_seeds():
+    rates = (0.001, 0.002, 0.003, 0.004)
+    entries = []
+    for i, noise in enumerate(np.random.default_rng(3).normal(0, 0.1, (40, len(rates), 5))):  # the rates are equal
+        runs = [run([4.0, 2 + noise[k, s]], s, lr=lr) for k, lr in enumerate(rates) for s in range(5)]
+        entries.append(CandidateRuns(f"c{i}", runs, tuple(range(5)), rates))
+    results = summarize(entries).results
+    assert np.mean([r.mean for r in results]) < 1.97  # the lowest of four noisy means
+    assert abs(np.mean([list(r.outcomes.values()) for r in results]) - 2) < 0.02
+    assert all(set(r.outcomes) == {1, 2, 3, 4} for r in results)
+    apart = dataclasses.replace(entries[0], search_seed=99)
+    assert dict(summarize([apart]).results[0].outcomes) == dict(next(r for r in results if r.name == "c0").losses)
+
+
+def test_a_diverged_run_counts_against_its_rate():
+    rates = (0.001, 0.002, 0.003)
+    finals = {0.001: [3.0] * 3, 0.002: [None, 2.4, 2.5], 0.003: [2.0, 2.0, 2.0]}
+    runs = [run([4.0, loss], s, lr=lr) for lr in rates for s, loss in enumerate(finals[lr])]
+    summary = summarize([CandidateRuns("a", runs, (0, 1, 2), rates), entry("b", [2.0, 2.1, 2.2])])
+    result = next(r for r in summary.results if r.name == "a")
+    assert result.lr == 0.003 and dict(result.outcomes) == {1: 2.0, 2: 2.0}
+    said = said_of(summary)
+    assert "a: 1 run diverged at other learning rates" in said and "the rate that the first seed selects" in said
+    assert "no verdict: a is best at the highest lr tried" in said
 
 
 def test_an_unfinished_run_is_named():
@@ -150,9 +244,9 @@ def test_all_formats_agree():
 
 def test_keys_of_the_json_are_stable():
     values = json.loads(tables.as_json(summarize([entry("one", [2.0, 2.1]), entry("two", [1.9, 2.0])])))
-    assert list(values) == ["target", "first", "search_seed", "standings", "pairs"]
+    assert list(values) == ["target", "first", "search_seed", "standings", "pairs", "resolution", "level"]
     assert list(values["standings"][0]) == [*tables.FIELDS, "losses", "broken", "missing", "track_3"]
-    pair = ["better", "worse", "difference", "sem", "seeds", "p", "corrected", "significant"]
+    pair = ["better", "worse", "difference", "sem", "seeds", "p", "corrected", "interval", "obstacle", "significant"]
     assert list(values["pairs"][0]) == pair
 
 
@@ -160,5 +254,5 @@ def test_a_column_without_values_and_its_legend_are_omitted():
     summary = summarize([entry("a", (3.0, 3.1)), entry("b", (3.2, 3.3))])
     results = [dataclasses.replace(result, seconds=None, ms_per_step=None) for result in summary.results]
     shown = tables.text(dataclasses.replace(summary, results=results))
-    assert "steps" in shown and "secs" not in shown and "ms:" not in shown and "div:" in shown
+    assert "steps" in shown and "secs" not in shown and "ms:" not in shown and "diverged:" in shown
     assert max(map(len, shown.splitlines())) <= tables.WIDTH

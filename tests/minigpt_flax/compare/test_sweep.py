@@ -12,6 +12,7 @@ import pytest
 from minigpt_flax.compare.comparison import Comparison, check
 from minigpt_flax.compare.progress import ComparisonProgress
 from minigpt_flax.compare.runner import run_comparison
+from minigpt_flax.compare.sweep import is_finished
 from minigpt_flax.compare.traced_run import trace_run
 from minigpt_flax.data import Batches
 from minigpt_flax.errors import Diverged, UserError
@@ -19,6 +20,7 @@ from minigpt_flax.runs.records import RunRecord, read_run
 from minigpt_flax.train.build import build
 from minigpt_flax.train.checkpoint import NoCheckpoints
 from minigpt_flax.train.config.run_config import as_text, resolve
+from minigpt_flax.train.config.stored import to_json
 from minigpt_flax.train.reporter import StepTimer
 from minigpt_flax.train.store import Store
 from minigpt_flax.train.supervisor import History, Supervisor
@@ -46,7 +48,7 @@ def cached():
 
 def compared(folder, vmap=False, status=0, **changes):
     """Trains two optimizers with two seeds each; returns the folders of the runs by optimizer and seed."""
-    comparison = check(Comparison("nano", GIVEN | changes, ("adamw", "sgd"), (), (), False, (0, 1)))
+    comparison = check(Comparison("nano", GIVEN | changes, ("adamw", "sgd"), (), (), False, (0, 1)), fewest=2)
     assert run_comparison(comparison, folder, vmap=vmap, shown=False) == status
     found = {}
     for candidate in comparison.candidates:
@@ -108,6 +110,27 @@ def test_rollback_continues_from_a_checkpoint_without_the_batch(tmp_path, monkey
     for name in ("loss", "lr", "val_loss"):
         values = [[line[name] for line in lines if name in line] for lines in (ours, theirs)]
         np.testing.assert_allclose(*values, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("policy", "lines", "passed", "finished"),
+    [
+        ("stop", [{"loss": None}], [], True),
+        ("stop", [{"loss": None, "skipped_in_a_row": 1}, {"loss": 2.0}], [], False),  # stopped at step 2
+        ("skip", [{"loss": None, "skipped_in_a_row": 1}], [], False),
+        ("skip", [{"loss": None}], [], True),
+        ("rollback(times=2)", [{"loss": None}], [4], False),  # killed before it rolled back
+        ("rollback(times=2)", [{"loss": None}], [4, 7], True),
+        ("rollback(times=2)", [{"val_loss": None}], [], True),
+    ],
+)
+def test_a_run_is_finished_by_how_it_ended(tmp_path, policy, lines, passed, finished):
+    config = resolve({**GIVEN, "on_nan": policy}, "nano")
+    (tmp_path / "config.json").write_text(to_json(config))
+    clock = lambda i: {"step": i + 1, "tokens": i, "seconds": i / 10}
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(clock(i) | x) + "\n" for i, x in enumerate(lines)))
+    (tmp_path / "passed_over.json").write_text(json.dumps(passed))
+    assert is_finished(tmp_path, config) == finished
 
 
 def test_rollback_is_refused_for_runs_in_one_program(tmp_path):

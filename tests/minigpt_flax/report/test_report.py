@@ -9,6 +9,8 @@ import pytest
 from matplotlib.image import imread
 
 from minigpt_flax.__main__ import main
+from minigpt_flax.compare import comparison as comparisons
+from minigpt_flax.compare.comparison import Comparison
 from minigpt_flax.runs.style import COLORS
 from tests.minigpt_flax.made_runs import write
 
@@ -129,3 +131,42 @@ def test_nothing_is_wider_than_the_screen(pair, tmp_path, width):
     (tmp_path / "frame.html").write_text(frame.format(width) + ask)
     shown = browse(tmp_path / "frame.html", "--dump-dom", "--allow-file-access-from-files")
     assert f'data-width="{width}"' in shown
+
+
+def comparison_in(folder, losses):
+    """A comparison with such losses of its candidates, each with three seeds."""
+    comparison = Comparison("nano", {"steps": 40}, tuple(losses), (), (), False, (0, 1, 2))
+    comparisons.save(comparison, folder)
+    for candidate in comparison.candidates:
+        for seed in comparison.seeds:
+            config = comparison.config(candidate, seed=seed)
+            path = comparison.path(folder, candidate, config)
+            finals = [4.0, losses[candidate.name] + 0.01 * seed]
+            write(path, finals, opt=candidate.name, seed=seed, lr=config.lr, steps=40)
+    return folder
+
+
+def test_candidates_of_two_comparisons_are_told_apart_by_their_folders(tmp_path, capfd):
+    one = comparison_in(tmp_path / "x" / "c", {"adamw": 3.0, "lion": 2.0})
+    two = comparison_in(tmp_path / "two", {"adamw": 3.5, "sgd": 2.5})
+    assert report(one, two, "--out", tmp_path / "r.html") == 0
+    page = (tmp_path / "r.html").read_text()
+    groups = set(re.findall(r'"group":"([^"]*)"', page))
+    assert groups == {"c: adamw", "lion", "two: adamw", "sgd"}
+    assert page.count("c: adamw vs. two: adamw") == 1 and "3 tests" in page
+    same = comparison_in(tmp_path / "y" / "c", {"adamw": 3.5, "lion": 2.5})
+    assert report(one, same, "--out", tmp_path / "r.html") == 0
+    groups = set(re.findall(r'"group":"([^"]*)"', (tmp_path / "r.html").read_text()))
+    assert len(groups) == 4 and all("/c: " in group for group in groups)
+    assert report(one, tmp_path / "x" / ".." / "x" / "c", "--out", tmp_path / "r.html") == 2
+    assert "is given twice: name each folder once" in capfd.readouterr().err
+
+
+def test_the_page_of_a_comparison_has_its_own_tests(tmp_path):
+    folder = comparison_in(tmp_path / "c", {"adamw": 3.0, "lion": 2.0, "sgd": 2.2})
+    path = folder / comparisons.FILE
+    path.write_text(path.read_text().replace('"baseline": null', '"baseline": "sgd"'))
+    assert report(folder, "--out", tmp_path / "r.html") == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "lion vs. sgd" in page and "sgd vs. adamw" in page and "lion vs. adamw" not in page
+    assert "95 %: " in page and "0/3 0-71%" in page and "paired by seed: same weights and batches" in page
