@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from minigpt_flax import installed
 from minigpt_flax.__main__ import COMMANDS, main
-from minigpt_flax.cli import installed
 from minigpt_flax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -29,12 +29,25 @@ def test_every_package_of_the_extra_is_looked_for(extra):
     assert sorted(installed.MODULES[extra]) == sorted(MODULE_OF.get(name, name) for name in needed)
 
 
-def test_what_is_missing_is_named_with_what_installs_it(monkeypatch):
+@pytest.mark.parametrize(("version", "source"), [("0.1.0", "jaxopt-mini"), (installed.NOT_INSTALLED, ROOT)])
+def test_what_is_missing_is_named_with_what_installs_it(version, source, monkeypatch):
     monkeypatch.setitem(installed.MODULES, "gpt", ("flax", "no_such_module"))
-    with pytest.raises(
-        UserError, match=r"^not installed: no_such_module; install with: pip install 'jaxopt-mini\[gpt\]'$"
-    ):
+    monkeypatch.setattr(installed, "own_version", lambda: version)
+    expected = f"not installed: no_such_module; install with: pip install '{source}[gpt]'"
+    with pytest.raises(UserError, match=f"^{re.escape(expected)}$"):
         installed.require()
+
+
+@pytest.mark.parametrize("name", ["train", "fit"])  # a package that can be called, and a name in a module
+def test_the_python_interface_names_what_installs_a_missing_package(name):
+    code = (
+        "import sys; sys.modules['jaxtyping'] = None; import importlib.util as util; find = util.find_spec;"
+        "util.find_spec = lambda name: None if name == 'jaxtyping' else find(name);"
+        f"import minigpt_flax; minigpt_flax.{name}(steps=1)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False).stderr
+    line = r"ModuleNotFoundError: not installed: jaxtyping; install with: pip install '\S+\[gpt\]'"
+    assert re.fullmatch(line, said.splitlines()[-1])
 
 
 def test_a_mistyped_flag_of_a_command_is_told_with_the_nearest(capfd):
