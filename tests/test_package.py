@@ -29,6 +29,12 @@ def test_every_package_of_the_extra_is_looked_for(extra):
     assert sorted(installed.MODULES[extra]) == sorted(MODULE_OF.get(name, name) for name in needed)
 
 
+@pytest.mark.parametrize("page", ["docs/start/install.md", "docs/zh/start/install.md"])
+def test_the_page_lists_every_extra(page):
+    named = re.findall(r"^\| (`.*?) \|", (ROOT / page).read_text("utf-8"), flags=re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(named))) >= set(PROJECT["optional-dependencies"])
+
+
 @pytest.mark.parametrize(("version", "source"), [("0.1.0", "jaxopt-mini"), (installed.NOT_INSTALLED, ROOT)])
 def test_what_is_missing_is_named_with_what_installs_it(version, source, monkeypatch):
     monkeypatch.setitem(installed.MODULES, "gpt", ("flax", "no_such_module"))
