@@ -18,7 +18,7 @@ MODULES = {
 
 
 def require(extra: str = "gpt") -> None:
-    """Checks that the packages of an extra are installed.
+    """Check that the packages of an extra are installed.
 
     Raises:
       UserError: some are missing; names them and the command that installs them.
@@ -37,7 +37,7 @@ def install_line(extra: str) -> str:
 
 
 def import_or_explain(module: str) -> ModuleType:
-    """Imports a module that needs the extra ``gpt``.
+    """Import a module that needs the extra ``gpt``.
 
     Raises:
       ModuleNotFoundError: packages are missing; names them and the command that installs them.
