@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
 from types import ModuleType
 
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import PACKAGE, ROOT, quote
 
-NOT_INSTALLED = "(not installed)"
 MODULES = {
     "gpt": ("flax", "jaxtyping", "matfree", "matplotlib", "orbax", "plotext", "rich", "safetensors", "tokenizers"),
     "completion": ("shtab",),
@@ -30,9 +30,12 @@ def require(extra: str = "gpt") -> None:
 def install_line(extra: str) -> str:
     """The command that installs an extra.
 
-    By the name of this package if it is installed, else by the folder of its source: no index has the package.
+    It names this package if it is installed, else the folder of the source, as the package is on no index. Building
+    leaves metadata in that folder, which does not count as installed.
     """
-    source = ROOT if own_version() == NOT_INSTALLED else PACKAGE
+    places = [Path(str(found.locate_file(""))).resolve() for found in distributions(name=PACKAGE)]
+    is_source = (ROOT / "pyproject.toml").is_file() and all(place == ROOT for place in places)
+    source = ROOT if is_source else PACKAGE
     return f"pip install {quote(f'{source}[{extra}]')}"
 
 
@@ -57,4 +60,4 @@ def own_version() -> str:
     try:
         return version(PACKAGE)
     except PackageNotFoundError:
-        return NOT_INSTALLED
+        return "(not installed)"

@@ -35,11 +35,30 @@ def test_the_page_lists_every_extra(page):
     assert set(re.findall(r"`(\w+)`", " ".join(named))) >= set(PROJECT["optional-dependencies"])
 
 
-@pytest.mark.parametrize(("version", "source"), [("0.1.0", "jaxopt-mini"), (installed.NOT_INSTALLED, ROOT)])
-def test_what_is_missing_is_named_with_what_installs_it(version, source, monkeypatch):
-    monkeypatch.setitem(installed.MODULES, "gpt", ("flax", "no_such_module"))
-    monkeypatch.setattr(installed, "own_version", lambda: version)
-    expected = f"not installed: no_such_module; install with: pip install '{source}[gpt]'"
+@pytest.mark.parametrize(
+    ("is_source", "metadata", "named"),
+    [
+        (True, [], "source"),
+        (True, ["source"], "source"),  # metadata that a build left beside the source: pip does not know of it
+        (True, ["source", "site"], "package"),  # editable
+        (False, ["source"], "package"),  # a wheel: its metadata is beside the package
+    ],
+)
+def test_what_is_missing_is_named_with_what_installs_it(is_source, metadata, named, monkeypatch, tmp_path):
+    root = (tmp_path / "source").resolve()
+    for folder in {"source", *metadata}:
+        (tmp_path / folder).mkdir()
+    for folder in metadata:
+        about = tmp_path / folder / "jaxopt_mini-0.1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text("Name: jaxopt-mini\nVersion: 0.1.0\n")
+    if is_source:
+        (root / "pyproject.toml").touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path / folder) for folder in metadata])
+    monkeypatch.setattr(installed, "ROOT", root)
+    monkeypatch.setitem(installed.MODULES, "gpt", ("no_such_module",))
+    expected = f"{root}[gpt]" if named == "source" else "jaxopt-mini[gpt]"
+    expected = f"not installed: no_such_module; install with: pip install '{expected}'"
     with pytest.raises(UserError, match=f"^{re.escape(expected)}$"):
         installed.require()
 
