@@ -1,9 +1,7 @@
 """Old names, which work for one more release, and names of Optax, which are answered with ours.
 
-CHANGELOG.md lists the old names beside the new ones.
-
-They are served by the ``__getattr__`` of their modules, out of sight of documentation, ``import *`` and type checkers;
-old module paths are entries of ``sys.modules``.
+CHANGELOG.md lists the old names beside the new ones. They are served by the ``__getattr__`` of their modules, out of
+sight of documentation, ``import *`` and type checkers; old module paths are entries of ``sys.modules``.
 """
 
 from __future__ import annotations

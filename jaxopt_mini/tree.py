@@ -223,7 +223,16 @@ def is_multiple(count: jax.Array, period: int | jax.Array) -> jax.Array:
     >>> print(is_multiple(jnp.int32(6), 3), is_multiple(jnp.int32(6), 10**10))
     True False
     """
-    return count % (min(period, int(MAX_COUNT)) if isinstance(period, int) else period) == 0
+    return count % at_most_max_count(period) == 0
+
+
+def at_most_max_count(number: int | jax.Array) -> int | jax.Array:
+    """A number of steps that may be compared with an int32 count: a longer one is out of reach of any run.
+
+    >>> at_most_max_count(10**10)
+    2147483647
+    """
+    return min(number, int(MAX_COUNT)) if isinstance(number, int) else number
 
 
 def average(new: Tree, old: Tree, decay: ArrayLike) -> Tree:
@@ -244,8 +253,8 @@ def total_weight(decay: ArrayLike, count: jax.Array) -> jax.Array:
       decay: in [0, 1).
       count: at least 1.
 
-    >>> float(total_weight(0.999999, jnp.array(1)))
-    9.999994974714355e-07
+    >>> print(f"{total_weight(0.999999, jnp.array(1)):.3e}")
+    1.000e-06
     """
     log = math.log(decay) if isinstance(decay, float) and decay > 0 else jnp.log(decay)
     return -jnp.expm1(count.astype(jnp.float32) * log)

@@ -190,7 +190,7 @@ def adam_mini(
     >>> tx = adam_mini(0.1)
     >>> params = {"kernel": jnp.ones((2, 2))}  # two outputs of two inputs
     >>> updates, _ = tx.update({"kernel": jnp.array([[1.0, 0.1], [7.0, 0.7]])}, tx.init(params), params)
-    >>> print(updates["kernel"])
+    >>> print(updates["kernel"].round(2))
     [[-0.02 -0.02]
      [-0.14 -0.14]]
     """

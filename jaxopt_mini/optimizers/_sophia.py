@@ -27,7 +27,7 @@ from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.tree import (
-    MAX_COUNT,
+    at_most_max_count,
     average,
     bias_correction,
     cast_like,
@@ -153,7 +153,7 @@ def scale_by_sophia(
             hessian, inner = estimator.update(updates, inner, params, **extra_args)
             return inner, cast_like(average(hessian, nu, b2), nu)
 
-        due = is_multiple(state.count - min(first_estimate - 1, int(MAX_COUNT)), update_interval)
+        due = is_multiple(state.count - at_most_max_count(first_estimate - 1), update_interval)
         inner, nu = jax.lax.cond(due, estimated, lambda *same: same, state.hessian_fn_state, state.nu)
         return cast_like(direction, updates), SophiaState(count, cast_like(mu, state.mu), nu, inner)
 

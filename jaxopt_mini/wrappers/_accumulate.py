@@ -19,7 +19,7 @@ from jaxopt_mini.base import (
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_at_least_one
-from jaxopt_mini.tree import MAX_COUNT, cast_like, widen, zeros_like
+from jaxopt_mini.tree import at_most_max_count, cast_like, widen, zeros_like
 from jaxopt_mini.wrappers._conditional import MICRO_BATCHED, conditional_updates, update_if
 from jaxopt_mini.wrappers._inner_updates import counts_inner_updates
 
@@ -113,7 +113,7 @@ def accumulate(
             count, total = jax.tree.map(
                 lambda new, old: jnp.where(ignored, old, new), (count, total), (state.count, state.total)
             )
-        full = count >= (needed if callable(steps) else min(steps, int(MAX_COUNT)))
+        full = count >= at_most_max_count(needed)
         mean = cast_like(jax.tree.map(lambda leaf: leaf / jnp.asarray(needed, leaf.dtype), total), updates)
         new, inner_state = update_if(full, inner, mean, state.inner_state, params, extra_args)
         total = jax.tree.map(lambda leaf: jnp.where(full, jnp.zeros_like(leaf), leaf), total)
