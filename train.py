@@ -15,7 +15,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(arguments: list[str]) -> int:
     """Parses the arguments; trains, or prints names."""
-    from minigpt_flax.cli import installed, parser, train
+    from minigpt_flax import installed
+    from minigpt_flax.cli import parser, train
     from minigpt_flax.train import memory
 
     installed.require()

@@ -5,7 +5,6 @@ They are imported when they are first used: ``import minigpt_flax`` does not imp
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,12 +46,18 @@ __all__ = sorted([*_MODULE_OF, *_PACKAGES])  # pyright: ignore[reportUnsupported
 def __getattr__(name: str) -> Any:
     """Imports a public name at its first use."""
     if name in _PACKAGES:
-        return import_module(f"{__name__}.{name}")
+        return _imported(name)
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    value = getattr(_imported(_MODULE_OF[name]), name)
     globals()[name] = value
     return value
+
+
+def _imported(module: str) -> Any:
+    from minigpt_flax.installed import import_or_explain
+
+    return import_or_explain(f"{__name__}.{module}")
 
 
 def __dir__() -> list[str]:

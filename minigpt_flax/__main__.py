@@ -26,12 +26,12 @@ COMMANDS = {  # each module has SUMMARY, declare and run
 
 def parser() -> Parser:
     """Builds the parser: each command's module declares its own arguments."""
-    from minigpt_flax.cli import installed
+    from minigpt_flax import installed
     from minigpt_flax.cli.parser import Parser
-    from minigpt_flax.invocation import line
+    from minigpt_flax.invocation import PACKAGE, line
 
     build = Parser(prog=line("").strip(), description="Train a GPT, and work with trained runs.")
-    build.add_argument("--version", action="version", version=f"{installed.PACKAGE} {installed.own_version()}")
+    build.add_argument("--version", action="version", version=f"{PACKAGE} {installed.own_version()}")
     commands = build.add_subparsers(metavar="COMMAND", required=True)
     for name, module in ((name, import_module(path)) for name, path in COMMANDS.items()):
         command = commands.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(arguments: list[str]) -> int:
     """Parses the arguments and runs the command."""
-    from minigpt_flax.cli import installed
+    from minigpt_flax import installed
     from minigpt_flax.errors import check_name
     from minigpt_flax.train import memory
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from importlib import import_module
 from types import ModuleType
 from typing import Any
+
+from minigpt_flax.installed import import_or_explain
 
 INTERFACE = "minigpt_flax._api"
 
@@ -20,7 +21,7 @@ class CallablePackage(ModuleType):
     @property
     def __wrapped__(self) -> Any:
         """The function."""
-        return getattr(import_module(INTERFACE), self.__name__.rpartition(".")[2])
+        return getattr(import_or_explain(INTERFACE), self.__name__.rpartition(".")[2])
 
     @property
     def __signature__(self) -> inspect.Signature:

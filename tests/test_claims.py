@@ -26,6 +26,7 @@ from tests.cases import CASES
 from tests.jaxopt_mini.test_departures import DEPARTURES, NARROW_STATES
 
 ROOT = Path(__file__).parents[1]
+NANO_TOKENS = 12 * 64  # of a step of ``nanogpt``
 GPT2 = 124_439_808  # its parameters
 WORDS = {
     "twelve": 12, "thirteen": 13, "eighteen": 18, "fifty": 50, "五十": 50, "十三": 13, "十八": 18,
@@ -76,6 +77,11 @@ def faults(key: str) -> int:
 def parameters(preset: str) -> int:
     """Parameters of a preset on its data, counted from the shapes of its tensors."""
     return sum(leaf.size for leaf in jax.tree.leaves(build(resolve({}, preset)).shapes))
+
+
+def step_ms() -> float:
+    """Milliseconds of a step of ``nanogpt``, whose model is that of ``demo``."""
+    return measured("step nanogpt")["ms_per_step"]["ours"]["median"]
 
 
 def over_nanogpt(choose: Callable) -> float:
@@ -131,10 +137,9 @@ README = [
     (r"GPT \(([\d.]+) M parameters, text of the Python documentation, ([\d,]+) steps\)", lambda: (
         parameters("demo") / 1e6, measured("reference, pydocs")["steps"])),
     (r"([\d.]+) M-parameter GPT", lambda: (parameters("demo") / 1e6,)),
-    (r"Validation loss over ([\d,]+) steps", lambda: (measured("reference, pydocs")["steps"],)),
     (r"in (\d+) % and (\d+) % of its steps", lambda: (share_of_steps("muon"), share_of_steps("soap"))),
-    (r"with (\d+) trajectories recorded", lambda: (len(deviations()),)),
-    (r"deviation is ([\d.e-]+) of the distance", lambda: (max(size for _, size in deviations().values()),)),
+    (r"against (\d+) trajectories recorded", lambda: (len(deviations()),)),
+    (r"deviation is ([\d.e-]+) of\s+the distance", lambda: (max(size for _, size in deviations().values()),)),
     (r"(Thirteen) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
     (r"(Eighteen) bugs of Optax", lambda: (len({name.partition(",")[0] for name in DEPARTURES}),)),
     (r"at most ([\d.]+) % found a difference", lambda: (100 * false_verdicts(),)),
@@ -142,6 +147,8 @@ README = [
         len(deviations()), max(deviations()[file][1] for file in deviations() if file.startswith("soap")))),
     (r"nanoGPT \| (\d+) training losses .* \| ([\d.e-]+) nats without biases, ([\d.e-]+) with", lambda: (
         100, *(measured("pages, nanogpt")[way]["loss"] for way in ("without biases", "with biases")))),
+    (r"takes (\d+) ms \(([\d.]+)k tokens/s\), ([\d.]+) to ([\d.]+) of nanoGPT's time", lambda: (
+        step_ms(), NANO_TOKENS / step_ms(), over_nanogpt(min), over_nanogpt(max))),
     (r"(\d+) runs, killed by (\d+) signals", lambda: (faults("runs"), faults("signals"))),
 ]  # fmt: skip
 CHINESE = [

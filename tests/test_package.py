@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from minigpt_flax import installed
 from minigpt_flax.__main__ import COMMANDS, main
-from minigpt_flax.cli import installed
 from minigpt_flax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -29,12 +29,50 @@ def test_every_package_of_the_extra_is_looked_for(extra):
     assert sorted(installed.MODULES[extra]) == sorted(MODULE_OF.get(name, name) for name in needed)
 
 
-def test_what_is_missing_is_named_with_what_installs_it(monkeypatch):
-    monkeypatch.setitem(installed.MODULES, "gpt", ("flax", "no_such_module"))
-    with pytest.raises(
-        UserError, match=r"^not installed: no_such_module; install with: pip install 'jaxopt-mini\[gpt\]'$"
-    ):
+@pytest.mark.parametrize("page", ["docs/start/install.md", "docs/zh/start/install.md"])
+def test_the_page_lists_every_extra(page):
+    named = re.findall(r"^\| (`.*?) \|", (ROOT / page).read_text("utf-8"), flags=re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(named))) >= set(PROJECT["optional-dependencies"])
+
+
+@pytest.mark.parametrize(
+    ("is_source", "metadata", "named"),
+    [
+        (True, [], "source"),
+        (True, ["source"], "source"),  # metadata that a build left beside the source: pip does not know of it
+        (True, ["source", "site"], "package"),  # editable
+        (False, ["source"], "package"),  # a wheel: its metadata is beside the package
+    ],
+)
+def test_what_is_missing_is_named_with_what_installs_it(is_source, metadata, named, monkeypatch, tmp_path):
+    root = (tmp_path / "source").resolve()
+    for folder in {"source", *metadata}:
+        (tmp_path / folder).mkdir()
+    for folder in metadata:
+        about = tmp_path / folder / "jaxopt_mini-0.1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text("Name: jaxopt-mini\nVersion: 0.1.0\n")
+    if is_source:
+        (root / "pyproject.toml").touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path / folder) for folder in metadata])
+    monkeypatch.setattr(installed, "ROOT", root)
+    monkeypatch.setitem(installed.MODULES, "gpt", ("no_such_module",))
+    expected = f"{root}[gpt]" if named == "source" else "jaxopt-mini[gpt]"
+    expected = f"not installed: no_such_module; install with: pip install '{expected}'"
+    with pytest.raises(UserError, match=f"^{re.escape(expected)}$"):
         installed.require()
+
+
+@pytest.mark.parametrize("name", ["train", "fit"])  # a package that can be called, and a name in a module
+def test_the_python_interface_names_what_installs_a_missing_package(name):
+    code = (
+        "import sys; sys.modules['jaxtyping'] = None; import importlib.util as util; find = util.find_spec;"
+        "util.find_spec = lambda name: None if name == 'jaxtyping' else find(name);"
+        f"import minigpt_flax; minigpt_flax.{name}(steps=1)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False).stderr
+    line = r"ModuleNotFoundError: not installed: jaxtyping; install with: pip install '\S+\[gpt\]'"
+    assert re.fullmatch(line, said.splitlines()[-1])
 
 
 def test_a_mistyped_flag_of_a_command_is_told_with_the_nearest(capfd):

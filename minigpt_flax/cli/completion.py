@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from minigpt_flax.cli import installed
+from minigpt_flax import installed
 from minigpt_flax.cli.parser import Parser
 from minigpt_flax.errors import check_name
 from minigpt_flax.invocation import CONSOLE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import importlib.util
 from pathlib import Path
 
 from minigpt_flax.invocation import quote, show
@@ -59,7 +60,7 @@ def advice(path: Path, block: bytes, start: int) -> str:
         return f"most of it is: remove the wrong bytes with {_line(path, 'utf-8', '-c ')}"
     encoding = detect(sample)
     if encoding is None:
-        return "convert it first with iconv -f ENCODING -t utf-8, ENCODING being what it was saved in"
+        return f"convert it first with iconv -f ENCODING -t utf-8, with the encoding that it was saved in{_advice()}"
     name = encoding.replace("_", "-").upper()
     return f"it looks like {name} ({LEGACY[encoding]}): convert it with {_line(path, name)} and check the result"
 
@@ -79,6 +80,12 @@ def _foreign_lines(block: bytes, start: int) -> bytes:
     lines = block[block.rfind(b"\n", 0, start) + 1 :][:EXAMINED].split(b"\n")
     whole = lines[:-1] if len(lines) > 1 else lines  # the last may be cut inside a character
     return b"\n".join(line for line in whole if not line.isascii())[:SAMPLE] or lines[-1]
+
+
+def _advice() -> str:
+    if importlib.util.find_spec("charset_normalizer") is None:
+        return "; to have it detected: pip install charset-normalizer"
+    return ""
 
 
 def detect(sample: bytes) -> str | None:

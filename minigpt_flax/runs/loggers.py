@@ -39,7 +39,7 @@ class tensorboard:
     The event files are in the run's folder, ``tensorboard/``. Package: tensorboardX.
     """
 
-    package, extra = "tensorboardX", "tensorboard"
+    package = "tensorboardX"
 
     def __init__(self, folder: Path, config: Mapping[str, Any], done: int):
         from tensorboardX import SummaryWriter
@@ -67,7 +67,7 @@ class wandb:
     A resumed run continues there too, as its name is its id. Package: wandb.
     """
 
-    package, extra = "wandb", "wandb"
+    package = "wandb"
 
     def __init__(self, folder: Path, config: Mapping[str, Any], done: int):
         import wandb as package  # pyright: ignore[reportMissingImports]
@@ -103,7 +103,7 @@ def require(specs: Sequence[Spec]) -> None:
     for spec in specs:
         row: Any = look_up_name(spec, LOGGERS, "logger")
         if importlib.util.find_spec(row.package) is None:
-            raise UserError(f"--log {spec} needs the package {row.package}: pip install 'jaxopt-mini[{row.extra}]'")
+            raise UserError(f"--log {spec} needs the package {row.package}: pip install {row.package}")
 
 
 def open_all(specs: Sequence[Spec], folder: Path, config: Mapping[str, Any], done: int) -> list[Logger]:

@@ -1,4 +1,4 @@
-"""The data of a run: its sources under one tokenizer, each split into training and validation, and their weights."""
+"""The data of a run: sources encoded by one tokenizer, their training and validation splits, and their weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from minigpt_flax.train.config.run_config import RunConfig
 from minigpt_flax.train.registry import REGISTRIES
 
 IN_MEMORY = "(tokens in memory)"  # name of a source that was passed as an array
-DECODED = 1 << 24  # tokens that are decoded at most to measure their text
+DECODED = 1 << 24  # maximum number of tokens decoded to measure the validation text
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Part:
     """One source of a run.
 
     Attributes:
-      name: as it was given.
+      name: short name of the source.
       train: training tokens.
       val: validation tokens.
-      val_size: of the validation text; None if its tokens came without a tokenizer, or are too many to decode.
+      val_size: size of the validation text; None if there is no tokenizer, or too many tokens to decode.
     """
 
     name: str
@@ -62,12 +62,12 @@ class Dataset:
     """All sources of a run.
 
     Attributes:
-      parts: in the order in which they were given.
-      weights: their shares in the training batches.
-      tokenizer: of all.
-      sha256: hash of all.
-      replaced: lone surrogates of the sources that became U+FFFD.
-      notes: what a user should know about the data, one line each.
+      parts: the sources, in the order of the command line.
+      weights: share of each source in the training batches.
+      tokenizer: tokenizer of all sources.
+      sha256: hash of all sources.
+      replaced: number of lone surrogates that were replaced by U+FFFD.
+      notes: one-line notes about the data for the user.
     """
 
     parts: tuple[Part, ...]
@@ -79,29 +79,29 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """All names."""
+        """Names of all sources, separated by commas."""
         return ", ".join(part.name for part in self.parts)
 
     def batches(self, batch_size: int, context: int, seed: int) -> Batches | Mixture:
-        """``batches(step)``: the training batches, see ``Batches`` and ``Mixture``."""
+        """Create the training batches: a function of the step, see ``Batches`` and ``Mixture``."""
         return mix([part.train for part in self.parts], self.weights, batch_size, context, seed)
 
 
 class WrongData(UserError):
-    """The data isn't that of the run."""
+    """The data differs from the data that the run began with."""
 
 
 def load_dataset(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_hash: str | None = None) -> Dataset:
-    """Loads the sources of a run.
+    """Load the sources of a run.
 
     Args:
-      config: its fields ``data``, ``mix``, ``tokenizer`` and ``val_tokens`` are read.
-      tokenizer: of the run that is continued; None trains one, or takes that of the data.
-      data_hash: SHA-256 of the data that the run began with; None takes any.
+      config: configuration; only ``data``, ``mix``, ``tokenizer`` and ``val_tokens`` are used.
+      tokenizer: tokenizer of a resumed run; None trains one, or uses the data's own.
+      data_hash: expected SHA-256 of the data; None accepts any data.
 
     Raises:
       WrongData: the data has another hash.
-      UserError: a source, a share or a spec is wrong.
+      UserError: a source, a share or a spec is invalid.
     """
     weights = None if config.mix is None else read_weights(config.mix, config.data)
     if twice := {source for source in config.data if config.data.count(source) > 1}:
@@ -126,7 +126,7 @@ def load_dataset(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_
 
 
 def short_names(sources: Sequence[str]) -> list[str]:
-    """Names of sources: the last components of their paths, as many as tell them apart.
+    """Shorten paths to their last components, as many as are needed to distinguish the sources.
 
     >>> short_names(["/a/b.txt", "/c/b.txt", "/d/e.txt", "pydocs"])
     ['a/b.txt', 'c/b.txt', 'e.txt', 'pydocs']
@@ -144,16 +144,16 @@ def short_names(sources: Sequence[str]) -> list[str]:
 def from_tokens(
     train: Any, validation: Any = None, *, tokenizer: Tokenizer | None = None, vocab_size: int | None = None
 ) -> Dataset:
-    """A dataset of token ids in memory.
+    """Create a dataset from token ids in memory.
 
     Args:
       train: token ids, int[N].
-      validation: token ids to validate on; None takes the last tenth of ``train``.
-      tokenizer: that made them; None where there is none, and samples are numbers.
-      vocab_size: number of different tokens where there is no tokenizer; None takes the largest id + 1.
+      validation: token ids for validation, int[M]; None uses the last tenth of ``train``.
+      tokenizer: tokenizer of the ids; without one, samples are token ids.
+      vocab_size: vocabulary size if there is no tokenizer; None means the largest id + 1.
 
     Raises:
-      UserError: the ids aren't a vector of non-negative integers, or too few.
+      UserError: the ids are not a vector of non-negative integers, or there are too few.
     """
     parts = [_vector(tokens) for tokens in (train, validation) if tokens is not None]
     largest = max(int(tokens.max()) for tokens in parts)
@@ -179,10 +179,10 @@ def _joint_hash(hashes: Sequence[str]) -> str:
 
 
 def choose_tokenizer(corpora: Sequence[Corpus], spec: Spec) -> tuple[Tokenizer, list[str]]:
-    """The tokenizer of all sources: that of prepared data, or the one that ``spec`` names, trained on all text.
+    """Choose the tokenizer of all sources: that of prepared data, else the one of ``spec``, trained on all text.
 
-    Token files without a tokenizer are read as the output of a pretrained one, if ``spec`` names it, else as numbers;
-    as numbers too if it can't be downloaded.
+    Token files without a tokenizer are read as the output of a pretrained tokenizer if ``spec`` names one. Otherwise,
+    or if it can't be downloaded, they are read as plain token ids.
 
     Returns:
       The tokenizer, and notes for the user.
@@ -222,7 +222,7 @@ def _texts(corpora: Sequence[Corpus]) -> str | Iterator[str]:
 
 
 def _numbers(corpora: Sequence[Corpus]) -> Tokenizer:
-    """The vocabulary that the files declare, or else one up to their largest token."""
+    """The vocabulary that the files declare, else all ids up to the largest token."""
     formats = {corpus.format for corpus in corpora}
     if len(formats) == 1 and (only := next(iter(formats))) is not None:
         return Ids(only.vocab_size, only.eot)
@@ -237,10 +237,10 @@ def _part(corpus: Corpus, name: str, tokenizer: Tokenizer, val_tokens: int | Non
 
 
 def tokens_of(corpus: Corpus, tokenizer: Tokenizer) -> tuple[Tokens, Tokens]:
-    """Returns training and validation tokens: those that the data has set aside, or else the last tenth.
+    """Return training and validation tokens; validation is the source's own split, else the last tenth.
 
     Raises:
-      UserError: the tokenizer can't encode the text, or isn't the one that made the tokens.
+      UserError: the tokenizer can't encode the text, or is not the tokenizer of the tokens.
     """
     if corpus.tokenizer is not None and not _equal(corpus.tokenizer, tokenizer):
         raise UserError(f"{corpus.name!r} was prepared with another tokenizer than the run's: prepare it with that one")
@@ -256,7 +256,7 @@ def _equal(one: Tokenizer, other: Tokenizer) -> bool:
 
 
 def chained(*parts: Tokens) -> Tokens:
-    """Tokens one after another; those in files stay there."""
+    """Concatenate tokens; tokens in files stay memory-mapped."""
     arrays = [part for part in parts if isinstance(part, np.ndarray)]
     if len(arrays) == len(parts):
         return np.concatenate(arrays)

@@ -1,4 +1,4 @@
-"""Train several runs of one length in one program, by ``jax.vmap`` over their learning rates and seeds."""
+"""Train several runs of equal length in one program, with ``jax.vmap`` over their learning rates and seeds."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def fit_many(
     stop: Callable[[], bool],
     callback: Callback,
 ) -> list[Diverged | None]:
-    """Trains several runs of one length in one program, from their latest common checkpoint.
+    """Train several runs of equal length in one program, from their latest common checkpoint.
 
     Args:
-      runs: their parts; each keeps its own batches, validations and checkpoints.
-      folders: of the runs.
+      runs: the runs; each has its own batches, validations and checkpoints.
+      folders: folders of the runs.
       step: ``(stacked states, stacked batches) -> (stacked states, stacked metrics)``.
-      init: ``() -> stacked first states``.
-      stop: called before every step; True saves and ends.
-      callback: called for every run that hasn't diverged.
+      init: ``() -> stacked initial states``.
+      stop: called before every step; True saves and stops.
+      callback: called for every run that has not diverged.
 
     Returns:
-      Why each run ended early, None for those that didn't diverge.
+      For each run, the error with which it diverged, or None.
     """
     with ExitStack() as opened:
         stores = [
@@ -59,7 +59,7 @@ def fit_many(
 
 
 def _common(runs: Sequence[Run], stores: Sequence[Store], init: Callable[[], Any]) -> Any:
-    """The stacked states of the latest step that all runs have saved; else the first ones."""
+    """The stacked states of the latest step that all runs have saved, else the initial states."""
     steps = set.intersection(*(set(store.checkpoints.steps()) for store in stores))
     done = max(steps, default=0)
     for store in stores:
@@ -72,5 +72,5 @@ def _common(runs: Sequence[Run], stores: Sequence[Store], init: Callable[[], Any
 
 
 def stack(trees: Sequence[Any]) -> Any:
-    """Trees of one structure as one tree, with a new first axis."""
+    """Stack trees of equal structure along a new first axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

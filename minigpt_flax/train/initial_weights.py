@@ -1,4 +1,4 @@
-"""Initial weights: drawn at random, or those of a GPT-2 or of another run (``--init``)."""
+"""Initial weights (``--init``): random, or those of a GPT-2, a nanoGPT checkpoint or another run."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from minigpt_flax.train.restore import restore, settings_of
 from minigpt_flax.train.state import TrainState, init_state
 
 HUB = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
-HUB_FILES = ["config.json", "model.safetensors"]  # without its tokenizer, which is the one of the word gpt2
-SHAPE = (  # the fields that parameters fit into; all others of a model are free
+HUB_FILES = ["config.json", "model.safetensors"]  # the tokenizer is the spec gpt2
+SHAPE = (  # the fields of a model that its parameters determine
     *("vocab_size", "layers", "heads", "kv_heads", "width", "hidden", "context", "norm", "norm_eps", "position"),
     *("rope_base", "mlp", "bias", "norm_bias", "head_bias", "tie_head", "embedding_norm"),
     *("qk_norm", "qk_norm_scale", "attention_scale", "softcap", "softcap_form"),
@@ -38,11 +38,11 @@ class InitialWeights(NamedTuple):
     """Weights that a run starts from.
 
     Attributes:
-      name: as given.
-      fields: fields of ``RunConfig`` that they determine.
-      load: ``() -> parameters``; None where they are drawn at random.
-      tokenizer: the one stored beside them.
-      advised: those of the fields that the user may override.
+      name: value of ``--init``.
+      fields: fields of ``RunConfig`` that the weights determine.
+      load: ``() -> parameters``; None for random weights.
+      tokenizer: tokenizer stored with the weights, if any.
+      advised: the ``fields`` that the user may override.
     """
 
     name: str
@@ -53,10 +53,10 @@ class InitialWeights(NamedTuple):
 
 
 def initial_weights(name: str | None) -> InitialWeights:
-    """Finds the weights that ``--init`` names and reads their sizes; None draws them at random.
+    """Find the weights that ``--init`` names and read their sizes; None means random weights.
 
     Raises:
-      UserError: there are none of that name, or they can't be read.
+      UserError: the weights do not exist or can't be read.
     """
     if name is None:
         return InitialWeights("", {}, None, None)
@@ -72,7 +72,7 @@ def initial_weights(name: str | None) -> InitialWeights:
 
 
 def _of_run(name: str, path: Path) -> InitialWeights:
-    """The parameters of a run's best checkpoint, or their average if it keeps one."""
+    """The parameters of a run's best checkpoint, or their average if the optimizer maintains one."""
     _, config, tokenizer = settings_of(path)
     model = model_config(config, tokenizer.vocab_size)
     fields = {field: getattr(model, field) for field in SHAPE} | {"tokenizer": str(config.tokenizer)}
@@ -80,7 +80,7 @@ def _of_run(name: str, path: Path) -> InitialWeights:
 
 
 def _of_gpt2(name: str, path: Path) -> InitialWeights:
-    """A folder of Hugging Face's, with its own tokenizer if that is there."""
+    """A folder in Hugging Face's format, with its own tokenizer if it has one."""
     model, tokenizer = read_gpt2_config(path), read_folder(path)
     fields = {field: getattr(model, field) for field in SHAPE}
     fields |= {} if tokenizer is None else {"tokenizer": tokenizer.name}
@@ -88,17 +88,17 @@ def _of_gpt2(name: str, path: Path) -> InitialWeights:
 
 
 def _of_nanogpt(name: str, path: Path) -> InitialWeights:
-    """A checkpoint of nanoGPT, which has no tokenizer."""
+    """A nanoGPT checkpoint, which has no tokenizer."""
     model, _ = read_nanogpt(path)
     fields = {field: getattr(model, field) for field in SHAPE}
     return InitialWeights(name, fields, lambda: load_nanogpt(path)[1], None, advised=("tokenizer",))
 
 
 def require_tokenizer(given: Mapping[str, Any], source: InitialWeights, data: Collection[str]) -> None:
-    """Checks that the tokenizer of existing weights is known, if the data is text.
+    """Check that the tokenizer of existing weights is known, if the data is text.
 
     Raises:
-      UserError: neither the weights nor the user name one, and another one would not match the weights.
+      UserError: neither the weights nor the user specify a tokenizer.
     """
     known = source.load is None or "tokenizer" in source.fields or given.get("tokenizer") is not None
     if not known and (texts := [name for name in data if is_text(name)]):
@@ -109,7 +109,7 @@ def require_tokenizer(given: Mapping[str, Any], source: InitialWeights, data: Co
 
 
 def _from_hub(name: str) -> Path:
-    """The folder of one of OpenAI's models, downloaded where it isn't in the cache."""
+    """The folder of one of OpenAI's models, downloaded unless it is in the cache."""
     if name not in HUB:
         raise UserError(
             f"--init {name}: no such folder{nearest(name, HUB)}; give the folder of a run, of a GPT-2 (config.json and "
@@ -121,7 +121,7 @@ def _from_hub(name: str) -> Path:
         raise UserError(f"--init {name} needs the package huggingface_hub: pip install huggingface-hub") from error
     try:
         return Path(snapshot_download(HUB[name], allow_patterns=HUB_FILES))
-    except Exception as error:  # whatever the network raises
+    except Exception as error:  # network errors have no common base class
         raise UserError(
             f"--init {name}: {HUB[name]} is not in the cache of the Hugging Face hub and can't be downloaded "
             f"({type(error).__name__}); give a folder with its config.json and model.safetensors"
@@ -129,10 +129,10 @@ def _from_hub(name: str) -> Path:
 
 
 def fields_from_weights(given: Mapping[str, Any], source: InitialWeights) -> Mapping[str, Any]:
-    """The fields that the weights determine.
+    """Return the fields that the weights determine.
 
     Raises:
-      UserError: the user set one of them otherwise; a shorter context is no conflict.
+      UserError: a flag contradicts one of them; a shorter context is allowed.
     """
     names = source.fields.keys() - set(source.advised)
     below = {name: parsed(name, value) for name, value in source.fields.items()}
@@ -147,22 +147,22 @@ def fields_from_weights(given: Mapping[str, Any], source: InitialWeights) -> Map
 
 
 def known_tokenizer(config: RunConfig, source: InitialWeights) -> Tokenizer | None:
-    """The tokenizer stored beside the weights, unless the run uses another."""
+    """The tokenizer stored with the weights, unless the run uses another."""
     same = str(config.tokenizer) == source.fields.get("tokenizer")
     return source.tokenizer if same else None
 
 
 def first_params(run: Run, source: InitialWeights) -> Any:
-    """The parameters of the source with the shapes and dtypes of the run; None where they are drawn.
+    """Load the parameters with the shapes and dtypes of the run; None for random weights.
 
     Raises:
-      UserError: they can't be read, or don't fit.
+      UserError: the parameters can't be read, or do not fit.
     """
     return None if source.load is None else jax.tree.map(_fitted, source.load(), run.state.params)
 
 
 def digest(params: Any) -> str:
-    """SHA-256 of parameters: their names, types, shapes and numbers."""
+    """SHA-256 of parameters: names, dtypes, shapes and values."""
     hashed = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(params):
         hashed.update(
@@ -172,11 +172,11 @@ def digest(params: Any) -> str:
 
 
 def first_state(run: Run, params: Any) -> TrainState:
-    """The state before the first step, with the shardings of the run.
+    """Create the state before the first step, with the shardings of the run.
 
     Args:
       run: the run.
-      params: see :func:`first_params`; None draws them.
+      params: parameters from :func:`first_params`; None initializes them randomly.
     """
     if params is None:
         return run_unoptimized(run.init)
@@ -186,5 +186,5 @@ def first_state(run: Run, params: Any) -> TrainState:
 
 
 def _fitted(leaf: Any, like: Any) -> np.ndarray:
-    """One parameter with the shape and dtype of the run; positions beyond a shorter context are dropped."""
+    """Convert one parameter to the run's shape and dtype; positions beyond a shorter context are dropped."""
     return np.asarray(leaf)[tuple(slice(size) for size in like.shape)].astype(like.dtype)

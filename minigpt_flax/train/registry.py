@@ -1,4 +1,4 @@
-"""The tables whose rows specs name, by kind, and how a spec becomes an object."""
+"""Registries of optimizers, schedules, clips and other parts, and the construction of objects from specs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from minigpt_flax.train.probes import PROBES
 
 @dataclass(frozen=True)
 class Registry:
-    """One kind of spec.
+    """The registry of one kind of spec.
 
     Attributes:
-      kind: what a row is, for errors ("optimizer").
-      table: name -> function.
-      flag: of the command line.
-      leading: number of arguments that the run passes first: learning rate; peak and total steps; optimizer; text;
-        view; folder, configuration and steps done.
-      external: spec -> function, for a spec that names code outside of the table; None where only rows count.
+      kind: name of the kind in error messages ("optimizer").
+      table: functions by name.
+      flag: flag of the command line.
+      leading: number of positional arguments that the run passes: learning rate (optimizer); peak and total steps
+        (schedule); optimizer (wrapper); text (tokenizer); view (probe); folder, configuration and steps done (logger).
+      external: ``spec -> function`` for specs that name code outside the table; None if the kind has none.
     """
 
     kind: str
@@ -39,18 +39,18 @@ class Registry:
         """The function that a spec names.
 
         Raises:
-          UserError: there is none.
+          UserError: no function has this name.
         """
         if spec.is_external and self.external is not None:
             return self.external(spec)
         return look_up(spec, self.table, self.kind)
 
     def bind(self, spec: Spec, *leading: Any, offered: Mapping[str, Any] | None = None) -> Any:
-        """What a spec stands for; see :func:`minigpt_flax.spec.bind`."""
+        """Construct the object that a spec describes; see :func:`minigpt_flax.spec.bind`."""
         return bind(spec, self.row(spec), self.kind, *leading, offered=offered)
 
     def partial(self, spec: Spec, offered: Mapping[str, Any] | None = None) -> Callable:
-        """The function that a spec names with its arguments, of the leading ones."""
+        """The function that a spec names with the spec's arguments bound; it takes the leading arguments."""
         return partial_bind(spec, self.row(spec), self.kind, self.leading, offered)
 
 
@@ -77,9 +77,9 @@ REGISTRIES = {
 
 
 class RunInfo(NamedTuple):
-    """What a run passes by keyword to the functions whose signatures name it."""
+    """Values that a run passes by keyword to functions with a parameter of that name."""
 
     layout: Any  # tree of ``ParamLayout``
-    mask: Any  # tree of booleans: which parameters decay
-    weight_decay_mask: Any  # the same, under another name of Optax's
-    learning_rate: Any  # number or schedule of the run's own optimizer
+    mask: Any  # tree of booleans: parameters with weight decay
+    weight_decay_mask: Any  # the same, under another name that Optax uses
+    learning_rate: Any  # number or schedule of the run's main optimizer

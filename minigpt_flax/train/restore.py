@@ -1,4 +1,4 @@
-"""Open a trained run: its model from the folder alone, or the whole run with its data."""
+"""Open a trained run: only its model, or the whole run with its data."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class TrainedModel(NamedTuple):
     """The model of a run's checkpoint.
 
     Attributes:
-      model: sizes and parts.
-      params: to evaluate and sample with: an average, if the optimizer keeps one.
-      config: of the run.
-      tokenizer: of the run.
-      step: of the checkpoint.
-      folder: of the run.
+      model: model configuration.
+      params: parameters for evaluation and sampling; an average if the optimizer maintains one.
+      config: configuration of the run.
+      tokenizer: tokenizer of the run.
+      step: step of the checkpoint.
+      folder: folder of the run.
     """
 
     model: ModelConfig
@@ -62,20 +62,24 @@ class TrainedModel(NamedTuple):
         special_tokens: bool = False,
         seed: int = 0,
     ) -> str:
-        """Continues a prompt; returns the text with its prompt.
+        """Generate text.
 
         Args:
-          prompt: None begins after an end-of-text token, or on a new line if the tokenizer has none.
-          max_tokens: tokens to sample.
-          temperature: 0 takes the likeliest token; 1 is the model's own distribution.
-          top_k: sample from the k likeliest tokens only.
-          top_p: sample from the likeliest tokens that hold this share of the probability.
-          min_p: sample only tokens with at least this share of the likeliest token's probability.
-          repetition_penalty: above 1, tokens that occurred become less likely.
-          stop: the text ends before the first of these.
+          prompt: beginning of the text; None begins after an end-of-text token, or after a newline if the tokenizer
+            has none.
+          max_tokens: maximum number of tokens to sample.
+          temperature: divisor of the logits; 0 always takes the most likely token.
+          top_k: sample only from the k most likely tokens.
+          top_p: sample only from the most likely tokens whose probabilities add up to this.
+          min_p: sample only tokens with at least this fraction of the highest probability.
+          repetition_penalty: above 1, tokens that already occur become less likely.
+          stop: strings; the text ends before the first that occurs.
           ignore_eos: continue after an end-of-text token, which otherwise ends the text.
           special_tokens: read ``<|endoftext|>`` in the prompt as the token, not as text.
-          seed: of the draws.
+          seed: random seed.
+
+        Returns:
+          The prompt and the generated text.
 
         Raises:
           UserError: the tokenizer can't encode the prompt, or a number is out of range.
@@ -99,19 +103,19 @@ class TrainedModel(NamedTuple):
         return text
 
     def evaluate(self, data: Sequence[str] | str | None = None, split: str | None = None) -> dict[str, Any]:
-        """Measures the loss on a whole split, as ``minigpt_flax eval`` does.
+        """Evaluate the loss on a whole split, as ``minigpt_flax eval`` does.
 
         Args:
-          data: one or several of corpus, file, folder, pattern and ``hf:NAME``; None takes the run's own.
-          split: ``validation``, ``training`` or ``all``; None takes the validation split of the run's own data, and
-            all of other data.
+          data: one or several sources (corpus, file, folder, glob pattern or ``hf:NAME``); None means the run's own.
+          split: ``validation``, ``training`` or ``all``; None means the validation split of the run's own data, and
+            all of any other data.
 
         Returns:
           ``loss`` and ``loss_sem`` (nats per token), ``perplexity``, ``tokens``, bits per character and byte, and
           ``loss_by_position``.
 
         Raises:
-          UserError: the data can't be read or isn't the model's, or there is no such split.
+          UserError: the data can't be read, does not fit the model, or has no such split.
         """
         from minigpt_flax.train.evaluate_split import evaluate_split  # which opens runs itself
 
@@ -119,10 +123,10 @@ class TrainedModel(NamedTuple):
 
 
 def settings_of(path: Path) -> tuple[RunFolder, RunConfig, Tokenizer]:
-    """The folder of a run, its configuration and its tokenizer, each checked.
+    """Read and check the folder, configuration and tokenizer of a run.
 
     Raises:
-      UserError: it is no run, or one of its files is damaged or isn't the one that the run began with.
+      UserError: the folder is not a run, or one of its files is damaged or was replaced.
     """
     folder = RunFolder(path)
     folder.require()
@@ -132,14 +136,14 @@ def settings_of(path: Path) -> tuple[RunFolder, RunConfig, Tokenizer]:
 
 
 def restore(path: Path, step: str = "best") -> TrainedModel:
-    """Reads the model of a checkpoint; executes no code that the folder names.
+    """Read the model of a checkpoint, without executing any code that the folder names.
 
     Args:
       path: the run's folder.
-      step: a number of steps, or "last", or "best" (lowest validation loss; the last where there was no validation).
+      step: step of the checkpoint, "last", or "best" (lowest validation loss; the last without validations).
 
     Raises:
-      UserError: no such run or checkpoint, or it can't be read.
+      UserError: the run or checkpoint does not exist, or can't be read.
     """
     folder, config, tokenizer = settings_of(path)
     with open_checkpoints(path) as checkpoints:
@@ -154,7 +158,7 @@ def restore(path: Path, step: str = "best") -> TrainedModel:
 
 
 def is_foreign(config: RunConfig) -> bool:
-    """Whether the run's optimizer is code from outside of the project, so that its state can't be interpreted."""
+    """Whether the run's optimizer is code outside the project, so that its state can't be interpreted."""
     return any(spec.is_external or spec == CUSTOM for spec in (config.opt, *(group.spec for group in config.group)))
 
 
@@ -167,20 +171,18 @@ def reopen(
     optimizer: GradientTransformation | None = None,
     dataset: Dataset | None = None,
 ) -> tuple[Run, TrainState]:
-    """Builds a run again, its data included, and reads a checkpoint of it, to be studied.
-
-    All on one device, however many it was trained on.
+    """Rebuild a run with its data on one device, and read a checkpoint.
 
     Args:
       path: the run's folder.
-      step: of the checkpoint, as for :func:`restore`.
-      data: where the run's data is now; None looks where it was.
-      trust: execute code that the folder names.
-      optimizer: of a run whose optimizer was passed as an object.
-      dataset: of a run whose data was passed as an object.
+      step: step of the checkpoint, as for :func:`restore`.
+      data: new paths of the run's data; None uses the recorded ones.
+      trust: allow executing code that the folder names.
+      optimizer: the optimizer, if it was passed to the run as an object.
+      dataset: the data, if it was passed to the run as an object.
 
     Raises:
-      UserError: no such run or checkpoint, it can't be read, or the data is missing or has changed.
+      UserError: the run or checkpoint does not exist or can't be read, or the data is missing or has changed.
     """
     folder, config, tokenizer = settings_of(path)
     config = dataclasses.replace(with_trust(config, trust), mesh="data=1", parallel="jit")
@@ -192,10 +194,10 @@ def reopen(
 
 
 def load_run_data(folder: RunFolder, config: RunConfig, tokenizer: Tokenizer) -> Dataset:
-    """Loads the data that a run was trained on.
+    """Load the data that a run was trained on.
 
     Raises:
-      UserError: it is missing or has changed; names the run, the data and its hash.
+      UserError: the data is missing or has changed.
     """
     expected, where = folder.data_hash(), "give its new path with --data PATH"
     try:
@@ -212,7 +214,7 @@ def load_run_data(folder: RunFolder, config: RunConfig, tokenizer: Tokenizer) ->
 
 @contextmanager
 def open_checkpoints(path: Path) -> Iterator[Checkpoints]:
-    """The checkpoints of a run, for reading, with the validation losses that it has on record."""
+    """Open the checkpoints of a run for reading, with their recorded validation losses."""
     folder = RunFolder(path)
     with Checkpoints(folder.checkpoints, keep=sys.maxsize) as checkpoints:
         checkpoints.scores = folder.scores()

@@ -1,7 +1,7 @@
-"""Parameter groups with an optimizer of their own: ``WHERE=SPEC``, such as ``embedding=adamw(lr=0.3)``.
+"""Parameter groups with their own optimizers: ``WHERE=SPEC``, such as ``embedding=adamw(lr=0.3)``.
 
-WHERE is a role, or a pattern of parameter names (``blocks/mlp/*``). Beside its own keywords the spec takes ``lr``, a
-peak learning rate, or ``lr_scale``, a multiple of the default one. Imports no JAX.
+WHERE is a role, or a pattern of parameter names (``blocks/mlp/*``). In addition to the optimizer's keywords, the spec
+accepts ``lr``, a peak learning rate, or ``lr_scale``, a multiple of the default one. Imports no JAX.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.spec import Spec, parse
 
 REST = "rest"
-RATES = {"lr", "lr_scale"}  # keywords of a group, beside its optimizer's
+RATES = {"lr", "lr_scale"}  # keywords of a group, in addition to its optimizer's
 
 
 @dataclass(frozen=True)
 class ParamGroup:
-    """One group.
+    """One parameter group.
 
     Attributes:
       where: role, or pattern of parameter names.
-      spec: its optimizer.
-      lr: its peak learning rate.
+      spec: optimizer of the group.
+      lr: peak learning rate of the group.
     """
 
     where: str
@@ -33,19 +33,19 @@ class ParamGroup:
     lr: float
 
     def __str__(self) -> str:
-        """The group as it would be typed."""
+        """The group as on the command line."""
         return f"{self.where}={Spec(self.spec.name, self.spec.args, {**self.spec.keywords, 'lr': self.lr})}"
 
     def covers(self, name: str, role: str) -> bool:
-        """Whether the parameter of this name and role belongs here."""
+        """Whether a parameter with this name and role belongs to the group."""
         return self.where == role or fnmatchcase(name, self.where)
 
 
 def read(text: str, *, trusted: bool = True) -> tuple[str, Spec]:
-    """Parses a group as typed.
+    """Parse a group of the command line.
 
     Raises:
-      UserError: it isn't WHERE=SPEC, or a learning rate is out of range.
+      UserError: the text is not WHERE=SPEC, or a learning rate is out of range.
 
     >>> read("embedding=adamw(b2=0.95, lr_scale=0.1)")
     ('embedding', Spec(name='adamw', args=(), keywords={'b2': 0.95, 'lr_scale': 0.1}))
@@ -62,12 +62,12 @@ def read(text: str, *, trusted: bool = True) -> tuple[str, Spec]:
 
 
 def complete(text: str, usual: Callable[[str], Spec], lr: float) -> ParamGroup:
-    """Fills in what the text leaves open.
+    """Fill in the defaults of a group.
 
     Args:
-      text: the group as typed.
-      usual: name of an optimizer -> its default keywords, with ``lr`` where that is known.
-      lr: peak learning rate where it isn't.
+      text: the group as on the command line.
+      usual: ``name of an optimizer -> spec`` with its default keywords, and its default ``lr`` if it has one.
+      lr: peak learning rate if neither the text nor ``usual`` has one.
 
     >>> usual = lambda name: parse("adamw(b2=0.99, lr=0.01)", "optimizer")
     >>> str(complete("embedding=adamw(lr_scale=0.1)", usual, 1.0))
@@ -80,10 +80,10 @@ def complete(text: str, usual: Callable[[str], Spec], lr: float) -> ParamGroup:
 
 
 def read_complete(text: str, *, trusted: bool = True) -> ParamGroup:
-    """Reads back what ``str`` of a group gives.
+    """Parse the ``str`` of a group.
 
     Raises:
-      UserError: it isn't WHERE=SPEC, or has no learning rate.
+      UserError: the text is not WHERE=SPEC, or has no learning rate.
     """
     where, spec = read(text, trusted=trusted)
     if "lr" not in spec.keywords:
@@ -92,14 +92,17 @@ def read_complete(text: str, *, trusted: bool = True) -> ParamGroup:
 
 
 def assign(groups: Iterable[ParamGroup], roles: Mapping[str, str]) -> dict[str, str]:
-    """Returns the group of each parameter, by the group's place ("0", "1", ...), or ``REST``.
+    """Assign each parameter to a group.
 
     Args:
       groups: the groups.
-      roles: name of a parameter -> its role.
+      roles: role of each parameter, by name.
+
+    Returns:
+      For each parameter, the index of its group ("0", "1", ...), or ``REST``.
 
     Raises:
-      UserError: a group covers nothing, or two cover the same parameter.
+      UserError: a group covers no parameter, or two groups cover the same one.
     """
     groups = list(groups)
     for group in groups:

@@ -1,7 +1,7 @@
 """A run's configuration: one flat dataclass of numbers and parsed specs. Imports no JAX.
 
-Every field is a flag of the command line (``batch_size`` is ``--batch-size``) and a key of ``config.json``; the fields
-of the model are those of :class:`Architecture`. Text is parsed once, when a configuration is made.
+Every field is a flag of the command line (``batch_size`` is ``--batch-size``) and a key of ``config.json``. The model's
+fields are inherited from :class:`Architecture`. Text is parsed once, when a configuration is created.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def _flag(
     """A field of :class:`RunConfig`.
 
     Args:
-      default: its value where neither the preset nor the user sets one; a spec as text.
+      default: value if neither the preset nor the user sets one; a spec is given as text.
       group: heading in ``--help``.
-      metavar: stands for the value in ``--help``.
-      help: one line of ``--help``; ends in brackets where the default is described there.
-      fixed: whether it affects the run's numbers; ``--resume`` may change a field that doesn't.
+      metavar: placeholder of the value in ``--help``.
+      help: one line of ``--help``; the default may follow in brackets.
+      fixed: whether the field affects the run's numbers; ``--resume`` may change the other fields.
       bound: range of a number.
-      kind: what a spec names ("optimizer").
+      kind: kind of a spec ("optimizer").
     """
     metadata = {"group": group, "metavar": metavar, "help": help, "fixed": fixed, "bound": bound, "kind": kind}
     return field(default=default, metadata=metadata)
@@ -53,15 +53,15 @@ GROUPS = ("optimization", "data", "model", "computing", "devices", "monitoring")
 
 @dataclass(frozen=True, init=False, kw_only=True)
 class RunConfig(Architecture):
-    """One run, completely: the same configuration on the same data gives the same numbers.
+    """The complete configuration of a run: with the same data, it gives the same numbers.
 
     Args:
-      preset: fills the fields that aren't given; None takes the class's own defaults. An optimizer's learning rate,
-        unless given, is the one that a sweep found for it.
+      preset: preset for the fields that are not given; None uses the defaults of this class. The default learning rate
+        is that of the optimizer, which was selected by a sweep.
       **fields: values; a spec may be given as text.
 
     Raises:
-      UserError: an unknown preset or field, a text that is no spec, or a number out of range.
+      UserError: a preset or field is unknown, a text is not a valid spec, or a number is out of range.
 
     >>> config = RunConfig(preset="nano", opt="lion", steps=50)
     >>> config.opt.name, config.lr, config.width
@@ -145,22 +145,22 @@ class RunConfig(Architecture):
 
 FIELDS = {f.name: f for f in sorted(dataclasses.fields(RunConfig), key=lambda f: GROUPS.index(f.metadata["group"]))}
 FIXED = frozenset(name for name, f in FIELDS.items() if f.metadata["fixed"])
-BOUND_OF: dict[str, Bound] = {  # tokens_per_step last: it is a product of others, which are checked before
+BOUND_OF: dict[str, Bound] = {  # tokens_per_step last: it is a product of other fields
     name: bound
     for name in sorted(FIELDS, key=lambda name: name == "tokens_per_step")
     if (bound := FIELDS[name].metadata["bound"])
 }
 KIND_OF: dict[str, str] = {name: kind for name, f in FIELDS.items() if (kind := f.metadata.get("kind"))}
 TUPLES = frozenset(name for name, f in FIELDS.items() if isinstance(f.default, tuple))
-MOST_SEQUENCES = 1 << 62  # of a run: they are numbered in 64 bits
+MOST_SEQUENCES = 1 << 62  # maximum of a run: sequences are numbered in 64 bits
 NO_GROUPS = ("none",)
-CORPUS_NAMES = ("pydocs", "stdlib")  # of minigpt_flax.data.CORPORA, which takes NumPy to import; a test compares
+CORPUS_NAMES = ("pydocs", "stdlib")  # as in minigpt_flax.data.CORPORA, whose import needs NumPy; a test compares
 HUB = "hf:"
 RATES = Path(__file__).with_name("default_rates.txt")
 
 
 def flag_of(name: str) -> str:
-    """A field as it is typed.
+    """The flag of a field.
 
     >>> flag_of("batch_size")
     '--batch-size'
@@ -169,10 +169,10 @@ def flag_of(name: str) -> str:
 
 
 def check_names(fields: Iterable[str]) -> Iterable[str]:
-    """Returns the names.
+    """Return the names, if all are fields of :class:`RunConfig`.
 
     Raises:
-      UserError: one isn't a field of :class:`RunConfig`; with the nearest.
+      UserError: a name is not a field; suggests the nearest one.
     """
     for name in fields:
         if name not in FIELDS:
@@ -181,10 +181,10 @@ def check_names(fields: Iterable[str]) -> Iterable[str]:
 
 
 def parsed(name: str, value: Any, *, trusted: bool = True) -> Any:
-    """A field's value with its text parsed; other values as they are.
+    """Parse the text of a field's value; other values are returned unchanged.
 
     Raises:
-      UserError: a text is no spec, or no group.
+      UserError: the text is not a valid spec or group.
     """
     if name in TUPLES and isinstance(value, str):
         value = (value,)
@@ -201,26 +201,26 @@ def _parsed(name: str, value: Any, trusted: bool) -> Any:
 
 
 def resolve(given: Mapping[str, Any], preset: str | None = None, known: Mapping[str, Any] | None = None) -> RunConfig:
-    """Lays what was given over a preset; see :func:`resolved`."""
+    """Create the configuration of a preset with the given fields; see :func:`resolved`."""
     return RunConfig(**resolved(given, preset, known))
 
 
 def resolved(
     given: Mapping[str, Any], preset: str | None = None, known: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Every field of a run.
+    """Return the values of all fields.
 
-    A spec that names the preset's own row keeps the preset's arguments where it says nothing of them: ``--opt adamw``
-    under ``nano`` is ``adamw(b2=0.99, weight_decay=0.1)``. What neither says of an optimizer, above all its learning
-    rate, is as :func:`default_of` has it.
+    A spec with the name of the preset's spec keeps the preset's arguments, unless it sets them: ``--opt adamw`` with
+    ``nano`` is ``adamw(b2=0.99, weight_decay=0.1)``. The remaining arguments of an optimizer, and its learning rate,
+    come from :func:`default_of`.
 
     Args:
-      given: fields that were set; None where they weren't.
-      preset: what to begin with; None takes the defaults of :class:`RunConfig`.
-      known: what must hold whatever the preset says, such as the sizes of weights that exist already.
+      given: fields set by the user; None counts as not set.
+      preset: preset to start from; None uses the defaults of :class:`RunConfig`.
+      known: fields that override the preset, such as the sizes of existing weights.
 
     Raises:
-      UserError: an unknown preset or field, or a value out of range.
+      UserError: a preset or field is unknown, or a value is out of range.
     """
     chosen = {**({} if preset is None else PRESETS[check_name(preset, PRESETS, "preset")]), **(known or {})}
     typed = {name: value for name, value in given.items() if value is not None}
@@ -241,13 +241,13 @@ def _defaults() -> dict[str, Any]:
 
 
 def normalized(given: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given, as a configuration holds it: parsed, with absolute paths.
+    """Normalize given fields as in a configuration: parsed, with absolute paths.
 
-    A spec takes the arguments that it leaves open from the one ``below``, if that has the same name; groups take theirs
-    from the run's own optimizer, or from the defaults of theirs.
+    A spec takes its missing arguments from the spec in ``below``, if that has the same name. A group takes them from
+    the run's own optimizer, or from the defaults of the group's optimizer.
 
     Raises:
-      UserError: an unknown field, a text that is no spec, or a number out of range.
+      UserError: a field is unknown, a text is not a valid spec, or a number is out of range.
     """
     typed = {name: value for name, value in given.items() if value is not None}
     check_names(typed)
@@ -264,9 +264,9 @@ def normalized(given: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, 
 
 
 def absolute(source: str) -> str:
-    """A data source with its path made absolute, so that the run doesn't depend on the working directory.
+    """Make the path of a data source absolute, so that the run does not depend on the working directory.
 
-    Built-in corpora, datasets of a hub (``hf:NAME``) and names that nothing has stay as they are.
+    Built-in corpora, datasets (``hf:NAME``) and names that do not exist are returned unchanged.
     """
     path, mark, name_of_field = source.rpartition("#") if not os.path.lexists(source) else (source, "", "")
     path = os.path.expanduser(path or name_of_field)
@@ -277,15 +277,15 @@ def absolute(source: str) -> str:
 
 
 def default_of(name: str) -> Spec:
-    """What a run takes for an optimizer where nothing is given, as a sweep found it: ``lr``, a peak, and keywords."""
+    """The defaults of an optimizer, selected by a sweep: ``lr``, its peak learning rate, and other keywords."""
     lines = (line for line in RATES.read_text().splitlines() if line.partition("(")[0] == name)
     return next((parse(line, "optimizer") for line in lines), Spec(name))
 
 
 def complete_groups(groups: Iterable[str | ParamGroup], values: Mapping[str, Any]) -> tuple[ParamGroup, ...]:
-    """Groups with everything that they leave open filled in: by the run's own optimizer, or as for a run of theirs.
+    """Complete groups with the keywords of the run's own optimizer, or with the defaults of theirs.
 
-    A lone ``none`` is no group: it removes those of a preset.
+    A single ``none`` is not a group: it removes those of a preset.
     """
     groups = (groups,) if isinstance(groups, str) else tuple(groups)
     own = dataclasses.replace(values["opt"], keywords={**values["opt"].keywords, "lr": values["lr"]})
@@ -299,10 +299,10 @@ def complete_groups(groups: Iterable[str | ParamGroup], values: Mapping[str, Any
 
 
 def with_accumulation(values: dict[str, Any], typed: Collection[str]) -> dict[str, Any]:
-    """Derives ``accum`` from ``tokens_per_step``, or that from ``accum`` where only that was given.
+    """Derive ``accum`` from ``tokens_per_step``, or ``tokens_per_step`` from ``accum`` if only that was given.
 
     Raises:
-      UserError: no number of micro-batches makes a step of so many tokens; names the nearest that do.
+      UserError: ``tokens_per_step`` is not a multiple of the micro-batch; names the nearest multiples.
     """
     wanted, unit = values["tokens_per_step"], values["batch_size"] * values["context"]
     if wanted is None or unit < 1 or ("accum" in typed and "tokens_per_step" not in typed):
@@ -320,7 +320,7 @@ def with_accumulation(values: dict[str, Any], typed: Collection[str]) -> dict[st
 
 
 def check_bounds(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a run if every number is in its range.
+    """Return the fields, if every number is in its range.
 
     Raises:
       UserError: a number is out of range.
@@ -332,10 +332,10 @@ def check_bounds(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(values: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a run if they can be one; what a row of a table takes is checked by the row.
+    """Return the fields, if they are consistent; the arguments of specs are checked elsewhere.
 
     Raises:
-      UserError: a number is out of range, or two contradict each other.
+      UserError: a number is out of range, or two fields contradict each other.
     """
     check_bounds(values)
     steps, accum, batch_size, context = (values[name] for name in ("steps", "accum", "batch_size", "context"))
@@ -358,7 +358,7 @@ def check(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def changed(config: RunConfig, **fields: Any) -> RunConfig:
-    """A configuration with some fields replaced, checked.
+    """Replace some fields of a configuration, and check the result.
 
     Raises:
       UserError: a value is out of range.
@@ -367,14 +367,14 @@ def changed(config: RunConfig, **fields: Any) -> RunConfig:
 
 
 def with_trust(config: RunConfig, trusted: bool) -> RunConfig:
-    """A configuration whose optimizers may be imported, if the user trusts the folder that it was read from."""
+    """Allow importing the optimizers of a configuration, if the user trusts the folder that it was read from."""
     mark = lambda spec: dataclasses.replace(spec, trusted=spec.trusted or trusted)
     groups = tuple(dataclasses.replace(group, spec=mark(group.spec)) for group in config.group)
     return dataclasses.replace(config, opt=mark(config.opt), group=groups)
 
 
 def as_text(config: RunConfig) -> dict[str, Any]:
-    """Every field as ``config.json`` holds it: specs and groups as they are typed."""
+    """All fields as in ``config.json``: specs and groups as text."""
     return {name: _text(value) for name, value in ((name, getattr(config, name)) for name in FIELDS)}
 
 
