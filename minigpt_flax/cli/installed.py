@@ -9,7 +9,7 @@ from minigpt_flax.errors import UserError
 
 PACKAGE = "jaxopt-mini"
 MODULES = {
-    "gpt": ("flax", "jaxtyping", "matfree", "matplotlib", "orbax", "plotext", "rich", "safetensors", "tokenizers"),
+    "gpt": ("flax", "jaxtyping", "matplotlib", "orbax", "plotext", "rich", "safetensors", "tokenizers"),
     "completion": ("shtab",),
 }
 
