@@ -26,8 +26,8 @@ def noise(view: StepView, *, every: int = 200) -> dict[str, jax.Array]:
     McCandlish et al. (2018, arXiv 1812.06162), from the gradients g_i of four parts of the batch and their mean m:
     the noise of one token S = b n / (n - 1) (mean |g_i|^2 - |m|^2), b tokens in each of n parts, and the signal
     |G|^2 = |m|^2 - S / (n b). The scale of one step is a rough estimate: divide the mean of ``spread`` by the mean of
-    ``signal`` over many steps, or use ``diagnose``. With dropout, each part has its own mask, so that the noise of dropout
-    counts; ``diagnose`` measures without dropout.
+    ``signal`` over many steps, or use ``diagnose``. With dropout, each part has its own mask, so that the noise of
+    dropout counts; ``diagnose`` measures without dropout.
 
     Args:
       view: of the step.
