@@ -139,7 +139,7 @@ def _describe(spectrum: Spectrum, size: int, gradient: float, stationary: bool) 
         kind = f"No direction has measurably negative curvature. {slope}: this is no stationary point"
     return [
         f"The largest eigenvalue of the Hessian is {spectrum.largest:.4g} (residual {spectrum.errors[0]:.2g}); its "
-        f"trace over {size:,} parameters is {spectrum.trace:.4g} +- {spectrum.trace_error:.2g} (95 % interval).",
+        f"trace over {size:,} parameters is {spectrum.trace:.4g} +- {spectrum.trace_error:.3g} (95 % interval).",
         f"{kind}. The smallest eigenvalue is {spectrum.smallest:.3g} (residual {spectrum.errors[1]:.2g}).",
     ]
 
