@@ -34,6 +34,7 @@ from jaxopt_mini.transforms import (
     add_decayed_weights as add_decayed_weights,
     centralize as centralize,
     clip_by_block_rms as clip_by_block_rms,
+    clip_by_global_norm as clip_by_global_norm,
     clip_by_norm as clip_by_norm,
     clip_by_value as clip_by_value,
     ema as ema,

@@ -1,13 +1,16 @@
-"""Old names, which work for one more release; CHANGELOG.md lists them beside the new ones.
+"""Old names, which work for one more release, and names of Optax, which are answered with ours.
 
-They are served by the ``__getattr__`` of their modules, out of sight of documentation, ``import *`` and type checkers;
-old module paths are entries of ``sys.modules``.
+CHANGELOG.md lists the old names beside the new ones. They are served by the ``__getattr__`` of their modules, out of
+sight of documentation, ``import *`` and type checkers; old module paths are entries of ``sys.modules``.
 """
 
 from __future__ import annotations
 
 import sys
 from typing import Any
+
+import optax
+import optax.contrib
 
 from jaxopt_mini import base, check, matrices, optimizers, schedules, transforms, tree, wrappers
 from jaxopt_mini.optimizers import _normuon
@@ -47,6 +50,36 @@ RENAMED: dict[str, dict[str, Any]] = {
     "jaxopt_mini.tree": {"look_ahead": tree.nesterov_moment},
 }
 
+OPTAX = {  # name in Optax -> function that does it here
+    "MultiSteps": "accumulate",
+    "adaptive_grad_clip": "adaptive_clip",
+    "apply_if_finite": "skip_nonfinite",
+    "clip": "clip_by_value",
+    "constant_schedule": "schedules.constant",
+    "cosine_decay_schedule": "cosine",
+    "exponential_decay": "exponential",
+    "join_schedules": "schedules.join",
+    "linear_schedule": "schedules.linear",
+    "multi_transform": "partition",
+    "polynomial_schedule": "polynomial",
+    "piecewise_constant_schedule": "multistep",
+    "tree_get": "states.get",
+    "warmup_cosine_decay_schedule": "warmup_cosine",
+}
+
+
+def hint(name: str) -> str:
+    """What to use instead of a name of Optax that this library lacks; empty for any other name.
+
+    >>> hint("MultiSteps"), hint("lbfgs")
+    (': use jaxopt_mini.accumulate', ': use optax.lbfgs, which works with this library')
+    """
+    if name in OPTAX:
+        return f": use jaxopt_mini.{OPTAX[name]}"
+    places = {"optax": optax, "optax.contrib": optax.contrib}
+    found = next((place for place, module in places.items() if hasattr(module, name)), None)
+    return f": use {found}.{name}, which works with this library" if found and not name.startswith("_") else ""
+
 
 def install() -> None:
     """Gives each module a ``__getattr__`` for its old names, and each private module its old path."""
@@ -55,7 +88,10 @@ def install() -> None:
         def old_name(name: str, module: str = module, names: dict[str, Any] = names) -> Any:
             if name in names:
                 return names[name]
-            raise AttributeError(f"module {module!r} has no attribute {name!r}", name=name, obj=sys.modules[module])
+            more = hint(name) if module == "jaxopt_mini" else ""
+            raise AttributeError(
+                f"module {module!r} has no attribute {name!r}{more}", name=name, obj=sys.modules[module]
+            )
 
         sys.modules[module].__dict__["__getattr__"] = old_name
     packages = (optimizers, schedules, transforms, wrappers)

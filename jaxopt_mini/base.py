@@ -30,7 +30,7 @@ from optax import (
     with_extra_args_support as with_extra_args_support,
 )
 
-from jaxopt_mini.tree import path_name, refuse_integers, wide_dtype
+from jaxopt_mini.tree import as_arrays, path_name, refuse_integers, wide_dtype
 
 Schedule: TypeAlias = Callable[[ArrayLike], jax.Array]
 """A schedule maps the number of completed steps (int32[], from 0) to a value (float32[])."""
@@ -44,13 +44,35 @@ def schedule_value(value: ScalarOrSchedule, count: jax.Array) -> ArrayLike:
 
 
 class Optimizer(Protocol):
-    """The signature of every entry of ``OPTIMIZERS``: the learning rate first, all else by keyword."""
+    """The signature of every entry of ``OPTIMIZERS``: the learning rate comes first."""
 
     __name__: str
 
     def __call__(self, learning_rate: ScalarOrSchedule, **keywords: Any) -> GradientTransformation:
         """Builds the transformation."""
         ...
+
+
+def transformation(
+    init: Callable[[Params], OptState], update: Callable[..., tuple[Updates, OptState]]
+) -> GradientTransformationExtraArgs:
+    """Builds a transformation from two functions of arrays; as in Optax, leaves may also be Python numbers.
+
+    Args:
+      init: function of the parameters.
+      update: function of the updates, the state, the parameters or None, and extra args.
+
+    Returns:
+      A transformation that converts Python numbers to arrays before it calls either function.
+    """
+
+    def init_arrays(params):
+        return init(as_arrays(params))
+
+    def update_arrays(updates, state, params=None, **extra_args):
+        return update(as_arrays(updates), state, as_arrays(params), **extra_args)
+
+    return GradientTransformationExtraArgs(init_arrays, update_arrays)
 
 
 def no_state(params: Params) -> EmptyState:
@@ -72,7 +94,7 @@ def stateless(
         del extra_args
         return function(updates, params), state
 
-    return GradientTransformationExtraArgs(no_state, update)
+    return transformation(no_state, update)
 
 
 def identity() -> GradientTransformationExtraArgs:

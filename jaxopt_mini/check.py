@@ -5,8 +5,12 @@ Only numbers are checked. Traced arrays (their value is unknown while tracing), 
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any
+
+from jax.core import Tracer
 
 
 def check_nonnegative(**arguments: Any) -> None:
@@ -67,3 +71,53 @@ def check_length(length: int, **arguments: Any) -> None:
     for name, value in arguments.items():
         if len(value) != length:
             raise ValueError(f"{name}={value} has the wrong length: give {length} numbers")
+
+
+def check_static(**arguments: Any) -> None:
+    """Rejects traced numbers, where the shapes of a state or the number of operations depend on the value.
+
+    Raises:
+      ValueError: a number is traced; the message names the argument.
+
+    >>> check_static(rank=4)
+    """
+    for name, value in arguments.items():
+        if isinstance(value, Tracer):
+            raise ValueError(
+                f"{name} must be known when the step is compiled, got a traced array: "
+                f'pass static_args="{name}" if this is Optax\'s inject_hyperparams'
+            )
+
+
+def check_function(**arguments: Any) -> None:
+    """Rejects numbers in the place of functions.
+
+    Raises:
+      ValueError: an argument isn't callable; the message names it.
+
+    >>> check_function(bound=0.5)
+    Traceback (most recent call last):
+    ValueError: bound=0.5 is not a function: if this is Optax's inject_hyperparams, pass static_args="bound"
+    """
+    for name, value in arguments.items():
+        if not callable(value):
+            raise ValueError(
+                f'{name}={value} is not a function: if this is Optax\'s inject_hyperparams, pass static_args="{name}"'
+            )
+
+
+def check_name(name: str, known: Iterable[str], what: str) -> None:
+    """Rejects a name that isn't one of ``known``.
+
+    Raises:
+      ValueError: it isn't; the message suggests the nearest and lists all.
+
+    >>> check_name("lr", ["learning_rate", "b1"], "state.hyperparams has no entry")
+    Traceback (most recent call last):
+    ValueError: state.hyperparams has no entry 'lr' (did you mean 'learning_rate'?): choose from learning_rate, b1
+    """
+    known = list(known)
+    if name not in known:
+        found = difflib.get_close_matches(name, known, n=1, cutoff=0.25)
+        hint = f" (did you mean {found[0]!r}?)" if found else ""
+        raise ValueError(f"{what} {name!r}{hint}: choose from {', '.join(known)}")

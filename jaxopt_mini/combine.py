@@ -15,9 +15,11 @@ from jaxopt_mini.base import (
     GradientTransformation,
     GradientTransformationExtraArgs,
     Params,
+    transformation,
     with_extra_args_support,
 )
-from jaxopt_mini.tree import path_name
+from jaxopt_mini.layout import part_of
+from jaxopt_mini.tree import path_name, per_parameter
 
 
 def chain(*links: GradientTransformation) -> GradientTransformationExtraArgs:
@@ -54,15 +56,10 @@ def chain(*links: GradientTransformation) -> GradientTransformationExtraArgs:
             states.append(link_state)
         return updates, tuple(states)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 LOSSES = ("loss_fn", "obj_fn")  # extra args that are the loss as a function of all parameters
-
-
-def _resolve(spec: Any | Callable[[Params], Any], tree: Params) -> Any:
-    """The mask or label tree, computed from the parameters if ``spec`` is a function."""
-    return spec(tree) if callable(spec) else spec
 
 
 def _keep(mask: Any, tree: Any) -> Any:
@@ -74,13 +71,22 @@ def _of_part(loss: Callable[[Params], Any], mask: Any, params: Any) -> Callable[
     return lambda chosen: loss(jax.tree.map(lambda take, new, old: new if take else old, mask, chosen, params))
 
 
-def masked(inner: GradientTransformation, mask: Any | Callable[[Params], Any]) -> GradientTransformationExtraArgs:
+def _alike(extra_args: dict[str, Any], tree: Any) -> dict[str, Any]:
+    """The extra args with the structure of ``tree``."""
+    structure = jax.tree.structure(tree)
+    return {name: value for name, value in extra_args.items() if jax.tree.structure(value) == structure}
+
+
+def masked(
+    inner: GradientTransformation, mask: Any | Callable[[Params], Any], *, mask_compatible_extra_args: bool = False
+) -> GradientTransformationExtraArgs:
     """Applies ``inner`` where ``mask`` is true and passes the other updates through unchanged.
 
     Args:
       inner: a transformation.
       mask: tree of booleans with the structure of the parameters (or a prefix of it), or a function of the parameters
         that returns one.
+      mask_compatible_extra_args: whether ``inner`` also receives extra args with the structure of the updates masked.
 
     Returns:
       A transformation with an ``optax.MaskedState``, in which leaves outside the mask take no memory.
@@ -97,24 +103,30 @@ def masked(inner: GradientTransformation, mask: Any | Callable[[Params], Any]) -
     inner = with_extra_args_support(inner)
 
     def init(params):
-        return MaskedState(inner.init(_keep(_resolve(mask, params), params)))
+        with part_of(params):
+            return MaskedState(inner.init(_keep(per_parameter(mask, params), params)))
 
     def update(updates, state, params=None, **extra_args):
-        chosen = _resolve(mask, updates if params is None else params)
+        chosen = per_parameter(mask, updates if params is None else params)
         inner_params = None if params is None else _keep(chosen, params)
         losses = {name: _of_part(loss, chosen, params) for name, loss in extra_args.items() if name in LOSSES}
-        new, inner_state = inner.update(
-            _keep(chosen, updates), state.inner_state, inner_params, **{**extra_args, **losses}
-        )
+        trees = _alike(extra_args, updates) if mask_compatible_extra_args else {}
+        kept = {name: _keep(chosen, tree) for name, tree in trees.items()}
+        with part_of(updates if params is None else params):
+            new, inner_state = inner.update(
+                _keep(chosen, updates), state.inner_state, inner_params, **{**extra_args, **losses, **kept}
+            )
         merged = jax.tree.map(lambda take, n, old: n if take else old, chosen, new, updates)
         return merged, MaskedState(inner_state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def partition(
     transforms: Mapping[Hashable, GradientTransformation],
     param_labels: Any | Callable[[Params], Any],
+    *,
+    mask_compatible_extra_args: bool = False,
 ) -> GradientTransformationExtraArgs:
     """Applies to each leaf the transformation that its label names.
 
@@ -122,6 +134,7 @@ def partition(
       transforms: label -> transformation.
       param_labels: tree of labels with the structure of the parameters (or a prefix of it), or a function of the
         parameters that returns one.
+      mask_compatible_extra_args: see :func:`masked`.
 
     Returns:
       A transformation with an ``optax.PartitionState``.
@@ -129,10 +142,11 @@ def partition(
     Raises:
       ValueError: from ``init``, if a label has no transformation; the message lists the leaves.
     """
+    how = {"mask_compatible_extra_args": mask_compatible_extra_args}
     transforms = {label: with_extra_args_support(tx) for label, tx in transforms.items()}
 
     def groups(tree):
-        labels = _resolve(param_labels, tree)
+        labels = per_parameter(param_labels, tree)
         unknown = [
             f"{path_name(path) or 'the whole tree'} -> {label!r}"
             for path, label in jax.tree.leaves_with_path(labels)
@@ -144,7 +158,7 @@ def partition(
                 f"{'; '.join(unknown)}: add one for every label"
             )
         return {
-            label: masked(tx, jax.tree.map(lambda leaf, label=label: leaf == label, labels))
+            label: masked(tx, jax.tree.map(lambda leaf, label=label: leaf == label, labels), **how)
             for label, tx in transforms.items()
         }
 
@@ -157,4 +171,4 @@ def partition(
             updates, states[label] = tx.update(updates, state.inner_states[label], params, **extra_args)
         return updates, PartitionState(states)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -12,7 +12,8 @@ from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, auto_axes
-from optax import GradientTransformationExtraArgs
+
+from jaxopt_mini.base import GradientTransformationExtraArgs, transformation
 
 Tree = Any
 
@@ -44,7 +45,7 @@ def keep_shardings(init: Callable[..., Any], update: Callable[..., Any]) -> Grad
         shardings = jax.tree.map(lambda leaf: _sharding(leaf, mesh), (updates, state))
         return _automatic(run, mesh, shardings)(updates, state, params, arrays)
 
-    return GradientTransformationExtraArgs(explicit_init, explicit_update)
+    return transformation(explicit_init, explicit_update)
 
 
 def _explicit_mesh(tree: Tree) -> AbstractMesh | None:

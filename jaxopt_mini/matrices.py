@@ -23,7 +23,7 @@ from jaxopt_mini.base import GradientTransformation, Params
 from jaxopt_mini.combine import partition
 from jaxopt_mini.layout import ParamLayout, resolve
 from jaxopt_mini.linalg import multiply
-from jaxopt_mini.tree import widen
+from jaxopt_mini.tree import per_parameter, wide_dtype
 
 Tree = Any
 MATRIX = ParamLayout("matrix", (), (0,), (1,))
@@ -35,7 +35,7 @@ def resolve_layout(layout: Tree | Callable[[Params], Tree] | None, params: Param
     Raises:
       ValueError: a leaf of the layout doesn't match its parameter.
     """
-    return resolve(layout(params) if callable(layout) else layout, params)
+    return resolve(layout, params)
 
 
 def by_rank(params: Params) -> Tree:
@@ -52,7 +52,7 @@ def by_dimension_numbers(numbers: Tree | Callable[[Params], Tree], params: Param
 
     Args:
       numbers: tree of dimension numbers, a prefix of the parameters' tree, or a function of the parameters that returns
-        one; None marks a leaf that is not a matrix.
+        one; None marks a leaf that is not a matrix. An entry for several leaves is for those with at least two axes.
       params: tree of arrays.
 
     Returns:
@@ -62,19 +62,24 @@ def by_dimension_numbers(numbers: Tree | Callable[[Params], Tree], params: Param
     def positive(axes, ndim):
         return tuple(axis % ndim for axis in ((axes,) if isinstance(axes, int) else axes))
 
-    def one(leaf, entry):
+    def one(leaf, entry, alone):
         if isinstance(leaf, MaskedNode):
             return leaf
-        if entry is None:
+        if entry is None or leaf.ndim < 2 and not alone:
             return _vector(leaf.ndim)
+        if leaf.ndim < 2:
+            raise ValueError(
+                f"dimension numbers {entry} are for matrices, got a leaf of shape {leaf.shape}: give it None"
+            )
         inputs, outputs = (positive(axes, leaf.ndim) for axes in entry)
         stacked = tuple(sorted(set(range(leaf.ndim)) - {*inputs, *outputs}))
         return ParamLayout("matrix", stacked, inputs, outputs)
 
     def subtree(entry, params):
-        return jax.tree.map(lambda leaf: one(leaf, entry), params, is_leaf=_is_masked)
+        alone = jax.tree_util.all_leaves([params], is_leaf=_is_masked)
+        return jax.tree.map(lambda leaf: one(leaf, entry, alone), params, is_leaf=_is_masked)
 
-    numbers = numbers(params) if callable(numbers) else numbers
+    numbers = per_parameter(numbers, params)
     return jax.tree.map(subtree, numbers, params, is_leaf=lambda node: node is None or hasattr(node, "reduction_axis"))
 
 
@@ -124,6 +129,11 @@ def as_matrices(tree: Tree, layout: Tree) -> Tree:
     return jax.tree.map(one, tree, layout)
 
 
+def matrix_shapes(tree: Tree, layout: Tree) -> Tree:
+    """The abstract arrays of :func:`as_matrices`; ``tree`` may be abstract."""
+    return jax.eval_shape(lambda tree: as_matrices(tree, layout), tree)
+
+
 def as_leaves(matrices: Tree, layout: Tree, like: Tree) -> Tree:
     """The inverse of :func:`as_matrices`: reshapes to the shapes of ``like``."""
 
@@ -159,14 +169,14 @@ def map_matrices(function: Callable[..., Tree], layout: Tree, *trees: Tree) -> T
     entries, treedef = jax.tree.flatten(layout)
     rows = list(zip(*map(treedef.flatten_up_to, trees), strict=True))
     stacks = [_leading(row, len(entry.stacked)) for row, entry in zip(rows, entries, strict=True)]
-    flat = [_reshape(row, len(stack), (-1,)) for row, stack in zip(rows, stacks, strict=True)]
+    flat = [_reshape(row, len(stack), (math.prod(stack),)) for row, stack in zip(rows, stacks, strict=True)]
     results: list[Any] = [None] * len(rows)
     for members in _alike(flat).values():
         batch = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *(flat[i] for i in members))
         mapped = _map_divided(function, batch)
         start = 0
         for i in members:
-            stop = start + int(np.prod(stacks[i]))
+            stop = start + math.prod(stacks[i])
             result = jax.tree.map(lambda array, at=slice(start, stop): array[at], mapped)
             results[i] = _reshape(result, 1, stacks[i])
             start = stop
@@ -192,22 +202,44 @@ def sides(function: Callable[..., Any], *arguments: Sides) -> Sides:
     return Sides(*(None if args[0] is None else function(*args) for args in zip(*arguments, strict=True)))
 
 
-def square_sides(layout: Tree, matrices: Tree, largest: int) -> Tree:
+def square_sides(layout: Tree, matrices: Tree, largest: int) -> tuple[Tree, Tree]:
     """Zeros ``(*stacked, side, side)``, float32, for each side of each matrix that is at most ``largest`` long.
 
-    Vectors have no sides.
+    Vectors have no sides. The result is stored, see :func:`store_sides`.
     """
 
     def one(entry, matrix):
         *stack, fan_in, fan_out = matrix.shape
         lengths = (fan_in, fan_out) if entry.inputs and entry.outputs else (None, None)
-        return Sides(*(_square(stack, n, widen(matrix).dtype) if n and n <= largest else None for n in lengths))
+        dtype = wide_dtype(matrix.dtype)
+        return Sides(*(jnp.zeros((*stack, n, n), dtype) if n and n <= largest else None for n in lengths))
 
-    return jax.tree.map(one, layout, matrices)
+    return store_sides(jax.tree.map(one, layout, matrices), layout)
 
 
-def _square(stack, length, dtype):
-    return jnp.zeros((*stack, length, length), dtype)
+NO_SIDE = ()  # the shape of the array that stands for None in a state; Orbax does not save empty arrays
+
+
+def store_sides(tree: Tree, layout: Tree) -> tuple[Tree, Tree]:
+    """Turns a tree of :class:`Sides` into two trees like the parameters, as a state holds them: inputs and outputs.
+
+    A state with a tuple in place of each leaf would not work with ``optax.tree_map_params`` and ``nnx.Optimizer``.
+    """
+
+    def one(_, side):
+        return jnp.zeros(NO_SIDE, jnp.float32) if side is None else side
+
+    inputs, outputs = (jax.tree.map(one, layout, side) for side in unzip(tree, layout))
+    return inputs, outputs
+
+
+def load_sides(stored: tuple[Tree, Tree], layout: Tree) -> Tree:
+    """The inverse of :func:`store_sides`."""
+
+    def one(_, *pair):
+        return Sides(*(None if side.shape == NO_SIDE else side for side in pair))
+
+    return jax.tree.map(one, layout, *stored)
 
 
 def on_sides(matrix: jax.Array, by: Sides) -> jax.Array:

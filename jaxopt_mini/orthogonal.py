@@ -11,8 +11,10 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxopt_mini.check import check_static
 from jaxopt_mini.linalg import eigh
 from jaxopt_mini.matrices import as_leaves, as_matrices, map_matrices
 from jaxopt_mini.tree import norm, wide_dtype, widen
@@ -58,7 +60,7 @@ COEFFICIENTS: dict[str, tuple[Any, ...]] = {
 GRAM_STEPS = 3
 
 
-def coefficients(ns_coeffs: Coefficients, steps: int) -> jax.Array:
+def coefficients(ns_coeffs: Coefficients, steps: int | jax.Array) -> jax.Array:
     """Returns the coefficients (a, b, c) as an array.
 
     Args:
@@ -69,7 +71,7 @@ def coefficients(ns_coeffs: Coefficients, steps: int) -> jax.Array:
       float32 (3,) or (steps, 3).
 
     Raises:
-      ValueError: the name is unknown, or the shape is neither (3,) nor (rows, 3).
+      ValueError: the name is unknown, the shape is neither (3,) nor (rows, 3), or the number of rows is traced.
     """
     if isinstance(ns_coeffs, str):
         if ns_coeffs not in COEFFICIENTS:
@@ -78,7 +80,10 @@ def coefficients(ns_coeffs: Coefficients, steps: int) -> jax.Array:
     table = jnp.array(ns_coeffs, jnp.float32)
     if table.ndim not in (1, 2) or table.shape[-1] != 3:
         raise ValueError(f"ns_coeffs has shape {table.shape}: give three numbers, or a row of three per step")
-    return table[:steps] if table.ndim == 2 else table
+    if table.ndim == 2:
+        check_static(ns_steps=steps)
+        return table[:steps]
+    return table
 
 
 def _spectral(gram):
@@ -118,7 +123,7 @@ def arithmetic(rows: int, columns: int, steps: int) -> tuple[int, int]:
 def newton_schulz(
     matrix: jax.Array,
     coeffs: jax.Array,
-    steps: int = 5,
+    steps: int | jax.Array = 5,
     *,
     preconditioning: str = "frobenius",
     eps: ArrayLike = 1e-8,
@@ -130,7 +135,7 @@ def newton_schulz(
     Args:
       matrix: (rows, columns).
       coeffs: (3,) for ``steps`` steps, or (steps, 3).
-      steps: number of steps where ``coeffs`` is (3,).
+      steps: number of steps where ``coeffs`` is (3,); may be traced.
       preconditioning: a name in ``PRECONDITIONINGS``: how the singular values are scaled below 1 beforehand.
       eps: added to the norm; matrices of a smaller norm shrink towards 0.
       dtype: dtype of the factors of each product; products accumulate in at least float32. None uses at least float32.
@@ -145,8 +150,11 @@ def newton_schulz(
     [[1. 0. 0.]
      [0. 1. 0.]]
     """
-    coeffs = jnp.broadcast_to(coeffs, (steps, 3)) if coeffs.ndim == 1 else coeffs
+    counted = coeffs.ndim == 1 and isinstance(steps, Tracer)
+    coeffs = jnp.broadcast_to(coeffs, (steps, 3)) if coeffs.ndim == 1 and not counted else coeffs
     x = widen(matrix)
+    if not x.size:
+        return x
     tall = x.shape[0] > x.shape[1]
     x = x.mT if tall else x
     wide, dtype = x.dtype, jnp.dtype(dtype or x.dtype)
@@ -160,6 +168,9 @@ def newton_schulz(
     if measure is not None:
         size = jnp.maximum(measure(multiply(x, x.conj().mT)), eps)
         x = x * jax.lax.rsqrt(size).astype(wide)
+    if counted:
+        x = jax.lax.fori_loop(0, steps, lambda _, x: _step(x, coeffs.astype(wide), multiply), x)
+        return x.mT if tall else x
     if gram is None:
         rows, columns = x.shape
         plain, small = arithmetic(rows, columns, len(coeffs))
@@ -169,12 +180,13 @@ def newton_schulz(
 
 
 def _plain(x, coeffs, multiply):
-    def step(x, abc):
-        a, b, c = abc
-        gram = multiply(x, x.conj().mT)
-        return a * x + multiply(b * gram + c * multiply(gram, gram), x), None
+    return jax.lax.scan(lambda x, abc: (_step(x, abc, multiply), None), x, coeffs)[0]
 
-    return jax.lax.scan(step, x, coeffs)[0]
+
+def _step(x, abc, multiply):
+    a, b, c = abc
+    gram = multiply(x, x.conj().mT)
+    return a * x + multiply(b * gram + c * multiply(gram, gram), x)
 
 
 def _on_gram(x, coeffs, multiply):
@@ -202,7 +214,7 @@ def _on_gram(x, coeffs, multiply):
     return x
 
 
-def orthogonalize(updates: Tree, layout: Tree, coeffs: jax.Array, steps: int = 5, **how: Any) -> Tree:
+def orthogonalize(updates: Tree, layout: Tree, coeffs: jax.Array, steps: int | jax.Array = 5, **how: Any) -> Tree:
     """Applies :func:`newton_schulz` to every matrix of a tree, in one batch per shape.
 
     Args:

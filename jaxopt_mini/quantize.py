@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -104,7 +105,8 @@ def dequantize(blocks: Blocks) -> jax.Array:
 def stochastic_round(array: jax.Array, dtype: DTypeLike, key: jax.Array) -> jax.Array:
     """Stochastic rounding to one of the two neighbors in ``dtype``, unbiased: the expected result is the number itself.
 
-    Rounding to nearest loses every change below half a step, which for bfloat16 is 1/512 of the number.
+    Rounding to nearest loses every change below half a step, which for bfloat16 is 1/512 of the number. The derivative
+    is that of the cast, as if nothing were rounded.
 
     Args:
       array: real numbers, at least as wide as ``dtype``.
@@ -116,8 +118,11 @@ def stochastic_round(array: jax.Array, dtype: DTypeLike, key: jax.Array) -> jax.
     >>> sorted(set(many.tolist())), round(many.astype(jnp.float32).mean().item(), 4)
     ([1.0, 1.0078125], 1.001)
     """
-    if array.dtype == dtype:
-        return array
+    return array if array.dtype == dtype else _stochastic_round(array, jnp.dtype(dtype), key)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _stochastic_round(array, dtype, key):
     nearest = array.astype(dtype)
     back = nearest.astype(array.dtype)
     beyond = jnp.where(back < array, jnp.inf, -jnp.inf).astype(dtype)
@@ -127,3 +132,8 @@ def stochastic_round(array: jax.Array, dtype: DTypeLike, key: jax.Array) -> jax.
     uniform = jax.random.bits(key, array.shape, jnp.uint16).astype(array.dtype) / 2**16
     away = uniform * step < jnp.abs(array - back)
     return jnp.where(away, other, nearest)
+
+
+@_stochastic_round.defjvp
+def _(dtype, primals, tangents):
+    return _stochastic_round(primals[0], dtype, primals[1]), tangents[0].astype(dtype)

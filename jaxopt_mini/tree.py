@@ -7,6 +7,7 @@ works under strict dtype promotion and ignores ``optax.MaskedNode`` and ``None``
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +16,63 @@ from jax.typing import ArrayLike, DTypeLike
 
 Tree = Any
 MAX_COUNT = jnp.iinfo(jnp.int32).max
+
+
+def as_arrays(tree: Tree) -> Tree:
+    """Converts Python numbers to arrays; returns other leaves unchanged.
+
+    >>> as_arrays({"w": 1.0})["w"].dtype.name
+    'float32'
+    """
+
+    def one(leaf):
+        number = isinstance(leaf, int | float | complex) and not hasattr(leaf, "dtype")
+        return jnp.asarray(leaf, jnp.result_type(leaf)) if number else leaf  # with a dtype, so not weakly typed
+
+    return jax.tree.map(one, tree)
+
+
+def per_parameter(spec: Tree | Callable[[Tree], Tree], params: Tree) -> Tree:
+    """The tree of masks, labels or layouts that an argument specifies.
+
+    Args:
+      spec: a tree with the structure of the parameters, or a function of the parameters that returns one. As in Optax,
+        a callable pytree, such as an Equinox module, is a function only if all its leaves are callable.
+      params: the parameters. A single node without leaves is its own tree: ``optax.tree_map_params`` passes one to
+        ``init`` in place of the parameters.
+
+    Returns:
+      The tree.
+    """
+    structure = jax.tree.structure(params)
+    if structure.num_nodes == 1 and structure.num_leaves == 0:
+        return params
+    leaves = jax.tree.leaves(spec)
+    return spec(params) if callable(spec) and leaves and all(map(callable, leaves)) else spec
+
+
+def arranged_like(new: Tree, old: Tree) -> Tree:
+    """The leaves of ``new`` in the structure of ``old``.
+
+    ``nnx.Optimizer`` turns lists and named tuples in place of leaves into mappings; a state must keep its structure.
+    """
+    return jax.tree.unflatten(jax.tree.structure(old), jax.tree.leaves(new))
+
+
+def zeros_of(function: Callable[..., Tree], *trees: Tree) -> Tree:
+    """Zeros with the shapes and dtypes of ``function(*trees)``, which is not computed."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *trees))
+
+
+def evaluate(function: Callable[..., Tree], *trees: Tree) -> Tree:
+    """``function(*trees)``; abstract if a leaf is abstract, so that ``init`` takes ``jax.ShapeDtypeStruct`` leaves."""
+    abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(trees))
+    return jax.eval_shape(function, *trees) if abstract else function(*trees)
+
+
+def copied(tree: Tree) -> Tree:
+    """A tree whose arrays have buffers of their own, so that ``tree`` may be donated."""
+    return evaluate(lambda tree: jax.tree.map(jnp.copy, tree), tree)
 
 
 def wide_dtype(dtype: DTypeLike, name: str = "one") -> jnp.dtype:
@@ -141,9 +199,40 @@ def inner(a: Tree, b: Tree) -> jax.Array:
     return sum(jax.tree.leaves(products), start=jnp.zeros((), jnp.float32))
 
 
+def mean(leaf: jax.Array, axes: int | tuple[int, ...] | None = None, keepdims: bool = False) -> jax.Array:
+    """``jnp.mean``, but 0 instead of NaN for a leaf without entries.
+
+    >>> mean(jnp.ones((0, 2)), 0).tolist()
+    [0.0, 0.0]
+    """
+
+    def of(leaf):
+        return jnp.mean(leaf, axes, keepdims=keepdims)
+
+    return of(leaf) if leaf.size else zeros_of(of, leaf)
+
+
 def increment(count: jax.Array) -> jax.Array:
     """Adds 1 to an int32 step count, saturating at the largest int32."""
     return jnp.where(count < MAX_COUNT, count + 1, MAX_COUNT)
+
+
+def is_multiple(count: jax.Array, period: int | jax.Array) -> jax.Array:
+    """Whether an int32 step count is a multiple of ``period``, which may be longer than any run.
+
+    >>> print(is_multiple(jnp.int32(6), 3), is_multiple(jnp.int32(6), 10**10))
+    True False
+    """
+    return count % at_most_max_count(period) == 0
+
+
+def at_most_max_count(number: int | jax.Array) -> int | jax.Array:
+    """A number of steps that may be compared with an int32 count: a longer one is out of reach of any run.
+
+    >>> at_most_max_count(10**10)
+    2147483647
+    """
+    return min(number, int(MAX_COUNT)) if isinstance(number, int) else number
 
 
 def average(new: Tree, old: Tree, decay: ArrayLike) -> Tree:
@@ -164,8 +253,8 @@ def total_weight(decay: ArrayLike, count: jax.Array) -> jax.Array:
       decay: in [0, 1).
       count: at least 1.
 
-    >>> float(total_weight(0.999999, jnp.array(1)))
-    9.999994974714355e-07
+    >>> print(f"{total_weight(0.999999, jnp.array(1)):.3e}")
+    1.000e-06
     """
     log = math.log(decay) if isinstance(decay, float) and decay > 0 else jnp.log(decay)
     return -jnp.expm1(count.astype(jnp.float32) * log)

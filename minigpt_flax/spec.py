@@ -196,7 +196,7 @@ def partial_bind(
             raise UserError(f"{kind} {spec.name!r} has no keyword {key!r}{nearest(key, names)}; {known}")
     context = {k: v for k, v in (offered or {}).items() if k in names and k not in spec.keywords}
     try:
-        bound = inspect.signature(row).bind(*[None] * leading, *spec.args, **context, **spec.keywords)
+        bound = _options_by_name(row, leading).bind(*[None] * leading, *spec.args, **context, **spec.keywords)
     except TypeError as error:
         shown = signature(row, skip=leading, without=offered or ())
         reason = "has too many or too few values"
@@ -208,6 +208,18 @@ def partial_bind(
         if wrong is not None:
             raise UserError(f"{kind} {spec.name!r}: {wrong}")
     return lambda *first: row(*first, *spec.args, **context, **spec.keywords)
+
+
+def _options_by_name(row: Callable, leading: int) -> inspect.Signature:
+    """Return the signature of a row in a spec: after the leading ones, only required arguments may be positional.
+
+    A library function may accept more by position, but ``sgd(0.1)`` on the command line would set the momentum.
+    """
+    parameters = [
+        p.replace(kind=p.KEYWORD_ONLY) if i >= leading and p.default is not p.empty else p
+        for i, p in enumerate(inspect.signature(row).parameters.values())
+    ]
+    return inspect.Signature(sorted(parameters, key=lambda p: p.kind))
 
 
 def _takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxopt_mini import ParamLayout, adamw, dion, galore, kron, muon, normuon, scion, shampoo, soap
-from jaxopt_mini.layout import infer
-from jaxopt_mini.matrices import Sides
-from tests.harness import Case, Golden
+from jaxopt_mini.tree import path_name
+from tests.harness import PROBLEM_LAYOUT, Case, Golden
 
 
 def official_muon(h, **keywords):
@@ -26,7 +27,7 @@ def official_adam(h):
 
 def official_pair(h):
     """Muon and its auxiliary Adam."""
-    return official_muon(h["muon"], rest=official_adam(h["adam"]), layout=infer)
+    return official_muon(h["muon"], rest=official_adam(h["adam"]), layout=PROBLEM_LAYOUT)
 
 
 def official_normuon(h, **keywords):
@@ -59,12 +60,11 @@ def recorded_bases(state, arrays):
     """For each matrix its two recorded bases."""
     inner, _ = state
 
-    def one(path, leaf):
-        name = "/".join(str(key.key) for key in path)
-        return Sides(*(None if q is None else jnp.asarray(arrays[f"Q0/{name}/{i}"]) for i, q in enumerate(leaf)))
+    def one(side, path, q):
+        return jnp.asarray(arrays[f"Q0/{path_name(path)}/{side}"]) if q.ndim else q
 
-    bases = jax.tree_util.tree_map_with_path(one, inner[0].bases, is_leaf=lambda node: isinstance(node, Sides))
-    return inner, bases
+    sides = enumerate(inner[0].bases)
+    return inner, tuple(jax.tree.map_with_path(partial(one, side), bases) for side, bases in sides)
 
 
 def official_scion(h):
@@ -161,7 +161,7 @@ ROWS = (
             Golden("normuon_f32", official_normuon),
             Golden(
                 "normuon_aux_adam_f32",
-                lambda h: official_normuon(h["muon"], rest=official_adam(h["adam"])),
+                lambda h: official_normuon(h["muon"], rest=official_adam(h["adam"]), layout=PROBLEM_LAYOUT),
             ),
         ),
     ),

@@ -29,7 +29,7 @@ from jaxopt_mini import (
     stable_adamw,
 )
 from jaxopt_mini.tree import cast_like
-from tests.harness import Case, Golden
+from tests.harness import PROBLEM_LAYOUT, Case, Golden
 
 
 def betas(h, *names):
@@ -209,7 +209,7 @@ ROWS = (
     Case(
         adam_mini,
         goldens=(
-            Golden("adam_mini", official_adam_mini),
+            Golden("adam_mini", lambda h: official_adam_mini(h, layout=PROBLEM_LAYOUT)),
             Golden("adam_mini_heads", lambda h: official_adam_mini(h, heads={"out": 4})),
         ),
     ),

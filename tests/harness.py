@@ -151,6 +151,13 @@ def shared_buffers(*trees: Any) -> list[list[str]]:
 
 # One tree for all tests: a table, a matrix and a bias stacked over two layers, a scalar.
 SHAPES = {"embed": (5, 4), "blocks": {"kernel": (2, 4, 3), "bias": (2, 3)}, "scale": ()}
+PROBLEM_LAYOUT = {  # of the recorded trajectories, whose embedding is a bare array
+    "embed": ParamLayout("embedding", (), (0,), (1,)),
+    "dense/kernel": ParamLayout("matrix", (), (0,), (1,)),
+    "dense/bias": ParamLayout("vector", (), (), (0,)),
+    "out/kernel": ParamLayout("matrix", (), (0,), (1,)),
+    "norm/scale": ParamLayout("vector", (), (), (0,)),
+}
 LAYOUT = {
     "embed": ParamLayout("embedding", (), (0,), (1,)),
     "blocks": {

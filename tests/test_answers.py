@@ -87,7 +87,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "decay" else [pytest.mark.slow]) for name in CASES]
+)
 def test_a_page_has_every_number_and_picture(tmp_path, name):
     module, made, said = CASES[name]
     (tmp_path / "kept.json").write_text(json.dumps(made() | {"seconds": 61.0}))

@@ -20,7 +20,7 @@ from tests.cases_wrappers import WRAPPED
 READMES = [HERE.parent / name for name in ("README.md", "README.zh-CN.md")]
 WRITTEN = [*READMES, *sorted(HERE.rglob("*.md"))]
 LIBRARY = [f"jaxopt_mini.{name}" for name in ("optimizers", "schedules", "transforms", "wrappers", "states", "layout")]
-TRAINED = {"course-run", "moments", "landscape", "demo"}
+TAKES_LONG = {"course-run", "moments", "landscape", "demo", "paths", "edge", "exploding"}
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -127,7 +127,7 @@ def test_every_picture_of_the_course_has_its_chinese_one():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in TRAINED else []) for name in PICTURES]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in TAKES_LONG else []) for name in PICTURES]
 )
 def test_picture_is_drawn_from_the_library(name, tmp_path):
     """In Chinese too, which fails for a label without a translation."""

@@ -41,6 +41,7 @@ def test_the_loop_is_measured(tmp_path, capsys):
     assert "loop with probes / step" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_generation_reports_absent_peers(tmp_path, monkeypatch):
     monkeypatch.setattr(generation, "TOKENS", 4)
     monkeypatch.setattr(generation, "resolve", lambda given, preset: resolve({**given, **SMALL}, preset))
@@ -51,6 +52,7 @@ def test_generation_reports_absent_peers(tmp_path, monkeypatch):
     assert all(speed["least"] > 0 for speed in found["tokens_per_second"].values())
 
 
+@pytest.mark.slow
 def test_a_step_is_measured_without_peers(tmp_path, monkeypatch):
     monkeypatch.setattr(step, "resolve", lambda given, preset: resolve({**given, **SMALL}, preset))
     monkeypatch.setitem(step.PRESETS, "nanogpt", (1.0, 2, 2, True))

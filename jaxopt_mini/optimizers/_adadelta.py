@@ -10,7 +10,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from optax import ScaleByAdaDeltaState
 
-from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule
+from jaxopt_mini.base import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    Params,
+    ScalarOrSchedule,
+    transformation,
+)
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
@@ -45,12 +51,11 @@ def scale_by_adadelta(rho: ArrayLike = 0.9, eps: ArrayLike = 1e-6) -> GradientTr
         state = ScaleByAdaDeltaState(cast_like(e_g, state.e_g), cast_like(e_x, state.e_x))
         return cast_like(direction, updates), state
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def adadelta(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None = None,
     rho: ArrayLike = 0.9,
     eps: ArrayLike = 1e-6,
     weight_decay: ScalarOrSchedule = 0.0,
@@ -69,10 +74,10 @@ def adadelta(
 
     Notation: s, x are ``e_g``, ``e_x`` here, ``square_avg``, ``acc_delta`` in torch.
 
-    Departures: the learning rate is required (Optax's default of None fails); 1.0 is the paper's and torch's.
+    Departures: none from Optax. The learning rate of the paper and of torch is 1.0.
 
     Args:
-      learning_rate: a number or a schedule; 1.0.
+      learning_rate: a number or a schedule; 1.0. None, as in Optax, returns d itself, to be scaled by a later link.
       rho: decay of the mean squares, in [0, 1).
       eps: added inside both roots; a larger one makes larger first steps.
       weight_decay: a number or a schedule: an L2 penalty, added to the gradient.

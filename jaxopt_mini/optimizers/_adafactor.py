@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
@@ -21,8 +22,7 @@ from jaxopt_mini.transforms.trust import scale_by_param_block_rms
 
 def adafactor(
     learning_rate: ScalarOrSchedule | None = None,
-    *,
-    min_dim_size_to_factor: int = 128,
+    min_dim_size_to_factor: int | jax.Array = 128,
     decay_rate: ArrayLike = 0.8,
     decay_offset: ArrayLike = 0,
     multiply_by_parameter_scale: bool = True,
@@ -33,6 +33,7 @@ def adafactor(
     eps: ArrayLike = 1e-30,
     factored: bool = True,
     weight_decay_mask: Any | Callable[[Params], Any] | None = None,
+    *,
     min_scale: ArrayLike = 1e-3,
     layout: Any | None = None,
 ) -> GradientTransformation:

@@ -14,6 +14,7 @@ from jaxopt_mini.base import (
     GradientTransformationExtraArgs,
     ScalarOrSchedule,
     Schedule,
+    transformation,
 )
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.combine import chain
@@ -56,14 +57,14 @@ def scale_by_rss(
         state = ScaleByRssState(cast_like(total, state.sum_of_squares))
         return cast_like(direction, updates), state
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def adagrad(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     initial_accumulator_value: ArrayLike = 0.1,
     eps: ArrayLike = 1e-7,
+    *,
     eps_in_sqrt: bool = True,
     lr_decay: ArrayLike | None = None,
 ) -> GradientTransformation:

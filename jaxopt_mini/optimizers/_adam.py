@@ -7,11 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from optax import ScaleByAdamState
 
-from jaxopt_mini.base import (
-    GradientTransformation,
-    GradientTransformationExtraArgs,
-    ScalarOrSchedule,
-)
+from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, ScalarOrSchedule, transformation
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
@@ -72,17 +68,17 @@ def scale_by_adam(
         state = ScaleByAdamState(count, cast_like(mu, state.mu), cast_like(nu, state.nu))
         return cast_like(direction, updates), state
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def adam(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
     eps_root: ArrayLike = 0.0,
     mu_dtype: DTypeLike | None = None,
+    *,
     nesterov: bool = False,
 ) -> GradientTransformation:
     """Momentum divided by the root of the second moment.

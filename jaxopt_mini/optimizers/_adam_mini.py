@@ -29,9 +29,10 @@ from jaxopt_mini.tree import (
     bias_correction,
     cast_like,
     increment,
+    mean,
     path_name,
-    wide_dtype,
     zeros_like,
+    zeros_of,
 )
 
 
@@ -44,7 +45,7 @@ class Blocks:
 
     def mean(self, leaf: jax.Array) -> jax.Array:
         """Mean over each block; reduced axes have length 1."""
-        return jnp.mean(leaf.reshape(self.shape), self.axes, keepdims=True)
+        return mean(leaf.reshape(self.shape), self.axes, keepdims=True)
 
     def divide(self, leaf: jax.Array, by: jax.Array) -> jax.Array:
         """Divides every entry by the value of its block."""
@@ -119,16 +120,14 @@ def scale_by_adam_mini(
 
     def init(params):
         keys = {key for path, _ in jax.tree.leaves_with_path(params) for key in path_name(path).split("/")}
-        if missing := set(heads or {}) - keys:
+        if keys and (missing := set(heads or {}) - keys):
             raise ValueError(
                 f"heads has {sorted(missing)}, which no parameter has in its path: choose from {sorted(keys)}"
             )
 
-        def zeros(leaf, block):
-            return block.mean(jnp.zeros(leaf.shape, wide_dtype(leaf.dtype)))
-
         mu = zeros_like(params, mu_dtype)
-        return ScaleByAdamState(jnp.zeros((), jnp.int32), mu, jax.tree.map(zeros, params, blocks(params)))
+        nu = jax.tree.map(lambda p, block: zeros_of(block.mean, zeros_of(absolute_square, p)), params, blocks(params))
+        return ScaleByAdamState(jnp.zeros((), jnp.int32), mu, nu)
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
@@ -191,7 +190,7 @@ def adam_mini(
     >>> tx = adam_mini(0.1)
     >>> params = {"kernel": jnp.ones((2, 2))}  # two outputs of two inputs
     >>> updates, _ = tx.update({"kernel": jnp.array([[1.0, 0.1], [7.0, 0.7]])}, tx.init(params), params)
-    >>> print(updates["kernel"])
+    >>> print(updates["kernel"].round(2))
     [[-0.02 -0.02]
      [-0.14 -0.14]]
     """

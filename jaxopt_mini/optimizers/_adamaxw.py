@@ -16,8 +16,7 @@ from jaxopt_mini.transforms.decay import add_decayed_weights
 
 
 def adamaxw(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,

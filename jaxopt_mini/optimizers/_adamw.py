@@ -16,8 +16,7 @@ from jaxopt_mini.transforms.decay import add_decayed_weights
 
 
 def adamw(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
@@ -25,6 +24,7 @@ def adamw(
     mu_dtype: DTypeLike | None = None,
     weight_decay: ScalarOrSchedule = 1e-4,
     mask: Any | Callable[[Params], Any] | None = None,
+    *,
     nesterov: bool = False,
 ) -> GradientTransformation:
     """Adam with decoupled weight decay.

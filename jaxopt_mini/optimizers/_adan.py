@@ -16,6 +16,7 @@ from jaxopt_mini.base import (
     Params,
     ScalarOrSchedule,
     schedule_value,
+    transformation,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain, masked
@@ -61,7 +62,7 @@ def scale_by_adan(
         stored = (cast_like(new, old) for new, old in zip((*moments, g), state[:4], strict=True))
         return cast_like(direction, updates), ScaleByAdanState(*stored, t=t)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def _shrink(rate, decay, mask):
@@ -75,8 +76,7 @@ def _shrink(rate, decay, mask):
 
 
 def adan(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.98,
     b2: ArrayLike = 0.92,
     b3: ArrayLike = 0.99,
@@ -84,6 +84,7 @@ def adan(
     eps_root: ArrayLike = 1e-8,
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
+    *,
     proximal: bool = False,
 ) -> GradientTransformation:
     """AdamW with Nesterov momentum from gradient differences.

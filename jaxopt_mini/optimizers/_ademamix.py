@@ -17,6 +17,7 @@ from jaxopt_mini.base import (
     ScalarOrSchedule,
     Schedule,
     schedule_value,
+    transformation,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
@@ -75,7 +76,7 @@ def scale_by_ademamix(
         )
         return cast_like(direction, updates), new
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def half_life_warmup(start: ArrayLike, end: ArrayLike, steps: int) -> Schedule:
@@ -109,8 +110,7 @@ def _peak(name: str, number: ScalarOrSchedule, check: Callable[..., None]) -> ja
 
 
 def ademamix(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     b3: ScalarOrSchedule = 0.9999,
@@ -120,6 +120,7 @@ def ademamix(
     mu_dtype: DTypeLike | None = None,
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
+    *,
     b3_warmup: int | None = None,
     alpha_warmup: int | None = None,
 ) -> GradientTransformation:

@@ -18,8 +18,9 @@ from jaxopt_mini.base import (
     Schedule,
     require_real,
     schedule_value,
+    transformation,
 )
-from jaxopt_mini.check import check_fraction, check_nonnegative
+from jaxopt_mini.check import check_fraction, check_function, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
@@ -57,6 +58,7 @@ def scale_by_adopt(
     """
     check_fraction(b1=b1, b2=b2)
     check_nonnegative(eps=eps)
+    check_function(clip_value_fn=clip_value_fn)
 
     def init(params):
         require_real(params, "adopt")  # it clips
@@ -79,16 +81,16 @@ def scale_by_adopt(
         direction = cast_like(average(n, mu, b1) if nesterov else mu, updates)
         return direction, ScaleByAdamState(increment(state.count), cast_like(mu, state.mu), cast_like(nu, state.nu))
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def adopt(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.9999,
     eps: ArrayLike = 1e-6,
     mu_dtype: DTypeLike | None = None,
+    *,
     nesterov: bool = False,
     use_clipping: bool = True,
     clip_value_fn: Callable[[jax.Array], jax.Array] = fourth_root,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from optax import ScaleByAmsgradState
 
-from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, ScalarOrSchedule
+from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, ScalarOrSchedule, transformation
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
@@ -62,12 +62,11 @@ def scale_by_amsgrad(
         stored = cast_like(mu, state.mu), cast_like(nu, state.nu), cast_like(nu_max, state.nu_max)
         return cast_like(direction, updates), ScaleByAmsgradState(count, *stored)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def amsgrad(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
@@ -75,6 +74,7 @@ def amsgrad(
     mu_dtype: DTypeLike | None = None,
     bias_correction_mu: bool = True,
     bias_correction_nu: bool = True,
+    *,
     maximum_first: bool = False,
 ) -> GradientTransformation:
     """Adam divided by the largest second moment so far.

@@ -10,11 +10,11 @@ from jax.typing import ArrayLike
 
 from jaxopt_mini.base import (
     GradientTransformation,
-    GradientTransformationExtraArgs,
     Params,
     ScalarOrSchedule,
     require_params,
     schedule_value,
+    transformation,
 )
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.tree import cast_like, increment, widen, zeros_like
@@ -81,4 +81,4 @@ def asgd(
         mean = jax.tree.map(lambda u, p, a: widen(a) + share * (widen(p) + u - widen(a)), new, params, state.average)
         return cast_like(new, updates), AveragedState(increment(state.count), cast_like(mean, state.average))
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -20,25 +20,19 @@ from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import ParamLayout, resolve
+from jaxopt_mini.matrices import unzip
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.clip import clip_by_block_rms
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.tree import absolute_square, average, cast_like, refuse_integers, wide_dtype, widen, zeros_like
-
-
-class Factors(NamedTuple):
-    """Row and column means of a matrix."""
-
-    inputs: jax.Array  # one per input: the shape of the matrix, with 1 for its output axes
-    outputs: jax.Array  # one per output: the shape of the matrix, with 1 for its input axes
+from jaxopt_mini.tree import absolute_square, average, cast_like, mean, refuse_integers, widen, zeros_like, zeros_of
 
 
 class ScaleByCameState(NamedTuple):
-    """State of :func:`scale_by_came`; leaves are :class:`Factors` for matrices, arrays for vectors."""
+    """State of :func:`scale_by_came`."""
 
     mu: Updates  # like the parameters
-    nu: Any  # mean of g^2, in at least float32
-    doubt: Any  # mean of (u - m)^2 of matrices, in at least float32; None for vectors
+    nu: tuple[Updates, Updates]  # mean of g^2, in at least float32, see :func:`factored`
+    doubt: tuple[Updates, Updates]  # mean of (u - m)^2 of matrices, likewise; () for vectors
 
 
 def is_matrix(entry: ParamLayout) -> bool:
@@ -46,20 +40,33 @@ def is_matrix(entry: ParamLayout) -> bool:
     return bool(entry.inputs and entry.outputs)
 
 
-def factored(leaf: jax.Array, entry: ParamLayout) -> Any:
-    """The :class:`Factors` of a matrix; a vector unchanged."""
-    if not is_matrix(entry):
-        return leaf
-    return Factors(jnp.mean(leaf, entry.outputs, keepdims=True), jnp.mean(leaf, entry.inputs, keepdims=True))
+def factored(squares: Updates, layout: Any) -> tuple[Updates, Updates]:
+    """Two trees with the means of each matrix: one number per input, one per output; the other axes have length 1.
+
+    Vectors are in the first tree, and have an array of shape () in the second.
+    """
+
+    def one(leaf, entry):
+        if not is_matrix(entry):
+            return leaf, jnp.zeros((), leaf.dtype)
+        return mean(leaf, entry.outputs, keepdims=True), mean(leaf, entry.inputs, keepdims=True)
+
+    rows, columns = unzip(jax.tree.map(one, squares, layout), layout)
+    return rows, columns
 
 
-def inverse_root(factors: Any, entry: ParamLayout) -> jax.Array:
+def of_matrices(tree: Updates, layout: Any) -> Updates:
+    """The tree with arrays of shape () in place of vectors."""
+    return jax.tree.map(lambda leaf, entry: leaf if is_matrix(entry) else jnp.zeros((), leaf.dtype), tree, layout)
+
+
+def inverse_root(entry: ParamLayout, rows: jax.Array, columns: jax.Array) -> jax.Array:
     """1 / sqrt of the array that was factored, as the rank-one product that the means determine."""
-    if not isinstance(factors, Factors):
-        return jax.lax.rsqrt(factors)
-    whole = jnp.mean(factors.inputs, entry.inputs, keepdims=True)
+    if not is_matrix(entry):
+        return jax.lax.rsqrt(rows)
+    whole = jnp.mean(rows, entry.inputs, keepdims=True)
     # The product of two roots: that of the means themselves could be too small for a float32.
-    return jax.lax.rsqrt(factors.inputs / whole) * jax.lax.rsqrt(factors.outputs)
+    return jax.lax.rsqrt(rows / whole) * jax.lax.rsqrt(columns)
 
 
 def scale_by_came(
@@ -94,27 +101,25 @@ def scale_by_came(
     def init(params):
         refuse_integers(params)
         entries = resolve(layout, params)
-        wide = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, wide_dtype(leaf.dtype)), params)
-        nu = jax.tree.map(factored, wide, entries)
-        doubt = jax.tree.map(lambda leaf, entry: factored(leaf, entry) if is_matrix(entry) else None, wide, entries)
+        squares = zeros_of(lambda tree: jax.tree.map(absolute_square, tree), params)
+        nu = zeros_of(lambda tree: factored(tree, entries), squares)
+        doubt = zeros_of(lambda tree: factored(of_matrices(tree, entries), entries), squares)
         return ScaleByCameState(zeros_like(params, mu_dtype), nu, doubt)
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
         entries = resolve(layout, updates)
-        squares = jax.tree.map(lambda g, entry: factored(absolute_square(g) + eps, entry), updates, entries)
-        nu = average(squares, state.nu, b2)
-        u = jax.tree.map(lambda g, entry, v: widen(g) * inverse_root(v, entry), updates, entries, nu)
+        nu = average(factored(jax.tree.map(lambda g: absolute_square(g) + eps, updates), entries), state.nu, b2)
+        u = jax.tree.map(lambda g, entry, *means: widen(g) * inverse_root(entry, *means), updates, entries, *nu)
         u, _ = clip.update(u, clip.init(u))
         mu = average(u, state.mu, b1)
+        deviations = jax.tree.map(lambda m, u: absolute_square(u - m) + doubt_eps, mu, u)
+        doubt = average(factored(of_matrices(deviations, entries), entries), state.doubt, b3)
 
-        def doubted(m, u, entry, old):
-            if not is_matrix(entry):
-                return None
-            return average(factored(absolute_square(u - m) + doubt_eps, entry), old, b3)
+        def confident(m, entry, *means):
+            return m * inverse_root(entry, *means) if is_matrix(entry) else m
 
-        doubt = jax.tree.map(doubted, mu, u, entries, state.doubt)
-        direction = jax.tree.map(lambda m, entry, s: m if s is None else m * inverse_root(s, entry), mu, entries, doubt)
+        direction = jax.tree.map(confident, mu, entries, *doubt)
         return cast_like(direction, updates), ScaleByCameState(cast_like(mu, state.mu), nu, doubt)
 
     return keep_shardings(init, update)

@@ -12,11 +12,11 @@ from optax.contrib import DAdaptAdamWState
 
 from jaxopt_mini.base import (
     GradientTransformation,
-    GradientTransformationExtraArgs,
     Params,
     ScalarOrSchedule,
     require_params,
     schedule_value,
+    transformation,
 )
 from jaxopt_mini.check import check_fraction, check_length, check_nonnegative
 from jaxopt_mini.transforms.decay import add_decayed_weights
@@ -36,11 +36,11 @@ from jaxopt_mini.tree import (
 
 def dadapt_adamw(
     learning_rate: ScalarOrSchedule = 1.0,
-    *,
     betas: Sequence[ArrayLike] = (0.9, 0.999),
     eps: ArrayLike = 1e-8,
     estim_lr0: ArrayLike = 1e-6,
     weight_decay: ArrayLike = 0.0,
+    *,
     mask: Any | Callable[[Params], Any] | None = None,
     bias_correction: bool = True,
 ) -> GradientTransformation:
@@ -119,4 +119,4 @@ def dadapt_adamw(
         correction = jnp.sqrt(total_weight(b2, count)) / total_weight(b1, count) if bias_correction else 1.0
         return widen(state.estim_lr) * schedule_value(learning_rate, state.count) * correction
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -17,16 +17,24 @@ from jaxopt_mini.base import (
     Updates,
     require_real,
 )
-from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative
+from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative, check_static
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import multiply, orthonormal
-from jaxopt_mini.matrices import as_leaves, as_matrices, map_matrices, matrices_and_rest, resolve_layout, unzip
+from jaxopt_mini.matrices import (
+    as_leaves,
+    as_matrices,
+    map_matrices,
+    matrices_and_rest,
+    matrix_shapes,
+    resolve_layout,
+    unzip,
+)
 from jaxopt_mini.optimizers._adam import scale_by_adam
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.shape import scale_by_shape, spectral
-from jaxopt_mini.tree import cast_like, widen, zeros_like
+from jaxopt_mini.tree import cast_like, wide_dtype, widen, zeros_like
 
 
 class ScaleByDionState(NamedTuple):
@@ -38,10 +46,10 @@ class ScaleByDionState(NamedTuple):
 
 def scale_by_dion(
     beta: ArrayLike = 0.95,
-    rank: int = 768,
+    rank: int | jax.Array = 768,
     eps: ArrayLike = 1e-8,
     *,
-    seed: int = 0,
+    seed: int | jax.Array = 0,
     mu_dtype: DTypeLike | None = None,
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
@@ -63,15 +71,19 @@ def scale_by_dion(
     """
     check_fraction(beta=beta)
     check_nonnegative(eps=eps)
+    check_static(rank=rank)
     check_at_least_one(rank=rank)
+    rank = int(rank)
 
     def first_basis(matrix):
         *stack, fan_in, fan_out = matrix.shape
         shape = (fan_in, min(rank, fan_in, fan_out))
-        basis = jax.random.normal(jax.random.key(seed), shape, widen(matrix).dtype)
+        basis = jax.random.normal(jax.random.key(seed), shape, wide_dtype(matrix.dtype))
         return jnp.broadcast_to(basis, (*stack, *shape))
 
     def one(g, m, q):
+        if not g.size:
+            return g, m, q
         b = m + g
         p = orthonormal(multiply(b.mT, q))
         r = multiply(b, p)
@@ -80,7 +92,7 @@ def scale_by_dion(
 
     def init(params):
         require_real(params, "dion")
-        matrices = as_matrices(zeros_like(params), resolve_layout(layout, params))
+        matrices = matrix_shapes(params, resolve_layout(layout, params))
         return ScaleByDionState(zeros_like(params, mu_dtype), jax.tree.map(first_basis, matrices))
 
     def update(updates, state, params=None, **extra_args):
@@ -98,11 +110,11 @@ def dion(
     learning_rate: ScalarOrSchedule,
     *,
     beta: ArrayLike = 0.95,
-    rank: int = 768,
+    rank: int | jax.Array = 768,
     eps: ArrayLike = 1e-8,
     weight_decay: ScalarOrSchedule = 0.01,
     mu_dtype: DTypeLike | None = None,
-    seed: int = 0,
+    seed: int | jax.Array = 0,
     adam_b1: ArrayLike = 0.9,
     adam_b2: ArrayLike = 0.95,
     adam_weight_decay: ScalarOrSchedule = 0.0,

@@ -18,12 +18,13 @@ from jaxopt_mini.base import (
     identity,
     no_state,
     require_params,
+    transformation,
 )
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.tree import cast_like, norm, scalar_dtype, times, widen
+from jaxopt_mini.tree import cast_like, copied, evaluate, norm, scalar_dtype, times, widen
 
 FIRST_DISTANCE: dict[str, Callable[..., Any]] = {
     "distance": lambda value, params: value,
@@ -52,8 +53,8 @@ def scale_by_dog(
     def init(params):
         no_state(params)  # rejects integers
         dtype = scalar_dtype(params)
-        first = jnp.array(FIRST_DISTANCE[kind](value, params)).astype(dtype)
-        return DoGState(jnp.asarray(True), jax.tree.map(jnp.copy, params), first, jnp.zeros((), dtype))
+        first = evaluate(lambda tree: jnp.array(FIRST_DISTANCE[kind](value, tree)).astype(dtype), params)
+        return DoGState(jnp.asarray(True), copied(params), first, jnp.zeros((), dtype))
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
@@ -67,12 +68,11 @@ def scale_by_dog(
         new = DoGState(jnp.asarray(False), state.init_params, distance, total)
         return jax.tree.map(lambda g: times(g, rate), updates), cast_like(new, state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def dog(
-    learning_rate: ScalarOrSchedule = 1.0,
-    *,
+    learning_rate: ScalarOrSchedule | None = 1.0,
     init_step: tuple[str, ArrayLike] = ("heuristic", 1e-6),
     eps: ArrayLike = 1e-8,
     weight_decay: ArrayLike | None = None,

@@ -18,12 +18,13 @@ from jaxopt_mini.base import (
     identity,
     no_state,
     require_params,
+    transformation,
 )
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.tree import cast_like, norm, scalar_dtype, times, widen
+from jaxopt_mini.tree import cast_like, copied, norm, scalar_dtype, times, widen
 
 
 def scale_by_dowg(
@@ -45,7 +46,7 @@ def scale_by_dowg(
         no_state(params)  # rejects integers
         dtype = scalar_dtype(params)
         return DoWGState(
-            init_params=jax.tree.map(jnp.copy, params),
+            init_params=copied(params),
             weighted_sq_norm_grads=jnp.zeros((), dtype),
             estim_sq_dist=jnp.array(first, dtype),
         )
@@ -60,12 +61,11 @@ def scale_by_dowg(
         new = DoWGState(state.init_params, total, r2)
         return jax.tree.map(lambda g: times(g, rate), updates), cast_like(new, state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def dowg(
-    learning_rate: ScalarOrSchedule = 1.0,
-    *,
+    learning_rate: ScalarOrSchedule | None = 1.0,
     init_estim_sq_dist: ArrayLike | None = None,
     eps: ArrayLike = 1e-4,
     weight_decay: ArrayLike | None = None,

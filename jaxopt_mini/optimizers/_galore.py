@@ -18,7 +18,7 @@ from jaxopt_mini.base import (
     ScalarOrSchedule,
     with_extra_args_support,
 )
-from jaxopt_mini.check import check_at_least_one, check_nonnegative
+from jaxopt_mini.check import check_at_least_one, check_nonnegative, check_static
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import multiply, singular_vectors
@@ -34,14 +34,15 @@ from jaxopt_mini.optimizers._adam import scale_by_adam
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.late_decay import decay_afterwards
-from jaxopt_mini.tree import cast_like, increment, widen, zeros_like
+from jaxopt_mini.tree import cast_like, increment, is_multiple, widen, zeros_like
 
 
 def scale_by_galore(
-    rank: int = 128,
-    update_proj_gap: int = 200,
+    rank: int | jax.Array = 128,
+    update_proj_gap: int | jax.Array = 200,
     scale: ArrayLike = 1.0,
     base_optimizer: GradientTransformation | None = None,
+    weight_dimension_numbers: Any | Callable[[Params], Any] | None = None,
     *,
     smaller_side: bool = False,
     layout: Any | Callable[[Params], Any] | None = None,
@@ -55,8 +56,11 @@ def scale_by_galore(
     Raises:
       ValueError: a number is out of range.
     """
+    layout = layout_or_dimension_numbers(layout, weight_dimension_numbers)
     check_nonnegative(scale=scale)
+    check_static(rank=rank)
     check_at_least_one(rank=rank, update_proj_gap=update_proj_gap)
+    rank = int(rank)
     base = with_extra_args_support(scale_by_adam() if base_optimizer is None else base_optimizer)
 
     def acts_left(fan_in, fan_out):
@@ -67,6 +71,8 @@ def scale_by_galore(
         return multiply(projector.conj().mT, matrix) if left else multiply(matrix, projector)
 
     def leading(matrix):
+        if not matrix.size:
+            return first_projector(matrix)
         u, vh = singular_vectors(matrix)
         return (u if acts_left(*matrix.shape) else vh.conj().mT)[:, :rank]
 
@@ -87,7 +93,7 @@ def scale_by_galore(
         del params
         entries = resolve_layout(layout, updates)
         chosen, old = _only(entries, entries), _only(state.projector, entries)
-        due = state.count % update_proj_gap == 0
+        due = is_multiple(state.count, update_proj_gap)
 
         def narrow(g, projector):
             projector = jax.lax.cond(due, lambda: leading(g), lambda: widen(projector))
@@ -119,15 +125,15 @@ def _merge(matrices, rest, entries):
 
 
 def galore(
-    learning_rate: ScalarOrSchedule,
-    *,
-    rank: int = 128,
-    update_proj_gap: int = 200,
+    learning_rate: ScalarOrSchedule | None,
+    rank: int | jax.Array = 128,
+    update_proj_gap: int | jax.Array = 200,
     scale: ArrayLike = 1.0,
     base_optimizer: GradientTransformation | None = None,
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
     weight_dimension_numbers: Any | Callable[[Params], Any] | None = None,
+    *,
     smaller_side: bool = False,
     late_decay: bool = False,
     layout: Any | None = None,
@@ -178,5 +184,7 @@ def galore(
     chosen = layout_or_dimension_numbers(layout, weight_dimension_numbers)
     link = scale_by_galore(rank, update_proj_gap, scale, base_optimizer, smaller_side=smaller_side, layout=chosen)
     if late_decay:
+        if learning_rate is None:
+            raise ValueError("late_decay needs a learning rate, got None: give one, or omit late_decay")
         return chain(link, scale_by_learning_rate(learning_rate), decay_afterwards(learning_rate, weight_decay))
     return chain(link, add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate))

@@ -18,14 +18,34 @@ from jaxopt_mini.base import (
     require_real,
     schedule_value,
 )
-from jaxopt_mini.check import check_fraction, check_nonnegative
+from jaxopt_mini.check import check_fraction, check_nonnegative, check_static
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import multiply, solve_transposed
-from jaxopt_mini.matrices import Sides, as_leaves, as_matrices, map_matrices, resolve_layout, sides, unzip
+from jaxopt_mini.matrices import (
+    Sides,
+    as_leaves,
+    as_matrices,
+    load_sides,
+    map_matrices,
+    matrix_shapes,
+    resolve_layout,
+    sides,
+    store_sides,
+    unzip,
+)
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.tree import average, bias_correction, cast_like, increment, refuse_integers, widen, zeros_like
+from jaxopt_mini.tree import (
+    average,
+    bias_correction,
+    cast_like,
+    increment,
+    norm,
+    refuse_integers,
+    wide_dtype,
+    zeros_like,
+)
 
 TINY = 1e-30  # keeps a norm of zeros from dividing by zero
 
@@ -44,7 +64,9 @@ class ScaleByKronState(NamedTuple):
 
     count: jax.Array  # int32[]: completed steps
     mu: Updates  # like the parameters
-    factors: Any  # Q of each side, (*stacked, side, side) upper triangular or (*stacked, side) diagonal, float32
+    # Q of the inputs and of the outputs, float32: upper triangular (*stacked, side, side), diagonal (*stacked, side),
+    # or () for none
+    factors: tuple[Any, Any]
 
 
 def scale_by_kron(
@@ -54,8 +76,8 @@ def scale_by_kron(
     *,
     max_rms: ArrayLike = 1.1,
     damping: ArrayLike = 1e-9,
-    max_size_triangular: int = 8192,
-    seed: int = 0,
+    max_size_triangular: int | jax.Array = 8192,
+    seed: int | jax.Array = 0,
     mu_dtype: DTypeLike | None = None,
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
@@ -67,12 +89,15 @@ def scale_by_kron(
     check_fraction(b1=b1)
     check_nonnegative(precond_lr=precond_lr, probability=probability, max_rms=max_rms, damping=damping)
     check_nonnegative(max_size_triangular=max_size_triangular)
+    check_static(max_size_triangular=max_size_triangular)
 
     def start(entry, matrix):
         *stack, fan_in, fan_out = matrix.shape
-        kind = widen(matrix).dtype
+        kind = wide_dtype(matrix.dtype)
 
         def side(length):
+            if not length:
+                return None
             triangular = entry.inputs and length <= max_size_triangular
             factor = jnp.eye(length, dtype=kind) if triangular else jnp.ones(length, kind)
             return jnp.broadcast_to(factor, (*stack, *factor.shape))
@@ -83,7 +108,7 @@ def scale_by_kron(
         refuse_integers(params)
         require_real(params, "kron")
         entries = resolve_layout(layout, params)
-        factors = jax.tree.map(start, entries, as_matrices(params, entries))
+        factors = store_sides(jax.tree.map(start, entries, matrix_shapes(params, entries)), entries)
         return ScaleByKronState(jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), factors)
 
     def update(updates, state, params=None, **extra_args):
@@ -104,9 +129,9 @@ def scale_by_kron(
             return step * jnp.minimum(1.0, max_rms / (rms + TINY)), factors
 
         m = as_matrices(bias_correction(mu, b1, count), entries)
-        step, factors = unzip(map_matrices(one, entries, m, state.factors), entries)
+        step, factors = unzip(map_matrices(one, entries, m, load_sides(state.factors, entries)), entries)
         step = cast_like(as_leaves(step, entries, updates), updates)
-        return step, ScaleByKronState(count, cast_like(mu, state.mu), factors)
+        return step, ScaleByKronState(count, cast_like(mu, state.mu), store_sides(factors, entries))
 
     return keep_shardings(init, update)
 
@@ -116,12 +141,12 @@ def fit(factors: Sides, matrix: jax.Array, probe: jax.Array, rate: ArrayLike) ->
     a, b = both(_times, factors, matrix), both(_solved, factors, probe)
     factors = sides(lambda q, a, b: _fit(q, a, b, rate), factors, Sides(a, a.mT), Sides(b, b.mT))
     sizes = [jnp.max(jnp.abs(q)) for q in jax.tree.leaves(factors)]
-    mean = jnp.exp(sum(jnp.log(size) for size in sizes) / len(sizes))
+    mean = jnp.exp(sum(jnp.log(size) for size in sizes) / max(1, len(sizes)))
     return sides(lambda q: q * (mean / jnp.max(jnp.abs(q))), factors)
 
 
 def _fit(q, a, b, rate):
-    scale = jnp.maximum(jnp.max(jnp.abs(a)), jnp.max(jnp.abs(b))) + TINY  # cancels; without it, products overflow
+    scale = norm((a, b), ord=jnp.inf) + TINY  # cancels; without it, products overflow
     a, b = a / scale, b / scale
     if q.ndim == 1:
         gain, cost = (jnp.sum(jnp.square(x), axis=1) for x in (a, b))
@@ -139,7 +164,7 @@ def _norm_below(symmetric):
 def both(act: Callable[[jax.Array, jax.Array], jax.Array], factors: Sides, x: jax.Array) -> jax.Array:
     """``act(Q, x)`` on the rows for the input side, on the columns for the output side."""
     x = x if factors.inputs is None else act(factors.inputs, x)
-    return act(factors.outputs, x.mT).mT
+    return x if factors.outputs is None else act(factors.outputs, x.mT).mT
 
 
 def _times(q, x):
@@ -163,10 +188,10 @@ def kron(
     probability: ScalarOrSchedule = seldom,
     max_rms: ArrayLike = 1.1,
     damping: ArrayLike = 1e-9,
-    max_size_triangular: int = 8192,
+    max_size_triangular: int | jax.Array = 8192,
     weight_decay: ScalarOrSchedule = 0.0,
     mu_dtype: DTypeLike | None = None,
-    seed: int = 0,
+    seed: int | jax.Array = 0,
     layout: Any | None = None,
 ) -> GradientTransformation:
     """PSGD: learns Kronecker factors that whiten the gradient.

@@ -8,7 +8,13 @@ from typing import Any
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule
+from jaxopt_mini.base import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    Params,
+    ScalarOrSchedule,
+    transformation,
+)
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.optimizers._adam import scale_by_adam
@@ -26,18 +32,18 @@ def _uncorrected(adam: Any) -> GradientTransformationExtraArgs:
         direction, new = adam.update(updates, late, params, **extra_args)
         return direction, new._replace(count=increment(state.count))
 
-    return GradientTransformationExtraArgs(adam.init, update)
+    return transformation(adam.init, update)
 
 
 def lamb(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-6,
     eps_root: ArrayLike = 0.0,
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
+    *,
     bias_correction: bool = True,
     max_norm: ArrayLike | None = None,
     layout: Any | None = None,

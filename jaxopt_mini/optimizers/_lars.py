@@ -17,8 +17,7 @@ from jaxopt_mini.transforms.trust import scale_by_trust_ratio
 
 
 def lars(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     weight_decay: ScalarOrSchedule = 0.0,
     weight_decay_mask: Any | Callable[[Params], Any] = True,
     trust_coefficient: ArrayLike = 0.001,
@@ -26,6 +25,7 @@ def lars(
     trust_ratio_mask: Any | Callable[[Params], Any] = True,
     momentum: ArrayLike = 0.9,
     nesterov: bool = False,
+    *,
     layout: Any | None = None,
 ) -> GradientTransformation:
     """SGD with steps scaled per tensor, for large batches.

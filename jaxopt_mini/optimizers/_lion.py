@@ -15,6 +15,7 @@ from jaxopt_mini.base import (
     GradientTransformationExtraArgs,
     Params,
     ScalarOrSchedule,
+    transformation,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
@@ -22,9 +23,20 @@ from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.tree import average, cast_like, increment, zeros_like
 
+MODES: dict[str, Callable[[jax.Array, ArrayLike], jax.Array]] = {
+    "hard": lambda x, beta: jnp.sign(x),
+    "smooth": lambda x, beta: jnp.tanh(beta * x),
+    "refined": lambda x, beta: jnp.where(jnp.abs(x) < 1, x, jnp.sign(x)),
+}
+
 
 def scale_by_lion(
-    b1: ArrayLike = 0.9, b2: ArrayLike = 0.99, mu_dtype: DTypeLike | None = None
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.99,
+    mu_dtype: DTypeLike | None = None,
+    *,
+    mode: str = "hard",
+    smooth_beta: ArrayLike = 1.0,
 ) -> GradientTransformationExtraArgs:
     """The direction of :func:`lion`, without decay and learning rate.
 
@@ -32,27 +44,31 @@ def scale_by_lion(
       b1: weight of the momentum in the step, in [0, 1).
       b2: decay of the momentum, in [0, 1).
       mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
+      mode: function of the momentum x in the step: "hard" is sign(x), "smooth" tanh(smooth_beta x), "refined" x
+        between -1 and 1 and sign(x) elsewhere.
+      smooth_beta: slope of "smooth" at zero.
 
     Returns:
       A transformation with an ``optax.ScaleByLionState``, with count int32[], mu like the parameters.
     """
     check_fraction(b1=b1, b2=b2)
+    if mode not in MODES:
+        raise ValueError(f"unknown mode={mode!r}: choose from {', '.join(MODES)}")
 
     def init(params):
         return ScaleByLionState(count=jnp.zeros((), jnp.int32), mu=zeros_like(params, mu_dtype))
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
-        direction = jax.tree.map(jnp.sign, average(updates, state.mu, b1))
+        direction = jax.tree.map(lambda x: MODES[mode](x, smooth_beta), average(updates, state.mu, b1))
         mu = cast_like(average(updates, state.mu, b2), state.mu)
         return cast_like(direction, updates), ScaleByLionState(increment(state.count), mu)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def lion(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.99,
     mu_dtype: DTypeLike | None = None,

@@ -15,6 +15,7 @@ from jaxopt_mini.base import (
     Params,
     ScalarOrSchedule,
     Updates,
+    transformation,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain, partition
@@ -60,7 +61,7 @@ def reduce_variance(
         new = jax.tree.map(reduced, updates, state.last, resolve(layout, updates))
         return new, ReduceVarianceState(cast_like(updates, state.last))
 
-    return GradientTransformationExtraArgs(lambda params: ReduceVarianceState(zeros_like(params)), update)
+    return transformation(lambda params: ReduceVarianceState(zeros_like(params)), update)
 
 
 FORMS: dict[str, Callable[..., Any]] = {

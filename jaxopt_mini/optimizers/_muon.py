@@ -20,7 +20,7 @@ from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import per_copy
-from jaxopt_mini.matrices import by_rank, layout_or_dimension_numbers, matrices_and_rest, resolve_layout
+from jaxopt_mini.matrices import layout_or_dimension_numbers, matrices_and_rest, resolve_layout
 from jaxopt_mini.optimizers._adam import scale_by_adam
 from jaxopt_mini.orthogonal import PRECONDITIONINGS, STANDARD, Coefficients, coefficients, orthogonalize
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
@@ -31,7 +31,7 @@ from jaxopt_mini.tree import average, bias_correction, cast_like, increment, zer
 
 def scale_by_muon(
     ns_coeffs: Coefficients = STANDARD,
-    ns_steps: int = 5,
+    ns_steps: int | jax.Array = 5,
     beta: ArrayLike = 0.95,
     eps: ArrayLike = 1e-8,
     mu_dtype: DTypeLike | None = None,
@@ -39,9 +39,10 @@ def scale_by_muon(
     nesterov: bool = True,
     adaptive: bool = False,
     preconditioning: str = "frobenius",
+    weight_dimension_numbers: Any | Callable[[Params], Any] | None = None,
     debias: bool = True,
     ns_dtype: DTypeLike | None = None,
-    layout: Any | Callable[[Params], Any] = by_rank,
+    layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
     """The direction of :func:`muon` on a tree of matrices, without the scale by shape.
 
@@ -54,9 +55,10 @@ def scale_by_muon(
       nesterov: use Nesterov momentum.
       adaptive: multiply by the inner product with the momentum.
       preconditioning: a name in ``jaxopt_mini.orthogonal.PRECONDITIONINGS``.
+      weight_dimension_numbers: Optax's form of a layout: tree of ``optax.contrib.MuonDimensionNumbers``.
       debias: correct the bias of the momentum towards zero.
       ns_dtype: dtype that the iteration multiplies in.
-      layout: a layout or a function of the parameters that returns one.
+      layout: a layout or a function of the parameters that returns one; None takes every leaf with two axes.
 
     Returns:
       A transformation with an ``optax.contrib.MuonState``, with count int32[], mu like the parameters, ns_coeffs.
@@ -66,6 +68,7 @@ def scale_by_muon(
     if preconditioning not in PRECONDITIONINGS:
         names = ", ".join(PRECONDITIONINGS)
         raise ValueError(f"unknown preconditioning={preconditioning!r}: choose from {names}")
+    layout = layout_or_dimension_numbers(layout, weight_dimension_numbers)
 
     def direction(grads, mu, count):
         if not nesterov:
@@ -97,15 +100,15 @@ def _by_dual_norm(orthogonal, momentum):
 
 
 def muon(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     ns_coeffs: Coefficients = STANDARD,
-    ns_steps: int = 5,
+    ns_steps: int | jax.Array = 5,
     beta: ArrayLike = 0.95,
     eps: ArrayLike = 1e-8,
     weight_decay: ScalarOrSchedule = 0.0,
     weight_decay_mask: Any | Callable[[Params], Any] | None = None,
     mu_dtype: DTypeLike | None = None,
+    *,
     nesterov: bool = True,
     adaptive: bool = False,
     preconditioning: str = "frobenius",

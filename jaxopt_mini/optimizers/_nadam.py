@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, ScalarOrSchedule, Updates
+from jaxopt_mini.base import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    ScalarOrSchedule,
+    Updates,
+    transformation,
+)
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.optimizers._adam import scale_by_adam
@@ -76,17 +82,18 @@ def scale_by_nadam(
         state = ScaleByNadamState(count, cast_like(mu, state.mu), cast_like(nu, state.nu), product)
         return cast_like(new, updates), state
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def nadam(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
     eps_root: ArrayLike = 0.0,
     mu_dtype: DTypeLike | None = None,
+    *,
+    nesterov: bool = True,
     momentum_decay: ArrayLike | None = None,
 ) -> GradientTransformation:
     """Adam with Nesterov momentum.
@@ -112,10 +119,14 @@ def nadam(
       eps: added outside the root.
       eps_root: added inside the root.
       mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
+      nesterov: False is :func:`adam`.
       momentum_decay: psi >= 0, the speed at which the weight of the momentum grows; None keeps it at b1.
 
     Returns:
       A transformation; 8 bytes of state per float32 parameter.
+
+    Raises:
+      ValueError: ``momentum_decay`` without ``nesterov``.
 
     >>> grads = jnp.float32(1.0)
     >>> for tx in (nadam(0.1), nadam(0.1, momentum_decay=4e-3)):
@@ -124,7 +135,10 @@ def nadam(
     -0.1056
     """
     check_nonnegative(learning_rate=learning_rate)
-    return chain(
-        scale_by_nadam(b1, b2, eps, eps_root, mu_dtype, momentum_decay=momentum_decay),
-        scale_by_learning_rate(learning_rate),
-    )
+    if nesterov:
+        direction = scale_by_nadam(b1, b2, eps, eps_root, mu_dtype, momentum_decay=momentum_decay)
+    elif momentum_decay is None:
+        direction = scale_by_adam(b1, b2, eps, eps_root, mu_dtype)
+    else:
+        raise ValueError(f"momentum_decay={momentum_decay} needs nesterov=True: omit one of them")
+    return chain(direction, scale_by_learning_rate(learning_rate))

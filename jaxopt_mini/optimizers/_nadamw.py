@@ -16,8 +16,7 @@ from jaxopt_mini.transforms.decay import add_decayed_weights
 
 
 def nadamw(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
@@ -25,6 +24,8 @@ def nadamw(
     mu_dtype: DTypeLike | None = None,
     weight_decay: ScalarOrSchedule = 1e-4,
     mask: Any | Callable[[Params], Any] | None = None,
+    *,
+    nesterov: bool = True,
     one_correction: bool = False,
 ) -> GradientTransformation:
     """AdamW with Nesterov momentum.
@@ -48,7 +49,8 @@ def nadamw(
       mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
       weight_decay: a number or a schedule, times the learning rate.
       mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
-      one_correction: divide both terms of the numerator by 1 - b1^t.
+      nesterov: False is :func:`adamw`.
+      one_correction: with ``nesterov``, divide both terms of the numerator by 1 - b1^t.
 
     Returns:
       A transformation; 8 bytes of state per float32 parameter.
@@ -63,7 +65,7 @@ def nadamw(
     """
     check_nonnegative(learning_rate=learning_rate, weight_decay=weight_decay)
     return chain(
-        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=True, one_correction=one_correction),
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, one_correction=one_correction),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

@@ -13,14 +13,22 @@ from jaxopt_mini.base import GradientTransformation, GradientTransformationExtra
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
-from jaxopt_mini.matrices import as_leaves, as_matrices, map_matrices, matrices_and_rest, resolve_layout, unzip
+from jaxopt_mini.matrices import (
+    as_leaves,
+    as_matrices,
+    map_matrices,
+    matrices_and_rest,
+    matrix_shapes,
+    resolve_layout,
+    unzip,
+)
 from jaxopt_mini.optimizers._adam import scale_by_adam
 from jaxopt_mini.optimizers._muon import scale_by_muon
 from jaxopt_mini.orthogonal import STANDARD, Coefficients
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.shape import scale_by_shape, widening
-from jaxopt_mini.tree import absolute_square, cast_like, norm, widen
+from jaxopt_mini.tree import absolute_square, cast_like, mean, norm, widen, zeros_of
 
 TINY = 1e-10  # from the official code; added to roots and norms
 
@@ -45,14 +53,17 @@ def scale_by_normuon(
     """
     check_fraction(b2=b2)
 
+    def mean_squares(matrix):
+        return mean(absolute_square(matrix), -2)
+
     def one(o, v):
-        v = b2 * v + (1 - b2) * jnp.mean(absolute_square(o), axis=0)
+        v = b2 * v + (1 - b2) * mean_squares(o)
         new = o / (jnp.sqrt(v) + TINY)[None, :]
         return new * (norm(o) / (norm(new) + TINY)), v
 
     def init(params):
-        matrices = as_matrices(params, resolve_layout(layout, params))
-        return ScaleByNormuonState(jax.tree.map(lambda m: jnp.zeros_like(absolute_square(m[..., 0, :])), matrices))
+        matrices = matrix_shapes(params, resolve_layout(layout, params))
+        return ScaleByNormuonState(zeros_of(lambda tree: jax.tree.map(mean_squares, tree), matrices))
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
@@ -70,7 +81,7 @@ def normuon(
     beta: ArrayLike = 0.95,
     b2: ArrayLike = 0.95,
     ns_coeffs: Coefficients = STANDARD,
-    ns_steps: int = 5,
+    ns_steps: int | jax.Array = 5,
     eps: ArrayLike = 1e-7,
     weight_decay: ScalarOrSchedule = 0.0,
     mu_dtype: DTypeLike | None = None,
@@ -91,7 +102,7 @@ def normuon(
         o_ij <- o_ij / sqrt(v_j), then o is rescaled to its previous norm
 
     Orthogonal updates have equal singular values but neurons of unequal size. Momentum decay and iteration are Muon's.
-    Without a ``layout`` it is inferred from names.
+    Without a ``layout`` it is inferred.
 
     Departures: none; there are no bias corrections.
 

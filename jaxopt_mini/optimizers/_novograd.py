@@ -15,6 +15,7 @@ from jaxopt_mini.base import (
     ScalarOrSchedule,
     require_params,
     schedule_value,
+    transformation,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
@@ -73,17 +74,17 @@ def scale_by_novograd(
         state = ScaleByNovogradState(increment(state.count), cast_like(mu, state.mu), cast_like(nu, state.nu))
         return cast_like(mu, updates), state
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def novograd(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.25,
     eps: ArrayLike = 1e-6,
     eps_root: ArrayLike = 0.0,
     weight_decay: ScalarOrSchedule = 0.0,
+    *,
     layout: Any | None = None,
 ) -> GradientTransformation:
     """Momentum of gradients normalized tensor by tensor.

@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, ScalarOrSchedule, identity
+from jaxopt_mini.base import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    ScalarOrSchedule,
+    identity,
+    transformation,
+)
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
@@ -54,13 +60,14 @@ def scale_by_polyak(
         step = jnp.where(square > 0, jnp.minimum(gap / jnp.where(square > 0, square, 1), max_learning_rate), 0)
         return jax.tree.map(lambda leaf: times(leaf, step), updates), state
 
-    return GradientTransformationExtraArgs(identity().init, update)
+    return transformation(identity().init, update)
 
 
 def polyak_sgd(
     learning_rate: ScalarOrSchedule = 1.0,
     *,
     max_learning_rate: ArrayLike = 1.0,
+    scaling: ScalarOrSchedule = 1.0,
     f_min: ArrayLike = 0.0,
     eps: ArrayLike = 0.0,
     variant: str = "sps",
@@ -71,17 +78,19 @@ def polyak_sgd(
     2002.10542); Polyak, "Introduction to Optimization" (1987); "sps+": Garrigos et al. (2023, arXiv 2307.14528).
     Descends from :func:`sgd`::
 
+        g <- scaling g
         p <- p - lr min((loss - f_min) / (|g|^2 + eps), max_learning_rate) g
 
-    The step would reach ``f_min`` if the loss were linear. |g| is the global norm of the gradients.
+    The step would reach ``f_min`` if the loss were linear. |g| is the global norm of the scaled gradients: ``scaling``
+    multiplies the step where the bound is active and divides it elsewhere, as in Optax.
 
-    Departures from Optax: its ``scaling`` is the learning rate here and comes first. In Optax it divides the step where
-    the bound is inactive, because the norm is computed from the scaled gradients; here it multiplies, as in the formula
-    of both docstrings. Small gradients, with |g|^2 < 2e-16, are not treated as zero.
+    Departures from Optax: the learning rate, which Optax doesn't have, comes first, as in every optimizer here; pass
+    everything else by keyword. Small gradients, with |g|^2 < 2e-16, are not treated as zero.
 
     Args:
       learning_rate: a number or a schedule: factor of the step; 1.0.
       max_learning_rate: upper bound of the factor of the gradient, before the learning rate.
+      scaling: a number or a schedule: factor of the gradients, before their norm is computed.
       f_min: a lower bound of the loss; if it is too low, steps are too long.
       eps: added to the squared norm.
       variant: "sps"; or "sps+", which doesn't ascend when the loss is below ``f_min``.
@@ -97,17 +106,20 @@ def polyak_sgd(
     >>> print(updates)
     [-1.5 -2. ]
     """
-    check_nonnegative(learning_rate=learning_rate)
-    rate = chain(identity(), scale_by_learning_rate(learning_rate))
+    check_nonnegative(learning_rate=learning_rate, scaling=scaling)
+    before, after = scale_by_learning_rate(scaling, flip_sign=False), scale_by_learning_rate(learning_rate)
     polyak = scale_by_polyak(f_min, max_learning_rate, eps, variant)
+    counting = before if callable(scaling) else after
 
-    # The state has Optax's order, with the learning rate first, although it is applied after the norm is computed.
+    # The state is Optax's: the count of the schedules, if there are any, comes first.
     def init(params):
-        return rate.init(params), polyak.init(params)
+        return chain(identity(), counting).init(params), polyak.init(params)
 
     def update(updates, state, params=None, **extra_args):
-        updates, polyak_state = polyak.update(updates, state[1], params, **extra_args)
-        updates, rate_state = rate.update(updates, state[0], params)
-        return updates, (rate_state, polyak_state)
+        (empty, count), polyak_state = state
+        updates, _ = before.update(updates, count)
+        updates, polyak_state = polyak.update(updates, polyak_state, params, **extra_args)
+        updates, _ = after.update(updates, count)
+        return updates, ((empty, counting.update({}, count)[1]), polyak_state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

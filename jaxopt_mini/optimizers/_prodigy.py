@@ -12,11 +12,11 @@ from optax.contrib import ProdigyState
 
 from jaxopt_mini.base import (
     GradientTransformation,
-    GradientTransformationExtraArgs,
     Params,
     ScalarOrSchedule,
     require_params,
     schedule_value,
+    transformation,
 )
 from jaxopt_mini.check import check_fraction, check_length, check_nonnegative
 from jaxopt_mini.transforms.decay import add_decayed_weights
@@ -24,6 +24,7 @@ from jaxopt_mini.tree import (
     absolute_square,
     average,
     cast_like,
+    copied,
     increment,
     inner,
     norm,
@@ -37,7 +38,6 @@ from jaxopt_mini.tree import (
 
 def prodigy(
     learning_rate: ScalarOrSchedule = 1.0,
-    *,
     betas: Sequence[ArrayLike] = (0.9, 0.999),
     beta3: ArrayLike | None = None,
     eps: ArrayLike = 1e-8,
@@ -45,6 +45,7 @@ def prodigy(
     estim_lr_coef: ArrayLike = 1.0,
     weight_decay: ArrayLike = 0.0,
     safeguard_warmup: bool = False,
+    *,
     mask: Any | Callable[[Params], Any] | None = None,
     bias_correction: bool = True,
 ) -> GradientTransformation:
@@ -107,7 +108,7 @@ def prodigy(
             exp_avg=zeros_like(params),
             exp_avg_sq=zeros_like(params),
             grad_sum=zeros_like(params),
-            params0=jax.tree.map(jnp.copy, params),
+            params0=copied(params),
             estim_lr=jnp.array(estim_lr0, dtype),
             numerator_weighted=jnp.zeros((), dtype),
             count=jnp.zeros((), jnp.int32),
@@ -137,4 +138,4 @@ def prodigy(
         correction = jnp.sqrt(total_weight(b2, count)) / total_weight(b1, count) if bias_correction else 1.0
         return widen(state.estim_lr) * schedule_value(learning_rate, state.count) * correction
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, ScalarOrSchedule
+from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, ScalarOrSchedule, transformation
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.optimizers._adam import scale_by_adam
@@ -62,17 +62,17 @@ def scale_by_radam(
         m = nesterov_moment(updates, state.mu, b1, count) if nesterov else bias_correction(state.mu, b1, count)
         return jax.tree.map(lambda a, m: rectified(a, m, rho), adapted, m), state
 
-    return GradientTransformationExtraArgs(adam(eps).init, update)
+    return transformation(adam(eps).init, update)
 
 
 def radam(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
     eps_root: ArrayLike = 0.0,
     threshold: ArrayLike = 5.0,
+    *,
     nesterov: bool = False,
     correct_eps: bool = False,
 ) -> GradientTransformation:

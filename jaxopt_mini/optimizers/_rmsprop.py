@@ -15,6 +15,7 @@ from jaxopt_mini.base import (
     GradientTransformationExtraArgs,
     ScalarOrSchedule,
     identity,
+    transformation,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
@@ -90,12 +91,11 @@ def scale_by_rms(
         state = pack(count=count, mu=cast_like(mu, state.mu) if centered else None, nu=cast_like(nu, state.nu))
         return cast_like(direction, updates), state
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def rmsprop(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     decay: ArrayLike = 0.9,
     eps: ArrayLike = 1e-8,
     initial_scale: ArrayLike = 0.0,
@@ -104,6 +104,7 @@ def rmsprop(
     momentum: ArrayLike | None = None,
     nesterov: bool = False,
     bias_correction: bool = False,
+    *,
     rate_in_momentum: bool = True,
 ) -> GradientTransformation:
     """Divides by a moving root mean square of the gradient.

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from optax import ScaleByRpropState
 
-from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, ScalarOrSchedule, require_real
+from jaxopt_mini.base import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    ScalarOrSchedule,
+    require_real,
+    transformation,
+)
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale, scale_by_learning_rate
@@ -55,12 +61,11 @@ def scale_by_rprop(
         state = ScaleByRpropState(cast_like(sizes, state.step_sizes), cast_like(steps, state.prev_updates))
         return cast_like(steps, updates), state
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def rprop(
     learning_rate: ScalarOrSchedule,
-    *,
     eta_minus: ArrayLike = 0.5,
     eta_plus: ArrayLike = 1.2,
     min_step_size: ArrayLike = 1e-6,

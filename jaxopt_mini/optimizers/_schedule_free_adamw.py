@@ -18,7 +18,6 @@ from jaxopt_mini.wrappers._schedule_free import schedule_free, warmed_up
 
 def schedule_free_adamw(
     learning_rate: ScalarOrSchedule = 0.0025,
-    *,
     warmup_steps: int | None = None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
@@ -26,6 +25,7 @@ def schedule_free_adamw(
     weight_decay: ScalarOrSchedule = 0.0,
     weight_lr_power: ArrayLike = 2.0,
     state_dtype: DTypeLike | None = None,
+    *,
     mask: Any | Callable[[Params], Any] | None = None,
     r: ArrayLike = 0.0,
     rate_ahead: bool = True,

@@ -14,12 +14,12 @@ from jaxopt_mini.wrappers._schedule_free import schedule_free, warmed_up
 
 def schedule_free_sgd(
     learning_rate: ScalarOrSchedule = 1.0,
-    *,
     warmup_steps: int | None = None,
     b1: ArrayLike = 0.9,
     weight_decay: ScalarOrSchedule | None = None,
     weight_lr_power: ArrayLike = 2.0,
     state_dtype: DTypeLike | None = None,
+    *,
     r: ArrayLike = 0.0,
     rate_ahead: bool = True,
 ) -> GradientTransformation:

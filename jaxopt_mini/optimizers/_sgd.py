@@ -12,11 +12,11 @@ from jaxopt_mini.transforms.moments import trace
 
 
 def sgd(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     momentum: ArrayLike | None = None,
     nesterov: bool = False,
     accumulator_dtype: DTypeLike | None = None,
+    *,
     dampening: ArrayLike | None = None,
 ) -> GradientTransformation:
     """Gradient descent, with optional momentum.
@@ -32,7 +32,8 @@ def sgd(
     :func:`momentum`.
 
     Args:
-      learning_rate: a number or a schedule; 1e-2 to 1, with momentum (1 - momentum) times that.
+      learning_rate: a number or a schedule; 1e-2 to 1, with momentum (1 - momentum) times that. As in Optax, None in
+        this and every other optimizer returns the direction itself, to be scaled by a later link.
       momentum: decay of the sum, in [0, 1); 0.9 is usual; None disables it and needs no state.
       nesterov: use Nesterov momentum.
       accumulator_dtype: dtype that the sum is stored in; None uses each parameter's dtype.

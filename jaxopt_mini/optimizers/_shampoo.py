@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule, Updates
-from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative
+from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative, check_static
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import eigh, multiply
@@ -18,11 +18,14 @@ from jaxopt_mini.matrices import (
     as_leaves,
     as_matrices,
     grams,
+    load_sides,
     map_matrices,
+    matrix_shapes,
     on_sides,
     resolve_layout,
     sides,
     square_sides,
+    store_sides,
     unzip,
 )
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
@@ -33,10 +36,12 @@ from jaxopt_mini.tree import (
     bias_correction,
     cast_like,
     increment,
+    is_multiple,
     norm,
     refuse_integers,
     widen,
     zeros_like,
+    zeros_of,
 )
 
 TINY = 1e-30  # keeps a factor of zeros from dividing by zero
@@ -48,8 +53,8 @@ class ScaleByShampooState(NamedTuple):
     count: jax.Array  # int32[]: completed steps
     mu: Updates  # like the parameters
     nu: Updates  # like the parameters, float32: Adam's, for grafting
-    factors: Any  # averaged Gram matrices of the gradient, (*stacked, side, side) for each side
-    roots: Any  # their inverse roots as of the last refresh
+    factors: tuple[Any, Any]  # averaged Gram matrices of inputs and outputs: (*stacked, side, side), or () for none
+    roots: tuple[Any, Any]  # their inverse roots as of the last refresh
 
 
 def scale_by_shampoo(
@@ -60,8 +65,8 @@ def scale_by_shampoo(
     shampoo_beta: ArrayLike | None = None,
     ridge: ArrayLike = 1e-6,
     graft: bool = True,
-    precondition_frequency: int = 10,
-    max_precond_dim: int = 8192,
+    precondition_frequency: int | jax.Array = 10,
+    max_precond_dim: int | jax.Array = 8192,
     mu_dtype: DTypeLike | None = None,
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
@@ -72,7 +77,9 @@ def scale_by_shampoo(
     """
     check_fraction(b1=b1, b2=b2, shampoo_beta=shampoo_beta)
     check_nonnegative(eps=eps, ridge=ridge, max_precond_dim=max_precond_dim)
+    check_static(max_precond_dim=max_precond_dim)
     check_at_least_one(precondition_frequency=precondition_frequency)
+    max_precond_dim = int(max_precond_dim)
     beta = b2 if shampoo_beta is None else shampoo_beta
 
     def inverse_root(factor, power):
@@ -84,15 +91,15 @@ def scale_by_shampoo(
     def init(params):
         refuse_integers(params)
         entries = resolve_layout(layout, params)
-        matrices = as_matrices(params, entries)
+        matrices = matrix_shapes(params, entries)
         factors, roots = (square_sides(entries, matrices, max_precond_dim) for _ in range(2))
-        nu = jax.tree.map(lambda p: jnp.zeros_like(absolute_square(p)), params)
+        nu = zeros_of(lambda tree: jax.tree.map(absolute_square, tree), params)
         return ScaleByShampooState(jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), nu, factors, roots)
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
         entries, count = resolve_layout(layout, updates), increment(state.count)
-        due = state.count % precondition_frequency == 0
+        due = is_multiple(state.count, precondition_frequency)
         mu = average(updates, state.mu, b1)
         nu = average(jax.tree.map(absolute_square, updates), state.nu, b2)
         m, v = bias_correction(mu, b1, count), bias_correction(nu, b2, count)
@@ -114,8 +121,9 @@ def scale_by_shampoo(
             return step, factors, roots
 
         given = (as_matrices(tree, entries) for tree in (jax.tree.map(widen, updates), m, adam))
-        results = map_matrices(one, entries, *given, state.factors, state.roots)
-        step, factors, roots = unzip(results, entries, 3)
+        pairs = (load_sides(stored, entries) for stored in (state.factors, state.roots))
+        step, *pairs = unzip(map_matrices(one, entries, *given, *pairs), entries, 3)
+        factors, roots = (store_sides(tree, entries) for tree in pairs)
         step = cast_like(as_leaves(step, entries, updates), updates)
         return step, ScaleByShampooState(count, cast_like(mu, state.mu), nu, factors, roots)
 
@@ -131,8 +139,8 @@ def shampoo(
     shampoo_beta: ArrayLike | None = None,
     ridge: ArrayLike = 1e-6,
     graft: bool = True,
-    precondition_frequency: int = 10,
-    max_precond_dim: int = 8192,
+    precondition_frequency: int | jax.Array = 10,
+    max_precond_dim: int | jax.Array = 8192,
     weight_decay: ScalarOrSchedule = 0.0,
     mu_dtype: DTypeLike | None = None,
     layout: Any | None = None,

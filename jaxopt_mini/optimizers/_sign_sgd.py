@@ -35,7 +35,7 @@ def scale_by_sign() -> GradientTransformationExtraArgs:
 
 
 def sign_sgd(
-    learning_rate: ScalarOrSchedule,
+    learning_rate: ScalarOrSchedule | None,
     *,
     weight_decay: ScalarOrSchedule | None = None,
     mask: Any | Callable[[Params], Any] | None = None,

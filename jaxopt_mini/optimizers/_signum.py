@@ -17,10 +17,10 @@ from jaxopt_mini.transforms.moments import ema, trace
 
 
 def signum(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     beta: ArrayLike = 0.9,
     accumulator_dtype: DTypeLike | None = None,
+    *,
     nesterov: bool = False,
     weight_decay: ScalarOrSchedule | None = None,
     mask: Any | Callable[[Params], Any] | None = None,

@@ -16,6 +16,7 @@ from jaxopt_mini.base import (
     Params,
     ScalarOrSchedule,
     schedule_value,
+    transformation,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
@@ -59,12 +60,11 @@ def scale_by_simplified_ademamix(
         new = ScaleBySimplifiedAdEMAMixState(t, cast_like(m, state.m), cast_like(n, state.n))
         return cast_like(direction, updates), new
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def simplified_ademamix(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.99,
     b2: ArrayLike = 0.95,
     alpha: ScalarOrSchedule = 0.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
+from numbers import Real
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import ParamLayout, resolve
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
-from jaxopt_mini.tree import absolute_square, average, cast_like, widen, zeros_like
+from jaxopt_mini.tree import absolute_square, arranged_like, average, cast_like, widen, zeros_like, zeros_of
 
 
 def _others(entry: ParamLayout) -> list[tuple[int, ...]]:
@@ -26,13 +27,13 @@ def _others(entry: ParamLayout) -> list[tuple[int, ...]]:
 
 
 def scale_by_sm3(
-    b1: ArrayLike = 0.9, *, b2: ArrayLike | None = None, eps: ArrayLike = 1e-8, layout: Any | None = None
+    b1: ArrayLike = 0.9, b2: ArrayLike | None = 1.0, eps: ArrayLike = 1e-8, *, layout: Any | None = None
 ) -> GradientTransformationExtraArgs:
     """The direction of :func:`sm3`, without the learning rate.
 
     Args:
       b1: decay of the momentum, in [0, 1).
-      b2: decay of a mean in place of the sum, in [0, 1).
+      b2: decay of a mean in place of the sum, in [0, 1); 1, or None, sums.
       eps: added inside the root.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
@@ -40,29 +41,30 @@ def scale_by_sm3(
       A transformation with an ``optax.ScaleBySM3State``, with mu, a list of sums per leaf, one for each axis that isn't
       stacked; nu, the momentum, like the parameters.
     """
-    check_fraction(b1=b1, b2=b2)
+    b2 = 1.0 if b2 is None else b2
+    check_fraction(b1=b1, b2=None if isinstance(b2, Real) and b2 == 1 else b2)
     check_nonnegative(eps=eps)
-    old, new = (1.0, 1.0) if b2 is None else (b2, 1 - b2)
+    old, new = b2, jnp.where(b2 == 1, 1.0, 1.0 - b2)
 
     def largest(leaf, entry):
-        return [jnp.max(leaf, axes) for axes in _others(entry)]
+        return [jnp.max(leaf, axes, initial=0) for axes in _others(entry)]
 
-    def start(leaf, entry):
-        """Zeros with the shapes of the maxima; the compiler would take seconds to constant-fold maxima of zeros."""
-        return [jnp.zeros(s.shape, s.dtype) for s in jax.eval_shape(lambda: largest(leaf, entry))]
+    def stored(total, entry, sums):
+        return arranged_like(cast_like(largest(total, entry), jax.tree.leaves(sums)), sums)
 
     def bound(sums, entry):
         """The minimum of the sums that cover an entry."""
-        return reduce(
-            jnp.minimum, [jnp.expand_dims(widen(s), axes) for s, axes in zip(sums, _others(entry), strict=True)]
-        )
+        pairs = zip(jax.tree.leaves(sums), _others(entry), strict=True)
+        return reduce(jnp.minimum, [jnp.expand_dims(widen(s), axes) for s, axes in pairs])
 
     def divide(grad, total):
         return widen(grad) * jnp.where(total > 0, jax.lax.rsqrt(total + eps), 0)
 
     def init(params):
-        zeros = zeros_like(params)
-        return ScaleBySM3State(mu=jax.tree.map(start, zeros, resolve(layout, params)), nu=zeros)
+        entries = resolve(layout, params)
+        # Not the maxima of zeros, which the compiler would take seconds to fold into constants.
+        mu = zeros_of(lambda tree: jax.tree.map(largest, tree, entries), params)
+        return ScaleBySM3State(mu, zeros_like(params))
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
@@ -71,7 +73,7 @@ def scale_by_sm3(
             lambda g, sums, entry: new * absolute_square(g) + old * bound(sums, entry), updates, state.mu, entries
         )
         nu = average(jax.tree.map(divide, updates, total), state.nu, b1)
-        mu = cast_like(jax.tree.map(largest, total, entries), state.mu)
+        mu = jax.tree.map(stored, total, entries, state.mu)
         return cast_like(nu, updates), ScaleBySM3State(mu, cast_like(nu, state.nu))
 
     return keep_shardings(init, update)
@@ -79,8 +81,8 @@ def scale_by_sm3(
 
 def sm3(
     learning_rate: ScalarOrSchedule,
-    *,
     momentum: ArrayLike = 0.9,
+    *,
     b2: ArrayLike | None = None,
     eps: ArrayLike = 1e-8,
     layout: Any | None = None,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule, Updates
-from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative
+from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative, check_static
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import eigh, multiply, orthonormal
@@ -19,11 +19,14 @@ from jaxopt_mini.matrices import (
     as_leaves,
     as_matrices,
     grams,
+    load_sides,
     map_matrices,
+    matrix_shapes,
     on_sides,
     resolve_layout,
     sides,
     square_sides,
+    store_sides,
     unzip,
 )
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
@@ -33,10 +36,12 @@ from jaxopt_mini.tree import (
     average,
     cast_like,
     increment,
+    is_multiple,
     refuse_integers,
     total_weight,
     widen,
     zeros_like,
+    zeros_of,
 )
 
 
@@ -46,8 +51,8 @@ class ScaleBySoapState(NamedTuple):
     count: jax.Array  # int32[]: completed steps
     mu: Updates  # like the parameters
     nu: Updates  # (*stacked, inputs, outputs), in the basis
-    factors: Any  # averaged Gram matrices of the gradient, (*stacked, side, side) for each side
-    bases: Any  # their eigenvectors in columns, by approximately descending eigenvalues
+    factors: tuple[Any, Any]  # averaged Gram matrices of inputs and outputs: (*stacked, side, side), or () for none
+    bases: tuple[Any, Any]  # their eigenvectors in columns, by approximately descending eigenvalues
 
 
 def scale_by_soap(
@@ -56,8 +61,8 @@ def scale_by_soap(
     eps: ArrayLike = 1e-8,
     *,
     shampoo_beta: ArrayLike | None = None,
-    precondition_frequency: int = 10,
-    max_precond_dim: int = 10000,
+    precondition_frequency: int | jax.Array = 10,
+    max_precond_dim: int | jax.Array = 10000,
     mu_dtype: DTypeLike | None = None,
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
@@ -68,15 +73,17 @@ def scale_by_soap(
     """
     check_fraction(b1=b1, b2=b2, shampoo_beta=shampoo_beta)
     check_nonnegative(eps=eps, max_precond_dim=max_precond_dim)
+    check_static(max_precond_dim=max_precond_dim)
     check_at_least_one(precondition_frequency=precondition_frequency)
+    max_precond_dim = int(max_precond_dim)
     beta = b2 if shampoo_beta is None else shampoo_beta
 
     def init(params):
         refuse_integers(params)
         entries = resolve_layout(layout, params)
-        matrices = as_matrices(params, entries)
+        matrices = matrix_shapes(params, entries)
         factors, bases = (square_sides(entries, matrices, max_precond_dim) for _ in range(2))
-        nu = jax.tree.map(lambda m: jnp.zeros(m.shape, absolute_square(m).dtype), matrices)
+        nu = zeros_of(lambda tree: jax.tree.map(absolute_square, tree), matrices)
         return ScaleBySoapState(jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), nu, factors, bases)
 
     def update(updates, state, params=None, **extra_args):
@@ -84,22 +91,24 @@ def scale_by_soap(
         entries, k = resolve_layout(layout, updates), state.count  # k steps so far, as the first call makes none
         first, steps = k == 0, jnp.maximum(k, 1)
         size = jnp.sqrt(total_weight(b2, steps)) / total_weight(b1, steps)
-        due = jnp.where(first, 0, jnp.where(k % precondition_frequency == 0, 1, 2))
+        due = jnp.where(first, 0, jnp.where(is_multiple(k, precondition_frequency), 1, 2))
 
         def one(g, mu, nu, factors, bases):
             m = average(g, mu, b1)
             v = average(absolute_square(on_sides(g, bases)), nu, b2)
-            step = size * on_sides(on_sides(m, bases) / (jnp.sqrt(v) + eps), _inverse(bases))
+            root = jnp.sqrt(jnp.where(first, 1.0, v))  # in the first step v is 0, where a root has no derivative
+            step = size * on_sides(on_sides(m, bases) / (root + eps), _inverse(bases))
             m, v, step = (jnp.where(first, *pair) for pair in ((mu, m), (nu, v), (0.0 * step, step)))
             factors = sides(lambda old, new: average(new, old, beta), factors, grams(g))
             v, bases = jax.lax.switch(due, (_begin, _turn, _keep), v, factors, bases)
             return step, m, v, factors, bases
 
         g, mu = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (updates, state.mu))
-        results = map_matrices(one, entries, g, mu, state.nu, state.factors, state.bases)
-        step, mu, *rest = unzip(results, entries, 5)
+        pairs = (load_sides(stored, entries) for stored in (state.factors, state.bases))
+        step, mu, nu, *pairs = unzip(map_matrices(one, entries, g, mu, state.nu, *pairs), entries, 5)
         step, mu = (as_leaves(tree, entries, updates) for tree in (step, mu))
-        return cast_like(step, updates), ScaleBySoapState(increment(k), cast_like(mu, state.mu), *rest)
+        pairs = (store_sides(tree, entries) for tree in pairs)
+        return cast_like(step, updates), ScaleBySoapState(increment(k), cast_like(mu, state.mu), nu, *pairs)
 
     return keep_shardings(init, update)
 
@@ -140,8 +149,8 @@ def soap(
     b2: ArrayLike = 0.95,
     eps: ArrayLike = 1e-8,
     shampoo_beta: ArrayLike | None = None,
-    precondition_frequency: int = 10,
-    max_precond_dim: int = 10000,
+    precondition_frequency: int | jax.Array = 10,
+    max_precond_dim: int | jax.Array = 10000,
     weight_decay: ScalarOrSchedule = 0.01,
     mu_dtype: DTypeLike | None = None,
     layout: Any | None = None,

@@ -19,13 +19,24 @@ from jaxopt_mini.base import (
     no_state,
     require_params,
     require_real,
+    transformation,
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.tree import average, bias_correction, cast_like, increment, size, widen, zeros_like
+from jaxopt_mini.tree import (
+    at_most_max_count,
+    average,
+    bias_correction,
+    cast_like,
+    increment,
+    is_multiple,
+    size,
+    widen,
+    zeros_like,
+)
 
 
 def hutchinson_estimator_diag_hessian(random_seed: jax.Array | None = None) -> GradientTransformationExtraArgs:
@@ -57,7 +68,7 @@ def hutchinson_estimator_diag_hessian(random_seed: jax.Array | None = None) -> G
         (product,) = jax.vjp(jax.grad(loss), params)[1](signs)
         return jax.tree.map(lambda h, r: widen(h) * widen(r), product, signs), HutchinsonState(key)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def given_diag_hessian() -> GradientTransformationExtraArgs:
@@ -73,7 +84,7 @@ def given_diag_hessian() -> GradientTransformationExtraArgs:
             raise ValueError("sophia needs the estimate: call update(updates, state, params, hessian=tree)")
         return hessian, state
 
-    return GradientTransformationExtraArgs(no_state, update)
+    return transformation(no_state, update)
 
 
 def scale_by_sophia(
@@ -82,13 +93,13 @@ def scale_by_sophia(
     eps: ArrayLike = 1e-8,
     gamma: ArrayLike = 0.01,
     clip_threshold: ArrayLike | None = 1.0,
-    update_interval: int = 10,
+    update_interval: int | jax.Array = 10,
     hessian_diagonal_fn: GradientTransformation | None = None,
     mu_dtype: DTypeLike | None = None,
     verbose: bool = False,
-    print_win_rate_every_n_steps: int = 0,
+    print_win_rate_every_n_steps: int | jax.Array = 0,
     *,
-    first_estimate: int = 1,
+    first_estimate: int | jax.Array = 1,
     debias: bool = True,
 ) -> GradientTransformationExtraArgs:
     """The direction of :func:`sophia`, without decay and learning rate.
@@ -119,7 +130,7 @@ def scale_by_sophia(
 
     def report(direction, count):
         won = sum(jnp.sum(jnp.abs(leaf) < bound) for leaf in jax.tree.leaves(direction))
-        due = count % max(print_win_rate_every_n_steps, 1) == 0
+        due = is_multiple(count, max(print_win_rate_every_n_steps, 1))
         rate = won / size(direction)
         jax.lax.cond(due, lambda: jax.debug.print("Sophia optimizer win rate: {}", rate), lambda: None)
 
@@ -142,16 +153,15 @@ def scale_by_sophia(
             hessian, inner = estimator.update(updates, inner, params, **extra_args)
             return inner, cast_like(average(hessian, nu, b2), nu)
 
-        due = (state.count - (first_estimate - 1)) % update_interval == 0
+        due = is_multiple(state.count - at_most_max_count(first_estimate - 1), update_interval)
         inner, nu = jax.lax.cond(due, estimated, lambda *same: same, state.hessian_fn_state, state.nu)
         return cast_like(direction, updates), SophiaState(count, cast_like(mu, state.mu), nu, inner)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def sophia(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.965,
     b2: ArrayLike = 0.99,
     eps: ArrayLike = 1e-8,
@@ -159,12 +169,13 @@ def sophia(
     weight_decay_mask: Any | Callable[[Params], Any] | None = None,
     gamma: ArrayLike = 0.01,
     clip_threshold: ArrayLike | None = 1.0,
-    update_interval: int = 10,
+    update_interval: int | jax.Array = 10,
     hessian_diagonal_fn: GradientTransformation | None = None,
     mu_dtype: DTypeLike | None = None,
     verbose: bool = False,
-    print_win_rate_every_n_steps: int = 0,
-    first_estimate: int = 1,
+    print_win_rate_every_n_steps: int | jax.Array = 0,
+    *,
+    first_estimate: int | jax.Array = 1,
     debias: bool = True,
 ) -> GradientTransformation:
     """Momentum divided by the Hessian's diagonal, then clipped.

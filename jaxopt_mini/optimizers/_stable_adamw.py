@@ -14,6 +14,7 @@ from jaxopt_mini.base import (
     GradientTransformationExtraArgs,
     Params,
     ScalarOrSchedule,
+    transformation,
 )
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.combine import chain
@@ -51,7 +52,7 @@ def scale_by_stable_adamw(
         v = bias_correction(get(state, "ScaleByAdamState.nu"), b2, get(state, "ScaleByAdamState.count"))
         return jax.tree.map(calmed, new, updates, v, resolve(layout, updates)), state
 
-    return GradientTransformationExtraArgs(inner.init, update)
+    return transformation(inner.init, update)
 
 
 def stable_adamw(

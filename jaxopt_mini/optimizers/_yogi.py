@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from optax import ScaleByAdamState
 
-from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, ScalarOrSchedule
+from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, ScalarOrSchedule, transformation
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
@@ -54,15 +54,15 @@ def scale_by_yogi(
         state = ScaleByAdamState(count, cast_like(mu, state.mu), cast_like(nu, state.nu))
         return cast_like(direction, updates), state
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def yogi(
-    learning_rate: ScalarOrSchedule,
-    *,
+    learning_rate: ScalarOrSchedule | None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-3,
+    *,
     initial_accumulator_value: ArrayLike = 1e-6,
 ) -> GradientTransformation:
     """Adam whose second moment changes in additive steps.

@@ -16,12 +16,19 @@ from jaxopt_mini.schedules.shapes import SHAPES, decay, to_floor, wave
 MOST_CYCLES = 10_000
 
 
-def cosine(peak: ArrayLike, total_steps: int, *, floor: ArrayLike = 0.0, cycles: ArrayLike = 0.5) -> Schedule:
+def cosine(
+    peak: ArrayLike,
+    total_steps: int,
+    *,
+    floor: ArrayLike = 0.0,
+    cycles: ArrayLike = 0.5,
+    exponent: ArrayLike = 1.0,
+) -> Schedule:
     """Half a cosine from ``peak`` to ``floor * peak``.
 
     Loshchilov, Hutter, "SGDR" (2017, arXiv 1608.03983), without the restarts::
 
-        peak (floor + (1 - floor) (1 + cos(pi t / total_steps)) / 2)
+        peak (floor + (1 - floor) ((1 + cos(pi t / total_steps)) / 2)^exponent)
 
     torch's ``CosineAnnealingLR(T_max, eta_min)`` is ``floor=eta_min / peak``; it rises again after ``T_max``, as with
     more ``cycles``: ``cosine(peak, n, floor=eta_min / peak, cycles=n / T_max / 2)``.
@@ -31,6 +38,7 @@ def cosine(peak: ArrayLike, total_steps: int, *, floor: ArrayLike = 0.0, cycles:
       total_steps: count at which the floor is reached; the last step of the run is one before it.
       floor: final fraction of the peak, in [0, 1]; language models use 0.1 or 0.
       cycles: number of full cosine waves; Hugging Face's ``num_cycles``.
+      exponent: power of the cosine wave, >= 0, as in Optax's ``cosine_decay_schedule``.
 
     Returns:
       A schedule, int32[] -> float32[].
@@ -44,8 +52,8 @@ def cosine(peak: ArrayLike, total_steps: int, *, floor: ArrayLike = 0.0, cycles:
     """
     check_run(peak, total_steps)
     check_part(floor=floor)
-    check_nonnegative(cycles=cycles)
-    return decay(peak, total_steps, to_floor(partial(wave, cycles=cycles)), floor)
+    check_nonnegative(cycles=cycles, exponent=exponent)
+    return decay(peak, total_steps, to_floor(partial(wave, cycles=cycles, exponent=exponent)), floor)
 
 
 def cosine_restarts(

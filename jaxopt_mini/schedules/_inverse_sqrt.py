@@ -47,8 +47,8 @@ def inverse_sqrt(
         raise ValueError(f"timescale={timescale} is out of range: give at least 1 step")
 
     def after(count):
-        scaled = timescale / (jnp.asarray(count, jnp.float32) + timescale)
-        return jnp.asarray(peak, jnp.float32) * jnp.sqrt(scaled)
+        steps = jnp.float32(timescale)
+        return jnp.asarray(peak, jnp.float32) * jnp.sqrt(steps / (jnp.asarray(count, jnp.float32) + steps))
 
     return warm_up(after, steps, start=start)
 

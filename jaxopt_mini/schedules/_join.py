@@ -34,7 +34,7 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[int | float]) -> Sc
     def schedule(count):
         count = jnp.asarray(count, jnp.float32)
         value = jnp.asarray(schedules[0](count), jnp.float32)
-        for boundary, later in zip(boundaries, schedules[1:], strict=True):
+        for boundary, later in zip(map(jnp.float32, boundaries), schedules[1:], strict=True):
             value = jnp.where(count < boundary, value, jnp.asarray(later(count - boundary), jnp.float32))
         return value
 

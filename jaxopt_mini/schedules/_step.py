@@ -39,7 +39,7 @@ def step(peak: ArrayLike, total_steps: int, *, step_size: Duration = 1 / 3, gamm
 
     def schedule(count):
         # The half step keeps the rounding of the division from delaying a drop.
-        drops = jnp.floor((jnp.asarray(count, jnp.float32) + 0.5) / every)
+        drops = jnp.floor((jnp.asarray(count, jnp.float32) + 0.5) / jnp.float32(every))
         return jnp.asarray(peak, jnp.float32) * gamma**drops
 
     return schedule

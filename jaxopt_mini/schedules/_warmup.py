@@ -16,15 +16,17 @@ torch ``LinearLR``     from start_factor      ``warmup=total_iters, start=start_
 
 from __future__ import annotations
 
+from functools import partial
 from numbers import Real
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxopt_mini.base import Schedule
+from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.schedules._join import join
-from jaxopt_mini.schedules.arguments import Duration, check_run, steps_of
-from jaxopt_mini.schedules.shapes import decay, shape_of
+from jaxopt_mini.schedules.arguments import Duration, check_part, check_run, steps_of
+from jaxopt_mini.schedules.shapes import SHAPES, decay, shape_of, to_floor, wave
 
 
 def warmup(
@@ -54,7 +56,7 @@ def warmup(
     rise = shape_of(shape, start, "start")
 
     def ramp(count):
-        return schedule(0) * rise(jnp.clip(count / jnp.maximum(steps, 1.0), 0.0, 1.0), start)
+        return schedule(0) * rise(jnp.clip(count / jnp.maximum(jnp.asarray(steps, jnp.float32), 1.0), 0.0, 1.0), start)
 
     return join([ramp, schedule], [steps])
 
@@ -80,7 +82,7 @@ def warmup_constant(
     >>> [round(schedule(t).item(), 3) for t in (0, 1, 4, 50)]
     [0.2, 0.4, 1.0, 1.0]
     """
-    return _warmup_decay(peak, total_steps, warmup, start, "linear", floor=1.0)
+    return _warmup_decay(peak, total_steps, warmup, start, SHAPES["linear"], floor=1.0)
 
 
 def warmup_linear(
@@ -110,7 +112,7 @@ def warmup_linear(
     >>> [round(schedule(t).item(), 3) for t in (0, 20, 60, 100)]
     [0.048, 1.0, 0.5, 0.0]
     """
-    return _warmup_decay(peak, total_steps, warmup, start, "linear", floor)
+    return _warmup_decay(peak, total_steps, warmup, start, SHAPES["linear"], floor)
 
 
 def warmup_cosine(
@@ -120,6 +122,7 @@ def warmup_cosine(
     warmup: Duration = 0.05,
     floor: ArrayLike = 0.1,
     start: ArrayLike | None = None,
+    exponent: ArrayLike = 1.0,
 ) -> Schedule:
     """Warm-up, then cosine decay; usual for language models.
 
@@ -133,6 +136,7 @@ def warmup_cosine(
       warmup: steps (>= 1), a fraction of the run (between 0 and 1), or 0 for none.
       floor: final fraction of the peak, in [0, 1].
       start: fraction of the peak at the first step; None is ``1 / (warm-up steps + 1)``.
+      exponent: power of the cosine wave, >= 0, as in Optax's ``warmup_cosine_decay_schedule``.
 
     Returns:
       A schedule, int32[] -> float32[].
@@ -144,11 +148,13 @@ def warmup_cosine(
     >>> [round(schedule(t).item(), 6) for t in (0, 99, 100, 1050, 2000)]
     [1e-05, 0.00099, 0.001, 0.00055, 0.0001]
     """
-    return _warmup_decay(peak, total_steps, warmup, start, "cosine", floor)
+    check_nonnegative(exponent=exponent)
+    return _warmup_decay(peak, total_steps, warmup, start, to_floor(partial(wave, exponent=exponent)), floor)
 
 
 def _warmup_decay(peak, total_steps, warmup_steps, start, shape, floor):
     check_run(peak, total_steps)
+    check_part(floor=floor)
     steps = steps_of("warmup", warmup_steps, total_steps)
-    after = decay(peak, total_steps - steps, shape_of(shape, floor), floor)
+    after = decay(peak, total_steps - steps, shape, floor)
     return warmup(after, steps, start=start)

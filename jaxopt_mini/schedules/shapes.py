@@ -25,9 +25,9 @@ def to_floor(curve: Callable[[jax.Array], jax.Array]) -> Shape:
     return lambda left, floor: floor + (1 - floor) * curve(left)
 
 
-def wave(left: jax.Array, cycles: ArrayLike = 0.5) -> jax.Array:
-    """A cosine wave between 1 and 0 with ``cycles`` cycles; half a cycle is a single decay."""
-    return 0.5 * (1 + jnp.cos(2 * jnp.pi * cycles * (1 - left)))
+def wave(left: jax.Array, cycles: ArrayLike = 0.5, exponent: ArrayLike = 1.0) -> jax.Array:
+    """A cosine wave between 1 and 0 with ``cycles`` cycles, to a power; half a cycle is a single decay."""
+    return (0.5 * (1 + jnp.cos(2 * jnp.pi * cycles * (1 - left)))) ** exponent
 
 
 SHAPES: dict[str, Shape] = {
@@ -59,7 +59,7 @@ def decay(peak: ArrayLike, steps: ArrayLike, shape: Shape, floor: ArrayLike) -> 
     """A schedule from ``peak`` at count 0 to ``floor * peak`` at count ``steps``, constant from there."""
 
     def schedule(count):
-        left = 1 - jnp.asarray(count, jnp.float32) / jnp.maximum(steps, 1.0)
+        left = 1 - jnp.asarray(count, jnp.float32) / jnp.maximum(jnp.asarray(steps, jnp.float32), 1.0)
         return jnp.asarray(peak, jnp.float32) * shape(jnp.clip(left, 0.0, 1.0), floor)
 
     return schedule

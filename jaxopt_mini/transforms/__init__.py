@@ -11,6 +11,7 @@ from jaxopt_mini.transforms._snapshot import snapshot as snapshot
 from jaxopt_mini.transforms.clip import (
     ClipByNormState as ClipByNormState,
     clip_by_block_rms as clip_by_block_rms,
+    clip_by_global_norm as clip_by_global_norm,
     clip_by_norm as clip_by_norm,
     clip_by_value as clip_by_value,
 )

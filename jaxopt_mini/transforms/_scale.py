@@ -16,7 +16,9 @@ from jaxopt_mini.base import (
     ScalarOrSchedule,
     Schedule,
     Updates,
+    identity,
     stateless,
+    transformation,
 )
 from jaxopt_mini.tree import increment, times
 
@@ -43,7 +45,7 @@ def scheduled(
         updates = function(updates, params, schedule(state.count))
         return updates, ScaleByScheduleState(count=increment(state.count))
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def _scaled(updates, factor):
@@ -81,17 +83,20 @@ def scale_by_schedule(step_size_fn: Schedule) -> GradientTransformationExtraArgs
 
 
 def scale_by_learning_rate(
-    learning_rate: ScalarOrSchedule, *, flip_sign: bool = True
+    learning_rate: ScalarOrSchedule | None = None, *, flip_sign: bool = True
 ) -> GradientTransformationExtraArgs:
     """Multiplies updates by minus the learning rate, which turns a direction of ascent into a descent step.
 
     Args:
-      learning_rate: a number (may be traced) or a schedule of the step count.
+      learning_rate: a number (may be traced) or a schedule of the step count; None leaves the updates unchanged, with
+        their sign.
       flip_sign: False keeps the sign.
 
     Returns:
       :func:`scale` for a number, :func:`scale_by_schedule` for a schedule.
     """
+    if learning_rate is None:
+        return identity()
     sign = -1 if flip_sign else 1
     if callable(learning_rate):
         return scale_by_schedule(lambda count: sign * learning_rate(count))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from optax import SnapshotState
 
-from jaxopt_mini.base import GradientTransformationExtraArgs, Updates
+from jaxopt_mini.base import GradientTransformationExtraArgs, Updates, transformation
 
 
 def snapshot(measure_name: str, measure: Callable[[Updates], Any]) -> GradientTransformationExtraArgs:
@@ -44,4 +44,4 @@ def snapshot(measure_name: str, measure: Callable[[Updates], Any]) -> GradientTr
         now = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), measure(updates), before)
         return updates, SnapshotState({measure_name: now})
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxopt_mini.base import GradientTransformationExtraArgs, stateless
+from jaxopt_mini.base import GradientTransformationExtraArgs, stateless, transformation
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.layout import resolve
 from jaxopt_mini.tree import absolute_square, norm, times, widen
@@ -70,7 +70,32 @@ def clip_by_norm(threshold: ArrayLike, *, ord: int | float = 2) -> GradientTrans
         clipped = jax.tree.map(lambda g: times(g, factor), updates)
         return clipped, ClipByNormState(norm=total, factor=factor)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
+
+
+def clip_by_global_norm(max_norm: ArrayLike) -> GradientTransformationExtraArgs:
+    """Bounds the global norm of the updates, like :func:`clip_by_norm`, without a state.
+
+    Optax's name and state: a checkpoint of a chain with ``optax.clip_by_global_norm`` resumes.
+
+    Args:
+      max_norm: largest norm, >= 0.
+
+    Returns:
+      A transformation without state.
+
+    Raises:
+      ValueError: ``max_norm`` is negative.
+
+    >>> tx = clip_by_global_norm(1.0)
+    >>> grads = {"w": jnp.array([3.0, 4.0])}
+    >>> updates, state = tx.update(grads, tx.init(grads))
+    >>> print(updates["w"], state)
+    [0.6 0.8] EmptyState()
+    """
+    check_nonnegative(max_norm=max_norm)
+    clip = clip_by_norm(max_norm)
+    return stateless(lambda updates, params: clip.update(updates, clip.init(updates))[0])
 
 
 def clip_by_value(threshold: ArrayLike) -> GradientTransformationExtraArgs:

@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 from optax import ScaleByScheduleState
 
-from jaxopt_mini.base import GradientTransformationExtraArgs, ScalarOrSchedule, require_params, schedule_value
+from jaxopt_mini.base import (
+    GradientTransformationExtraArgs,
+    ScalarOrSchedule,
+    require_params,
+    schedule_value,
+    transformation,
+)
 from jaxopt_mini.tree import increment, widen, zeros_like
 
 
@@ -45,4 +51,4 @@ def decay_afterwards(
         new = jax.tree.map(decayed, updates, require_params(params, "weight decay"))
         return new, ScaleByScheduleState(count=increment(state.count))
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

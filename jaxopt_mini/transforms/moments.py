@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from optax import EmaState, TraceState
 
-from jaxopt_mini.base import GradientTransformationExtraArgs, Updates
+from jaxopt_mini.base import GradientTransformationExtraArgs, Updates, transformation
 from jaxopt_mini.check import check_fraction
 from jaxopt_mini.tree import average, bias_correction, cast_like, increment, widen, zeros_like
 
@@ -75,7 +75,7 @@ def trace(
             return cast_like(new, updates), TraceState(stored)
         return cast_like(new, updates), DampedTraceState(increment(state.count), stored)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)
 
 
 def ema(
@@ -113,4 +113,4 @@ def ema(
         new = bias_correction(memory, decay, count) if debias else memory
         return cast_like(new, updates), EmaState(count, cast_like(memory, state.ema))
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

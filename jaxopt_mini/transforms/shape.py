@@ -54,6 +54,10 @@ def scale_by_shape(
     def scaled(updates, params):
         del params
         entries = resolve_layout(layout, updates)
-        return jax.tree.map(lambda leaf, entry: times(leaf, factor(*entry.fans(leaf.shape))), updates, entries)
+
+        def one(leaf, entry):
+            return times(leaf, factor(*entry.fans(leaf.shape))) if leaf.size else leaf
+
+        return jax.tree.map(one, updates, entries)
 
     return stateless(scaled)

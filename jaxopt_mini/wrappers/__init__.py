@@ -1,6 +1,10 @@
 """Wrappers, which take an optimizer and return one, by name; ``inject_hyperparams`` takes an optimizer's factory."""
 
-from jaxopt_mini.wrappers._accumulate import AccumulateState as AccumulateState, accumulate as accumulate
+from jaxopt_mini.wrappers._accumulate import (
+    AccumulateState as AccumulateState,
+    ScheduledAccumulateState as ScheduledAccumulateState,
+    accumulate as accumulate,
+)
 from jaxopt_mini.wrappers._cautious import cautious as cautious
 from jaxopt_mini.wrappers._cautious_decay import (
     CautiousDecayState as CautiousDecayState,

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxopt_mini.base import (
     GradientTransformation,
     GradientTransformationExtraArgs,
     OptState,
+    Params,
     Updates,
+    transformation,
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_at_least_one
-from jaxopt_mini.tree import cast_like, widen, zeros_like
+from jaxopt_mini.tree import at_most_max_count, cast_like, widen, zeros_like
 from jaxopt_mini.wrappers._conditional import MICRO_BATCHED, conditional_updates, update_if
 from jaxopt_mini.wrappers._inner_updates import counts_inner_updates
 
@@ -28,17 +32,36 @@ class AccumulateState(NamedTuple):
     inner_state: OptState
 
 
-MICRO_BATCHED.add(AccumulateState)
+class ScheduledAccumulateState(NamedTuple):
+    """State of :func:`accumulate` with a schedule of steps or with ``skip``."""
+
+    count: jax.Array  # int32[]: number of gradients in the sum
+    updates: jax.Array  # int32[]: number of inner updates so far
+    total: Updates  # the sum of the gradients, at least float32
+    inner_state: OptState
 
 
-def _inner_updates(calls: int, *, steps: int = 4) -> int:
-    check_at_least_one(steps=steps)
-    return calls // steps
+MICRO_BATCHED.update((AccumulateState, ScheduledAccumulateState))
+Steps: TypeAlias = Callable[[jax.Array], ArrayLike]
+Skip: TypeAlias = Callable[[Updates, jax.Array, Params | None], tuple[jax.Array, Any]]
+
+
+def _inner_updates(calls: int, *, steps: int | Steps = 4, skip: Skip | None = None) -> int:
+    del skip
+    if not callable(steps):
+        check_at_least_one(steps=steps)
+        return calls // steps
+    updates = 0
+    while (calls := calls - max(1, int(jnp.asarray(steps(jnp.int32(updates)))))) >= 0:
+        updates += 1
+    return updates
 
 
 @counts_inner_updates(_inner_updates)
 @conditional_updates
-def accumulate(inner: GradientTransformation, *, steps: int = 4) -> GradientTransformationExtraArgs:
+def accumulate(
+    inner: GradientTransformation, *, steps: int | Steps = 4, skip: Skip | None = None
+) -> GradientTransformationExtraArgs:
     """Averages gradients over ``steps`` calls, then steps once.
 
     In between, updates are zero and the inner optimizer doesn't run, whereas ``optax.MultiSteps`` runs it in every call
@@ -48,10 +71,14 @@ def accumulate(inner: GradientTransformation, *, steps: int = 4) -> GradientTran
 
     Args:
       inner: a transformation, including all that must see the whole batch (such as clipping).
-      steps: calls per inner step, at least 1.
+      steps: calls per inner step, at least 1; or a schedule of the number of inner steps so far, as in
+        ``optax.MultiSteps``.
+      skip: function ``(updates, inner steps so far, params) -> (bool[], anything)``: whether to ignore this call's
+        gradient, such as ``optax.skip_not_finite`` or ``optax.skip_large_updates``; None ignores none.
 
     Returns:
-      A transformation with an :class:`AccumulateState`, with the state of ``inner`` and 4 bytes per parameter.
+      A transformation with an :class:`AccumulateState`, or with a schedule or ``skip`` a
+      :class:`ScheduledAccumulateState`, with the state of ``inner`` and 4 bytes per parameter.
 
     Raises:
       ValueError: ``steps`` is not a positive integer.
@@ -65,20 +92,32 @@ def accumulate(inner: GradientTransformation, *, steps: int = 4) -> GradientTran
     0.0
     -2.0
     """
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps={steps} is out of range: give an integer >= 1")
+    if not callable(steps) and (not isinstance(steps, int) or steps < 1):
+        raise ValueError(f"steps={steps} is out of range: give an integer >= 1, or a schedule")
     inner = with_extra_args_support(inner)
+    scheduled = callable(steps) or skip is not None
 
     def init(params):
         total = jax.tree.map(widen, zeros_like(params))
-        return AccumulateState(jnp.zeros((), jnp.int32), total, inner.init(params))
+        count, inner_state = jnp.zeros((), jnp.int32), inner.init(params)
+        if scheduled:
+            return ScheduledAccumulateState(count, jnp.zeros((), jnp.int32), total, inner_state)
+        return AccumulateState(count, total, inner_state)
 
     def update(updates, state, params=None, **extra_args):
+        needed = jnp.maximum(steps(state.updates), 1) if callable(steps) else steps
         total = jax.tree.map(lambda old, grad: old + grad.astype(old.dtype), state.total, updates)
-        full = state.count == steps - 1
-        mean = cast_like(jax.tree.map(lambda leaf: leaf / steps, total), updates)
+        count = state.count + 1
+        if skip is not None:
+            ignored, _ = skip(updates, state.updates, params)
+            count, total = jax.tree.map(
+                lambda new, old: jnp.where(ignored, old, new), (count, total), (state.count, state.total)
+            )
+        full = count >= at_most_max_count(needed)
+        mean = cast_like(jax.tree.map(lambda leaf: leaf / jnp.asarray(needed, leaf.dtype), total), updates)
         new, inner_state = update_if(full, inner, mean, state.inner_state, params, extra_args)
         total = jax.tree.map(lambda leaf: jnp.where(full, jnp.zeros_like(leaf), leaf), total)
-        return new, AccumulateState((state.count + 1) % steps, total, inner_state)
+        new_state = state._replace(count=jnp.where(full, 0, count), total=total, inner_state=inner_state)
+        return new, new_state._replace(updates=state.updates + full.astype(jnp.int32)) if scheduled else new_state
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -9,14 +9,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, with_extra_args_support
+from jaxopt_mini.base import (
+    GradientTransformation,
+    GradientTransformationExtraArgs,
+    transformation,
+    with_extra_args_support,
+)
 from jaxopt_mini.layout import resolve
 from jaxopt_mini.tree import times, widen
 from jaxopt_mini.wrappers._conditional import per_update
 
 SCALINGS: dict[str, Callable[[jax.Array, int], jax.Array]] = {
     "mean": lambda share, size: 1 / jnp.maximum(share, 1e-3),
-    "count": lambda share, size: 1 / (share + 1 / size),
+    "count": lambda share, size: 1 / (share + 1 / max(1, size)),
 }
 
 
@@ -75,4 +80,4 @@ def cautious(
         new, state = inner.update(updates, state, params, **extra_args)
         return jax.tree.map(keep, new, updates, resolve(layout, updates)), state
 
-    return GradientTransformationExtraArgs(inner.init, update)
+    return transformation(inner.init, update)

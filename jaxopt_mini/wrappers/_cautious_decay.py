@@ -17,10 +17,11 @@ from jaxopt_mini.base import (
     ScalarOrSchedule,
     require_params,
     schedule_value,
+    transformation,
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_nonnegative
-from jaxopt_mini.tree import increment, widen
+from jaxopt_mini.tree import increment, per_parameter, widen
 from jaxopt_mini.wrappers._conditional import per_update
 
 
@@ -83,10 +84,10 @@ def cautious_decay(
         params = require_params(params, "cautious_decay")
         new, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         rate = weight_decay * schedule_value(learning_rate, state.count)
-        chosen = mask(params) if callable(mask) else True if mask is None else mask
+        chosen = True if mask is None else per_parameter(mask, params)
         new = jax.tree.map(
             lambda take, u, p: jax.tree.map(lambda u, p: _decayed(u, p, rate) if take else u, u, p), chosen, new, params
         )
         return new, CautiousDecayState(increment(state.count), inner_state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -17,10 +17,11 @@ from jaxopt_mini.base import (
     Params,
     apply_updates,
     require_params,
+    transformation,
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_fraction
-from jaxopt_mini.tree import increment, total_weight, widen
+from jaxopt_mini.tree import copied, evaluate, increment, total_weight, widen
 from jaxopt_mini.wrappers._conditional import per_update
 
 
@@ -78,7 +79,7 @@ def ema_params(inner: GradientTransformation, *, decay: ArrayLike = 0.999) -> Gr
     inner = with_extra_args_support(inner)
 
     def init(params):
-        average = jax.tree.map(lambda leaf: widen(jnp.copy(leaf)), params)  # own buffers: both may be donated
+        average = evaluate(lambda tree: jax.tree.map(widen, tree), copied(params))
         return EmaParamsState(jnp.zeros((), jnp.int32), average, inner.init(params))
 
     def update(updates, state, params=None, **extra_args):
@@ -91,4 +92,4 @@ def ema_params(inner: GradientTransformation, *, decay: ArrayLike = 0.999) -> Gr
         )
         return new, EmaParamsState(count, average, inner_state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -15,11 +15,12 @@ from jaxopt_mini.base import (
     ScalarOrSchedule,
     require_params,
     schedule_value,
+    transformation,
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.layout import ROLES, ParamLayout, resolve
-from jaxopt_mini.tree import absolute_square, increment, widen
+from jaxopt_mini.tree import absolute_square, evaluate, increment, widen
 from jaxopt_mini.wrappers._conditional import per_update
 
 
@@ -86,8 +87,11 @@ def hyperball(
 
     def init(params):
         entries = resolve(layout, params)
-        norms = jax.tree.map(lambda p, e: _norms(p, e) if e.role in roles else jnp.zeros(()), params, entries)
-        return HyperballState(jnp.zeros((), jnp.int32), norms, inner.init(params))
+
+        def norms(tree):
+            return jax.tree.map(lambda p, e: _norms(p, e) if e.role in roles else jnp.zeros(()), tree, entries)
+
+        return HyperballState(jnp.zeros((), jnp.int32), evaluate(norms, params), inner.init(params))
 
     def update(updates, state, params=None, **extra_args):
         params = require_params(params, "hyperball")
@@ -104,4 +108,4 @@ def hyperball(
         new = jax.tree.map(project, new, params, state.norms, resolve(layout, params))
         return new, HyperballState(increment(state.count), state.norms, inner_state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
-from numbers import Real
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 from optax import InjectStatefulHyperparamsState, WrappedSchedule
 
@@ -18,23 +21,55 @@ from jaxopt_mini.base import (
     GradientTransformationExtraArgs,
     with_extra_args_support,
 )
+from jaxopt_mini.check import check_name
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.tree import increment
 
 
-def _is_number(value: Any, default: Any) -> bool:
-    """Whether a value may change between steps: floats may; sizes and counts (with an int default) may not."""
-    if isinstance(value, bool) or isinstance(value, int) and isinstance(default, int):
-        return False
-    return isinstance(value, Real) or isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating)
+def _alternatives(annotation: Any) -> set[Any]:
+    """The types that an annotation consists of, with those of nested unions."""
+    members = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else ()
+    return {annotation}.union(*map(_alternatives, members)) if members else {annotation}
 
 
-def _is_schedule(value: Any, default: Any) -> bool:
-    """Whether a value is a function from a step count to a number, unlike a mask."""
+def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a factory with evaluated annotations; none where one can't be evaluated."""
+    try:
+        return inspect.signature(factory, eval_str=True).parameters
+    except (NameError, TypeError, AttributeError, SyntaxError):
+        found = inspect.signature(factory).parameters.values()
+        return {p.name: p.replace(annotation=p.empty) for p in found}
+
+
+def _takes_numbers(parameter: inspect.Parameter) -> bool | None:
+    """Whether a parameter is a number that isn't a whole one; None if neither annotation nor default says it.
+
+    An annotation with float says it, also within ``ArrayLike``; else the default: 1.0, or an int or a function.
+    """
+    if parameter.annotation is not parameter.empty and parameter.annotation is not Any:
+        named = _alternatives(parameter.annotation)
+        return float in named and not (isinstance(parameter.default, int) and not isinstance(parameter.default, bool))
+    if parameter.default is parameter.empty or parameter.default is None:
+        return None
+    return isinstance(parameter.default, float)
+
+
+def _is_number(value: Any, parameter: inspect.Parameter) -> bool:
+    """Whether a value may change between steps: floats may; flags, sizes and counts may not."""
+    if isinstance(value, jax.Array | np.ndarray):
+        return jnp.issubdtype(value.dtype, jnp.floating)
+    if isinstance(value, Integral):
+        return not isinstance(value, bool) and _takes_numbers(parameter) is True
+    return isinstance(value, Real)
+
+
+def _is_schedule(value: Any, parameter: inspect.Parameter) -> bool:
+    """Whether a value is a function from a step count to a number, unlike a mask or a function of other values."""
     if not callable(value):
         return False
-    if default is inspect.Parameter.empty or isinstance(default, Real):
-        return True  # the argument is a number
+    takes = _takes_numbers(parameter)
+    if takes is False or takes and parameter.default is not None:
+        return takes
     try:
         result = jax.eval_shape(value, jax.ShapeDtypeStruct((), jnp.int32))
     except Exception:  # anything that a function of parameters raises when called with a number
@@ -60,8 +95,10 @@ def inject_hyperparams(
 
     Each float and each schedule passed to the factory becomes an entry. Read the value of the last step, or set an
     entry to a Python number between steps, which doesn't recompile (an array does, once); a schedule overwrites it.
-    Functions of the parameters (a mask, a layout), flags, names, and integers with an integer default (sizes, counts)
-    stay static.
+    Everything else stays static: flags, names, integers, and functions that aren't schedules. The factory's annotation
+    of an argument decides, then its default: a function is a schedule where a float is possible (``ArrayLike``,
+    ``ScalarOrSchedule``), and an integer is then taken as a float. Where neither says anything, a function is a
+    schedule if it turns a step count into one number.
 
     Departures from Optax, which has the same state and arguments: a number is stored as a weakly typed float32 scalar
     and behaves like the Python number for parameters of any dtype (in Optax bfloat16 parameters round b2 = 0.999 to 1,
@@ -79,7 +116,8 @@ def inject_hyperparams(
       ``optax.InjectStatefulHyperparamsState``: the inner state and 4 bytes per number.
 
     Raises:
-      ValueError: ``static_args`` has a name that is not an argument of the factory.
+      ValueError: ``static_args`` has a name that is not an argument of the factory, or, in ``update``, the state has an
+        entry that is not a hyperparameter.
 
     >>> from jaxopt_mini import sgd
     >>> tx = inject_hyperparams(sgd)(0.1)
@@ -90,11 +128,10 @@ def inject_hyperparams(
     >>> print(updates["w"], state.hyperparams["learning_rate"])
     -0.5 0.5
     """
-    signature = inspect.signature(inner_factory)
+    signature, parameters = inspect.signature(inner_factory), _parameters(inner_factory)
     static = {static_args} if isinstance(static_args, str) else set(static_args)
-    if unknown := static - set(signature.parameters):
-        names = ", ".join(signature.parameters)
-        raise ValueError(f"static_args={sorted(unknown)} are not arguments of the factory: choose from {names}")
+    for name in sorted(static):
+        check_name(name, signature.parameters, "the factory has no argument")
 
     def array(value) -> ArrayLike:
         return jnp.array(value, hyperparam_dtype)  # a copy: donating the state must not delete the caller's array
@@ -105,14 +142,13 @@ def inject_hyperparams(
         bound.apply_defaults()
         numbers, schedules = {}, {}
         for name, value in bound.arguments.items():
-            default = signature.parameters[name].default
             if name in static:
                 continue
-            if _is_number(value, default):
-                numbers[name] = value if isinstance(value, jax.Array) else float(value)
+            if _is_number(value, parameters[name]):
+                numbers[name] = value if isinstance(value, jax.Array) or np.ndim(value) else float(value)
             elif _is_stateful_schedule(value):
                 schedules[name] = value
-            elif _is_schedule(value, default):
+            elif _is_schedule(value, parameters[name]):
                 schedules[name] = WrappedSchedule(value)
 
         def build(values):
@@ -136,6 +172,8 @@ def inject_hyperparams(
             return InjectStatefulHyperparamsState(count, values, init_schedules(), build(values).init(params))
 
         def update(updates, state, params=None, **extra_args):
+            for name in state.hyperparams:
+                check_name(name, [*numbers, *schedules], "state.hyperparams has no entry")
             before = state.hyperparams_states
             values = state.hyperparams | scheduled(before, **extra_args)
             values = {name: array(value) for name, value in values.items()}

@@ -17,10 +17,11 @@ from jaxopt_mini.base import (
     Params,
     apply_updates,
     require_params,
+    transformation,
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_nonnegative
-from jaxopt_mini.tree import widen
+from jaxopt_mini.tree import copied, is_multiple, widen
 from jaxopt_mini.wrappers._conditional import per_update
 
 
@@ -48,7 +49,6 @@ def _between(slow: jax.Array, fast: jax.Array, share: ArrayLike) -> jax.Array:
 @per_update
 def lookahead(
     inner: GradientTransformation,
-    *,
     sync_period: int = 5,
     slow_step_size: ArrayLike = 0.5,
     reset_state: bool = False,
@@ -94,13 +94,12 @@ def lookahead(
     inner = with_extra_args_support(inner)
 
     def init(params):
-        slow = jax.tree.map(jnp.copy, params)  # own buffers: both may be donated
-        return LookaheadState(inner.init(params), jnp.zeros((), jnp.int32), slow)
+        return LookaheadState(inner.init(params), jnp.zeros((), jnp.int32), copied(params))
 
     def update(updates, state, params=None, **extra_args):
         params = require_params(params, "lookahead")
         new, fast_state = inner.update(updates, state.fast_state, params, **extra_args)
-        synchronize = state.steps_since_sync == sync_period - 1
+        synchronize = is_multiple(state.steps_since_sync + 1, sync_period)
 
         def choose(synced, otherwise):
             return jax.tree.map(lambda a, b: jnp.where(synchronize, a, b), synced, otherwise)
@@ -109,7 +108,7 @@ def lookahead(
         back = jax.tree.map(lambda t, p, u: (widen(t) - widen(p)).astype(u.dtype), target, params, new)
         if reset_state:
             fast_state = choose(inner.init(target), fast_state)
-        count = (state.steps_since_sync + 1) % sync_period
+        count = jnp.where(synchronize, 0, state.steps_since_sync + 1)
         return choose(back, new), LookaheadState(fast_state, count, choose(target, state.slow))
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

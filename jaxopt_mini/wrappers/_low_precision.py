@@ -15,11 +15,12 @@ from jaxopt_mini.base import (
     OptState,
     Params,
     require_params,
+    transformation,
     with_extra_args_support,
 )
 from jaxopt_mini.layout import resolve
 from jaxopt_mini.quantize import dequantize, quantize, stochastic_round
-from jaxopt_mini.tree import increment, widen
+from jaxopt_mini.tree import arranged_like, copied, evaluate, increment, widen
 
 
 class LowPrecisionState(NamedTuple):
@@ -130,13 +131,14 @@ def low_precision(
         return jax.tree.map(lambda s, k: form.encode(s, k) if encoded(s) else s, state, _keys(state, key))
 
     def decode(abstract, state, encoded):
+        state = arranged_like(state, jax.eval_shape(lambda tree: encode(tree, encoded, jax.random.key(0)), abstract))
         return jax.tree.map(lambda a, s: form.decode(s) if encoded(a) else s, abstract, state)
 
     def init(params):
-        wide = jax.tree.map(widen, params)
+        wide = evaluate(lambda tree: jax.tree.map(widen, tree), params)
         _, encoded = plan(wide)
-        master = jax.tree.map(jnp.copy, wide) if rounding == "master" else ()
-        inner_state = encode(inner.init(wide), encoded, jax.random.key(seed))
+        master = copied(wide) if rounding == "master" else ()
+        inner_state = evaluate(lambda state: encode(state, encoded, jax.random.key(seed)), inner.init(wide))
         return LowPrecisionState(jnp.zeros((), jnp.int32), master, inner_state)
 
     def update(updates, state, params=None, **extra_args):
@@ -151,7 +153,7 @@ def low_precision(
 
         inner_state = decode(abstract, state.inner_state, encoded)
         new, inner_state = inner.update(jax.tree.map(widen, updates), inner_state, exact, **extra_args)
-        inner_state = encode(inner_state, encoded, for_moments)
+        inner_state = arranged_like(encode(inner_state, encoded, for_moments), state.inner_state)
         if rounding == "nearest":
             return new, LowPrecisionState(count, (), inner_state)
         exact = jax.tree.map(jnp.add, exact, new)
@@ -165,4 +167,4 @@ def low_precision(
         new = jax.tree.map(lambda t, w: t.astype(w.dtype) - w, target, wide)
         return new, LowPrecisionState(count, master, inner_state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

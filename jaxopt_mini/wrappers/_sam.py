@@ -14,6 +14,7 @@ from jaxopt_mini.base import (
     Params,
     apply_updates,
     require_params,
+    transformation,
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_nonnegative
@@ -66,4 +67,4 @@ def sam(
         grads = grads if axis_name is None else jax.lax.pmean(grads, axis_name)
         return inner.update(cast_like(grads, updates), state, params, loss_fn=loss_fn, **extra_args)
 
-    return GradientTransformationExtraArgs(inner.init, update)
+    return transformation(inner.init, update)

@@ -19,11 +19,12 @@ from jaxopt_mini.base import (
     ScalarOrSchedule,
     require_params,
     schedule_value,
+    transformation,
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.schedules import warmup
-from jaxopt_mini.tree import cast_like, increment, scalar_dtype, widen
+from jaxopt_mini.tree import cast_like, copied, evaluate, increment, scalar_dtype, widen
 from jaxopt_mini.wrappers._conditional import per_update
 
 
@@ -78,10 +79,10 @@ def warmed_up(learning_rate: ScalarOrSchedule, steps: int | None, rate_ahead: bo
 def schedule_free(
     base_optimizer: GradientTransformation,
     learning_rate: ScalarOrSchedule = 1.0,
-    *,
     b1: ArrayLike = 0.9,
     weight_lr_power: ArrayLike = 2.0,
     state_dtype: DTypeLike | None = None,
+    *,
     r: ArrayLike = 0.0,
     rate_ahead: bool = True,
 ) -> GradientTransformationExtraArgs:
@@ -135,6 +136,9 @@ def schedule_free(
     check_nonnegative(weight_lr_power=weight_lr_power, r=r, learning_rate=learning_rate)
     base_optimizer = with_extra_args_support(base_optimizer)
 
+    def cast(leaf):
+        return leaf.astype(state_dtype or leaf.dtype)
+
     def init(params):
         dtype = scalar_dtype(params)
         return ScheduleFreeState(
@@ -143,7 +147,7 @@ def schedule_free(
             step_count=jnp.ones((), jnp.int32),
             max_lr=jnp.zeros((), dtype),
             base_optimizer_state=base_optimizer.init(params),
-            z=jax.tree.map(lambda leaf: jnp.array(leaf, state_dtype or leaf.dtype, copy=True), params),
+            z=evaluate(lambda tree: jax.tree.map(cast, tree), copied(params)),
         )
 
     def share(state):
@@ -168,4 +172,4 @@ def schedule_free(
         new = ScheduleFreeState(state.b1, total, increment(state.step_count), max_lr, base_state, z)
         return cast_like(jax.tree.map(step, params, state.z, z), updates), new
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

@@ -11,6 +11,7 @@ from jaxopt_mini.base import (
     GradientTransformation,
     GradientTransformationExtraArgs,
     OptState,
+    transformation,
     with_extra_args_support,
 )
 from jaxopt_mini.tree import increment
@@ -65,4 +66,4 @@ def skip_nonfinite(
         skipped = jnp.where(take, state.skipped, increment(state.skipped))
         return new, SkipNonfiniteState(in_a_row, skipped, inner_state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

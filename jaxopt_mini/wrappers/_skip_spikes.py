@@ -13,6 +13,7 @@ from jaxopt_mini.base import (
     GradientTransformation,
     GradientTransformationExtraArgs,
     OptState,
+    transformation,
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_nonnegative
@@ -103,4 +104,4 @@ def skip_spikes(
         skipped = jnp.where(take, state.skipped, increment(state.skipped))
         return new, SkipSpikesState(count, skipped, history, inner_state)
 
-    return GradientTransformationExtraArgs(init, update)
+    return transformation(init, update)

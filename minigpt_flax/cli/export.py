@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from json import dumps
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from minigpt_flax.bounds import Bound
 from minigpt_flax.cli.parser import Parser
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
 from minigpt_flax.errors import Failed
 from minigpt_flax.invocation import show
-from minigpt_flax.runs.files import replace, require_absent, staged
+from minigpt_flax.runs.files import require_absent, staged
 
+if TYPE_CHECKING:
+    from minigpt_flax.data import Tokenizer
+
+TOKENIZER = "tokenizer.json"
+SHARD = Bound(0, 1e6, above=True)
 SUMMARY = "Export a run's model in GPT-2's format, for Hugging Face transformers."
 
 
@@ -20,10 +26,11 @@ def declare(parser: Parser) -> None:
     parser.add_argument("folder", metavar="RUN", help="the run's folder")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to create; must not exist")
     parser.add_argument("--step", default="best", metavar="STEP", help="checkpoint: a step, best or last [best]")
+    parser.add_argument("--shard-size", type=SHARD, default=5.0, metavar="GB", help="maximum size of a file [5]")
     output.declare(parser)
 
 
-def run(*, folder: str, out: str, step: str, quiet: bool, json: bool) -> int:
+def run(*, folder: str, out: str, step: str, shard_size: float, quiet: bool, json: bool) -> int:
     """Writes the folder.
 
     Raises:
@@ -37,21 +44,37 @@ def run(*, folder: str, out: str, step: str, quiet: bool, json: bool) -> int:
     target = Path(out)
     require_absent(target)
     restored = restore(Path(folder), step)
-    tokenizer = restored.tokenizer.hugging_face()
     try:
         with staged(target) as scratch:
-            save_gpt2(scratch, restored.params, restored.model)
-            if tokenizer is not None:
-                replace(scratch / "tokenizer.json", tokenizer)
-                about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": restored.model.context}
-                replace(scratch / "tokenizer_config.json", dumps(about) + "\n")
+            ids = write_tokenizer(scratch, restored.tokenizer, restored.model.context)
+            save_gpt2(
+                scratch, restored.params, restored.model, token_ids=ids, shard_bytes=max(1, int(shard_size * 1e9))
+            )
     except OSError as error:
         raise Failed(
             f"can't write {show(error.filename or target)}: {error.strerror}; the folder was removed"
         ) from error
     files = sorted(path.name for path in target.iterdir())
     text = f"{show(target)}: {', '.join(files)}, of step {restored.step:,}"
-    if tokenizer is None:
+    if TOKENIZER not in files:
         text += f"\nthe {restored.tokenizer.name} tokenizer can't be exported: use minigpt_flax to encode text"
     answer.note(text, {"folder": show(target), "files": files, "step": restored.step})
     return 0
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, context: int) -> dict[str, int]:
+    """Writes the files that ``AutoTokenizer`` reads, if the tokenizer can be exported.
+
+    Returns:
+      The ids of the special tokens, as fields of ``config.json``.
+    """
+    from minigpt_flax.model.weight_files import write_json
+
+    model, special = tokenizer.hugging_face(), tokenizer.roles
+    if model is None:
+        return {}
+    write_json(folder / TOKENIZER, model)
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context, "padding_side": "left"}
+    write_json(folder / "tokenizer_config.json", {**about, "clean_up_tokenization_spaces": False, **special})
+    number_of = {token["content"]: token["id"] for token in model["added_tokens"]}
+    return {f"{role}_id": number_of[token] for role, token in special.items()}

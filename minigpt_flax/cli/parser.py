@@ -59,6 +59,7 @@ class Request:
       stop_after: save and stop after this step.
       compile_cache: folder of compiled programs, or ``none``; None uses the user's cache.
       trust: execute code that the folder of a run names.
+      change: a resumed run may change settings that affect the numbers.
       profile: FIRST:LAST, the steps to trace.
       watch: draw the curves in the terminal.
       list: print the names instead of training.
@@ -76,6 +77,7 @@ class Request:
     stop_after: int | None = None
     compile_cache: str | None = None
     trust: bool = False
+    change: bool = False
     profile: str | None = None
     watch: bool = False
     list: bool = False
@@ -223,6 +225,9 @@ def declare(build: Parser) -> None:
         "agree. auto: continue OUT/NAME if it is a run, else start it",
     )
     run.add_argument("--trust", action="store_true", help="execute the optimizer code that a resumed run names")
+    run.add_argument(
+        "--change", action="store_true", help="let --resume change lr, schedule, clip, dropout and val-tokens"
+    )
     run.add_argument(
         "--multihost", metavar="PEERS", help="several processes: auto, or coordinator=HOST:PORT,processes=N,process=I"
     )

@@ -51,6 +51,7 @@ def run(*, source: str, out: str, tokenizer: str, quiet: bool, json: bool) -> in
     try:
         corpus = open_corpus(source)
         with StreamProgress(answer.human) as progress:
+            progress.notes += corpus.notes
             if isinstance(corpus, TokenSource):
                 chosen, training, validation = _of_tokens(corpus, tokenizer, progress)
             else:
@@ -68,11 +69,13 @@ def run(*, source: str, out: str, tokenizer: str, quiet: bool, json: bool) -> in
         f"tokenizer  {chosen.name}, {chosen.vocab_size:,} tokens{end}",
         f"speed      {progress.read / 1e6:,.1f} MB in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s{_memory()}",
         f"sha256     {meta.sha256}",
+        *(f"data       {note}" for note in progress.notes),
         *([f"text       {replacement_note(progress.replaced)}"] if progress.replaced else []),
         f"next       {line('train', '--data', folder)}",
     )
     record = {"folder": show(folder), "training": meta.train, "validation": meta.val, "vocab_size": chosen.vocab_size}
     record |= {"tokenizer": chosen.name, "sha256": meta.sha256, "seconds": seconds, "replaced": progress.replaced}
+    record |= {"notes": progress.notes}
     answer.note("\n".join(lines), record)
     return 0
 
@@ -94,7 +97,8 @@ def _of_tokens(corpus: TokenSource, text: str, progress: StreamProgress) -> tupl
     from minigpt_flax.spec import parse
     from minigpt_flax.train.dataset import choose_tokenizer
 
-    tokenizer = choose_tokenizer([load_corpus(corpus.name)], parse(text, "tokenizer"))
+    tokenizer, notes = choose_tokenizer([load_corpus(corpus.name)], parse(text, "tokenizer"))
+    progress.notes += notes
 
     def copy(tokens: Any) -> Iterator[Any]:
         import numpy as np
@@ -116,11 +120,13 @@ class StreamProgress(Progress):
     Attributes:
       read: bytes of the source, of the last pass over it.
       replaced: lone surrogates that became U+FFFD in the encoded text.
+      notes: what a user should know about the source, one line each.
     """
 
     def __init__(self, shown: bool):
         super().__init__("DownloadColumn", "left", "TimeRemainingColumn", shown=shown)
         self.read = self.replaced = 0
+        self.notes: list[str] = []
 
     def pieces(self, pieces: Iterable[Piece], label: str, size: int | None) -> Iterator[Piece]:
         """Yields pieces of documents, ``size`` bytes in total if that is known."""

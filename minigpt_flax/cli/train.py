@@ -13,7 +13,7 @@ from minigpt_flax.train.parallel.multihost import joined, start_jax
 from minigpt_flax.train.stop import Stop
 
 SUMMARY = "Train a GPT."
-SAME = ("resume", "out", "name", "stop_after", "profile")  # flags outside of RunConfig that all processes must share
+SAME = ("resume", "out", "name", "stop_after", "profile", "change")  # not in RunConfig, equal in all processes
 declare = parser.declare
 
 
@@ -63,6 +63,7 @@ def _train(request: Request, stop: Stop) -> None:
         manage_cache=True,
         compile_cache=request.compile_cache,
         trust=request.trust,
+        change=request.change,
         notices=request.notices(),
     )
     reporter = reporter_for(request.output, request.watch)

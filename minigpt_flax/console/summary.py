@@ -56,12 +56,19 @@ def _devices(run: Run) -> str:
     count, used = jax.device_count(), run.mesh.size
     text = f"{count} x {run.mesh.devices.flat[0].device_kind}, JAX {jax.__version__}"
     if count > used:
-        text = f"{used} of {text}"
+        text = f"{used} of {text}{_reason(run)}"
     if used == 1:
         return text
     axes = spell_mesh(dict(run.mesh.shape))
     parameters, states = _share(run.state.params), _share(run.state.opt_state)
     return f"{text}\n{run.config.parallel}, mesh {axes}\nper device: parameters {parameters}, optimizer {states}"
+
+
+def _reason(run: Run) -> str:
+    """Why not all devices are used, if the batch size is why."""
+    sizes, batch = run.mesh.shape, run.config.batch_size
+    limited = run.config.mesh is None and sizes.get("data", 1) > 1
+    return f"\n(the largest number that divides --batch-size {batch})" if limited else ""
 
 
 def _share(part: Any) -> str:

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from minigpt_flax.data.documents import Piece, join_documents, read_text, single_piece, strip_documents
 from minigpt_flax.data.prepared import is_prepared, open_prepared
-from minigpt_flax.data.sources import SourceNotFound, TextSource, TokenSource, expand_path, open_source
+from minigpt_flax.data.sources import HUB, SourceNotFound, TextSource, TokenSource, expand_path, open_source
 from minigpt_flax.data.token_files import Format, TokenFiles, fingerprint
 from minigpt_flax.data.tokenizers import Tokenizer
 from minigpt_flax.errors import UserError, nearest
@@ -38,6 +39,7 @@ class Corpus:
       tokenizer: tokenizer of the tokens, if available.
       format: format of the token files, if they have a header.
       replaced: number of lone surrogates of the source that were replaced by U+FFFD.
+      notes: what a user should know about the source, one line each.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Corpus:
     tokenizer: Tokenizer | None = None
     format: Format | None = None
     replaced: int = 0
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def text(self) -> str | None:
@@ -77,6 +80,19 @@ def load_corpus(source: str) -> Corpus:
         return _of_tokens(found) if isinstance(found, TokenSource) else _of_text(found)
     except OSError as error:
         raise _unreadable(source, error) from error
+
+
+def is_text(source: str) -> bool:
+    """Return whether a corpus or source consists of text, not of tokens; opens its files, but reads no text.
+
+    Raises:
+      UserError: see `open_corpus`.
+    """
+    if source.startswith(HUB):
+        return True
+    if is_prepared(expand_path(source)) and source not in CORPORA:
+        return False
+    return isinstance(open_corpus(source), TextSource)
 
 
 def _unreadable(source: str, error: OSError) -> UserError:
@@ -112,9 +128,8 @@ def _of_text(found: TextSource) -> Corpus:
     digest = hashlib.sha256()
     for text in [*join_documents(map(single_piece, documents)), *join_documents(map(single_piece, val or ()))]:
         digest.update(text.encode())
-    return Corpus(
-        found.name, documents, None, digest.hexdigest(), found.parts, val_documents=val, replaced=replaced + more
-    )
+    counts: dict[str, Any] = {"replaced": replaced + more, "notes": found.notes}
+    return Corpus(found.name, documents, None, digest.hexdigest(), found.parts, val_documents=val, **counts)
 
 
 def _documents(pieces: Iterable[Piece]) -> tuple[tuple[str, ...], int]:
@@ -133,7 +148,9 @@ def _of_tokens(found: TokenSource) -> Corpus:
     prints = [fingerprint(file) for file in found.files + found.validation_files]
     digest = hashlib.sha256("".join(prints).encode()).hexdigest()
     files = tuple(map(str, found.files))
-    return Corpus(found.name, None, found.tokens, digest, files, val_tokens=found.validation, format=found.format)
+    known: dict[str, Any] = {"val_tokens": found.validation, "format": found.format, "tokenizer": found.tokenizer}
+    known |= {"notes": found.notes}
+    return Corpus(found.name, None, found.tokens, digest, files, **known)
 
 
 def _of_prepared(source: str) -> Corpus:

@@ -10,16 +10,16 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
 
+from minigpt_flax.data.compressed import COMPRESSED as COMPRESSED, open_bytes
+from minigpt_flax.data.encodings import advice
 from minigpt_flax.data.tokenizers.base import Tokenizer, cut
 from minigpt_flax.errors import UserError
-from minigpt_flax.invocation import show
 from minigpt_flax.runs.schema import brief
 
 SEPARATOR = "\n\n\n"  # two empty lines, between documents if the tokenizer has no end-of-text token
@@ -52,30 +52,21 @@ def single_piece(text: str) -> Piece:
     return Piece(text, True, len(text.encode()))
 
 
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Name the file in errors while reading, which may fail at any point."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"can't read {show(path)}: {error.strerror}") from error
-
-
 def read_text(path: Path) -> Iterator[Piece]:
-    """Read a UTF-8 text file as one document, unchanged.
+    """Read a UTF-8 text file as one document, unchanged but for a byte order mark; `COMPRESSED` ones too.
 
     Raises:
       UserError: it is not UTF-8, or contains a NUL byte.
     """
     decoder, done = codecs.getincrementaldecoder("utf-8")(), 0
-    with _naming(path), path.open("rb") as file:
+    with open_bytes(path) as file:
         block = file.read(_BLOCK)
         while True:
             after = file.read(_BLOCK)
             if b"\0" in block:
                 raise UserError(
-                    f"the file '{path}' is binary or UTF-16, not UTF-8 text (0x00 at byte "
-                    f"{done + block.index(0)}); give UTF-8 text"
+                    f"the file '{path}' is binary, not UTF-8 text (0x00 at byte {done + block.index(0)}); "
+                    "give UTF-8 text"
                 )
             yield Piece(_decode(path, decoder, block, done, final=not after), not after, len(block))
             if not after:
@@ -90,8 +81,7 @@ def _decode(path: Path, decoder: codecs.IncrementalDecoder, block: bytes, done: 
     except UnicodeDecodeError as error:
         raise UserError(
             f"the file '{path}' is not UTF-8 (0x{error.object[error.start]:02x} at byte "
-            f"{done - pending + error.start}); convert it first, for example with iconv -t utf-8 -f latin1 "
-            "(-f gb18030 for Chinese)"
+            f"{done - pending + error.start}); {advice(path, error.object, error.start)}"
         ) from error
 
 
@@ -102,7 +92,7 @@ def read_jsonl(path: Path, field: str) -> Iterator[Piece]:
       UserError: a line is not a JSON object, is longer than `LINE`, lacks the field, or its value is not text; the line
         is named.
     """
-    with _naming(path), path.open("rb") as file:
+    with open_bytes(path) as file:
         number = 0
         while line := file.readline(LINE + 1):
             number += 1

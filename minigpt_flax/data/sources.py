@@ -15,13 +15,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from minigpt_flax.data.documents import FIELD, Piece, read_jsonl, read_text, record_piece, strip_documents
-from minigpt_flax.data.token_files import Format, TokenFiles, read_bin
+from minigpt_flax.data.compressed import COMPRESSED, suffix_of
+from minigpt_flax.data.documents import FIELD, Piece, read_text, record_piece, strip_documents
+from minigpt_flax.data.records import RECORDS
+from minigpt_flax.data.token_files import HEADERLESS, Format, TokenFiles, has_header, read_bin
+from minigpt_flax.data.tokenizers import Tokenizer
+from minigpt_flax.data.tokenizers.nanogpt import META, read_meta_pickle
 from minigpt_flax.errors import UserError
 from minigpt_flax.runs.schema import size_of
 
 TEXT_SUFFIXES = (".md", ".py", ".rst", ".tex", ".txt")
-"""Suffixes of the files that are read from a folder of text."""
+"""Suffixes of the files that are read from a folder of text, beside those of `LINES`."""
+LINES = (".jsonl", ".ndjson", ".parquet")
+"""Suffixes of records that are always documents; in a folder, others are read only if there is nothing else."""
+ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 HUB = "hf:"
 BIN = ".bin"
 Stream = Callable[[], Iterator[Piece]]
@@ -41,6 +48,7 @@ class TextSource:
       read: starts reading the documents.
       size: number of bytes to read; None if unknown.
       validation: starts reading the validation documents; None if the source has none.
+      notes: what a user should know about the source, one line each.
     """
 
     name: str
@@ -48,6 +56,7 @@ class TextSource:
     read: Stream
     size: int | None = None
     validation: Stream | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,8 @@ class TokenSource:
       validation_files: files of the validation tokens, if any.
       validation: validation tokens, or None.
       format: format of the files; None if they have no header.
+      tokenizer: tokenizer of the tokens, if it lies beside them.
+      notes: what a user should know about the source, one line each.
     """
 
     name: str
@@ -69,16 +80,19 @@ class TokenSource:
     validation_files: tuple[Path, ...] = ()
     validation: TokenFiles | None = None
     format: Format | None = None
+    tokenizer: Tokenizer | None = None
+    notes: tuple[str, ...] = ()
 
 
 def open_source(source: str) -> TextSource | TokenSource:
     """Open a source.
 
     Args:
-      source: a text file; a folder of text files (`TEXT_SUFFIXES`; including subfolders, excluding hidden files) or of
-        ``.bin`` files; a ``.jsonl`` file; a ``.bin`` file of nanoGPT or llm.c; a glob of files, such as
-        ``books/*.txt``; or ``hf:NAME`` or ``hf:NAME:CONFIG``, a Hugging Face dataset. ``SOURCE#FIELD`` names the field
-        of JSON records, or the column of a dataset, that contains the text.
+      source: a text file; a folder of text files (`TEXT_SUFFIXES` and `LINES`; including subfolders, excluding hidden
+        files) or of ``.bin`` files; a file of `RECORDS`; either of them compressed (`COMPRESSED`); a ``.bin`` file of
+        nanoGPT or llm.c; a glob of files, such as ``books/*.txt``; or ``hf:NAME`` or ``hf:NAME:CONFIG``, a Hugging Face
+        dataset or a folder of one. ``SOURCE#FIELD`` names the field or column of records that contains the text, or the
+        dtype of a ``.bin`` file without a header (`HEADERLESS`).
 
     Returns:
       Its documents or tokens. Validation data comes from files beside ``train`` files with ``val`` in their names
@@ -94,13 +108,13 @@ def open_source(source: str) -> TextSource | TokenSource:
     if source.startswith(HUB):
         return _hugging_face(source, source.removeprefix(HUB).removesuffix(f"#{field}"), field)
     if path.is_dir():
-        return _folder(source, path)
+        return _folder(source, path, field)
     files = [path] if os.path.lexists(path) else [file for file in sorted(_matching(path)) if file.is_file()]
     if not files:
         raise _absent(source, path)
     for file in files:
         size_of(file)  # refuses a pipe, a device or a dangling link
-    return _binary(source, files) if any(_is_bin(file) for file in files) else _text(source, files, field)
+    return _binary(source, files, field) if any(_is_bin(file) for file in files) else _text(source, files, field)
 
 
 def expand_path(source: str) -> Path:
@@ -127,23 +141,37 @@ def _absent(source: str, path: Path) -> UserError:
     return SourceNotFound(f"no file or folder {source!r}")
 
 
-def _folder(source: str, folder: Path) -> TextSource | TokenSource:
+def _folder(source: str, folder: Path, field: str | None) -> TextSource | TokenSource:
     """Open the ``.bin`` files in a folder, or else every text file in it and its subfolders."""
     tokens = sorted(file for file in folder.iterdir() if _is_bin(file) and file.is_file())
+    suffixes = {name: suffix_of(Path(name)) for name in sorted(_files_below(folder))}
+    names = [name for name, suffix in suffixes.items() if suffix in (*TEXT_SUFFIXES, *LINES)]
     if tokens:
-        return _binary(source, tokens)
-    names = sorted(_texts_below(folder))
-    found = _text(source, [folder / name for name in names], None, names)
-    if not any(piece.text.strip() for piece in found.read()):
+        if names and not all(_is_token_file(file) for file in tokens):
+            raise UserError(
+                f"the folder {source!r} has text ('{names[0]}') and .bin files whose names don't say train or val "
+                f"('{tokens[0].name}'): give the one you mean, such as '{folder}/*{suffixes[names[0]]}'"
+            )
+        return _binary(source, tokens, field)
+    others = [name for name, suffix in suffixes.items() if suffix in RECORDS and name not in names]
+    notes = _left_out(folder, others) if names and others else ()
+    names = names or others
+    found = _text(source, [folder / name for name in names], field, names, notes)
+    if not names or not any(piece.text.strip() for piece in found.read()):
         raise UserError(
-            f"the folder {source!r} has no text: no file with a suffix of {' '.join(TEXT_SUFFIXES)} has any (and there "
-            "is no .bin file); give another folder, or a pattern such as 'folder/*.jsonl'"
+            f"the folder {source!r} has no text: no file with a suffix of {' '.join((*TEXT_SUFFIXES, *RECORDS))} has "
+            "any (and there is no .bin file); give another folder, or a pattern such as 'folder/*.log'"
         )
     return found
 
 
-def _texts_below(folder: Path) -> Iterator[str]:
-    """Yield the paths of the text files in a folder and its subfolders, relative to it, excluding hidden ones.
+def _left_out(folder: Path, names: list[str]) -> tuple[str, ...]:
+    suffix = suffix_of(Path(names[0]))
+    return (f"{len(names)} files such as {names[0]} left out beside text; --data '{folder}/*{suffix}' reads them",)
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    """Yield the paths of the files in a folder and its subfolders, relative to it, excluding hidden ones.
 
     Raises:
       OSError: a folder can't be read.
@@ -156,28 +184,45 @@ def _texts_below(folder: Path) -> Iterator[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             file = Path(above, name)
-            if file.suffix.lower() in TEXT_SUFFIXES and not name.startswith(".") and file.is_file():
+            if not name.startswith(".") and file.is_file():
                 yield file.relative_to(folder).as_posix()
 
 
-def _text(source: str, files: list[Path], field: str | None, names: list[str] | None = None) -> TextSource:
+def _text(
+    source: str, files: list[Path], field: str | None, names: list[str] | None = None, notes: tuple[str, ...] = ()
+) -> TextSource:
     """Open text files: a single one unchanged, several without the newlines at their ends."""
-    records = [file for file in files if file.suffix.lower() == ".jsonl"]
-    if field is not None and not records:
-        raise UserError(f"{source!r} names the field {field!r}, but only .jsonl files and {HUB} datasets have fields")
+    if archives := [file for file in files if file.suffix.lower() in ARCHIVES or suffix_of(file) in ARCHIVES]:
+        raise UserError(f"'{archives[0]}' is an archive of files: unpack it, and give its folder")
+    if field is not None and not any(suffix_of(file) in RECORDS for file in files):
+        raise UserError(
+            f"{source!r} names the field {field!r}, but only records ({' '.join(RECORDS)}) and {HUB} datasets have "
+            "fields"
+        )
 
     def read() -> Iterator[Piece]:
         for file in files:
-            if file in records:
-                yield from read_jsonl(file, field or FIELD)
+            if (reader := RECORDS.get(suffix_of(file))) is not None:
+                yield from reader(file, field or FIELD)
             else:
                 yield from read_text(file) if len(files) == 1 and not names else strip_documents(read_text(file))
 
-    return TextSource(source, tuple(names or map(str, files)), read, sum(file.stat().st_size for file in files))
+    plain = not any(file.suffix.lower() in (*COMPRESSED, ".parquet") for file in files)
+    size = sum(file.stat().st_size for file in files) if plain else None
+    return TextSource(source, tuple(names or map(str, files)), read, size, notes=notes)
 
 
 def _is_bin(file: Path) -> bool:
-    return file.suffix.lower() == BIN
+    return suffix_of(file) == BIN
+
+
+def _is_token_file(file: Path) -> bool:
+    """Return whether a ``.bin`` file is one of tokens by its name or header."""
+    return (
+        _is_validation(file)
+        or re.search(r"(^|[^a-z])train([^a-z]|$)", file.name.lower()) is not None
+        or (has_header(file))
+    )
 
 
 def _is_validation(file: Path) -> bool:
@@ -195,13 +240,16 @@ def _beside(files: list[Path]) -> list[Path]:
     return sorted(found)
 
 
-def _binary(source: str, files: list[Path]) -> TokenSource:
-    others = [file for file in files if not _is_bin(file)]
-    if others:
+def _binary(source: str, files: list[Path], dtype: str | None) -> TokenSource:
+    if others := [file for file in files if not _is_bin(file)]:
         raise UserError(f"{source!r} mixes tokens (.bin) and text ('{others[0]}'): give each its own --data")
+    if packed := [file for file in files if file.suffix.lower() in COMPRESSED]:
+        raise UserError(f"'{packed[0]}' is compressed, and tokens are memory-mapped: decompress it first")
+    if dtype not in (None, *HEADERLESS):
+        raise UserError(f"{source!r}: tokens have no field {dtype!r}; after # stands {' or '.join(HEADERLESS)}")
     training = [file for file in files if not _is_validation(file)] or files
     validation = [file for file in files if file not in training] or _beside(training)
-    read = [read_bin(file) for file in training + validation]
+    read = [read_bin(file, dtype) for file in training + validation]
     forms = {form for _, form in read}
     if len(forms) > 1:
         raise UserError(
@@ -210,7 +258,19 @@ def _binary(source: str, files: list[Path]) -> TokenSource:
     parts = [tokens for tokens, _ in read]
     tokens = TokenFiles(parts[: len(training)], source)
     held_out = TokenFiles(parts[len(training) :], source) if validation else None
-    return TokenSource(source, tuple(training), tokens, tuple(validation), held_out, forms.pop())
+    known = _characters_beside(training[0])
+    return TokenSource(source, tuple(training), tokens, tuple(validation), held_out, forms.pop(), *known)
+
+
+def _characters_beside(file: Path) -> tuple[Tokenizer | None, tuple[str, ...]]:
+    """Return the tokenizer of nanoGPT's ``meta.pkl`` beside a file; a note if it can't be read."""
+    path = file.parent / META
+    if not os.path.lexists(path):
+        return None, ()
+    try:
+        return read_meta_pickle(path), ()
+    except UserError as error:
+        return None, (f"token ids only, so samples are numbers: {error}",)
 
 
 def _hugging_face(source: str, name: str, field: str | None) -> TextSource:

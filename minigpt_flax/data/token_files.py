@@ -19,6 +19,18 @@ from minigpt_flax.errors import UserError
 HEADER = 256  # number of int32 in the header of llm.c's files
 BLOCK = 1 << 20  # bytes per block of a fingerprint
 BLOCKS = 64  # blocks per fingerprint
+HEADERLESS = {"uint16": "<u2", "uint32": "<u4"}
+"""Dtypes of tokens in files without a header; nanoGPT's are uint16."""
+FOREIGN = {  # first bytes of files that are often called .bin
+    b"PK\x03\x04": "a zip archive, such as the weights of torch.save",
+    b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P": "the weights of an old torch.save",
+    b"GGUF": "the weights of llama.cpp",
+    b"ggml": "the weights of llama.cpp",
+    b"\x7fELF": "a program",
+    b"\x89PNG\r\n": "a picture",
+}
+EXAMINED = 1 << 16  # pairs of uint16 that are examined for being uint32
+SMALL = 16  # upper halves of uint32 tokens are below it: no vocabulary has 2**20 tokens
 
 
 @dataclass(frozen=True)
@@ -120,12 +132,19 @@ Tokens = Integer[np.ndarray, "_"] | TokenFiles
 """Tokens in memory or in files."""
 
 
-def read_bin(path: Path) -> tuple[np.memmap, Format | None]:
+def has_header(path: Path) -> bool:
+    """Return whether a file has the header of one of `FORMATS`."""
+    head = np.fromfile(path, "<i4", HEADER)
+    return len(head) == HEADER and int(head[0]) in FORMATS
+
+
+def read_bin(path: Path, dtype: str | None = None) -> tuple[np.memmap, Format | None]:
     """Memory-map a ``.bin`` file of llm.c, which has a magic number in its header, or of nanoGPT, which has no header.
 
     Args:
       path: path of the file. The header is 256 little-endian int32: magic number, version, number of tokens, zeros.
-        Without a header the file consists of uint16 tokens only.
+        Without a header the file consists of tokens only.
+      dtype: dtype of a file without a header, in `HEADERLESS`; None means uint16, unless the file contradicts that.
 
     Returns:
       The tokens, memory-mapped and read-only; the format, None for nanoGPT's.
@@ -145,12 +164,31 @@ def read_bin(path: Path) -> tuple[np.memmap, Format | None]:
             f"the file '{path}' has a header with the magic number {head[0]}, but token files of llm.c have {known}: "
             "it is of another kind, or damaged"
         )
-    if size % 2:
+    with path.open("rb") as file:
+        start = file.read(max(map(len, FOREIGN)))
+    if (kind := next((kind for magic, kind in FOREIGN.items() if start.startswith(magic)), None)) is not None:
+        raise UserError(f"the file '{path}' is {kind}, not tokens: give a file of tokens, or of text")
+    item = np.dtype(HEADERLESS[dtype or "uint16"])
+    if dtype is None and _looks_like_uint32(path, size):
         raise UserError(
-            f"the file '{path}' has {size} bytes, which is not a whole number of uint16 tokens; it is truncated, or "
-            "not a nanoGPT .bin file: prepare it again"
+            f"the file '{path}' looks like uint32 tokens without a header, but nanoGPT's are uint16: give "
+            f"--data '{path}#uint32' (or '#uint16', if they are)"
         )
-    return np.memmap(path, "<u2", "r"), None
+    if size % item.itemsize:
+        raise UserError(
+            f"the file '{path}' has {size} bytes, which is not a whole number of {item.name} tokens; it is truncated, "
+            "or not a nanoGPT .bin file: prepare it again"
+        )
+    return np.memmap(path, item, "r"), None
+
+
+def _looks_like_uint32(path: Path, size: int) -> bool:
+    """Return whether every second uint16 is far too small for a token, as the upper half of a uint32 is."""
+    halves = np.fromfile(path, "<u2", 2 * EXAMINED)[: size // 4 * 2].reshape(-1, 2)
+    if size % 4 or len(halves) < SMALL:
+        return False
+    low, high = halves.max(axis=0)
+    return bool(high < SMALL <= low or high == 0 < low)
 
 
 def _with_header(path: Path, size: int, head: np.ndarray) -> tuple[np.memmap, Format]:

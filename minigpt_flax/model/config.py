@@ -47,7 +47,8 @@ def option(
       group: heading in ``--help``: ``model`` or ``computing``.
     """
     text = f"{help}: {', '.join(names[:-1])} or {names[-1]}" if names else help
-    metadata = {"metavar": metavar, "help": text, "bound": bound, "names": names, "group": group, "fixed": True}
+    metadata = {"metavar": metavar, "help": text, "bound": bound, "names": names, "group": group}
+    metadata["fixed"] = group != "computing"  # remat and loops change the memory, not the numbers
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -22,7 +22,7 @@ from minigpt_flax.errors import TrainingFailed, UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
 from minigpt_flax.runs.records import lines
-from minigpt_flax.runs.schema import check_type, parse_json, read_json, read_text, sha256
+from minigpt_flax.runs.schema import SMALL, check_type, parse_json, read_json, read_text, sha256
 
 LOCK = ".lock"
 HOLDER = "process {} on {}"  # content of the lock file
@@ -32,6 +32,7 @@ FLAT = (  # files, and folders whose contents are not checked
     "config.json",
     "metrics.jsonl",
     "passed_over.json",
+    "changes.jsonl",
     "speed.json",
     "samples.txt",
     "curves.png",
@@ -56,6 +57,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.speed = self.path / "speed.json"
         self.passed = self.path / "passed_over.json"
+        self.changes = self.path / "changes.jsonl"
         self.profile = self.path / "profile"
         self.samples = self.path / "samples.txt"
         self.curves = self.path / "curves.png"
@@ -138,12 +140,21 @@ class RunFolder:
             raise UserError(f"can't write {show(self.path)}: {error.strerror}") from error
 
     def update_config(self, config: str) -> None:
-        """Replaces ``config.json``, for a run that continues with more steps or with moved data.
+        """Replaces ``config.json``, for a run that continues with more steps, moved data or changed settings.
 
         Raises:
           UserError: it can't be written.
         """
         _replace(self.config, config)
+
+    def record_change(self, step: int, changes: Mapping[str, Any]) -> None:
+        """Appends to ``changes.jsonl`` what a resumed run changes, from which step on.
+
+        Raises:
+          UserError: it can't be read or written.
+        """
+        before = read_text(self.changes, SMALL) if self.changes.exists() else ""
+        _replace(self.changes, f"{before}{json.dumps({'step': step, **changes})}\n")
 
     def _undo(self) -> None:
         """Removes the files that :meth:`fill` wrote."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -59,11 +60,10 @@ def example_prompt(tokenizer: Tokenizer, tokens: Tokens) -> str:
       tokenizer: of the run.
       tokens: of its data.
     """
-    try:
-        tokenizer.encode(PROMPT)
-        return PROMPT
-    except UserError:
-        return tokenizer.decode(np.asarray(tokens[:PROMPT_TOKENS])).split("\n")[0]
+    with contextlib.suppress(UserError):
+        if tokenizer.decode(tokenizer.encode(PROMPT)).strip() == PROMPT.strip():  # a word list has a token for the rest
+            return PROMPT
+    return tokenizer.decode(np.asarray(tokens[:PROMPT_TOKENS])).split("\n")[0]
 
 
 def outcome_of(records: Sequence[Mapping[str, Any]]) -> Outcome | None:

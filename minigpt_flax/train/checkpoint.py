@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
+from optax import MaskedNode
 
 from jaxopt_mini.tree import by_name
 from minigpt_flax.errors import CheckpointError, Diverged, UserError
@@ -214,8 +215,9 @@ class Checkpoints:
         place = self.folder / str(step)
         if os.path.lexists(place) and not is_ours(place):
             raise FileExistsError(errno.EEXIST, "another file or folder has its name", str(place))
-        self._leaves = len(jax.tree.leaves(state))
-        self._checkpointer.save(self._alias.path() / str(step), state, force=True)
+        saved = _without_empty(state)
+        self._leaves = len(jax.tree.leaves(saved))
+        self._checkpointer.save(self._alias.path() / str(step), saved, force=True)
 
     def _kept(self, saved: int) -> set[int | None]:
         """Returns the steps to keep after step ``saved``; later ones are from before a rollback and obsolete."""
@@ -257,8 +259,9 @@ class Checkpoints:
         path = self._alias.path() / str(step)
         try:
             check_digests(path)
-            _check_shapes(self._shapes(path), by_name(like))
-            state = self._checkpointer.restore(path, jax.tree.map(_on_device, like))
+            saved = _without_empty(like)
+            _check_shapes(self._shapes(path), by_name(saved))
+            state = _with_empty(self._checkpointer.restore(path, jax.tree.map(_on_device, saved)), like)
         except Exception as error:  # damage may raise any error of Orbax or TensorStore
             raise UserError(f"checkpoint {show(self.folder / str(step))} can't be used ({_line(error)})") from error
         if int(state.step) != step:
@@ -459,6 +462,20 @@ def check_digests(folder: Path) -> None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _without_empty(state: Any) -> Any:
+    """The state without arrays that have no entries, which Orbax does not save."""
+    return jax.tree.map(lambda leaf: leaf if leaf.size else MaskedNode(), state)
+
+
+def _with_empty(saved: Any, like: Any) -> Any:
+    """The inverse of :func:`_without_empty`."""
+
+    def one(leaf, value):
+        return value if leaf.size else jnp.zeros(leaf.shape, leaf.dtype, device=_on_device(leaf).sharding)
+
+    return jax.tree.map(one, like, saved)
 
 
 def _on_device(leaf: Any) -> jax.ShapeDtypeStruct:

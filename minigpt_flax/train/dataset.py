@@ -30,6 +30,7 @@ from minigpt_flax.data import (
     split,
     text_size,
 )
+from minigpt_flax.data.tokenizers.gpt2 import TOKENS as GPT2_TOKENS, Unavailable
 from minigpt_flax.errors import UserError
 from minigpt_flax.spec import Spec
 from minigpt_flax.train.config.run_config import RunConfig
@@ -66,6 +67,7 @@ class Dataset:
       tokenizer: of all.
       sha256: hash of all.
       replaced: lone surrogates of the sources that became U+FFFD.
+      notes: what a user should know about the data, one line each.
     """
 
     parts: tuple[Part, ...]
@@ -73,6 +75,7 @@ class Dataset:
     tokenizer: Tokenizer
     sha256: str
     replaced: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -92,7 +95,7 @@ def load_dataset(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_
     """Loads the sources of a run.
 
     Args:
-      config: its fields ``data``, ``mix`` and ``tokenizer`` are read.
+      config: its fields ``data``, ``mix``, ``tokenizer`` and ``val_tokens`` are read.
       tokenizer: of the run that is continued; None trains one, or takes that of the data.
       data_hash: SHA-256 of the data that the run began with; None takes any.
 
@@ -110,12 +113,16 @@ def load_dataset(config: RunConfig, *, tokenizer: Tokenizer | None = None, data_
             f"the data {', '.join(config.data)} has changed since this run began: its SHA-256 is {sha256}, not "
             f"{data_hash}"
         )
-    tokenizer = tokenizer or choose_tokenizer(corpora, config.tokenizer)
+    notes = [note for corpus in corpora for note in corpus.notes]
+    if tokenizer is None:
+        tokenizer, more = choose_tokenizer(corpora, config.tokenizer)
+        notes += more
     parts = tuple(
-        _part(corpus, name, tokenizer) for corpus, name in zip(corpora, short_names(config.data), strict=True)
+        _part(corpus, name, tokenizer, config.val_tokens)
+        for corpus, name in zip(corpora, short_names(config.data), strict=True)
     )
     weights = weights or by_size([len(part.train) for part in parts])
-    return Dataset(parts, weights, tokenizer, sha256, sum(corpus.replaced for corpus in corpora))
+    return Dataset(parts, weights, tokenizer, sha256, sum(corpus.replaced for corpus in corpora), tuple(notes))
 
 
 def short_names(sources: Sequence[str]) -> list[str]:
@@ -171,10 +178,14 @@ def _joint_hash(hashes: Sequence[str]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def choose_tokenizer(corpora: Sequence[Corpus], spec: Spec) -> Tokenizer:
+def choose_tokenizer(corpora: Sequence[Corpus], spec: Spec) -> tuple[Tokenizer, list[str]]:
     """The tokenizer of all sources: that of prepared data, or the one that ``spec`` names, trained on all text.
 
-    Token files without a tokenizer are read as the output of a pretrained one, if ``spec`` names it, else as numbers.
+    Token files without a tokenizer are read as the output of a pretrained one, if ``spec`` names it, else as numbers;
+    as numbers too if it can't be downloaded.
+
+    Returns:
+      The tokenizer, and notes for the user.
 
     Raises:
       UserError: the sources have no common tokenizer.
@@ -187,7 +198,7 @@ def choose_tokenizer(corpora: Sequence[Corpus], spec: Spec) -> Tokenizer:
                 f"{first!r} and {name!r} were prepared with different tokenizers: prepare both with the same tokenizer"
             )
     if made:
-        return next(iter(made.values()))
+        return next(iter(made.values())), []
     numbers = [corpus for corpus in corpora if corpus.tokens is not None]
     if numbers and spec.name not in READY_MADE:
         if len(numbers) < len(corpora):
@@ -195,8 +206,14 @@ def choose_tokenizer(corpora: Sequence[Corpus], spec: Spec) -> Tokenizer:
                 f"{numbers[0].name!r} consists of tokens, which can't be mixed with text encoded by {spec.name!r}: "
                 f"give the --tokenizer that made them ({', '.join(sorted(READY_MADE))})"
             )
-        return _numbers(numbers)
-    return REGISTRIES["tokenizer"].bind(spec, _texts(corpora))
+        return _numbers(numbers), []
+    try:
+        return REGISTRIES["tokenizer"].bind(spec, _texts(corpora)), []
+    except Unavailable as error:
+        if len(numbers) < len(corpora):
+            raise
+        note = f"token ids only, so samples are numbers: {error}"
+        return Ids(GPT2_TOKENS, GPT2_TOKENS - 1), [note]
 
 
 def _texts(corpora: Sequence[Corpus]) -> str | Iterator[str]:
@@ -213,8 +230,9 @@ def _numbers(corpora: Sequence[Corpus]) -> Tokenizer:
     return max(found, key=lambda one: one.vocab_size)
 
 
-def _part(corpus: Corpus, name: str, tokenizer: Tokenizer) -> Part:
+def _part(corpus: Corpus, name: str, tokenizer: Tokenizer, val_tokens: int | None) -> Part:
     train, val = tokens_of(corpus, tokenizer)
+    val = val if val_tokens is None else val[: val_tokens + 1]  # the first token has no prediction
     return Part(name, train, val, text_size(tokenizer, val) if len(val) <= DECODED else None)
 
 

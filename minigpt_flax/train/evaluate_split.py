@@ -46,7 +46,8 @@ def evaluate_split(
       UserError: the data can't be read or isn't the model's, or there is no such split.
     """
     check_split(split)
-    data = load_run_data(model.folder, model.config, model.tokenizer) if source is None else _other(model, source)
+    config = model.config if split in (None, "validation") else dataclasses.replace(model.config, val_tokens=None)
+    data = load_run_data(model.folder, config, model.tokenizer) if source is None else _other(model, source)
     own = data.sha256 == model.folder.data_hash()
     part = split or ("validation" if own else "all")
     ways = {"training": lambda one: one.train, "validation": lambda one: one.val}
@@ -70,7 +71,8 @@ def _other(model: TrainedModel, source: Sequence[str] | str) -> Dataset:
     """Other data, or a copy of the run's own; several sources are mixed as in training if they are as many."""
     sources = tuple(map(absolute, [source] if isinstance(source, str) else source))
     mix = model.config.mix if len(sources) == len(model.config.data) else None
-    return load_dataset(dataclasses.replace(model.config, data=sources, mix=mix), tokenizer=model.tokenizer)
+    config = dataclasses.replace(model.config, data=sources, mix=mix, val_tokens=None)
+    return load_dataset(config, tokenizer=model.tokenizer)
 
 
 def _of_tokens(run: TrainedModel, tokens: Any, follow: Follow) -> dict[str, Any]:

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from minigpt_flax.data import Tokenizer
-from minigpt_flax.data.tokenizers.bpe import read_hugging_face
+from minigpt_flax.data.corpora import is_text
+from minigpt_flax.data.tokenizers.folder import read_folder
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.model.huggingface import load_gpt2, read_gpt2_config
+from minigpt_flax.model.huggingface import CONFIG, NANOGPT, load_gpt2, load_nanogpt, read_gpt2_config, read_nanogpt
 from minigpt_flax.model.layout import path_name
 from minigpt_flax.runs.folder import RunFolder
 from minigpt_flax.train.build import Run, model_config
@@ -60,10 +61,14 @@ def initial_weights(name: str | None) -> InitialWeights:
     if name is None:
         return InitialWeights("", {}, None, None)
     path = Path(os.path.expanduser(name))
-    if not path.is_dir():
-        found = _of_gpt2(name, _from_hub(name))
-        return found._replace(fields={**found.fields, "tokenizer": "gpt2"})
-    return (_of_run if RunFolder(path).env.is_file() else _of_gpt2)(name, path)
+    if path.is_dir() and RunFolder(path).env.is_file():
+        return _of_run(name, path)
+    if path.is_file() or (os.path.lexists(path / NANOGPT) and not os.path.lexists(path / CONFIG)):
+        return _of_nanogpt(name, path if path.is_file() else path / NANOGPT)
+    if path.is_dir():
+        return _of_gpt2(name, path)
+    found = _of_gpt2(name, _from_hub(name))
+    return found._replace(fields={**found.fields, "tokenizer": "gpt2"})
 
 
 def _of_run(name: str, path: Path) -> InitialWeights:
@@ -76,11 +81,31 @@ def _of_run(name: str, path: Path) -> InitialWeights:
 
 def _of_gpt2(name: str, path: Path) -> InitialWeights:
     """A folder of Hugging Face's, with its own tokenizer if that is there."""
-    model, beside = read_gpt2_config(path), path / "tokenizer.json"
+    model, tokenizer = read_gpt2_config(path), read_folder(path)
     fields = {field: getattr(model, field) for field in SHAPE}
-    tokenizer = read_hugging_face(beside) if os.path.lexists(beside) else None
     fields |= {} if tokenizer is None else {"tokenizer": tokenizer.name}
     return InitialWeights(name, fields, lambda: load_gpt2(path)[1], tokenizer, advised=("tokenizer",))
+
+
+def _of_nanogpt(name: str, path: Path) -> InitialWeights:
+    """A checkpoint of nanoGPT, which has no tokenizer."""
+    model, _ = read_nanogpt(path)
+    fields = {field: getattr(model, field) for field in SHAPE}
+    return InitialWeights(name, fields, lambda: load_nanogpt(path)[1], None, advised=("tokenizer",))
+
+
+def require_tokenizer(given: Mapping[str, Any], source: InitialWeights, data: Collection[str]) -> None:
+    """Checks that the tokenizer of existing weights is known, if the data is text.
+
+    Raises:
+      UserError: neither the weights nor the user name one, and another one would not match the weights.
+    """
+    known = source.load is None or "tokenizer" in source.fields or given.get("tokenizer") is not None
+    if not known and (texts := [name for name in data if is_text(name)]):
+        raise UserError(
+            f"--init {source.name} has no tokenizer (tokenizer.json, vocab.json and merges.txt, or vocab.txt), and "
+            f"{texts[0]} is text: give the --tokenizer that the weights were trained with, such as --tokenizer gpt2"
+        )
 
 
 def _from_hub(name: str) -> Path:
@@ -88,7 +113,7 @@ def _from_hub(name: str) -> Path:
     if name not in HUB:
         raise UserError(
             f"--init {name}: no such folder{nearest(name, HUB)}; give the folder of a run, of a GPT-2 (config.json and "
-            f"model.safetensors), or one of {', '.join(HUB)}"
+            f"model.safetensors), nanoGPT's ckpt.pt, or one of {', '.join(HUB)}"
         )
     try:
         from huggingface_hub import snapshot_download  # pyright: ignore[reportMissingImports]

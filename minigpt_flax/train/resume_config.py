@@ -14,11 +14,13 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.spec import Spec, settings
 from minigpt_flax.train.compile import run_unoptimized
 from minigpt_flax.train.config.presets import PRESETS
-from minigpt_flax.train.config.run_config import FIXED, RunConfig, changed, normalized, resolve
+from minigpt_flax.train.config.run_config import FIXED, RunConfig, as_text, changed, normalized, resolve
 from minigpt_flax.train.optimizer import CUSTOM, updates_of
 from minigpt_flax.train.registry import REGISTRIES
 from minigpt_flax.train.session import Session
 
+CHANGEABLE = ("lr", "schedule", "clip", "dropout", "val_tokens")  # with --change; none of them changes the state
+RECORDED = ("steps", "data", "batch_size", "accum")  # other fields that a run keeps when they change
 WARMUP = "warmup"  # keyword of every schedule with a warm-up: steps, or a fraction of the run
 EXTENSIBLE = "constant, inverse_sqrt, and wsd before its cool-down"
 
@@ -26,8 +28,8 @@ EXTENSIBLE = "constant, inverse_sqrt, and wsd before its cool-down"
 def check_resume_flags(session: Session, path: str, config: RunConfig, restarted: bool = False) -> RunConfig:
     """The configuration to continue with: the run's own, with what was given and may change.
 
-    The number of steps may change if the schedule allows it, see :func:`extended`; the path
-    of the data may, if its hash is the same.
+    The number of steps may change if the schedule allows it, see :func:`extended`; the path of the data may, if its
+    hash is the same; micro-batches may, if a step has the same sequences. ``--change`` allows `CHANGEABLE` fields.
 
     Raises:
       UserError: a flag contradicts what is fixed; names it.
@@ -37,16 +39,34 @@ def check_resume_flags(session: Session, path: str, config: RunConfig, restarted
     if restarted and preset is not None and config.init is None:
         wanted = resolve(given, preset)
         typed = {name: getattr(wanted, name) for name in PRESETS[preset]} | typed
+    free = {"steps", "data", *(CHANGEABLE if session.options.change else ()), *_micro_batches(config, typed)}
+    if "clip" in typed and typed["clip"].name != config.clip.name:  # their states differ
+        free -= {"clip"}
     for name, value in typed.items():
-        if name in FIXED - {"steps", "data"} and getattr(config, name) != value:
+        if name in FIXED - free and getattr(config, name) != value:
+            possible = name in CHANGEABLE and not session.options.change
             raise UserError(
                 f"--resume {path} was started with {name}={_shown(getattr(config, name))}, not {_shown(value)}: omit "
-                "the flag, or start another run"
+                f"the flag, {'or add --change to change it from here on' if possible else 'or start another run'}"
             )
     for flag, value in (("preset", preset), ("name", session.options.name)):
         if value is not None and not restarted:
             raise UserError(f"--resume {path} takes no --{flag}: the run has its own; omit it")
     return changed(config, **typed)
+
+
+def _micro_batches(config: RunConfig, typed: dict[str, Any]) -> tuple[str, ...]:
+    """The sizes of micro-batches, if a step keeps its sequences, and no dropout mask depends on the division."""
+    batch, accum = (typed.get(name, getattr(config, name)) for name in ("batch_size", "accum"))
+    same = batch * accum == config.step_sequences and not config.dropout
+    return ("batch_size", "accum") if same else ()
+
+
+def changes(began: RunConfig, config: RunConfig) -> dict[str, Any]:
+    """What is to be recorded of a changed configuration: field -> [old, new]."""
+    names = [name for name in (*RECORDED, *CHANGEABLE) if getattr(began, name) != getattr(config, name)]
+    old, new = as_text(began), as_text(config)
+    return {name: [old[name], new[name]] for name in names}
 
 
 def _shown(value: Any) -> str:
@@ -55,7 +75,7 @@ def _shown(value: Any) -> str:
     return repr(value) if isinstance(value, str) else str(value)
 
 
-def extended(began: RunConfig, wanted: RunConfig, done: int, path: str) -> RunConfig:
+def extended(began: RunConfig, wanted: RunConfig, done: int, path: str, change: bool = False) -> RunConfig:
     """The configuration to continue with, for ``--resume RUN --steps N``.
 
     A warm-up that was a fraction of the run keeps its number of steps.
@@ -65,6 +85,7 @@ def extended(began: RunConfig, wanted: RunConfig, done: int, path: str) -> RunCo
       wanted: the same with what may change, and maybe another number of steps.
       done: steps of the newest checkpoint.
       path: of the run, for errors.
+      change: whether the learning rates so far may differ from those of a run planned to be as long.
 
     Raises:
       UserError: fewer steps, or a schedule whose learning rates so far depend on the number of steps.
@@ -76,7 +97,7 @@ def extended(began: RunConfig, wanted: RunConfig, done: int, path: str) -> RunCo
             f"--resume {path} was started with steps={began.steps}, not {wanted.steps}: a run can be extended, not "
             "shortened; --stop-after ends it early"
         )
-    if began.opt == CUSTOM:
+    if began.opt == CUSTOM or change:
         return wanted
     longer = dataclasses.replace(wanted, schedule=_with_fixed_warmup(began))
     before, after = (learning_rates(config, done) for config in (began, longer))
@@ -85,7 +106,7 @@ def extended(began: RunConfig, wanted: RunConfig, done: int, path: str) -> RunCo
         raise UserError(
             f"--resume {path} can't be extended to --steps {wanted.steps}: with that many, the schedule "
             f"{began.schedule} would have had the learning rate {after[step - 1]:.3g} at step {step}, not "
-            f"{before[step - 1]:.3g}; schedules that can be extended: {EXTENSIBLE}"
+            f"{before[step - 1]:.3g}; schedules that can be extended: {EXTENSIBLE}; --change extends any"
         )
     return longer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from minigpt_flax.train.initial_weights import (
     first_state,
     initial_weights,
     known_tokenizer,
+    require_tokenizer,
 )
 from minigpt_flax.train.loop import Profiler, Result, fit_in
 from minigpt_flax.train.parallel.agreement import SAME_FILES, require_same, require_same_config, require_shared
@@ -45,7 +47,7 @@ from minigpt_flax.train.parallel.multihost import (
 from minigpt_flax.train.profiling import Trace, read_steps
 from minigpt_flax.train.reporter import Reporter
 from minigpt_flax.train.restore import load_run_data
-from minigpt_flax.train.resume_config import check_resume_flags, extended
+from minigpt_flax.train.resume_config import changes, check_resume_flags, extended
 from minigpt_flax.train.session import RunOptions, Session
 from minigpt_flax.train.state import TrainState
 from minigpt_flax.train.store import Store, environment, latest
@@ -82,6 +84,8 @@ def start(session: Session, compilation: throughput.Compilation) -> Result | Non
     source = initial_weights(session.given.get("init"))
     config = resolve(session.given, preset, fields_from_weights(session.given, source))
     named = None if options.name is None or options.out is None else RunFolder(Path(options.out) / options.name)
+    if session.data is None:
+        require_tokenizer(session.given, source, config.data)
     require_same_config(config)
     broadcast_from_first(lambda: named and named.require_free())
     session.keep_compiled()
@@ -134,6 +138,10 @@ def prepare(run: Run, session: Session) -> None:
     check_memory(run)
     for text in session.options.notices:
         session.reporter.warn(text)
+    for text in run.tokenizer.notes:
+        session.reporter.note(f"tokenizer  {text}", tokenizer=text)
+    for text in run.data.notes:
+        session.reporter.note(f"data       {text}", data=text)
     if count := run.data.replaced:
         session.reporter.note(f"text       {replacement_note(count)}", replaced=count)
     run.compile_in_background()
@@ -190,7 +198,7 @@ def resume(
         with Checkpoints(folder.checkpoints, wanted.keep, wanted.keep_every) as checkpoints:
             folder.require_checkpoints(checkpoints.steps(), stored.version)
             folder.check_tokenizer()
-            config = extended(began, wanted, max(checkpoints.steps(), default=0), path)
+            config = extended(began, wanted, max(checkpoints.steps(), default=0), path, session.options.change)
             if config.steps in folder.scores() and config.steps in checkpoints.steps():
                 report_finished(folder, config, reporter)
                 return None
@@ -206,9 +214,15 @@ def resume(
             require_same_data(run)
             prepare(run, session)
             state = latest(run, Store(folder, checkpoints), reporter.warn)
-            if (config.steps, config.data) != (began.steps, began.data):
-                broadcast_from_first(lambda: folder.update_config(to_json(config)))
+            if changed := changes(began, config):
+                broadcast_from_first(lambda: keep_changes(folder, int(state.step), config, changed))
             return train_and_report(run, Store(folder, checkpoints), state, session, compilation)
+
+
+def keep_changes(folder: RunFolder, step: int, config: RunConfig, changed: Mapping[str, Any]) -> None:
+    """Records what a resumed run changes, and stores its configuration."""
+    folder.record_change(step, changed)
+    folder.update_config(to_json(config))
 
 
 def report_finished(folder: RunFolder, config: RunConfig, reporter: Reporter) -> None:

@@ -28,6 +28,7 @@ class RunOptions:
       manage_cache: whether to use the compilation cache.
       compile_cache: its folder, or ``none``; None selects the user's cache.
       trust: execute code that a run's folder names.
+      change: a resumed run may change settings that affect the numbers.
       notices: lines to report after all checks.
     """
 
@@ -38,6 +39,7 @@ class RunOptions:
     manage_cache: bool = False
     compile_cache: str | None = None
     trust: bool = False
+    change: bool = False
     notices: tuple[str, ...] = ()
 
 

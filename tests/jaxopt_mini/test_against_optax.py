@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 
 import chex
 import jax
@@ -28,15 +27,6 @@ PAIRS = [
 DEFAULTS = [param for param in PAIRS if not param.values[1]]
 NARROW = [param for param in PAIRS if "bfloat16" in param.values[1].values()]
 WIDE = [param for param in PAIRS if param not in NARROW]
-
-
-@pytest.fixture(autouse=True)
-def correction_of_optax(request, monkeypatch):
-    """Bias corrections as in Optax, whose error (see test_departures) some rules amplify."""
-    if request.node.originalname != "test_adamw_agrees_with_its_own_correction_too":
-        for name in [name for name in sys.modules if name.startswith("jaxopt_mini")]:
-            if hasattr(sys.modules[name], "total_weight"):
-                monkeypatch.setattr(sys.modules[name], "total_weight", lambda b, t: 1 - b ** t.astype(jnp.float32))
 
 
 def pair(case, keywords, rate=None, layout=LAYOUT):
@@ -77,6 +67,7 @@ def train_by_halves(ours, theirs, case):
         return {(a, b): ways[b](*first[a], halves[1]) for a in ways for b in ways}
 
 
+@pytest.mark.usefixtures("correction_of_optax")
 @pytest.mark.parametrize("case, keywords", WIDE)
 def test_numbers_and_states_agree_and_each_continues_under_the_other(case, keywords):
     ends = train_by_halves(*pair(case, keywords), case)
@@ -90,6 +81,7 @@ def test_adamw_agrees_with_its_own_correction_too():
     assert_same(ends["ours", "ours"], ends["theirs", "theirs"], problem()[0])
 
 
+@pytest.mark.usefixtures("correction_of_optax")
 @pytest.mark.parametrize("case, keywords", DEFAULTS)
 def test_agree_in_chains_under_masks_and_schedules(case, keywords):
     def schedule(count):
@@ -106,6 +98,7 @@ def test_agree_in_chains_under_masks_and_schedules(case, keywords):
         assert_same(end, ends["theirs", "theirs"], problem()[0])
 
 
+@pytest.mark.usefixtures("correction_of_optax")
 @pytest.mark.parametrize("case, keywords", DEFAULTS)
 def test_agree_without_jit(case, keywords):
     few = {"embed": LAYOUT["embed"], "scale": LAYOUT["scale"]}
@@ -121,6 +114,7 @@ def test_agree_without_jit(case, keywords):
     assert_same((params, state), end, start)
 
 
+@pytest.mark.usefixtures("correction_of_optax")
 @pytest.mark.parametrize(
     "case, keywords, dtype",
     [pytest.param(*param.values, jnp.bfloat16, id=param.id) for param in DEFAULTS]

@@ -64,6 +64,7 @@ def test_equals_optax(name):
     chex.assert_trees_all_close(got, expected, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("correction_of_optax")
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_state_of_one_continues_under_the_other(name):
     theirs, ours = PAIRS[name]

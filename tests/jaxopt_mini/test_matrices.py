@@ -20,9 +20,11 @@ from jaxopt_mini.matrices import (
     by_dimension_numbers,
     by_rank,
     layout_or_dimension_numbers,
+    load_sides,
     map_matrices,
     resolve_layout,
     square_sides,
+    store_sides,
     unzip,
 )
 from tests.harness import normal
@@ -117,9 +119,12 @@ def test_an_empty_tree_has_no_matrices():
 def test_sides_are_square_up_to_the_longest_allowed_and_vectors_have_none():
     layout = {"w": ParamLayout("matrix", (0,), (1,), (2,)), "b": ParamLayout("vector", (), (), (0,))}
     matrices = as_matrices({"w": jnp.zeros((2, 3, 8), jnp.bfloat16), "b": jnp.zeros(3)}, layout)
-    got = square_sides(layout, matrices, 4)
-    assert got["w"].inputs.shape == (2, 3, 3) and got["w"].inputs.dtype == jnp.float32
-    assert got["w"].outputs is None and got["b"] == Sides(None, None)
+    inputs, outputs = stored = square_sides(layout, matrices, 4)
+    assert inputs["w"].shape == (2, 3, 3) and inputs["w"].dtype == jnp.float32
+    assert outputs["w"].shape == inputs["b"].shape == outputs["b"].shape == ()
+    loaded = load_sides(stored, layout)
+    assert loaded["w"].outputs is None and loaded["b"] == Sides(None, None)
+    chex.assert_trees_all_equal(store_sides(loaded, layout), stored)
 
 
 def test_what_has_two_axes_is_a_matrix_by_rank():

@@ -4,6 +4,7 @@ import importlib
 import pickle
 import pkgutil
 
+import optax
 import pytest
 
 import jaxopt_mini
@@ -37,6 +38,17 @@ def test_an_old_name_can_be_imported():
 def test_an_unknown_name_is_an_error():
     with pytest.raises(AttributeError, match=r"^module 'jaxopt_mini.tree' has no attribute 'look_behind'$"):
         _ = jaxopt_mini.tree.look_behind
+
+
+@pytest.mark.parametrize("name", _renamed.OPTAX)
+def test_a_name_of_optax_is_answered_with_the_name_here(name):
+    assert hasattr(optax, name) or hasattr(optax.tree_utils, name)
+    with pytest.raises(AttributeError, match=f"use jaxopt_mini.{_renamed.OPTAX[name]}$"):
+        getattr(jaxopt_mini, name)
+    found = jaxopt_mini
+    for part in _renamed.OPTAX[name].split("."):
+        found = getattr(found, part)
+    assert callable(found)
 
 
 def test_names_that_are_common_words_stay_out_of_a_star_import():

@@ -67,6 +67,14 @@ def test_messages_of_refused_literals():
     assert "can only be set in Python" in str(checked("optimizer", "adopt", dict_of("adopt")["clip_value_fn"], "1"))
 
 
+@pytest.mark.parametrize("kind", ["optimizer", "wrapper", "schedule"])
+def test_options_are_named_also_where_python_takes_them_by_position(kind):
+    """``sgd(0.1)`` would set the momentum, where the user means the learning rate."""
+    for name in REGISTRIES[kind].table:
+        with pytest.raises(UserError, match=rf"'{name}\(0.1\)' has too many or too few values: write {name}"):
+            REGISTRIES[kind].partial(parse(f"{name}(0.1)", kind))
+
+
 def dict_of(name):
     return inspect.signature(REGISTRIES["optimizer"].table[name]).parameters
 

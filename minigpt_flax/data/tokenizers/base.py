@@ -75,8 +75,18 @@ class Tokenizer(ABC):
           UserError: a field is missing, unknown or invalid.
         """
 
-    def hugging_face(self) -> str | None:
-        """Return the tokenizer as JSON of Hugging Face's `tokenizers`; None if it has no such form."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about the tokenizer, one line each."""
+        return ()
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The special tokens by role, such as ``eos_token``, as transformers names them."""
+        return {}
+
+    def hugging_face(self) -> dict[str, Any] | None:
+        """Return the tokenizer as Hugging Face's ``tokenizer.json`` has it; None if it has no such form."""
         return None
 
     def save(self, folder: Path) -> None:
@@ -118,3 +128,25 @@ def cut(text: str, size: int) -> Iterator[str]:
         yield text[start : boundary.start()]
         start = boundary.start()
     yield text[start:]
+
+
+def merged(vocab: dict[str, int], pre_tokenizer: dict[str, Any] | None, decoder: dict[str, Any]) -> dict[str, Any]:
+    """Return a ``tokenizer.json`` of Hugging Face's format: BPE without merges, so that every symbol is a token."""
+    names = ("truncation", "padding", "normalizer", "post_processor")
+    model = {"type": "BPE", "vocab": vocab, "merges": []}
+    parts = {"added_tokens": [], "pre_tokenizer": pre_tokenizer, "decoder": decoder, "model": model}
+    return {"version": "1.0", **dict.fromkeys(names), **parts}
+
+
+def visible(token: bytes) -> str:
+    """Write bytes as GPT-2 does: a visible character for each, itself if it is printable, else from U+0100 on.
+
+    >>> visible(b"a b")
+    'aĠb'
+    """
+    return "".join(_VISIBLE[byte] for byte in token)
+
+
+_PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_VISIBLE = {byte: chr(byte) for byte in _PRINTABLE}
+_VISIBLE |= {b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b not in _PRINTABLE)}

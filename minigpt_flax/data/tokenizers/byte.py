@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32
 from numpy.typing import ArrayLike
 
-from minigpt_flax.data.tokenizers.base import Texts, Tokenizer, utf8
+from minigpt_flax.data.tokenizers.base import Texts, Tokenizer, merged, utf8, visible
 from minigpt_flax.runs.schema import check_fields
 
 
@@ -29,6 +29,11 @@ class Byte(Tokenizer):
     def to_json(self) -> dict[str, Any]:
         """Return an empty dict: there is no state."""
         return {}
+
+    def hugging_face(self) -> dict[str, Any]:
+        """Return it as byte-level BPE without merges."""
+        level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        return merged({visible(bytes([byte])): byte for byte in range(256)}, level, level)
 
     @classmethod
     def from_json(cls, fields: dict[str, Any], where: str) -> Byte:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32
 from numpy.typing import ArrayLike
 
-from minigpt_flax.data.tokenizers.base import Texts, Tokenizer, pieces
+from minigpt_flax.data.tokenizers.base import Texts, Tokenizer, merged, pieces
 from minigpt_flax.errors import UserError
 from minigpt_flax.runs.schema import check_fields
 
@@ -57,6 +57,10 @@ class Char(Tokenizer):
     def to_json(self) -> dict[str, Any]:
         """Return the characters."""
         return {"characters": self.characters}
+
+    def hugging_face(self) -> dict[str, Any]:
+        """Return it as BPE without merges; there, unknown characters are left out."""
+        return merged(dict(zip(self.characters, range(self.vocab_size), strict=True)), None, {"type": "Fuse"})
 
     @classmethod
     def from_json(cls, fields: dict[str, Any], where: str) -> Char:

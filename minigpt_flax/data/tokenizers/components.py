@@ -74,7 +74,7 @@ def check_tokenizer(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise UserError(f"{where}: its replacements can turn one character into {growth:.3g}, more than {GROWTH}")
     _model(found["model"], f"{where}: model")
     _added(found.get("added_tokens", ()), f"{where}: added_tokens")
-    return dict(values) | dict.fromkeys(LEFT_OUT)
+    return dict(values) | dict.fromkeys(LEFT_OUT) | {"added_tokens": list(found.get("added_tokens", ()))}
 
 
 def _component(value: Any, table: Mapping[str, Mapping[str, Check]], where: str) -> float:

@@ -10,13 +10,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from minigpt_flax.data.tokenizers.base import END, LIMIT, Texts
+from minigpt_flax.data.tokenizers.base import END, LIMIT, Texts, visible
 from minigpt_flax.data.tokenizers.bpe import Bpe, byte_level, hugging_face
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs.schema import brief, check_type, read_json, read_text
 
-_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))  # Hugging Face's names, OpenAI's
+FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))  # Hugging Face's names, OpenAI's
+TOKENS = 50_257  # the last is the end-of-text token
 Merges = list[tuple[str, str]]
 
 
@@ -42,13 +43,22 @@ def gpt2(text: Texts, *, folder: str | None = None) -> Bpe:
 
 def _from_folder(name: str) -> tuple[dict[str, int], Merges]:
     folder = Path(os.path.expanduser(check_type(name, str, "gpt2: folder")))
-    for names in _FILES:
+    for names in FILES:
         vocab, merges = (folder / name for name in names)
         if os.path.isfile(vocab) and os.path.isfile(merges):
             break
     else:
-        pairs = " or ".join(" and ".join(names) for names in _FILES)
+        pairs = " or ".join(" and ".join(names) for names in FILES)
         raise UserError(f"gpt2(folder={name!r}): the folder lacks {pairs}, the files of GPT-2's tokenizer")
+    return from_files(vocab, merges)
+
+
+def from_files(vocab: Path, merges: Path) -> tuple[dict[str, int], Merges]:
+    """Read a vocabulary and its merges.
+
+    Raises:
+      UserError: a file can't be read, or is damaged.
+    """
     lines = read_text(merges, LIMIT).split("\n")
     pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     if wrong := [pair for pair in pairs if len(pair) != 2]:
@@ -59,16 +69,20 @@ def _from_folder(name: str) -> tuple[dict[str, int], Merges]:
     return tokens, [(left, right) for left, right in pairs]
 
 
+class Unavailable(UserError):
+    """GPT-2's vocabulary is neither in the cache nor can it be downloaded."""
+
+
 def _from_tiktoken() -> tuple[dict[str, int], Merges]:
     alternative = "or give the folder of its files: gpt2(folder='...') with vocab.json and merges.txt"
     try:
         import tiktoken  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError(f"gpt2 needs the package tiktoken: pip install tiktoken; {alternative}") from error
+        raise Unavailable(f"gpt2 needs the package tiktoken: pip install tiktoken; {alternative}") from error
     try:
         encoding = tiktoken.get_encoding("gpt2")
     except Exception as error:  # errors of the network have no common base class
-        raise UserError(
+        raise Unavailable(
             f"GPT-2's vocabulary is not in tiktoken's cache and can't be downloaded ({type(error).__name__}): "
             f"fill the cache on a machine with a network and set TIKTOKEN_CACHE_DIR; {alternative}"
         ) from error
@@ -80,13 +94,12 @@ def from_ranks(ranks: Mapping[bytes, int]) -> tuple[dict[str, int], Merges]:
 
     The merge of a token is the last one when the token alone is encoded with the tokens of lower rank.
     """
-    spell = _characters()
     merges = []
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
         if len(token) > 1:
             left, right = _parts(token, rank, ranks)
-            merges.append((spell(left), spell(right)))
-    vocab = {spell(token): rank for token, rank in ranks.items()}
+            merges.append((visible(left), visible(right)))
+    vocab = {visible(token): rank for token, rank in ranks.items()}
     return {**vocab, END: len(vocab)}, merges
 
 
@@ -98,11 +111,3 @@ def _parts(token: bytes, rank: int, ranks: Mapping[bytes, int]) -> list[bytes]:
         best = min(range(len(joins)), key=joins.__getitem__)
         parts[best : best + 2] = [parts[best] + parts[best + 1]]
     return parts
-
-
-def _characters():
-    """Return GPT-2's map of bytes to visible characters: themselves if printable, else U+0100 and up."""
-    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    table = {**{b: chr(b) for b in visible}, **{b: chr(256 + i) for i, b in enumerate(hidden)}}
-    return lambda token: "".join(table[byte] for byte in token)

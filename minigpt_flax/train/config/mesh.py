@@ -66,7 +66,10 @@ def check_parallel(parallel: str, mesh: str | None) -> None:
 
 
 def choose_mesh(text: str | None, batch_size: int, devices: int, processes: int = 1) -> dict[str, int]:
-    """Returns the mesh of a run: the requested one, or data parallelism over all devices that divide the batch.
+    """Returns the mesh of a run: the requested one, or data parallelism over as many devices as divide the batch.
+
+    >>> choose_mesh(None, batch_size=12, devices=10)
+    {'data': 6}
 
     Args:
       text: value of ``--mesh``; None for the default.
@@ -78,7 +81,7 @@ def choose_mesh(text: str | None, batch_size: int, devices: int, processes: int 
       UserError: too few or too many devices, or a batch size that the mesh doesn't divide.
     """
     if text is None:
-        shares = math.gcd(batch_size, devices) if processes == 1 else devices
+        shares = max(n for n in divisors(batch_size) if n <= devices) if processes == 1 else devices
         sizes = {"data": shares}
     else:
         sizes = read_mesh(text)

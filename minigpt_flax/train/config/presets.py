@@ -129,6 +129,7 @@ PRESETS["speedrun"] = {
     "batch_size": 64,
     "tokens_per_step": SPEEDRUN_TOKENS,
     "eval_every": 125,
+    "val_tokens": 10 << 20,
     "tokenizer": "gpt2",
     "vocab_size": 50_304,
     "layers": 12,

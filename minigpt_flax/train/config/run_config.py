@@ -96,13 +96,18 @@ class RunConfig(Architecture):
     vocab_size: int | None = _flag(None, "model", "N", "rows of the embedding [the tokenizer's]", bound=SIZE)
 
     dtype: Spec = _flag("float32", "computing", "SPEC", "float32, bfloat16 or bfloat16(params='master')", kind="dtype")
-    attention: str = _flag("auto", "computing", "NAME", "plain, cudnn, tpu, or auto: by device")
+    attention: str = _flag("auto", "computing", "NAME", "plain, cudnn, tpu, or auto: by device", fixed=False)
     document_mask: bool = _flag(False, "computing", "", "mask attention across the ends of documents")
 
     parallel: str = _flag("jit", "devices", "NAME", "jit, or pmap (replicated)", fixed=False)
     mesh: str | None = _flag(None, "devices", "AXIS=N,...", "axes data, zero, fsdp, tensor [data=ALL]", fixed=False)
 
-    eval_every: int = _flag(250, "monitoring", "STEPS", "steps between validations and checkpoints", bound=COUNT)
+    eval_every: int = _flag(
+        250, "monitoring", "STEPS", "steps between validations and checkpoints", fixed=False, bound=COUNT
+    )
+    val_tokens: int | None = _flag(
+        None, "monitoring", "N", "validate on the first N tokens of the split [all]", bound=TOKENS
+    )
     log_every: int = _flag(10, "monitoring", "STEPS", "steps between records of metrics", fixed=False, bound=COUNT)
     log: tuple[Spec, ...] = _flag(
         (), "monitoring", "NAME", "also log to tensorboard or wandb; repeatable", fixed=False, kind="logger"

@@ -14,7 +14,8 @@ from minigpt_flax.spec import Spec
 from minigpt_flax.train.config.param_groups import ParamGroup
 from minigpt_flax.train.config.run_config import FIELDS, RunConfig, as_text, check, parsed
 
-VERSION = 2
+ADDED = {"val_tokens": 3}  # version in which a field was added, after 2; earlier runs did what its default does
+VERSION = 3
 IN_EVERY_VERSION = frozenset(
     "opt lr schedule clip steps batch_size seed data tokenizer layers heads kv_heads width hidden context norm "
     "position mlp bias tie_head qk_norm softcap dropout eval_every log_every probe keep explosion sample_tokens".split()
@@ -28,8 +29,8 @@ class Stored(NamedTuple):
 
     Attributes:
       config: the configuration; its specs aren't trusted.
-      version: of the format: 2, or 1 for a file without a version.
-      assumed: fields that version 1 lacks, with the value taken for each; empty for version 2.
+      version: of the format, from 1 for a file without a version.
+      assumed: fields that version 1 lacks, with the value taken for each; empty for later versions.
     """
 
     config: RunConfig
@@ -43,15 +44,15 @@ def to_json(config: RunConfig) -> str:
 
 
 def from_json(text: str, where: str) -> Stored:
-    """Reads a configuration back. Version 2 has every field; version 1 may lack those that were added later.
+    """Reads a configuration back. A later version has every field of it; version 1 may lack those added later.
 
     Raises:
       UserError: it is none, is of a later version, or names the field that is unknown, missing, or of another type.
     """
     values = parse_json(text, where)
     version = check_type(values.pop("version", 1), int, f"{where}: version")
-    if version not in (1, VERSION):
-        raise UserError(f"{where} is of version {version}, which this release doesn't know (it reads 1 and {VERSION})")
+    if not 1 <= version <= VERSION:
+        raise UserError(f"{where} is of version {version}, which this release doesn't know (it reads 1 to {VERSION})")
     if isinstance(values.get("data"), str):  # the first runs had one source
         values["data"] = [values["data"]]
     missing = {name: FIELDS[name].default for name in TYPES if _may_lack(name, values, version)}
@@ -61,11 +62,14 @@ def from_json(text: str, where: str) -> Stored:
         config = RunConfig(**check(fields))
     except UserError as error:
         raise UserError(f"{error}" if where in str(error) else f"{where} is damaged: {error}") from error
-    return Stored(config, version, ", ".join(f"{name}={value!r}" for name, value in missing.items()))
+    unclear = {name: value for name, value in missing.items() if name not in ADDED}
+    return Stored(config, version, ", ".join(f"{name}={value!r}" for name, value in unclear.items()))
 
 
 def _may_lack(name: str, values: dict[str, Any], version: int) -> bool:
-    return version == 1 and name not in values and name not in IN_EVERY_VERSION
+    if name in values:
+        return False
+    return version < ADDED[name] if name in ADDED else version == 1 and name not in IN_EVERY_VERSION
 
 
 def read_config(path: Path) -> Stored:

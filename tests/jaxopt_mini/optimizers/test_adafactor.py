@@ -44,8 +44,9 @@ def test_takes_a_fraction_of_adams_memory():
 
 def test_steps_are_relative_to_the_weights_of_each_layer():
     """Weights ten times larger move ten times as far, also within a stack, which Optax has one scale for."""
-    params = {"blocks": {"kernel": jnp.stack([normal((4, 3), 0), 10 * normal((4, 3), 0)])}}
-    grads = jax.tree.map(lambda p: jnp.stack([normal((4, 3), 1)] * 2), params)
+    kernels = jnp.stack([normal((4, 3), 0), 10 * normal((4, 3), 0)])
+    params = {"blocks": {"kernel": kernels, "scale": jnp.ones((2, 3))}}  # two axes: a scale for each of two layers
+    grads = jax.tree.map(lambda p: jnp.stack([normal(p.shape[1:], 1)] * 2), params)
 
     def lengths(tx):
         updates, _ = tx.update(grads, tx.init(params), params)

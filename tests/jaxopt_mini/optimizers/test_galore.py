@@ -15,6 +15,7 @@ from tests.jaxopt_mini import test_against_optax as against
 BY_RANK = dataclasses.replace(CASES["galore"], optax=optax.contrib.galore)
 
 
+@pytest.mark.usefixtures("correction_of_optax")
 @pytest.mark.parametrize(
     "keywords",
     [{}, {"rank": 2, "update_proj_gap": 20, "scale": 0.25}, {"rank": 1, "weight_decay": 0.1}],
@@ -28,6 +29,7 @@ def test_in_optaxs_place(keywords):
         against.assert_same(end, ends["theirs", "theirs"], against.problem()[0])
 
 
+@pytest.mark.usefixtures("correction_of_optax")
 def test_optaxs_dimension_numbers_are_a_layout():
     params, grads = {"w": normal((2, 3, 4), 0)}, {"w": normal((2, 3, 4), 1, 3)}
     keywords = {"rank": 2, "weight_dimension_numbers": {"w": optax.contrib.GaLoreDimensionNumbers((0, 1), 2)}}

@@ -72,11 +72,11 @@ def test_fits_with_the_probability_of_its_step():
     ends = {
         p: jax.jit(lambda g, p=p: run(kron(0.1, probability=p, seed=3), params, g))(grads)[1][0] for p in (0.0, 1.0)
     }
-    np.testing.assert_array_equal(ends[0.0].factors["w"].inputs, np.eye(3))
+    np.testing.assert_array_equal(ends[0.0].factors[0]["w"], np.eye(3))
     late = kron(0.1, probability=lambda count: jnp.where(count < 39, 0.0, 1.0))
     _, (state, *_) = jax.jit(lambda g: run(late, params, g))(grads)
-    assert np.abs(state.factors["w"].inputs - np.eye(3)).max() > 1e-3
-    assert np.abs(ends[1.0].factors["w"].inputs - state.factors["w"].inputs).max() > 1e-2
+    assert np.abs(state.factors[0]["w"] - np.eye(3)).max() > 1e-3
+    assert np.abs(ends[1.0].factors[0]["w"] - state.factors[0]["w"]).max() > 1e-2
     np.testing.assert_allclose(seldom(jnp.array([0, 500, 1000, 10**6])), [1, 1, np.exp(-0.5), 0.03], rtol=1e-6)
 
 

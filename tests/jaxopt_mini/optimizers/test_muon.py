@@ -36,6 +36,7 @@ VARIANTS = (
 )
 
 
+@pytest.mark.usefixtures("correction_of_optax")
 @pytest.mark.parametrize("keywords", [*VARIANTS, {"adaptive": True}], ids="-".join)
 def test_in_optaxs_place_by_rank(keywords):
     """The table of five rows and four columns is its only matrix."""
@@ -45,6 +46,7 @@ def test_in_optaxs_place_by_rank(keywords):
         against.assert_same(end, ends["theirs", "theirs"], against.problem()[0])
 
 
+@pytest.mark.usefixtures("correction_of_optax")
 @pytest.mark.parametrize("keywords", VARIANTS, ids="-".join)
 def test_in_optaxs_place_by_layout(keywords):
     """Matrices stacked over layers."""

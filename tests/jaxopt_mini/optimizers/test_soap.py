@@ -29,8 +29,8 @@ def test_power_iteration_finds_the_eigenvectors():
     """For a gradient with constant directions, in the right order after the order has been reversed."""
     grads = {"w": jnp.stack([jnp.diag(jnp.array([1.0, 2.0, 4.0]))] + [jnp.diag(jnp.array([4.0, 2.0, 1.0]))] * 60)}
     _, (state, *_) = jax.jit(lambda g: run(soap(0.0, precondition_frequency=1), {"w": jnp.ones((3, 3))}, g))(grads)
-    for basis in state.bases["w"]:
-        np.testing.assert_allclose(np.abs(basis), np.eye(3), atol=1e-5)
+    for bases in state.bases:
+        np.testing.assert_allclose(np.abs(bases["w"]), np.eye(3), atol=1e-5)
     assert np.all(np.diff(np.diag(state.nu["w"])) < 0)  # sorted along with the basis
 
 

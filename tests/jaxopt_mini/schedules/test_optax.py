@@ -42,6 +42,14 @@ PAIRS = {
         multistep(0.1, 100, milestones=(30, 70), gamma=0.5),
     ),
     "cosine_decay_schedule": (optax.cosine_decay_schedule(0.1, 100, 0.2), cosine(0.1, 100, floor=0.2)),
+    "cosine_decay_schedule, exponent": (
+        optax.cosine_decay_schedule(0.1, 100, 0.2, exponent=1.5),
+        cosine(0.1, 100, floor=0.2, exponent=1.5),
+    ),
+    "warmup_cosine_decay_schedule, exponent": (
+        optax.warmup_cosine_decay_schedule(0.01, 0.1, 20, 100, 0.02, exponent=2.0),
+        warmup_cosine(0.1, 100, warmup=20, start=0.1, floor=0.2, exponent=2.0),
+    ),
     "warmup_constant_schedule": (
         optax.warmup_constant_schedule(0.01, 0.1, 20),
         warmup_constant(0.1, 100, warmup=20, start=0.1),

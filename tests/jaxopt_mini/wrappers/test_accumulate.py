@@ -91,6 +91,30 @@ def test_a_schedule_bound_to_the_inner_updates_reaches_its_end():
     assert updates == 2 and states.learning_rate(state, schedule) == 0
 
 
+def growing(count):
+    """One gradient, then two, then three per step."""
+    return jnp.minimum(count + 1, 3)
+
+
+@pytest.mark.parametrize("skip", [None, optax.skip_not_finite])
+@pytest.mark.parametrize("steps", [2, growing])
+def test_schedules_and_skipped_gradients_are_those_of_optax(steps, skip):
+    ours = accumulate(sgd(0.1, momentum=0.9), steps=steps, skip=skip)
+    theirs = optax.MultiSteps(optax.sgd(0.1, momentum=0.9), steps, should_skip_update_fn=skip)
+    params, grads = {"w": jnp.ones(2)}, normal({"w": (2,)}, 1, 9)["w"]
+    grads = grads if skip is None else grads.at[2, 0].set(jnp.nan).at[5].set(jnp.inf)
+    state, their_state = ours.init(params), theirs.init(params)
+    for grad in grads:
+        updates, state = ours.update({"w": grad}, state, params)
+        with permissive():
+            expected, their_state = theirs.update({"w": grad}, their_state, params)
+        np.testing.assert_allclose(updates["w"], expected["w"], rtol=1e-5, atol=1e-6)
+    if hasattr(state, "updates"):
+        assert state.updates == their_state.gradient_step > 1 and state.count == their_state.mini_step
+    if skip is None:
+        assert inner_updates(accumulate, 9, steps=steps) == their_state.gradient_step
+
+
 @pytest.mark.parametrize("steps", [0, -1])
 def test_an_invalid_number_of_steps_is_rejected(steps):
     with pytest.raises(ValueError, match=f"steps={steps} .*integer >= 1"):

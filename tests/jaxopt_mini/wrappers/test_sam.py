@@ -15,6 +15,7 @@ def loss(params):
     return sum(jnp.sum(jnp.cos(leaf) + jnp.square(leaf)) for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.usefixtures("correction_of_optax")
 def test_is_that_of_optax():
     adversary = optax.chain(optax.contrib.normalize(), optax.sgd(0.3))
     theirs = optax.contrib.sam(optax.adamw(0.1), adversary, opaque_mode=True)

@@ -39,6 +39,7 @@ def test_one_entry_of_one_leaf_is_enough():
     np.testing.assert_array_equal(updates["b"], 0.0)
 
 
+@pytest.mark.usefixtures("correction_of_optax")
 def test_agrees_with_optax_until_it_gives_up():
     values = [1, jnp.nan, 2, jnp.nan, jnp.nan, 3, jnp.nan, 4]
     tx = optax.apply_if_finite(optax.adamw(0.1), max_consecutive_errors=3)

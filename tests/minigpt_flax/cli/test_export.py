@@ -2,19 +2,30 @@
 
 import errno
 import os
+from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from minigpt_flax.__main__ import main
+from minigpt_flax.data import TOKENIZERS
+from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.model.gpt import apply
 from minigpt_flax.model.huggingface import load_gpt2
 from minigpt_flax.runs.files import MARKER
-from minigpt_flax.train.restore import restore
+from minigpt_flax.runs.folder import RunFolder
+from minigpt_flax.train.config.run_config import RunConfig
+from minigpt_flax.train.initial_weights import initial_weights
+from minigpt_flax.train.restore import TrainedModel, restore
+
+FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 
 def test_the_folder_holds_the_runs_model(trained, tmp_path, capfd):
     assert main(["export", str(trained), "--out", str(tmp_path / "out")]) == 0
-    assert "config.json, model.safetensors, of step " in capfd.readouterr().out
+    assert "config.json, model.safetensors, tokenizer.json, tokenizer_config.json, of step " in capfd.readouterr().out
     ours = restore(trained).params
     config, params = load_gpt2(tmp_path / "out")
     assert config.vocab_size == restore(trained).model.vocab_size
@@ -41,7 +52,7 @@ def test_a_full_disk_leaves_nothing(trained, tmp_path, capfd, monkeypatch):
     def full(path, content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr("minigpt_flax.model.huggingface.replace", full)
+    monkeypatch.setattr("minigpt_flax.model.weight_files.replace", full)
     assert main(["export", str(trained), "--out", str(tmp_path / "out")]) == 1
     said = capfd.readouterr().err
     assert "No space left on device; the folder was removed" in said and said.count("\n") == 1
@@ -55,4 +66,56 @@ def test_what_a_killed_export_left_is_replaced(trained, tmp_path):
     (left / "model.safetensors").write_bytes(b"half")
     assert main(["export", str(trained), "--out", str(tmp_path / "out")]) == 0
     assert os.listdir(tmp_path) == ["out"]
-    assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(tmp_path / "out")) == FILES
+
+
+TEXT = "The License, and the\n\n  work"
+TOKENIZED = {
+    "char": (TOKENIZERS["char"], {}, {}),
+    "byte": (TOKENIZERS["byte"], {}, {"bias": True, "mlp": "gelu_tanh"}),
+    "bpe": (TOKENIZERS["bpe"], {"vocab_size": 300, "eot": True}, {"tie_head": False, "mlp": "relu2"}),
+}
+
+
+@pytest.fixture(scope="module", params=TOKENIZED)
+def exported(request, tmp_path_factory, draw):
+    """A model that was not trained, and the folder that its export wrote in shards."""
+    make, keywords, parts = TOKENIZED[request.param]
+    tokenizer, out = make(TEXT * 9, **keywords), tmp_path_factory.mktemp("exported") / "out"
+    config = ModelConfig(vocab_size=tokenizer.vocab_size, context=8, layers=2, heads=2, width=8, **parts)
+    run = TrainedModel(config, draw(config, 0.3), RunConfig(), tokenizer, 1, RunFolder(out))
+    with mock.patch("minigpt_flax.train.restore.restore", lambda path, step: run):
+        assert main(["export", "run", "--out", str(out), "--shard-size", "0.00001", "--quiet"]) == 0
+    return run, out
+
+
+def test_an_exported_folder_is_read_back_with_its_tokenizer(exported):
+    run, folder = exported
+    found = initial_weights(str(folder))
+    assert found.tokenizer is not None and found.load is not None and found.tokenizer.eot == run.tokenizer.eot
+    np.testing.assert_array_equal(found.tokenizer.encode(TEXT), run.tokenizer.encode(TEXT))
+    ours = dict(jax.tree.leaves_with_path(run.params))
+    theirs = dict(jax.tree.leaves_with_path(found.load()))
+    assert ours.keys() <= theirs.keys()  # biases that the run lacks are zeros
+    for path, leaf in theirs.items():
+        np.testing.assert_array_equal(leaf, ours.get(path, 0))
+
+
+def test_transformers_opens_the_folder_as_its_own(exported):
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    run, folder = exported
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids = tokenizer(TEXT)["input_ids"]
+    np.testing.assert_array_equal(ids, run.tokenizer.encode(TEXT))
+    assert tokenizer.decode(ids) == TEXT
+    window = np.array([ids[: run.model.context]])
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(window)).logits.numpy()
+    np.testing.assert_allclose(apply(run.model, run.params, jnp.asarray(window)), theirs, atol=1e-4)
+    assert tokenizer.eos_token_id == model.config.eos_token_id == run.tokenizer.eot
+    if run.tokenizer.eot is not None:
+        batch = tokenizer(["a", TEXT[:9]], padding=True, return_tensors="pt")
+        assert batch["input_ids"][0, 0] == tokenizer.pad_token_id == run.tokenizer.eot
+        lengths = {"max_new_tokens": 2, "do_sample": False}
+        assert model.generate(batch["input_ids"], attention_mask=batch["attention_mask"], **lengths).shape[0] == 2

@@ -61,12 +61,13 @@ def test_folder_is_read_in_the_order_of_its_paths(tmp_path):
     assert corpus.text == "text of a.py\n\n\ntext of b/z.MD\n\n\ntext of c.txt\n"
 
 
-def test_nanogpt_bin_is_memory_mapped_and_its_pickle_ignored(tmp_path):
+def test_nanogpt_bin_is_memory_mapped_and_a_damaged_pickle_noted(tmp_path):
     tokens = np.array([1, 50256, 65535], "<u2")
     tokens.tofile(tmp_path / "train.bin")
     (tmp_path / "meta.pkl").write_bytes(b"not a pickle")
     corpus = load_corpus(str(tmp_path / "train.bin"))
-    assert corpus.text is None and corpus.tokens is not None
+    assert corpus.text is None and corpus.tokens is not None and corpus.tokenizer is None
+    assert "meta.pkl is not nanoGPT's table of characters" in corpus.notes[0]
     assert [type(part) for part in corpus.tokens._parts] == [np.memmap] and not corpus.tokens._parts[0].flags.writeable
     np.testing.assert_array_equal(corpus.tokens, tokens)
 
@@ -75,9 +76,12 @@ BAD_FILES = {
     "empty.txt": (b"", "has no text"),
     "blank.txt": (b" \n\n", "has no text"),
     "binary.txt": (b"ab\0cd", "0x00 at byte 2"),
-    "utf16.txt": ("text".encode("utf-16-le"), "binary or UTF-16.*at byte 1"),
+    "utf16.txt": (
+        "a text".encode("utf-16-le"),
+        "is UTF-16LE, not UTF-8; convert it with iconv -f UTF-16LE -t utf-8 .*utf16.txt > .*utf16-utf8.txt",
+    ),
     "latin1.txt": (b"caf\xe9 au lait", "not UTF-8 .0xe9 at byte 3.*iconv"),
-    "gbk.txt": ("中文".encode("gb18030"), "not UTF-8 .0xd6 at byte 0.*-f gb18030 for Chinese"),
+    "gbk.txt": ("中文".encode("gb18030"), "not UTF-8 .0xd6 at byte 0.; .*iconv -f "),
     "empty.bin": (b"", "is empty"),
     "odd.bin": (b"abc", "3 bytes, which is not a whole number"),
 }

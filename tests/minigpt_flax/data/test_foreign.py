@@ -12,8 +12,9 @@ import pytest
 
 from minigpt_flax.data import TOKENIZERS, digest_of, load_corpus, load_tokenizer
 from minigpt_flax.data.prepared import write_prepared
-from minigpt_flax.data.tokenizers.bpe import Bpe, read_hugging_face
+from minigpt_flax.data.tokenizers.bpe import Bpe
 from minigpt_flax.data.tokenizers.components import GROWTH, PARTS, TOKENS
+from minigpt_flax.data.tokenizers.folder import read_folder
 from minigpt_flax.errors import UserError
 from minigpt_flax.train.dataset import load_dataset
 from tests.minigpt_flax.damage import FILES, damage_file, damaged_json
@@ -134,9 +135,10 @@ def test_every_damage_of_a_hugging_face_tokenizer(kind, every):
 def test_every_damaged_file_of_a_hugging_face_tokenizer(tmp_path, how):
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(TOKENIZER_FILES["gpt2"]))
-    assert read_hugging_face(path).vocab_size == 259
+    tokenizer = read_folder(tmp_path)
+    assert tokenizer is not None and tokenizer.vocab_size == 259
     damage_file(path, how)
-    assert refused(read_hugging_face, path)
+    assert read_folder(tmp_path) is None if how == "missing" else refused(read_folder, tmp_path)
 
 
 def test_truncation_padding_and_special_tokens_are_removed():

@@ -80,7 +80,7 @@ BAD = {
     ),
     "no text": ({"a.jsonl": b'{"text": 5}\n'}, "a.jsonl", "line 1, has no text in the field 'text', but 5"),
     "nothing": ({"a.jsonl": b"\n"}, "a.jsonl", "has no text"),
-    "field of a text": ({"a.txt": b"x"}, "a.txt#body", "only .jsonl files and hf: datasets have fields"),
+    "field of a text": ({"a.txt": b"x"}, "a.txt#body", "but only records .* and hf: datasets have fields"),
     "tokens and text": ({"a.bin": b"xx", "b.txt": b"x"}, "*", r"tokens \(.bin\) and text"),
     "two formats": ({"a.bin": b"xx", "llmc.bin": None}, "*.bin", "several formats"),
     "empty": ({"a.bin": b""}, "*.bin", "a.bin' is empty"),

@@ -132,7 +132,6 @@ def test_every_tensor_that_does_not_fit_is_named(tiny, change, says):
         {"norm": "rmsnorm"},
         {"position": "rope"},
         {"mlp": "swiglu"},
-        {"tie_head": False},
         {"qk_norm": True},
         {"attention_scale": 0.12},
         {"embedding_norm": True},

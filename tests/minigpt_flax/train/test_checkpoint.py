@@ -15,6 +15,8 @@ from jaxopt_mini import adamw, chain, clip_by_norm, masked
 from minigpt_flax.errors import CheckpointError, Diverged, Failed, UserError
 from minigpt_flax.train.checkpoint import Checkpoints, first_nonfinite
 from minigpt_flax.train.state import TrainState, init_state
+from tests.cases import CASES
+from tests.cases_wrappers import WRAPPED
 
 UNSIGNED = ("_CHECKPOINT_METADATA", "commit_success.txt")  # Orbax writes them last, and needs neither to read
 TX = masked(chain(clip_by_norm(1.0), adamw(1e-3)), {"half": True, "matrix": True, "vector": False})
@@ -61,6 +63,27 @@ def test_types_dtypes_and_bits_come_back(two):
     with Checkpoints(two, 2) as checkpoints:
         assert_same(checkpoints.restore(like, nothing), state_of(2))
         assert_same(checkpoints.read(1, state_of(0)), state_of(1))
+
+
+def check_comes_back(makers, folder):
+    """Also arrays without entries, which Orbax does not save."""
+    params = state_of().params | {"vector": jnp.ones(0)}
+    state = TrainState(jnp.int32(0), params, {name: tx.init(params) for name, tx in makers.items()})
+    with Checkpoints(folder, 1) as checkpoints:
+        checkpoints.save(state)
+        checkpoints.wait()
+        assert_same(checkpoints.restore(jax.eval_shape(lambda: state), nothing), state)
+
+
+def test_arrays_without_entries_come_back(tmp_path):
+    check_comes_back({"galore": CASES["galore"].make()}, tmp_path / "c")
+
+
+@pytest.mark.slow
+def test_the_states_of_every_optimizer_and_wrapper_come_back(tmp_path):
+    makers = {name: case.make() for name, case in CASES.items()}
+    makers |= {name: case.wrapper(CASES["soap"].make(), **case.keywords) for name, case in WRAPPED.items()}
+    check_comes_back(makers, tmp_path / "c")
 
 
 def test_a_save_is_not_touched_by_the_step_that_takes_its_buffers(tmp_path):

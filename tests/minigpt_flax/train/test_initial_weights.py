@@ -23,6 +23,7 @@ from minigpt_flax.train.initial_weights import (
     first_state,
     initial_weights,
     known_tokenizer,
+    require_tokenizer,
 )
 from minigpt_flax.train.restore import restore
 from tests.minigpt_flax.model.test_huggingface import GOLDEN
@@ -164,3 +165,14 @@ def test_without_a_network_the_hub_is_one_line(monkeypatch):
 def test_every_field_of_a_model_is_part_of_its_shape_or_free():
     free = {"init_scheme", "dropout", "scan_layers", "dtype", "attention", "remat", "loss_chunk", "end_of_text"}
     assert {f.name for f in dataclasses.fields(ModelConfig)} == set(SHAPE) | free
+
+
+def test_weights_without_a_tokenizer_ask_for_one_where_the_data_is_text(tmp_path, capsys):
+    assert call(*tuned(tmp_path, init=GPT2, steps=1)) == 2
+    output = capsys.readouterr().err
+    assert "gpt2 has no tokenizer (tokenizer.json, vocab.json and merges.txt, or vocab.txt)" in output
+    assert "LICENSE is text: give the --tokenizer" in output and output.count("\n") == 1
+    np.arange(90, dtype="<u2").tofile(tmp_path / "train.bin")
+    found = initial_weights(GPT2)
+    require_tokenizer({}, found, [str(tmp_path / "train.bin")])
+    require_tokenizer({"tokenizer": "byte"}, found, ["pydocs"])

@@ -62,3 +62,37 @@ def test_a_run_is_not_shortened(tmp_path, capfd):
     assert start(tmp_path / "run", schedule="constant") == 0
     assert resume(tmp_path / "run", "--steps=12") == 2
     assert "can be extended, not shortened" in capfd.readouterr().err
+
+
+def test_what_changes_the_numbers_changes_on_request_and_is_recorded(tmp_path, capfd):
+    path = tmp_path / "run"
+    assert start(path, lr=0.01, steps=2, eval_every=2, schedule="warmup_cosine(warmup=1)") == 0
+    flags = ("--lr=0.001", "--clip=clip_by_norm(0.5)", "--steps=4")
+    for flag in flags[:2]:
+        capfd.readouterr()
+        assert resume(path, flag) == 2
+        said = capfd.readouterr().err
+        assert "add --change to change it from here on" in said and said.count("\n") == 1
+    assert resume(path, "--change", "--clip=none") == 2  # another state
+    assert "was started with clip=clip_by_norm(1.0), not none: omit the flag, or start" in capfd.readouterr().err
+    assert resume(path, "--change", *flags, "--schedule=constant") == 0
+    assert [lr for _, _, lr in losses(path)][2:] == pytest.approx([0.001] * 2)
+    config = json.loads((path / "config.json").read_text())
+    assert (config["lr"], config["clip"]) == (0.001, "clip_by_norm(0.5)")
+    (change,) = map(json.loads, (path / "changes.jsonl").read_text().splitlines())
+    schedule = ["warmup_cosine(warmup=1, floor=0.1)", "constant"]
+    clip = ["clip_by_norm(1.0)", "clip_by_norm(0.5)"]
+    assert change == {"step": 2, "steps": [2, 4], "lr": [0.01, 0.001], "schedule": schedule, "clip": clip}
+
+
+@pytest.mark.slow
+def test_what_leaves_the_numbers_alone_changes_freely(tmp_path, capfd):
+    whole, other = tmp_path / "whole", tmp_path / "other"
+    assert start(whole, schedule="constant", steps=4, eval_every=4) == 0
+    assert start(other, schedule="constant", steps=4, eval_every=4, stop_after=2) == 0
+    assert resume(other, "--remat=full", "--loss-chunk=8", "--batch-size=2", "--accum=2", "--eval-every=1") == 0
+    for ours, theirs in zip(losses(other), losses(whole), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+    assert json.loads((other / "config.json").read_text())["accum"] == 2
+    assert resume(other, "--batch-size=4") == 2
+    assert "was started with batch_size=2, not 4" in capfd.readouterr().err

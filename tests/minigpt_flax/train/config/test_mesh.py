@@ -29,7 +29,8 @@ def test_a_mesh_that_does_not_fit(text, batch, devices, processes, message):
 
 
 def test_the_mesh_that_is_chosen():
-    assert choose_mesh(None, 12, 8) == {"data": 4}  # as many as divide the batch
+    assert choose_mesh(None, 12, 8) == {"data": 6}  # the largest number that divides the batch
+    assert choose_mesh(None, 7, 4) == {"data": 1}
     assert choose_mesh(None, 12, 1) == {"data": 1}
     assert choose_mesh("data=2", 12, 8) == {"data": 2}
     assert choose_mesh("tensor=2, zero=4", 4, 8) == {"tensor": 2, "zero": 4}

@@ -6,7 +6,7 @@ import pytest
 
 from minigpt_flax.errors import UserError
 from minigpt_flax.train.config.run_config import FIELDS as FIELD_OF, RunConfig
-from minigpt_flax.train.config.stored import IN_EVERY_VERSION, from_json, to_json
+from minigpt_flax.train.config.stored import ADDED, IN_EVERY_VERSION, VERSION, from_json, to_json
 
 FIELDS = list(FIELD_OF)
 
@@ -17,7 +17,7 @@ def stored(**changes):
 
 def test_a_config_reads_back():
     found = from_json(to_json(RunConfig(lr=0.5, wrap=("cautious",))), "config.json")
-    assert (found.config, found.version, found.assumed) == (RunConfig(lr=0.5, wrap=("cautious",)), 2, "")
+    assert (found.config, found.version, found.assumed) == (RunConfig(lr=0.5, wrap=("cautious",)), VERSION, "")
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -37,7 +37,16 @@ def test_an_old_config_may_lack_what_was_added_later_and_says_what_is_assumed(na
             from_json(json.dumps(values), "config.json")
     else:
         found = from_json(json.dumps(values), "config.json")
-        assert found.version == 1 and found.assumed == f"{name}={FIELD_OF[name].default!r}"
+        assert found.version == 1
+        assert found.assumed == ("" if name in ADDED else f"{name}={FIELD_OF[name].default!r}")
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_a_field_of_a_later_version_has_its_default_in_an_earlier_one(name):
+    values = stored(version=ADDED[name] - 1)
+    del values[name]
+    found = from_json(json.dumps(values), "config.json")
+    assert getattr(found.config, name) == FIELD_OF[name].default and found.assumed == ""
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -51,7 +60,7 @@ def test_a_field_of_another_type_is_refused_or_is_a_value_of_that_type(name, val
         assert type(getattr(found.config, name)) in (type(value), float, tuple)
 
 
-@pytest.mark.parametrize("version", [0, 3, -1, "2", None, 2.0, True])
+@pytest.mark.parametrize("version", [0, VERSION + 1, -1, "2", None, 2.0, True])
 def test_a_later_version_is_refused(version):
     with pytest.raises(UserError, match="version"):
         from_json(json.dumps(stored(version=version)), "config.json")
