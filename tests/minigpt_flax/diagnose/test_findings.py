@@ -68,7 +68,7 @@ class Quadratic(CheckpointView):
 def quadratic(view, opt="adam", groups=(), clip="none", lr=LR, steps=3):
     """The checkpoint after some steps on the quadratic; ``groups`` maps patterns to (spec, learning rate)."""
     values = jax.random.normal(jax.random.key(0), (SIZE,))
-    params = {"embed": values[:12].reshape(4, 3), "kernel": values[12:24].reshape(3, 4), "scale": values[24:]}
+    params = {"embedding": values[:12].reshape(4, 3), "kernel": values[12:24].reshape(3, 4), "scale": values[24:]}
     changes = {"opt": parse(opt, "optimizer"), "clip": parse(clip, "clip"), "wrap": (), "dropout": 0.0, "lr": lr}
     group = tuple(ParamGroup(where, parse(spec, "optimizer"), rate) for where, (spec, rate) in dict(groups).items())
     constant = {
@@ -101,7 +101,7 @@ def largest(scale):
         ("adam(eps=0.1)", {}, "none"),
         ("adamw(b2=0.9)", {}, "clip_by_norm(0.5)"),
         ("adamw(b2=0.9)", {"embedding": ("adam(eps=0.3)", 0.1), "scale": ("lion", 0.1)}, "none"),
-        ("sgd", {"matrix": ("adamw(b2=0.5)", 0.02), "embedding": ("sgd", 0.0)}, "clip_by_norm(1.0)"),
+        ("sgd", {"kernel": ("adamw(b2=0.5)", 0.02), "embedding": ("sgd", 0.0)}, "clip_by_norm(1.0)"),
     ],
 )
 def test_the_curvature_that_each_group_meets_is_the_dense_one(view, opt, groups, clip):
@@ -109,7 +109,7 @@ def test_the_curvature_that_each_group_meets_is_the_dense_one(view, opt, groups,
     norm = float(tree.norm(subject.params))
     factor = float(jax.tree.leaves(subject.state.opt_state[0])[1]) if clip != "none" else 1.0
     assert subject.clip_factor == factor and (clip == "none") == (factor == 1.0) and norm > 0
-    places = {"embed": slice(0, 12), "kernel": slice(12, 24), "scale": slice(24, 26)}
+    places = {"embedding": slice(0, 12), "kernel": slice(12, 24), "scale": slice(24, 26)}
     for group in subject.groups:
         name, keywords = optimizer_keywords(group.optimizer)
         margin = curvature.margin_of(subject, group)
@@ -137,7 +137,7 @@ def test_second_moments_are_corrected_as_in_the_step(name):
 
 def test_the_share_of_entries_below_eps_is_that_of_their_group(view):
     subject = quadratic(view, "adam(eps=1e6)", {"embedding": ("adam(eps=1e-9)", 0.1), "scale": ("lion", 0.1)})
-    assert optimizer_dynamics.eps_share(subject) == {"embedding": 0.0, "matrix": 1.0}
+    assert optimizer_dynamics.eps_share(subject) == {"embedding": 0.0, "head": 1.0}
     assert optimizer_dynamics.eps_share(quadratic(view, "sgd")) is None
 
 
@@ -274,9 +274,9 @@ def test_lanczos_refuses_a_curvature_that_is_not_finite():
 
 
 def test_units_of_an_embedding_are_its_rows():
-    params = {"embed": jnp.arange(1.0, 13.0).reshape(4, 3), "kernel": jnp.arange(1.0, 13.0).reshape(3, 4)}
+    params = {"embedding": jnp.arange(1.0, 13.0).reshape(4, 3), "kernel": jnp.arange(1.0, 13.0).reshape(3, 4)}
     found = landscape.filter_normalized(jax.random.key(0), params, infer(params))
-    for name, axis in (("embed", 1), ("kernel", 0)):
+    for name, axis in (("embedding", 1), ("kernel", 0)):
         lengths = [np.linalg.norm(values[name], axis=axis) for values in (found, params)]
         np.testing.assert_allclose(*lengths, rtol=1e-5)
 
