@@ -12,7 +12,7 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import PACKAGE, ROOT, quote
 
 MODULES = {
-    "gpt": ("flax", "jaxtyping", "matfree", "matplotlib", "orbax", "plotext", "rich", "safetensors", "tokenizers"),
+    "gpt": ("flax", "jaxtyping", "matplotlib", "orbax", "plotext", "rich", "safetensors", "tokenizers"),
     "completion": ("shtab",),
 }
 

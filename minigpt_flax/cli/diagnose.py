@@ -82,11 +82,13 @@ def run(
     compiled.use(compile_cache)
     with _progress(answer.human) as report:
         subject = load(Path(folder), step, batches, report, data=data, trust=trust)
+        subject.require_finite()
         where = {"run": show(folder), "step": int(subject.state.step), "batches": batches, "tokens": subject.tokens}
+        where |= {"notes": subject.notes}
         if answer.human:
             tell(f"{where['run']} at step {where['step']}, over {batches} batches of {subject.tokens} tokens\n")
-            if subject.schedule_ended:
-                tell("The learning rate has reached 0: steps are studied at its peak value.\n")
+            if subject.notes:
+                tell(textwrap.fill(" ".join(subject.notes), COLUMNS) + "\n")
         _writable(target)
         for name in only or STUDIES:
             finding = studies[name](subject)
@@ -123,7 +125,7 @@ def _write(name: str, finding: Any, target: Path) -> None:
         figure = Figure(figsize=SIZES.get(name, (8, 4.5)), layout="constrained")
         finding.draw(figure)
     try:
-        files.replace(target / f"{name}.json", dumps(finding.numbers, indent=1) + "\n")
+        files.replace(target / f"{name}.json", dumps(output.finite(finding.numbers), indent=1, allow_nan=False) + "\n")
         save(figure, target / f"{name}.png")
     except OSError as error:
         files.remove_empty_folder(target)

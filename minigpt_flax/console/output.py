@@ -52,12 +52,13 @@ def declare(parser: argparse._ActionsContainer) -> None:
 
 def line(record: dict[str, Any]) -> str:
     """Formats a record as one line of JSON; non-finite numbers become null."""
-    return json.dumps(_finite(record), allow_nan=False)
+    return json.dumps(finite(record), allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A JSON value in which null replaces each non-finite number."""
     if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
+        return {name: finite(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
+        return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,17 +8,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
+from optax import PartitionState
 
-from jaxopt_mini import states, tree
+from jaxopt_mini import ClipByNormState, states, tree
 from minigpt_flax.diagnose.lanczos import Spectrum, flat, spectrum
+from minigpt_flax.errors import UserError
+from minigpt_flax.invocation import show
 from minigpt_flax.spec import Spec
 from minigpt_flax.train.build import Run, loss_sum, make_run
+from minigpt_flax.train.config.param_groups import REST
+from minigpt_flax.train.optimizer import labels, updates_of
+from minigpt_flax.train.probe_wrappers import find
+from minigpt_flax.train.registry import REGISTRIES
 from minigpt_flax.train.restore import reopen
 from minigpt_flax.train.state import TrainState
 
@@ -31,14 +38,34 @@ Report = Callable[[str, int, int], None]
 """``(task, done, total)``: called after each part of a long computation."""
 
 
+class ParamsGroup(NamedTuple):
+    """The parameters that one optimizer trains.
+
+    Attributes:
+      where: the role or pattern of the group; empty in a run without groups.
+      optimizer: its spec.
+      lr: learning rate of its next step; NaN where the optimizer doesn't tell it.
+      state: its optimizer's state.
+      names: of the parameters.
+    """
+
+    where: str
+    optimizer: Spec
+    lr: float
+    state: Any
+    names: frozenset[str]
+
+
 @dataclass(frozen=True)
 class CheckpointView:
     """A checkpoint and the batches to evaluate it on.
 
+    Loss, gradient and Hessian are computed in float32 and without dropout, whatever the run trains with.
+
     Attributes:
       run: the assembled run.
       state: the checkpoint's state; ``params`` are the trained parameters, not an average of them.
-      batches: int32[K, B, T + 1], fixed.
+      batches: int32[K, B, T + 1], fixed; B sequences are those of a whole step, with all its micro-batches.
       folder: folder of the run.
       report: called with the progress.
       schedule_ended: whether the run's learning rate has decayed to 0; steps then use the peak learning rate.
@@ -51,10 +78,10 @@ class CheckpointView:
     report: Report
     schedule_ended: bool = False
 
-    @property
+    @cached_property
     def params(self) -> Params:
-        """The parameters."""
-        return self.state.params
+        """The trained parameters, in float32."""
+        return jax.tree.map(tree.widen, self.state.params)
 
     @property
     def size(self) -> int:
@@ -64,18 +91,95 @@ class CheckpointView:
     @property
     def lr(self) -> float:
         """Learning rate of the next step; the peak rate if the schedule has ended."""
-        return _learning_rate(self.run, self.state)
+        return _rate_after(self.state.opt_state, self.run.schedule)
 
     @property
     def tokens(self) -> int:
-        """Tokens per batch."""
+        """Tokens per batch, those of a whole step."""
         return self.batches.shape[1] * (self.batches.shape[2] - 1)
 
-    def loss(self, params: Params, batch: Int32[Array, "B length"]) -> Float[Array, ""]:
-        """Mean loss of one batch without dropout, nats per token."""
-        model = dataclasses.replace(self.run.model, dropout=0.0)
-        total, count = loss_sum(model)(params, batch[:, :-1], batch[:, 1:], jax.random.key(0))
-        return total / count
+    @cached_property
+    def groups(self) -> list[ParamsGroup]:
+        """The groups of parameters, each with its optimizer; one without ``--group``."""
+        config, state = self.run.config, self.state.opt_state
+        names = frozenset(tree.by_name(self.params))
+        if not config.group:
+            return [ParamsGroup("", config.opt, self.lr, state, names)]
+        parts = find(state, PartitionState)[0].inner_states
+        assigned = labels(config.group, self.run.layout)
+        specs = {REST: ("the other parameters", config.opt, config.lr)}
+        specs |= {str(i): (group.where, group.spec, group.lr) for i, group in enumerate(config.group)}
+
+        def group(label: str, where: str, spec: Spec, peak: float) -> ParamsGroup:
+            schedule = REGISTRIES["schedule"].bind(config.schedule, peak, updates_of(config))
+            members = frozenset(name for name in names if assigned[name] == label)
+            return ParamsGroup(where, spec, _rate_after(parts[label], schedule), parts[label], members)
+
+        return [group(label, *values) for label, values in specs.items() if label in parts]
+
+    @property
+    def clip_factor(self) -> float:
+        """The factor by which ``clip_by_norm`` scaled the last gradient; 1 without such a clip."""
+        return math.prod((float(clip.factor) for clip in find(self.state.opt_state, ClipByNormState)), start=1.0)
+
+    @property
+    def notes(self) -> list[str]:
+        """Differences between the loss and parameters studied here and those of a training step and an evaluation."""
+        config, notes = self.run.config, []
+        if self.schedule_ended:
+            notes.append("The learning rate has reached 0: steps are studied at its peak value.")
+        if self.run.model.dtype != "float32":
+            notes.append(f"The loss is computed in float32; the run computes in {self.run.model.dtype}.")
+        if config.dropout:
+            notes.append(f"The loss is computed without dropout; the run trains with {config.dropout:g}.")
+        if self.state.evaluation_params is not self.state.params:
+            notes.append("The parameters are those being trained, not the average that the run evaluates.")
+        return notes
+
+    def loss(self, params: Params, batch: Int32[Array, "*parts length"]) -> Float[Array, ""]:
+        """Mean loss of one batch, nats per token.
+
+        Args:
+          params: tree of float32 arrays.
+          batch: int32[B, T + 1], or int32[A, B / A, T + 1] of A micro-batches. It is evaluated in parts of the run's
+            batch size, and differentiated with the memory of one part.
+        """
+        parts = batch.reshape(-1, self.run.config.batch_size, batch.shape[-1])
+
+        def sums(part):
+            with jax.default_matmul_precision("highest"):
+                return self._loss_sum(params, part[:, :-1], part[:, 1:], jax.random.key(0))
+
+        if len(parts) == 1:
+            total, count = sums(parts[0])
+            return total / count
+        totals, counts = jax.lax.map(jax.checkpoint(sums, prevent_cse=False), parts)
+        return totals.sum() / counts.sum()
+
+    @cached_property
+    def _loss_sum(self) -> Callable:
+        exact = {"dropout": 0.0, "dtype": "float32", "attention": "plain"}
+        return loss_sum(dataclasses.replace(self.run.model, **exact))
+
+    @cached_property
+    def loss_here(self) -> float:
+        """:meth:`mean_loss` of the parameters."""
+        return float(jax.jit(self.mean_loss)(self.params))
+
+    def require_finite(self) -> None:
+        """Refuses a checkpoint of a diverged run.
+
+        Raises:
+          UserError: the loss is infinite or NaN.
+        """
+        if not math.isfinite(self.loss_here):
+            where = f"{show(self.folder)} at step {int(self.state.step)}"
+            raise UserError(f"{where}: the loss here is not finite; choose an earlier checkpoint with --step")
+
+    @cached_property
+    def mean_gradient(self) -> Params:
+        """Gradient of :meth:`mean_loss` at the parameters."""
+        return jax.jit(self.gradient)(self.params, self.batches)
 
     def draw(self, number: int) -> Int32[Array, "K B length"]:
         """The first ``number`` batches of the order that ``batches`` starts."""
@@ -110,14 +214,17 @@ class CheckpointView:
         tick = lambda: self.report("hessian", next(done), total)
         return spectrum(product, self.size, jax.random.key(0), depth=LANCZOS_STEPS, probes=PROBES, tick=tick)
 
-    def step(self, state: TrainState, batch: Int32[Array, "B length"]) -> tuple[TrainState, Params]:
+    def step(self, state: TrainState, batch: Int32[Array, "*parts length"]) -> tuple[TrainState, Params]:
         """One training step of the run.
 
         Returns:
-          The next state and the change of the parameters; ``state`` stays valid.
+          The next state and the change of the parameters, in float32; ``state`` stays valid.
         """
+        config = self.run.config
+        if config.accum > 1:
+            batch = batch.reshape(config.accum, config.batch_size, -1)
         after, _ = jax.jit(self.run.step)(state, batch)  # an outer jit ignores the inner one's donation
-        return after, jax.tree.map(jnp.subtract, after.params, state.params)
+        return after, jax.tree.map(lambda new, old: tree.widen(new) - tree.widen(old), after.params, state.params)
 
 
 def _mean(function: Callable[[Array], Params], like: Params, batches: Int32[Array, "K B length"]) -> Params:
@@ -131,9 +238,9 @@ def _mean(function: Callable[[Array], Params], like: Params, batches: Int32[Arra
 
 
 def draw_batches(run: Run, number: int) -> Int32[Array, "K B length"]:
-    """Batches of the run's batch size from its training data, in a different order than in training."""
+    """Batches of a whole step from the run's training data, in a different order than in training."""
     config = run.config
-    batches = run.data.batches(config.batch_size, config.context, config.seed + SEED_OFFSET)
+    batches = run.data.batches(config.step_sequences, config.context, config.seed + SEED_OFFSET)
     return jnp.asarray(np.stack([batches(t) for t in range(number)]))
 
 
@@ -145,7 +252,7 @@ def load(
     Args:
       folder: folder of the run.
       step: number of a step, "last" or "best".
-      number: K, the number of batches of the run's batch size.
+      number: K, the number of batches, each with the sequences of a whole step.
       report: called with the progress.
       data: where the run's data is now; None looks where it was.
       trust: execute optimizer code that the folder names.
@@ -154,12 +261,13 @@ def load(
       UserError: the run or checkpoint doesn't exist, or its data is missing or has changed.
     """
     run, state = reopen(folder, step, data=data, trust=trust)
-    if ended := _learning_rate(run, state) == 0:  # at rate 0 no step moves and any curvature is stable
+    ended = _rate_after(state.opt_state, run.schedule) == 0 != run.config.lr
+    if ended:  # at rate 0 no step moves and any curvature is stable
         run = make_run(dataclasses.replace(run.config, schedule=Spec("constant")), run.data)
     return CheckpointView(run, state, draw_batches(run, number), folder, report, ended)
 
 
-def _learning_rate(run: Run, state: TrainState) -> float:
-    """Learning rate of the step after a checkpoint; NaN where the optimizer doesn't tell it."""
-    rate = states.learning_rate(state.opt_state, run.schedule)
+def _rate_after(opt_state: Any, schedule: Any) -> float:
+    """Learning rate of the step after an optimizer state; NaN where the optimizer doesn't tell it."""
+    rate = states.learning_rate(opt_state, schedule)
     return math.nan if rate is None else float(jnp.asarray(rate))

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
-from jaxopt_mini import OPTIMIZERS, states
+from jaxopt_mini import OPTIMIZERS, tree
+from jaxopt_mini.quantize import Blocks, dequantize
 from minigpt_flax.spec import Spec, parse, settings
 
 
@@ -22,11 +24,12 @@ class StabilityBound(NamedTuple):
 
     Attributes:
       factor: keywords -> the largest stable ``lr * curvature``.
-      scale: (state, keywords) -> the preconditioner, by which the update divides each gradient; None without one.
+      scale: (state, keywords) -> name of each parameter -> the preconditioner, by which the update divides its
+        gradient, empty before the first step; None without one.
     """
 
     factor: Callable[[Mapping[str, Any]], float]
-    scale: Callable[[Any, Mapping[str, Any]], Any] | None = None
+    scale: Callable[[Any, Mapping[str, Any]], dict[str, Array]] | None = None
 
 
 def momentum_bound(decay: float, weight: float, nesterov: bool) -> float:
@@ -52,11 +55,35 @@ def _adam(keywords: Mapping[str, Any]) -> float:
     return momentum_bound(keywords["b1"], 1 - keywords["b1"], keywords["nesterov"])
 
 
-def _adam_scale(state: Any, keywords: Mapping[str, Any]) -> Any:
-    count = states.get(state, "ScaleByAdamState.count").astype(jnp.float32)
-    weight = 1 - keywords["b2"] ** jnp.maximum(count, 1.0)
-    root = lambda nu: jnp.sqrt(nu.astype(jnp.float32) / weight + keywords["eps_root"]) + keywords["eps"]
-    return jax.tree.map(root, states.get(state, "ScaleByAdamState.nu"))
+# These divide by sqrt(nu / (1 - b2^t) + eps_root) + eps, with t the steps of the state that holds ``nu``.
+BIAS_CORRECTED = frozenset(
+    {"adam", "adamw", "nadam", "nadamw", "lamb", "ademamix", "laprop", "stable_adamw", "schedule_free_adamw"}
+)
+
+
+def second_moment_roots(state: Any, keywords: Mapping[str, Any]) -> dict[str, Array]:
+    """Square roots of the second moments as the last step used them, for the optimizers in ``BIAS_CORRECTED``.
+
+    Args:
+      state: optimizer state, including wrappers and masks.
+      keywords: of the optimizer.
+
+    Returns:
+      Name of each parameter -> ``sqrt(nu / (1 - b2^t) + eps_root)``; empty before the first step.
+    """
+    is_moments = lambda node: hasattr(node, "nu") and hasattr(node, "count")
+    found = [node for node in jax.tree.leaves(state, is_leaf=is_moments) if is_moments(node) and int(node.count) > 0]
+    roots = {}
+    for node in found:
+        weight = 1 - keywords["b2"] ** float(node.count)
+        for path, leaf in jax.tree.leaves_with_path(node.nu, is_leaf=lambda leaf: isinstance(leaf, Blocks)):
+            nu = dequantize(leaf) if isinstance(leaf, Blocks) else tree.widen(leaf)
+            roots[tree.path_name(path)] = jnp.sqrt(nu / weight + keywords.get("eps_root", 0.0))
+    return roots
+
+
+def _adam_scale(state: Any, keywords: Mapping[str, Any]) -> dict[str, Array]:
+    return {name: root + keywords["eps"] for name, root in second_moment_roots(state, keywords).items()}
 
 
 STABILITY_BOUNDS: dict[str, StabilityBound] = {

@@ -18,10 +18,12 @@ from matplotlib.figure import Figure
 from jaxopt_mini import tree
 from minigpt_flax.diagnose.checkpoint_view import CheckpointView
 from minigpt_flax.diagnose.result import StudyResult
+from minigpt_flax.errors import UserError
 from minigpt_flax.runs.style import COLORS, MUTED, style_axes
 from minigpt_flax.train.evaluate import perplexity
 
-Z_90 = 1.645  # half-width of a 90 % confidence interval, standard errors
+CONFIDENCE = 0.95  # of the interval
+FITS = 2  # a batch within this factor of the noise scale fits
 BATCH_FACTOR = 8  # batches per batch of the view: the covariance needs more of them than the mean
 
 
@@ -46,7 +48,11 @@ class GradientSums(NamedTuple):
 
 
 def study(view: CheckpointView) -> StudyResult:
-    """Estimates noise scale and signal-to-noise ratio of the gradient, over all parameters and by role."""
+    """Estimates noise scale and signal-to-noise ratio of the gradient, over all parameters and by role.
+
+    Raises:
+      UserError: the gradient is not finite.
+    """
     sums = _gradient_sums(view)
     scales = {name: noise_scale(group, view.tokens) for name, group in sums.items()}
     estimate, low, high = scales["all"]
@@ -84,6 +90,8 @@ def _gradient_sums(view: CheckpointView) -> dict[str, GradientSums]:
         view.report("noise", i, len(batches))
     squares, inner = (np.array(column, np.float64) for column in zip(*rows, strict=True))
     mean_square = np.asarray(inner_by_role(mean, mean), np.float64)
+    if not np.isfinite([*squares, *inner, mean_square]).all():
+        raise UserError("the gradient here is not finite: choose an earlier checkpoint with --step")
     by_role = {role: GradientSums(squares[:, i], inner[:, i], float(mean_square[i])) for i, role in enumerate(roles)}
     return {"all": GradientSums(squares.sum(1), inner.sum(1), float(mean_square.sum())), **by_role}
 
@@ -99,22 +107,28 @@ def noise_and_signal(squares: np.ndarray, mean_square: float, tokens: int) -> tu
 
 
 def noise_scale(sums: GradientSums, tokens: int) -> tuple[float, float, float]:
-    """S / |G|^2 in tokens and the bounds of its 90 % confidence interval, from a jackknife of its logarithm.
+    """S / |G|^2 in tokens and the bounds of its 95 % confidence interval, from a jackknife of its logarithm.
 
-    If noise hides G (an estimate of |G|^2 or S is not positive), the bounds are 0 and infinity.
+    If noise hides G (the estimate of |G|^2 is not positive), the scale is infinite; if no noise is measurable, it is 0.
+    If that holds without some of the batches, the bounds are 0 and infinity.
     """
+    from scipy.special import stdtrit  # quantile of Student's t; importing it takes a third of a second
+
     n = len(sums.squares)
     estimate = _log_noise_scale(sums.squares, sums.mean_square, tokens)
     jackknife = np.array([_log_noise_scale(*sums.without(i), tokens) for i in range(n)])
     if not (np.isfinite(estimate) and np.isfinite(jackknife).all()):
         return perplexity(estimate), 0.0, math.inf
     error = math.sqrt((n - 1) / n * np.sum((jackknife - jackknife.mean()) ** 2))
-    return perplexity(estimate), perplexity(estimate - Z_90 * error), perplexity(estimate + Z_90 * error)
+    width = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error
+    return perplexity(estimate), perplexity(estimate - width), perplexity(estimate + width)
 
 
 def _log_noise_scale(squares: np.ndarray, mean_square: float, tokens: int) -> float:
     noise, signal = noise_and_signal(squares, mean_square, tokens)
-    return math.log(noise / signal) if noise > 0 and signal > 0 else math.inf
+    if signal <= 0:
+        return math.inf
+    return math.log(noise / signal) if noise > 0 else -math.inf
 
 
 def signal_to_noise(sums: GradientSums, tokens: int) -> float:
@@ -127,30 +141,36 @@ def _sentences(numbers: dict[str, Any]) -> list[str]:
     estimate, (low, high), batch = numbers["noise_scale_tokens"], numbers["interval"], numbers["batch_tokens"]
     if not math.isfinite(estimate):
         return [
-            f"Noise hides the mean gradient of {numbers['batches']} batches: measure more of them with --batches; "
-            "otherwise assume that a larger batch would help."
+            f"Noise hides the mean gradient of {numbers['batches']} batches, so they cannot tell which batch size "
+            "fits: measure more of them with --batches."
         ]
-    advice = (
-        "a larger batch would help"
-        if estimate > 2 * batch
-        else "a smaller batch would suffice"
-        if estimate < batch / 2
-        else "it fits"
-    )
     ratios = numbers["signal_to_noise"]
     weakest = min(numbers["by_role"], key=lambda name: ratios[name])
     return [
-        f"The gradient noise scale is {estimate:,.0f} tokens (90 % interval {low:,.0f} to {high:,.0f}). A batch of "
-        f"about this size balances steps against tokens; the run's batch has {batch:,} tokens: {advice}.",
+        f"The gradient noise scale is {estimate:,.0f} tokens (95 % interval {low:,.0f} to {high:,.0f}). A batch of "
+        f"about this size balances steps against tokens; the run's batch has {batch:,} tokens: "
+        f"{_advice(low, high, batch)}.",
         f"The signal-to-noise ratio of one batch's gradient is {ratios['all']:.2g}; it is lowest for the role "
         f"{weakest} ({ratios[weakest]:.2g}).",
     ]
 
 
+def _advice(low: float, high: float, batch: int) -> str:
+    """The advice for a batch of ``batch`` tokens if the noise scale is between ``low`` and ``high``."""
+    if low > FITS * batch:
+        return "a larger batch would help"
+    if high < batch / FITS:
+        return "a smaller batch would suffice"
+    if low >= batch / FITS and high <= FITS * batch:
+        return "it fits"
+    sizes = [name for name, size in (("half", batch / FITS), ("twice", FITS * batch)) if low <= size <= high]
+    return f"the interval includes {' and '.join(sizes)} this size, so these batches cannot tell whether it fits"
+
+
 def _draw(figure: Figure, numbers: dict[str, Any]) -> None:
     axes = figure.subplots()
     names = list(numbers["signal_to_noise"])
-    axes.bar(names, [numbers["signal_to_noise"][name] for name in names], color=COLORS[0])
+    axes.bar(names, np.nan_to_num([numbers["signal_to_noise"][name] for name in names], posinf=0.0), color=COLORS[0])
     axes.axhline(1.0, color=MUTED, linewidth=1)
     axes.set_title(f"gradient noise scale {numbers['noise_scale_tokens']:,.0f} tokens")
     style_axes(axes, "signal-to-noise ratio of one batch")

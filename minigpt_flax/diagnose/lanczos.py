@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,7 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
-from matfree import decomp
+
+from minigpt_flax.errors import UserError
+
+ROUNDING = float(np.finfo(np.float32).eps)  # relative error of a product in float32
 
 
 class Ritz(NamedTuple):
@@ -33,7 +38,9 @@ Product = Callable[[Float[Array, " n"]], Float[Array, " n"]]
 
 
 def lanczos(product: Product, depth: int, tick: Callable[[], None]) -> Callable[[Float[Array, " n"]], Ritz]:
-    """The Lanczos method with full reorthogonalization (matfree's ``tridiag_sym``), compiled once for all starts.
+    """The Lanczos method with full reorthogonalization, compiled once for all starts.
+
+    It ends early where the products add no direction to the Krylov space, whose Ritz values are then eigenvalues.
 
     Args:
       product: v -> A v, traceable.
@@ -42,27 +49,49 @@ def lanczos(product: Product, depth: int, tick: Callable[[], None]) -> Callable[
 
     Returns:
       A function of the start vector, which must not be zero.
+
+    Raises:
+      UserError: by that function, a product is not finite.
     """
 
-    def counted(vector):
-        out = product(vector)
-        jax.debug.callback(lambda _: tick(), out[0])
-        return out
-
-    @jax.jit
-    def decompose(start):
-        return decomp.tridiag_sym(min(depth, start.size))(counted, start)
+    @functools.partial(jax.jit, donate_argnums=0)
+    def advance(basis, step):
+        """The next basis vector; alpha and beta in units of ``scale``, since squares of 1e-30 underflow."""
+        image = product(basis[step])
+        scale = jnp.max(jnp.abs(image))
+        rest = image / jnp.where(scale > 0, scale, 1)
+        alpha = jnp.dot(basis[step], rest, precision="highest")
+        for _ in range(2):  # once leaves rounding errors along the basis
+            rest = rest - jnp.dot(jnp.dot(basis, rest, precision="highest"), basis, precision="highest")
+        beta = jnp.linalg.norm(rest)
+        rest = rest / jnp.where(beta > 0, beta, 1)
+        return basis.at[step + 1].set(rest), jnp.stack([alpha, beta]), scale
 
     def run(start):
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # matfree relies on both
-            basis, matrix, residual, _ = decompose(start)
-            jax.effects_barrier()
-        values, vectors = np.linalg.eigh(np.asarray(matrix, np.float64))
-        rounding = np.finfo(np.float32).eps * np.abs(values).max()
-        errors = np.abs(vectors[-1]) * float(jnp.linalg.norm(residual)) + rounding
-        return Ritz(values, vectors[0] ** 2, errors, jnp.asarray(vectors.T, basis.dtype) @ basis)
+        steps = min(depth, start.size)
+        basis = jnp.zeros((steps + 1, start.size)).at[0].set(start / jnp.linalg.norm(start))
+        alphas, betas = [], []
+        for step in range(steps):
+            basis, entries, scale = advance(basis, step)
+            alpha, beta = (np.asarray(entries, np.float64) * float(scale)).tolist()
+            tick()
+            if not math.isfinite(alpha + beta):
+                raise UserError("the curvature here is not finite: choose an earlier checkpoint with --step")
+            alphas.append(alpha)
+            betas.append(beta)
+            if beta <= ROUNDING * max(map(abs, alphas + betas)):
+                break
+        return _ritz(np.array(alphas), np.array(betas), basis)
 
     return run
+
+
+def _ritz(alphas: np.ndarray, betas: np.ndarray, basis: Float[Array, "_ n"]) -> Ritz:
+    """Ritz pairs of a tridiagonal matrix with diagonal ``alphas``; the last of ``betas`` is the residual's norm."""
+    beside = np.diag(betas[:-1], 1)
+    values, vectors = np.linalg.eigh(np.diag(alphas) + beside + beside.T)
+    errors = np.abs(vectors[-1]) * betas[-1] + ROUNDING * np.abs(values).max()
+    return Ritz(values, vectors[0] ** 2, errors, jnp.asarray(vectors.T, basis.dtype) @ basis[: len(values)])
 
 
 class Spectrum(NamedTuple):
@@ -71,12 +100,14 @@ class Spectrum(NamedTuple):
     Attributes:
       largest: estimate of the largest eigenvalue.
       smallest: estimate of the smallest eigenvalue.
-      errors: error bounds of ``largest`` and ``smallest``.
+      errors: residuals of ``largest`` and ``smallest``: an eigenvalue is at most that far away.
       trace: Hutchinson estimate of the trace.
       trace_sem: standard error of ``trace``.
+      trace_error: half-width of its 95 % confidence interval, from Student's t.
       values: Ritz values of all runs.
       weights: quadrature weights of ``values``, with sum 1.
-      vectors: Ritz vectors of the two largest Ritz values, from the run that found ``largest``.
+      vectors: Ritz vectors of the two largest Ritz values (of the only one, if there is one), from the run that found
+        ``largest``.
     """
 
     largest: float
@@ -84,9 +115,10 @@ class Spectrum(NamedTuple):
     errors: tuple[float, float]
     trace: float
     trace_sem: float
+    trace_error: float
     values: np.ndarray
     weights: np.ndarray
-    vectors: Float[Array, "2 n"]
+    vectors: Float[Array, "_ n"]
 
 
 def spectrum(product: Product, size: int, key: Array, *, depth: int, probes: int, tick: Callable[[], None]) -> Spectrum:
@@ -103,18 +135,22 @@ def spectrum(product: Product, size: int, key: Array, *, depth: int, probes: int
       probes: number of runs, at least 2.
       tick: called after every product.
     """
+    from scipy.special import stdtrit  # quantile of Student's t; importing it takes a third of a second
+
     starts = jax.random.rademacher(key, (probes, size), jnp.float32)
     decompose = lanczos(product, depth, tick)
     runs = [decompose(start) for start in starts]
     traces = np.array([size * float(run.weights @ run.values) for run in runs])
     top = max(runs, key=lambda run: run.values[-1])
     bottom = min(runs, key=lambda run: run.values[0])
+    sem = float(traces.std(ddof=1) / np.sqrt(probes))
     return Spectrum(
         largest=float(top.values[-1]),
         smallest=float(bottom.values[0]),
         errors=(float(top.errors[-1]), float(bottom.errors[0])),
         trace=float(traces.mean()),
-        trace_sem=float(traces.std(ddof=1) / np.sqrt(probes)),
+        trace_sem=sem,
+        trace_error=float(stdtrit(probes - 1, 0.975)) * sem,
         values=np.concatenate([run.values for run in runs]),
         weights=np.concatenate([run.weights for run in runs]) / probes,
         vectors=top.vectors[-2:][::-1],

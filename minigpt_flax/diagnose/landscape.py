@@ -2,7 +2,8 @@
 
 Random directions are filter-normalized (Li et al. 2018, arXiv 1712.09913): the part of a direction that belongs to one
 output unit has the norm of that unit's weights, so that the landscape doesn't depend on rescalings that leave the
-network's function unchanged. Biases and normalization scales are not perturbed.
+network's function unchanged. The units of an embedding are its rows. Biases and normalization scales stay unchanged,
+so that such a direction is shorter than the parameters.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from minigpt_flax.train.restore import open_checkpoints
 
 POINTS = 25  # points on a line
 SIDE = 15  # points per side of a plane
-SPAN = {"random": 1.0, "gradient": 0.03, "update": 0.03, "hessian": 0.03}  # of the parameters' norm, to either side
+SPAN = {"random": 1.0, "gradient": 0.03, "update": 0.03, "hessian": 0.03}  # lengths of the direction, to either side
 SAMPLES = 32  # draws of the parameter noise
 MIN_CHECKPOINTS = 3  # checkpoints needed for a trajectory
 
@@ -50,7 +51,8 @@ def study(view: CheckpointView, parameter: str | None = None, noise: float = 0.0
     directions = {name: direction_of(view) for name, direction_of in DIRECTIONS.items()}
     lines = {}
     for name, direction in directions.items():
-        lines[name] = scan_line(loss, params, direction, SPAN[name], POINTS)
+        if length := float(tree.norm(direction) / tree.norm(params)):
+            lines[name] = scan_line(loss, params, direction, SPAN[name], POINTS) | {"length": length}
         tick()
     axes, span = (directions["random"], _random(view, seed=1)), SPAN["random"]
     plane = scan_plane(loss, params, axes, (span, span), SIDE)
@@ -58,7 +60,7 @@ def study(view: CheckpointView, parameter: str | None = None, noise: float = 0.0
     path = trajectory(view, loss)
     tick()
     numbers = {"lines": lines, "plane": plane, "perturbed": perturbed, "path": path}
-    return StudyResult(_sentences(numbers, float(loss(params))), numbers, lambda figure: _draw(figure, numbers))
+    return StudyResult(_sentences(numbers, view.loss_here), numbers, lambda figure: _draw(figure, numbers))
 
 
 def _random(view: CheckpointView, seed: int = 0) -> Params:
@@ -66,7 +68,7 @@ def _random(view: CheckpointView, seed: int = 0) -> Params:
 
 
 def _gradient(view: CheckpointView) -> Params:
-    return scaled(jax.jit(view.gradient)(view.params, view.batches), view.params)
+    return scaled(view.mean_gradient, view.params)
 
 
 def _update(view: CheckpointView) -> Params:
@@ -91,6 +93,8 @@ DIRECTIONS: dict[str, Callable[[CheckpointView], Params]] = {
 def filter_normalized(key: Array, params: Params, layout: Any) -> Params:
     """A random direction in which each output unit has the norm of its weights; zero for vectors.
 
+    The units of an embedding are its rows.
+
     Args:
       key: random key.
       params: tree of arrays.
@@ -103,15 +107,17 @@ def filter_normalized(key: Array, params: Params, layout: Any) -> Params:
         if not entry.inputs:
             return jnp.zeros_like(leaf)
         noise = jax.random.normal(key, leaf.shape, leaf.dtype)
-        norms = lambda x: jnp.sqrt(jnp.sum(tree.absolute_square(x), axis=entry.inputs, keepdims=True))
+        axes = entry.outputs if entry.role == "embedding" else entry.inputs
+        norms = lambda x: jnp.sqrt(jnp.sum(tree.absolute_square(x), axis=axes, keepdims=True))
         return (noise * (norms(leaf) / norms(noise))).astype(leaf.dtype)
 
     return jax.tree.map(sample, keys, params, layout)
 
 
 def scaled(direction: Params, params: Params) -> Params:
-    """A direction scaled to the norm of the parameters."""
-    factor = tree.norm(params) / jnp.maximum(tree.norm(direction), jnp.finfo(jnp.float32).tiny)
+    """A direction scaled to the norm of the parameters; zero stays zero."""
+    length = tree.norm(direction)
+    factor = tree.norm(params) / jnp.where(length > 0, length, jnp.inf)
     return jax.tree.map(lambda leaf: leaf * factor, direction)
 
 
@@ -225,7 +231,7 @@ def trajectory(view: CheckpointView, loss: Callable) -> dict[str, Any] | None:
         steps = checkpoints.steps()
         if len(steps) < MIN_CHECKPOINTS:
             return None
-        points = [checkpoints.read(step, like).params for step in steps]
+        points = [jax.tree.map(tree.widen, checkpoints.read(step, like).params) for step in steps]
     origin = points[-1]
     offsets = [jax.tree.map(jnp.subtract, point, origin) for point in points]
     gram = np.array([[float(tree.inner(a, b)) for b in offsets] for a in offsets])
@@ -252,7 +258,12 @@ def _side(values: list[float]) -> np.ndarray:
 
 def _sentences(numbers: dict[str, Any], center: float) -> list[str]:
     sentences = [f"The loss at the checkpoint is {center:.4f} nats/token."]
-    sentences += [_describe_line(name, line, center) for name, line in numbers["lines"].items()]
+    sentences += [
+        _describe_line(name, numbers["lines"][name], center)
+        if name in numbers["lines"]
+        else f"The {name} direction is zero."
+        for name in DIRECTIONS
+    ]
     p, path = numbers["perturbed"], numbers["path"]
     sentences.append(
         f"Noise of standard deviation {p['noise']:g} on {p['parameter']} changes the loss by "
@@ -268,12 +279,16 @@ def _sentences(numbers: dict[str, Any], center: float) -> list[str]:
     return sentences
 
 
-def _describe_line(name: str, line: dict[str, list[float]], center: float) -> str:
-    rise = max(line["loss"]) - center
-    lowest = int(np.argmin(line["loss"]))
-    drop = center - line["loss"][lowest]
-    minimum = f"; the minimum is {drop:.2g} lower, at {line['distance'][lowest]:+.3g}" if drop > 1e-4 else ""
-    return f"Along the {name} direction it rises by {rise:.3g} within {SPAN[name]:g} times the parameter norm{minimum}."
+def _describe_line(name: str, line: dict[str, Any], center: float) -> str:
+    """Describes the loss on a line; distances are shares of the parameter norm."""
+    losses, distances = np.array(line["loss"]), np.array(line["distance"]) * line["length"]
+    span = f"within {distances[-1]:.2g} times the parameter norm"
+    if not np.isfinite(losses).all():
+        return f"Along the {name} direction it becomes non-finite {span}."
+    lowest = int(np.argmin(losses))
+    drop = center - losses[lowest]
+    minimum = f"; the minimum is {drop:.2g} lower, at {distances[lowest]:+.3g}" if drop > 1e-4 else ""
+    return f"Along the {name} direction it rises by {max(losses) - center:.3g} {span}{minimum}."
 
 
 def _draw(figure: Figure, numbers: dict[str, Any]) -> None:
@@ -282,9 +297,8 @@ def _draw(figure: Figure, numbers: dict[str, Any]) -> None:
     lines = panels["lines"]
     for i, (name, line) in enumerate(numbers["lines"].items()):
         fraction = np.array(line["distance"]) / max(line["distance"])
-        lines.plot(
-            fraction, line["loss"], **look(4 * i, marker="", linestyle=DASHES[i]), label=f"{name} \u00b1{SPAN[name]:g}"
-        )
+        label = f"{name} \u00b1{SPAN[name] * line['length']:.2g}"
+        lines.plot(fraction, line["loss"], **look(4 * i, marker="", linestyle=DASHES[i]), label=label)
     lines.set_title("lines; the gradient points to the right")
     lines.set_xlabel("distance / span")
     style_axes(lines, "loss (nats/token)")
@@ -297,7 +311,7 @@ def _draw(figure: Figure, numbers: dict[str, Any]) -> None:
 
 def _contours(axes: Any, plane: dict[str, Any], title: str) -> None:
     heights = np.array(plane["loss"])
-    finite = np.where(np.isfinite(heights), heights, np.nanmax(heights[np.isfinite(heights)]))
+    finite = np.where(np.isfinite(heights), heights, np.max(heights[np.isfinite(heights)], initial=0.0))
     contours = axes.contour(plane["x"], plane["y"], finite, levels=8, colors=COLORS[0], linewidths=1)
     axes.clabel(contours, fontsize=FONT - 2, colors=INK)
     axes.set_title(title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +14,9 @@ from matplotlib.figure import Figure
 
 from jaxopt_mini import tree
 from minigpt_flax.diagnose.checkpoint_view import CheckpointView
-from minigpt_flax.diagnose.edge_of_stability import optimizer_keywords
+from minigpt_flax.diagnose.edge_of_stability import BIAS_CORRECTED, optimizer_keywords, second_moment_roots
 from minigpt_flax.diagnose.result import StudyResult
+from minigpt_flax.errors import UserError
 from minigpt_flax.runs.style import COLORS, INK, MUTED, style_axes
 from minigpt_flax.train.probes import by_role, parameter_states
 
@@ -23,8 +25,14 @@ QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 
 def study(view: CheckpointView) -> StudyResult:
-    """Takes ``STEPS`` training steps on the run's next batches and measures updates and moments."""
+    """Takes ``STEPS`` training steps on the run's next batches and measures updates and moments.
+
+    Raises:
+      UserError: the run diverges in these steps.
+    """
     updates, grads, state = _steps(view)
+    if not all(bool(jnp.isfinite(tree.norm(update))) for update in updates):
+        raise UserError(f"an update of the next {STEPS} steps is not finite: choose an earlier checkpoint with --step")
     rates = effective_rates(updates, grads, view.run.layout)
     moments = moment_quantiles(state.opt_state, view.run.layout)
     numbers = {
@@ -32,7 +40,7 @@ def study(view: CheckpointView) -> StudyResult:
         "lr": view.lr,
         "update_cosine": [_cosine(a, b) for a, b in zip(updates, updates[1:], strict=False)],
         "moments": moments,
-        "eps_share": eps_share(view, state.opt_state),
+        "eps_share": eps_share(dataclasses.replace(view, state=state)),
         "singular_values": singular_values(updates[-1], view.run.layout),
     }
     return StudyResult(_sentences(numbers), numbers, lambda figure: _draw(figure, numbers))
@@ -50,14 +58,22 @@ def _steps(view: CheckpointView) -> tuple[list[Any], list[Any], Any]:
     return updates, grads, state
 
 
-def effective_rates(updates: list[Any], grads: list[Any], layout: Any) -> dict[str, float]:
-    """RMS of update over RMS of gradient, by role: the learning rate at which plain SGD takes steps of this length."""
+def effective_rates(updates: list[Any], grads: list[Any], layout: Any) -> dict[str, float | None]:
+    """RMS of update over RMS of gradient, by role: the learning rate at which plain SGD takes steps of this length.
+
+    None for a role whose gradient is zero.
+    """
     update, grad = (by_role(values, layout) for values in (updates[-1], grads[-1]))
-    return {role: float(tree.norm(update[role]) / tree.norm(grad[role])) for role in update}
+    return {role: _ratio(float(tree.norm(update[role])), float(tree.norm(grad[role]))) for role in update}
 
 
-def _cosine(a: Any, b: Any) -> float:
-    return float(tree.inner(a, b) / (tree.norm(a) * tree.norm(b)))
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole > 0 else None
+
+
+def _cosine(a: Any, b: Any) -> float | None:
+    """Cosine of the angle between two updates; None if one of them is zero."""
+    return _ratio(float(tree.inner(a, b)), float(tree.norm(a) * tree.norm(b)))
 
 
 def moment_quantiles(opt_state: Any, layout: Any) -> dict[str, dict[str, list[float]]]:
@@ -72,24 +88,26 @@ def moment_quantiles(opt_state: Any, layout: Any) -> dict[str, dict[str, list[fl
     }
 
 
-def eps_share(view: CheckpointView, opt_state: Any) -> dict[str, float] | None:
-    """Fraction of the entries of ``nu`` whose root is below ``eps``, by role; there the update follows plain SGD.
+def eps_share(view: CheckpointView) -> dict[str, float] | None:
+    """Fraction of the entries whose second moment's root is below ``eps``, by role; their update follows plain SGD.
 
-    None for an optimizer without ``eps`` or ``nu``.
+    The root is the one that the step divides by, with its bias correction. None where no group of parameters has an
+    optimizer whose correction is known (``BIAS_CORRECTED``).
     """
-    _, keywords = optimizer_keywords(view.run.config.opt)
-    roles = {name: entry.role for name, entry in tree.by_name(view.run.layout).items()}
-    groups: dict[str, list[np.ndarray]] = defaultdict(list)
-    for field, owner, leaf in parameter_states(opt_state, view.run.layout):
-        if field == "nu" and isinstance(keywords.get("eps"), float):
-            groups[roles[owner]].append(np.sqrt(np.asarray(leaf, np.float32)).ravel() < keywords["eps"])
-    return {role: float(np.concatenate(below).mean()) for role, below in groups.items()} or None
+    entries = tree.by_name(view.run.layout)
+    below: dict[str, list[np.ndarray]] = defaultdict(list)
+    for group in view.groups:
+        name, keywords = optimizer_keywords(group.optimizer)
+        if name in BIAS_CORRECTED:
+            for parameter, root in second_moment_roots(group.state, keywords).items():
+                below[entries[parameter].role].append(np.asarray(root).ravel() < keywords["eps"])
+    return {role: float(np.concatenate(parts).mean()) for role, parts in below.items()} or None
 
 
 def singular_values(update: Any, layout: Any) -> list[float]:
     """Mean singular value over the largest one, for the update of each hidden matrix.
 
-    1 for an orthogonal update, such as Muon's; close to 0 for an update of low rank.
+    1 for an orthogonal update, such as Muon's; close to 0 for an update of low rank. Updates of zero are left out.
     """
     ratios = []
     for leaf, entry in zip(jax.tree.leaves(update), jax.tree.leaves(layout), strict=True):
@@ -97,18 +115,19 @@ def singular_values(update: Any, layout: Any) -> list[float]:
             matrices = np.transpose(np.asarray(leaf, np.float32), (*entry.stacked, *entry.inputs, *entry.outputs))
             fan_in, fan_out = entry.fans(leaf.shape)
             values = np.linalg.svd(matrices.reshape(-1, fan_in, fan_out), compute_uv=False)
-            ratios += (values.mean(-1) / np.maximum(values[:, 0], np.finfo(np.float32).tiny)).tolist()
+            values = values[values[:, 0] > 0]
+            ratios += (values.mean(-1) / values[:, 0]).tolist()
     return ratios
 
 
 def _sentences(numbers: Mapping[str, Any]) -> list[str]:
-    cosine = np.mean(numbers["update_cosine"])
-    motion = "keeps its direction" if cosine > 0.5 else "turns slowly" if cosine > 0 else "oscillates"
-    rates = ", ".join(f"{rate:.2g} ({role})" for role, rate in numbers["effective_lr"].items())
-    sentences = [
-        f"Effective learning rates (update RMS / gradient RMS): {rates}.",
-        f"From step to step the update {motion}: cosine {cosine:.2f} on average.",
-    ]
+    rates = {role: rate for role, rate in numbers["effective_lr"].items() if rate is not None}
+    cosines = [cosine for cosine in numbers["update_cosine"] if cosine is not None]
+    sentences = []
+    if rates:
+        named = ", ".join(f"{rate:.2g} ({role})" for role, rate in rates.items())
+        sentences.append(f"Effective learning rates (update RMS / gradient RMS): {named}.")
+    sentences.append(_describe_motion(float(np.mean(cosines))) if cosines else "The updates are zero.")
     if numbers["eps_share"]:
         share = ", ".join(f"{value:.1%} ({role})" for role, value in numbers["eps_share"].items())
         sentences.append(f"Entries with the root of the second moment below eps, updated as by plain SGD: {share}.")
@@ -119,10 +138,18 @@ def _sentences(numbers: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def _describe_motion(cosine: float) -> str:
+    """What the updates did; the cause of a negative cosine is left to the curvature and the noise."""
+    motion = "keep their direction" if cosine > 0.5 else "share part of their direction" if cosine > 0 else "oppose"
+    motion += " each other, which noise or a learning rate near the stability bound can cause" * (cosine <= 0)
+    return f"Consecutive updates {motion}: cosine {cosine:.2f} on average."
+
+
 def _draw(figure: Figure, numbers: Mapping[str, Any]) -> None:
     rates, moments = figure.subplots(1, 2)
-    rates.plot(list(numbers["effective_lr"]), list(numbers["effective_lr"].values()), "o", color=COLORS[0])
-    rates.set_yscale("log")
+    positive = {role: rate for role, rate in numbers["effective_lr"].items() if rate}
+    rates.plot(list(positive), list(positive.values()), "o", color=COLORS[0])
+    rates.set_yscale("log" if positive else "linear")
     rates.margins(x=0.2, y=0.3)
     style_axes(rates, "update RMS / gradient RMS")
     rows = [(f"{field}, {role}", q) for field, roles in numbers["moments"].items() for role, q in roles.items()]

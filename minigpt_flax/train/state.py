@@ -41,7 +41,7 @@ class StepView(NamedTuple):
     layout: Any  # tree of ParamLayout
     lr: jax.Array  # float32[]
     batch: Any = None  # int32[B, T + 1], or int32[K, B, T + 1] of K micro-batches
-    loss_of: Any = None  # (params, int32[b, T + 1]) -> float32[], mean loss in nats per token of some sequences
+    loss_of: Any = None  # (params, int32[b, T + 1], part=0) -> float32[], nats per token; a dropout mask for each part
     each: Any = jax.vmap  # vmap, or a map under pmap, where sums over devices can't be batched
 
 

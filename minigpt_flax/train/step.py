@@ -102,11 +102,12 @@ def make_step(
     return step
 
 
-def _mean_loss(loss_sum: LossSum, key: Array, axis: str | None) -> Callable[[Any, Int[Array, "b length"]], Array]:
-    """``(params, sequences) -> loss`` in nats per token."""
+def _mean_loss(loss_sum: LossSum, key: Array, axis: str | None) -> Callable[..., Array]:
+    """``(params, sequences, part=0) -> loss`` in nats per token; every ``part`` has its own dropout mask."""
 
-    def loss_of(params: Any, sequences: Int[Array, "b length"]) -> Float[Array, ""]:
-        total, count = loss_sum(_alike(params, axis), sequences[..., :-1], sequences[..., 1:], key)
+    def loss_of(params: Any, sequences: Int[Array, "b length"], part: Array | int = 0) -> Float[Array, ""]:
+        mask_key = jax.random.fold_in(key, part)
+        total, count = loss_sum(_alike(params, axis), sequences[..., :-1], sequences[..., 1:], mask_key)
         return _summed(total, axis) / _over_devices(count, axis)
 
     return loss_of

@@ -14,6 +14,7 @@ from minigpt_flax.train.curvature_probes import largest_eigenvalue, noise, noise
 from minigpt_flax.train.probe_wrappers import count_clips, remember_last_update
 from minigpt_flax.train.probes import clip, cosine
 from minigpt_flax.train.state import StepView
+from minigpt_flax.train.step import _mean_loss
 from tests.minigpt_flax.training import TINY
 
 LENGTH, WIDTH = 5, 64  # tokens of a sequence, entries of the parameters
@@ -27,7 +28,7 @@ def view(batch, loss_of, params=None, step=0):
 @jax.jit
 def _noise_of(batch, points, mean):
     """Of a loss whose gradient on a sequence is the mean of points around a mean, drawn for its tokens."""
-    loss_of = lambda params, sequences: (points[sequences[:, :-1]].mean((0, 1)) + mean) @ params
+    loss_of = lambda params, sequences, part: (points[sequences[:, :-1]].mean((0, 1)) + mean) @ params
     return noise_of(view(batch, loss_of))
 
 
@@ -81,6 +82,29 @@ def test_sharpness_is_that_of_the_models_dense_hessian():
     top = np.linalg.eigvalsh(np.asarray(dense, np.float64))[-1]
     found = jax.jit(lambda p: sharpness(view(batch, loss_of, p), sequences=2, depth=25))(params)["sharpness"]
     assert float(found) == pytest.approx(top, rel=1e-3)
+
+
+@pytest.mark.parametrize("top", [0.0, 3.0, -1.0, 2e30, 2e-30])
+@pytest.mark.parametrize("distinct", [1, 2])
+def test_an_exhausted_krylov_space_ends_the_recurrence(top, distinct):
+    values = jnp.float32(top - abs(top) * (np.arange(60) % distinct))
+    start = jnp.sign(jax.random.normal(jax.random.key(0), (60,)))
+    found = float(largest_eigenvalue(lambda v: values * v, start, 8))
+    assert found == pytest.approx(top, rel=1e-5, abs=0)
+
+
+def test_every_part_has_its_own_dropout_mask():
+    """Each token's gradient is the same, so that all noise comes from the masks."""
+    drop = lambda part: jax.random.bernoulli(jax.random.fold_in(jax.random.key(0), part), 0.5, (WIDTH,))
+    loss_of = lambda params, sequences, part: params @ drop(part).astype(jnp.float32)
+    found = noise_of(view(jnp.zeros((4, LENGTH + 1), jnp.int32), loss_of))
+    assert float(found["noise/spread"]) == pytest.approx(LENGTH * WIDTH / 4, rel=0.3)
+
+
+def test_the_loss_of_a_step_has_a_mask_for_each_part():
+    loss_of = _mean_loss(lambda params, inputs, targets, key: (jax.random.uniform(key), 1.0), jax.random.key(0), None)
+    drawn = [float(loss_of(None, jnp.zeros((1, 2), jnp.int32), part)) for part in (0, 1, 0)]
+    assert drawn[0] == drawn[2] != drawn[1]
 
 
 def test_between_two_measurements_the_probe_is_nan():
@@ -169,7 +193,7 @@ def test_the_step_with_probes_is_the_step_and_measures_itself(ways):
 
 
 def _loss_of(run):
-    def loss_of(params, sequences):
+    def loss_of(params, sequences, part=0):
         total, count = loss_sum(run.model)(params, sequences[..., :-1], sequences[..., 1:], jax.random.key(0))
         return total / count
 
@@ -178,4 +202,4 @@ def _loss_of(run):
 
 def test_a_batch_of_one_has_no_gradient_noise():
     with pytest.raises(ValueError, match="--batch-size of at least 2"):
-        noise(view(jnp.zeros((1, 3), jnp.int32), lambda params, sequences: jnp.sum(params)))
+        noise(view(jnp.zeros((1, 3), jnp.int32), lambda params, sequences, part: jnp.sum(params)))
