@@ -1,5 +1,8 @@
 """Wrappers, which take an optimizer and return one, by name; ``inject_hyperparams`` takes an optimizer's factory."""
 
+from collections.abc import Callable
+from typing import Any
+
 from jaxopt_mini.wrappers._accumulate import (
     AccumulateState as AccumulateState,
     ScheduledAccumulateState as ScheduledAccumulateState,
@@ -35,7 +38,7 @@ from jaxopt_mini.wrappers._skip_nonfinite import (
 )
 from jaxopt_mini.wrappers._skip_spikes import SkipSpikesState as SkipSpikesState, skip_spikes as skip_spikes
 
-WRAPPERS = {
+WRAPPERS: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
         accumulate,
