@@ -12,6 +12,7 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxopt_mini import ParamLayout, apply_updates
 from tests.jaxopt_mini.test_laws import law
@@ -74,6 +75,7 @@ def regression():
     return loss, start, float(loss(back(flat)))
 
 
+@pytest.mark.slow
 @law
 def test_solves_a_logistic_regression(case):
     """It closes 95 % of the gap between the initial and the minimal loss."""

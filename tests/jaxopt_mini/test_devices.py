@@ -39,6 +39,7 @@ def at(tree, t):
     return jax.tree.map(lambda leaf: leaf[t], tree)
 
 
+@pytest.mark.slow
 @law
 def test_replicated_under_pmap_it_is_the_same(case):
     """The devices have different gradients, and their mean is the gradient."""

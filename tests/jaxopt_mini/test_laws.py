@@ -241,6 +241,7 @@ def test_works_in_flax_train_state_and_nnx(case):
         close(other, expected)
 
 
+@pytest.mark.slow
 @law
 def test_converges_on_an_ill_conditioned_quadratic(case):
     """Curvatures from 1 to 100; the learning rate decays to zero, for optimizers with steps of constant size."""

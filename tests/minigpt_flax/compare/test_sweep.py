@@ -150,7 +150,9 @@ def test_every_run_is_logged_kept_and_sampled_as_asked(tmp_path, vmap):
         assert len((path / "samples.txt").read_text()) == 7
 
 
-@pytest.mark.parametrize("lost", [False, True], ids=["all", "one lost"])
+@pytest.mark.parametrize(
+    "lost", [pytest.param(False, id="all"), pytest.param(True, id="one lost", marks=pytest.mark.slow)]
+)
 def test_a_stopped_comparison_in_one_program_continues_from_its_checkpoints(tmp_path, monkeypatch, lost):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     seen, shown = [], ComparisonProgress.at

@@ -114,6 +114,7 @@ def test_a_folder_is_not_trusted_unless_the_user_says_so(file, tmp_path, capfd):
     assert minigpt(["diagnose", str(run), "--only=noise", "--trust"]) == 0
 
 
+@pytest.mark.slow
 def test_a_comparison_with_a_factory_resumes_with_trust_only(file, tmp_path, capfd):
     tiny = {name: value for name, value in TINY.items() if name not in ("mesh", "schedule")}
     words = [f"--{name}={value}" for name, value in tiny.items()]

@@ -21,7 +21,7 @@ EXTENSIBLE = {
 }
 
 
-QUICK = ("constant", "wsd before its cool-down", "accumulated")
+QUICK = ("constant", "wsd before its cool-down")
 
 
 @pytest.mark.parametrize(
