@@ -140,7 +140,7 @@ def test_under_explicit_axes_shardings_are_constant(case):
     check_explicit(case.make(LAYOUT), case.extra, expected(case.optimizer.__name__))
 
 
-@pytest.mark.parametrize("inner", ["adamw", "muon"])
+@pytest.mark.parametrize("inner", [pytest.param("adamw", marks=pytest.mark.slow), "muon"])
 @pytest.mark.parametrize("case", WRAPPED.values(), ids=WRAPPED)
 def test_wrappers_keep_shardings_under_explicit_axes(case, inner):
     offered = {"layout": LAYOUT} if "layout" in inspect.signature(case.wrapper).parameters else {}

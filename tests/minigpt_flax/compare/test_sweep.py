@@ -96,6 +96,7 @@ def test_a_non_finite_step_affects_its_own_run_only(tmp_path, monkeypatch, vmap,
         assert all(line.get("skipped", 0) == 0 for line in records(runs["adamw", 0]))
 
 
+@pytest.mark.slow
 def test_rollback_continues_from_a_checkpoint_without_the_batch(tmp_path, monkeypatch):
     poison(monkeypatch, 5, seed=1)
     runs = compared(tmp_path / "c", on_nan="rollback")

@@ -39,6 +39,7 @@ def view(folder):
     return load(folder, "last", 2, lambda *progress: None)
 
 
+@pytest.mark.slow
 def test_a_run_whose_learning_rate_decayed_to_zero_is_studied_at_its_peak_rate(tmp_path, capsys):
     assert start(tmp_path / "over", width=8, steps=4, schedule="warmup_cosine(warmup=1, floor=0.0)", lr=1e-2) == 0
     assert main(["diagnose", str(tmp_path / "over"), "--only", "optimizer", "--json"]) == 0

@@ -21,7 +21,7 @@ EXTENSIBLE = {
 }
 
 
-QUICK = ("constant", "wsd before its cool-down")
+QUICK = ("constant",)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ def test_wrappers_get_the_schedule_and_the_loss():
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.params))
 
 
+@pytest.mark.slow
 def test_validation_takes_the_average_and_the_run_resumes(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     more = ["--wrap=ema_params(decay=0.9)", "--group=embedding=lion(lr=1e-3)"]

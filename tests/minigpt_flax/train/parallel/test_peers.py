@@ -106,6 +106,7 @@ def test_the_line_says_how_to_continue():
     assert "the last checkpoint is intact; continue with: " in line and "--resume runs/k (all processes" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_stopped_process_ends_all_and_itself_when_it_continues(stopped):
     processes = several(WAIT, WAIT, silence=2)
@@ -199,6 +200,7 @@ for k in range(50):
     assert ended(*several(body, body, body)) == [(0, [])] * 3
 
 
+@pytest.mark.slow
 def test_two_have_the_same_number():
     port = free_port()
     ends = ended(*(spawn(WAIT, port, i, 3) for i in (0, 1, 1)))
