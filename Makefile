@@ -8,7 +8,7 @@ demo: .venv/gpt          ## train a small GPT on this machine and sample from it
 	$(BIN)/python train.py --preset demo
 
 test: .venv/test         ## everything that is quick
-	$(BIN)/python -m pytest -q -m "not slow" -n 2
+	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist worksteal
 
 test-all: .venv/test     ## everything
 	$(BIN)/python -m pytest -q
