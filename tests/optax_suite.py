@@ -91,7 +91,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dir", type=Path, help="a checkout of the installed version of Optax")
     parser.add_argument("-k", default="", help="as pytest's")
-    parser.add_argument("--original", action="store_true", help="replace nothing: what fails by itself")
+    parser.add_argument("--original", action="store_true", help="replace nothing, to see what fails in Optax alone")
     given = parser.parse_args()
     replaced, record = {} if given.original else replace(), Record()
     print(f"{sum(map(len, replaced.values()))} functions replaced, {len(set().union(*replaced.values()))} names")

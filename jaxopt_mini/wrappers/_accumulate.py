@@ -42,6 +42,7 @@ class ScheduledAccumulateState(NamedTuple):
 
 
 MICRO_BATCHED.update((AccumulateState, ScheduledAccumulateState))
+
 Steps: TypeAlias = Callable[[jax.Array], ArrayLike]
 Skip: TypeAlias = Callable[[Updates, jax.Array, Params | None], tuple[jax.Array, Any]]
 

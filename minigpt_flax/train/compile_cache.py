@@ -49,7 +49,7 @@ def use(choice: str | None, device_kind: str) -> str | None:
     if choice == NONE:
         jax.config.update("jax_enable_compilation_cache", False)
         return None
-    # A program that can't be read or kept is compiled again, which needs no warning, whoever chose the folder.
+    # A program that can't be read or written is compiled again, which needs no warning, here or in JAX's own folder.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
     if choice is None and jax.config.values["jax_compilation_cache_dir"] is not None:
         return None

@@ -59,7 +59,7 @@ def add_bases(work: Path, bases: Path, names: Iterator[str] | tuple[str, ...]) -
     for name in names:
         shutil.copytree(bases / name, work / name, symlinks=True)
         for path in (work / name).rglob("*.json"):  # runs record the absolute paths of their data
-            path.write_text(re.sub(r'"/[^"]*/work/', f'"{work}/', path.read_text()))
+            path.write_text(re.sub(rf'"/[^"]*/{work.name}/', f'"{work}/', path.read_text()))
         (work / name / NOTES).write_text("mine\n")
 
 
