@@ -41,7 +41,7 @@ SURFACES: dict[str, tuple[Callable[..., Any], tuple[float, float], float]] = {  
     "Rosenbrock": (lambda x, y: (1 - x) ** 2 + 100 * (y - x**2) ** 2, (-1.2, 1.0), 1e-3),
     "saddle": (lambda x, y: x**2 / 2 + FALL * (y**4 / 4 - y**2 / 2 + 0.25), (1.0, 1e-5), 1e-4),
 }
-LIMIT, GRID = 20_000, np.geomspace(1e-4, 3.0, 28)  # steps; rates that each may choose from
+LIMIT, GRID = 20_000, np.geomspace(1e-4, 90.0, 110)  # steps; rates that each may choose from
 TRAIL = 400  # steps in the picture
 GPT_STEPS, GPT_EVERY, DEPTH = 600, 50, 15
 
