@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from minigpt_flax.compare.comparison import (
     shared_fields,
 )
 from minigpt_flax.compare.paired_tests import RESOLUTION
-from minigpt_flax.compare.results import RESULTS, require_replaceable, write_results
+from minigpt_flax.compare.results import DEFAULT_PICTURES, PICTURES, RESULTS, require_replaceable, write_results
 from minigpt_flax.compare.statistics import CandidateRuns, Summary, summarize
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
@@ -47,12 +48,26 @@ EXAMPLES = """
 AUTO = "auto"
 MOST_RATES = 100
 TESTS = ("baseline", "pairs", "resolution")  # flags that fix the tests
-SUMMARIZING = {"--target", "--out", "--name", "--quiet", "--json", *(f"--{name}" for name in TESTS)}  # of finished runs
-RESUMING = {"--resume", "--seeds", "--target", "--vmap", "--jobs", "--share", "--trust", "--quiet", "--json"}
+SHOWING = {"--target", "--quiet", "--json", "--pictures"}  # flags of what is shown and written
+SUMMARIZING = {*SHOWING, "--out", "--name", *(f"--{name}" for name in TESTS)}  # of finished runs
+RESUMING = {*SHOWING, "--resume", "--seeds", "--vmap", "--jobs", "--share", "--trust"}
 OWN = (
     "folders", "opt", "schedule", "lr", "seeds", "target", "preset", "out", "name", "resume", "vmap", "jobs", "share",
-    "trust", "quiet", "json", *TESTS
+    "trust", "quiet", "json", "pictures", *TESTS
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the command shows and writes.
+
+    Attributes:
+      output: format of the output.
+      pictures: formats of the figures.
+    """
+
+    output: Output
+    pictures: tuple[str, ...]
 
 
 def declare(parser: Parser) -> None:
@@ -80,7 +95,12 @@ def declare(parser: Parser) -> None:
     add("--trust", action="store_true", help="execute the optimizer code that a resumed comparison names")
     add("--jobs", type=Bound(1, 1024, whole=True), metavar="N", help="parallel processes on this machine [1]")
     add("--share", metavar="I/N", help="train share I of N, from 0: for N hosts with one folder")
-    output.declare(parser.add_argument_group("output"))
+    group = parser.add_argument_group("output")
+    output.declare(group)
+    default = ",".join(DEFAULT_PICTURES)
+    group.add_argument(
+        "--pictures", metavar="LIST", help=f"formats of the figures: {', '.join(PICTURES)} or none [{default}]"
+    )
     add_fields(parser, without=("opt", "schedule", "lr", "init", *ALONE))
 
 
@@ -97,7 +117,7 @@ def run(**options: Any) -> int:
     notices = options.pop("notices")
     typed = {name: options.pop(name) for name in OWN}
     given = given_fields(options)
-    answer = Output(typed["quiet"], typed["json"])
+    answer = Answer(Output(typed["quiet"], typed["json"]), _pictures(typed["pictures"]))
     check_use(typed, given)
     typed |= {name: typed[name] or default for name, default in (("out", "runs"), ("jobs", 1))}
     if typed["folders"]:
@@ -109,11 +129,11 @@ def run(**options: Any) -> int:
     from minigpt_flax.compare.runner import run_comparison  # takes seconds: JAX
 
     how = {name: typed[name] for name in ("vmap", "jobs", "share")}
-    status = run_comparison(comparison, folder, shown=answer.human, notices=notices(), **how)
+    status = run_comparison(comparison, folder, shown=answer.output.human, notices=notices(), **how)
     if status:
         return status
     if typed["share"]:
-        if answer.human and typed["jobs"] == 1:
+        if answer.output.human and typed["jobs"] == 1:
             tell(f"share {typed['share']} is done; when all are, get the results with: {line('compare', folder)}")
         return 0
     return _report(comparison, typed["target"], folder, answer)
@@ -165,6 +185,22 @@ def _rates(text: str | None) -> tuple[float, ...]:
         raise UserError(f"--lr takes auto, or numbers such as 0.001,0.003; got {shortened(repr(text))}") from None
 
 
+def _pictures(text: str | None) -> tuple[str, ...]:
+    """Reads ``--pictures``.
+
+    >>> _pictures("svg,pdf"), _pictures("none"), _pictures(None)
+    (('svg', 'pdf'), (), ('png', 'svg'))
+    """
+    if text is None:
+        return DEFAULT_PICTURES
+    formats = tuple(dict.fromkeys(text.split(",")))
+    if formats == ("none",):
+        return ()
+    for form in formats:
+        check_name(form, PICTURES, "format of --pictures")
+    return formats
+
+
 def check_use(typed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Refuses flags that would have no effect.
 
@@ -180,7 +216,7 @@ def check_use(typed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         raise UserError(f"--resume continues a comparison as it was started: omit {unused[0]}")
 
 
-def _summarize_folders(folders: list[Path], typed: Mapping[str, Any], answer: Output) -> int:
+def _summarize_folders(folders: list[Path], typed: Mapping[str, Any], answer: Answer) -> int:
     """Summarizes without training."""
     if len(folders) == 1 and (folders[0] / FILE).is_file():
         comparison = comparisons.load(folders[0])
@@ -197,17 +233,17 @@ def _summarize_folders(folders: list[Path], typed: Mapping[str, Any], answer: Ou
     return _show(candidates, summarize(candidates, typed["target"], **how), results, answer)
 
 
-def _report(comparison: Comparison, target: float | None, folder: Path, answer: Output) -> int:
+def _report(comparison: Comparison, target: float | None, folder: Path, answer: Answer) -> int:
     """Shows the results of a comparison."""
     candidates = collect_runs(comparison, folder)
     return _show(candidates, summarize_comparison(comparison, candidates, target), folder, answer)
 
 
-def _show(candidates: list[CandidateRuns], summary: Summary, folder: Path, answer: Output) -> int:
+def _show(candidates: list[CandidateRuns], summary: Summary, folder: Path, answer: Answer) -> int:
     """Prints the results and writes them into the folder, with the figures."""
     require_replaceable(folder)
-    answer.result(tables.text(summary), {"folder": show(folder), **tables.as_values(summary)})
-    written = write_results(candidates, summary, folder)
-    if answer.human:
+    answer.output.result(tables.text(summary), {"folder": show(folder), **tables.as_values(summary)})
+    written = write_results(candidates, summary, folder, answer.pictures)
+    if answer.output.human:
         tell(f"\n{show(folder)}: {', '.join(written)}")
     return 0
