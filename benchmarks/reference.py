@@ -148,7 +148,8 @@ def with_curves(verdict: Summary) -> dict[str, Any]:
 
 def without_times(verdict: Summary) -> Summary:
     """The verdict without seconds and milliseconds: the runs share the machine with others, hours apart."""
-    return replace(verdict, results=[replace(result, seconds=None, ms_per_step=None) for result in verdict.results])
+    timeless: dict[str, Any] = {"seconds": None, "ms_per_step": None, "ms_range": None}
+    return replace(verdict, results=[replace(result, **timeless) for result in verdict.results])
 
 
 def budget(part: Part, folder: Path) -> float:
@@ -225,7 +226,7 @@ def section(
 def figures(part: Part, entries: Sequence[CandidateRuns], verdict: Summary, docs: Path) -> list[str]:
     """Writes the figures that the runs have data for; returns their names.
 
-    ``python -m docs.drawing`` draws ``loss`` and ``final`` from the recorded result; ``rates`` needs the runs of the search.
+    ``python -m docs.drawing`` draws ``loss`` and ``final`` from the recorded result; ``rates`` needs the search's runs.
     """
     result = {**with_curves(verdict), "steps": part.comparison.steps}
     drawn = []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from minigpt_flax.compare.comparison import (
 from minigpt_flax.compare.paired_tests import RESOLUTION
 from minigpt_flax.compare.results import DEFAULT_PICTURES, PICTURES, RESULTS, require_replaceable, write_results
 from minigpt_flax.compare.statistics import CandidateRuns, Summary, summarize
-from minigpt_flax.console import output
+from minigpt_flax.console import output as console
 from minigpt_flax.console.output import Output
 from minigpt_flax.errors import UserError, check_name
 from minigpt_flax.invocation import line, show
@@ -48,13 +51,30 @@ EXAMPLES = """
 AUTO = "auto"
 MOST_RATES = 100
 TESTS = ("baseline", "pairs", "resolution")  # flags that fix the tests
-SHOWING = {"--target", "--quiet", "--json", "--pictures"}  # flags of what is shown and written
+SHOWING = {"--target", "--quiet", "--json", "--format", "--pictures"}  # flags of what is shown and written
 SUMMARIZING = {*SHOWING, "--out", "--name", *(f"--{name}" for name in TESTS)}  # of finished runs
 RESUMING = {*SHOWING, "--resume", "--seeds", "--vmap", "--jobs", "--share", "--trust"}
 OWN = (
     "folders", "opt", "schedule", "lr", "seeds", "target", "preset", "out", "name", "resume", "vmap", "jobs", "share",
-    "trust", "quiet", "json", "pictures", *TESTS
+    "trust", "quiet", "json", "format", "pictures", *TESTS
 )  # fmt: skip
+
+
+def declare_format(parser: argparse._ActionsContainer, text: str) -> None:
+    """Adds ``--format``."""
+    parser.add_argument("--format", metavar="FORM", help=f"{text}: {', '.join(tables.FORMATS)}")
+
+
+def check_format(form: str | None, answer: Output) -> None:
+    """Refuses an unknown format, and one beside ``--json``.
+
+    Raises:
+      UserError: says what is possible.
+    """
+    if form is not None:
+        check_name(form, tables.FORMATS, "--format")
+        if answer.json:
+            raise UserError("--json and --format exclude each other: --format json prints the same values; omit --json")
 
 
 @dataclass(frozen=True)
@@ -64,10 +84,24 @@ class Answer:
     Attributes:
       output: format of the output.
       pictures: formats of the figures.
+      form: format of the table, one of ``tables.FORMATS``; None prints the summary.
     """
 
     output: Output
     pictures: tuple[str, ...]
+    form: str | None
+
+    @property
+    def human(self) -> bool:
+        """Whether to print progress and notes for a person to standard output."""
+        return self.output.human and self.form is None
+
+    def show(self, summary: Summary, folder: Path) -> None:
+        """Prints the results."""
+        if self.form is not None:
+            tell(tables.FORMATS[self.form](summary), end="")
+        else:
+            self.output.result(tables.text(summary), {"folder": show(folder), **tables.as_values(summary)})
 
 
 def declare(parser: Parser) -> None:
@@ -96,7 +130,8 @@ def declare(parser: Parser) -> None:
     add("--jobs", type=Bound(1, 1024, whole=True), metavar="N", help="parallel processes on this machine [1]")
     add("--share", metavar="I/N", help="train share I of N, from 0: for N hosts with one folder")
     group = parser.add_argument_group("output")
-    output.declare(group)
+    console.declare(group)
+    declare_format(group, "print only the table, for a document")
     default = ",".join(DEFAULT_PICTURES)
     group.add_argument(
         "--pictures", metavar="LIST", help=f"formats of the figures: {', '.join(PICTURES)} or none [{default}]"
@@ -117,7 +152,9 @@ def run(**options: Any) -> int:
     notices = options.pop("notices")
     typed = {name: options.pop(name) for name in OWN}
     given = given_fields(options)
-    answer = Answer(Output(typed["quiet"], typed["json"]), _pictures(typed["pictures"]))
+    output = Output(typed["quiet"], typed["json"])
+    check_format(typed["format"], output)
+    answer = Answer(output, _pictures(typed["pictures"]), typed["format"])
     check_use(typed, given)
     typed |= {name: typed[name] or default for name, default in (("out", "runs"), ("jobs", 1))}
     if typed["folders"]:
@@ -129,11 +166,13 @@ def run(**options: Any) -> int:
     from minigpt_flax.compare.runner import run_comparison  # takes seconds: JAX
 
     how = {name: typed[name] for name in ("vmap", "jobs", "share")}
-    status = run_comparison(comparison, folder, shown=answer.output.human, notices=notices(), **how)
+    shown = answer.output.human and (answer.human or typed["jobs"] == 1)  # jobs write to this process's own output
+    with nullcontext() if answer.human else redirect_stdout(sys.stderr):
+        status = run_comparison(comparison, folder, shown=shown, notices=notices(), **how)
     if status:
         return status
     if typed["share"]:
-        if answer.output.human and typed["jobs"] == 1:
+        if answer.human and typed["jobs"] == 1:
             tell(f"share {typed['share']} is done; when all are, get the results with: {line('compare', folder)}")
         return 0
     return _report(comparison, typed["target"], folder, answer)
@@ -242,8 +281,8 @@ def _report(comparison: Comparison, target: float | None, folder: Path, answer: 
 def _show(candidates: list[CandidateRuns], summary: Summary, folder: Path, answer: Answer) -> int:
     """Prints the results and writes them into the folder, with the figures."""
     require_replaceable(folder)
-    answer.output.result(tables.text(summary), {"folder": show(folder), **tables.as_values(summary)})
+    answer.show(summary, folder)
     written = write_results(candidates, summary, folder, answer.pictures)
-    if answer.output.human:
+    if answer.human:
         tell(f"\n{show(folder)}: {', '.join(written)}")
     return 0

@@ -125,6 +125,11 @@ class CandidateResult:
     track_3: bool | None
 
     @property
+    def spec(self) -> str:
+        """The optimizer's complete spec, with the keywords of the preset; empty without a run."""
+        return next((run.config["opt"] for run in self.runs.values()), "")
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """95 % t interval of the mean loss; None for fewer than two seeds."""
         return t_interval(list(self.losses.values()))
@@ -165,6 +170,26 @@ class Summary:
     resolution: float = RESOLUTION
     differing: tuple[str, ...] | None = ()
     selecting: bool = False
+
+    @property
+    def best(self) -> str | None:
+        """Name of the candidate with the lowest mean loss, of those whose runs have all finished."""
+        whole = [r for r in self.results if r.mean is not None and not r.diverged_seeds and not r.unfinished_seeds]
+        return whole[0].name if whole else None
+
+    def against_baseline(self, name: str) -> PairedTest | None:
+        """The test of a candidate against the baseline; None if there is none."""
+        return next((test for test in self.tests if {test.better, test.worse} == {name, self.baseline}), None)
+
+    def difference(self, name: str) -> tuple[float | None, tuple[float, float] | None]:
+        """A candidate's mean loss minus the baseline's over common seeds, and its 95 % interval; None if not tested."""
+        test = self.against_baseline(name)
+        if test is None or test.difference is None:
+            return None, None
+        if test.worse == name or test.interval is None:
+            return (test.difference if test.worse == name else -test.difference), test.interval
+        low, high = test.interval
+        return -test.difference, (-high, -low)
 
 
 def summarize(
