@@ -56,8 +56,7 @@ def run(*, folders: list[str], out: str | None, title: str | None, quiet: bool, 
     if not shown:
         raise UserError(f"{show(paths[0])} has no finished run yet: continue the comparison")
     check_comparable([each.run for each in shown])
-    summary = _summary(entries, comparison) if len(entries) > 1 else None
-    text = render(title or ", ".join(map(folder_name, paths)), shown, summary)
+    text = render(title or ", ".join(map(folder_name, paths)), shown, _summary(entries, comparison))
     try:
         files.replace(target_page, text)
     except OSError as error:

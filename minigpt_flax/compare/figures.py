@@ -123,7 +123,7 @@ def line_plots(
         for name in names:
             draw(plots[0], name, {**styles[name], "label": labels[name]})
         return plots
-    labels, gray = short_names(names, TITLE), baseline if baseline in names else names[0]
+    labels, gray = short_names(names, TITLE), next((name for name in names if name == baseline), names[0])
     for axes, name in zip(plots, names, strict=False):
         if name != gray:
             draw(axes, gray, {"color": MUTED, "linestyle": "-", "marker": "", "linewidth": 1, "zorder": 1})

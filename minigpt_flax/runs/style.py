@@ -102,6 +102,16 @@ def blend(color: str, other: str = INK, share: float = 0.35) -> str:
     return to_hex(tuple(mixed))
 
 
+DARK_INK = "#e3e6ea"
+DARK = {  # color of a figure on white -> on a dark background; those of lines stay
+    INK: DARK_INK,
+    MUTED: "#767d87",
+    FAINT: "#33373d",
+    blend(MUTED): blend(MUTED, DARK_INK),
+    **{blend(color): blend(color, DARK_INK) for color in COLORS},
+}
+
+
 def compact(x: Any, _: Any = None) -> str:
     """A tick label: 500, 1.5k, 2M.
 

@@ -217,10 +217,11 @@ def test_a_format_prints_the_table_alone(tmp_path, capfd, form):
     assert "needs two candidates" in one_line(capfd)
 
 
-def test_the_progress_of_training_does_not_mix_with_the_table(tmp_path, capfd):
-    assert train(tmp_path, "--seeds=3", "--format=csv", "--pictures=none", steps=4) == 0
+def test_the_progress_of_training_does_not_mix_with_the_table(searched, tmp_path, capfd):
+    shutil.copytree(searched, tmp_path / "c")
+    assert train(tmp_path, "--lr=auto", "--seeds=3", "--format=csv", "--pictures=none") == 0
     said = capfd.readouterr()
-    assert said.out == (tmp_path / "c" / "results.csv").read_text() and "6 runs" in said.err
+    assert said.out == (tmp_path / "c" / "results.csv").read_text() and "20 runs" in said.err
 
 
 @pytest.mark.parametrize(
