@@ -159,18 +159,18 @@ def _comparison(summary: Summary) -> str:
         for line in findings(summary)
     )
     about = "".join(f"<p class=hint>{_text(line)}</p>" for line in legend(summary))
-    table = _table(["candidate", *(title for title, _ in COLUMNS)], rows)
+    table = _table(["candidate", *(title for title, _ in COLUMNS)], rows, kind="results")
     parts = f'<div class="wide">{table}</div><ul class="findings">{notes}</ul>{about}'
     return f'<section id="comparison"><h2>Comparison</h2>{parts}</section>'
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: Iterable[int] = ()) -> str:
-    """An HTML table; ``marked`` holds the indices of highlighted rows."""
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: Iterable[int] = (), kind: str = "") -> str:
+    """An HTML table; ``marked`` holds the indices of highlighted rows, ``kind`` is a class."""
     marks = set(marked)
     cells = lambda tag, row: "".join(f"<{tag}>{_text(text)}</{tag}>" for text in row)
     body = "".join(f"<tr{' class=differs' * (i in marks)}>{cells('td', row)}</tr>" for i, row in enumerate(rows))
-    many = " class=many" if len(head) > MANY else ""
-    return f"<table{many}><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"
+    kind = kind or ("many" if len(head) > MANY else "few")
+    return f"<table class={kind}><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _groups(shown: Sequence[PageRun]) -> dict[str, list[RunRecord]]:
