@@ -15,15 +15,16 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from minigpt_flax.compare.results import FIGURES
 from minigpt_flax.compare.statistics import CandidateResult, CandidateRuns, Summary
 from minigpt_flax.runs.plots import fonts_for, plain, save
 from minigpt_flax.runs.records import RunRecord
 from minigpt_flax.runs.schema import LR, STEP, UPDATE_RATIO, VAL_LOSS
-from minigpt_flax.runs.style import FONT, LINE, MUTED, blend, label_ends, look, looks, style_axes, style_axis
+from minigpt_flax.runs.style import FONT, LINE, MUTED, blend, label_ends, look, looks, power, style_axes, style_axis
 from minigpt_flax.text import width
 
 WIDEST, TITLE = 26, 17  # characters of a line: of a label, and of the title of a small plot
@@ -150,9 +151,7 @@ def finish(figure: Figure, plots: Sequence[Axes], x: str, y: str, about: str = "
         if len(plots) > 1:
             axes.tick_params(labelsize=FONT - 2, labelbottom=plots.index(axes) + COLUMNS >= len(plots))
             for axis in (axes.xaxis, axes.yaxis):
-                if axis.get_scale() == "log":  # few decades fit
-                    axis.set_major_locator(LogLocator(numticks=3))
-                    axis.set_minor_locator(NullLocator())
+                _few_ticks(axis)
     if len(plots) == 1:
         plots[0].set(xlabel=x, ylabel=y)
         plots[0].set_title(about, fontsize=FONT - 1, color=blend(MUTED))
@@ -162,6 +161,15 @@ def finish(figure: Figure, plots: Sequence[Axes], x: str, y: str, about: str = "
         figure.supylabel(y, fontsize=FONT)
         about = "; ".join(filter(None, (about, figure.get_suptitle())))
         figure.suptitle(about, x=0.01, ha="left", fontsize=FONT - 1, fontweight="normal", color=blend(MUTED))
+
+
+def _few_ticks(axis: Axis) -> None:
+    """Two or three labels on a logarithmic axis of a small plot."""
+    if axis.get_scale() == "log":
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1.0,) if high >= 100 * low else (1.0, 3.0), numticks=3))
+        axis.set_major_formatter(FuncFormatter(lambda x, _: power(x)))
+        axis.set_minor_locator(NullLocator())
 
 
 def losses(results: Sequence[CandidateResult], baseline: str | None = None) -> Figure:
@@ -203,8 +211,9 @@ def _curves(
     )
     seeds = max((len(result.runs) for result in results), default=0)
     about = f"mean and range of {seeds} seeds" if seeds > 1 else ""
+    bars = "bars: times of all runs" if timed else ""
     diverged = "\u00d7: diverged" if any(result.diverged_seeds for result in results) else ""
-    finish(figure, plots, x, LOSS_LABEL, "; ".join(filter(None, (about, diverged))))
+    finish(figure, plots, x, LOSS_LABEL, "; ".join(filter(None, (about, bars, diverged))))
     return figure
 
 
@@ -428,8 +437,7 @@ def ratios(results: Sequence[CandidateResult]) -> Figure | None:
         axes.remove()
     figure.supxlabel("step", fontsize=FONT)
     figure.supylabel("RMS of update / RMS of parameters", fontsize=FONT)
-    for axes in [*plots[columns - 1 : len(probed) : columns], *plots[len(probed) - 1 : len(probed)]]:
-        label_ends(axes, FONT - 2.0)
+    label_ends(plots[columns - 1], FONT - 2.0)  # the layers have the same lines in each plot
     return figure
 
 

@@ -77,9 +77,18 @@ def _columns(summary: Summary) -> dict[str, Callable[[CandidateResult], str]]:
         "Steps": lambda r: _number(r.steps, ".0f"),
         "Speedup": lambda r: ABSENT if r.speedup is None else rf"${r.speedup:.2f}\times$",
         "B/param.": lambda r: _number(r.state_bytes, ".1f"),
-        "ms/step": lambda r: ABSENT if r.ms_range is None else "{:.3g}--{:.3g}".format(*r.ms_range),
+        "ms/step": lambda r: ABSENT if r.ms_range is None else "--".join(map(two_digits, r.ms_range)),
         "Diverged": lambda r: f"{len(r.diverged_seeds)}/{r.ended}" if r.ended else ABSENT,
     }
+
+
+def two_digits(value: float) -> str:
+    """A number with two significant digits and without an exponent, if it is of ordinary size.
+
+    >>> two_digits(1234.0), two_digits(1.26)
+    ('1200', '1.3')
+    """
+    return f"{float(f'{value:.2g}'):g}"
 
 
 def _loss(result: CandidateResult, bold: bool) -> str:

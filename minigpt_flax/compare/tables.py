@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from minigpt_flax.compare.latex import latex
+from minigpt_flax.compare.latex import latex, two_digits
 from minigpt_flax.compare.paired_tests import LEVEL, POWER, PairedTest, resolved, seeds_needed
 from minigpt_flax.compare.statistics import TRACK_3, CandidateResult, Summary
 from minigpt_flax.errors import UserError
@@ -32,10 +32,10 @@ def _loss(result: CandidateResult) -> str:
 
 
 def _range(span: tuple[float, float] | None) -> str:
-    """The fastest and the slowest time with two digits each."""
+    """The fastest and the slowest time."""
     if span is None:
         return "-"
-    low, high = (f"{float(f'{value:.2g}'):g}" for value in span)
+    low, high = map(two_digits, span)
     return low if low == high else f"{low}-{high}"
 
 
@@ -117,19 +117,16 @@ def legend(summary: Summary) -> list[str]:
 
 
 def _specs(summary: Summary) -> list[str]:
-    """The complete spec of each optimizer, once if all have the same, and the names that are too long for the table."""
+    """The names that are too long for the table, and the complete specs of the optimizers."""
     room = _name_width(summary)
-    specs = {r.name: r.spec for r in summary.results if r.spec}
-    if len(set(specs.values())) == 1 and len(specs) > 1:
-        return [f"all: {next(iter(specs.values()))}"] + [
-            f"{cut(name, room)}: {name}" for name in (r.name for r in summary.results) if width(name) > room
-        ]
-    lines = []
+    lines = [f"{cut(r.name, room)}: {r.name}" for r in summary.results if width(r.name) > room]
+    specs: dict[str, list[str]] = {}
     for result in summary.results:
-        parts = dict.fromkeys(text for text in (result.name, result.spec) if text)
-        if width(result.name) > room or (result.spec and result.spec not in result.name):
-            kept = [text for text in parts if text != cut(result.name, room)]
-            lines.append(f"{cut(result.name, room)}: {', '.join(kept)}")
+        specs.setdefault(result.spec, []).append(result.name)
+    for spec, names in specs.items():
+        everyone = "all" if len(names) == len(summary.results) > 1 else ", ".join(names)
+        if spec and any(spec not in name for name in names):
+            lines.append(f"{everyone}: {spec}")
     return lines
 
 

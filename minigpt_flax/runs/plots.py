@@ -18,7 +18,7 @@ from matplotlib.ft2font import FT2Font
 
 from minigpt_flax.runs import files
 from minigpt_flax.runs.schema import GRAD_NORM, LOSS, LR, STEP, VAL_LOSS, VAL_SEM
-from minigpt_flax.runs.style import COLORS, MUTED, RC, compact, style_axes
+from minigpt_flax.runs.style import COLORS, MUTED, RC, compact, style_axes, style_axis
 from minigpt_flax.text import escape, printable
 
 Record = Mapping[str, Any]
@@ -118,6 +118,7 @@ def draw_curves(figure: Figure, records: Sequence[Record], title: str) -> None:
         norm.set_yscale("log")
     for axes, name in ((loss, "loss (nats/token)"), (lr, "learning rate"), (norm, "gradient norm")):
         style_axes(axes, name, ticks=6 if axes is loss else 3)
+    style_axis(norm.xaxis)
     figure.align_ylabels()
     norm.set_xlabel("step")
 
