@@ -123,7 +123,7 @@ def inline_svg(figure: Figure, label: str) -> str:
     svg = re.sub(r"^.*?<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", "", file.getvalue(), count=1, flags=re.DOTALL)
     box = re.search(r"viewBox=\"[^\"]*\"", file.getvalue())
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = svg.replace("xlink:href", "href").replace("\n", " ")
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg).replace("xlink:href", "href").replace("\n", " ")
     svg = re.sub(r"#[0-9a-f]{6}\b", lambda found: _variable(found[0]), svg)
     return f'<svg role="img" aria-label="{_text(label)}" {box[0] if box else ""}>{svg}'
 

@@ -185,8 +185,16 @@ def boxes_of(figure):
     return [Text.get_window_extent(text) for text in texts if text.get_text()]
 
 
-@pytest.mark.parametrize("names", [OPTS[:6], OPTS, LONG[:6], LONG, ["\u5b9e\u9a8c" * 12, "one"]])
-@pytest.mark.parametrize("draw", ["losses", "rates"])
+@pytest.mark.parametrize(
+    ("draw", "names"),
+    [
+        ("losses", OPTS[:6]),
+        ("losses", LONG),
+        ("losses", ["\u5b9e\u9a8c" * 12, "one"]),
+        ("rates", LONG[:6]),
+        ("rates", OPTS),
+    ],
+)
 def test_labels_and_titles_are_inside_the_figure_and_apart(names, draw):
     runs = {name: [run([4.0, 2.0], 0, lr=lr) for lr in RATES] for name in names}
     entries = [CandidateRuns(name, members) for name, members in runs.items()]

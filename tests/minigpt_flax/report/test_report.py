@@ -137,9 +137,10 @@ def wide(tmp_path):
     return tmp_path / "r.html"
 
 
-@pytest.fixture
-def three(tmp_path):
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
     """A page of two candidates with three seeds."""
+    tmp_path = tmp_path_factory.mktemp("three")
     for name, loss in (("adamw", 2.0), ("lion", 3.0)):
         for seed in range(3):
             write(tmp_path / f"{name}{seed}", [4.0, 3.5, loss + 0.3 * seed], opt=name, seed=seed)
@@ -205,12 +206,12 @@ def test_text_and_lines_have_contrast(three, scheme):
         (["single", "ArrowRight", "ArrowDown", "End"], "adamw, seed 1: val_loss 2.3 at 20 steps"),
     ],
 )
-def test_the_keyboard_reads_the_curves(three, keys, said):
+def test_the_keyboard_reads_the_curves(three, tmp_path, keys, said):
     press = "canvas.dispatchEvent(new KeyboardEvent('keydown', {key}))"
     script = f"<script>for (const key of {keys}) key === 'single' ? seeds.click() : {press}</script></body>"
     text = re.sub("<meta http-equiv[^>]*>", "", three.read_text()).replace("</body>", script)
-    (three.parent / "keys.html").write_text(text)
-    shown = browse(three.parent / "keys.html", "--dump-dom")
+    (tmp_path / "keys.html").write_text(text)
+    shown = browse(tmp_path / "keys.html", "--dump-dom")
     assert re.search(r'<div id="tip"[^>]*>([^<]*)</div>', shown)[1] == said
 
 
