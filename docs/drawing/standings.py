@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from benchmarks.results import RESULTS
 from minigpt_flax.compare.figures import LOSS_LABEL, draw_band, draw_rates, finish, interval_plot, line_plots
 from minigpt_flax.compare.paired_tests import t_interval
-from minigpt_flax.runs.style import INK, LINE, MUTED, label_ends, looks, style_axes, title
+from minigpt_flax.runs.style import INK, LINE, MUTED, label_ends, line_styles, looks, style_axes, title
 
 FILE = RESULTS / "amd-epyc-2-cores.json"
 SPELLED = {"adamw": "AdamW", "soap": "SOAP", "muon": "Muon", "sgd": "SGD", "nadamw": "NAdamW", "adam": "Adam"}
@@ -110,7 +110,7 @@ def example(figure: Figure, quick: bool) -> None:
     steps = {name: np.array(curve["step"], float) for name, curve in curves.items()}
     draw = lambda axes, name, line: draw_band(axes, steps[name], rows[name], line)
     y = np.concatenate([values.ravel() for values in rows.values()]).tolist()
-    plots = line_plots(figure, list(curves), draw, result["first"], y=y)
+    plots = line_plots(figure, line_styles({name: name for name in curves}), draw, result["first"], y=y)
     finish(figure, plots, "step", LOSS_LABEL, f"mean and range of {len(result['standings'][0]['losses'])} seeds")
 
 
@@ -119,7 +119,7 @@ def tried(figure: Figure, quick: bool) -> None:
     recorded = json.loads(RATES_FILE.read_text(encoding="utf-8"))[f"rates, {RATES_STEPS} steps"]["losses"]
     means = {name: {float(rate): loss for rate, loss in sorted(recorded[name].items(), key=_rate)} for name in TRIED}
     draw = lambda axes, name, line: draw_rates(axes, means[name], set(), {**line, "markersize": 6})
-    plots = line_plots(figure, TRIED, draw, None, log="x")
+    plots = line_plots(figure, line_styles({name: name for name in TRIED}), draw, None, log="x")
     finish(figure, plots, "peak learning rate", LOSS_LABEL, f"{RATES_STEPS} steps, one run per point")
 
 
@@ -131,4 +131,4 @@ def finals(part: str, figure: Figure, quick: bool) -> None:
     """Final losses of a part, with their 95 % intervals."""
     found = {row["name"]: (list(row["losses"].values()), row["broken"]) for row in result_of(part)["standings"]}
     rows = [(name, losses, t_interval(losses), len(diverged)) for name, (losses, diverged) in found.items()]
-    interval_plot(figure, rows, dict(zip(found, looks(list(found)), strict=True)))
+    interval_plot(figure, rows, line_styles({name: name for name in found}))

@@ -24,7 +24,18 @@ from minigpt_flax.compare.statistics import CandidateResult, CandidateRuns, Summ
 from minigpt_flax.runs.plots import fonts_for, plain, save
 from minigpt_flax.runs.records import RunRecord
 from minigpt_flax.runs.schema import LR, STEP, UPDATE_RATIO, VAL_LOSS
-from minigpt_flax.runs.style import FONT, LINE, MUTED, blend, label_ends, look, looks, power, style_axes, style_axis
+from minigpt_flax.runs.style import (
+    FONT,
+    LINE,
+    MUTED,
+    blend,
+    label_ends,
+    line_styles,
+    look,
+    power,
+    style_axes,
+    style_axis,
+)
 from minigpt_flax.text import width
 
 WIDEST, TITLE = 26, 17  # characters of a line: of a label, and of the title of a small plot
@@ -94,19 +105,19 @@ def save_figures(
 
 
 def line_plots(
-    figure: Figure, names: Sequence[str], draw: Draw, baseline: str | None, log: str = "", y: Sequence[float] = ()
+    figure: Figure, styles: Mapping[str, Line], draw: Draw, baseline: str | None, log: str = "", y: Sequence[float] = ()
 ) -> list[Axes]:
     """Draws candidates into one plot, or into a plot each if they are many; :func:`finish` labels the axes.
 
     Args:
       figure: empty; its size is set.
-      names: of the candidates.
+      styles: line style of each candidate, by name.
       draw: draws one of them.
       baseline: drawn in gray into every plot if each candidate has its own; None takes the first.
       log: names of logarithmic axes: ``x``, ``y`` or both.
       y: values that the y axis shows; others may be outside of it. Empty shows all that is drawn.
     """
-    styles = dict(zip(names, looks(names), strict=True))
+    names = list(styles)
     rows = -(-len(names) // COLUMNS)
     if len(names) <= TOGETHER:
         figure.set_size_inches(WIDTH, HEIGHT)
@@ -172,6 +183,10 @@ def _few_ticks(axis: Axis) -> None:
         axis.set_minor_locator(NullLocator())
 
 
+def _styles(results: Sequence[CandidateResult]) -> dict[str, dict[str, Any]]:
+    return line_styles({result.name: result.spec for result in results})
+
+
 def losses(results: Sequence[CandidateResult], baseline: str | None = None) -> Figure:
     """Validation loss over steps: the mean of the finished seeds, in a band from minimum to maximum.
 
@@ -204,7 +219,7 @@ def _curves(
     by_name = {result.name: result for result in results}
     plots = line_plots(
         figure,
-        list(by_name),
+        _styles(results),
         lambda axes, name, line: _loss_curve(axes, by_name[name], unit(by_name[name]), line, timed),
         baseline,
         y=[value for result in results for value in mean_curve(list(result.runs.values()))[1].ravel()],
@@ -264,12 +279,11 @@ def finals(results: Sequence[CandidateResult]) -> Figure | None:
     shown = [result for result in sorted(results, key=lambda r: (r.mean is None, r.mean)) if result.losses]
     if not shown:
         return None
-    styles = dict(zip((r.name for r in results), looks([r.name for r in results]), strict=True))
     rows = [
         (result.name, list(result.losses.values()), result.interval, len(result.diverged_seeds)) for result in shown
     ]
     figure = Figure(layout="constrained")
-    interval_plot(figure, rows, styles)
+    interval_plot(figure, rows, _styles(results))
     return figure
 
 
@@ -324,7 +338,8 @@ def rates(candidates: Sequence[CandidateRuns], baseline: str | None = None) -> F
             thin = {} if steps == lengths[-1] else {"markersize": 3, "linewidth": 1, "alpha": 0.7}
             draw_rates(axes, means, diverged, {**line, "markersize": 7, **thin}, steps == longest)
 
-    plots = line_plots(figure, list(by_name), draw, baseline, log="x")
+    specs = {each.name: next((run.config["opt"] for run in each.runs), "") for each in candidates}
+    plots = line_plots(figure, line_styles(specs), draw, baseline, log="x")
     shorter = f"; thin: {', '.join(f'{steps:,}' for steps in lengths[:-1])}" if len(lengths) > 1 else ""
     finish(figure, plots, "peak learning rate", "final " + LOSS_LABEL, f"{lengths[-1]:,} steps{shorter}")
     return figure
@@ -366,7 +381,7 @@ def target(results: Sequence[CandidateResult], summary: Summary) -> Figure | Non
     if not reached:
         return None
     names = [result.name for result in results]
-    labels, styles = short_names(names), looks(names)
+    labels, styles = short_names(names), list(_styles(results).values())
     lines = sum(labels[name].count("\n") + 1 for name in names)
     figure = Figure(figsize=(WIDTH, 1.0 + 0.3 * max(len(results), lines)), layout="constrained")
     axes = figure.subplots()
@@ -407,7 +422,8 @@ def schedules(results: Sequence[CandidateResult], baseline: str | None = None) -
         )  # where one hides another
         axes.plot(*zip(*curves[name], strict=True), **{**line, "marker": "", **label, **thick})
 
-    plots = line_plots(figure, list(curves), draw, baseline, log="y")
+    styles = _styles(results)
+    plots = line_plots(figure, {name: styles[name] for name in curves}, draw, baseline, log="y")
     finish(figure, plots, "step", "learning rate")
     return figure
 

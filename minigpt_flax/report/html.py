@@ -27,7 +27,7 @@ from minigpt_flax.compare.tables import COLUMNS, findings, legend
 from minigpt_flax.runs.plots import draw_curves, fonts_for
 from minigpt_flax.runs.records import Record, RunRecord
 from minigpt_flax.runs.schema import CLOCK, SECONDS, STEP, read_text
-from minigpt_flax.runs.style import DARK, DASHES, looks
+from minigpt_flax.runs.style import DARK, DASHES, line_styles
 from minigpt_flax.text import printable
 
 PATTERNS = ((), (7, 3), (9, 3, 2, 3), (2, 3), (9, 2, 2, 2, 2, 2))  # of a canvas for each of ``DASHES``, pixels
@@ -221,8 +221,7 @@ def _samples(shown: Sequence[PageRun]) -> str:
 
 def _data(shown: Sequence[PageRun]) -> str:
     """The script's data as JSON, escaped so that it can't close its ``script`` element."""
-    groups = list(_groups(shown))
-    lines = dict(zip(groups, looks(groups), strict=True))
+    lines = line_styles({group: runs[0].config["opt"] for group, runs in _groups(shown).items()})
     numbers = sum(len(record) for each in shown for record in each.run.records)
     every = max(1, math.ceil(numbers / MAX_NUMBERS))
     runs = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,13 +80,29 @@ def looks(names: Sequence[str]) -> list[dict[str, Any]]:
     Args:
       names: names or specs, such as ``adamw(b2=0.99)``. The first with a name in ``OPTIMIZERS`` has its line style.
     """
-    words = [re.split(r"\W", name, maxsplit=1)[0] for name in names]
+    words = list(map(_word, names))
     first = {word: words.index(word) for word in words}
     taken = {i: OPTIMIZERS.index(word) for word, i in first.items() if word in OPTIMIZERS}  # indices of line styles
     for i, name in enumerate(names):
         if i not in taken:
             taken[i] = _free(zlib.crc32(name.encode("utf-8", "replace")) % STYLES, taken.values())
     return [look(taken[i]) for i in range(len(names))]
+
+
+def line_styles(specs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Line styles of candidates: that of its optimizer if it is the only one that has it, else of its name.
+
+    Args:
+      specs: optimizer's spec, or empty, by the candidate's name.
+    """
+    words = [_word(spec) for spec in specs.values()]
+    keys = [spec if spec and words.count(_word(spec)) == 1 else name for name, spec in specs.items()]
+    return dict(zip(specs, looks(keys), strict=True))
+
+
+def _word(spec: str) -> str:
+    """The name in a spec."""
+    return re.split(r"\W", spec, maxsplit=1)[0]
 
 
 def _free(start: int, taken: Collection[int]) -> int:

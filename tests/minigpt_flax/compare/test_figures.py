@@ -15,7 +15,7 @@ from minigpt_flax.compare.results import PICTURES, RESULTS
 from minigpt_flax.compare.statistics import CandidateRuns, summarize
 from minigpt_flax.runs import style
 from minigpt_flax.runs.plots import fonts_for, save
-from minigpt_flax.runs.style import looks
+from minigpt_flax.runs.style import line_styles, looks
 from tests.minigpt_flax.made_runs import run
 
 RATES = (0.001, 0.01)
@@ -165,6 +165,13 @@ def test_an_optimizer_has_the_same_line_in_every_comparison():
         both = dict(zip(pair, looks(pair), strict=True))
         assert len({(line["color"], line["marker"], str(line["linestyle"])) for line in both.values()}) == 2
         assert all(both[name] == alone[name] for name in pair if name in style.OPTIMIZERS)
+
+
+def test_a_candidate_has_the_line_of_its_optimizer_whatever_its_name():
+    adamw, muon = looks(["adamw", "muon"])
+    assert line_styles({"base": "adamw(b2=0.99)", "my try": "muon"}) == {"base": adamw, "my try": muon}
+    same = line_styles({"adamw": "adamw(b2=0.99)", "adamw(b2=0.9)": "adamw(b2=0.9)", "no runs": ""})
+    assert same["adamw"] == adamw and len({str(line) for line in same.values()}) == 3
 
 
 def test_labels_are_short_and_differ():
