@@ -25,7 +25,6 @@ from minigpt_flax.runs.style import (
     MUTED,
     compact,
     label_ends,
-    legend,
     looks,
     power,
     style_axes,
@@ -156,7 +155,7 @@ def surfaces(ways: Mapping[tuple[str, str], Mapping[str, Any]]) -> Figure:
         axes.set_title(surface)
         style_axes(axes, "", ticks=3)
         axes.grid(False)
-    legend(figure)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -188,7 +187,7 @@ def gpt(found: Mapping[str, Any]) -> Figure:
         axes.set_xlabel("step")
         style_axes(axes, "curvature" if opt == "sgd" else "", ticks=4)
         axes.yaxis.set_major_formatter(compact)
-    legend(figure)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
