@@ -81,7 +81,11 @@ CASES = {
     "schedules": (
         schedules,
         schedule_runs,
-        [f"with `{next(iter(SCHEDULES))}`, the lowest mean", "| `warmup_cosine` | 0.003 |", "`warmup_cosine` beyond the noise, and `constant`"],
+        [
+            f"with `{next(iter(SCHEDULES))}`, the lowest mean",
+            "| `warmup_cosine` | 0.003 |",
+            "`warmup_cosine` beyond the noise, and `constant`",
+        ],
     ),
     "geometry": (
         geometry,

@@ -104,11 +104,13 @@ def curvature(opt: str) -> dict[str, list[float]]:
         negative = lambda v: jax.tree.map(jnp.negative, product(v))
         return largest_eigenvalue(product, start, DEPTH), -largest_eigenvalue(negative, start, DEPTH)
 
+    schedule = run.schedule
+    assert schedule is not None  # the optimizer is not an object
     state, found = run.init(), {"step": [], "top": [], "bottom": [], "bound": []}
     for t in range(GPT_STEPS + 1):
         if t % GPT_EVERY == 0:
             top, bottom = ends(state.params)
-            lr = float(run.schedule(state.step))
+            lr = float(schedule(state.step))
             for key, value in (("step", t), ("top", top), ("bottom", bottom), ("bound", 2 / lr if lr else math.inf)):
                 found[key].append(float(value))
         state, _ = run.step(state, run.batches(t))
