@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from minigpt_flax.literals import problem
 from minigpt_flax.spec import Spec, partial_bind
 from minigpt_flax.train.registry import REGISTRIES
 
-Points = Sequence[tuple[int | float, float]]
+Points = list[Any]  # pairs (time, number), as the user wrote them
 
 
 def points_of(spec: Spec) -> dict[str, Points]:
