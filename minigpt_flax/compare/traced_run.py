@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxopt_mini.base import Schedule
 from minigpt_flax.train.build import Run, chosen_probes, loss_sum, training_batches
 from minigpt_flax.train.compile import CompiledStep
 from minigpt_flax.train.config.run_config import RunConfig
@@ -110,5 +111,5 @@ def schedule_tables(config: RunConfig, length: int) -> Float[Array, "schedules l
     return jnp.stack([table(schedule) for schedule in schedules_of(config)])
 
 
-def _at(table: Float[Array, " length"]) -> Callable[[Array], Array]:
+def _at(table: Float[Array, " length"]) -> Schedule:
     return lambda count: table[jnp.minimum(count, table.size - 1)]

@@ -203,9 +203,10 @@ def with_layers(name: str, layers: tuple[int, ...] | None) -> str:
     >>> with_layers("blocks/mlp/up/kernel", (1, 2)), with_layers("blocks/mlp/up/kernel", (0, 2))
     ('blocks[1:3]/mlp/up/kernel', 'blocks[0,2]/mlp/up/kernel')
     """
-    if layers is None:
+    if not layers:
         return name
-    consecutive = len(layers) > 1 and layers == tuple(range(layers[0], layers[-1] + 1))
-    index = f"{layers[0]}:{layers[-1] + 1}" if consecutive else ",".join(map(str, layers))
+    start, stop = min(layers), max(layers) + 1
+    consecutive = stop - start == len(layers) > 1
+    index = f"{start}:{stop}" if consecutive else ",".join(map(str, layers))
     first, slash, rest = name.partition("/")
     return f"{first}[{index}]{slash}{rest}"

@@ -26,6 +26,7 @@ def test_each_layer_has_the_learning_rate_of_its_depth():
     )
     ours, theirs = layer_decay(adamw(0.1, weight_decay=0.1), decay=0.5), partition(parts, labels)
     states = [ours.init(params), theirs.init(params)]
+    chex.assert_trees_all_equal_structs(states[0], adamw(0.1).init(params))
     for seed in range(1, 4):
         grads = normal(SHAPES, seed)
         a, states[0] = ours.update(grads, states[0], params)
