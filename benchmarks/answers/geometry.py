@@ -25,7 +25,6 @@ from minigpt_flax.runs.style import (
     MUTED,
     compact,
     label_ends,
-    legend,
     looks,
     power,
     style_axes,
@@ -41,7 +40,7 @@ SURFACES: dict[str, tuple[Callable[..., Any], tuple[float, float], float]] = {  
     "Rosenbrock": (lambda x, y: (1 - x) ** 2 + 100 * (y - x**2) ** 2, (-1.2, 1.0), 1e-3),
     "saddle": (lambda x, y: x**2 / 2 + FALL * (y**4 / 4 - y**2 / 2 + 0.25), (1.0, 1e-5), 1e-4),
 }
-LIMIT, GRID = 20_000, np.geomspace(1e-4, 3.0, 28)  # steps; rates that each may choose from
+LIMIT, GRID = 20_000, np.geomspace(1e-4, 90.0, 110)  # steps; rates that each may choose from
 TRAIL = 400  # steps in the picture
 GPT_STEPS, GPT_EVERY, DEPTH = 600, 50, 15
 
@@ -156,7 +155,7 @@ def surfaces(ways: Mapping[tuple[str, str], Mapping[str, Any]]) -> Figure:
         axes.set_title(surface)
         style_axes(axes, "", ticks=3)
         axes.grid(False)
-    legend(figure)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -188,7 +187,7 @@ def gpt(found: Mapping[str, Any]) -> Figure:
         axes.set_xlabel("step")
         style_axes(axes, "curvature" if opt == "sgd" else "", ticks=4)
         axes.yaxis.set_major_formatter(compact)
-    legend(figure)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
