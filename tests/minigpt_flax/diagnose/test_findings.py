@@ -117,11 +117,11 @@ def test_the_curvature_that_each_group_meets_is_the_dense_one(view, opt, groups,
             assert margin.bound is None and margin.reason
             continue
         scale, roots = np.full(SIZE, np.inf), second_moment_roots(group.state, {"b2": 0.0, **keywords})
-        for parameter in group.names:
+        for parameter in group.layers:
             scale[places[parameter]] = np.asarray(roots[parameter]).ravel() + keywords["eps"] if roots else 1.0
         assert margin.curvature == pytest.approx(factor * largest(scale), rel=1e-4)
         assert margin.bound == pytest.approx((38 if name != "sgd" else 2) / group.lr)
-    assert {name for group in subject.groups for name in group.names} == places.keys()
+    assert {name for group in subject.groups for name in group.layers} == places.keys()
 
 
 @pytest.mark.parametrize("name", sorted(BIAS_CORRECTED))
@@ -148,7 +148,7 @@ def test_the_share_of_entries_below_eps_is_that_of_their_group(view):
         ("adamw", {"clip": "clip_by_norm(1.0)"}, ["weight decay"], ["clip"]),
         (
             "adam",
-            {"clip": "clip_by_value(1.0)", "wrap": "lookahead(steps=2)"},
+            {"clip": "clip_by_value(1.0)", "wrap": "lookahead(sync_period=2)"},
             ["clip_by_value", "lookahead"],
             ["decay"],
         ),
