@@ -124,6 +124,13 @@ def test_the_curvature_that_each_group_meets_is_the_dense_one(view, opt, groups,
     assert {name for group in subject.groups for name in group.layers} == places.keys()
 
 
+def test_the_curvature_of_some_layers_is_the_dense_one(view):
+    entries, scale = np.linspace(0.5, 2.0, 8).reshape(2, 4).astype(np.float32), np.full(SIZE, np.inf)
+    scale[12:24].reshape(3, 4)[[0, 2]] = entries
+    found, _ = curvature.preconditioned_curvature(quadratic(view), {"kernel": jnp.asarray(entries)}, {"kernel": (0, 2)})
+    assert found == pytest.approx(largest(scale), rel=1e-4)
+
+
 @pytest.mark.parametrize("name", sorted(BIAS_CORRECTED))
 def test_second_moments_are_corrected_as_in_the_step(name):
     """Of a constant gradient, the corrected second moment is its square."""
