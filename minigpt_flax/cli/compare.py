@@ -16,6 +16,7 @@ from minigpt_flax.compare.comparison import (
     FEWEST_SEEDS,
     FILE,
     LOSS,
+    MOST_SEEDS,
     Comparison,
     folder_name,
     located,
@@ -23,6 +24,7 @@ from minigpt_flax.compare.comparison import (
 )
 from minigpt_flax.compare.paired_tests import RESOLUTION
 from minigpt_flax.compare.results import RESULTS, require_replaceable, write_results
+from minigpt_flax.compare.sequential import MOST_SEEDS as USUAL_MOST
 from minigpt_flax.compare.statistics import CandidateRuns, Summary, summarize
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
@@ -51,7 +53,7 @@ SUMMARIZING = {"--target", "--out", "--name", "--quiet", "--json", *(f"--{name}"
 RESUMING = {"--resume", "--seeds", "--target", "--vmap", "--jobs", "--share", "--trust", "--quiet", "--json"}
 OWN = (
     "folders", "opt", "schedule", "lr", "seeds", "target", "preset", "out", "name", "resume", "vmap", "jobs", "share",
-    "trust", "quiet", "json", *TESTS
+    "trust", "quiet", "json", "max_seeds", *TESTS
 )  # fmt: skip
 
 
@@ -65,8 +67,15 @@ def declare(parser: Parser) -> None:
     add("--opt", action="append", metavar="SPEC", help="optimizer, or FILE.py:factory; repeatable")
     add("--schedule", action="append", metavar="SPEC", help="learning-rate schedule; repeatable")
     add("--lr", metavar="LIST", help="learning rates such as 0.001,0.003, or auto: search [each optimizer's default]")
-    seeds = Bound(FEWEST_SEEDS, 10_000, whole=True)
-    add("--seeds", type=seeds, metavar="N", help="runs per candidate, from --seed up [as many as a verdict needs]")
+    seeds = Bound(FEWEST_SEEDS, MOST_SEEDS, whole=True)
+    several = lambda text: AUTO if text == AUTO else seeds(text)
+    add("--seeds", type=several, metavar="N", help="runs per candidate, from --seed up, or auto [what a verdict takes]")
+    add(
+        "--max-seeds",
+        type=seeds,
+        metavar="N",
+        help=f"largest number of runs that --seeds auto adds up to [{USUAL_MOST}]",
+    )
     add("--baseline", metavar="NAME", help="candidate that the others are tested against [the first]")
     add("--pairs", action="store_true", help="test every two candidates instead")
     add("--resolution", type=LOSS, metavar="LOSS", help=f"smaller differences count as equal [{RESOLUTION:g}]")
@@ -112,6 +121,7 @@ def run(**options: Any) -> int:
     status = run_comparison(comparison, folder, shown=answer.human, notices=notices(), **how)
     if status:
         return status
+    comparison = comparisons.continued(comparison, folder, None)  # with the seeds that were added
     if typed["share"]:
         if answer.human and typed["jobs"] == 1:
             tell(f"share {typed['share']} is done; when all are, get the results with: {line('compare', folder)}")
@@ -124,6 +134,10 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparis
     if typed["resume"]:
         folder = Path(typed["resume"])
         comparison = comparisons.load(folder, trust=typed["trust"])
+        if typed["seeds"] == AUTO or typed["seeds"] and comparison.looks:
+            raise UserError(
+                f"{show(folder)} was {'' if comparison.looks else 'not '}started with --seeds auto: omit --seeds"
+            )
         return comparisons.continued(comparison, folder, typed["seeds"]), folder
     preset = typed["preset"]
     if preset is None:
@@ -132,6 +146,7 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparis
         preset = default_preset(jax.default_backend())
     check_name(preset, PRESETS, "preset")
     first = given.pop("seed", 0)
+    count = None if typed["seeds"] == AUTO else typed["seeds"]
     comparison = Comparison(
         preset=preset,
         given=shared_fields(given),
@@ -139,15 +154,31 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparis
         schedules=tuple(typed["schedule"] or ()),
         lr=() if typed["lr"] == AUTO else _rates(typed["lr"]),
         search=typed["lr"] == AUTO,
-        seeds=tuple(range(first, first + (typed["seeds"] or FEWEST_SEEDS))),
+        seeds=tuple(range(first, first + (count or FEWEST_SEEDS))),
         target=typed["target"],
         baseline=typed["baseline"],
         pairs=typed["pairs"],
         resolution=typed["resolution"] or RESOLUTION,
+        max_seeds=_max_seeds(typed),
     )
     comparisons.check(comparison)
     folder = Path(typed["out"]) / (typed["name"] or folder_name(comparison))
-    return comparisons.continued(comparison, folder, typed["seeds"]), folder
+    return comparisons.continued(comparison, folder, count), folder
+
+
+def _max_seeds(typed: Mapping[str, Any]) -> int | None:
+    """The largest number of seeds, if they are added as needed.
+
+    Raises:
+      UserError: ``--seeds auto`` has no resolution, or ``--max-seeds`` no ``--seeds auto``.
+    """
+    if typed["seeds"] != AUTO:
+        if typed["max_seeds"] is not None:
+            raise UserError("--max-seeds limits --seeds auto: add that, or omit it")
+        return None
+    if typed["resolution"] is None:
+        raise UserError("--seeds auto needs --resolution LOSS, the difference that doesn't matter, such as 0.01")
+    return typed["max_seeds"] or USUAL_MOST
 
 
 def _rates(text: str | None) -> tuple[float, ...]:

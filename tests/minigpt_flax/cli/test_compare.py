@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from minigpt_flax.__main__ import main
-from minigpt_flax.compare import runner, successive_halving, sweep
+from minigpt_flax.compare import rate_search, runner, sweep
 from minigpt_flax.runs.records import read_run
 from tests.minigpt_flax.made_runs import write
 from tests.minigpt_flax.training import TINY, compiled, records, start
@@ -64,7 +64,8 @@ def one_line(capfd):
 
 def test_a_search_trains_the_announced_runs_and_compares(searched):
     lengths = sorted(read_run(path).config["steps"] for path in runs_of(searched).values())
-    assert lengths == sorted(2 * (successive_halving.lengths(16) + [16] * 3))
+    assert lengths.count(16) == 6 and lengths.count(8) == 6 and 6 <= lengths.count(2) <= 12
+    assert len(lengths) <= 2 * len(rate_search.lengths(16)) + 6
     values = json.loads((searched / "results.json").read_text())
     assert {s["name"] for s in values["standings"]} == {"adamw", "sgd"}
     assert all(set(s["losses"]) == {"0", "1", "2"} for s in values["standings"])
@@ -90,7 +91,7 @@ def test_the_compared_runs_did_not_select_the_learning_rate(searched):
         config = read_run(path).config
         seeds.setdefault(config["seed"], set()).add((config["opt"].split("(")[0], config["lr"]))
     assert all(len(rates) == 2 for seed, rates in seeds.items() if seed != 3)  # one of each candidate
-    assert len(seeds[3]) == 10
+    assert 10 <= len(seeds[3]) <= 18  # a rate may be tried at both lengths
     assert json.loads((searched / "results.json").read_text())["search_seed"] == 3
     assert (
         "learning rates selected by runs with seed 3, which are not compared" in (searched / "results.md").read_text()
