@@ -54,7 +54,7 @@ def compared(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     count = values.shape[-1] - zeros
     ranked = np.array([null_tail(int(n))[int(abs(w))] for n, w in zip(count, np.where(tied, 0, balance), strict=True)])
     ranked[tied] = [signed_rank(list(row))[1] for row in values[tied]]
-    finite = np.isfinite(a + b).all(-1)
+    finite = np.all(np.isfinite(a + b), axis=-1)
     p = np.where(finite, np.maximum(ranked, paired_t(a, b)), ranked)
     mean = np.where(finite[:, None], values, 0.0).mean(-1)
     return np.minimum(p, 1.0), np.where(np.where(finite, mean, balance) > 0, 1, -1)
@@ -76,8 +76,8 @@ def check(sets: int = 10) -> None:
         for x, y, ours, last in zip(a, b, spent, p[:, -1], strict=True):
             one, other = dict(enumerate(x)), dict(enumerate(y))
             test = compare_at_looks("a", one, "b", other, sizes, 0.0)
-            np.testing.assert_allclose(min(1.0, ours), test.p, rtol=1e-9)
-            np.testing.assert_allclose(last, compare_pair("", one, "", other, 0.0).p, rtol=1e-9)
+            np.testing.assert_allclose(min(1.0, ours), test.p or 0.0, rtol=1e-9)
+            np.testing.assert_allclose(last, compare_pair("a", one, "b", other, 0.0).p or 0.0, rtol=1e-9)
 
 
 def errors(sets: int) -> list[dict[str, Any]]:
