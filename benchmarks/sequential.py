@@ -24,9 +24,9 @@ from benchmarks.verdicts import DEVIATIONS, NOISE, SETS, differences, paired_t, 
 from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser, whole
 from minigpt_flax.compare.paired_tests import LEVEL, compare_pair, signed_rank
-from minigpt_flax.compare.sequential import MOST_SEEDS, compare_at_looks, looks, shares
+from minigpt_flax.compare.sequential import USUAL_MOST, compare_at_looks, looks, shares
 
-CANDIDATES, MOST, SHIFTS = (2, 5, 12), (MOST_SEEDS, 40), (0.5, 0.75, 1.0, 1.5, 2.0)
+CANDIDATES, MOST, SHIFTS = (2, 5, 12), (USUAL_MOST, 40), (0.5, 0.75, 1.0, 1.5, 2.0)
 
 
 @functools.cache
@@ -68,9 +68,9 @@ def at_looks(a: np.ndarray, b: np.ndarray, sizes: tuple[int, ...]) -> tuple[np.n
 
 def check(sets: int = 10) -> None:
     """Checks that the simulated tests equal those of the package."""
-    sizes = looks(1, MOST_SEEDS)
+    sizes = looks(1, USUAL_MOST)
     for draw in NOISE.values():
-        a, b = draw(np.random.default_rng(0), (2, sets, MOST_SEEDS))
+        a, b = draw(np.random.default_rng(0), (2, sets, USUAL_MOST))
         p, signs = at_looks(a, b, sizes)
         spent = np.where(signs == signs[:, -1:], p / np.array(shares(sizes)), 1.0).min(1)
         for x, y, ours, last in zip(a, b, spent, p[:, -1], strict=True):
@@ -98,16 +98,16 @@ def errors(sets: int) -> list[dict[str, Any]]:
 
 def saved(sets: int) -> list[dict[str, Any]]:
     """Mean number of seeds and power, by noise and difference, beside the fixed number with the same power."""
-    rows, sizes = [], looks(1, MOST_SEEDS)
+    rows, sizes = [], looks(1, USUAL_MOST)
     for noise, deviation in DEVIATIONS.items():
         for shift in SHIFTS:
-            a, b = NOISE[noise](np.random.default_rng([1, int(4 * shift)]), (2, sets, 2 * MOST_SEEDS))
+            a, b = NOISE[noise](np.random.default_rng([1, int(4 * shift)]), (2, sets, 2 * USUAL_MOST))
             b = b - shift * deviation
             p, signs = at_looks(a, b, sizes)
             hits = p / shares(sizes) <= LEVEL
             ended = np.where(hits.any(1), hits.argmax(1), len(sizes) - 1)
             power = float((hits.any(1) & (signs[np.arange(sets), ended] > 0)).mean())
-            fixed = (n for n in range(6, 2 * MOST_SEEDS) if (compared(a[:, :n], b[:, :n])[0] <= LEVEL).mean() >= power)
+            fixed = (n for n in range(6, 2 * USUAL_MOST) if (compared(a[:, :n], b[:, :n])[0] <= LEVEL).mean() >= power)
             used = float(np.array(sizes)[ended].mean())
             same = next(fixed)
             share = {"seeds": round(used, 1), "power": power, "fixed": same, "saved": f"{1 - used / same:.0%}"}

@@ -13,6 +13,7 @@ from minigpt_flax.compare import comparison as comparisons, tables
 from minigpt_flax.compare.collect import collect_runs, group_runs, summarize_comparison
 from minigpt_flax.compare.comparison import (
     ALONE,
+    AUTO,
     FEWEST_SEEDS,
     FILE,
     LOSS,
@@ -24,7 +25,7 @@ from minigpt_flax.compare.comparison import (
 )
 from minigpt_flax.compare.paired_tests import RESOLUTION
 from minigpt_flax.compare.results import RESULTS, require_replaceable, write_results
-from minigpt_flax.compare.sequential import MOST_SEEDS as USUAL_MOST
+from minigpt_flax.compare.sequential import USUAL_MOST
 from minigpt_flax.compare.statistics import CandidateRuns, Summary, summarize
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
@@ -46,7 +47,6 @@ EXAMPLES = """
   compare --opt adamw --opt my_optimizer.py:factory
   compare runs/ONE runs/OTHER                      finished runs
 """
-AUTO = "auto"
 MOST_RATES = 100
 TESTS = ("baseline", "pairs", "resolution")  # flags that fix the tests
 SUMMARIZING = {"--target", "--out", "--name", "--quiet", "--json", *(f"--{name}" for name in TESTS)}  # of finished runs
@@ -159,26 +159,11 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparis
         baseline=typed["baseline"],
         pairs=typed["pairs"],
         resolution=typed["resolution"] or RESOLUTION,
-        max_seeds=_max_seeds(typed),
+        max_seeds=comparisons.most_seeds(typed["seeds"], typed["max_seeds"], typed["resolution"]),
     )
     comparisons.check(comparison)
     folder = Path(typed["out"]) / (typed["name"] or folder_name(comparison))
     return comparisons.continued(comparison, folder, count), folder
-
-
-def _max_seeds(typed: Mapping[str, Any]) -> int | None:
-    """The largest number of seeds, if they are added as needed.
-
-    Raises:
-      UserError: ``--seeds auto`` has no resolution, or ``--max-seeds`` no ``--seeds auto``.
-    """
-    if typed["seeds"] != AUTO:
-        if typed["max_seeds"] is not None:
-            raise UserError("--max-seeds limits --seeds auto: add that, or omit it")
-        return None
-    if typed["resolution"] is None:
-        raise UserError("--seeds auto needs --resolution LOSS, the difference that doesn't matter, such as 0.01")
-    return typed["max_seeds"] or USUAL_MOST
 
 
 def _rates(text: str | None) -> tuple[float, ...]:

@@ -28,6 +28,7 @@ from minigpt_flax.train.config.stored import TYPES
 
 VALIDATIONS = 8  # in a run whose --eval-every isn't given: enough to interpolate the step of a loss
 FILE = "comparison.json"
+AUTO = "auto"  # in place of learning rates, or of a number of seeds
 VERSION = 4  # of this file
 NEW_SEARCH = 4  # version since which a search tries these learning rates
 FEWEST_SEEDS = 3  # per candidate: two don't show how much runs vary
@@ -292,6 +293,26 @@ def check(comparison: Comparison, fewest: int = FEWEST_SEEDS) -> Comparison:
     if comparison.target is not None:
         LOSS.check("--target", comparison.target)
     return comparison
+
+
+def most_seeds(seeds: int | str | None, most: int | None, resolution: float | None) -> int | None:
+    """The largest number of seeds if they are added as needed, else None.
+
+    Args:
+      seeds: number of seeds, or ``auto``.
+      most: largest number as given.
+      resolution: as given.
+
+    Raises:
+      UserError: ``auto`` without a resolution, or a largest number without ``auto``.
+    """
+    if seeds == AUTO:
+        if resolution is None:
+            raise UserError("--seeds auto needs --resolution LOSS, a difference that doesn't matter, such as 0.01")
+        return sequential.USUAL_MOST if most is None else most
+    if most is not None:
+        raise UserError("--max-seeds limits --seeds auto: add that, or omit it")
+    return None
 
 
 def check_max_seeds(comparison: Comparison) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from minigpt_flax.compare.paired_tests import LEVEL, PairedTest, compare_pair
 
-MOST_SEEDS = 20  # per candidate, if --max-seeds isn't given
+USUAL_MOST = 20  # per candidate, if --max-seeds isn't given
 GROWTH = 1.4  # from one look to the next
 
 
