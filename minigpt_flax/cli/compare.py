@@ -135,9 +135,8 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparis
         folder = Path(typed["resume"])
         comparison = comparisons.load(folder, trust=typed["trust"])
         if typed["seeds"] == AUTO or typed["seeds"] and comparison.looks:
-            raise UserError(
-                f"{show(folder)} was {'' if comparison.looks else 'not '}started with --seeds auto: omit --seeds"
-            )
+            how = "with" if comparison.looks else "without"
+            raise UserError(f"{show(folder)} was started {how} --seeds auto, which can't change: omit --seeds")
         return comparisons.continued(comparison, folder, typed["seeds"]), folder
     preset = typed["preset"]
     if preset is None:

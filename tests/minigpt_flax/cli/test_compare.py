@@ -125,7 +125,7 @@ def test_a_stopped_comparison_continues(searched, tmp_path, capfd, monkeypatch):
 
     def report(self, *arguments):
         original(self, *arguments)
-        if self.progress.done == 8:
+        if self.progress.done == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
@@ -209,6 +209,12 @@ def test_finished_runs_are_compared_by_their_folders(tmp_path, capfd):
         (["--opt=adamw", "--opt=lion", "--seeds=2"], "--seeds must be at least 3, got 2"),
         (["--opt=adamw", "--opt=lion", "--baseline=sgd"], "--baseline 'sgd' is no candidate"),
         (["--opt=adamw", "--opt=lion", "--resolution=0"], "--resolution must be above 0"),
+        (["--opt=adamw", "--opt=lion", "--seeds=auto"], "--seeds auto needs --resolution LOSS"),
+        (["--opt=adamw", "--opt=lion", "--seeds=auto", "--resolution=0"], "--resolution must be above 0"),
+        (["--opt=adamw", "--opt=lion", "--seeds=auto", "--resolution=1", "--max-seeds=5"], "must be at least 6 to"),
+        (["--opt=adamw", "--opt=lion", "--seeds=auto", "--resolution=1", "--share=0/2"], "omit --share, or use --jobs"),
+        (["--opt=adamw", "--opt=lion", "--max-seeds=9"], "--max-seeds limits --seeds auto"),
+        (["--opt=adamw", "--opt=lion", "--seeds=many"], "expected a whole number"),
         (["--opt=adamw", "--opt=lion", "--lr=high"], "--lr takes auto, or numbers"),
         (["--opt=adamw", "--opt=lion", "--share=2/2"], "--share takes I/N"),
         (["--opt=adamw", "--opt=lion", "--jobs=0"], "--jobs must be at least 1"),
@@ -241,6 +247,37 @@ def test_a_damaged_comparison_is_reported(searched, tmp_path, capfd):
     (tmp_path / "c" / "comparison.json").write_text("{")
     assert compare(tmp_path / "c") == 2
     assert "comparison.json is damaged" in one_line(capfd)
+
+
+def test_how_seeds_are_chosen_stays(searched, tmp_path, capfd):
+    shutil.copytree(searched, tmp_path / "c")
+    assert compare("--resume", tmp_path / "c", "--seeds=auto") == 2
+    assert "was started without --seeds auto, which can't change: omit --seeds" in one_line(capfd)
+    path = tmp_path / "c" / "comparison.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_seeds": 20}))
+    assert compare("--resume", tmp_path / "c", "--seeds=5") == 2
+    assert "was started with --seeds auto, which can't change: omit --seeds" in one_line(capfd)
+    assert train(tmp_path, "--lr=auto", "--seeds=3") == 2
+    assert "max_seeds=20, not None: give another --name" in one_line(capfd)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--vmap",), ("--jobs=2",)])
+def test_seeds_as_needed_are_those_of_a_fixed_number(tmp_path, capfd, monkeypatch, more):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", compiled())
+    assert train(tmp_path, "--lr=0.01", "--seeds=auto", "--resolution=1e-9", "--max-seeds=8", *more, steps=8) == 0
+    values = json.loads((tmp_path / "c" / "results.json").read_text())
+    count = len(values["standings"][0]["losses"])
+    assert values["looks"] == [6, 8] and count in (6, 8)
+    assert "seeds added as needed, tests at 6, 8" in " ".join(capfd.readouterr().out.split())
+    ours = losses_of(tmp_path / "c")
+    shutil.rmtree(tmp_path / "c")
+    assert train(tmp_path, "--lr=0.01", f"--seeds={count}", *more, steps=8) == 0
+    theirs = losses_of(tmp_path / "c")
+    assert ours.keys() == theirs.keys()
+    for name, losses in ours.items():
+        pairs = [(a, b) for a, b in zip(losses, theirs[name], strict=True) if a is not None]
+        np.testing.assert_allclose(*zip(*pairs, strict=True), atol=1e-4 if more else 0)
 
 
 def test_seeds_are_added_and_the_tests_of_a_comparison_stay(searched, tmp_path, capfd, monkeypatch):
