@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from minigpt_flax.compare import comparison as comparisons, runner
+from minigpt_flax.compare import comparison as comparisons, rate_search, runner
 from minigpt_flax.compare.collect import collect_runs, summarize_comparison
 from minigpt_flax.compare.comparison import Comparison
 from minigpt_flax.errors import UserError
@@ -98,3 +98,28 @@ def test_p_and_interval_of_the_summary_hold_for_all_looks(trained, tmp_path):
     (ours,), (theirs,) = summary.tests, fixed.tests
     assert summary.looks == SIZES and ours.significant and ours.seeds == theirs.seeds == 14
     assert ours.p > theirs.p and ours.interval[0] < theirs.interval[0] < theirs.interval[1] < ours.interval[1]
+
+
+@pytest.mark.parametrize(("slope", "end"), [(-0.2, "highest"), (0.2, "lowest"), (0.0, "")])
+def test_a_search_that_ends_at_an_end_gives_no_verdict(tmp_path, slope, end):
+    searched = comparison(search=True, given={"steps": 160}, max_seeds=None)
+    for candidate in searched.candidates:
+        own = searched.config(candidate).lr
+        for k, rate in enumerate(rate_search.grid(own, range(-3, 3))):
+            loss = (
+                3.0 + (slope * k or abs(k - 3)) * (candidate.name == "lion") + abs(k - 3) * (candidate.name == "adamw")
+            )
+            config = searched.config(candidate, rate, 20, searched.search_seed)
+            fields = {"lr": rate, "opt": candidate.name, "seed": config.seed}
+            write(searched.path(tmp_path, candidate, config), [4.0, loss], steps=20, **fields)
+        for seed in searched.seeds:
+            config = searched.config(candidate, own, seed=seed)
+            fields = {"lr": own, "opt": candidate.name, "seed": seed}
+            loss = 3.0 + 0.01 * seed * (candidate.name == "lion")
+            write(searched.path(tmp_path, candidate, config), [4.0, loss], steps=160, **fields)
+    runs = collect_runs(searched, tmp_path)
+    assert [candidate.end for candidate in runs] == ["", end] and len(runs[1].searched) == 6
+    summary = summarize_comparison(searched, runs)
+    (test,) = summary.tests
+    assert test.obstacle == (f"the best lr of lion is not decided: its search ended at the {end} one" if end else "")
+    assert {result.name: result.edge for result in summary.results} == {"adamw": "", "lion": end}
