@@ -106,9 +106,7 @@ def test_a_search_that_ends_at_an_end_gives_no_verdict(tmp_path, slope, end):
     for candidate in searched.candidates:
         own = searched.config(candidate).lr
         for k, rate in enumerate(rate_search.grid(own, range(-3, 3))):
-            loss = (
-                3.0 + (slope * k or abs(k - 3)) * (candidate.name == "lion") + abs(k - 3) * (candidate.name == "adamw")
-            )
+            loss = 3.0 + (slope * k if slope and candidate.name == "lion" else abs(k - 3))
             config = searched.config(candidate, rate, 20, searched.search_seed)
             fields = {"lr": rate, "opt": candidate.name, "seed": config.seed}
             write(searched.path(tmp_path, candidate, config), [4.0, loss], steps=20, **fields)
