@@ -114,10 +114,12 @@ def train_seeds(comparison: Comparison, folder: Path, *, vmap: bool, jobs: int, 
 
 
 def expected_power(comparison: Comparison, folder: Path) -> list[str]:
-    """What the planned seeds can decide, with the noise of the runs that have finished, if there are any."""
+    """What a fixed number of seeds can decide, with the noise of the runs that have finished, if there are any."""
     seeds, needed = len(comparison.seeds), comparison.seeds_needed
     if seeds < needed:
         return [f"{seeds} seeds can't give a verdict, {needed} can: --seeds {needed} continues this comparison"]
+    if comparison.looks:
+        return []
     summary = summarize_comparison(comparison, collect_runs(comparison, folder))
     tested = seeds - comparison.selecting_seeds
     smallest = resolved(summary.tests, tested)
