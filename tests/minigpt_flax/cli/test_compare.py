@@ -222,7 +222,7 @@ def test_the_progress_of_training_does_not_mix_with_the_table(searched, tmp_path
     shutil.copytree(searched, tmp_path / "c")
     assert train(tmp_path, "--lr=auto", "--seeds=3", "--format=csv", "--pictures=none") == 0
     said = capfd.readouterr()
-    assert said.out == (tmp_path / "c" / "results.csv").read_text() and "20 runs" in said.err
+    assert said.out == (tmp_path / "c" / "results.csv").read_text() and "at most 24 runs" in said.err
 
 
 @pytest.mark.parametrize(
