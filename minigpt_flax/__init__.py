@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from minigpt_flax._api import compare as compare, load as load, train as train
+    from minigpt_flax._api import compare as compare, load as load, train as train, tune as tune
     from minigpt_flax.compare.results import ComparisonResult as ComparisonResult
     from minigpt_flax.errors import (
         CheckpointError as CheckpointError,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from minigpt_flax.train.dataset import Dataset as Dataset, from_tokens as from_tokens
     from minigpt_flax.train.loop import Result as Result, fit as fit
     from minigpt_flax.train.restore import TrainedModel as TrainedModel
+    from minigpt_flax.tune.results import TuningResult as TuningResult
 
 _MODULES = {
     "_api": ("load",),
@@ -37,9 +38,10 @@ _MODULES = {
     "train.dataset": ("Dataset", "from_tokens"),
     "train.loop": ("Result", "fit"),
     "train.restore": ("TrainedModel",),
+    "tune.results": ("TuningResult",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
-_PACKAGES = ("compare", "train")  # which can be called
+_PACKAGES = ("compare", "train", "tune")  # which can be called
 __all__ = sorted([*_MODULE_OF, *_PACKAGES])  # pyright: ignore[reportUnsupportedDunderAll]
 
 

@@ -17,6 +17,7 @@ COMMANDS = {  # each module has SUMMARY, declare and run
     "eval": "minigpt_flax.cli.evaluate",
     "export": "minigpt_flax.cli.export",
     "compare": "minigpt_flax.cli.compare",
+    "tune": "minigpt_flax.cli.tune",
     "report": "minigpt_flax.cli.report",
     "diagnose": "minigpt_flax.cli.diagnose",
     "prepare": "minigpt_flax.cli.prepare",

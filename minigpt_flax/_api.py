@@ -9,7 +9,7 @@ from typing import Any, cast
 from jaxopt_mini import GradientTransformation
 from minigpt_flax.compare import comparison as comparisons
 from minigpt_flax.compare.collect import collect_runs, summarize_comparison
-from minigpt_flax.compare.comparison import AUTO, FEWEST_SEEDS, Comparison, folder_name, shared_fields
+from minigpt_flax.compare.comparison import AUTO, FEWEST_SEEDS, Comparison, folder_name, located, shared_fields
 from minigpt_flax.compare.paired_tests import RESOLUTION
 from minigpt_flax.compare.results import ComparisonResult, require_replaceable, write_results
 from minigpt_flax.compare.runner import run_comparison
@@ -26,6 +26,10 @@ from minigpt_flax.train.restore import TrainedModel, reopen, restore
 from minigpt_flax.train.run import start_or_resume
 from minigpt_flax.train.session import RunOptions, Session
 from minigpt_flax.train.stop import Stop
+from minigpt_flax.tune import results as tuning_results, tuning as tunings
+from minigpt_flax.tune.results import TuningResult
+from minigpt_flax.tune.runner import run_tuning
+from minigpt_flax.tune.tuning import SEEDS, Tuning
 
 Factory = Callable[..., GradientTransformation]
 """``(learning_rate, **keywords) -> transformation``; the learning rate is a schedule."""
@@ -219,4 +223,63 @@ def compare(
     return ComparisonResult(summary, folder)
 
 
-__all__ = ["compare", "load", "train"]
+def tune(
+    *,
+    opt: str | Factory,
+    over: Mapping[str, str | Sequence[float]],
+    budget: float | None = None,
+    seeds: int = 1,
+    judging_seeds: int = 2,
+    preset: str = "nano",
+    out: str | Path = "runs",
+    name: str | None = None,
+    vmap: bool = False,
+    quiet: bool = False,
+    **fields: Any,
+) -> TuningResult:
+    """Searches hyperparameters of one optimizer, as the command ``tune`` does; finished runs aren't trained again.
+
+    Args:
+      opt: spec or factory of the optimizer; its other keywords stay as they are.
+      over: keyword -> its range, such as ``"1e-4..1e-2"``, or its values. A keyword is ``lr``, or a number of the
+        optimizer or of the schedule.
+      budget: of the search, in full runs per seed; None takes a fifth of an exhaustive search.
+      seeds: number of runs per setting, with seeds from ``seed`` up.
+      judging_seeds: number of further seeds, on which the best setting and the starting point are trained; 0 for none.
+      preset: defaults of the fields that aren't given.
+      out: folder that holds the tuning.
+      name: its folder is ``out/name``; None derives one from the optimizer and the keywords.
+      vmap: train the settings of a stage together, in one program.
+      quiet: print nothing.
+      **fields: fields of :class:`RunConfig` that all runs share.
+
+    Returns:
+      The result, with ``best``, ``loss``, ``command``, ``rows``; ``print`` shows it.
+
+    Raises:
+      UserError: an argument is wrong, or every setting diverged.
+      KeyboardInterrupt: a signal ended the tuning; the same call continues it.
+    """
+    SEEDS.check("seeds", seeds)
+    first = fields.pop("seed", 0)
+    as_text = lambda values: values if isinstance(values, str) else ",".join(map(repr, map(float, values)))
+    tuning = tunings.check(
+        Tuning(
+            preset=preset,
+            given={**shared_fields(fields), "opt": located(opt) if isinstance(opt, str) else name_of(opt)},
+            over=tuple(f"{keyword}={as_text(values)}" for keyword, values in over.items()),
+            seeds=tuple(range(first, first + seeds)),
+            judging_seeds=judging_seeds,
+            budget=None if budget is None else float(budget),
+        )
+    )
+    folder = Path(out) / (name or tunings.folder_name(tuning))
+    tuning_results.require_replaceable(folder)
+    status, result = run_tuning(tuning, folder, vmap=vmap, shown=not quiet)
+    if result is None:
+        raise Interrupted(status - 128)
+    tuning_results.write_results(result)
+    return result
+
+
+__all__ = ["compare", "load", "train", "tune"]

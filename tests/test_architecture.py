@@ -16,7 +16,7 @@ LEVELS = (
     "minigpt_flax/model minigpt_flax/data",
     "minigpt_flax/train",
     "minigpt_flax/compare minigpt_flax/diagnose minigpt_flax/console",
-    "minigpt_flax/report",
+    "minigpt_flax/report minigpt_flax/tune",
     "minigpt_flax/cli",
 )
 LIBRARY = (  # inside jaxopt_mini

@@ -163,7 +163,7 @@ class Comparison:
         given = {**UNLESS_GIVEN, **self.given, **candidate.given, **ALONE, "lr": lr, "seed": seed}
         config = resolve(given, self.preset)
         if not self.trust:
-            config = _untrusted(config)
+            config = untrusted(config)
         if steps is not None and steps < config.steps:
             schedule = scaled(config.schedule, config.steps, steps)
             return dataclasses.replace(config, steps=steps, schedule=schedule, eval_every=steps)  # only the last loss
@@ -227,7 +227,8 @@ def _short_names(opts: tuple[str, ...]) -> dict[str, str]:
     return {opt: name for opt, name in short.items() if list(short.values()).count(name) == 1}
 
 
-def _untrusted(config: RunConfig) -> RunConfig:
+def untrusted(config: RunConfig) -> RunConfig:
+    """The configuration, with specs whose optimizer code isn't imported."""
     mark = lambda spec: dataclasses.replace(spec, trusted=False)
     groups = tuple(dataclasses.replace(group, spec=mark(group.spec)) for group in config.group)
     return dataclasses.replace(config, opt=mark(config.opt), group=groups)

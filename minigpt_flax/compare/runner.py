@@ -22,7 +22,7 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import line, show
 from minigpt_flax.runs import files, loggers
 from minigpt_flax.text import tell
-from minigpt_flax.train.build import build, check_memory
+from minigpt_flax.train.build import Run, build, check_memory
 from minigpt_flax.train.memory import require_training
 from minigpt_flax.train.parallel import xla_flags
 from minigpt_flax.train.stop import PARENT, Stop
@@ -137,7 +137,17 @@ def check_candidate(comparison: Comparison, candidate: Candidate, vmap: bool) ->
     require_training(config)
     run = build(config)
     check_memory(run, runs_at_once(comparison, candidate, vmap))
-    if vmap and run.on_nan.rollbacks:
+    if vmap:
+        require_vmap(run)
+
+
+def require_vmap(run: Run) -> None:
+    """Refuses a run that can't train together with others.
+
+    Raises:
+      UserError: it rolls back.
+    """
+    if run.on_nan.rollbacks:
         raise UserError(
             "--vmap trains runs in lockstep, and can't roll back a single run: omit --vmap, or use --on-nan skip"
         )

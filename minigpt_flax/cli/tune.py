@@ -1,0 +1,137 @@
+"""``tune``: search the hyperparameters of one optimizer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minigpt_flax.bounds import Bound
+from minigpt_flax.cli.parser import Parser, add_fields, given_fields
+from minigpt_flax.compare.comparison import ALONE, located, shared_fields
+from minigpt_flax.console import output as console
+from minigpt_flax.console.output import Output
+from minigpt_flax.errors import UserError, check_name
+from minigpt_flax.invocation import line, show
+from minigpt_flax.text import tell
+from minigpt_flax.train.config.presets import PRESETS, default_preset
+from minigpt_flax.train.config.run_config import flag_of
+from minigpt_flax.train.stop import end_with_parent
+
+if TYPE_CHECKING:
+    from minigpt_flax.tune.tuning import Tuning
+
+SUMMARY = "Search the hyperparameters of one optimizer."
+EXAMPLES = """
+  tune --opt adamw --over "lr=1e-4..1e-2" --over "weight_decay=0.01,0.1,0.3"
+  tune --opt muon --over "lr=0.01..0.1" --over "beta=0.9..0.99" --budget 12
+  tune --opt sgd --over "momentum=0.8..0.99:1-x:4" --over "warmup=0..0.2"
+  tune --resume runs/NAME
+"""
+OVER = """A keyword is lr, or a number of the optimizer or of the schedule. A range has
+two values a decade on a logarithmic scale (log; 1-x for decay rates such as
+b2), else five (linear), or LOW..HIGH:SCALE:COUNT says which. It extends if its
+best value is at an end; a list doesn't.
+"""
+OWN = ("over", "preset", "budget", "seeds", "judging_seeds", "out", "name", "resume", "vmap", "trust", "quiet", "json")
+RESUMING = {"--resume", "--judging-seeds", "--vmap", "--trust", "--quiet", "--json"}
+SEEDS, JUDGING = 1, 2  # by default
+
+
+def declare(parser: Parser) -> None:
+    """Adds the arguments."""
+    parser.usage = f'{line("tune")} --over "NAME=RANGE" [--flag VALUE ...]'
+    parser.description = f"{SUMMARY}\n{EXAMPLES}\n{OVER}"
+    parser.set_defaults(notices=parser.take_repeated)
+    add = parser.add_argument_group("search").add_argument
+    add("--over", action="append", metavar="NAME=RANGE", help="keyword, with LOW..HIGH or a list of values; repeatable")
+    budget = "steps of the search, in full runs per seed [a fifth of all settings]"
+    add("--budget", type=Bound(1, 1e6), metavar="RUNS", help=budget)
+    add("--seeds", type=Bound(1, 100, whole=True), metavar="N", help=f"runs per setting, from --seed up [{SEEDS}]")
+    judging = f"further seeds for the best setting and the start; 0: none [{JUDGING}]"
+    add("--judging-seeds", type=Bound(0, 100, whole=True), metavar="N", help=judging)
+    add = parser.add_argument_group("execution").add_argument
+    add("--preset", metavar="NAME", help="default values of all other flags [by device]")
+    add("--out", metavar="DIR", help="folder that holds the tuning [runs]")
+    add("--name", metavar="NAME", help="the tuning's folder is OUT/NAME [by optimizer and keywords]")
+    add("--resume", metavar="FOLDER", help="continue this tuning; repeating the command does too")
+    add("--vmap", action="store_true", help="train the settings of a stage together, in one program")
+    add("--trust", action="store_true", help="execute the optimizer code that a resumed tuning names")
+    console.declare(parser.add_argument_group("output"))
+    add_fields(parser, without=("init", "eval_every", "keep", "keep_every", *ALONE))
+
+
+def run(**options: Any) -> int:
+    """Searches, and writes the results beside the runs.
+
+    Returns:
+      0, or 128 + the signal that stopped it.
+
+    Raises:
+      UserError: the request is invalid.
+    """
+    end_with_parent()
+    notices = options.pop("notices")
+    typed = {name: options.pop(name) for name in OWN}
+    given = given_fields(options)
+    output = Output(typed["quiet"], typed["json"])
+    check_use(typed, given)
+    tuning, folder = requested(typed, given)
+    from minigpt_flax.tune.results import as_values, require_replaceable, write_results
+    from minigpt_flax.tune.runner import run_tuning
+
+    require_replaceable(folder)
+    with nullcontext() if output.human else redirect_stdout(sys.stderr):
+        status, result = run_tuning(tuning, folder, vmap=typed["vmap"], shown=output.human, notices=notices())
+    if result is None:
+        return status
+    written = write_results(result)
+    output.result(f"\n{result}" if output.human else str(result), {"folder": show(folder), **as_values(result)})
+    if output.human:
+        tell(f"\n{show(folder)}: {', '.join(written)}")
+    return 0
+
+
+def check_use(typed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuses flags that would have no effect.
+
+    Raises:
+      UserError: a flag of a new tuning is combined with ``--resume``.
+    """
+    used = {flag_of(name) for name in (*typed, *given) if {**typed, **given}[name] not in (None, False)}
+    if typed["resume"] and (unused := sorted(used - RESUMING)):
+        raise UserError(f"--resume continues a tuning as it was started: omit {unused[0]}")
+
+
+def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Tuning, Path]:
+    """Returns the tuning that the flags describe, and its folder."""
+    import dataclasses
+
+    from minigpt_flax.tune import tuning as tunings  # takes seconds: JAX
+
+    if typed["resume"]:
+        folder = Path(typed["resume"])
+        tuning = tunings.load(folder, trust=typed["trust"])
+        judging = tuning.judging_seeds if typed["judging_seeds"] is None else typed["judging_seeds"]
+        return tunings.check(dataclasses.replace(tuning, judging_seeds=judging)), folder
+    preset = typed["preset"]
+    if preset is None:
+        import jax
+
+        preset = default_preset(jax.default_backend())
+    check_name(preset, PRESETS, "preset")
+    first = given.pop("seed", 0)
+    if "opt" in given:
+        given["opt"] = located(given["opt"])
+    tuning = tunings.Tuning(
+        preset=preset,
+        given=shared_fields(given),
+        over=tuple(typed["over"] or ()),
+        seeds=tuple(range(first, first + (typed["seeds"] or SEEDS))),
+        judging_seeds=JUDGING if typed["judging_seeds"] is None else typed["judging_seeds"],
+        budget=typed["budget"],
+    )
+    tunings.check(tuning)
+    return tuning, Path(typed["out"] or "runs") / (typed["name"] or tunings.folder_name(tuning))

@@ -1,0 +1,272 @@
+"""Run a tuning: state its cost, train the settings that the search asks for, then judge the result on other seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from minigpt_flax.compare.progress import ComparisonProgress
+from minigpt_flax.compare.runner import require_vmap
+from minigpt_flax.compare.sweep import Stopped, final_loss, is_finished, train_group
+from minigpt_flax.compare.traced_run import TracedRun, trace_run
+from minigpt_flax.errors import UserError
+from minigpt_flax.invocation import line, show
+from minigpt_flax.runs import files, loggers
+from minigpt_flax.text import tell
+from minigpt_flax.train.build import build, check_memory
+from minigpt_flax.train.clock import spell
+from minigpt_flax.train.config.run_config import RunConfig, parsed
+from minigpt_flax.train.memory import require_training
+from minigpt_flax.train.optimizer import build_optimizer
+from minigpt_flax.train.parallel import xla_flags
+from minigpt_flax.train.stop import Stop
+from minigpt_flax.tune import tuning as tunings
+from minigpt_flax.tune.results import JUDGE, Trial, TuningResult
+from minigpt_flax.tune.search import STAGES, Search, Setting, neighbors, spread
+from minigpt_flax.tune.tuning import Tuning, Values
+
+
+def run_tuning(
+    tuning: Tuning, folder: Path, *, vmap: bool = False, shown: bool = True, notices: Sequence[str] = ()
+) -> tuple[int, TuningResult | None]:
+    """Trains all runs of a tuning that aren't finished.
+
+    Args:
+      tuning: what to search.
+      folder: of the tuning, created if it doesn't exist.
+      vmap: train the settings of a stage together, in one program.
+      shown: whether to print the plan and the progress.
+      notices: lines to print to stderr after all checks.
+
+    Returns:
+      (0, the result), or (128 + the signal that ended it, None).
+
+    Raises:
+      UserError: the tuning can't be run as asked, or every setting diverged.
+      TrainingFailed: a file can't be written.
+    """
+    xla_flags.require_jit()
+    loggers.require(tuning.base.log)
+    require_training(tuning.base)
+    if (link := files.find_link(folder, [tunings.TRIALS])) is not None:
+        raise UserError(f"{show(link)} is a symbolic link, through which files elsewhere would be changed: remove it")
+    with Stop() as stop, ComparisonProgress(tuning.total, shown=shown) as progress:
+        tuner = Tuner(tuning, folder, stop, progress, vmap=vmap)
+        tuner.check()
+        for text in notices:
+            tell(text, file=sys.stderr)
+        tunings.save(tuning, folder)
+        if shown:
+            tell(plan(tuning, folder))
+        try:
+            return 0, tuner.run()
+        except Stopped:
+            if shown:
+                tell(f"stopped; continue with: {line('tune', '--resume', folder)}")
+        return stop.status, None
+
+
+def plan(tuning: Tuning, folder: Path) -> str:
+    """What a tuning will train, in words."""
+    sizes, seeds, count = tuning.plan, len(tuning.seeds), len(tuning.axes)
+    each, full = f" x {seeds} seeds" * (seeds > 1), sizes.grid * sizes.steps * seeds
+    if sizes.is_exhaustive:
+        beyond = f", at most {sizes.refined - sizes.grid} beyond the ends of ranges" * (sizes.refined > sizes.grid)
+        stages, share = f"all settings at {sizes.steps} steps{beyond}", "steps"
+    else:
+        stages = "at most " + ", ".join(f"{stage} {n} at {steps} steps" for stage, (n, steps) in sizes.lengths.items())
+        share = f"steps, {100 * sizes.share:.0f} % of an exhaustive search ({full:,})"
+    lines = [
+        f"{show(folder)}: {tuning.base.opt} over {count} keyword{'s' * (count > 1)}, {sizes.grid} settings",
+        *(f"  {axis}" for axis in tuning.axes),
+        f"search: {stages}{each}: {sizes.budget * seeds:,} {share}",
+    ]
+    if tuning.judging_seeds:
+        runs = 2 * tuning.judging_seeds
+        lines.append(f"judging: at most {runs} runs with other seeds, {runs * sizes.steps:,} steps")
+    return "\n".join(lines)
+
+
+class Tuner:
+    """The runs of a tuning.
+
+    Args:
+      tuning: what to search.
+      folder: of the tuning.
+      stop: whether a stop was requested.
+      progress: shows how far the runs are.
+      vmap: train runs of equal length in one program.
+    """
+
+    def __init__(
+        self,
+        tuning: Tuning,
+        folder: Path,
+        stop: Callable[[], bool],
+        progress: ComparisonProgress,
+        *,
+        vmap: bool = False,
+    ):
+        self.tuning, self.folder, self.stop, self.progress, self.vmap = tuning, folder, stop, progress, vmap
+        self.programs: dict[RunConfig, TracedRun] = {}
+        self.trials: list[Trial] = []
+        self.started = time.monotonic()
+
+    def check(self) -> None:
+        """Checks every value of the grid, and the memory, before anything is trained.
+
+        Raises:
+          UserError: a value is refused, or the runs don't fit into memory.
+        """
+        center = spread(self.tuning.axes, 1)[0]
+        for i, axis in enumerate(self.tuning.axes):
+            for index in range(len(axis.values)):
+                self.build((*center[:i], index, *center[i + 1 :]))
+        run = self.program(self.tuning.config(self.tuning.values(center), traced=self.traced)).run
+        check_memory(run, max(count for count, _ in self.tuning.plan.lengths.values()) if self.vmap else 1)
+        if self.vmap:
+            require_vmap(run)
+
+    def build(self, setting: Setting) -> None:
+        """Builds the optimizer of a setting.
+
+        Raises:
+          UserError: a value is refused.
+        """
+        build_optimizer(self.tuning.config(self.tuning.values(setting)), self.layout)
+
+    def is_valid(self, setting: Setting) -> bool:
+        """Whether the optimizer and the schedule accept a setting beyond the grid."""
+        try:
+            for axis, index in zip(self.tuning.axes, setting, strict=True):
+                tunings.check_value(self.tuning, axis, axis.value(index) or 0.0)
+            self.build(setting)
+        except UserError:
+            return False
+        return True
+
+    @cached_property
+    def layout(self) -> object:
+        """Layout of the parameters."""
+        return build(self.tuning.base).layout
+
+    @cached_property
+    def traced(self) -> frozenset[str]:
+        """The optimizer keywords that can be arguments of a compiled step; another one takes a program per value."""
+        names = [axis.name for axis in self.tuning.axes if self.tuning.place(axis.name) == "opt"]
+        return frozenset(names) if self.can_trace(names) else frozenset(n for n in names if self.can_trace([n]))
+
+    def can_trace(self, names: Sequence[str]) -> bool:
+        """Whether a program with these keywords as arguments can be built."""
+        values = self.tuning.values(spread(self.tuning.axes, 1)[0])
+        try:
+            build(self.tuning.config(values, traced=names))
+        except UserError:
+            return False
+        return True
+
+    def run(self) -> TuningResult:
+        """Searches, then judges.
+
+        Raises:
+          Stopped: ``stop`` said so.
+          UserError: every setting diverged.
+        """
+        tuning = self.tuning
+        search = Search(tuning.axes, tuning.plan, self.score, self.is_valid)
+        best = search.run()
+        loss = search.losses[STAGES[-1]][best]
+        if not math.isfinite(loss):
+            raise UserError("every setting diverged, so there is no best one: search lower values, with another --name")
+        values, near = tuning.values(best), neighbors(tuning.axes, best)
+        known = {tuple(setting): value for setting, value in search.losses[STAGES[-1]].items()}
+        sides = {
+            name: [None if one is None else (tuning.values(one)[name], known.get(one)) for one in pair]
+            for name, pair in near.items()
+        }
+        judged = {what: self.judge(chosen) for what, chosen in (("best", values), ("start", tuning.start))}
+        return TuningResult(tuning, self.folder, values, loss, sides, judged if tuning.judged else {}, self.trials)
+
+    def score(self, stage: str, settings: Sequence[Setting], steps: int) -> list[float]:
+        """Mean final losses of settings over the search's seeds."""
+        chosen = [self.tuning.values(setting) for setting in settings]
+        losses = self.train(stage, [(values, seed) for values in chosen for seed in self.tuning.seeds], steps)
+        count = len(self.tuning.seeds)
+        return [statistics.fmean(losses[i : i + count]) for i in range(0, len(losses), count)]
+
+    def judge(self, values: Values) -> list[float]:
+        """Final losses with the judging seeds."""
+        return self.train(JUDGE, [(values, seed) for seed in self.tuning.judged], self.tuning.steps)
+
+    def train(self, stage: str, runs: Sequence[tuple[Values, int]], steps: int) -> list[float]:
+        """Trains the unfinished ones of runs of equal length; returns the final losses of all.
+
+        Raises:
+          Stopped: ``stop`` said so.
+        """
+        paths: dict[Path, tuple[Values, RunConfig]] = {}
+        for values, seed in runs:
+            config = self.tuning.config(values, steps, seed, traced=self.traced)
+            paths[self.tuning.path(self.folder, values, config)] = (values, config)
+        todo = {path: config for path, (_, config) in paths.items() if not is_finished(path, config)}
+        self.progress.over(steps * (len(paths) - len(todo)))
+        for group in self.groups(todo):
+            first = next(iter(group.values()))
+            train_group(self.program(first), group, self.stop, self.shows(stage, group))
+            self.report(stage, {path: paths[path][0] for path in group}, steps)
+        trials = [Trial.read(stage, values, path) for path, (values, _) in paths.items()]
+        self.trials += trials
+        return [final_loss(path) for path in paths]
+
+    def groups(self, todo: Mapping[Path, RunConfig]) -> list[dict[Path, RunConfig]]:
+        """Runs that train together: with ``vmap``, those of one program."""
+        if not self.vmap:
+            return [{path: config} for path, config in todo.items()]
+        found: dict[RunConfig, dict[Path, RunConfig]] = {}
+        for path, config in todo.items():
+            found.setdefault(self.kind(config), {})[path] = config
+        return list(found.values())
+
+    def kind(self, config: RunConfig) -> RunConfig:
+        """The configuration without what its program takes as arguments."""
+        mark = lambda spec: dataclasses.replace(
+            spec, keywords={n: None if isinstance(value, list) else value for n, value in spec.keywords.items()}
+        )
+        groups = tuple(dataclasses.replace(group, spec=mark(group.spec), lr=0.0) for group in config.group)
+        constant = parsed("schedule", "constant")
+        same = {"lr": 0.0, "seed": 0, "steps": self.tuning.steps, "eval_every": self.tuning.steps}
+        return dataclasses.replace(config, **same, opt=mark(config.opt), group=groups, schedule=constant)
+
+    def program(self, config: RunConfig) -> TracedRun:
+        """The program of a run, compiled once; runs whose numbers are arguments share it."""
+        kind = self.kind(config)
+        if kind not in self.programs:
+            self.programs[kind] = trace_run(build(config), self.tuning.steps)
+        return self.programs[kind]
+
+    def shows(self, stage: str, group: Mapping[Path, RunConfig]) -> Callable[[int, object], None]:
+        """A callback that updates the progress bar."""
+        count, steps = len(group), next(iter(group.values())).steps
+        return lambda step, metrics: self.progress.at(f"{stage}, {count} runs: {step}/{steps}", step * count)
+
+    def report(self, stage: str, group: Mapping[Path, Values], steps: int) -> None:
+        """Reports the losses of runs, and removes their checkpoints.
+
+        Raises:
+          Stopped: the runs are unfinished because of a requested stop.
+        """
+        if self.stop():
+            raise Stopped
+        for path, values in group.items():
+            files.remove_folder(path / "checkpoints")
+            loss = final_loss(path)
+            shown = "diverged" if math.isinf(loss) else f"loss {loss:.4f}"
+            what = ", ".join(f"{name} {value:g}" for name, value in values.items() if value is not None)
+            text = f"{spell(time.monotonic() - self.started):>7s}  {stage}, {steps} steps: {what}: {shown}"
+            self.progress.over(steps, text)

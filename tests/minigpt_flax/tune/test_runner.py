@@ -1,0 +1,80 @@
+"""A tuning from the call to its files."""
+
+import csv
+import json
+import statistics
+
+import pytest
+
+import minigpt_flax as mg
+from minigpt_flax.__main__ import main as minigpt
+from minigpt_flax.compare import sweep
+from minigpt_flax.tune import runner
+from tests.minigpt_flax.training import ROOT
+
+SMALL = {
+    "preset": "nano", "data": str(ROOT / "LICENSE"), "layers": 1, "heads": 2, "width": 16, "context": 8,
+    "batch_size": 4, "steps": 32, "log_every": 8,
+}  # fmt: skip
+OVER = {"lr": "1e-3..1e-1", "b2": "0.9..0.999", "weight_decay": [0.0, 0.1]}
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """The programs that are made."""
+    found = []
+    traced = runner.trace_run
+    monkeypatch.setattr(runner, "trace_run", lambda *args: found.append(args) or traced(*args))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vmap", [False, True], ids=["alone", "vmap"])
+def test_a_search_shares_one_program_and_continues_after_a_signal(tmp_path, monkeypatch, built, vmap):
+    how = {"opt": "adamw", "over": OVER, "out": tmp_path, "name": "t", "vmap": vmap, "quiet": True, **SMALL}
+    whole = mg.tune(**{**how, "name": "whole"})
+    assert len(built) == 1
+    plan, stages = whole.tuning.plan, [trial.stage for trial in whole.trials]
+    for stage, (most, steps) in plan.lengths.items():
+        assert 0 < stages.count(stage) <= most
+        assert {trial.steps for trial in whole.trials if trial.stage == stage} == {steps}
+    assert whole.loss == min(trial.loss for trial in whole.trials if trial.stage == "refine")
+    assert {trial.seed for trial in whole.trials if trial.stage == "judge"} == {1, 2}
+    rows = list(csv.DictReader((whole.folder / "trials.csv").read_text().splitlines()))
+    assert [float(row["loss"]) for row in rows] == pytest.approx([row["loss"] for row in whole.rows])
+    stored = json.loads((whole.folder / "results.json").read_text())
+    assert stored["schema"] == "minigpt-tuning/1" and stored["best"] == whole.best
+    assert (whole.folder / "sensitivity.svg").stat().st_size > 1000
+    assert not list(whole.folder.glob("trials/*/checkpoints/*"))
+
+    train = sweep.train_group
+    calls = []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        train(*args)
+
+    monkeypatch.setattr(runner, "train_group", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        mg.tune(**how)
+    assert mg.tune(**how).rows == whole.rows
+
+
+@pytest.mark.slow
+def test_a_keyword_that_cannot_be_traced_takes_a_program_for_each_value(tmp_path, built, capsys):
+    command = ["tune", "--opt=muon", "--over=ns_steps=2,4", "--judging-seeds=0", f"--out={tmp_path}", "--json"]
+    assert minigpt([*command, *(f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items())]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert len(built) == 2 and [row["ns_steps"] for row in record["trials"]] == [2, 4]
+    assert f"ns_steps={record['best']['ns_steps']}" in record["command"] and record["judged"] == {"seeds": []}
+
+
+@pytest.mark.slow
+def test_the_loss_of_a_setting_is_the_mean_over_the_seeds(tmp_path):
+    result = mg.tune(
+        opt="adamw", over={"lr": [1e-3, 1e-2]}, seeds=2, judging_seeds=0, vmap=True, out=tmp_path, quiet=True, **SMALL
+    )
+    losses = [row["loss"] for row in result.rows if row["lr"] == result.best["lr"]]
+    assert len(losses) == 2 and result.loss == statistics.fmean(losses)
