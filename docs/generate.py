@@ -152,6 +152,7 @@ PAGES = {
     "reference/train.md": partial(reference, "Training", "minigpt_flax.train"),
     "reference/runs.md": partial(reference, "Run folders", "minigpt_flax.runs"),
     "reference/compare.md": partial(reference, "Comparisons", "minigpt_flax.compare"),
+    "reference/tune.md": partial(reference, "Tuning", "minigpt_flax.tune"),
     "reference/diagnose.md": partial(reference, "Diagnosis", "minigpt_flax.diagnose"),
     "reference/report.md": partial(reference, "Reports", "minigpt_flax.report"),
     **{f"examples/{name}.md": partial(examples.page, name) for name in examples.SECONDS},

@@ -257,7 +257,8 @@ def tune(
       The result, with ``best``, ``loss``, ``command``, ``rows``; ``print`` shows it.
 
     Raises:
-      UserError: an argument is wrong, or every setting diverged.
+      UserError: an argument is wrong.
+      Diverged: every setting did.
       KeyboardInterrupt: a signal ended the tuning; the same call continues it.
     """
     SEEDS.check("seeds", seeds)

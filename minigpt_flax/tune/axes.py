@@ -65,9 +65,10 @@ class Axis:
 
     def _beyond(self, index: int) -> float | None:
         low, high = (TO[self.scale](value) for value in (self.values[0], self.values[-1]))
-        place = low + (high - low) / (len(self.values) - 1) * index
-        if self.scale == ONE_MINUS and place < -1e-9:
-            return None
+        gap = (high - low) / (len(self.values) - 1)
+        place = low + gap * index
+        if self.scale == ONE_MINUS and place < 0:
+            return 0.0 if place + gap > 1e-3 else None  # the scale ends at 0
         value = _rounded(place, self.scale)
         return None if value < 0 <= self.values[0] or value in self.values else value
 

@@ -15,9 +15,10 @@ from minigpt_flax.compare.progress import ComparisonProgress
 from minigpt_flax.compare.runner import require_vmap
 from minigpt_flax.compare.sweep import Stopped, final_loss, is_finished, train_group
 from minigpt_flax.compare.traced_run import TracedRun, trace_run
-from minigpt_flax.errors import UserError
+from minigpt_flax.errors import Diverged, UserError
 from minigpt_flax.invocation import line, show
 from minigpt_flax.runs import files, loggers
+from minigpt_flax.runs.records import read_run
 from minigpt_flax.text import tell
 from minigpt_flax.train.build import build, check_memory
 from minigpt_flax.train.clock import spell
@@ -48,8 +49,8 @@ def run_tuning(
       (0, the result), or (128 + the signal that ended it, None).
 
     Raises:
-      UserError: the tuning can't be run as asked, or every setting diverged.
-      TrainingFailed: a file can't be written.
+      UserError: the tuning can't be run as asked.
+      TrainingFailed: every setting diverged, or a file can't be written.
     """
     xla_flags.require_jit()
     loggers.require(tuning.base.log)
@@ -176,14 +177,14 @@ class Tuner:
 
         Raises:
           Stopped: ``stop`` said so.
-          UserError: every setting diverged.
+          Diverged: every setting did.
         """
         tuning = self.tuning
         search = Search(tuning.axes, tuning.plan, self.score, self.is_valid)
         best = search.run()
         loss = search.losses[STAGES[-1]][best]
         if not math.isfinite(loss):
-            raise UserError("every setting diverged, so there is no best one: search lower values, with another --name")
+            raise Diverged("every setting diverged, so there is no best one: search lower values, with another --name")
         values, near = tuning.values(best), neighbors(tuning.axes, best)
         known = {tuple(setting): value for setting, value in search.losses[STAGES[-1]].items()}
         sides = {
@@ -268,5 +269,6 @@ class Tuner:
             loss = final_loss(path)
             shown = "diverged" if math.isinf(loss) else f"loss {loss:.4f}"
             what = ", ".join(f"{name} {value:g}" for name, value in values.items() if value is not None)
-            text = f"{spell(time.monotonic() - self.started):>7s}  {stage}, {steps} steps: {what}: {shown}"
+            run = f"{stage}, {steps} steps, seed {read_run(path).config['seed']}: {what}"
+            text = f"{spell(time.monotonic() - self.started):>7s}  {run}: {shown}"
             self.progress.over(steps, text)

@@ -33,6 +33,7 @@ def test_no_value_beyond_what_a_scale_has():
     assert fractions.value(-1) is None and fractions.value(5) == 0.25
     averages = parse("b2=0..0.99:1-x:3")
     assert averages.value(-1) is None and averages.value(3) == 0.999
+    assert [parse("momentum=0.8..0.99:1-x:4").value(index) for index in (-1, -2, -3)] == [0.46, 0.0, None]
 
 
 def test_a_list_is_sorted_and_does_not_extend():
