@@ -154,15 +154,15 @@ def _cells(side: Side, best: float) -> tuple[str, str]:
 
 
 def at_ends(result: TuningResult) -> list[str]:
-    """A line for each keyword whose best value has no trained neighbor on one side."""
-    lines = []
-    for name, pair in result.sides.items():
-        for side, which in zip(pair, ("lowest", "highest"), strict=True):
-            if side is None or side[1] is None:
-                value = f"{result.best[name]:g}"
-                what = "of its values" if side is None else "that was tried: a larger --budget tries more"
-                lines.append(f"{name}: the best value, {value}, is the {which} {what}")
-    return lines
+    """Lines about the keywords whose best value has no trained neighbor on one side."""
+    ends = [
+        f"{name}: the best value, {result.best[name]:g}, is the {which} of its values: give further ones"
+        for name, pair in result.sides.items()
+        for side, which in zip(pair, ("lowest", "highest"), strict=True)
+        if side is None
+    ]
+    left = any(side is not None and side[1] is None for pair in result.sides.values() for side in pair)
+    return ends + ["not run: the budget was used up; a larger --budget, with another --name, has more runs"] * left
 
 
 def as_values(result: TuningResult) -> dict[str, Any]:

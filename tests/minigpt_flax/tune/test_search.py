@@ -58,7 +58,7 @@ def test_a_range_extends_to_the_best_value_and_a_list_does_not(best):
 
 def test_a_setting_that_the_optimizer_refuses_is_not_run():
     settings = []
-    score = lambda stage, some, length: settings.extend(some) or [-some_one[0] for some_one in some]
+    score = lambda stage, some, length: settings.extend(some) or [-float(some_one[0]) for some_one in some]
     axes = [LR, DECAY]
     found = Search(axes, make_plan(axes, 800), score, valid=lambda setting: setting[0] <= 5).run()
     assert found[0] == 5 and max(setting[0] for setting in settings) == 5
