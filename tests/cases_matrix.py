@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import math
+import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_mini import ParamLayout, adamw, dion, galore, kron, muon, normuon, scion, shampoo, soap
+from jaxopt_mini import ParamLayout, adamw, dion, galore, hyperball, kron, muon, normuon, scion, shampoo, soap
+from jaxopt_mini.layout import ROLES
 from jaxopt_mini.tree import path_name
 from tests.harness import PROBLEM_LAYOUT, Case, Golden
 
@@ -141,6 +145,92 @@ def recorded_projections(state, arrays):
     return inner, recorded, t
 
 
+def official_shampoo(h):
+    """The official Shampoo on one device, whose defaults are those of its constructor."""
+    b1, b2 = h.get("betas", (0.9, 1.0))
+    config = dict(h.get("grafting_config", {}))
+    name = config.pop("class", None) or next(iter(config), None)  # the class as an entry, or as the key of its own
+    numbers = config.get(name, config)
+    largest = h.get("max_preconditioner_dim", 1024)
+    config = h.get("preconditioner_config", {})
+    inner = config if isinstance(config, dict) else {}
+    override = h.get("inverse_exponent_override", inner.get("inverse_exponent_override"))
+    pinv = re.search(r"rank_rtol=([^)]+)", h.get("rank_deficient_stability_config", ""))
+    return shampoo(
+        h["lr"],
+        b1=b1,
+        b2=numbers.get("beta2", 0.999),
+        eps=numbers.get("epsilon", 1e-8),
+        shampoo_beta=b2,
+        ridge=float(pinv[1]) if pinv else 0.0,
+        pseudo_inverse=bool(pinv),
+        root_eps=h.get("epsilon", 1e-12),
+        exponent=official_exponent(override),
+        graft=name.removesuffix("PreconditionerConfig").lower() if name else False,
+        kl="KLShampoo" in str(config),
+        precondition_frequency=h.get("precondition_frequency", 1),
+        start_preconditioning_step=h.get("start_preconditioning_step"),
+        block_size=largest,
+        merge_size=largest if h.get("target_parameter_dimensionality", 1) == 1 else 0,
+        precondition_vectors=True,
+        weight_decay=h.get("weight_decay", 0.0),
+    )
+
+
+def official_exponent(override):
+    """The exponents of a matrix, by torch's axes: outputs, inputs."""
+    if override is None:
+        return None
+    override = ast.literal_eval(override) if isinstance(override, str) else override
+    power = {int(order): power for order, power in override.items()}.get(2)
+    return (power[1], power[0]) if isinstance(power, dict) else power
+
+
+EIGENVALUES = {
+    "slow": True,
+    "tolerance": 1e-4,
+    "reason": "the reference's own eigendecomposition in float32 moves it by up to 9e-5 when the gradients are rounded",
+}
+
+
+DIAGONALS = {None: "long", "smart_one_diag": "longer", "one_diag": "longest", "all_diag": "all"}
+
+
+def official_kron(h, **keywords):
+    """kron_torch, which decays matrices only and applies what it has damped."""
+    given = {
+        "b1": h.get("b1", 0.9),
+        "precond_lr": h.get("precond_lr", 0.1),
+        "probability": h["preconditioner_update_probability"],
+        "fit_gradient": not h.get("momentum_into_precond_update", True),
+        "damped_step": h.get("momentum_into_precond_update", True),
+        "init_scale": h.get("precond_init_scale", h.get("preconditioner_init_scale", 1.0)),
+        "max_size_triangular": h.get("max_size_triangular", 8192),
+        "diagonal": DIAGONALS[h.get("memory_save_mode")],
+        "weight_decay": h.get("weight_decay", 0.0),
+        "weight_decay_mask": lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+    }
+    return kron(h["lr"], **given | keywords)
+
+
+def official_kron_jax(h):
+    """psgd_jax, which decays every leaf and applies the momentum that isn't damped."""
+    return official_kron(h | {"lr": h["learning_rate"]}, damped_step=False, weight_decay_mask=None)
+
+
+def official_psgd_h(h):
+    """PSGD on the hyperball."""
+    how = {"init_scale": None, "max_rms": math.inf, "relative_damping": 0.0, "damping": 0.0}
+    inner = kron(1.0, b1=h["beta1"], precond_lr=h["precond_lr"], probability=1.0, **how)
+    return hyperball(inner, learning_rate=h["lr"], roles=ROLES)
+
+
+def recorded_probes(arrays, problem):
+    """The random matrices that the factors were fitted with."""
+    del problem
+    return {"probe": {name.removeprefix("V/"): array for name, array in arrays.items() if name.startswith("V/")}}
+
+
 ROWS = (
     Case(
         muon,
@@ -204,8 +294,42 @@ ROWS = (
             Golden("dion_full", official_dion, start=recorded_first_basis),
         ),
     ),
-    Case(shampoo, hyperparameters={"shampoo_beta": 0.9}),
-    Case(kron, hyperparameters={"probability": 1.0}, signed=("seed",)),
+    Case(
+        shampoo,
+        keywords={"precondition_frequency": 1},
+        hyperparameters={"shampoo_beta": 0.9},
+        goldens=(
+            Golden("shampoo_adam_freq", official_shampoo),
+            Golden("shampoo_one_sided_pinv", official_shampoo, slow=True),
+            *(
+                Golden(name, official_shampoo, **EIGENVALUES)
+                for name in (
+                    "shampoo",
+                    "shampoo_adagrad",
+                    "shampoo_adam",
+                    "shampoo_blocked",
+                    "shampoo_ema",
+                    "shampoo_merged",
+                    "shampoo_sgd_freq",
+                    "shampoo_sum",
+                    "shampoo_vectors",
+                    "kl_shampoo",
+                    "kl_shampoo_fourth_root",
+                )
+            ),
+        ),
+    ),
+    Case(
+        kron,
+        hyperparameters={"probability": 1.0},
+        signed=("seed",),
+        goldens=(
+            Golden("kron_jax", official_kron_jax, extra=recorded_probes),
+            Golden("kron_torch", official_kron, extra=recorded_probes, slow=True),
+            Golden("kron_torch_grad", official_kron, extra=recorded_probes, slow=True),
+            Golden("psgd_h", official_psgd_h, extra=recorded_probes, slow=True),
+        ),
+    ),
     Case(
         galore,
         keywords={"rank": 2, "update_proj_gap": 5},

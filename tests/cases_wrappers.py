@@ -23,12 +23,14 @@ from jaxopt_mini import (
     lion,
     lookahead,
     low_precision,
+    muon,
     sam,
     schedule_free,
     sgd,
     skip_nonfinite,
     skip_spikes,
 )
+from jaxopt_mini.layout import ROLES
 from tests.harness import Golden, nothing
 
 INNERS = {
@@ -87,6 +89,35 @@ def dion_lion(h):
     return cautious_decay(inner, weight_decay=h["weight_decay"], learning_rate=h["lr"])
 
 
+def on_the_ball(inner, h):
+    """Every leaf on its own sphere."""
+    rate = h.get("lr", h.get("learning_rate"))
+    return hyperball(inner, learning_rate=rate, weight_decay=h.get("weight_decay", 0.0), roles=ROLES)
+
+
+def adamh(h):
+    """AdamH of levanter and of modded-nanogpt, which name the betas otherwise."""
+    b1, b2 = h.get("betas", (h.get("b1"), h.get("b2")))
+    return on_the_ball(adam(1.0, b1=b1, b2=b2, eps=h["eps"]), h)
+
+
+def muonh(h):
+    """MuonH of levanter, whose iteration has five rows of coefficients."""
+    how = {"ns_coeffs": "dion", "ns_steps": h["steps"], "eps": h["muon_eps"], "nesterov": h["nesterov"]}
+    return on_the_ball(muon(1.0, beta=h["momentum"], debias=False, **how), h)
+
+
+def muonh_modded_nanogpt(h):
+    """MuonH of modded-nanogpt, whose iteration converges."""
+    return on_the_ball(muon(1.0, (2, -1.5, 0.5), 12, h["mu"], debias=False, eps=1e-7), h)
+
+
+def muon_hyperball(h):
+    """The official Muon of NVIDIA on a ball; the recorded weights start at its radius."""
+    how = {"ns_coeffs": "dion", "debias": False, "nesterov": h.get("nesterov", False), "eps": 1e-15}
+    return on_the_ball(muon(1.0, beta=h["momentum"], **how), h)
+
+
 def pass_loss_value(loss, params, t):
     return {"value": loss(params)}
 
@@ -118,7 +149,18 @@ ROWS = (
         goldens=(Golden("adamw_cautious_wd", dion_adamw), Golden("lion_cautious_wd", dion_lion)),
     ),
     WrapperCase(ema_params, bytes=4, keywords={"decay": 0.9}),
-    WrapperCase(hyperball, exempt={"test_converges": "a quadratic has its minimum off the ball"}),
+    WrapperCase(
+        hyperball,
+        exempt={"test_converges": "a quadratic has its minimum off the ball"},
+        goldens=(
+            Golden("adamh", adamh),
+            Golden("adamh_levanter", adamh, slow=True),
+            Golden("muonh", muonh, slow=True),
+            Golden("muonh_f32", muonh_modded_nanogpt, slow=True),
+            Golden("muonh_torch_f32", muonh_modded_nanogpt, slow=True),
+            Golden("muon_hyperball", muon_hyperball, slow=True),
+        ),
+    ),
     WrapperCase(lookahead, bytes=4, keywords={"sync_period": 2}),
     WrapperCase(
         low_precision,

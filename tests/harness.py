@@ -27,6 +27,7 @@ class Golden:
       build: makes the transformation from the hyperparameters that the index records.
       tolerance: largest deviation at any step, times max(1, mean movement of the leaf).
       reason: why the tolerance is looser than 1e-5.
+      slow: replay it with the slow tests only; for one more recording of a rule that another one shows.
       start: (state, arrays of the file) -> state, for references that start from recorded arrays.
       extra: (arrays of the file, problem) -> extra args of the steps, stacked along the first axis.
       also: prefix of other recorded trajectories ("x/") -> function of (state, params) that gives that tree.
@@ -36,6 +37,7 @@ class Golden:
     build: Callable[[Any], Any]
     tolerance: float = 1e-5
     reason: str = ""
+    slow: bool = False
     start: Callable[[Any, Mapping[str, np.ndarray]], Any] | None = None
     extra: Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], dict[str, Any]] | None = None
     also: Mapping[str, Callable[[Any, Tree], Tree]] = field(default_factory=dict)
