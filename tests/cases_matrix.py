@@ -11,7 +11,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_mini import ParamLayout, adamw, dion, galore, hyperball, kron, muon, normuon, scion, shampoo, soap
+from jaxopt_mini import (
+    ParamLayout,
+    adamw,
+    dion,
+    galore,
+    hyperball,
+    inject_hyperparams,
+    kron,
+    muon,
+    normuon,
+    scion,
+    shampoo,
+    soap,
+)
 from jaxopt_mini.layout import ROLES
 from jaxopt_mini.tree import path_name
 from tests.harness import PROBLEM_LAYOUT, Case, Golden
@@ -32,6 +45,121 @@ def official_adam(h):
 def official_pair(h):
     """Muon and its auxiliary Adam."""
     return official_muon(h["muon"], rest=official_adam(h["adam"]), layout=PROBLEM_LAYOUT)
+
+
+DION_SHAPES = {"spectral_norm": {"shape": "spectral"}, "rms_norm": {"consistent_rms": 0.2}, None: {"shape": "none"}}
+
+
+def dion_arguments(h):
+    """What the optimizers of microsoft/dion have in common."""
+    return {
+        "ns_coeffs": "dion2",
+        "eps": h.get("epsilon", 1e-8) / 1.02,
+        "weight_decay": h.get("weight_decay", 0.01),
+        **DION_SHAPES[h.get("adjust_lr", "spectral_norm")],
+    }
+
+
+def dion_muon(h):
+    """The Muon of microsoft/dion."""
+    decay = {"decay": "cautious" if h.get("cautious_wd") else "plain", "nesterov": h.get("nesterov", False)}
+    return muon(h["lr"], beta=h["mu"], debias=False, **decay, **dion_arguments(h))
+
+
+def dion_normuon(h):
+    """The NorMuon of microsoft/dion."""
+    decay = {"decay": "cautious" if h.get("cautious_wd") else "plain", "nesterov": h.get("nesterov", False)}
+    return normuon(h["lr"], beta=h["mu"], b2=h["muon_beta2"], **decay, **dion_arguments(h))
+
+
+def muoneq(h):
+    """The official MuonEq, whose momentum is a sum: its eps is larger for an average."""
+    side = {"row": "outputs", "col": "inputs", "rowcol": "both"}[h.get("normalize_mode", "row")]
+    return muon(
+        h["lr"],
+        beta=h["momentum"],
+        ns_steps=h.get("ns_steps", 5),
+        nesterov=h.get("nesterov", True),
+        eps=1e-7,
+        debias=False,
+        normalize=side,
+        normalize_power=-h.get("rowcol_scale_exponent", -0.5),
+        normalize_eps=h.get("rowcol_eps", 1e-8) * (1 - h["momentum"]) ** 2,
+        normalize_steps=h.get("phase") if side == "both" else None,
+        weight_decay=h["wd"],
+        consistent_rms=0.2,
+    )
+
+
+def muon_plus(h):
+    """The official Muon+."""
+    order = {"none": None, "row": "outputs", "col": "inputs", "row_col": "outputs_inputs", "col_row": "inputs_outputs"}
+    return muon(
+        h["lr"],
+        "jiacheng" if h.get("polar_method") == "Jiacheng" else "standard",
+        h.get("ns_steps", 5),
+        h["momentum"],
+        nesterov=h.get("nesterov", True),
+        eps=1e-7,
+        debias=False,
+        normalize_after=order[h.get("norm_mode", "none")],
+        weight_decay=h["weight_decay"],
+        shape="spectral" if h.get("rms_scaling", True) else "none",
+    )
+
+
+def contra_muon(h):
+    """Muon of modded-nanogpt with a floor, against the momentum."""
+    how = {"ns_coeffs": "convergent", "ns_steps": 12, "longer": True, "min_ratio": h["TARGET_UW"]}
+    return normuon(h["lr"], beta=h["mu"], b2=0.95, contra=h["CONTRA_MUON"] or None, **how)
+
+
+def nanochat_muon(h):
+    """Muon of nanochat, with its AdamW for other leaves."""
+    given, adam = h["muon"], h.get("adam")
+    layout = None
+    if adam:
+        layout = {leaf: PROBLEM_LAYOUT.get(leaf) for leaf in (*given["leaves"], *adam["leaves"])}
+    return normuon(
+        given["lr"],
+        beta=given["momentum"],
+        b2=given["beta2"],
+        ns_coeffs="nanochat",
+        ns_steps=given["ns_steps"],
+        eps=1e-6 / 1.01,
+        normalize="outputs",
+        normalize_after="frobenius",
+        longer=True,
+        weight_decay=given["weight_decay"],
+        decay="cautious_by_shape",
+        rest=official_adam(adam) if adam else None,
+        layout=layout,
+    )
+
+
+def normuonh(h):
+    """NorMuon of modded-nanogpt on the ball."""
+    how = {"ns_coeffs": "convergent", "ns_steps": 12, "longer": True}
+    return hyperball(normuon(1.0, beta=h["mu"], b2=h["beta2"], **how), learning_rate=h["lr"], roles=ROLES)
+
+
+def moonlight_muon(h):
+    """Muon and AdamW of Moonlight, with one learning rate and one decay."""
+    b1, b2 = h["adamw_betas"]
+    eps = lambda t: h["adamw_eps"] / jnp.sqrt(1 - b2 ** (t + 1).astype(jnp.float32))
+    rest = inject_hyperparams(adamw)(h["lr"], b1=b1, b2=b2, eps=eps, weight_decay=h["wd"])
+    return muon(
+        h["lr"],
+        beta=h["momentum"],
+        ns_steps=h.get("ns_steps", 5),
+        nesterov=h.get("nesterov", True),
+        eps=1e-7,
+        debias=False,
+        consistent_rms=0.2,
+        weight_decay=h["wd"],
+        rest=rest,
+        layout={leaf: PROBLEM_LAYOUT[leaf] for leaf in (*h["muon_leaves"], *h["adamw_leaves"])},
+    )
 
 
 def official_normuon(h, **keywords):
@@ -242,6 +370,14 @@ ROWS = (
             Golden("torch_muon_f32", official_muon),
             Golden("torch_muon_rms_f32", lambda h: official_muon(h, consistent_rms=0.2)),
             Golden("torch_muon_plain_f32", lambda h: official_muon(h, nesterov=False)),
+            Golden("moonlight_muon_f32", moonlight_muon, slow=True),
+            Golden("muon_cautious_wd_f32", dion_muon),
+            Golden("muoneq_row_f32", muoneq),
+            Golden("muoneq_col_f32", muoneq, slow=True),
+            Golden("muoneq_rowcol_f32", muoneq, slow=True),
+            Golden("muon_plus_row_f32", muon_plus),
+            Golden("muon_plus_row_col_f32", muon_plus, slow=True),
+            Golden("muon_plus_col_row_f32", muon_plus, slow=True),
         ),
     ),
     Case(
@@ -253,6 +389,12 @@ ROWS = (
                 "normuon_aux_adam_f32",
                 lambda h: official_normuon(h["muon"], rest=official_adam(h["adam"]), layout=PROBLEM_LAYOUT),
             ),
+            Golden("normuon_cautious_wd_f32", dion_normuon, slow=True),
+            Golden("normuon_uw_floor_f32", contra_muon, slow=True),
+            Golden("contra_muon_f32", contra_muon, slow=True),
+            Golden("nanochat_muon_f32", nanochat_muon),
+            Golden("nanochat_muon_adamw_f32", nanochat_muon, slow=True),
+            Golden("normuonh_f32", normuonh, slow=True),
         ),
     ),
     Case(
