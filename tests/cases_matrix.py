@@ -13,14 +13,19 @@ import optax
 
 from jaxopt_mini import (
     ParamLayout,
+    adamuon,
     adamw,
+    aurora,
     dion,
+    dion2,
     galore,
     hyperball,
     inject_hyperparams,
     kron,
     muon,
+    muown,
     normuon,
+    polargrad,
     scion,
     shampoo,
     soap,
@@ -160,6 +165,62 @@ def moonlight_muon(h):
         rest=rest,
         layout={leaf: PROBLEM_LAYOUT[leaf] for leaf in (*h["muon_leaves"], *h["adamw_leaves"])},
     )
+
+
+def official_adamuon(h):
+    """The official AdaMuon."""
+    how = {name: h[name] for name in ("nesterov", "ns_steps") if name in h}
+    return adamuon(h["lr"], beta=h["momentum"], eps=h.get("eps", 1e-8), weight_decay=h["weight_decay"], **how)
+
+
+def muon_squared(h):
+    """Muon^2 of modded-nanogpt."""
+    how = {"moment": "before", "sign": False, "consistent_rms": None, "ns_coeffs": "convergent", "ns_steps": 12}
+    return adamuon(h["lr"], beta=h["mu"], b2=h["beta2"], eps=h["eps"], weight_decay=h["weight_decay"], **how)
+
+
+def official_polargrad(h):
+    """The official PolarGrad, whose third coefficient has a digit less."""
+    return polargrad(
+        h["lr"],
+        beta=h["momentum"],
+        weight_decay=h.get("weight_decay", 0.0),
+        polar={"qdwh": "qdwh", "ns": "newton_schulz"}[h.get("method", "qdwh")],
+        ns_steps=h.get("inner_steps", 2),
+        polar_first=h.get("polar_first", False),
+        ns_coeffs=(3.4445, -4.7750, 2.031),
+    )
+
+
+def official_aurora(h):
+    """The official Aurora."""
+    how = {"iterations": h.get("pp_iterations", 2), "power": h.get("pp_beta", 0.5)}
+    return aurora(h["eta"], beta=h["mu"], weight_decay=h["weight_decay"], **how)
+
+
+def official_muown(h):
+    """The official Muown and NorMuown."""
+    b1, b2 = h["betas"]
+    normalizes = h.get("use_normuon", False)
+    return muown(
+        h["lr"],
+        beta=h["momentum"],
+        nesterov=h.get("nesterov", True),
+        b1=b1,
+        b2=b2,
+        eps=h.get("adam_eps", 1e-8),
+        neuron_b2=h.get("normuon_beta2", 0.95) if normalizes else None,
+        by_longest=not normalizes or h.get("shape_scaling_type") == "muon",
+        ns_steps=h.get("ns_steps", 5),
+        weight_decay=h["weight_decay"],
+    )
+
+
+def official_dion2(h):
+    """The official Dion2 and Dion3, which select from the outputs."""
+    third = "muon_beta2" in h
+    how = {"b2": h.get("muon_beta2"), "select": "outputs" if third else "shorter"}
+    return dion2(h["lr"], fraction=h["fraction"], beta=h["mu" if third else "ef_decay"], **how, **dion_arguments(h))
 
 
 def official_normuon(h, **keywords):
@@ -396,6 +457,41 @@ ROWS = (
             Golden("nanochat_muon_adamw_f32", nanochat_muon, slow=True),
             Golden("normuonh_f32", normuonh, slow=True),
         ),
+    ),
+    Case(
+        adamuon,
+        hyperparameters={"b2": 0.9, "adam_learning_rate": 0.1},
+        goldens=(Golden("adamuon_f32", official_adamuon), Golden("muon2_f32", muon_squared, slow=True)),
+    ),
+    Case(
+        polargrad,
+        learning_rate=0.03,
+        hyperparameters={"adam_learning_rate": 0.1},
+        goldens=(
+            Golden("polargrad", official_polargrad),
+            Golden("polargrad_first", official_polargrad, slow=True),
+            Golden("polargrad_qdwh2", official_polargrad, slow=True),
+            Golden("polargrad_ns_f32", official_polargrad, slow=True),
+        ),
+    ),
+    Case(
+        aurora,
+        hyperparameters={"adam_learning_rate": 0.1},
+        goldens=(Golden("aurora_f32", official_aurora),),
+    ),
+    Case(
+        muown,
+        hyperparameters={"neuron_b2": 0.9, "adam_learning_rate": 0.1},
+        goldens=(
+            Golden("muown_wd_f32", official_muown),
+            Golden("muown_f32", official_muown, slow=True),
+            Golden("normuown_f32", official_muown, slow=True),
+        ),
+    ),
+    Case(
+        dion2,
+        hyperparameters={"b2": 0.9, "adam_learning_rate": 0.1},
+        goldens=(Golden("dion3_f32", official_dion2), Golden("dion2_f32", official_dion2, slow=True)),
     ),
     Case(
         soap,

@@ -183,6 +183,28 @@ def scaled_and_decayed(
     return [*links, scale_by_learning_rate(learning_rate)]
 
 
+def adam_on_rest(
+    learning_rate: ScalarOrSchedule | None,
+    b1: ArrayLike,
+    b2: ArrayLike,
+    eps: ArrayLike,
+    weight_decay: ScalarOrSchedule,
+    mu_dtype: DTypeLike | None = None,
+) -> GradientTransformation:
+    """AdamW for the parameters that aren't hidden matrices.
+
+    Raises:
+      ValueError: a number is out of range.
+    """
+    check_fraction(adam_b1=b1, adam_b2=b2)
+    check_nonnegative(adam_learning_rate=learning_rate, adam_weight_decay=weight_decay)
+    return chain(
+        scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype),
+        add_decayed_weights(weight_decay),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
 DECAYS = ("plain", "cautious", "cautious_by_shape")
 
 
