@@ -67,7 +67,8 @@ def official_mars(h):
         b1, b2 = h["betas_1d"]
         vectors |= {"vector_learning_rate": h["lr_1d"], "vector_b1": b1, "vector_b2": b2}
         vectors |= {"vector_weight_decay": h["weight_decay_1d"]}
-    return mars(h["lr"], **b, gamma=h["gamma"], weight_decay=h["weight_decay"], form=form, **vectors)
+    how = {"eps": h.get("eps", 1e-8), "amsgrad": h.get("amsgrad", False), "form": form}
+    return mars(h["lr"], **b, gamma=h["gamma"], weight_decay=h["weight_decay"], **how, **vectors)
 
 
 def official_adam_mini(h, **keywords):
@@ -115,7 +116,11 @@ def official_prodigy(h):
     return prodigy(
         h["lr"],
         betas=h["betas"],
+        beta3=h.get("beta3"),
+        eps=h.get("eps", 1e-8),
         estim_lr0=h["d0"],
+        estim_lr_coef=h.get("d_coef", 1.0),
+        growth_rate=float(h.get("growth_rate", "inf")),
         weight_decay=h["weight_decay"],
         safeguard_warmup=h.get("safeguard_warmup", False),
         bias_correction=h.get("use_bias_correction", False),
@@ -124,7 +129,10 @@ def official_prodigy(h):
 
 def official_dadapt(h):
     """The official D-Adapt Adam(W), without correction by default."""
-    correction = {"bias_correction": h.get("use_bias_correction", False)}
+    correction = {
+        "bias_correction": h.get("use_bias_correction", False),
+        "growth_rate": float(h.get("growth_rate", "inf")),
+    }
     decay = h.get("weight_decay", 0.0)
     return dadapt_adamw(h["lr"], betas=h["betas"], estim_lr0=h["d0"], weight_decay=decay, **correction)
 
@@ -135,6 +143,7 @@ def official_schedule_free(h):
     common = {"warmup_steps": warmup, "weight_decay": h["weight_decay"], "r": h.get("r", 0.0), "rate_ahead": False}
     if "momentum" in h:
         return schedule_free_sgd(h["lr"], b1=h["momentum"], **common)
+    common |= {"decay_at_z": h.get("decay_at_z", False), "weight_lr_power": h.get("weight_lr_power", 2.0)}
     return schedule_free_adamw(h["lr"], **betas(h, "b1", "b2"), eps=h["eps"], **common)
 
 
@@ -220,6 +229,8 @@ ROWS = (
             Golden("mars_adamw", official_mars),
             Golden("mars_adamw_1d", official_mars),
             Golden("mars_lion", official_mars),
+            Golden("mars_amsgrad", official_mars, slow=True),
+            Golden("mars_shampoo_1d_f32", official_mars),
         ),
     ),
     Case(
@@ -245,6 +256,12 @@ ROWS = (
                 tolerance=2e-5,
                 reason="computed in float64, the rule deviates from the recording by 1.6e-5",
             ),
+            Golden(
+                "prodigy_growth",
+                official_prodigy,
+                tolerance=1e-4,
+                reason="computed in float64, the rule deviates from the recording by 2e-5",
+            ),
         ),
     ),
     Case(
@@ -253,7 +270,11 @@ ROWS = (
         keywords={"estim_lr0": 0.01},
         optax=optax.contrib.dadapt_adamw,
         variants=({"betas": (0.9, 0.99), "weight_decay": 0.1, "eps": 1e-4},),
-        goldens=(Golden("dadapt_adam", official_dadapt), Golden("dadapt_adamw", official_dadapt)),
+        goldens=(
+            Golden("dadapt_adam", official_dadapt),
+            Golden("dadapt_adamw", official_dadapt),
+            Golden("dadapt_growth", official_dadapt),
+        ),
     ),
     Case(
         dog,
@@ -288,6 +309,7 @@ ROWS = (
         goldens=(
             Golden("schedule_free_adamw", official_schedule_free, also=AVERAGED),
             Golden("schedule_free_adamw_wd", official_schedule_free, also=AVERAGED),
+            Golden("schedule_free_adamw_decay_at_z", official_schedule_free, also=AVERAGED, slow=True),
         ),
     ),
 )

@@ -26,6 +26,7 @@ from jaxopt_mini import (
     muon,
     sam,
     schedule_free,
+    schedule_free_eval_params,
     sgd,
     skip_nonfinite,
     skip_spikes,
@@ -118,6 +119,15 @@ def muon_hyperball(h):
     return on_the_ball(muon(1.0, beta=h["momentum"], **how), h)
 
 
+def schedule_free_muon(h):
+    """The official wrapper around torch's Muon, which steps and decays z."""
+    base = h["base"]
+    inner = muon(base["lr"], beta=base["momentum"], weight_decay=base["weight_decay"], debias=False, eps=1e-7)
+    how = {"weight_lr_power": h["weight_lr_power"], "r": float(h["r"]), "rate_ahead": False, "base_at_z": True}
+    how |= {"decay_at_y": h.get("weight_decay_at_y", 0.0)}
+    return schedule_free(inner, base["lr"], h["momentum"], **how)
+
+
 def pass_loss_value(loss, params, t):
     return {"value": loss(params)}
 
@@ -179,7 +189,12 @@ ROWS = (
         extra=pass_loss_function,
         exempt={AROUND: "each micro-batch has a perturbation of its own", INSIDE: "as around accumulate"},
     ),
-    WrapperCase(schedule_free, bytes=4, keywords={"learning_rate": 0.01}),
+    WrapperCase(
+        schedule_free,
+        bytes=4,
+        keywords={"learning_rate": 0.01},
+        goldens=(Golden("schedule_free_muon_f32", schedule_free_muon, also={"x/": schedule_free_eval_params}),),
+    ),
     WrapperCase(skip_nonfinite, exempt={INSIDE: "single micro-batches are skipped"}),
     WrapperCase(
         skip_spikes,

@@ -24,7 +24,7 @@ class Golden:
 
     Attributes:
       file: name of the trajectory, a key of the index.
-      build: makes the transformation from the hyperparameters that the index records.
+      build: makes the transformation from the hyperparameters that the index records, and the recorded "arrays".
       tolerance: largest deviation at any step, times max(1, mean movement of the leaf).
       reason: why the tolerance is looser than 1e-5.
       slow: replay it with the slow tests only; for one more recording of a rule that another one shows.
