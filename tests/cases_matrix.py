@@ -9,6 +9,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxopt_mini import (
@@ -26,6 +27,7 @@ from jaxopt_mini import (
     muown,
     normuon,
     polargrad,
+    psgd,
     scion,
     shampoo,
     soap,
@@ -414,6 +416,41 @@ def official_psgd_h(h):
     return hyperball(inner, learning_rate=h["lr"], roles=ROLES)
 
 
+def official_psgd(h):
+    """The author's KronWhiten."""
+    largest, entry = h.get("grad_clip_max_amps", (2.0, 10.0))
+    return psgd(
+        h["lr_params"],
+        beta=h.get("momentum", 0.0),
+        precond_lr=h.get("lr_preconditioner", 0.1),
+        fit=h.get("dQ", "Q0.5EQ1.5"),
+        fit_gradient=h.get("whiten_grad", True),
+        bound_decay=h.get("betaL", 0.9),
+        damping=h.get("damping", 1e-9),
+        max_rms=largest,
+        max_entry=entry,
+        init_scale=h.get("preconditioner_init_scale"),
+        max_size=h.get("preconditioner_max_size", 10**9),
+        max_skew=float(h.get("preconditioner_max_skew", 1.0)),
+    )
+
+
+def recorded_norms(arrays, problem):
+    """The probes, and the norms that the reference estimated by random vectors."""
+    probe = recorded_probes(arrays, problem)["probe"]
+
+    def norms(axis):
+        def one(leaf):
+            unknown = np.full(len(probe[leaf]), np.nan, np.float32)
+            rows = [arrays.get(f"{kind}/{leaf}/{axis[leaf]}", unknown) for kind in ("norm", "rotation_norm")]
+            return np.stack(rows, 1)
+
+        return {leaf: one(leaf) for leaf in probe}
+
+    outputs = {leaf: probe[leaf].ndim - 2 for leaf in probe}
+    return {"probe": probe, "norms": (norms(dict.fromkeys(probe, 0)), norms(outputs))}
+
+
 def recorded_probes(arrays, problem):
     """The random matrices that the factors were fitted with."""
     del problem
@@ -566,6 +603,16 @@ ROWS = (
             Golden("kron_torch", official_kron, extra=recorded_probes, slow=True),
             Golden("kron_torch_grad", official_kron, extra=recorded_probes, slow=True),
             Golden("psgd_h", official_psgd_h, extra=recorded_probes, slow=True),
+        ),
+    ),
+    Case(
+        psgd,
+        learning_rate=0.03,
+        keywords={"beta": 0.5, "init_scale": 1.0},
+        signed=("seed",),
+        goldens=(
+            Golden("psgd_kron", official_psgd, extra=recorded_norms),
+            Golden("psgd_kron_eq", official_psgd, extra=recorded_norms, slow=True),
         ),
     ),
     Case(

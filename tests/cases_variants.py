@@ -111,6 +111,12 @@ def official_came(h):
     return came(h["lr"], **betas(h, "b1", "b2", "b3"), **common, weight_decay=h["weight_decay"])
 
 
+def growth_rate(h):
+    """The limit of the estimate's growth, infinite by default."""
+    rate = float(h.get("growth_rate", "inf"))
+    return None if rate == float("inf") else rate
+
+
 def official_prodigy(h):
     """The official Prodigy, without correction by default."""
     return prodigy(
@@ -120,7 +126,7 @@ def official_prodigy(h):
         eps=h.get("eps", 1e-8),
         estim_lr0=h["d0"],
         estim_lr_coef=h.get("d_coef", 1.0),
-        growth_rate=float(h.get("growth_rate", "inf")),
+        growth_rate=growth_rate(h),
         weight_decay=h["weight_decay"],
         safeguard_warmup=h.get("safeguard_warmup", False),
         bias_correction=h.get("use_bias_correction", False),
@@ -131,7 +137,7 @@ def official_dadapt(h):
     """The official D-Adapt Adam(W), without correction by default."""
     correction = {
         "bias_correction": h.get("use_bias_correction", False),
-        "growth_rate": float(h.get("growth_rate", "inf")),
+        "growth_rate": growth_rate(h),
     }
     decay = h.get("weight_decay", 0.0)
     return dadapt_adamw(h["lr"], betas=h["betas"], estim_lr0=h["d0"], weight_decay=decay, **correction)

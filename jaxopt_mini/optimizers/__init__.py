@@ -39,6 +39,7 @@ from jaxopt_mini.optimizers._novograd import novograd as novograd, scale_by_novo
 from jaxopt_mini.optimizers._polargrad import polargrad as polargrad, scale_by_polargrad as scale_by_polargrad
 from jaxopt_mini.optimizers._polyak_sgd import polyak_sgd as polyak_sgd, scale_by_polyak as scale_by_polyak
 from jaxopt_mini.optimizers._prodigy import prodigy as prodigy
+from jaxopt_mini.optimizers._psgd import psgd as psgd, scale_by_psgd as scale_by_psgd
 from jaxopt_mini.optimizers._radam import radam as radam, scale_by_radam as scale_by_radam
 from jaxopt_mini.optimizers._rmsprop import rmsprop as rmsprop, scale_by_rms as scale_by_rms
 from jaxopt_mini.optimizers._rprop import rprop as rprop, scale_by_rprop as scale_by_rprop
@@ -109,6 +110,7 @@ OPTIMIZERS = {
         dion2,
         shampoo,
         kron,
+        psgd,
         galore,
         mars,
         adopt,

@@ -153,7 +153,7 @@ def scale_by_kron(
             if init_scale is None:
                 factors = _sized_by(target, factors, state.count == 0)
             factors = jax.lax.cond(due, lambda: fit(factors, damped, v, precond_lr), lambda: factors)
-            step = both(_transposed, factors, both(_times, factors, damped if damped_step else m))
+            step = both(transposed, factors, both(times, factors, damped if damped_step else m))
             rms = jnp.sqrt(jnp.mean(jnp.square(step)))
             return step * jnp.minimum(1.0, max_rms / (rms + TINY)), factors
 
@@ -178,7 +178,7 @@ def _sized_by(gradient, factors, first):
 
 def fit(factors: Sides, matrix: jax.Array, probe: jax.Array, rate: ArrayLike) -> Sides:
     """One step of each factor towards whitening ``matrix``, then balances their largest entries."""
-    a, b = both(_times, factors, matrix), both(_solved, factors, probe)
+    a, b = both(times, factors, matrix), both(solved, factors, probe)
     factors = sides(lambda q, a, b: _fit(q, a, b, rate), factors, Sides(a, a.mT), Sides(b, b.mT))
     sizes = [jnp.max(jnp.abs(q)) for q in jax.tree.leaves(factors)]
     mean = jnp.exp(sum(jnp.log(size) for size in sizes) / max(1, len(sizes)))
@@ -192,10 +192,10 @@ def _fit(q, a, b, rate):
         gain, cost = (jnp.sum(jnp.square(x), axis=1) for x in (a, b))
         return q - rate * (gain - cost) / (jnp.max(gain + cost) + TINY) * q
     gain, cost = multiply(a, a.mT), multiply(b, b.mT)
-    return q - rate / (_norm_below(gain + cost) + TINY) * multiply(jnp.triu(gain - cost), q)
+    return q - rate / (largest_eigenvalue(gain + cost) + TINY) * multiply(jnp.triu(gain - cost), q)
 
 
-def _norm_below(symmetric):
+def largest_eigenvalue(symmetric: jax.Array) -> jax.Array:
     """A lower bound of the largest eigenvalue: two products with the longest column."""
     scale = jnp.max(jnp.abs(symmetric)) + TINY
     symmetric = symmetric / scale
@@ -209,15 +209,17 @@ def both(act: Callable[[jax.Array, jax.Array], jax.Array], factors: Sides, x: ja
     return x if factors.outputs is None else act(factors.outputs, x.mT).mT
 
 
-def _times(q, x):
+def times(q: jax.Array, x: jax.Array) -> jax.Array:
+    """Q x for a triangular, dense or diagonal Q."""
     return multiply(q, x) if q.ndim == 2 else q[:, None] * x
 
 
-def _transposed(q, x):
+def transposed(q: jax.Array, x: jax.Array) -> jax.Array:
+    """Q' x."""
     return multiply(q.mT, x) if q.ndim == 2 else q[:, None] * x
 
 
-def _solved(q, x):
+def solved(q: jax.Array, x: jax.Array) -> jax.Array:
     """Q'^-1 x."""
     return solve_transposed(q, x) if q.ndim == 2 else x / q[:, None]
 

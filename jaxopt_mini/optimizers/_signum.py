@@ -74,8 +74,8 @@ def signum(
     check_fraction(beta=beta)
     check_fraction(dampening=dampening)
     if dampening is not None or from_parameters:
-        first_rate, first_decay = (schedule_value(value, jnp.int32(0)) for value in (learning_rate, weight_decay))
-        start = 1 - first_rate * (first_decay or 0.0) if from_parameters else 0.0
+        first = [schedule_value(value or 0.0, jnp.int32(0)) for value in (learning_rate, weight_decay)]
+        start = 1 - first[0] * first[1] if from_parameters else 0.0
         memory = _damped(beta, dampening or 0.0, nesterov, start, accumulator_dtype)
     else:
         memory = trace(beta, True, accumulator_dtype) if nesterov else ema(beta, False, accumulator_dtype)
