@@ -18,15 +18,18 @@ from jaxopt_mini import (
     dog,
     dowg,
     given_diag_hessian,
+    gpa_adamw,
     laprop,
     mars,
     prodigy,
     schedule_free_adamw,
     schedule_free_eval_params,
+    schedule_free_plus,
     schedule_free_sgd,
     simplified_ademamix,
     sophia,
     stable_adamw,
+    states,
 )
 from jaxopt_mini.tree import cast_like
 from tests.harness import PROBLEM_LAYOUT, Case, Golden
@@ -175,6 +178,46 @@ def computing_in_float32(factory):
     return build
 
 
+def official_gpa(h):
+    """GPA AdamW of Meta."""
+    free = h.get("iterate_averaging_type") == "schedule_free"
+    return gpa_adamw(
+        h["lr"],
+        b1=h["beta1"],
+        b2=h["beta2"],
+        eps=h["eps"],
+        weight_decay=h["weight_decay"],
+        train_interp=h["train_interp_coeff"],
+        eval_interp=None if free else h.get("eval_interp_coeff", 0.9967),
+        r=float(h.get("weight_pow_coeff", 0.0)),
+        weight_lr_power=float(h.get("weight_lr_power", 2.0)),
+        decay_at_y=h.get("use_wd_on_y", False),
+    )
+
+
+def official_schedule_free_plus(h):
+    """The official Schedule-Free+."""
+    return schedule_free_plus(
+        h["lr"],
+        **betas(h, "b1", "b2"),
+        sf_b1=h.get("sf_beta1", 0.9),
+        sf_b1_max=h.get("sf_beta1_max", 0.965),
+        sf_b1_steps=h.get("sf_beta1_anneal_steps", 0),
+        eps=h["eps"],
+        weight_decay=h["weight_decay"],
+        average_from=h.get("c_warmup", 0),
+        r=float(h.get("r", 0)),
+        weight_lr_power=float(h.get("weight_lr_power", 2)),
+    )
+
+
+def recorded_losses(arrays, problem):
+    """The loss passed to each step."""
+    del problem
+    return {"value": arrays["function_value"]}
+
+
+EVALUATED = {"x/": states.evaluation_params}
 AVERAGED = {"x/": schedule_free_eval_params}
 
 
@@ -316,6 +359,24 @@ ROWS = (
             Golden("schedule_free_adamw", official_schedule_free, also=AVERAGED),
             Golden("schedule_free_adamw_wd", official_schedule_free, also=AVERAGED),
             Golden("schedule_free_adamw_decay_at_z", official_schedule_free, also=AVERAGED, slow=True),
+        ),
+    ),
+    Case(
+        schedule_free_plus,
+        learning_rate=1.0,
+        extra=lambda loss, params, t: {"value": loss(params)},
+        goldens=tuple(
+            Golden(name, official_schedule_free_plus, extra=recorded_losses, also=EVALUATED, slow=name.endswith("plus"))
+            for name in ("schedule_free_plus", "schedule_free_plus_anneal")
+        ),
+    ),
+    Case(
+        gpa_adamw,
+        keywords={"eval_interp": 0.9},
+        goldens=(
+            Golden("gpa_adamw", official_gpa, also=EVALUATED),
+            Golden("gpa_adamw_wd_y", official_gpa, also=EVALUATED, slow=True),
+            Golden("gpa_schedule_free", official_gpa, also=EVALUATED, slow=True),
         ),
     ),
 )

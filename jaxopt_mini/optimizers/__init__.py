@@ -23,6 +23,7 @@ from jaxopt_mini.optimizers._dion2 import dion2 as dion2, scale_by_dion2 as scal
 from jaxopt_mini.optimizers._dog import dog as dog, scale_by_dog as scale_by_dog
 from jaxopt_mini.optimizers._dowg import dowg as dowg, scale_by_dowg as scale_by_dowg
 from jaxopt_mini.optimizers._galore import galore as galore, scale_by_galore as scale_by_galore
+from jaxopt_mini.optimizers._gpa_adamw import gpa_adamw as gpa_adamw
 from jaxopt_mini.optimizers._kron import kron as kron, scale_by_kron as scale_by_kron
 from jaxopt_mini.optimizers._lamb import lamb as lamb
 from jaxopt_mini.optimizers._laprop import laprop as laprop
@@ -44,6 +45,7 @@ from jaxopt_mini.optimizers._radam import radam as radam, scale_by_radam as scal
 from jaxopt_mini.optimizers._rmsprop import rmsprop as rmsprop, scale_by_rms as scale_by_rms
 from jaxopt_mini.optimizers._rprop import rprop as rprop, scale_by_rprop as scale_by_rprop
 from jaxopt_mini.optimizers._schedule_free_adamw import schedule_free_adamw as schedule_free_adamw
+from jaxopt_mini.optimizers._schedule_free_plus import schedule_free_plus as schedule_free_plus
 from jaxopt_mini.optimizers._schedule_free_sgd import schedule_free_sgd as schedule_free_sgd
 from jaxopt_mini.optimizers._scion import scale_by_scion as scale_by_scion, scion as scion
 from jaxopt_mini.optimizers._sgd import sgd as sgd
@@ -127,5 +129,7 @@ OPTIMIZERS = {
         dowg,
         schedule_free_sgd,
         schedule_free_adamw,
+        schedule_free_plus,
+        gpa_adamw,
     )
 }

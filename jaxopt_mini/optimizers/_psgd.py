@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -61,8 +62,8 @@ def scale_by_psgd(
     max_rms: ArrayLike = 2.0,
     max_entry: ArrayLike = 10.0,
     init_scale: ArrayLike | None = None,
-    max_size: int | jax.Array = 8192,
-    max_skew: ArrayLike = 1.0,
+    max_size: int | jax.Array | None = None,
+    max_skew: ArrayLike = 1,
     seed: int | jax.Array = 0,
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
@@ -76,6 +77,7 @@ def scale_by_psgd(
     check_nonnegative(init_scale=init_scale, max_size=max_size, max_skew=max_skew)
     check_static(max_size=max_size, max_skew=max_skew)
     check_name(fit, FITS, "unknown fit")
+    largest = math.inf if max_size is None else int(max_size)
 
     def start(entry, matrix):
         *stack, fan_in, fan_out = matrix.shape
@@ -85,7 +87,7 @@ def scale_by_psgd(
         def side(length):
             if not length:
                 return None
-            dense = 1 < length <= max_size and length**2 <= max_skew * fan_in * fan_out
+            dense = 1 < length <= largest and length**2 <= max_skew * fan_in * fan_out
             factor = jnp.eye(length, dtype=kind) if dense else jnp.ones(length, kind)
             return jnp.broadcast_to(size * factor, (*stack, *factor.shape))
 
@@ -143,8 +145,10 @@ def _sized_by(gradient, factors, first, damping):
 def _fitted(fitted, factors, bounds, gains, costs, norms):
     """Applies ``fitted`` to the factor of each side; returns factors and bounds."""
     norms = Sides(None, None) if norms is None else norms
-    ends = [None if row[0] is None else fitted(*row) for row in zip(factors, bounds, gains, costs, norms, strict=True)]
-    return tuple(Sides(*(None if end is None else end[i] for end in ends)) for i in (0, 1))
+    rows = zip(factors, bounds, gains, costs, norms, strict=True)
+    ends = [(None, None) if q is None else fitted(q, bound[0], *others) for q, bound, *others in rows]
+    factors, bounds = (Sides(*(end[i] for end in ends)) for i in (0, 1))
+    return factors, sides(lambda bound: bound[None], bounds)
 
 
 def _recorded(norms, i, estimate):
@@ -215,8 +219,8 @@ def psgd(
     max_rms: ArrayLike = 2.0,
     max_entry: ArrayLike = 10.0,
     init_scale: ArrayLike | None = None,
-    max_size: int | jax.Array = 8192,
-    max_skew: ArrayLike = 1.0,
+    max_size: int | jax.Array | None = None,
+    max_skew: ArrayLike = 1,
     weight_decay: ScalarOrSchedule = 0.0,
     weight_decay_mask: Any | Callable[[Params], Any] | None = None,
     seed: int | jax.Array = 0,
@@ -252,7 +256,7 @@ def psgd(
       max_rms: largest root mean square of a matrix in the update.
       max_entry: largest entry of the update.
       init_scale: scale of the initial P^(1/2); None computes it from the first gradient.
-      max_size: longest side with a dense factor.
+      max_size: longest side with a dense factor; None is unlimited.
       max_skew: sides whose square is above this multiple of the number of entries have a diagonal factor: with 1, the
         longer side and vectors; ``math.inf`` makes all sides dense.
       weight_decay: a number or a schedule, times the learning rate.
