@@ -16,6 +16,7 @@ from jaxopt_mini import (
     ParamLayout,
     adamuon,
     adamw,
+    apollo,
     aurora,
     dion,
     dion2,
@@ -31,6 +32,7 @@ from jaxopt_mini import (
     scion,
     shampoo,
     soap,
+    splus,
 )
 from jaxopt_mini.layout import ROLES
 from jaxopt_mini.tree import path_name
@@ -384,6 +386,39 @@ EIGENVALUES = {
 }
 
 
+def official_splus(h):
+    """The official SPlus."""
+    numbers = {name: h[name] for name in ("b1", "b2", "inverse_every", "weight_decay", "max_dim", "eps") if name in h}
+    return splus(h["lr"], ema_decay=h["ema_rate"], other_scale=h["nonstandard_constant"], **numbers)
+
+
+def official_apollo(h):
+    """The official APOLLO or Fira, with the recorded projections."""
+    b1, b2 = h["betas"]
+    fira, gap = "alpha" in h, h["update_proj_gap"]
+    tx = apollo(
+        h["lr"],
+        rank=h["rank"],
+        b1=b1,
+        b2=b2,
+        eps=h.get("eps", 1e-6),
+        weight_decay=h.get("weight_decay", 0.0),
+        scale=float(h["alpha"] if fira else h["scale"]),
+        granularity=h.get("scale_type", "channel"),
+        residual=fira,
+        scale_first=h.get("scale_front", False),
+        growth_limit=None if h.get("disable_nl", False) else 1.01,
+    )
+    recorded = {n.removeprefix("projection/"): jnp.asarray(a) for n, a in h["arrays"].items() if "projection/" in n}
+
+    def update(updates, state, params):
+        inner, t = state
+        updates, inner = tx.update(updates, inner, params, projector={n: a[t // gap] for n, a in recorded.items()})
+        return updates, (inner, t + 1)
+
+    return optax.GradientTransformation(lambda params: (tx.init(params), jnp.int32(0)), update)
+
+
 DIAGONALS = {None: "long", "smart_one_diag": "longer", "one_diag": "longest", "all_diag": "all"}
 
 
@@ -595,6 +630,15 @@ ROWS = (
         ),
     ),
     Case(
+        splus,
+        hyperparameters={},
+        keywords={"inverse_every": 1},
+        goldens=(
+            Golden("splus_square", official_splus, also={"ema/": lambda state, params: state.average}),
+            Golden("splus_one_sided", official_splus, also={"ema/": lambda state, params: state.average}, slow=True),
+        ),
+    ),
+    Case(
         kron,
         hyperparameters={"probability": 1.0},
         signed=("seed",),
@@ -619,5 +663,11 @@ ROWS = (
         galore,
         keywords={"rank": 2, "update_proj_gap": 5},
         goldens=(Golden("galore_adamw", official_galore, start=recorded_projections),),
+    ),
+    Case(
+        apollo,
+        keywords={"rank": 2, "update_proj_gap": 5},
+        signed=("seed",),
+        goldens=(Golden("apollo", official_apollo), Golden("fira", official_apollo, slow=True)),
     ),
 )

@@ -14,6 +14,7 @@ from jaxopt_mini.optimizers._adan import adan as adan, scale_by_adan as scale_by
 from jaxopt_mini.optimizers._ademamix import ademamix as ademamix, scale_by_ademamix as scale_by_ademamix
 from jaxopt_mini.optimizers._adopt import adopt as adopt, scale_by_adopt as scale_by_adopt
 from jaxopt_mini.optimizers._amsgrad import amsgrad as amsgrad, scale_by_amsgrad as scale_by_amsgrad
+from jaxopt_mini.optimizers._apollo import apollo as apollo, scale_by_apollo as scale_by_apollo
 from jaxopt_mini.optimizers._asgd import asgd as asgd
 from jaxopt_mini.optimizers._aurora import aurora as aurora
 from jaxopt_mini.optimizers._came import came as came, scale_by_came as scale_by_came
@@ -64,6 +65,7 @@ from jaxopt_mini.optimizers._sophia import (
     scale_by_sophia as scale_by_sophia,
     sophia as sophia,
 )
+from jaxopt_mini.optimizers._splus import splus as splus
 from jaxopt_mini.optimizers._stable_adamw import (
     scale_by_stable_adamw as scale_by_stable_adamw,
     stable_adamw as stable_adamw,
@@ -111,9 +113,11 @@ OPTIMIZERS = {
         dion,
         dion2,
         shampoo,
+        splus,
         kron,
         psgd,
         galore,
+        apollo,
         mars,
         adopt,
         ademamix,
