@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_mini.base import GradientTransformation, Params, ScalarOrSchedule, schedule_value
@@ -62,7 +63,6 @@ def adamw(
     Returns:
       A transformation; 8 bytes of state per float32 parameter.
 
-    >>> import jax.numpy as jnp
     >>> tx = adamw(0.1, weight_decay=0.5)
     >>> params = {"w": jnp.array([1.0, -2.0])}
     >>> updates, _ = tx.update({"w": jnp.array([5.0, -0.01])}, tx.init(params), params)
@@ -71,16 +71,15 @@ def adamw(
     """
     check_nonnegative(learning_rate=learning_rate, weight_decay=weight_decay, peak_learning_rate=peak_learning_rate)
     check_name(decay, ("plain", "corrected", "independent"), "unknown decay")
-    if decay != "plain":
-        weight_decay = _by_rate(learning_rate, weight_decay, decay, peak_learning_rate)
+    decays = weight_decay if decay == "plain" else _by_rate(learning_rate, weight_decay, decay, peak_learning_rate)
     return chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
-        add_decayed_weights(weight_decay, mask),
+        add_decayed_weights(decays, mask),
         scale_by_learning_rate(learning_rate),
     )
 
 
-def _by_rate(learning_rate, weight_decay, decay, peak):
+def _by_rate(learning_rate: Any, weight_decay: Any, decay: str, peak: Any) -> Callable[[ArrayLike], Any]:
     """The weight decay that, times the learning rate, gives a corrected or independent decay."""
     if peak is None and callable(learning_rate):
         raise ValueError(f"decay={decay!r} needs the peak of the schedule: give peak_learning_rate")
@@ -88,6 +87,6 @@ def _by_rate(learning_rate, weight_decay, decay, peak):
 
     def rate(count):
         factor = schedule_value(learning_rate, count) if decay == "corrected" else 1.0
-        return schedule_value(weight_decay, count) * factor / peak
+        return jnp.asarray(schedule_value(weight_decay, count) * factor / peak)
 
     return rate

@@ -100,7 +100,7 @@ def gpa_adamw(
         c = weight / jnp.where(total == 0, 1.0, total) if eval_interp is None else 1 - eval_interp
 
         def decayed(tree):
-            link = add_decayed_weights(-rate * decay, mask)
+            link = add_decayed_weights(-1 * rate * decay, mask)
             return link.update(jax.tree.map(widen, tree), link.init(tree), tree)[0]
 
         y = decayed(params) if decay_at_y else jax.tree.map(widen, params)

@@ -130,7 +130,7 @@ def prodigy(
     def update(updates, state, params=None, **extra_args):
         del extra_args
         params = require_params(params, "prodigy")
-        state, estim_max = state if isinstance(state, LimitedProdigyState) else (state, None)
+        limited, state = (None, state) if growth_rate is None else (state, state.prodigy)
         count = increment(state.count)
         d, d_lr = widen(state.estim_lr), rate(state, count)
         dg = jax.tree.map(lambda g: d * widen(g), updates)
@@ -143,15 +143,15 @@ def prodigy(
         size = norm(s, ord=1)
         estimate = estim_lr_coef * r / jnp.where(size > 0, size, jnp.inf)
         new_d = jnp.maximum(d, estimate)
-        if estim_max is not None:
-            estim_max = jnp.maximum(estim_max, estimate)
+        estim_max = estimate if limited is None else jnp.maximum(limited.estim_max, estimate)
+        if growth_rate is not None:
             new_d = jnp.minimum(estim_max, growth_rate * jnp.where(d == estim_lr0, new_d, d))
         direction = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + new_d * eps), m, v)
         direction, _ = decay.update(direction, decay.init(params), params)
         step = jax.tree.map(lambda u: times(u, -d_lr), direction)
         new = ProdigyState(m, v, s, state.params0, new_d, r, count)
         new = cast_like(new, state)
-        return cast_like(step, updates), new if estim_max is None else LimitedProdigyState(new, estim_max)
+        return cast_like(step, updates), new if limited is None else LimitedProdigyState(new, jnp.asarray(estim_max))
 
     def rate(state, count):
         correction = jnp.sqrt(total_weight(b2, count)) / total_weight(b1, count) if bias_correction else 1.0

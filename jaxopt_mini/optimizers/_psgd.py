@@ -120,7 +120,7 @@ def scale_by_psgd(
             factors, bounds = step(factors, bounds, damped, v, precond_lr, bound_decay, norms)
             u = both(transposed, factors, both(times, factors, m))
             rms = jnp.sqrt(jnp.mean(jnp.square(u)))
-            return jnp.clip(u * jnp.minimum(1.0, max_rms / (rms + TINY)), -max_entry, max_entry), factors, bounds
+            return jnp.clip(u * jnp.minimum(1.0, max_rms / (rms + TINY)), -1 * max_entry, max_entry), factors, bounds
 
         g, m = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (updates, mu))
         probes = jax.tree.map(lambda _: None, m) if probe is None else as_matrices(probe, entries)

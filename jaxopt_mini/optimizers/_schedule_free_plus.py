@@ -114,7 +114,7 @@ def schedule_free_plus(
         """The weight b of the average in step ``count``, from 0."""
         progress = jnp.minimum(count / jnp.maximum(jnp.float32(sf_b1_steps), 1.0), 1.0)
         progress = jnp.where(jnp.float32(sf_b1_steps) > 0, progress, 0.0)
-        return -jnp.expm1((1 - progress) * jnp.log1p(-sf_b1) + progress * jnp.log1p(-sf_b1_max))
+        return -jnp.expm1((1 - progress) * jnp.log1p(-1 * sf_b1) + progress * jnp.log1p(-1 * sf_b1_max))
 
     def init(params):
         dtype = scalar_dtype(params)
@@ -144,7 +144,7 @@ def schedule_free_plus(
         d, _ = decay.update(d, decay.init(params), params)
         z = jax.tree.map(lambda z, d: z - step * d, z, d)
         new = jax.tree.map(lambda x, z, y: (1 - b) * z + b * ((1 - c) * x + c * z) - y, x, z, y)
-        numbers = (number.astype(state.b1.dtype) for number in (b, max_lr, total, step))
+        numbers = (jnp.asarray(number, state.b1.dtype) for number in (b, max_lr, total, step))
         z = cast_like(z, state.z)
         return cast_like(new, updates), ScheduleFreePlusState(increment(state.count), *numbers, adam=adam_state, z=z)
 
