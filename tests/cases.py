@@ -218,7 +218,7 @@ ROWS = (
                 ),
             ),
             Golden("torch_adamw", torch_adamw),
-            Golden("adamc_corrected", scheduled_adamw),
+            Golden("adamc_corrected", scheduled_adamw, slow=True),
             Golden("adamw_independent", scheduled_adamw, slow=True),
             Golden("adamc", adamc, slow=True),
             Golden(

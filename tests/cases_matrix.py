@@ -505,10 +505,10 @@ ROWS = (
             Golden("torch_muon_plain_f32", lambda h: official_muon(h, nesterov=False)),
             Golden("moonlight_muon_f32", moonlight_muon, slow=True),
             Golden("muon_cautious_wd_f32", dion_muon),
-            Golden("muoneq_row_f32", muoneq),
+            Golden("muoneq_row_f32", muoneq, slow=True),
             Golden("muoneq_col_f32", muoneq, slow=True),
             Golden("muoneq_rowcol_f32", muoneq, slow=True),
-            Golden("muon_plus_row_f32", muon_plus),
+            Golden("muon_plus_row_f32", muon_plus, slow=True),
             Golden("muon_plus_row_col_f32", muon_plus, slow=True),
             Golden("muon_plus_col_row_f32", muon_plus, slow=True),
         ),
@@ -525,18 +525,20 @@ ROWS = (
             Golden("normuon_cautious_wd_f32", dion_normuon, slow=True),
             Golden("normuon_uw_floor_f32", contra_muon, slow=True),
             Golden("contra_muon_f32", contra_muon, slow=True),
-            Golden("nanochat_muon_f32", nanochat_muon),
+            Golden("nanochat_muon_f32", nanochat_muon, slow=True),
             Golden("nanochat_muon_adamw_f32", nanochat_muon, slow=True),
             Golden("normuonh_f32", normuonh, slow=True),
         ),
     ),
     Case(
         adamuon,
+        slow=True,
         hyperparameters={"b2": 0.9, "adam_learning_rate": 0.1},
         goldens=(Golden("adamuon_f32", official_adamuon), Golden("muon2_f32", muon_squared, slow=True)),
     ),
     Case(
         polargrad,
+        slow=True,
         learning_rate=0.03,
         hyperparameters={"adam_learning_rate": 0.1},
         goldens=(
@@ -548,11 +550,13 @@ ROWS = (
     ),
     Case(
         aurora,
+        slow=True,
         hyperparameters={"adam_learning_rate": 0.1},
         goldens=(Golden("aurora_f32", official_aurora),),
     ),
     Case(
         muown,
+        slow=True,
         hyperparameters={"neuron_b2": 0.9, "adam_learning_rate": 0.1},
         goldens=(
             Golden("muown_wd_f32", official_muown),
@@ -562,6 +566,7 @@ ROWS = (
     ),
     Case(
         dion2,
+        slow=True,
         hyperparameters={"b2": 0.9, "adam_learning_rate": 0.1},
         goldens=(Golden("dion3_f32", official_dion2), Golden("dion2_f32", official_dion2, slow=True)),
     ),
@@ -631,7 +636,7 @@ ROWS = (
     ),
     Case(
         splus,
-        hyperparameters={},
+        slow=True,
         keywords={"inverse_every": 1},
         goldens=(
             Golden("splus_square", official_splus, also={"ema/": lambda state, params: state.average}),
@@ -651,6 +656,7 @@ ROWS = (
     ),
     Case(
         psgd,
+        slow=True,
         learning_rate=0.03,
         keywords={"beta": 0.5, "init_scale": 1.0},
         signed=("seed",),
@@ -666,6 +672,7 @@ ROWS = (
     ),
     Case(
         apollo,
+        slow=True,
         keywords={"rank": 2, "update_proj_gap": 5},
         signed=("seed",),
         goldens=(Golden("apollo", official_apollo), Golden("fira", official_apollo, slow=True)),

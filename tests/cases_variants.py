@@ -279,7 +279,7 @@ ROWS = (
             Golden("mars_adamw_1d", official_mars),
             Golden("mars_lion", official_mars),
             Golden("mars_amsgrad", official_mars, slow=True),
-            Golden("mars_shampoo_1d_f32", official_mars),
+            Golden("mars_shampoo_1d_f32", official_mars, slow=True),
         ),
     ),
     Case(
@@ -308,6 +308,7 @@ ROWS = (
             Golden(
                 "prodigy_growth",
                 official_prodigy,
+                slow=True,
                 tolerance=1e-4,
                 reason="computed in float64, the rule deviates from the recording by 2e-5",
             ),
@@ -322,7 +323,7 @@ ROWS = (
         goldens=(
             Golden("dadapt_adam", official_dadapt),
             Golden("dadapt_adamw", official_dadapt),
-            Golden("dadapt_growth", official_dadapt),
+            Golden("dadapt_growth", official_dadapt, slow=True),
         ),
     ),
     Case(
@@ -363,6 +364,7 @@ ROWS = (
     ),
     Case(
         schedule_free_plus,
+        slow=True,
         learning_rate=1.0,
         extra=lambda loss, params, t: {"value": loss(params)},
         goldens=tuple(
@@ -372,6 +374,7 @@ ROWS = (
     ),
     Case(
         gpa_adamw,
+        slow=True,
         keywords={"eval_interp": 0.9},
         goldens=(
             Golden("gpa_adamw", official_gpa, also=EVALUATED),

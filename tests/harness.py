@@ -64,6 +64,7 @@ class Case:
       goldens: trajectories to reproduce.
       extra: (loss, params, t) -> extra args that a step needs.
       exempt: name of a test -> why the property can't hold.
+      slow: run the property tests that compile programs with the slow tests only, see the ``conftest`` of the library.
     """
 
     optimizer: Callable
@@ -76,6 +77,7 @@ class Case:
     goldens: tuple[Golden, ...] = ()
     extra: Callable[[Callable, Tree, jax.Array], dict[str, Any]] = nothing
     exempt: Mapping[str, str] = field(default_factory=dict)
+    slow: bool = False
 
     @property
     def floats(self) -> dict[str, float]:
