@@ -1,10 +1,12 @@
-"""Evidence for what ``compare`` says: ``python -m benchmarks.compare [null | together ...]``.
+"""Evidence for what ``compare`` says: ``python -m benchmarks.compare [null | together | example ...]``.
 
 *null*: an optimizer against itself. Both candidates are the same, with different seeds, so that they differ by noise
 alone; at most one of 20 such comparisons on average is called significant, as the level says.
 
 *together*: learning rates and seeds of one optimizer in one program (``--vmap``) against the same runs one by one:
 their losses and their time.
+
+*example*: the comparison that the guide shows, with its curves.
 
 Figures go to ``benchmarks/results/<machine>.json``.
 """
@@ -23,10 +25,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.reference import with_curves
 from benchmarks.results import RESULTS, environment, machine, save
 from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser, whole
-from minigpt_flax.compare.comparison import ALONE
+from minigpt_flax.compare import comparison as comparisons
+from minigpt_flax.compare.collect import collect_runs, summarize_comparison
+from minigpt_flax.compare.comparison import ALONE, Comparison
+from minigpt_flax.compare.runner import run_comparison
 from minigpt_flax.compare.statistics import CandidateRuns, summarize
 from minigpt_flax.compare.sweep import train_group
 from minigpt_flax.compare.traced_run import TracedRun, stack, trace_run
@@ -110,6 +116,22 @@ def side_by_side(data: str, lanes: int, steps: int = 50) -> dict[str, Any]:
     }
 
 
+def example(data: str, folder: Path | None = None) -> dict[str, Any]:
+    """The results and curves of the guide's comparison.
+
+    Args:
+      data: corpus.
+      folder: of the comparison, continued if it holds it; None takes a temporary one.
+    """
+    given = {"steps": 40} if data == "pydocs" else {"steps": 40, "data": (data,)}
+    comparison = Comparison("nano", given, ("adamw", "muon", "lion"), (), (), False, tuple(range(7)))
+    with tempfile.TemporaryDirectory() as scratch:
+        path = folder or Path(scratch) / "example"
+        if run_comparison(comparisons.check(comparison), path):
+            raise KeyboardInterrupt
+        return with_curves(summarize_comparison(comparison, collect_runs(comparison, path)))
+
+
 def timed(state: Any, step: Any, steps: int) -> tuple[np.ndarray, float]:
     """Losses of so many steps, and the seconds of all but the first, which compiles."""
     losses, start = [], 0.0
@@ -123,13 +145,17 @@ def timed(state: Any, step: Any, steps: int) -> tuple[np.ndarray, float]:
 
 def measurements(data: str, lanes: int) -> dict[str, Callable[[], dict[str, Any]]]:
     """What can be measured."""
-    return {"null": lambda: null(data), "together": lambda: side_by_side(data, lanes)}
+    return {
+        "null": lambda: null(data),
+        "together": lambda: side_by_side(data, lanes),
+        "example": lambda: example(data),
+    }
 
 
 def run(arguments: list[str]) -> int:
     """Measures, prints and keeps."""
     parser = Parser(prog="python -m benchmarks.compare", description=__doc__)
-    parser.add_argument("what", nargs="*", metavar="WHAT", help="null or together [both]")
+    parser.add_argument("what", nargs="*", metavar="WHAT", help="null, together or example [all]")
     parser.add_argument("--lanes", type=whole, default=4, metavar="N", help="runs trained together [4]")
     parser.add_argument("--data", default="pydocs", metavar="SOURCE", help="corpus [pydocs]")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where figures go [the results of this machine]")

@@ -37,7 +37,7 @@ from minigpt_flax.cli.parser import Parser, number, whole
 from minigpt_flax.compare import comparison as comparisons, successive_halving
 from minigpt_flax.compare.collect import collect_runs
 from minigpt_flax.compare.comparison import Candidate, Comparison
-from minigpt_flax.compare.figures import rates
+from minigpt_flax.compare.figures import finals, rates
 from minigpt_flax.compare.runner import run_comparison
 from minigpt_flax.compare.statistics import CandidateRuns, Summary, summarize
 from minigpt_flax.compare.tables import as_values, markdown, text
@@ -148,7 +148,8 @@ def with_curves(verdict: Summary) -> dict[str, Any]:
 
 def without_times(verdict: Summary) -> Summary:
     """The verdict without seconds and milliseconds: the runs share the machine with others, hours apart."""
-    return replace(verdict, results=[replace(result, seconds=None, ms_per_step=None) for result in verdict.results])
+    timeless: dict[str, Any] = {"seconds": None, "ms_per_step": None, "ms_range": None}
+    return replace(verdict, results=[replace(result, **timeless) for result in verdict.results])
 
 
 def budget(part: Part, folder: Path) -> float:
@@ -179,6 +180,7 @@ def spent(path: Path) -> float:
 
 CAPTIONS = {
     "loss": "validation loss over the steps, one curve per optimizer",
+    "final": "final loss of every seed, and the mean with its 95 % interval",
     "rates": "final loss over the learning rate, one curve per optimizer",
 }
 MARKS = "<!-- part: {} -->", "<!-- part: end -->"  # around a part of the page
@@ -224,14 +226,14 @@ def section(
 def figures(part: Part, entries: Sequence[CandidateRuns], verdict: Summary, docs: Path) -> list[str]:
     """Writes the figures that the runs have data for; returns their names.
 
-    ``python -m docs.drawing`` draws ``loss`` from the recorded result; ``rates`` needs the runs of the search.
+    ``python -m docs.drawing`` draws ``loss`` and ``final`` from the recorded result; ``rates`` needs the search's runs.
     """
     result = {**with_curves(verdict), "steps": part.comparison.steps}
     drawn = []
     with rc_context(RC):
         loss = Figure(layout="constrained")
         standings.losses(loss, result, standings.DATA[part.name])
-        for name, figure in {"loss": loss, "rates": rates(entries)}.items():
+        for name, figure in {"loss": loss, "final": finals(verdict.results), "rates": rates(entries)}.items():
             if figure is not None:
                 save_twins(figure, docs / "pictures" / f"reference-{part.name}-{name}.svg")
                 drawn.append(name)

@@ -25,6 +25,7 @@ from jaxopt_mini.wrappers._inner_updates import (
     counts_inner_updates as counts_inner_updates,
     inner_updates as inner_updates,
 )
+from jaxopt_mini.wrappers._layer_decay import layer_decay as layer_decay
 from jaxopt_mini.wrappers._lookahead import LookaheadState as LookaheadState, lookahead as lookahead
 from jaxopt_mini.wrappers._low_precision import LowPrecisionState as LowPrecisionState, low_precision as low_precision
 from jaxopt_mini.wrappers._sam import sam as sam
@@ -46,6 +47,7 @@ WRAPPERS: dict[str, Callable[..., Any]] = {
         cautious_decay,
         ema_params,
         hyperball,
+        layer_decay,
         lookahead,
         low_precision,
         sam,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +26,9 @@ from minigpt_flax.compare.comparison import (
     shared_fields,
 )
 from minigpt_flax.compare.paired_tests import RESOLUTION
-from minigpt_flax.compare.results import RESULTS, require_replaceable, write_results
+from minigpt_flax.compare.results import DEFAULT_PICTURES, PICTURES, RESULTS, require_replaceable, write_results
 from minigpt_flax.compare.statistics import CandidateRuns, Summary, summarize
-from minigpt_flax.console import output
+from minigpt_flax.console import output as console
 from minigpt_flax.console.output import Output
 from minigpt_flax.errors import UserError, check_name
 from minigpt_flax.invocation import line, show
@@ -47,12 +51,57 @@ EXAMPLES = """
 AUTO = "auto"
 MOST_RATES = 100
 TESTS = ("baseline", "pairs", "resolution")  # flags that fix the tests
-SUMMARIZING = {"--target", "--out", "--name", "--quiet", "--json", *(f"--{name}" for name in TESTS)}  # of finished runs
-RESUMING = {"--resume", "--seeds", "--target", "--vmap", "--jobs", "--share", "--trust", "--quiet", "--json"}
+SHOWING = {"--target", "--quiet", "--json", "--format", "--pictures"}  # flags of what is shown and written
+SUMMARIZING = {*SHOWING, "--out", "--name", *(f"--{name}" for name in TESTS)}  # of finished runs
+RESUMING = {*SHOWING, "--resume", "--seeds", "--vmap", "--jobs", "--share", "--trust"}
 OWN = (
     "folders", "opt", "schedule", "lr", "seeds", "target", "preset", "out", "name", "resume", "vmap", "jobs", "share",
-    "trust", "quiet", "json", *TESTS
+    "trust", "quiet", "json", "format", "pictures", *TESTS
 )  # fmt: skip
+
+
+def declare_format(parser: argparse._ActionsContainer, text: str) -> None:
+    """Adds ``--format``."""
+    parser.add_argument("--format", metavar="FORM", help=f"{text}: {', '.join(tables.FORMATS)}")
+
+
+def check_format(form: str | None, answer: Output) -> None:
+    """Refuses an unknown format, and one beside ``--json``.
+
+    Raises:
+      UserError: says what is possible.
+    """
+    if form is not None:
+        check_name(form, tables.FORMATS, "--format")
+        if answer.json:
+            raise UserError("--json and --format exclude each other: --format json prints the same values; omit --json")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the command shows and writes.
+
+    Attributes:
+      output: format of the output.
+      pictures: formats of the figures.
+      form: format of the table, one of ``tables.FORMATS``; None prints the summary.
+    """
+
+    output: Output
+    pictures: tuple[str, ...]
+    form: str | None
+
+    @property
+    def human(self) -> bool:
+        """Whether to print progress and notes for a person to standard output."""
+        return self.output.human and self.form is None
+
+    def show(self, summary: Summary, folder: Path) -> None:
+        """Prints the results."""
+        if self.form is not None:
+            tell(tables.FORMATS[self.form](summary), end="")
+        else:
+            self.output.result(tables.text(summary), {"folder": show(folder), **tables.as_values(summary)})
 
 
 def declare(parser: Parser) -> None:
@@ -80,7 +129,13 @@ def declare(parser: Parser) -> None:
     add("--trust", action="store_true", help="execute the optimizer code that a resumed comparison names")
     add("--jobs", type=Bound(1, 1024, whole=True), metavar="N", help="parallel processes on this machine [1]")
     add("--share", metavar="I/N", help="train share I of N, from 0: for N hosts with one folder")
-    output.declare(parser.add_argument_group("output"))
+    group = parser.add_argument_group("output")
+    console.declare(group)
+    declare_format(group, "print only the table, for a document")
+    default = ",".join(DEFAULT_PICTURES)
+    group.add_argument(
+        "--pictures", metavar="LIST", help=f"formats of the figures: {', '.join(PICTURES)} or none [{default}]"
+    )
     add_fields(parser, without=("opt", "schedule", "lr", "init", *ALONE))
 
 
@@ -97,7 +152,9 @@ def run(**options: Any) -> int:
     notices = options.pop("notices")
     typed = {name: options.pop(name) for name in OWN}
     given = given_fields(options)
-    answer = Output(typed["quiet"], typed["json"])
+    output = Output(typed["quiet"], typed["json"])
+    check_format(typed["format"], output)
+    answer = Answer(output, _pictures(typed["pictures"]), typed["format"])
     check_use(typed, given)
     typed |= {name: typed[name] or default for name, default in (("out", "runs"), ("jobs", 1))}
     if typed["folders"]:
@@ -109,7 +166,9 @@ def run(**options: Any) -> int:
     from minigpt_flax.compare.runner import run_comparison  # takes seconds: JAX
 
     how = {name: typed[name] for name in ("vmap", "jobs", "share")}
-    status = run_comparison(comparison, folder, shown=answer.human, notices=notices(), **how)
+    shown = answer.output.human and (answer.human or typed["jobs"] == 1)  # jobs write to this process's own output
+    with nullcontext() if answer.human else redirect_stdout(sys.stderr):
+        status = run_comparison(comparison, folder, shown=shown, notices=notices(), **how)
     if status:
         return status
     if typed["share"]:
@@ -165,6 +224,22 @@ def _rates(text: str | None) -> tuple[float, ...]:
         raise UserError(f"--lr takes auto, or numbers such as 0.001,0.003; got {shortened(repr(text))}") from None
 
 
+def _pictures(text: str | None) -> tuple[str, ...]:
+    """Reads ``--pictures``.
+
+    >>> _pictures("svg,pdf"), _pictures("none"), _pictures(None)
+    (('svg', 'pdf'), (), ('png', 'svg'))
+    """
+    if text is None:
+        return DEFAULT_PICTURES
+    formats = tuple(dict.fromkeys(text.split(",")))
+    if formats == ("none",):
+        return ()
+    for form in formats:
+        check_name(form, PICTURES, "format of --pictures")
+    return formats
+
+
 def check_use(typed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Refuses flags that would have no effect.
 
@@ -180,7 +255,7 @@ def check_use(typed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         raise UserError(f"--resume continues a comparison as it was started: omit {unused[0]}")
 
 
-def _summarize_folders(folders: list[Path], typed: Mapping[str, Any], answer: Output) -> int:
+def _summarize_folders(folders: list[Path], typed: Mapping[str, Any], answer: Answer) -> int:
     """Summarizes without training."""
     if len(folders) == 1 and (folders[0] / FILE).is_file():
         comparison = comparisons.load(folders[0])
@@ -197,17 +272,17 @@ def _summarize_folders(folders: list[Path], typed: Mapping[str, Any], answer: Ou
     return _show(candidates, summarize(candidates, typed["target"], **how), results, answer)
 
 
-def _report(comparison: Comparison, target: float | None, folder: Path, answer: Output) -> int:
+def _report(comparison: Comparison, target: float | None, folder: Path, answer: Answer) -> int:
     """Shows the results of a comparison."""
     candidates = collect_runs(comparison, folder)
     return _show(candidates, summarize_comparison(comparison, candidates, target), folder, answer)
 
 
-def _show(candidates: list[CandidateRuns], summary: Summary, folder: Path, answer: Output) -> int:
+def _show(candidates: list[CandidateRuns], summary: Summary, folder: Path, answer: Answer) -> int:
     """Prints the results and writes them into the folder, with the figures."""
     require_replaceable(folder)
-    answer.result(tables.text(summary), {"folder": show(folder), **tables.as_values(summary)})
-    written = write_results(candidates, summary, folder)
+    answer.show(summary, folder)
+    written = write_results(candidates, summary, folder, answer.pictures)
     if answer.human:
         tell(f"\n{show(folder)}: {', '.join(written)}")
     return 0

@@ -15,6 +15,7 @@ from minigpt_flax.runs.records import RunRecord, read_run
 
 UNLABELED = ("opt", "schedule")  # fields whose value names a candidate without the field's name
 LONGEST = 500  # characters of such a name; config.json may hold longer values
+READABLE = 40  # characters of a name that fits beside a line of a figure
 
 
 def collect_runs(comparison: Comparison, folder: Path) -> list[CandidateRuns]:
@@ -101,7 +102,8 @@ def _value(run: RunRecord, name: str) -> Any:
 def _names(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
     """Names each group by the fields in which groups differ; a single group by its first run's folder.
 
-    A name that would be too long to print or to draw is replaced by the path of the first run.
+    Single runs that differ in too much for a label are named by their folders. A name that would be too long to print
+    or to draw is replaced by the path of the first run.
     """
     firsts = [runs[0] for runs in groups.values()]
     if len(firsts) == 1:
@@ -110,4 +112,8 @@ def _names(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
     differing = [f for f in fields if f != "seed" and len({repr(_value(run, f)) for run in firsts}) > 1]
     label = lambda run, f: str(run.config.get(f)) if f in UNLABELED else f"{f} {run.config.get(f)}"
     names = [" ".join(label(run, f) for f in differing) for run in firsts]
+    folders = [run.name for run in firsts]
+    if max(map(len, names)) > READABLE and all(len(runs) == 1 for runs in groups.values()):
+        if len(set(folders)) == len(folders) and max(map(len, folders)) <= READABLE:
+            return folders
     return [name if len(name) <= LONGEST else show(run.path) for name, run in zip(names, firsts, strict=True)]

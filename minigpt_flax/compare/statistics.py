@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from minigpt_flax.runs.records import Record, RunRecord
 from minigpt_flax.runs.schema import STEP, VAL_LOSS
 
 TRACK_3 = 0.004  # nats: the third track of modded-nanogpt requires (target - mean) sqrt(n) >= this
+CONSTANTS = frozenset({"lr", "schedule", "seed", "steps", "eval_every", "log_every", "keep_every"})
+FRACTION = re.compile(r"\w+=[-+]?\d*(?:\.\d*(?:e[-+]?\d+)?|e[-+]?\d+)(?:, )?")  # a hyperparameter such as b2=0.99
 SHARED = ("data", "mix", "tokenizer", "steps", "batch_size", "accum", "context")  # fields that losses depend on
 OPTIMIZER_FIELDS = frozenset(
     {
@@ -92,6 +95,8 @@ class CandidateResult:
       speedup: the baseline's tokens to the target over this candidate's.
       state_bytes: size of the optimizer state, bytes per parameter.
       ms_per_step: median step time over runs, milliseconds.
+      ms_range: step time of the fastest and of the slowest run of the candidates that run the same program,
+        milliseconds; None for fewer than two runs.
       diverged: number of diverged runs at any learning rate.
       diverged_seeds: seeds that diverged at ``lr``.
       unfinished_seeds: seeds without a finished run at ``lr``.
@@ -113,10 +118,16 @@ class CandidateResult:
     speedup: float | None
     state_bytes: float | None
     ms_per_step: float | None
+    ms_range: tuple[float, float] | None
     diverged: int
     diverged_seeds: tuple[int, ...]
     unfinished_seeds: tuple[int, ...]
     track_3: bool | None
+
+    @property
+    def spec(self) -> str:
+        """The optimizer's complete spec, with the keywords of the preset; empty without a run."""
+        return next((run.config["opt"] for run in self.runs.values()), "")
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -160,6 +171,26 @@ class Summary:
     differing: tuple[str, ...] | None = ()
     selecting: bool = False
 
+    @property
+    def best(self) -> str | None:
+        """Name of the candidate with the lowest mean loss, of those whose runs have all finished."""
+        whole = [r for r in self.results if r.mean is not None and not r.diverged_seeds and not r.unfinished_seeds]
+        return whole[0].name if whole else None
+
+    def against_baseline(self, name: str) -> PairedTest | None:
+        """The test of a candidate against the baseline; None if there is none."""
+        return next((test for test in self.tests if {test.better, test.worse} == {name, self.baseline}), None)
+
+    def difference(self, name: str) -> tuple[float | None, tuple[float, float] | None]:
+        """A candidate's mean loss minus the baseline's over common seeds, and its 95 % interval; None if not tested."""
+        test = self.against_baseline(name)
+        if test is None or test.difference is None:
+            return None, None
+        if test.worse == name or test.interval is None:
+            return (test.difference if test.worse == name else -test.difference), test.interval
+        low, high = test.interval
+        return -test.difference, (-high, -low)
+
 
 def summarize(
     candidates: Sequence[CandidateRuns],
@@ -188,8 +219,8 @@ def summarize(
     check_comparable(compared)
     baseline_losses = final_losses(best[first])
     results = [
-        _result_of(candidate, runs, dict.fromkeys(runs, target) if target is not None else baseline_losses, target)
-        for candidate, runs in zip(candidates, best, strict=True)
+        _result_of(candidate, runs, dict.fromkeys(runs, target) if target is not None else baseline_losses, target, ms)
+        for candidate, runs, ms in zip(candidates, best, _ms_ranges(candidates), strict=True)
     ]
     results = [_with_speedup(result, results[first]) for result in results]
     tested = combinations(results, 2) if pairs else [(results[first], r) for r in results if r is not results[first]]
@@ -327,8 +358,31 @@ def final_losses(runs: Mapping[int, RunRecord]) -> dict[int, float]:
     return {seed: final[VAL_LOSS] for seed, final in finished.items() if final}
 
 
+def _program(candidate: CandidateRuns) -> str:
+    """What the compiled step depends on, as text: candidates that share it differ in their step time by noise alone.
+
+    Learning rates, schedules and hyperparameters with a fraction are constants of the program.
+    """
+    config = {k: v for k, v in candidate.runs[0].config.items() if k not in CONSTANTS} if candidate.runs else {}
+    return re.sub(r"\(\)|, (?=\))", "", FRACTION.sub("", repr(config)))
+
+
+def _ms_ranges(candidates: Sequence[CandidateRuns]) -> list[tuple[float, float] | None]:
+    """The ``ms_range`` of each candidate, over its runs of any learning rate, length and seed."""
+    times: dict[str, list[float]] = {}
+    for candidate in candidates:
+        ran = [run.ms_per_step for run in candidate.runs if run.ms_per_step is not None]
+        times.setdefault(_program(candidate), []).extend(ran)
+    spans = {program: (min(ran), max(ran)) if len(ran) > 1 else None for program, ran in times.items()}
+    return [spans[_program(candidate)] for candidate in candidates]
+
+
 def _result_of(
-    candidate: CandidateRuns, runs: Mapping[int, RunRecord], targets: Mapping[int, float], target: float | None
+    candidate: CandidateRuns,
+    runs: Mapping[int, RunRecord],
+    targets: Mapping[int, float],
+    target: float | None,
+    ms_range: tuple[float, float] | None,
 ) -> CandidateResult:
     losses, judged = final_losses(runs), judged_runs(candidate)
     steps = _mean_steps_to(runs, targets)
@@ -354,6 +408,7 @@ def _result_of(
         speedup=None,
         state_bytes=any_run.env.get("state_bytes_per_param") if any_run else None,
         ms_per_step=ms,
+        ms_range=ms_range,
         diverged=sum(run.state == "diverged" for run in candidate.runs),
         diverged_seeds=tuple(seed for seed, run in runs.items() if run.state == "diverged"),
         unfinished_seeds=tuple(seed for seed in seeds if seed not in runs or runs[seed].state == "unfinished"),

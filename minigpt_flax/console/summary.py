@@ -17,7 +17,7 @@ from minigpt_flax.spec import Spec, settings
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.clock import quantity
 from minigpt_flax.train.config.mesh import spell_mesh
-from minigpt_flax.train.config.param_groups import REST
+from minigpt_flax.train.config.param_groups import REST, members, with_layers
 from minigpt_flax.train.config.run_config import RunConfig
 from minigpt_flax.train.curvature_probes import WORK
 from minigpt_flax.train.decay_rates import decay_rates
@@ -121,10 +121,10 @@ def _roles(run: Run, rates: dict[str, float]) -> str:
     for (path, entry), leaf in leaves:
         groups.setdefault(entry.role, []).append((path_name(path), leaf.size))
     rows = [f"{'role':10s}{'tensors':>8s}{'parameters':>13s}  {'decay':8s}state"]
-    for role, members in groups.items():
-        decays = ", ".join(sorted({_fraction(rates[name]) for name, _ in members if name in rates})) or "-"
-        state = ", ".join(sorted(set().union(*(fields[name] for name, _ in members)))) or "none"
-        rows.append(f"{role:10s}{len(members):8d}{sum(size for _, size in members):13,d}  {decays:8s}{state}")
+    for role, entries in groups.items():
+        decays = ", ".join(sorted({_fraction(rates[name]) for name, _ in entries if name in rates})) or "-"
+        state = ", ".join(sorted(set().union(*(fields[name] for name, _ in entries)))) or "none"
+        rows.append(f"{role:10s}{len(entries):8d}{sum(size for _, size in entries):13,d}  {decays:8s}{state}")
     return "\n".join(rows)
 
 
@@ -133,11 +133,14 @@ def _optimizers(run: Run) -> str:
     groups, own = run.config.group, str(run.config.opt)
     if not groups:
         return own
-    assigned = labels(groups, run.layout)
-    specs = {str(i): f"{group.spec}, peak {group.lr:g}" for i, group in enumerate(groups)} | {REST: own}
+    assigned = labels(run.config, run.layout)
+    of_group = lambda group: ", ".join(
+        [f"{group.spec}, peak {group.lr:g}", *[str(group.schedule)] * (group.schedule is not None)]
+    )
+    specs = {str(i): of_group(group) for i, group in enumerate(groups)} | {REST: own}
     texts = []
     for label, spec in specs.items():
-        names = [name for name, group in assigned.items() if group == label]
+        names = [with_layers(*member) for member in members(assigned, label).items()]
         texts.append(f"{spec} on {len(names)} tensors: {', '.join(patterns(names))}")
     return "\n".join(textwrap.fill(text, COLUMNS - LABEL, subsequent_indent="  ") for text in texts)
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from minigpt_flax.__main__ import main
-from minigpt_flax.compare import runner, successive_halving, sweep
+from minigpt_flax.compare import runner, successive_halving, sweep, tables
+from minigpt_flax.compare.collect import group_runs
+from minigpt_flax.compare.statistics import summarize
 from minigpt_flax.runs.records import read_run
 from tests.minigpt_flax.made_runs import write
 from tests.minigpt_flax.training import TINY, compiled, records, start
@@ -200,6 +202,28 @@ def test_finished_runs_are_compared_by_their_folders(tmp_path, capfd):
     assert "--baseline 'nope' is no candidate: the candidates are adamw, lion" in one_line(capfd)
 
 
+@pytest.mark.parametrize("form", tables.FORMATS)
+def test_a_format_prints_the_table_alone(tmp_path, capfd, form):
+    for name, opt in (("a", "adamw"), ("b", "lion")):
+        write(tmp_path / name, [4.0, 2.0], opt=opt)
+    summary = summarize(group_runs([read_run(tmp_path / name) for name in "ab"]))
+    flags = (f"--format={form}", f"--out={tmp_path}", "--name=c", "--pictures=none")
+    assert compare(tmp_path / "a", tmp_path / "b", *flags) == 0
+    assert capfd.readouterr().out == tables.FORMATS[form](summary)
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {"results.json", "results.csv", "results.md"}
+    assert main(["report", str(tmp_path / "a"), str(tmp_path / "b"), f"--format={form}"]) == 0
+    assert capfd.readouterr().out == tables.FORMATS[form](summary)
+    assert main(["report", str(tmp_path / "a"), f"--format={form}"]) == 2
+    assert "needs two candidates" in one_line(capfd)
+
+
+def test_the_progress_of_training_does_not_mix_with_the_table(searched, tmp_path, capfd):
+    shutil.copytree(searched, tmp_path / "c")
+    assert train(tmp_path, "--lr=auto", "--seeds=3", "--format=csv", "--pictures=none") == 0
+    said = capfd.readouterr()
+    assert said.out == (tmp_path / "c" / "results.csv").read_text() and "20 runs" in said.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -226,6 +250,9 @@ def test_finished_runs_are_compared_by_their_folders(tmp_path, capfd):
         (["--opt=adamw", "--opt=lion", "--lr=0.1,inf"], "--lr must be at most"),
         (["--opt=adamw", "--opt=lion(b1='x')"], "b1 takes a number"),
         (["--opt=adamw", "--opt=lion", "--vocab-size=1000000000"], "lower --vocab-size"),
+        (["--opt=adamw", "--opt=lion", "--format=html"], "there are: latex, markdown, csv, json"),
+        (["--opt=adamw", "--opt=lion", "--format=csv", "--json"], "--json and --format exclude each other"),
+        (["--opt=adamw", "--opt=lion", "--pictures=png,gif"], "there are: png, svg, pdf"),
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path, capfd, arguments, said):

@@ -231,6 +231,16 @@ def test_a_run_whose_label_would_be_too_long_is_named_by_its_path():
     assert short.name == "mesh None" and long.name == str(second.path)
 
 
+def test_single_runs_that_differ_in_much_are_named_by_their_folders():
+    more = {"width": 128, "layers": 4, "norm": "rmsnorm", "position": "rope", "mlp": "swiglu"}
+    small, large = run([2.0], 0), run([1.0], 0, opt="muon", **more)
+    one, two = (dataclasses.replace(each, name=name) for each, name in ((small, "base"), (large, "my best try")))
+    assert [group.name for group in group_runs([one, two])] == ["base", "my best try"]
+    assert "rmsnorm" in group_runs([small, large])[1].name  # both folders have the same name
+    rate = dataclasses.replace(two, config=run([1.0], lr=0.1).config)
+    assert [group.name for group in group_runs([one, rate])] == ["lr 0.001", "lr 0.1"]
+
+
 def test_all_formats_agree():
     summary = summarize([entry("one", [2.0, 2.1]), entry("a name | of many " + "w" * 80, [1.9, 2.0])], target=1.95)
     values = json.loads(tables.as_json(summary))
@@ -252,7 +262,7 @@ def test_keys_of_the_json_are_stable():
 
 def test_a_column_without_values_and_its_legend_are_omitted():
     summary = summarize([entry("a", (3.0, 3.1)), entry("b", (3.2, 3.3))])
-    results = [dataclasses.replace(result, seconds=None, ms_per_step=None) for result in summary.results]
+    results = [dataclasses.replace(result, ms_range=None) for result in summary.results]
     shown = tables.text(dataclasses.replace(summary, results=results))
-    assert "steps" in shown and "secs" not in shown and "ms:" not in shown and "diverged:" in shown
+    assert "steps" in shown and "ms:" in tables.text(summary) and "ms:" not in shown and "diverged:" in shown
     assert max(map(len, shown.splitlines())) <= tables.WIDTH
