@@ -29,7 +29,8 @@ ROOT = Path(__file__).parents[1]
 NANO_TOKENS = 12 * 64  # of a step of ``nanogpt``
 GPT2 = 124_439_808  # its parameters
 WORDS = {
-    "twelve": 12, "thirteen": 13, "eighteen": 18, "fifty": 50, "五十": 50, "十三": 13, "十八": 18,
+    "twelve": 12, "thirteen": 13, "eighteen": 18, "twenty-three": 23, "fifty": 50, "sixty": 60,
+    "六十": 60, "二十三": 23, "十八": 18,
 }  # fmt: skip
 
 
@@ -131,8 +132,8 @@ def false_verdicts() -> float:
 
 
 README = [
-    (r"\*\*(Fifty) JAX optimizers", lambda: (len(OPTIMIZERS),)),
-    (r"(\d+) of them tested step by step against a reference", lambda: (with_reference(),)),
+    (r"\*\*(Sixty) JAX optimizers", lambda: (len(OPTIMIZERS),)),
+    (r"all (\d+) tested step by step against a reference", lambda: (with_reference(),)),
     (r"(Twelve) optimizers on one small GPT", lambda: (len(measured("reference, pydocs")["standings"]),)),
     (r"GPT \(([\d.]+) M parameters, text of the Python documentation, ([\d,]+) steps\)", lambda: (
         parameters("demo") / 1e6, measured("reference, pydocs")["steps"])),
@@ -140,7 +141,7 @@ README = [
     (r"in (\d+) % and (\d+) % of its steps", lambda: (share_of_steps("muon"), share_of_steps("soap"))),
     (r"against (\d+) trajectories recorded", lambda: (len(deviations()),)),
     (r"deviation is ([\d.e-]+) of\s+the distance", lambda: (max(size for _, size in deviations().values()),)),
-    (r"(Thirteen) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
+    (r"(Twenty-three) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
     (r"(Eighteen) bugs of Optax", lambda: (len({name.partition(",")[0] for name in DEPARTURES}),)),
     (r"at most ([\d.]+) % found a difference", lambda: (100 * false_verdicts(),)),
     (r"(\d+) recorded trajectories, every step \| at most ([\d.e-]+) of the movement \(SOAP\)", lambda: (
@@ -153,8 +154,8 @@ README = [
 ]  # fmt: skip
 CHINESE = [
     (r"最多只有 ([\d.]+) % 的比较", lambda: (100 * false_verdicts(),)),
-    (r"\*\*(五十)个 JAX 优化器", lambda: (len(OPTIMIZERS),)),
-    (r"没有的(十三)个优化器", lambda: (len(beyond_optax()),)),
+    (r"\*\*(六十)个 JAX 优化器", lambda: (len(OPTIMIZERS),)),
+    (r"没有的(二十三)个优化器", lambda: (len(beyond_optax()),)),
     (r"的(十八)处错误", lambda: (len({name.partition(",")[0] for name in DEPARTURES}),)),
 ]
 PRINTED = [(r"(808,960) parameters", lambda: (parameters("demo"),))] + [
@@ -162,11 +163,11 @@ PRINTED = [(r"(808,960) parameters", lambda: (parameters("demo"),))] + [
 ]
 OPTAX = [
     (r"The (\d+) optimizers that also exist in `optax`", lambda: (len(OPTIMIZERS) - len(beyond_optax()),)),
-    (r"(Thirteen) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
+    (r"(Twenty-three) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
 ]
 HOME = [
-    (r"(Fifty) JAX optimizers", lambda: (len(OPTIMIZERS),)),
-    (r"(\d+) of them tested", lambda: (with_reference(),)),
+    (r"(Sixty) JAX optimizers", lambda: (len(OPTIMIZERS),)),
+    (r"all (\d+) tested", lambda: (with_reference(),)),
 ]
 SPEED = [
     (r"on one core\s+takes (\d+) % longer", lambda: (
