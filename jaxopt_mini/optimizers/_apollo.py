@@ -160,9 +160,11 @@ def apollo(
     Zhu et al., "APOLLO: SGD-like Memory, AdamW-level Performance" (2024, arXiv 2412.05270). Descends from
     :func:`galore`. For a matrix g (m, n), m <= n, with a random P (m, rank), drawn anew every few steps::
 
-        r = P' g                          n = the step of Adam, run on r
-        w_j = g_j |n_j| / |r_j|           per column j; w is divided so that its norm grows by at most 1 %
-        p <- p - lr sqrt(scale) w         then p <- p - lr weight_decay p
+        r = P' g                          n = adam(r)
+        w_j = g_j |n_j| / |r_j|
+        p <- p - lr sqrt(scale) w         p <- p - lr weight_decay p
+
+    for each column j. w is divided so that its norm grows by at most 1 % per step.
 
     APOLLO-Mini is ``rank=1, granularity="tensor", scale=128.0``: one factor for the whole matrix. Fira (Chen et al.
     2024, arXiv 2410.01623) scales only what the projection leaves out, and adds the projected step:

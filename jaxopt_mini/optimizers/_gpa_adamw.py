@@ -43,14 +43,15 @@ def gpa_adamw(
     Defazio et al., "Smoothing DiLoCo with Primal Averaging for Faster Training of LLMs" (2025, arXiv 2512.17131).
     Descends from :func:`schedule_free_adamw`, of which it keeps the first moment::
 
-        z <- z - lr (adam(g at y) + weight_decay z)
-        x <- eval_interp x + (1 - eval_interp) z               the average to evaluate with
-        y <- train_interp x + (1 - train_interp) z             the parameters
+        z <- z - lr (adam(g) + weight_decay z)
+        x <- eval_interp x + (1 - eval_interp) z
+        y <- train_interp x + (1 - train_interp) z
 
-    ``eval_interp`` about mu^(1/H) replaces DiLoCo with momentum mu and H inner steps. With ``eval_interp=None`` the
-    weight of z is that of :func:`schedule_free_adamw`, t^r lr^weight_lr_power over the sum of these. Evaluate with x:
-    ``states.evaluation_params(state, params)``. As in the official code only y and z are stored, and the decay of z
-    moves x by lr weight_decay z (1 - train_interp) / train_interp.
+    y are the parameters, at which the gradient is taken. ``eval_interp`` about mu^(1/H) replaces DiLoCo with momentum
+    mu and H inner steps. With ``eval_interp=None`` the weight of z is that of :func:`schedule_free_adamw`, t^r
+    lr^weight_lr_power over the sum of these. Evaluate with x: ``states.evaluation_params(state, params)``. As in the
+    official code only y and z are stored, and the decay of z moves x by lr weight_decay z (1 - train_interp) /
+    train_interp.
 
     Args:
       learning_rate: a number or a schedule.

@@ -154,9 +154,10 @@ def muown(
     Liang et al., "Muown" (2026, github.com/kcc-lion/muown): weight normalization inside the optimizer. Descends from
     :func:`muon`. Each output neuron w has a norm s and a hidden vector h along w, at first h = w::
 
-        ds = <g, w> / s                          dh = (g - ds w / s) s / |h|
-        M <- beta M + dh                         h <- h - lr rms sqrt(max(fan_in, fan_out)) newton_schulz(dh + beta M)
-        s <- s - lr adam(ds)                     w <- s h / |h| - lr weight_decay w
+        r = <g, w> / s                           q = (g - r w / s) s / |h|
+        M <- beta M + q                          O = newton_schulz(q + beta M)
+        h <- h - lr rms sqrt(max(fan_in, fan_out)) O
+        s <- s - lr adam(r)                      w <- s h / |h| - lr weight_decay w
 
     NorMuown is ``neuron_b2=0.95, by_longest=False``: the second moment of :func:`normuon` after the iteration.
 

@@ -16,7 +16,7 @@ from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import per_copy
 from jaxopt_mini.matrices import matrices_and_rest, resolve_layout
 from jaxopt_mini.optimizers._muon import adam_on_rest, scaled_and_decayed
-from jaxopt_mini.orthogonal import POLARS, STANDARD, Coefficients, coefficients, orthogonalize
+from jaxopt_mini.orthogonal import POLARS, Coefficients, coefficients, orthogonalize
 from jaxopt_mini.tree import average, cast_like, widen, zeros_like
 
 
@@ -28,11 +28,11 @@ class ScaleByPolargradState(NamedTuple):
 
 def scale_by_polargrad(
     beta: ArrayLike = 0.95,
-    polar: str = "qdwh",
-    ns_steps: int | jax.Array = 6,
+    polar: str = "newton_schulz",
+    ns_steps: int | jax.Array = 12,
     *,
     polar_first: bool = False,
-    ns_coeffs: Coefficients = STANDARD,
+    ns_coeffs: Coefficients = "convergent",
     mu_dtype: DTypeLike | None = None,
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
@@ -77,10 +77,10 @@ def polargrad(
     learning_rate: ScalarOrSchedule,
     *,
     beta: ArrayLike = 0.95,
-    polar: str = "qdwh",
-    ns_steps: int | jax.Array = 6,
+    polar: str = "newton_schulz",
+    ns_steps: int | jax.Array = 12,
     polar_first: bool = False,
-    ns_coeffs: Coefficients = STANDARD,
+    ns_coeffs: Coefficients = "convergent",
     eps: ArrayLike = 1e-8,
     weight_decay: ScalarOrSchedule = 0.0,
     mu_dtype: DTypeLike | None = None,
@@ -102,12 +102,13 @@ def polargrad(
     tr(H) is the nuclear norm of m, so the step shrinks with the gradient and the learning rate depends on its scale.
     With ``polar_first``, U and the norm are those of g, and U is averaged.
 
-    Departures: six steps of QDWH by default, which converge; the official default of two does not.
+    Departures: U is from a Newton-Schulz iteration that converges, made of products alone. The official default, two
+    steps of QDWH (``polar="qdwh", ns_steps=2``), does not converge; six do.
 
     Args:
       learning_rate: a number or a schedule; far smaller than Muon's.
       beta: decay of the momentum, in [0, 1).
-      polar: "qdwh" or "newton_schulz".
+      polar: "newton_schulz" or "qdwh".
       ns_steps: number of steps of either.
       polar_first: average the polar factors of the gradients.
       ns_coeffs: coefficients for "newton_schulz", see :func:`muon`.

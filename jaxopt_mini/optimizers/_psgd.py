@@ -232,10 +232,13 @@ def psgd(
     2025 (psgd_torch, KronWhiten). Descends from :func:`kron`. For a matrix g with one factor Q per side, P = Q'Q, and
     the damped gradient x = g + (damping + 2^-23 |g|) v with normal v::
 
-        W = P_L x P_R            T = WW', c = columns of W       (for Q_R: W'W, rows)
-        l <- max(bound_decay l + (1 - bound_decay) n, n)         n = |T| + c
-        Q_L <- Q_L - precond_lr / l (T - c) Q_L                  then a small rotation towards symmetry
+        W = P_L x P_R            T = W W'
+        l <- max(bound_decay l + (1 - bound_decay) (|T| + c), |T| + c)
+        Q_L <- Q_L - (precond_lr / l) (T Q_L - c Q_L)
         u = P_L m P_R            p <- p - lr (clip(u) + weight_decay p)
+
+    c is the number of columns of W; Q_R is fitted to W'W in the same way. Each fit ends with a small rotation of Q
+    towards symmetry.
 
     m is the plain mean of the gradients until its decay reaches ``beta``. The fit "EQ" is :func:`kron`'s.
 

@@ -67,11 +67,12 @@ def schedule_free_plus(
 
         s = lr max(0, f + b <g, z - x>) / (|g|_1 sqrt(pi / 2))
         z <- z - s^2 weight_decay y - s adam(g)
-        x <- (1 - c) x + c z                     c = w_t / sum of w, w_t = t^r (largest s so far)^weight_lr_power
-        y <- (1 - b) z + b x                     b = sf_b1, in sf_b1_steps steps rising to sf_b1_max
+        x <- (1 - c) x + c z
+        y <- (1 - b) z + b x
 
-    Evaluate with x: ``states.evaluation_params(state, params)``. The decay is multiplied by s twice, so that 20 to 50
-    are sensible.
+    b is ``sf_b1``, or rises from it to ``sf_b1_max``; c is the weight of the step, t^r times a power of the largest s
+    so far, over the sum of all weights. Evaluate with x: ``states.evaluation_params(state, params)``. The decay is
+    multiplied by s twice, so that 20 to 50 are sensible.
 
     Departures: |g|_1 is that of the step; an average of it (``polyak_beta``) is left out, since the official code
     corrects its bias twice.

@@ -85,12 +85,13 @@ def splus(
     arXiv 2506.07254). Descends from :func:`shampoo`. For a matrix g (m, n)::
 
         m <- b1 m + (1 - b1) g         L <- b2 L + (1 - b2) g g'         R <- b2 R + (1 - b2) g' g
-        p <- p - lr 2 / (m + n) Q_L sign(Q_L' m Q_R) Q_R'                Q: eigenvectors of L, R
-        x <- ema_decay x + (1 - ema_decay) p                             then p <- (1 - rate weight_decay) p
+        p <- p - lr (2 / (m + n)) Q_L sign(Q_L' m Q_R) Q_R'
+        x <- ema_decay x + (1 - ema_decay) p
+        p <- p - lr (2 / (m + n)) weight_decay p
 
-    The eigenvectors are computed after step 1 and every ``inverse_every`` steps. Vectors use the sign of the momentum
-    with the rate lr ``other_scale``, as do matrices with a side longer than ``max_dim``, in the basis of their other
-    side. Evaluate with x: ``states.evaluation_params(state, params)``.
+    The eigenvectors Q of L and R are computed after step 1 and every ``inverse_every`` steps. Vectors use the sign of
+    the momentum with the rate lr ``other_scale``, as do matrices with a side longer than ``max_dim``, in the basis of
+    their other side. Evaluate with x: ``states.evaluation_params(state, params)``.
 
     Args:
       learning_rate: a number or a schedule; 0.1.
