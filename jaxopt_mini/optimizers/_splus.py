@@ -114,7 +114,7 @@ def splus(
     >>> updates, _ = tx.update({"w": jnp.array([[9.0, -1.0], [0.0, 1.0]])}, tx.init(params), params)
     >>> print(updates["w"])
     [[-0.5  0.5]
-     [ 0.  -0.5]]
+     [-0.  -0.5]]
     """
     check_fraction(b1=b1, b2=b2, ema_decay=ema_decay)
     check_nonnegative(learning_rate=learning_rate, weight_decay=weight_decay, eps=eps, other_scale=other_scale)
