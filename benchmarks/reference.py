@@ -34,7 +34,7 @@ from docs.drawing import standings
 from docs.drawing.svg import save as save_twins
 from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser, number, whole
-from minigpt_flax.compare import comparison as comparisons, successive_halving
+from minigpt_flax.compare import comparison as comparisons, rate_search
 from minigpt_flax.compare.collect import collect_runs
 from minigpt_flax.compare.comparison import Candidate, Comparison
 from minigpt_flax.compare.figures import finals, rates
@@ -118,7 +118,7 @@ def paces(part: Part, path: Path) -> dict[str, tuple[float, float]]:
 
 def seconds(comparison: Comparison, step: float, validation: float) -> float:
     """Seconds for a candidate: the steps of its search and of its seeds, and their validations."""
-    search = successive_halving.lengths(comparison.steps)
+    search = rate_search.lengths(comparison.steps)
     validations = len(search) + SEEDS * POINTS
     return step * (sum(search) + SEEDS * comparison.steps) + validation * validations
 
@@ -189,17 +189,17 @@ HEAD = """<!-- written by python -m benchmarks.reference -->
 # The reference comparison
 
 Setup: preset `nano` (0.8 M parameters), {steps:,} steps of 768 characters, learning rate warmed up over 5 % of the run
-and decayed to zero. Each optimizer has the best of {rates} learning rates around its default in `train.py`, half a
-decade apart, found by successive halving with a separate seed. Results are over {seeds} seeds that the search didn't
-use, with the same initial weights and batches for all optimizers. To reproduce it (resumable):
+and decayed to zero. Each optimizer has a learning rate that the search of `compare --lr auto` found around its default
+in `train.py`, with a separate seed. Results are over {seeds} seeds that the search didn't use, with the same initial
+weights and batches for all optimizers. To reproduce it (resumable):
 
     python -m benchmarks.reference --shakespeare tinyshakespeare.txt
 
 where the file is `data/tinyshakespeare/input.txt` of `github.com/karpathy/char-rnn`.
 
 **Limits.** Model, runs and batches are small. This favors optimizers that are fast in the first thousand steps; the
-ranking at scale may differ. Only the learning rate is tuned; every other argument has its default. The grid is coarse,
-so a learning rate between two grid points may be better. A warning marks optimizers whose best learning rate is at the
+ranking at scale may differ. Only the learning rate is tuned; the other arguments are those of the preset. The search is
+short, so another learning rate may be better. A warning marks optimizers whose best learning rate is at the
 edge of the grid: they may do better than shown. Times are omitted: the runs shared their machine with other work.
 """
 
@@ -253,7 +253,7 @@ def write(sections: Mapping[str, str], steps: int, docs: Path) -> Path:
     start, end = MARKS
     marked = re.compile(re.escape(start).replace(r"\{\}", r"(\w+)") + r"\n(.*?)" + re.escape(end), re.DOTALL)
     known = dict(marked.findall(page.read_text(encoding="utf-8"))) if page.exists() else {}
-    head = HEAD.format(steps=steps, rates=successive_halving.RUNGS[0][0], seeds=SEEDS)
+    head = HEAD.format(steps=steps, seeds=SEEDS)
     body = "".join(f"\n{start.format(name)}\n{text}{end}\n" for name, text in {**known, **sections}.items())
     page.write_text(head + body, encoding="utf-8")
     return page

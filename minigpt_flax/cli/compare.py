@@ -17,9 +17,11 @@ from minigpt_flax.compare import comparison as comparisons, tables
 from minigpt_flax.compare.collect import collect_runs, group_runs, summarize_comparison
 from minigpt_flax.compare.comparison import (
     ALONE,
+    AUTO,
     FEWEST_SEEDS,
     FILE,
     LOSS,
+    MOST_SEEDS,
     Comparison,
     folder_name,
     located,
@@ -27,6 +29,7 @@ from minigpt_flax.compare.comparison import (
 )
 from minigpt_flax.compare.paired_tests import RESOLUTION
 from minigpt_flax.compare.results import DEFAULT_PICTURES, PICTURES, RESULTS, require_replaceable, write_results
+from minigpt_flax.compare.sequential import USUAL_MOST
 from minigpt_flax.compare.statistics import CandidateRuns, Summary, summarize
 from minigpt_flax.console import output as console
 from minigpt_flax.console.output import Output
@@ -48,7 +51,6 @@ EXAMPLES = """
   compare --opt adamw --opt my_optimizer.py:factory
   compare runs/ONE runs/OTHER                      finished runs
 """
-AUTO = "auto"
 MOST_RATES = 100
 TESTS = ("baseline", "pairs", "resolution")  # flags that fix the tests
 SHOWING = {"--target", "--quiet", "--json", "--format", "--pictures"}  # flags of what is shown and written
@@ -56,7 +58,7 @@ SUMMARIZING = {*SHOWING, "--out", "--name", *(f"--{name}" for name in TESTS)}  #
 RESUMING = {*SHOWING, "--resume", "--seeds", "--vmap", "--jobs", "--share", "--trust"}
 OWN = (
     "folders", "opt", "schedule", "lr", "seeds", "target", "preset", "out", "name", "resume", "vmap", "jobs", "share",
-    "trust", "quiet", "json", "format", "pictures", *TESTS
+    "trust", "quiet", "json", "format", "pictures", "max_seeds", *TESTS
 )  # fmt: skip
 
 
@@ -114,8 +116,15 @@ def declare(parser: Parser) -> None:
     add("--opt", action="append", metavar="SPEC", help="optimizer, or FILE.py:factory; repeatable")
     add("--schedule", action="append", metavar="SPEC", help="learning-rate schedule; repeatable")
     add("--lr", metavar="LIST", help="learning rates such as 0.001,0.003, or auto: search [each optimizer's default]")
-    seeds = Bound(FEWEST_SEEDS, 10_000, whole=True)
-    add("--seeds", type=seeds, metavar="N", help="runs per candidate, from --seed up [as many as a verdict needs]")
+    seeds = Bound(FEWEST_SEEDS, MOST_SEEDS, whole=True)
+    several = lambda text: AUTO if text == AUTO else seeds(text)
+    add("--seeds", type=several, metavar="N", help="runs per candidate, from --seed up, or auto [what a verdict takes]")
+    add(
+        "--max-seeds",
+        type=seeds,
+        metavar="N",
+        help=f"largest number of runs that --seeds auto adds up to [{USUAL_MOST}]",
+    )
     add("--baseline", metavar="NAME", help="candidate that the others are tested against [the first]")
     add("--pairs", action="store_true", help="test every two candidates instead")
     add("--resolution", type=LOSS, metavar="LOSS", help=f"smaller differences count as equal [{RESOLUTION:g}]")
@@ -171,6 +180,7 @@ def run(**options: Any) -> int:
         status = run_comparison(comparison, folder, shown=shown, notices=notices(), **how)
     if status:
         return status
+    comparison = comparisons.continued(comparison, folder, None)  # with the seeds that were added
     if typed["share"]:
         if answer.human and typed["jobs"] == 1:
             tell(f"share {typed['share']} is done; when all are, get the results with: {line('compare', folder)}")
@@ -183,6 +193,9 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparis
     if typed["resume"]:
         folder = Path(typed["resume"])
         comparison = comparisons.load(folder, trust=typed["trust"])
+        if typed["seeds"] == AUTO or typed["seeds"] and comparison.looks:
+            how = "with" if comparison.looks else "without"
+            raise UserError(f"{show(folder)} was started {how} --seeds auto, which can't change: omit --seeds")
         return comparisons.continued(comparison, folder, typed["seeds"]), folder
     preset = typed["preset"]
     if preset is None:
@@ -191,6 +204,7 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparis
         preset = default_preset(jax.default_backend())
     check_name(preset, PRESETS, "preset")
     first = given.pop("seed", 0)
+    count = None if typed["seeds"] == AUTO else typed["seeds"]
     comparison = Comparison(
         preset=preset,
         given=shared_fields(given),
@@ -198,15 +212,16 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparis
         schedules=tuple(typed["schedule"] or ()),
         lr=() if typed["lr"] == AUTO else _rates(typed["lr"]),
         search=typed["lr"] == AUTO,
-        seeds=tuple(range(first, first + (typed["seeds"] or FEWEST_SEEDS))),
+        seeds=tuple(range(first, first + (count or FEWEST_SEEDS))),
         target=typed["target"],
         baseline=typed["baseline"],
         pairs=typed["pairs"],
         resolution=typed["resolution"] or RESOLUTION,
+        max_seeds=comparisons.most_seeds(typed["seeds"], typed["max_seeds"], typed["resolution"]),
     )
     comparisons.check(comparison)
     folder = Path(typed["out"]) / (typed["name"] or folder_name(comparison))
-    return comparisons.continued(comparison, folder, typed["seeds"]), folder
+    return comparisons.continued(comparison, folder, count), folder
 
 
 def _rates(text: str | None) -> tuple[float, ...]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minigpt_flax.compare.comparison import Comparison
-from minigpt_flax.compare.statistics import CandidateRuns, Summary, summarize
+from minigpt_flax.compare.comparison import Candidate, Comparison
+from minigpt_flax.compare.rate_search import SHORT, open_end
+from minigpt_flax.compare.statistics import CandidateRuns, Summary, outcomes, summarize
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs.records import RunRecord, read_run
@@ -20,16 +21,23 @@ READABLE = 40  # characters of a name that fits beside a line of a figure
 
 def collect_runs(comparison: Comparison, folder: Path) -> list[CandidateRuns]:
     """The candidates of a comparison, each with the runs that exist so far."""
-    return [
-        CandidateRuns(
-            candidate.name,
-            [read_run(path.parent) for path in sorted((folder / candidate.folder).glob("*/config.json"))],
-            comparison.seeds,
-            comparison.rates(candidate),
-            comparison.search_seed if comparison.search else None,
-        )
-        for candidate in comparison.candidates
-    ]
+    return [_collect(comparison, candidate, folder) for candidate in comparison.candidates]
+
+
+def _collect(comparison: Comparison, candidate: Candidate, folder: Path) -> CandidateRuns:
+    runs = [read_run(path.parent) for path in sorted((folder / candidate.folder).glob("*/config.json"))]
+    if not comparison.search:
+        return CandidateRuns(candidate.name, runs, comparison.seeds, comparison.rates(candidate))
+    tried = [run for run in runs if run.config["seed"] == comparison.search_seed]
+    rates = sorted({run.config["lr"] for run in tried})
+    end = open_end(outcomes_by_rate(tried, comparison.steps // SHORT))
+    return CandidateRuns(candidate.name, runs, comparison.seeds, rates, comparison.search_seed, end)
+
+
+def outcomes_by_rate(runs: Sequence[RunRecord], steps: int) -> dict[float, float]:
+    """The losses of ended runs of this length by learning rate; infinite for a diverged one."""
+    found = {run.config["lr"]: run for run in runs if run.config["steps"] == steps}
+    return outcomes(found)
 
 
 def summarize_comparison(
@@ -48,6 +56,7 @@ def summarize_comparison(
         baseline=comparison.baseline,
         pairs=comparison.pairs,
         resolution=comparison.resolution,
+        looks=comparison.looks,
     )
 
 

@@ -14,6 +14,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
+from typing import Any
 
 from minigpt_flax.compare.paired_tests import (
     RESOLUTION,
@@ -24,6 +25,7 @@ from minigpt_flax.compare.paired_tests import (
     sem,
     t_interval,
 )
+from minigpt_flax.compare.sequential import compare_at_looks
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invocation import show
 from minigpt_flax.runs.records import Record, RunRecord
@@ -66,6 +68,7 @@ class CandidateRuns:
       seeds: seeds to compare; empty compares every seed that has a run.
       searched: learning rates tried, ascending.
       search_seed: seed of the runs that selected the learning rate; None if the compared runs selected it.
+      end: end of ``searched`` that the search would have continued at; else empty.
     """
 
     name: str
@@ -73,6 +76,7 @@ class CandidateRuns:
     seeds: Sequence[int] = ()
     searched: Sequence[float] = ()
     search_seed: int | None = None
+    end: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class CandidateResult:
     Attributes:
       name: the candidate's name.
       lr: best peak learning rate.
-      edge: ``lowest`` or ``highest`` if ``lr`` is at that end of the rates tried, else empty.
+      edge: ``lowest`` or ``highest`` if the best one may lie beyond that end of the rates tried, else empty.
       runs: runs at ``lr``, by seed.
       losses: final validation losses of the finished runs by seed, nats per token.
       mean: mean of ``losses``; None if there are none.
@@ -159,6 +163,7 @@ class Summary:
       resolution: differences up to this size count as equal, nats per token.
       differing: fields, beside the optimizer's, in which compared runs differ; None if their data may differ too.
       selecting: whether the first seed of the compared runs selects learning rates, and isn't tested.
+      looks: numbers of tested seeds at which it was decided whether to add seeds; empty if their number was fixed.
     """
 
     results: Sequence[CandidateResult]
@@ -170,6 +175,7 @@ class Summary:
     resolution: float = RESOLUTION
     differing: tuple[str, ...] | None = ()
     selecting: bool = False
+    looks: tuple[int, ...] = ()
 
     @property
     def best(self) -> str | None:
@@ -199,6 +205,7 @@ def summarize(
     baseline: str | None = None,
     pairs: bool = False,
     resolution: float = RESOLUTION,
+    looks: tuple[int, ...] = (),
 ) -> Summary:
     """Computes the results of all candidates, and tests each against the baseline.
 
@@ -208,6 +215,7 @@ def summarize(
       baseline: name of the candidate that the tests and speedups are relative to; None takes the first.
       pairs: test every two candidates.
       resolution: differences up to this size count as equal, nats per token.
+      looks: numbers of tested seeds at which seeds may be added; empty if their number is fixed.
 
     Raises:
       UserError: the runs differ in their data or length, or the baseline is no candidate.
@@ -224,14 +232,14 @@ def summarize(
     ]
     results = [_with_speedup(result, results[first]) for result in results]
     tested = combinations(results, 2) if pairs else [(results[first], r) for r in results if r is not results[first]]
-    tests = holm([_test(a, b, resolution) for a, b in tested])
+    tests = holm([_test(a, b, resolution, looks) for a, b in tested])
     order = lambda r: (r.mean is None, bool(r.diverged_seeds or r.unfinished_seeds), r.mean or 0.0)
     rates = max(len(candidate.searched) for candidate in candidates)
     search_seed = candidates[first].search_seed
     name, differing = candidates[first].name, _differing(compared)
     selecting = any(map(selects_own_rate, candidates))
     ranked = sorted(results, key=order)
-    return Summary(ranked, tests, target, name, rates, search_seed, resolution, differing, selecting)
+    return Summary(ranked, tests, target, name, rates, search_seed, resolution, differing, selecting, looks)
 
 
 def find_baseline(names: Sequence[str], baseline: str | None) -> int:
@@ -316,8 +324,8 @@ def _by_rate(candidate: CandidateRuns) -> dict[float, dict[int, RunRecord]]:
     return by_rate
 
 
-def outcomes(runs: Mapping[int, RunRecord]) -> dict[int, float]:
-    """Final validation losses by seed; infinite for a diverged run, absent for an unfinished one."""
+def outcomes(runs: Mapping[Any, RunRecord]) -> dict[Any, float]:
+    """Final validation losses by seed, or by another key; infinite for a diverged run, absent for an unfinished one."""
     return final_losses(runs) | {seed: math.inf for seed, run in runs.items() if run.state == "diverged"}
 
 
@@ -346,13 +354,15 @@ def _obstacle(candidate: CandidateRuns, runs: Mapping[int, RunRecord], judged: M
     ended = {rate: outcomes(found) for rate, found in _by_rate(candidate).items()}
     if not runs or any(seed not in ended.get(rate, {}) for rate in tried for seed in candidate.seeds):
         return f"{candidate.name} has unfinished runs"
+    if candidate.end:
+        return f"the best lr of {candidate.name} is not decided: its search ended at the {candidate.end} one"
     for found, what in ((runs, "is best at"), (judged, "has a first seed that selects")):
         if end := "".join({edge(run.config["lr"], candidate.searched) for run in found.values()}):
             return f"{candidate.name} {what} the {end} lr tried"
     return ""
 
 
-def final_losses(runs: Mapping[int, RunRecord]) -> dict[int, float]:
+def final_losses(runs: Mapping[Any, RunRecord]) -> dict[Any, float]:
     """Final validation losses of the finished runs, by seed."""
     finished = {seed: run.final for seed, run in runs.items() if run.state == "finished"}
     return {seed: final[VAL_LOSS] for seed, final in finished.items() if final}
@@ -395,7 +405,7 @@ def _result_of(
     return CandidateResult(
         name=candidate.name,
         lr=lr,
-        edge=edge(lr, candidate.searched),
+        edge=candidate.end or edge(lr, candidate.searched),
         runs=runs,
         losses=losses,
         mean=mean,
@@ -450,11 +460,14 @@ def edge(lr: float, searched: Sequence[float]) -> str:
     >>> edge(0.1, [0.01, 0.03, 0.1]), edge(0.1, [0.1])
     ('highest', '')
     """
-    if len(searched) < 2 or lr not in (min(searched), max(searched)):
+    if len(searched) < 2:
         return ""
-    return "lowest" if lr == min(searched) else "highest"
+    return "lowest" if lr <= min(searched) else "highest" if lr >= max(searched) else ""
 
 
-def _test(a: CandidateResult, b: CandidateResult, resolution: float) -> PairedTest:
+def _test(a: CandidateResult, b: CandidateResult, resolution: float, looks: tuple[int, ...]) -> PairedTest:
     """The paired test of two candidates, with the reason if it can't give a verdict."""
-    return compare_pair(a.name, a.outcomes, b.name, b.outcomes, resolution, a.obstacle or b.obstacle)
+    obstacle = a.obstacle or b.obstacle
+    if looks:
+        return compare_at_looks(a.name, a.outcomes, b.name, b.outcomes, looks, resolution, obstacle)
+    return compare_pair(a.name, a.outcomes, b.name, b.outcomes, resolution, obstacle)

@@ -13,6 +13,7 @@ from typing import Any
 
 from minigpt_flax.compare.latex import latex, two_digits
 from minigpt_flax.compare.paired_tests import LEVEL, POWER, PairedTest, resolved, seeds_needed
+from minigpt_flax.compare.sequential import sequence
 from minigpt_flax.compare.statistics import TRACK_3, CandidateResult, Summary
 from minigpt_flax.errors import UserError
 from minigpt_flax.spec import parse, settings
@@ -138,7 +139,7 @@ def _packed(items: Sequence[str]) -> list[str]:
 
 def findings(summary: Summary) -> list[str]:
     """The planned tests, how they were computed, and warnings."""
-    names, needed = [r.name for r in summary.results], seeds_needed(len(summary.tests))
+    names, needed = [r.name for r in summary.results], [*summary.looks, seeds_needed(len(summary.tests))][0]
     order = lambda test: sorted((names.index(test.better), names.index(test.worse)))
     lines = [describe(test, needed) for test in sorted(summary.tests, key=order)]
     lines += _method(summary) + _rate_selection(summary) + confounders(summary)
@@ -157,6 +158,8 @@ def _method(summary: Summary) -> list[str]:
     ]
     seeds = max(test.seeds for test in summary.tests)
     smallest = resolved(summary.tests, seeds)
+    if summary.looks:
+        return [*lines, f"({sequence(summary.looks)})"]
     return lines + ([f"({power(seeds, smallest)})"] if smallest else [])
 
 
@@ -262,7 +265,7 @@ def remarks(result: CandidateResult, target: float | None) -> list[str]:
     if result.edge:
         side = "lower" if result.edge == "lowest" else "higher"
         lines.append(
-            f"warning: {result.name}: lr {result.lr:.2g} is the {result.edge} tried: try {side} ones with --lr"
+            f"warning: {result.name}: the best lr may be {side} than {result.lr:.2g}: try {side} ones with --lr"
         )
     if result.diverged_seeds:
         seeds = _list(result.diverged_seeds)
@@ -344,7 +347,14 @@ def as_values(summary: Summary) -> dict[str, Any]:
     ]
     tests = [vars(test) | {"significant": test.significant} for test in summary.tests]
     about = {"target": summary.target, "first": summary.baseline, "search_seed": summary.search_seed}
-    return {**about, "standings": results, "pairs": tests, "resolution": summary.resolution, "level": LEVEL}
+    return {
+        **about,
+        "standings": results,
+        "pairs": tests,
+        "resolution": summary.resolution,
+        "level": LEVEL,
+        "looks": summary.looks,
+    }
 
 
 def _fields(summary: Summary, result: CandidateResult) -> dict[str, Any]:

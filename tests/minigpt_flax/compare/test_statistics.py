@@ -80,6 +80,10 @@ def far_apart(count=6):
         ({"searched": (0.001, 0.01), "search_seed": 9}, "b is best at the lowest lr tried"),
         ({"seeds": range(7)}, "b has unfinished runs"),
         ({"searched": (0.0001, 0.001, 0.01)}, "b has unfinished runs"),  # at the other rates
+        (
+            {"searched": (0.0001, 0.001, 0.01), "search_seed": 9, "end": "highest"},
+            "the best lr of b is not decided: its search ended at the highest one",
+        ),
     ],
 )
 @pytest.mark.parametrize("swapped", [False, True])
@@ -189,7 +193,7 @@ def test_the_best_rate_is_selected_with_a_warning_at_the_edge():
     runs = [run([4.0, 3.0 - 10 * lr + 0.01 * seed], seed, lr=lr) for lr in rates for seed in (0, 1)]
     summary = summarize([entry("one", [3.0, 3.1]), CandidateRuns("two", runs, (0, 1), rates)])
     assert summary.results[0].lr == 0.01 and summary.results[0].edge == "highest"
-    assert "two: lr 0.01 is the highest tried" in tables.text(summary)
+    assert "two: the best lr may be higher than 0.01" in tables.text(summary)
 
 
 def test_steps_tokens_and_speedup_to_the_baselines_loss():
@@ -254,7 +258,7 @@ def test_all_formats_agree():
 
 def test_keys_of_the_json_are_stable():
     values = json.loads(tables.as_json(summarize([entry("one", [2.0, 2.1]), entry("two", [1.9, 2.0])])))
-    assert list(values) == ["target", "first", "search_seed", "standings", "pairs", "resolution", "level"]
+    assert list(values) == ["target", "first", "search_seed", "standings", "pairs", "resolution", "level", "looks"]
     assert list(values["standings"][0]) == [*tables.FIELDS, "losses", "broken", "missing", "track_3"]
     pair = ["better", "worse", "difference", "sem", "seeds", "p", "corrected", "interval", "obstacle", "significant"]
     assert list(values["pairs"][0]) == pair
