@@ -1,5 +1,6 @@
-"""Wrappers, which take an optimizer and return one, by name; ``inject_hyperparams`` takes an optimizer's factory,
-``mup`` a base model.
+"""Wrappers, which take an optimizer and return one, by name.
+
+``inject_hyperparams`` takes an optimizer's factory instead, and ``mup`` a base model too.
 """
 
 from collections.abc import Callable
@@ -46,7 +47,12 @@ from jaxopt_mini.wrappers._skip_nonfinite import (
     skip_nonfinite as skip_nonfinite,
 )
 from jaxopt_mini.wrappers._skip_spikes import SkipSpikesState as SkipSpikesState, skip_spikes as skip_spikes
-from jaxopt_mini.wrappers._step_sizes import STEP_SIZES as STEP_SIZES, StepSize as StepSize, step_size as step_size
+from jaxopt_mini.wrappers._step_sizes import (
+    REFUSED as REFUSED,
+    STEP_SIZES as STEP_SIZES,
+    StepSize as StepSize,
+    step_size as step_size,
+)
 
 WRAPPERS: dict[str, Callable[..., Any]] = {
     f.__name__: f

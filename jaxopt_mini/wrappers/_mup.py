@@ -50,16 +50,17 @@ class Multipliers(NamedTuple):
 class MupState(NamedTuple):
     """State of :func:`mup`."""
 
-    parameter: Any  # float32[] for each parameter: its factor, to convert averages of parameters back
+    factors: tuple[jax.Array, ...]  # float32[] for each leaf: of the parameters, to convert averages of them back
     inner_state: OptState
 
     def evaluation_params(self, params: Params) -> Params:
         """The parameters to evaluate with, in the units of the model."""
-        inside = jax.tree.map(times, params, self.parameter)
+        factors = jax.tree.structure(params).unflatten(self.factors)
+        inside = jax.tree.map(times, params, factors)
         found = evaluation_params(self.inner_state, inside)
         if found is inside:
             return params
-        return jax.tree.map(lambda leaf, factor: times(leaf, 1 / factor), found, self.parameter)
+        return jax.tree.map(lambda leaf, factor: times(leaf, 1 / factor), found, factors)
 
 
 def multipliers(
@@ -159,7 +160,7 @@ def _matched(params: Params, base: Params) -> dict[str, Any]:
     found = by_name(base)
     for name, leaf in by_name(params).items():
         if name not in found:
-            raise ValueError(f"the base has no parameter {name}, which the model has: build it from the same modules")
+            raise ValueError(f"the base lacks {name}, which the model has: build it from the same modules")
         if len(found[name].shape) != len(leaf.shape):
             raise ValueError(
                 f"{name} has the shape {tuple(found[name].shape)} in the base and {tuple(leaf.shape)} in the model: "
@@ -168,9 +169,7 @@ def _matched(params: Params, base: Params) -> dict[str, Any]:
     if unknown := next((name for name in found if name not in by_name(params)), None):
         masked = jax.tree.structure(params).num_nodes == jax.tree.structure(base).num_nodes
         if not masked:
-            raise ValueError(
-                f"the model has no parameter {unknown}, which the base has: build it from the same modules"
-            )
+            raise ValueError(f"the base has {unknown}, which the model lacks: build it from the same modules")
     return found
 
 
@@ -194,7 +193,7 @@ def scale_units(
     def init(params):
         own = of(params).parameter
         inside = evaluate(lambda tree: jax.tree.map(_times, tree, own), params)
-        return MupState(jax.tree.map(jnp.float32, own), inner.init(inside))
+        return MupState(tuple(map(jnp.float32, jax.tree.leaves(own))), inner.init(inside))
 
     def update(updates, state, params=None, **extra_args):
         gradient, own, step = of(updates)
@@ -204,7 +203,7 @@ def scale_units(
         new, inner_state = inner.update(
             jax.tree.map(_times, updates, gradient), state.inner_state, inside, **extra_args
         )
-        return jax.tree.map(_times, new, step), MupState(state.parameter, inner_state)
+        return jax.tree.map(_times, new, step), MupState(state.factors, inner_state)
 
     return transformation(init, update)
 

@@ -34,6 +34,7 @@ from minigpt_flax.train.nonfinite import Policy
 from minigpt_flax.train.optimizer import IN_PLACE_OF_SPECS, build_optimizer, check_one_step
 from minigpt_flax.train.parallel import sharding
 from minigpt_flax.train.parallel.launch import LAUNCHERS, Step
+from minigpt_flax.train.parametrization import parametrized
 from minigpt_flax.train.precision import require
 from minigpt_flax.train.probe_wrappers import LastUpdateState, find
 from minigpt_flax.train.probes import skips
@@ -302,7 +303,7 @@ def model_config(config: RunConfig, vocab_size: int, **known: Any) -> ModelConfi
             f"the tokenizer has {vocab_size:,} tokens, but --vocab-size is only {rows:,}: use another --tokenizer, "
             "or a larger --vocab-size"
         )
-    return ModelConfig(**options, vocab_size=rows, **known)
+    return parametrized(config, ModelConfig(**options, vocab_size=rows, **known))
 
 
 def loss_sum(model: ModelConfig) -> Callable:
