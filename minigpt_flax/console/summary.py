@@ -15,6 +15,7 @@ from jaxopt_mini.tree import by_name, path_name
 from minigpt_flax.data import unigram_entropy
 from minigpt_flax.invocation import show
 from minigpt_flax.spec import Spec, settings
+from minigpt_flax.train.base_model import base_of, initial_std
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.clock import quantity
 from minigpt_flax.train.config.mesh import spell_mesh
@@ -22,9 +23,9 @@ from minigpt_flax.train.config.param_groups import REST
 from minigpt_flax.train.config.run_config import STANDARD, RunConfig
 from minigpt_flax.train.curvature_probes import WORK
 from minigpt_flax.train.decay_rates import decay_rates
+from minigpt_flax.train.multipliers import factors_of
 from minigpt_flax.train.optimizer import CUSTOM, labels
 from minigpt_flax.train.parallel.sharding import device_bytes
-from minigpt_flax.train.parametrization import base_of, factors_of, initial_std
 from minigpt_flax.train.probes import PROBES, parameter_states
 
 COLUMNS = 80

@@ -23,6 +23,7 @@ from minigpt_flax.model.layout import layout as model_layout
 from minigpt_flax.model.loss import sum_losses
 from minigpt_flax.spec import Spec, as_user_error, settings
 from minigpt_flax.train import memory
+from minigpt_flax.train.base_model import parametrized
 from minigpt_flax.train.callbacks import on_record
 from minigpt_flax.train.compile import CompiledStep, shares_threads
 from minigpt_flax.train.config.mesh import batch_shares, check_tensor, choose_mesh, worthwhile
@@ -34,7 +35,6 @@ from minigpt_flax.train.nonfinite import Policy
 from minigpt_flax.train.optimizer import IN_PLACE_OF_SPECS, build_optimizer, check_one_step
 from minigpt_flax.train.parallel import sharding
 from minigpt_flax.train.parallel.launch import LAUNCHERS, Step
-from minigpt_flax.train.parametrization import parametrized
 from minigpt_flax.train.precision import require
 from minigpt_flax.train.probe_wrappers import LastUpdateState, find
 from minigpt_flax.train.probes import skips

@@ -17,7 +17,7 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.spec import Spec, as_user_error
 from minigpt_flax.train.config.param_groups import REST, ParamGroup, assign
 from minigpt_flax.train.config.run_config import RunConfig
-from minigpt_flax.train.parametrization import factors_of
+from minigpt_flax.train.multipliers import factors_of
 from minigpt_flax.train.probe_wrappers import PROBE_WRAPPERS
 from minigpt_flax.train.registry import REGISTRIES, RunInfo
 
