@@ -27,7 +27,7 @@ from minigpt_flax.train.config.run_config import default_of
 OUT = Path(__file__).parent / "results" / "transfer" / "step_law.json"
 WIDTHS = (48, 96, 192)
 BASE = 48
-VOCAB, LAYERS, TOKENS, STEPS = 24, 2, 96, 6
+VOCAB, LAYERS, TOKENS, STEPS = 8, 2, 64, 6
 SMALLER = 0.1  # than the rate that is best on a real model: the law is about small changes
 LAYOUT = {
     "embed": ParamLayout("embedding", (), (0,), (1,)),
