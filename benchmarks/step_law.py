@@ -22,10 +22,11 @@ import numpy as np
 from jaxopt_mini import OPTIMIZERS, ParamLayout, apply_updates
 from jaxopt_mini.wrappers import STEP_SIZES, mup, step_size
 from minigpt_flax.spec import Spec
+from minigpt_flax.train.compile import run_unoptimized
 from minigpt_flax.train.config.run_config import default_of
 
 OUT = Path(__file__).parent / "results" / "transfer" / "step_law.json"
-WIDTHS = (48, 96, 192)
+WIDTHS = (48, 192)
 BASE = 48
 VOCAB, LAYERS, TOKENS, STEPS = 8, 2, 64, 6
 SMALLER = 0.1  # than the rate that is best on a real model: the law is about small changes
@@ -105,7 +106,6 @@ def felt(spec: Spec, width: int, seed: int, *, scaled: bool) -> dict[str, float]
     first = initial(width, keys[2], scaled=scaled)
     tx = build(spec, width, scaled)
 
-    @jax.jit
     def train(params):
         def step(carry, _):
             params, state = carry
@@ -116,7 +116,7 @@ def felt(spec: Spec, width: int, seed: int, *, scaled: bool) -> dict[str, float]
 
         return jax.lax.scan(step, (params, tx.init(params)), length=STEPS)[0][0]
 
-    seen, change = features(first, tokens), jax.tree.map(jnp.subtract, train(first), first)
+    seen, change = features(first, tokens), jax.tree.map(jnp.subtract, run_unoptimized(jax.jit(train), first), first)
     added = {name: seen[name] @ change[name] for name in ("up", "down", "head")}
     added = {**change, **added, "head": multiplier * added["head"]}
     return {name: float(jnp.sqrt(jnp.mean(jnp.square(leaf)))) for name, leaf in added.items()}
@@ -138,14 +138,15 @@ def main() -> None:
     """Measures and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(STEP_SIZES), metavar="OPT")
+    parser.add_argument("--plain", action="store_true", help="also without mup")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     found = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     print(f"{'':24s}" + "".join(f"{name:>15s}" for name in LAYOUT))
     for name in arguments.names:
-        found[name] = {}
-        for how, scaled in (("plain", False), ("mup", True)):
-            found[name][how] = slopes(default_of(name), scaled=scaled)
+        ways = {"mup": True} | ({"plain": False} if arguments.plain else {})
+        found[name] = {how: slopes(default_of(name), scaled=scaled) for how, scaled in ways.items()}
+        for how in ways:
             print(f"{name:18s}{how:6s}" + "".join(f"{found[name][how][leaf]:15.2f}" for leaf in LAYOUT), flush=True)
         arguments.out.write_text(json.dumps(found, indent=1) + "\n")
 

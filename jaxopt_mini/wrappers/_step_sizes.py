@@ -54,14 +54,6 @@ def orthogonal(norm: Callable[[int, int], Any]) -> Felt:
     return felt
 
 
-def rotated(role: str, fan_in: int, fan_out: int) -> float:
-    """Entries of one size in an eigenbasis: in the directions of the inputs they add up like random numbers.
-
-    Measured, see ``benchmarks/step_law.py``: slopes of 0.4 to 0.55.
-    """
-    return math.sqrt(entrywise(role, fan_in, fan_out))
-
-
 def operator_norms(role: str, fan_in: int, fan_out: int) -> float:
     """Steps have a fixed size in the norm of each role."""
     del role, fan_in, fan_out
@@ -97,13 +89,16 @@ STEP_SIZES: dict[str, Callable[[Mapping[str, Any]], StepSize]] = {
     "muon": _muon,
     "normuon": lambda keywords: StepSize(orthogonal(widening)),
     "dion": lambda keywords: StepSize(orthogonal(spectral)),
-    "soap": lambda keywords: StepSize(rotated),
     "scion": lambda keywords: StepSize(operator_norms),
 }
 """Optimizer -> function of its keywords that returns its :class:`StepSize`."""
 
 
-REFUSED = {"galore": "how they grow depends on the rank of the projection and the shape of the matrix"}
+REFUSED = {
+    "soap": "they grow with a power of the width from 1/2 to 1, by the rank of the gradient",
+    "galore": "they grow with a power of the width that depends on the rank of the projection and the matrix's shape",
+}
+"""Optimizer -> why it has no :class:`StepSize`."""
 
 
 def step_size(name: str, **keywords: Any) -> StepSize:

@@ -52,11 +52,12 @@ def factors_of(config: RunConfig, layout: Any) -> Multipliers | None:
 
 
 def _like(spec: Spec, scaling: Scaling) -> StepSize:
-    if spec.name in STEP_SIZES or spec.name in REFUSED:
+    if spec.name in STEP_SIZES:
         return step_size(spec.name, **spec.keywords)
     if scaling.like is not None:
         return step_size(scaling.like)
+    reason = f": {REFUSED[spec.name]}" if spec.name in REFUSED else ""
     raise UserError(
-        f"it is not known how the steps of the optimizer '{spec.name}' grow with the width: name one of --list that "
-        f"they grow like, as --{KIND} \"mup(like='adam')\""
+        f"there is no rule for how the steps of the optimizer '{spec.name}' grow with the width{reason}; name one of "
+        f"--list that they grow like, as --{KIND} \"mup(like='adam')\""
     )

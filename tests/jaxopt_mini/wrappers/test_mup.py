@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from benchmarks import step_law
 from jaxopt_mini import (
     OPTIMIZERS,
     ParamLayout,
@@ -28,6 +29,7 @@ from jaxopt_mini import (
 )
 from jaxopt_mini.tree import path_name
 from jaxopt_mini.wrappers import REFUSED, STEP_SIZES, WRAPPERS, multipliers, mup, scale_units, step_size
+from minigpt_flax.train.config.run_config import default_of
 from tests.cases import CASES
 from tests.harness import LAYOUT, SHAPES, half_square, normal, run
 
@@ -222,3 +224,34 @@ def test_a_state_keeps_its_structure_and_takes_abstract_parameters(inner):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, new)
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, shapes)
     chex.assert_trees_all_equal_shapes_and_dtypes(tx.init(shapes), state)
+
+
+ADAPTIVE = [name for name in STEP_SIZES if step_size(name).adaptive]  # these choose one factor for all parameters
+LAW_QUICK = ("sgd", "adamw", "lion", "lamb")
+BOUND = 0.2
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in LAW_QUICK)) for n in STEP_SIZES if n not in ADAPTIVE]
+)
+def test_steps_of_the_default_learning_rate_add_as_much_at_every_width(name):
+    assert max(map(abs, step_law.slopes(default_of(name)).values())) <= BOUND
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_an_adaptive_factor_is_the_same_for_all_parameters(name):
+    found = step_law.slopes(default_of(name)).values()
+    assert max(found) - min(found) <= BOUND
+
+
+def test_the_law_notices_a_missing_rule():
+    assert max(step_law.slopes(default_of("lion"), scaled=False).values()) > 0.5
+
+
+def test_the_recorded_table_is_within_the_bound():
+    recorded = json.loads(step_law.OUT.read_text())
+    assert recorded.keys() == STEP_SIZES.keys()
+    for name, ways in recorded.items():
+        values = ways["mup"].values()
+        assert max(values) - min(values) <= BOUND if name in ADAPTIVE else max(map(abs, values)) <= BOUND, name
