@@ -12,7 +12,7 @@ from minigpt_flax.cli.diagnose import progress, text_of, writable, write_study
 from minigpt_flax.cli.parser import Parser, add_fields, given_fields
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
-from minigpt_flax.invocation import show
+from minigpt_flax.invocation import line, show
 from minigpt_flax.runs import files
 from minigpt_flax.text import tell
 
@@ -39,6 +39,7 @@ def sizes(text: str) -> list[int]:
 
 def declare(parser: Parser) -> None:
     """Adds the arguments."""
+    parser.usage = f"{line('diagnose coordinates')} [--flag VALUE ...]"
     parser.add_argument("--widths", type=sizes, metavar="N,N,...", help="widths, smallest first [64,128,256]")
     parser.add_argument("--depths", type=sizes, metavar="N,N,...", help="numbers of layers, smallest first [none]")
     parser.add_argument("--seeds", type=SEEDS, default=2, metavar="N", help="initial weights to average over [2]")
