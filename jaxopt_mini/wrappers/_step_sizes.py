@@ -71,7 +71,7 @@ def _adafactor(keywords: Mapping[str, Any]) -> StepSize:
 ENTRYWISE = (
     *("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw", "nadamw", "lion", "nadam", "amsgrad", "adamax"),
     *("adamaxw", "adadelta", "radam", "rprop", "sign_sgd", "signum", "adabelief", "yogi", "adan", "sm3", "shampoo"),
-    *("kron", "mars", "adopt", "ademamix", "simplified_ademamix", "sophia", "adam_mini", "laprop", "stable_adamw"),
+    *("mars", "adopt", "ademamix", "simplified_ademamix", "sophia", "adam_mini", "laprop", "stable_adamw"),
     *("came",),
 )
 STEP_SIZES: dict[str, Callable[[Mapping[str, Any]], StepSize]] = {
@@ -96,6 +96,7 @@ STEP_SIZES: dict[str, Callable[[Mapping[str, Any]], StepSize]] = {
 
 REFUSED = {
     "soap": "they grow with a power of the width from 1/2 to 1, by the rank of the gradient",
+    "kron": "they grow with a power of the width that changes while its preconditioner is fitted",
     "galore": "they grow with a power of the width that depends on the rank of the projection and the matrix's shape",
 }
 """Optimizer -> why it has no :class:`StepSize`."""
