@@ -65,7 +65,7 @@ class MupState(NamedTuple):
 
 def multipliers(
     params: Params,
-    base: Params,
+    base: Any,
     *,
     like: str | StepSize = "adam",
     layout: Any | Callable[[Params], Any] | None = None,
@@ -155,7 +155,7 @@ def _layers(layers: Any, params: Params) -> dict[str, float] | None:
     return {name: float(ratio) for name, ratio in by_name(layers).items()}
 
 
-def _matched(params: Params, base: Params) -> dict[str, Any]:
+def _matched(params: Any, base: Any) -> dict[str, Any]:
     """The leaves of the base by name, checked against those of the model."""
     found = by_name(base)
     for name, leaf in by_name(params).items():
@@ -211,7 +211,7 @@ def scale_units(
 LOSSES = {"loss_fn", "obj_fn"}  # extra args that are functions of the parameters
 
 
-def _loss_inside(loss: Callable | None, params: Params, inside: Params, gradient: Any) -> Callable | None:
+def _loss_inside(loss: Callable | None, params: Any, inside: Any, gradient: Any) -> Callable | None:
     """The loss as a function of what the optimizer sees, whose gradient at ``inside`` is the one that it sees."""
     if loss is None or params is None:
         return loss
@@ -228,7 +228,7 @@ def _times(leaf: jax.Array, factor: float) -> jax.Array:
 
 def mup(
     inner: GradientTransformation,
-    base: Params,
+    base: Any,
     *,
     like: str | StepSize = "adam",
     layout: Any | Callable[[Params], Any] | None = None,

@@ -12,9 +12,10 @@ from minigpt_flax.cli.diagnose import progress, text_of, writable, write_study
 from minigpt_flax.cli.parser import Parser, add_fields, given_fields
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
+from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import line, show
 from minigpt_flax.runs import files
-from minigpt_flax.text import tell
+from minigpt_flax.text import shortened, tell
 
 SUMMARY = "Check how activations grow with width or depth in the first steps."
 SIZE = Bound(1, 1 << 20, whole=True)
@@ -29,19 +30,28 @@ DEFAULTS = {"schedule": "constant", "parametrization": "completep", "steps": 10}
 AXES = {"widths": "width", "depths": "depth"}
 
 
-def sizes(text: str) -> list[int]:
-    """Parses a list of sizes, such as ``64,128,256``."""
-    found = [int(SIZE(part)) for part in text.split(",")]
+def sizes(flag: str, text: str | None) -> list[int] | None:
+    """Parse a list of sizes, such as ``64,128,256``; None stays None.
+
+    Raises:
+      UserError: it is none, or not in ascending order.
+    """
+    if text is None:
+        return None
+    try:
+        found = [int(SIZE(part)) for part in text.split(",")]
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{flag}: each size {error}") from error
     if len(found) < 2 or found != sorted(set(found)):
-        raise argparse.ArgumentTypeError(f"expected ascending sizes such as 64,128,256, got {text!r}")
+        raise UserError(f"{flag} expects ascending sizes such as 64,128,256, got {shortened(repr(text), 100)}")
     return found
 
 
 def declare(parser: Parser) -> None:
     """Adds the arguments."""
     parser.usage = f"{line('diagnose coordinates')} [--flag VALUE ...]"
-    parser.add_argument("--widths", type=sizes, metavar="N,N,...", help="widths, smallest first [64,128,256]")
-    parser.add_argument("--depths", type=sizes, metavar="N,N,...", help="numbers of layers, smallest first [none]")
+    parser.add_argument("--widths", metavar="N,N,...", help="widths, smallest first [64,128,256]")
+    parser.add_argument("--depths", metavar="N,N,...", help="numbers of layers, smallest first [none]")
     parser.add_argument("--seeds", type=SEEDS, default=2, metavar="N", help="initial weights to average over [2]")
     parser.add_argument(
         "--tolerance", type=SLOPE, metavar="SLOPE", help="largest slope that passes [0.2 over width, 0.3 over depth]"
@@ -57,8 +67,8 @@ def declare(parser: Parser) -> None:
 
 def run(
     *,
-    widths: list[int] | None,
-    depths: list[int] | None,
+    widths: str | None,
+    depths: str | None,
     seeds: int,
     tolerance: float | None,
     preset: str,
@@ -77,8 +87,8 @@ def run(
       UserError: a flag is wrong, or a run diverges.
     """
     answer, given = Output(quiet, json), DEFAULTS | given_fields(values)
-    chosen = {"widths": widths, "depths": depths} if widths or depths else {"widths": [64, 128, 256]}
-    chosen = {name: found for name, found in chosen.items() if found}
+    asked = {"widths": sizes("--widths", widths), "depths": sizes("--depths", depths)}
+    chosen = {name: found for name, found in asked.items() if found} or {"widths": [64, 128, 256]}
     names = {f"{name}.{form}" for name in AXES for form in ("json", "png")}
     target = Path(out)
     files.require_own_folder(target, names, "--out")
@@ -91,8 +101,8 @@ def run(
     with progress(answer.human) as report:
         for name, found in chosen.items():
             size = {"width": found[0]} if name == "widths" else {"layers": found[0]}
-            if name == "depths" and widths:
-                size["width"] = widths[0]
+            if name == "depths" and "widths" in chosen:
+                size["width"] = chosen["widths"][0]
             config = resolve({**given, **size}, preset)
             result = study(
                 config, load_dataset(config), AXES[name], found, seeds=seeds, tolerance=tolerance, report=report

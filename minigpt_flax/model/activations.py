@@ -28,14 +28,19 @@ def activations(
       scaled, stacked over layers), ``stream`` (after the last block) and ``logits``.
     """
     outer = {name: leaf for name, leaf in params.items() if name != "blocks"}
-    model = lambda method, *args: GPT(config).apply({"params": outer}, *args, method=method)
+
+    def model(method: Any, *args: Any) -> Any:
+        return GPT(config).apply({"params": outer}, *args, method=method)
+
+    def block(params: Any, method: Any, *args: Any) -> Any:
+        return Block(config).apply({"params": params}, *args, method=method)
+
     embedding = x = model("embed", tokens, jnp.arange(tokens.shape[1]))
     branches: dict[str, list[Array]] = {"attention": [], "mlp": []}
     for layer in unstack(params["blocks"]):
-        block = lambda method, *args, layer=layer: Block(config).apply({"params": layer}, *args, method=method)
         for name, branch in (("attention", _attention), ("mlp", _mlp)):
-            out = block(branch, x)
-            x = block("add", x, out)
+            out = block(layer, branch, x)
+            x = block(layer, "add", x, out)
             branches[name].append(out)
     stacked = {name: jnp.stack(outs) for name, outs in branches.items()}
     return {"embedding": embedding, **stacked, "stream": x, "logits": model("unembed", x)}

@@ -72,10 +72,10 @@ def test_a_parametrized_model_passes_a_tolerance(check):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--widths=64"], "--widths: expected ascending sizes such as 64,128,256, got '64'"),
-        (["--widths=64,32"], "expected ascending sizes"),
+        (["--widths=64"], "--widths expects ascending sizes such as 64,128,256, got '64'"),
+        (["--widths=64,32"], "expects ascending sizes"),
         (["--opt=galore"], "optimizer 'galore' grow with the width: they grow"),
-        (["--depths=0,2"], "must be at least 1"),
+        (["--depths=0,2"], "--depths: each size must be at least 1"),
         (["--base-width=8"], "unknown argument '--base-width"),
         (["--seeds=0"], "--seeds must be at least 1"),
     ],
