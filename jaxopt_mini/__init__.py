@@ -6,7 +6,7 @@ from jaxopt_mini.base import (
     GradientTransformationExtraArgs as GradientTransformationExtraArgs,
     apply_updates as apply_updates,
 )
-from jaxopt_mini.combine import chain as chain, masked as masked, partition as partition
+from jaxopt_mini.combine import PerLayer as PerLayer, chain as chain, masked as masked, partition as partition
 from jaxopt_mini.layout import ParamLayout as ParamLayout
 from jaxopt_mini.optimizers import *  # noqa: F403
 from jaxopt_mini.optimizers import OPTIMIZERS as OPTIMIZERS, adamw

@@ -94,6 +94,14 @@ def evaluation_params(state: Any, params: Any) -> Any:
     return params
 
 
+def has_average(state: Any) -> bool:
+    """Whether a state stores an average of the parameters to evaluate with, as :func:`evaluation_params` finds it."""
+    if hasattr(state, "evaluation_params") or type(state) in EVALUATION:
+        return True
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, tuple | list) else ()
+    return any(map(has_average, parts))
+
+
 def parameter_of(name: str, parameters: Container[str]) -> str | None:
     """Returns the parameter that a state array belongs to, judged by its name; None if there is none.
 

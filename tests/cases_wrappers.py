@@ -20,6 +20,7 @@ from jaxopt_mini import (
     ema_params,
     hyperball,
     inject_hyperparams,
+    layer_decay,
     lion,
     lookahead,
     low_precision,
@@ -119,6 +120,22 @@ ROWS = (
     ),
     WrapperCase(ema_params, bytes=4, keywords={"decay": 0.9}),
     WrapperCase(hyperball, exempt={"test_converges": "a quadratic has its minimum off the ball"}),
+    WrapperCase(
+        layer_decay,
+        exempt={
+            "test_a_stack_of_layers_is_updated_like_its_layers": "a layer's factor depends on its place in the stack",
+            **dict.fromkeys(
+                (
+                    "test_converges",
+                    "test_bytes_are_those_of_the_row",
+                    "test_integer_leaves_are_rejected",
+                    "test_every_array_of_a_fresh_state_has_its_own_buffer",
+                    "test_every_number_may_be_traced",
+                ),
+                "the parameters of this test have no layers",
+            ),
+        },
+    ),
     WrapperCase(lookahead, bytes=4, keywords={"sync_period": 2}),
     WrapperCase(
         low_precision,

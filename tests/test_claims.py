@@ -20,6 +20,7 @@ import pytest
 from benchmarks.answers import page as answers
 from benchmarks.results import RESULTS
 from jaxopt_mini import OPTIMIZERS
+from minigpt_flax.compare.paired_tests import compare_pair
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import resolve
 from tests.cases import CASES
@@ -341,13 +342,12 @@ def test_the_reference_comparison_has_the_recorded_results(part):
         assert cells["loss +- error"] == f"{row['mean']:.4f} +-{row['sem']:.4f}"
         shown = {title: cells[title].strip("x*") for title in columns if cells.get(title, "-") != "-"}
         assert "lr" in shown and all(rounds_to(row[columns[title]], text) for title, text in shown.items())
-    for test in recorded["pairs"]:
-        best = recorded["standings"][0]["name"]
-        if best in (test["better"], test["worse"]):
-            assert (
-                f"{test['difference']:.4f} +- {test['sem']:.4f} over {test['seeds']} seeds, p = {test['corrected']:.2g}"
-                in text
-            )
+    losses = {row["name"]: {int(seed): loss for seed, loss in row["losses"].items()} for row in recorded["standings"]}
+    for name in losses.keys() - {"adamw"}:
+        test = compare_pair("adamw", losses["adamw"], name, losses[name], 0.0)
+        sign = 1 if test.worse == name else -1
+        low, high = sorted(sign * end for end in test.interval)
+        assert f"- {name}: {sign * test.difference:+.4f} ({low:+.4f} to {high:+.4f})\n" in text
 
 
 def test_a_relative_time_is_the_ratio_of_the_two_times_beside_it():

@@ -28,6 +28,7 @@ from jaxopt_mini.wrappers._inner_updates import (
     counts_inner_updates as counts_inner_updates,
     inner_updates as inner_updates,
 )
+from jaxopt_mini.wrappers._layer_decay import layer_decay as layer_decay
 from jaxopt_mini.wrappers._lookahead import LookaheadState as LookaheadState, lookahead as lookahead
 from jaxopt_mini.wrappers._low_precision import LowPrecisionState as LowPrecisionState, low_precision as low_precision
 from jaxopt_mini.wrappers._mup import (
@@ -62,6 +63,7 @@ WRAPPERS: dict[str, Callable[..., Any]] = {
         cautious_decay,
         ema_params,
         hyperball,
+        layer_decay,
         lookahead,
         low_precision,
         sam,

@@ -19,7 +19,7 @@ from minigpt_flax.train.base_model import base_of, initial_std
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.clock import quantity
 from minigpt_flax.train.config.mesh import spell_mesh
-from minigpt_flax.train.config.param_groups import REST
+from minigpt_flax.train.config.param_groups import REST, members, with_layers
 from minigpt_flax.train.config.run_config import STANDARD, RunConfig
 from minigpt_flax.train.curvature_probes import WORK
 from minigpt_flax.train.decay_rates import decay_rates
@@ -125,10 +125,10 @@ def _roles(run: Run, rates: dict[str, float]) -> str:
     for (path, entry), leaf in leaves:
         groups.setdefault(entry.role, []).append((path_name(path), leaf.size))
     rows = [f"{'role':10s}{'tensors':>8s}{'parameters':>13s}  {'decay':8s}state"]
-    for role, members in groups.items():
-        decays = ", ".join(sorted({_fraction(rates[name]) for name, _ in members if name in rates})) or "-"
-        state = ", ".join(sorted(set().union(*(fields[name] for name, _ in members)))) or "none"
-        rows.append(f"{role:10s}{len(members):8d}{sum(size for _, size in members):13,d}  {decays:8s}{state}")
+    for role, entries in groups.items():
+        decays = ", ".join(sorted({_fraction(rates[name]) for name, _ in entries if name in rates})) or "-"
+        state = ", ".join(sorted(set().union(*(fields[name] for name, _ in entries)))) or "none"
+        rows.append(f"{role:10s}{len(entries):8d}{sum(size for _, size in entries):13,d}  {decays:8s}{state}")
     return "\n".join(rows)
 
 
@@ -137,11 +137,14 @@ def _optimizers(run: Run) -> str:
     groups, own = run.config.group, str(run.config.opt)
     if not groups:
         return own
-    assigned = labels(groups, run.layout)
-    specs = {str(i): f"{group.spec}, peak {group.lr:g}" for i, group in enumerate(groups)} | {REST: own}
+    assigned = labels(run.config, run.layout)
+    of_group = lambda group: ", ".join(
+        [f"{group.spec}, peak {group.lr:g}", *[str(group.schedule)] * (group.schedule is not None)]
+    )
+    specs = {str(i): of_group(group) for i, group in enumerate(groups)} | {REST: own}
     texts = []
     for label, spec in specs.items():
-        names = [name for name, group in assigned.items() if group == label]
+        names = [with_layers(*member) for member in members(assigned, label).items()]
         texts.append(f"{spec} on {len(names)} tensors: {', '.join(patterns(names))}")
     return "\n".join(textwrap.fill(text, COLUMNS - LABEL, subsequent_indent="  ") for text in texts)
 
@@ -172,8 +175,8 @@ def _transferred(run: Run, rates: dict[str, float]) -> Iterator[tuple[str, ...]]
     config, entries, shapes = run.config, by_name(run.layout), by_name(run.shapes)
     specs = {REST: (config.opt, config.lr)} | {str(i): (g.spec, g.lr) for i, g in enumerate(config.group)}
     gradient, _, update = map(by_name, factors_of(config, run.layout) or ())
-    for name, label in labels(config.group, run.layout).items():
-        spec, peak = specs[label]
+    for name, label in labels(config, run.layout).items():
+        spec, peak = specs[label if isinstance(label, str) else label[0]]
         known = {} if spec.is_external or spec == CUSTOM else settings(spec, OPTIMIZERS[spec.name])
         std, eps, decay = initial_std(run.model, name, shapes[name].shape), known.get("eps"), rates.get(name)
         cells = (std, 1.0), (peak, update[name]), (decay, 1 / update[name]), (eps, 1 / gradient[name])

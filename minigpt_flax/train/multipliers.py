@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from minigpt_flax.train.config.param_groups import REST, assign
 from minigpt_flax.train.config.run_config import RunConfig
 from minigpt_flax.train.parametrization import KIND, Scaling, scaling_of
 
+FROZEN = "frozen"  # makes no steps
 NOT_COVERED = {
     "hyperball": "its steps are relative to the weights",
     "sam": "its perturbation has a width rule of its own",
@@ -44,11 +46,25 @@ def factors_of(config: RunConfig, layout: Any) -> Multipliers | None:
     def of(spec: Spec) -> Multipliers:
         return as_user_error(where, lambda: multipliers(shapes, base, like=_like(spec, scaling), **how))
 
-    names = {name: entry.role for name, entry in by_name(layout).items()}
-    assigned = assign(config.group, names)
-    used = {label: [by_name(tree) for tree in of(specs[label])] for label in sorted(set(assigned.values()))}
-    structure = jax.tree.structure(layout)
-    return Multipliers(*(structure.unflatten([used[assigned[n]][i][n] for n in names]) for i in range(3)))
+    entries = by_name(layout)
+    layers = {name: config.layers for name, entry in entries.items() if entry.stacked}
+    assigned = assign(config.group, {name: entry.role for name, entry in entries.items()}, layers)
+    moving = {label: spec for label, spec in specs.items() if spec.name != FROZEN and _is_used(label, assigned)}
+    used = {label: [by_name(tree) for tree in of(spec)] for label, spec in moving.items()}
+
+    def one(name: str) -> tuple[float, ...]:
+        labels = [assigned[name]] if isinstance(assigned[name], str) else assigned[name]
+        rows = {tuple(tree[name] for tree in used[label]) for label in labels if label in used}
+        if len(rows) > 1:
+            raise UserError(f"{where}: the steps of the optimizers on {name} grow differently: give its layers one")
+        return rows.pop() if rows else (1.0, 1.0, 1.0)
+
+    rows, structure = [one(name) for name in entries], jax.tree.structure(layout)
+    return Multipliers(*(structure.unflatten([row[i] for row in rows]) for i in range(3)))
+
+
+def _is_used(label: str, assigned: Mapping[str, str | tuple[str, ...]]) -> bool:
+    return any(label == own or (label in own and not isinstance(own, str)) for own in assigned.values())
 
 
 def _like(spec: Spec, scaling: Scaling) -> StepSize:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from optax import set_to_zero
+
 from jaxopt_mini import CLIPS, OPTIMIZERS, SCHEDULES, WRAPPERS, GradientTransformation, chain
 from minigpt_flax.data import CORPORA, TOKENIZERS
 from minigpt_flax.runs.loggers import LOGGERS
@@ -60,10 +62,16 @@ def none() -> GradientTransformation:
     return chain()
 
 
+def frozen(learning_rate: Any) -> GradientTransformation:
+    """No training: the parameters of a group stay as they are, and take no memory in the optimizer's state."""
+    del learning_rate
+    return set_to_zero()
+
+
 REGISTRIES = {
     registry.kind: registry
     for registry in (
-        Registry("optimizer", OPTIMIZERS, "--opt", 1, external=load_factory),
+        Registry("optimizer", {**OPTIMIZERS, frozen.__name__: frozen}, "--opt", 1, external=load_factory),
         Registry("schedule", SCHEDULES, "--schedule", 2),
         Registry("clip", {**CLIPS, none.__name__: none}, "--clip", 0),
         Registry("wrapper", WRAPPERS, "--wrap", 1),

@@ -85,6 +85,13 @@ def test_each_group_has_the_rule_of_its_optimizer():
     assert factors(config("mup(decay='unscaled')"))[1]["blocks/mlp/up/kernel"] == 1
 
 
+def test_layers_of_one_parameter_need_one_rule():
+    frozen = factors(config(opt="muon", group=("blocks[0:2]/mlp/*=frozen",)))
+    assert frozen[2]["blocks/mlp/up/kernel"] == pytest.approx(1)
+    with pytest.raises(UserError, match="the optimizers on blocks/mlp/.*/kernel grow differently"):
+        factors(config(opt="muon", group=("blocks[0:2]/mlp/*=adamw",)))
+
+
 def test_clipping_sees_the_gradients_of_the_model():
     run = config(clip="clip_by_norm(1.0)", opt="sgd(momentum=None)", lr=1.0, schedule="constant")
     shapes, layout = shapes_of(run)[0], layout_of(run)
