@@ -64,6 +64,14 @@ def _muon(keywords: Mapping[str, Any]) -> StepSize:
     return StepSize(orthogonal(widening if keywords.get("consistent_rms") is None else consistent(1.0)))
 
 
+def _adamuon(keywords: Mapping[str, Any]) -> StepSize:
+    return StepSize(orthogonal(widening if keywords.get("consistent_rms", 0.2) is None else consistent(1.0)))
+
+
+def _dion2(keywords: Mapping[str, Any]) -> StepSize:
+    return StepSize(orthogonal(spectral if keywords.get("consistent_rms") is None else consistent(1.0)))
+
+
 def _adafactor(keywords: Mapping[str, Any]) -> StepSize:
     return StepSize(entrywise, relative=keywords.get("multiply_by_parameter_scale", True))
 
@@ -72,13 +80,14 @@ ENTRYWISE = (
     *("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw", "nadamw", "lion", "nadam", "amsgrad", "adamax"),
     *("adamaxw", "adadelta", "radam", "rprop", "sign_sgd", "signum", "adabelief", "yogi", "adan", "sm3", "shampoo"),
     *("mars", "adopt", "ademamix", "simplified_ademamix", "sophia", "adam_mini", "laprop", "stable_adamw"),
-    *("came",),
+    "came",
 )
 STEP_SIZES: dict[str, Callable[[Mapping[str, Any]], StepSize]] = {
     **dict.fromkeys(ENTRYWISE, lambda keywords: StepSize(entrywise)),
     **dict.fromkeys(("lamb", "lars"), lambda keywords: StepSize(entrywise, relative=True)),
     **dict.fromkeys(
-        ("asgd", "schedule_free_sgd", "schedule_free_adamw"), lambda keywords: StepSize(entrywise, tracks=True)
+        ("asgd", "schedule_free_sgd", "schedule_free_adamw", "gpa_adamw"),
+        lambda keywords: StepSize(entrywise, tracks=True),
     ),
     **dict.fromkeys(
         ("dog", "dowg", "prodigy", "dadapt_adamw"), lambda keywords: StepSize(entrywise, tracks=True, adaptive=True)
@@ -87,6 +96,9 @@ STEP_SIZES: dict[str, Callable[[Mapping[str, Any]], StepSize]] = {
     "adafactor": _adafactor,
     "novograd": lambda keywords: StepSize(normalized),
     "muon": _muon,
+    "adamuon": _adamuon,
+    "aurora": lambda keywords: StepSize(orthogonal(widening)),
+    "dion2": _dion2,
     "normuon": lambda keywords: StepSize(orthogonal(widening)),
     "dion": lambda keywords: StepSize(orthogonal(spectral)),
     "scion": lambda keywords: StepSize(operator_norms),
@@ -97,6 +109,12 @@ STEP_SIZES: dict[str, Callable[[Mapping[str, Any]], StepSize]] = {
 REFUSED = {
     "soap": "they grow with a power of the width from 1/2 to 1, by the rank of the gradient",
     "kron": "they grow with a power of the width that changes while its preconditioner is fitted",
+    "psgd": "they grow with a power of the width that changes while its preconditioner is fitted",
+    "polargrad": "they are as long as the nuclear norm of the gradient",
+    "muown": "it trains the length and the direction of each row apart",
+    "splus": "they grow with a power of the width that depends on the rank of the gradient",
+    "apollo": "they grow with a power of the width that depends on the rank of the projection",
+    "schedule_free_plus": "it estimates them from the gradients, differently in each role",
     "galore": "they grow with a power of the width that depends on the rank of the projection and the matrix's shape",
 }
 """Optimizer -> why it has no :class:`StepSize`."""
