@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 
-from jaxopt_mini import OPTIMIZERS
 from jaxopt_mini.tree import by_name, path_name
 from minigpt_flax.data import unigram_entropy
 from minigpt_flax.invocation import show
@@ -27,6 +26,7 @@ from minigpt_flax.train.multipliers import factors_of
 from minigpt_flax.train.optimizer import CUSTOM, labels
 from minigpt_flax.train.parallel.sharding import device_bytes
 from minigpt_flax.train.probes import PROBES, parameter_states
+from minigpt_flax.train.registry import REGISTRIES
 
 COLUMNS = 80
 VARIES = "varies"  # a weight decay that is no constant multiple of the learning rate
@@ -177,7 +177,7 @@ def _transferred(run: Run, rates: dict[str, float]) -> Iterator[tuple[str, ...]]
     gradient, _, update = map(by_name, factors_of(config, run.layout) or ())
     for name, label in labels(config, run.layout).items():
         spec, peak = specs[label if isinstance(label, str) else label[0]]
-        known = {} if spec.is_external or spec == CUSTOM else settings(spec, OPTIMIZERS[spec.name])
+        known = {} if spec.is_external or spec == CUSTOM else settings(spec, REGISTRIES["optimizer"].row(spec))
         std, eps, decay = initial_std(run.model, name, shapes[name].shape), known.get("eps"), rates.get(name)
         cells = (std, 1.0), (peak, update[name]), (decay, 1 / update[name]), (eps, 1 / gradient[name])
         role = f"{entries[name].role}{', blocks' * (entries[name].role == 'vector' and len(entries[name].stacked) > 0)}"
