@@ -198,7 +198,7 @@ weights and batches for all optimizers. To reproduce it (resumable):
 where the file is `data/tinyshakespeare/input.txt` of `github.com/karpathy/char-rnn`.
 
 **Limits.** Model, runs and batches are small. This favors optimizers that are fast in the first thousand steps; the
-ranking at scale may differ. Only the learning rate is tuned; every other argument has its default. The search is
+ranking at scale may differ. Only the learning rate is tuned; the other arguments are those of the preset. The search is
 short, so another learning rate may be better. A warning marks optimizers whose best learning rate is at the
 edge of the grid: they may do better than shown. Times are omitted: the runs shared their machine with other work.
 """

@@ -310,8 +310,7 @@ def wrappers() -> str:
     """The table of wrappers, with the state that each adds to Adam's."""
     found = json.loads(DEVIATIONS.read_text())
     rows = [
-        f"[`{name}`](#{name}) | {summary(f)} | {wrapper_bytes(f):+.4g} | "
-        f"{evidence(WRAPPED[name], found)}"
+        f"[`{name}`](#{name}) | {summary(f)} | {wrapper_bytes(f):+.4g} | {evidence(WRAPPED[name], found)}"
         for name, f in WRAPPERS.items()
     ]
     head = ("name", "what it does", "bytes/ param", "tested against", "deviation")

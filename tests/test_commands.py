@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from minigpt_flax import __main__ as minigpt
-from minigpt_flax.cli import compare, parser
+from minigpt_flax.cli import compare, parser, tune
 from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.registry import REGISTRIES
 from tests.test_snippets import EVERY
@@ -56,6 +56,11 @@ def test_the_command_is_understood(command):
         if not (typed["folders"] or typed["resume"]):
             typed |= {"preset": typed["preset"] or "nano", "out": typed["out"] or "runs"}
             compare.requested(typed, parser.given_fields(values))
+        return
+    if run is tune.run:
+        typed = {name: values.pop(name) for name in tune.OWN}
+        if not typed["resume"]:
+            tune.requested(typed, parser.given_fields(values))
         return
     request = parser.requested(values)
     if request.resume is None and request.explain is None:
