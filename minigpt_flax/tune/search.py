@@ -5,13 +5,13 @@ has three stages:
 
 1. *Screen*. Runs of an eighth of the steps: settings that cover the grid evenly, and then the neighbors of the best
    one, as long as they improve it.
-2. *Halve*. The best few settings train for half of the steps.
+2. *Halve*. The best few settings train for half of the steps, the best one also at lower learning rates: short runs
+   prefer high ones. The learning rate for full runs is extrapolated; see :mod:`minigpt_flax.compare.rate_search`.
 3. *Refine*. Full runs: the best setting, and its neighbors along every keyword. The search moves to a better neighbor
    and continues there, until the budget is used up, or neither a neighbor along one keyword nor one along two is
    better.
 
-The neighbors of the result are the sensitivity that ``tune`` reports. Short runs prefer high learning rates (see
-:mod:`minigpt_flax.compare.rate_search`); the last stage corrects this, as it compares full runs only.
+The neighbors of the result are the sensitivity that ``tune`` reports.
 
 ``python -m benchmarks.tune`` measures the regret: the loss of the result above that of the best setting of the grid.
 """
@@ -23,14 +23,27 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from minigpt_flax.compare.rate_search import LONG, SHORT, SHORTEST
-from minigpt_flax.tune.axes import Axis
+from minigpt_flax.compare.rate_search import (
+    DOUBLINGS,
+    LARGEST,
+    LONG,
+    SHORT,
+    SHORTEST,
+    TEMPERATURE,
+    TOLERANCE,
+    loss_range,
+    lowest_good,
+    weighted_mean,
+)
+from minigpt_flax.tune.axes import LOG, Axis
 
 SHARE = 0.2  # of the steps of an exhaustive search
 FULL = 0.6  # of the budget is for full runs
 MARGIN = 6  # full runs beyond the setting and its neighbors, at least
 BEYOND = 2  # runs by which an exhaustive search may extend a range
 SPREAD = 2 / 3  # of the screened settings cover the grid; the others are neighbors of the best
+
+LOWER = 2  # lower learning rates that the best screened setting tries with half runs
 
 Setting = tuple[int, ...]  # an index per keyword
 Score = Callable[[str, Sequence[Setting], int], Sequence[float]]
@@ -141,8 +154,9 @@ class Search:
         else:
             self.score(SCREEN, spread(self.axes, max(1, math.floor(self.plan.screened * SPREAD))))
             self.improve(SCREEN, self.best(SCREEN))
-            self.score(HALVE, self.ranked(SCREEN)[: self.plan.halved])
-            center = self.best(HALVE)
+            promoted = self.promoted()
+            self.score(HALVE, promoted[: self.plan.halved])
+            center = self.expected(promoted[0])
         self.improve(REFINE, center)
         return self.best(REFINE)
 
@@ -195,6 +209,50 @@ class Search:
         """The settings of a stage, the lowest loss first."""
         losses = self.losses[stage]
         return sorted(losses, key=losses.__getitem__)
+
+    @property
+    def rate(self) -> int | None:
+        """The position of the learning rate among the keywords, if it is a range."""
+        return next((i for i, axis in enumerate(self.axes) if axis.name == "lr" and axis.scale == LOG), None)
+
+    def rate_losses(self, i: int) -> dict[int, float]:
+        """The lowest screened loss at each learning rate."""
+        losses = self.losses[SCREEN]
+        return {at: min(losses[one] for one in losses if one[i] == at) for at in sorted({one[i] for one in losses})}
+
+    def promoted(self) -> list[Setting]:
+        """The screened settings in the order in which they get longer runs.
+
+        Short runs prefer high learning rates. Therefore a higher one counts as better only if its loss is lower by
+        ``TOLERANCE`` of the range of the losses over the learning rates, for each step of the grid; and the first
+        setting is followed by itself at the next lower learning rates.
+        """
+        losses, i = self.losses[SCREEN], self.rate
+        if i is None:
+            return self.ranked(SCREEN)
+        margin = TOLERANCE * loss_range(list(self.rate_losses(i).values()))
+        first, *others = sorted(losses, key=lambda one: losses[one] + margin * one[i])
+        lower = [(*first[:i], first[i] - by, *first[i + 1 :]) for by in range(1, LOWER + 1)]
+        return [first, *self.accepted(lower), *others]
+
+    def expected(self, first: Setting) -> Setting:
+        """The setting from which the full runs start: the best half run, at the learning rate expected for full runs.
+
+        The learning rate is extrapolated as in :func:`minigpt_flax.compare.rate_search.search`.
+        """
+        i, halves = self.rate, self.losses[HALVE]
+        line = [one for one in halves if i is not None and (*one[:i], first[i], *one[i + 1 :]) == first]
+        if i is None or len(line) < 2:
+            return self.best(HALVE)
+        place = lambda index: math.log10(self.axes[i].value(index) or 1.0)
+        screened = self.rate_losses(i)
+        short = lowest_good([place(at) for at in screened], list(screened.values()))
+        temperature = TEMPERATURE * loss_range(list(screened.values()))
+        long = weighted_mean([place(one[i]) for one in line], [halves[one] for one in line], temperature)
+        target = long - min(max((short - long) / DOUBLINGS, 0.0), LARGEST) * math.log2(LONG)
+        near = range(min(one[i] for one in line) - 1, first[i] + 1)
+        at = min(near, key=lambda index: abs(place(index) - target))
+        return (*first[:i], at, *first[i + 1 :])
 
     def around(self, center: Setting) -> list[Setting]:
         """A setting and its neighbors along every keyword."""

@@ -14,7 +14,7 @@ def test_a_range_is_evenly_spaced_on_its_scale_and_extends_with_the_same_distanc
     place = TO[axis.scale]
     ends = [float(end) for end in text.partition("=")[2].split(":")[0].split("..")]
     assert [axis.values[0], axis.values[-1]] == ends
-    places = [place(axis.value(i)) for i in range(-1, len(axis.values) + 1) if axis.value(i) is not None]
+    places = [place(value) for i in range(-1, len(axis.values) + 1) if (value := axis.value(i)) is not None]
     gaps = [b - a for a, b in zip(places, places[1:], strict=False)]
     assert max(gaps) - min(gaps) < 0.06 * max(gaps)  # the values have few digits
     assert len(places) >= len(axis.values) + 1
