@@ -1,0 +1,74 @@
+"""Optimizers with the interface of ``torch.optim``."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxopt_conformance.recordings import Tree
+
+
+class from_torch:  # noqa: N801
+    """An optimizer with the interface of ``torch.optim.Optimizer``.
+
+    Kernels are recorded as (in, out), and PyTorch holds them as (out, in): they are transposed on the way. bfloat16
+    inside an optimizer is replaced by float32, as in the recordings.
+
+    Args:
+      optimizer_class: a class, or a function of the list of parameters.
+      keywords: its further arguments.
+    """
+
+    def __init__(self, optimizer_class: Callable[..., Any], **keywords: Any):
+        self._build = lambda leaves: optimizer_class(list(leaves.values()), **keywords)
+
+    @classmethod
+    def from_leaves(cls, build: Callable[[dict[str, Any]], Any]) -> from_torch:
+        """An optimizer that is built from a dict of named parameters, for parameter groups."""
+        self = cls.__new__(cls)
+        self._build = build
+        return self
+
+    def init(self, params: Tree) -> Any:
+        """The parameters, and the optimizer that holds them."""
+        import torch
+
+        torch.manual_seed(0)
+        leaves = {name: torch.nn.Parameter(torch.from_numpy(_turned(name, p))) for name, p in params.items()}
+        with in_float32():
+            optimizer = self._build(leaves)
+            for switch in ("train",):  # schedule-free classes step in this mode
+                getattr(optimizer, switch, lambda: None)()
+        return leaves, optimizer
+
+    def step(self, params: Tree, grads: Tree, state: Any) -> tuple[Tree, Any]:
+        """One step; the parameters are those that the optimizer holds."""
+        import torch
+
+        leaves, optimizer = state
+        for name, leaf in leaves.items():
+            leaf.grad = torch.from_numpy(_turned(name, grads[name]))
+        with in_float32():
+            optimizer.step()
+        return {name: _turned(name, leaf.detach().numpy()) for name, leaf in leaves.items()}, state
+
+
+def _turned(name: str, array: np.ndarray) -> np.ndarray:
+    """A kernel in the other layout, anything else as it is; always a copy."""
+    return np.array(array.T if name.endswith("kernel") else array, order="C")
+
+
+@contextlib.contextmanager
+def in_float32() -> Iterator[None]:
+    """Let code that asks for bfloat16 compute in float32."""
+    import torch
+
+    kept, method = torch.bfloat16, torch.Tensor.bfloat16
+    torch.bfloat16, torch.Tensor.bfloat16 = torch.float32, torch.Tensor.clone  # type: ignore
+    try:
+        yield
+    finally:
+        torch.bfloat16, torch.Tensor.bfloat16 = kept, method  # type: ignore
