@@ -81,11 +81,12 @@ def compare(recording: Recording, trajectory: Mapping[str, np.ndarray], toleranc
     Args:
       recording: the authors' run.
       trajectory: what :func:`replay` returned.
-      tolerance: relative to the distance moved. Ten times the recorded sensitivity to rounding is added.
+      tolerance: relative to the distance moved. What rounding explains is added: a unit in the last place of the
+        largest parameter per step, and ten times the recorded sensitivity to rounding in the gradients.
     """
     # One row for each parameter, one column for each step.
     moved, names = recording.distance, list(recording.trajectory)
-    allowed = [tolerance + 10 * recording.sensitivity.get(name, 0.0) / moved[name] for name in names]
+    allowed = [tolerance + _rounding(recording, name) / moved[name] for name in names]
     sizes = np.array([_largest(trajectory[name] - recording.trajectory[name]) / moved[name] for name in names])
     worst = int(sizes.max(axis=1).argmax())
     late = np.flatnonzero((sizes > np.array(allowed)[:, None]).any(axis=0))
@@ -118,6 +119,12 @@ def check(
     from jaxopt_conformance.explaining import explained  # imports this module
 
     return explained(report, recording, trajectory)
+
+
+def _rounding(recording: Recording, name: str) -> float:
+    """How far rounding moves a float32 trajectory."""
+    last_place = np.spacing(np.abs(recording.trajectory[name]).max())
+    return recording.steps * float(last_place) + 10 * recording.sensitivity.get(name, 0.0)
 
 
 def _largest(difference: np.ndarray) -> np.ndarray:

@@ -92,7 +92,7 @@ def _replayed(library: Library, call: str, recording: Recording) -> Tree:
     """The trajectory of a call, without the library's warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return replay(library.build(call, recording.hyperparameters), recording)
+        return replay(library.build(call, recording), recording)
 
 
 def _alternative(library: Library, recording: Recording, tolerance: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,13 @@ class from_torch:  # noqa: N801
 
     def __init__(self, optimizer_class: Callable[..., Any], **keywords: Any):
         self._build = lambda leaves: optimizer_class(list(leaves.values()), **keywords)
+        self._dtype = "float32"
 
     @classmethod
-    def from_leaves(cls, build: Callable[[dict[str, Any]], Any]) -> from_torch:
+    def from_leaves(cls, build: Callable[[dict[str, Any]], Any], dtype: str = "float32") -> from_torch:
         """An optimizer that is built from a dict of named parameters, for parameter groups."""
         self = cls.__new__(cls)
-        self._build = build
+        self._build, self._dtype = build, dtype
         return self
 
     def init(self, params: Tree) -> Any:
@@ -37,11 +38,13 @@ class from_torch:  # noqa: N801
         import torch
 
         torch.manual_seed(0)
-        leaves = {name: torch.nn.Parameter(torch.from_numpy(_turned(name, p))) for name, p in params.items()}
+        leaves = {
+            name: torch.nn.Parameter(torch.from_numpy(_turned(name, p).astype(self._dtype)))
+            for name, p in params.items()
+        }
         with in_float32():
             optimizer = self._build(leaves)
-            for switch in ("train",):  # schedule-free classes step in this mode
-                getattr(optimizer, switch, lambda: None)()
+            getattr(optimizer, "train", lambda: None)()  # the mode in which schedule-free classes step
         return leaves, optimizer
 
     def step(self, params: Tree, grads: Tree, state: Any) -> tuple[Tree, Any]:
@@ -50,7 +53,7 @@ class from_torch:  # noqa: N801
 
         leaves, optimizer = state
         for name, leaf in leaves.items():
-            leaf.grad = torch.from_numpy(_turned(name, grads[name]))
+            leaf.grad = torch.from_numpy(_turned(name, grads[name]).astype(self._dtype))
         with in_float32():
             optimizer.step()
         return {name: _turned(name, leaf.detach().numpy()) for name, leaf in leaves.items()}, state
@@ -61,14 +64,18 @@ def _turned(name: str, array: np.ndarray) -> np.ndarray:
     return np.array(array.T if name.endswith("kernel") else array, order="C")
 
 
-@contextlib.contextmanager
-def in_float32() -> Iterator[None]:
-    """Let code that asks for bfloat16 compute in float32."""
+def in_float32() -> contextlib.AbstractContextManager[Any]:
+    """A context in which code that asks for bfloat16 computes in float32."""
     import torch
+    from torch.overrides import TorchFunctionMode
 
-    kept, method = torch.bfloat16, torch.Tensor.bfloat16
-    torch.bfloat16, torch.Tensor.bfloat16 = torch.float32, torch.Tensor.clone  # type: ignore
-    try:
-        yield
-    finally:
-        torch.bfloat16, torch.Tensor.bfloat16 = kept, method  # type: ignore
+    def widened(value: Any) -> Any:
+        return torch.float32 if value is torch.bfloat16 else value
+
+    class Float32(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is torch.Tensor.bfloat16:
+                return args[0].clone()
+            return func(*map(widened, args), **{name: widened(value) for name, value in (kwargs or {}).items()})
+
+    return Float32()

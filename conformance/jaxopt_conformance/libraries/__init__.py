@@ -8,6 +8,8 @@ A table is a TOML file of this folder:
 * ``calls``: recording -> expression with those names, ``h`` (all hyperparameters of the recording) and, for
   ``torch``, ``params`` (the list of parameters) and ``leaves`` (the same as a dict).
 * ``alternatives``: recording -> description -> another call of the library, tried when the call departs.
+* ``environment``: environment variables that must be set before the library is imported.
+* ``float64``: recordings that are replayed in float64, for ``torch``.
 * ``documented``: recording -> what the library's documentation says about a departure.
 """
 
@@ -17,7 +19,7 @@ import importlib
 import importlib.metadata
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from jaxopt_conformance.adapters.jax import from_optax
 from jaxopt_conformance.adapters.keras import from_keras
 from jaxopt_conformance.adapters.torch import from_torch
 from jaxopt_conformance.checking import Optimizer
-from jaxopt_conformance.recordings import Hyperparameters
+from jaxopt_conformance.recordings import Recording
 
 FOLDER = Path(__file__).parent
 
@@ -43,22 +45,22 @@ class Library:
     alternatives: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     documented: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    float64: Sequence[str] = ()
 
     @property
     def version(self) -> str:
         """The installed version."""
         return importlib.metadata.version(self.distribution)
 
-    def build(self, call: str, hyperparameters: Hyperparameters) -> Optimizer:
-        """The optimizer that a call of the table builds."""
+    def build(self, call: str, recording: Recording) -> Optimizer:
+        """The optimizer that a call of the table builds for a recording."""
         os.environ.update(self.environment)
         scope: dict[str, Any] = {name: _resolved(path) for name, path in self.names.items()}
-        scope["h"] = hyperparameters
+        scope["h"] = recording.hyperparameters
         code = compile(call.strip(), f"<{self.name}>", "eval")
         if self.adapter == "torch":
-            return from_torch.from_leaves(
-                lambda leaves: eval(code, {**scope, "leaves": leaves, "params": list(leaves.values())})
-            )
+            make = lambda leaves: eval(code, {**scope, "leaves": leaves, "params": list(leaves.values())})
+            return from_torch.from_leaves(make, "float64" if recording.name in self.float64 else "float32")
         if self.adapter == "keras":
             return from_keras(lambda: eval(code, dict(scope)))
         return from_optax(eval(code, dict(scope)))
