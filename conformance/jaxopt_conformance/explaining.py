@@ -15,6 +15,7 @@ from jaxopt_conformance.recordings import Recording, Tree
 from jaxopt_conformance.rules import ALTERNATIVES, RULES, NumPyOptimizer
 
 MOST = 4  # conventions that are changed together
+NEGLIGIBLE = 1e-4  # the part of a departure that may stay unexplained
 
 
 def explained(report: Report, recording: Recording, trajectory: Tree) -> Report:
@@ -30,7 +31,7 @@ def explained(report: Report, recording: Recording, trajectory: Tree) -> Report:
     for changes in _changes(ALTERNATIVES[rule.function], base):
         deviations = [_distance(recording, rule.function, {**base, **change}, trajectory) for change, _ in changes]
         best = int(np.argmin(deviations))
-        if deviations[best] <= report.tolerance:
+        if deviations[best] <= max(report.tolerance, NEGLIGIBLE * report.deviation):
             return dataclasses.replace(report, explanation="; ".join(changes[best][1]))
     return report
 

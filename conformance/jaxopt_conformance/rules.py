@@ -129,9 +129,10 @@ def agreeing(u, p, how):
 
 def nadam(
     t, p, g, s, *, lr, b1, b2, eps=1e-8, weight_decay=0.0, momentum_decay=4e-3,
-    decay="coupled", schedule="dozat",
+    decay="coupled", schedule="dozat", growth=False,
 ):  # fmt: skip
     """NAdam with its momentum schedule."""
+    old = p
     p, g = decayed(p, g, lr, weight_decay, decay)
     if schedule == "constant":
         now = later = b1
@@ -143,7 +144,7 @@ def nadam(
         following = product * later
     m, v = average(s, "m", g, b1), average(s, "v", g * g, b2) / (1 - b2**t)
     u = later * m / (1 - following) + (1 - now) * g / (1 - product)
-    return p - lr * u / (np.sqrt(v) + eps)
+    return p - lr * (u / (np.sqrt(v) + eps) - (weight_decay * old if growth else 0.0))
 
 
 def nadamw(t, p, g, s, *, lr, b1, b2, eps=1e-8, weight_decay=0.0, corrections="one"):
@@ -293,10 +294,11 @@ def laprop(t, p, g, s, *, lr, b1, b2, eps=1e-15, weight_decay=0.0, decay="unscal
     return decayed_late(p - lr * average(s, "m", n, b1) / (1 - b1**t), lr, weight_decay, decay)
 
 
-def mars(t, p, g, s, *, lr, b1, b2, eps=1e-8, weight_decay=0.0, gamma=0.025, clip=True, start="zero"):
+def mars(t, p, g, s, *, lr, b1, b2, eps=1e-8, weight_decay=0.0, gamma=0.025, clip=True, exchanged=False):
     """MARS-AdamW."""
-    before, s["g"] = s.get("g", np.zeros_like(g) if start == "zero" else g), g
-    c = g + gamma * b1 / (1 - b1) * (g - before)
+    before, s["g"] = s.get("g", 0.0), g
+    weight = b1 * gamma / (1 - gamma) if exchanged else gamma * b1 / (1 - b1)
+    c = g + weight * (g - before)
     size = np.linalg.norm(c)
     c = c / size if clip and size > 1 else c
     return adam(t, p, c, s, lr=lr, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
@@ -309,9 +311,9 @@ def schedule_free_adamw(
     """Schedule-free AdamW; the parameter is y."""
     z, x = s.get("z", p), s.get("x", p)
     rates = [lr * min(1.0, k / warmup_steps) if warmup_steps else lr for k in (t - 1, t)]
-    rate, in_weight = {"from 1": rates[1:] * 2, "from 0": rates[:1] * 2, "weights ahead": rates, "off": (lr, lr)}[
-        warmup
-    ]
+    longer = lr * min(1.0, t / (warmup_steps + 1))
+    forms = {"from 1": rates[1:] * 2, "weights ahead": rates, "longer": (longer, longer)}
+    rate, in_weight = forms[warmup]
     s["largest"] = largest = max(s.get("largest", 0.0), in_weight)
     weight = t**r * largest**power
     s["sum"] = s.get("sum", 0.0) + weight
@@ -432,6 +434,7 @@ ALTERNATIVES: Mapping[Callable[..., Any], Mapping[str, Mapping[Any, str]]] = {
             "constant": "the momentum is constant",
             "fast": "the momentum schedule is 0.96^t in place of 0.96^(0.004 t)",
         },
+        "growth": {True: "each step adds lr * weight_decay times the parameter, against the decay"},
     },
     nadamw: {"corrections": {"two": "momentum and gradient are bias-corrected separately"}},
     radam: {
@@ -475,13 +478,12 @@ ALTERNATIVES: Mapping[Callable[..., Any], Mapping[str, Mapping[Any, str]]] = {
     laprop: {"decay": _among(_DECAY, "decoupled", "late", "coupled")},
     mars: {
         "clip": {False: "the corrected gradient isn't clipped to norm 1"},
-        "start": {"gradient": "the first difference of gradients is 0"},
+        "exchanged": {True: "gamma and b1 are exchanged in the weight of the difference"},
     },
     schedule_free_adamw: {
         "warmup": {
-            "from 0": "the warm-up starts at 0",
             "weights ahead": "the warm-up starts at 0 in the step but not in the weights of the average",
-            "off": "there is no warm-up",
+            "longer": "the warm-up takes warmup_steps + 1 steps",
         },
         "decay": {"at z": "weight decay acts at z", "none": "weight decay is not applied at y"},
         "debias": {False: "no bias correction"},
