@@ -1,8 +1,8 @@
 """Compares optimizers, step by step, with trajectories recorded from their authors' code."""
 
-from jaxopt_conformance.adapters.jax import from_optax
-from jaxopt_conformance.adapters.keras import from_keras
-from jaxopt_conformance.adapters.torch import from_torch
+from jaxopt_conformance.adapters.keras_form import from_keras
+from jaxopt_conformance.adapters.optax_form import from_optax
+from jaxopt_conformance.adapters.torch_form import from_torch
 from jaxopt_conformance.checking import Optimizer, Report, check, compare, replay
 from jaxopt_conformance.recordings import Hyperparameters, Recording, load, names
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError
 
 from jaxopt_conformance import libraries, recordings
 from jaxopt_conformance.checking import TOLERANCE
@@ -38,8 +39,13 @@ def main(words: Sequence[str] | None = None) -> int:
         library = libraries.load(flags.library)
         versions = about(library)
         results = list(run(library, flags.recording, flags.tolerance))
-    except (KeyError, ImportError) as error:
-        print(f"jaxopt_conformance: {error.args[0] if error.args else error}", file=sys.stderr)
+    except PackageNotFoundError as error:
+        print(
+            f"jaxopt_conformance: {error.name} isn't installed; install with: pip install {error.name}", file=sys.stderr
+        )
+        return 2
+    except KeyError as error:
+        print(f"jaxopt_conformance: {error.args[0]}", file=sys.stderr)
         return 2
     print(FORMATS[flags.format](versions, results), end="")
     return int(flags.strict and any(result.verdict != "agrees" for result in results))

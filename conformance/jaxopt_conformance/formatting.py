@@ -24,7 +24,8 @@ def cells(result: Result) -> tuple[str, ...]:
 def summary(results: Sequence[Result]) -> str:
     """How many rows have which verdict."""
     counts = Counter(result.verdict for result in results)
-    return f"{len(results)} recordings: " + ", ".join(f"{counts[v]} {_plural(v, counts[v])}" for v in counts)
+    count = f"{len(results)} recording" + "s" * (len(results) != 1)
+    return f"{count}: " + ", ".join(f"{counts[v]} {_plural(v, counts[v])}" for v in counts)
 
 
 def _plural(verdict: str, count: int) -> str:

@@ -198,7 +198,7 @@ def adafactor(
     if p.ndim < 2:
         v = average(s, "v", g * g, keep)
     else:
-        row, column = (average(s, axis, (g * g).mean(axis, keepdims=True), keep) for axis in (1, 0))
+        row, column = (average(s, f"mean over {axis}", (g * g).mean(axis, keepdims=True), keep) for axis in (1, 0))
         v = row * column / max(row.mean(), smallest)
     u = g / np.sqrt(np.maximum(v, smallest**2))
     return left - scale * u / max(1.0, np.sqrt(np.mean(u * u)) / d)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from importlib.metadata import version
 
 from jaxopt_conformance.checking import TOLERANCE, compare, replay
 from jaxopt_conformance.explaining import explained
@@ -89,8 +91,8 @@ def _row(library: Library, recording: Recording, tolerance: float) -> Result:
 
 
 def _replayed(library: Library, call: str, recording: Recording) -> Tree:
-    """The trajectory of a call, without the library's warnings."""
-    with warnings.catch_warnings():
+    """The trajectory of a call, without the library's warnings and with its prints on stderr."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
         return replay(library.build(call, recording), recording)
 
@@ -103,14 +105,8 @@ def _alternative(library: Library, recording: Recording, tolerance: float) -> st
     return ""
 
 
-def about(library: Library) -> dict[str, Any]:
-    """The versions that a result belongs to."""
-    from importlib.metadata import version
-
+def about(library: Library) -> dict[str, str]:
+    """The versions that a result belongs to; its first entry is the library's name."""
     frameworks = {"optax": ("jax", "optax"), "torch": ("torch",), "keras": ("jax",)}[library.adapter]
-    others = {name: version(name) for name in ("numpy", *frameworks) if name != library.distribution}
-    return {
-        "library": library.name,
-        library.distribution: library.version,
-        "python": platform.python_version(),
-    } | others
+    others = {name: version(name) for name in (*frameworks, "numpy")}
+    return {"library": library.name} | library.versions | others | {"python": platform.python_version()}

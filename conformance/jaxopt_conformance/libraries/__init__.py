@@ -2,7 +2,7 @@
 
 A table is a TOML file of this folder:
 
-* ``distribution``: the package whose version is reported.
+* ``distributions``: the packages whose versions are reported.
 * ``adapter``: ``optax``, ``torch`` or ``keras``.
 * ``names``: name in the calls -> module.
 * ``calls``: recording -> expression with those names, ``h`` (all hyperparameters of the recording) and, for
@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxopt_conformance.adapters.jax import from_optax
-from jaxopt_conformance.adapters.keras import from_keras
-from jaxopt_conformance.adapters.torch import from_torch
+from jaxopt_conformance.adapters.keras_form import from_keras
+from jaxopt_conformance.adapters.optax_form import from_optax
+from jaxopt_conformance.adapters.torch_form import from_torch
 from jaxopt_conformance.checking import Optimizer
 from jaxopt_conformance.recordings import Recording
 
@@ -38,7 +38,7 @@ class Library:
     """One table, with the fields that this module's docstring describes."""
 
     name: str
-    distribution: str
+    distributions: Sequence[str]
     adapter: str
     names: Mapping[str, str]
     calls: Mapping[str, str]
@@ -48,9 +48,9 @@ class Library:
     float64: Sequence[str] = ()
 
     @property
-    def version(self) -> str:
-        """The installed version."""
-        return importlib.metadata.version(self.distribution)
+    def versions(self) -> dict[str, str]:
+        """The installed versions of the distributions."""
+        return {name: importlib.metadata.version(name) for name in self.distributions}
 
     def build(self, call: str, recording: Recording) -> Optimizer:
         """The optimizer that a call of the table builds for a recording."""

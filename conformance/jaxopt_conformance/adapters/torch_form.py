@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxopt_conformance.adapters import imported
 from jaxopt_conformance.recordings import Tree
 
 
@@ -35,7 +36,7 @@ class from_torch:  # noqa: N801
 
     def init(self, params: Tree) -> Any:
         """The parameters, and the optimizer that holds them."""
-        import torch
+        torch = imported("torch")
 
         torch.manual_seed(0)
         leaves = {
@@ -49,7 +50,7 @@ class from_torch:  # noqa: N801
 
     def step(self, params: Tree, grads: Tree, state: Any) -> tuple[Tree, Any]:
         """One step; the parameters are those that the optimizer holds."""
-        import torch
+        torch = imported("torch")
 
         leaves, optimizer = state
         for name, leaf in leaves.items():
@@ -66,13 +67,12 @@ def _turned(name: str, array: np.ndarray) -> np.ndarray:
 
 def in_float32() -> contextlib.AbstractContextManager[Any]:
     """A context in which code that asks for bfloat16 computes in float32."""
-    import torch
-    from torch.overrides import TorchFunctionMode
+    torch = imported("torch")
 
     def widened(value: Any) -> Any:
         return torch.float32 if value is torch.bfloat16 else value
 
-    class Float32(TorchFunctionMode):
+    class Float32(imported("torch.overrides").TorchFunctionMode):
         def __torch_function__(self, func, types, args=(), kwargs=None):
             if func is torch.Tensor.bfloat16:
                 return args[0].clone()

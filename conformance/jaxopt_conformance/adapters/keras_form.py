@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxopt_conformance.adapters import imported
 from jaxopt_conformance.recordings import Tree
 
 
@@ -22,7 +23,7 @@ class from_keras:  # noqa: N801
 
     def init(self, params: Tree) -> Any:
         """The variables, and the optimizer that holds them."""
-        import keras
+        keras = imported("keras")
 
         leaves = {name: keras.Variable(p, name=name.replace("/", "_")) for name, p in params.items()}
         optimizer = self._build()
@@ -31,7 +32,7 @@ class from_keras:  # noqa: N801
 
     def step(self, params: Tree, grads: Tree, state: Any) -> tuple[Tree, Any]:
         """One step; the parameters are those that the optimizer holds."""
-        import keras
+        keras = imported("keras")
 
         leaves, optimizer = state
         optimizer.apply([keras.ops.convert_to_tensor(grads[name]) for name in leaves])
