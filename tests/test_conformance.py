@@ -108,7 +108,7 @@ def test_a_non_finite_step_is_a_departure():
 def test_every_alternative_is_a_convention_of_its_rule():
     for function, conventions in ALTERNATIVES.items():
         for name, values in conventions.items():
-            assert name in function.__kwdefaults__
+            assert name in (function.__kwdefaults__ or {})
             assert len(set(values.values())) == len(values)
 
 

@@ -27,7 +27,7 @@ def explained(report: Report, recording: Recording, trajectory: Tree) -> Report:
     rule = RULES.get(recording.name)
     if rule is None or not math.isfinite(report.deviation):
         return report
-    base = {**rule.function.__kwdefaults__, **rule.keywords(recording.hyperparameters)}
+    base = {**(rule.function.__kwdefaults__ or {}), **rule.keywords(recording.hyperparameters)}
     for changes in _changes(ALTERNATIVES[rule.function], base):
         deviations = [_distance(recording, rule.function, {**base, **change}, trajectory) for change, _ in changes]
         best = int(np.argmin(deviations))

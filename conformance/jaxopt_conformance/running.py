@@ -78,8 +78,8 @@ def _row(library: Library, recording: Recording, tolerance: float) -> Result:
         return dataclasses.replace(result, error=f"{type(error).__name__}: {error}".splitlines()[0][:200])
     report = compare(recording, trajectory, tolerance)
     if not report.agrees:
-        report = _alternative(library, recording, tolerance) or explained(report, recording, trajectory).explanation
-        report = dataclasses.replace(compare(recording, trajectory, tolerance), explanation=report)
+        found = (explained(report, recording, trajectory).explanation, _alternative(library, recording, tolerance))
+        report = dataclasses.replace(report, explanation="; ".join(filter(None, found)))
     return dataclasses.replace(
         result,
         deviation=report.deviation,
