@@ -1,10 +1,14 @@
-"""Evidence for what ``compare`` says: ``python -m benchmarks.compare [null | together ...]``.
+"""Evidence for what ``compare`` says: ``python -m benchmarks.compare [null | together | example ...]``.
 
 *null*: an optimizer against itself. Both candidates are the same, with different seeds, so that they differ by noise
-alone; at most one of 20 such comparisons on average is called significant, as the level says.
+alone. At most 1 in 20 such comparisons is called significant, as the level says; with six seeds, the signed-rank test
+calls 1 in 32. The number of them is compared with that of the same losses in a random order, of which no two can
+depend on each other by their seeds or by the program that they share.
 
 *together*: learning rates and seeds of one optimizer in one program (``--vmap``) against the same runs one by one:
 their losses and their time.
+
+*example*: the comparison that the guide shows, with its curves.
 
 Figures go to ``benchmarks/results/<machine>.json``.
 """
@@ -12,6 +16,8 @@ Figures go to ``benchmarks/results/<machine>.json``.
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
 import sys
 import tempfile
 import time
@@ -23,58 +29,64 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.reference import with_curves
 from benchmarks.results import RESULTS, environment, machine, save
 from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser, whole
-from minigpt_flax.compare.comparison import ALONE
-from minigpt_flax.compare.statistics import CandidateRuns, summarize
-from minigpt_flax.compare.sweep import train_group
+from minigpt_flax.compare import comparison as comparisons
+from minigpt_flax.compare.collect import collect_runs, summarize_comparison
+from minigpt_flax.compare.comparison import ALONE, Comparison
+from minigpt_flax.compare.paired_tests import LEVEL, RESOLUTION, compare_pair, proportion_interval
+from minigpt_flax.compare.runner import run_comparison
 from minigpt_flax.compare.traced_run import TracedRun, stack, trace_run
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.runs.records import RunRecord, read_run
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import RunConfig, resolve
-from minigpt_flax.train.stop import Stop
 
 TINY = {"layers": 1, "heads": 2, "width": 16, "context": 8, "batch_size": 4, "steps": 40, "eval_every": 40, "lr": 0.01}
-REPETITIONS, SEEDS, LANES = 20, 6, 30
+REPETITIONS, SEEDS, LANES, ORDERS = 200, 6, 240, 20
 
 
 def null(data: str) -> dict[str, Any]:
-    """Twenty comparisons of an optimizer with itself; how many are called significant, and the p of each."""
+    """Comparisons of an optimizer with itself, in the order of their seeds and in random orders."""
     config = resolve({**TINY, "data": data, **ALONE}, "nano")
-    parts = trace_run(build(config), config.steps)
-    with tempfile.TemporaryDirectory() as scratch:
-        runs = train_seeds(parts, config, 2 * SEEDS * REPETITIONS, Path(scratch))
-    found = []
-    for i in range(REPETITIONS):
-        first = 2 * SEEDS * i
-        one, other = (paired(runs[start : start + SEEDS]) for start in (first, first + SEEDS))
-        found.append(summarize([CandidateRuns("one", one), CandidateRuns("the same", other)]).tests[0])
+    losses = train_seeds(trace_run(build(config), config.steps), config, 2 * SEEDS * REPETITIONS)
+    p = null_p_values(losses)
+    rng = np.random.default_rng(0)
+    others = [int((null_p_values(rng.permutation(losses)) <= LEVEL).sum()) for _ in range(ORDERS)]
+    found = int((p <= LEVEL).sum())
     return {
         "repetitions": REPETITIONS,
         "seeds": SEEDS,
-        "significant": sum(pair.significant for pair in found),
-        "p": [round(pair.corrected or 0.0, 4) for pair in found],
+        "significant": found,
+        "share, 95 %": [round(end, 4) for end in proportion_interval(found, REPETITIONS)],
+        "significant in random orders, mean": statistics.fmean(others),
+        "correlation of consecutive losses": round(float(np.corrcoef(losses[:-1], losses[1:])[0, 1]), 4),
+        "its standard error": round(1 / math.sqrt(len(losses)), 4),
+        "p": [round(float(value), 4) for value in p],
     }
 
 
-def train_seeds(parts: TracedRun, config: RunConfig, count: int, folder: Path) -> list[RunRecord]:
-    """Trains so many seeds, some at a time."""
-    paths = [folder / str(seed) for seed in range(count)]
-    with Stop() as stop:
-        for first in range(0, count, LANES):
-            seeds = range(first, min(first + LANES, count))
-            group = {paths[seed]: dataclasses.replace(config, seed=seed) for seed in seeds}
-            train_group(parts, group, stop, lambda step, metrics: None)
-            if stop():
-                raise KeyboardInterrupt
-    return [read_run(path) for path in paths]
+def null_p_values(losses: np.ndarray) -> np.ndarray:
+    """P of the comparison of each six losses with the next six."""
+    sets = [[dict(enumerate(half)) for half in both] for both in losses.reshape(-1, 2, SEEDS).tolist()]
+    return np.array([compare_pair("one", one, "the same", other, RESOLUTION).p for one, other in sets])
 
 
-def paired(runs: list[RunRecord]) -> list[RunRecord]:
-    """The runs with their seeds renumbered from 0, to be paired with others."""
-    return [dataclasses.replace(run, config=run.config | {"seed": i}) for i, run in enumerate(runs)]
+def train_seeds(parts: TracedRun, config: RunConfig, count: int) -> np.ndarray:
+    """Final validation losses of so many seeds, some of which train at a time: float[count]."""
+    losses = []
+    for first in range(0, count, LANES):
+        runs = [dataclasses.replace(config, seed=seed) for seed in range(first, min(first + LANES, count))]
+        knobs = parts.stacked(runs)
+        states = parts.init_many(knobs)
+        batches = [parts.single(run).batches for run in runs]
+        for t in range(config.steps):
+            states, _ = parts.step_many(knobs, states, jnp.stack([batch(t) for batch in batches]))
+        for i in range(len(runs)):
+            one = jax.tree.map(lambda leaf, i=i: leaf[i], states)
+            losses.append(float(parts.run.evaluate(one.evaluation_params)["val_loss"]))
+    return np.array(losses)
 
 
 def side_by_side(data: str, lanes: int, steps: int = 50) -> dict[str, Any]:
@@ -110,6 +122,22 @@ def side_by_side(data: str, lanes: int, steps: int = 50) -> dict[str, Any]:
     }
 
 
+def example(data: str, folder: Path | None = None) -> dict[str, Any]:
+    """The results and curves of the guide's comparison.
+
+    Args:
+      data: corpus.
+      folder: of the comparison, continued if it holds it; None takes a temporary one.
+    """
+    given = {"steps": 40} if data == "pydocs" else {"steps": 40, "data": (data,)}
+    comparison = Comparison("nano", given, ("adamw", "muon", "lion"), (), (), False, tuple(range(7)))
+    with tempfile.TemporaryDirectory() as scratch:
+        path = folder or Path(scratch) / "example"
+        if run_comparison(comparisons.check(comparison), path):
+            raise KeyboardInterrupt
+        return with_curves(summarize_comparison(comparison, collect_runs(comparison, path)))
+
+
 def timed(state: Any, step: Any, steps: int) -> tuple[np.ndarray, float]:
     """Losses of so many steps, and the seconds of all but the first, which compiles."""
     losses, start = [], 0.0
@@ -123,13 +151,17 @@ def timed(state: Any, step: Any, steps: int) -> tuple[np.ndarray, float]:
 
 def measurements(data: str, lanes: int) -> dict[str, Callable[[], dict[str, Any]]]:
     """What can be measured."""
-    return {"null": lambda: null(data), "together": lambda: side_by_side(data, lanes)}
+    return {
+        "null": lambda: null(data),
+        "together": lambda: side_by_side(data, lanes),
+        "example": lambda: example(data),
+    }
 
 
 def run(arguments: list[str]) -> int:
     """Measures, prints and keeps."""
     parser = Parser(prog="python -m benchmarks.compare", description=__doc__)
-    parser.add_argument("what", nargs="*", metavar="WHAT", help="null or together [both]")
+    parser.add_argument("what", nargs="*", metavar="WHAT", help="null, together or example [all]")
     parser.add_argument("--lanes", type=whole, default=4, metavar="N", help="runs trained together [4]")
     parser.add_argument("--data", default="pydocs", metavar="SOURCE", help="corpus [pydocs]")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where figures go [the results of this machine]")

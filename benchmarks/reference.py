@@ -34,10 +34,10 @@ from docs.drawing import standings
 from docs.drawing.svg import save as save_twins
 from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser, number, whole
-from minigpt_flax.compare import comparison as comparisons, successive_halving
+from minigpt_flax.compare import comparison as comparisons, rate_search
 from minigpt_flax.compare.collect import collect_runs
 from minigpt_flax.compare.comparison import Candidate, Comparison
-from minigpt_flax.compare.figures import rates
+from minigpt_flax.compare.figures import finals, rates
 from minigpt_flax.compare.runner import run_comparison
 from minigpt_flax.compare.statistics import CandidateRuns, Summary, summarize
 from minigpt_flax.compare.tables import as_values, markdown, text
@@ -118,7 +118,7 @@ def paces(part: Part, path: Path) -> dict[str, tuple[float, float]]:
 
 def seconds(comparison: Comparison, step: float, validation: float) -> float:
     """Seconds for a candidate: the steps of its search and of its seeds, and their validations."""
-    search = successive_halving.lengths(comparison.steps)
+    search = rate_search.lengths(comparison.steps)
     validations = len(search) + SEEDS * POINTS
     return step * (sum(search) + SEEDS * comparison.steps) + validation * validations
 
@@ -148,7 +148,8 @@ def with_curves(verdict: Summary) -> dict[str, Any]:
 
 def without_times(verdict: Summary) -> Summary:
     """The verdict without seconds and milliseconds: the runs share the machine with others, hours apart."""
-    return replace(verdict, results=[replace(result, seconds=None, ms_per_step=None) for result in verdict.results])
+    timeless: dict[str, Any] = {"seconds": None, "ms_per_step": None, "ms_range": None}
+    return replace(verdict, results=[replace(result, **timeless) for result in verdict.results])
 
 
 def budget(part: Part, folder: Path) -> float:
@@ -179,6 +180,7 @@ def spent(path: Path) -> float:
 
 CAPTIONS = {
     "loss": "validation loss over the steps, one curve per optimizer",
+    "final": "final loss of every seed, and the mean with its 95 % interval",
     "rates": "final loss over the learning rate, one curve per optimizer",
 }
 MARKS = "<!-- part: {} -->", "<!-- part: end -->"  # around a part of the page
@@ -187,17 +189,17 @@ HEAD = """<!-- written by python -m benchmarks.reference -->
 # The reference comparison
 
 Setup: preset `nano` (0.8 M parameters), {steps:,} steps of 768 characters, learning rate warmed up over 5 % of the run
-and decayed to zero. Each optimizer has the best of {rates} learning rates around its default in `train.py`, half a
-decade apart, found by successive halving with a separate seed. Results are over {seeds} seeds that the search didn't
-use, with the same initial weights and batches for all optimizers. To reproduce it (resumable):
+and decayed to zero. Each optimizer has a learning rate that the search of `compare --lr auto` found around its default
+in `train.py`, with a separate seed. Results are over {seeds} seeds that the search didn't use, with the same initial
+weights and batches for all optimizers. To reproduce it (resumable):
 
     python -m benchmarks.reference --shakespeare tinyshakespeare.txt
 
 where the file is `data/tinyshakespeare/input.txt` of `github.com/karpathy/char-rnn`.
 
 **Limits.** Model, runs and batches are small. This favors optimizers that are fast in the first thousand steps; the
-ranking at scale may differ. Only the learning rate is tuned; every other argument has its default. The grid is coarse,
-so a learning rate between two grid points may be better. A warning marks optimizers whose best learning rate is at the
+ranking at scale may differ. Only the learning rate is tuned; the other arguments are those of the preset. The search is
+short, so another learning rate may be better. A warning marks optimizers whose best learning rate is at the
 edge of the grid: they may do better than shown. Times are omitted: the runs shared their machine with other work.
 """
 
@@ -224,14 +226,14 @@ def section(
 def figures(part: Part, entries: Sequence[CandidateRuns], verdict: Summary, docs: Path) -> list[str]:
     """Writes the figures that the runs have data for; returns their names.
 
-    ``python -m docs.drawing`` draws ``loss`` from the recorded result; ``rates`` needs the runs of the search.
+    ``python -m docs.drawing`` draws ``loss`` and ``final`` from the recorded result; ``rates`` needs the search's runs.
     """
     result = {**with_curves(verdict), "steps": part.comparison.steps}
     drawn = []
     with rc_context(RC):
         loss = Figure(layout="constrained")
         standings.losses(loss, result, standings.DATA[part.name])
-        for name, figure in {"loss": loss, "rates": rates(entries)}.items():
+        for name, figure in {"loss": loss, "final": finals(verdict.results), "rates": rates(entries)}.items():
             if figure is not None:
                 save_twins(figure, docs / "pictures" / f"reference-{part.name}-{name}.svg")
                 drawn.append(name)
@@ -251,7 +253,7 @@ def write(sections: Mapping[str, str], steps: int, docs: Path) -> Path:
     start, end = MARKS
     marked = re.compile(re.escape(start).replace(r"\{\}", r"(\w+)") + r"\n(.*?)" + re.escape(end), re.DOTALL)
     known = dict(marked.findall(page.read_text(encoding="utf-8"))) if page.exists() else {}
-    head = HEAD.format(steps=steps, rates=successive_halving.RUNGS[0][0], seeds=SEEDS)
+    head = HEAD.format(steps=steps, seeds=SEEDS)
     body = "".join(f"\n{start.format(name)}\n{text}{end}\n" for name, text in {**known, **sections}.items())
     page.write_text(head + body, encoding="utf-8")
     return page

@@ -1,4 +1,4 @@
-"""Fifty JAX optimizers, each a pure ``GradientTransformation``; 48 are tested against a reference implementation."""
+"""Sixty JAX optimizers, each a pure ``GradientTransformation``, all tested against a reference implementation."""
 
 from jaxopt_mini import _renamed
 from jaxopt_mini.base import (
@@ -6,7 +6,7 @@ from jaxopt_mini.base import (
     GradientTransformationExtraArgs as GradientTransformationExtraArgs,
     apply_updates as apply_updates,
 )
-from jaxopt_mini.combine import chain as chain, masked as masked, partition as partition
+from jaxopt_mini.combine import PerLayer as PerLayer, chain as chain, masked as masked, partition as partition
 from jaxopt_mini.layout import ParamLayout as ParamLayout
 from jaxopt_mini.optimizers import *  # noqa: F403
 from jaxopt_mini.optimizers import OPTIMIZERS as OPTIMIZERS, adamw

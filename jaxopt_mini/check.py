@@ -58,6 +58,21 @@ def check_fraction(**arguments: Any) -> None:
             raise ValueError(f"{name}={value} is out of range: give a number in [0, 1)")
 
 
+def check_decay(**arguments: Any) -> None:
+    """Rejects numbers outside [0, 1], the range of the decay of an average or, for 1, of a sum.
+
+    Raises:
+      ValueError: a number is out of range; the message names the argument and the range.
+
+    >>> check_decay(shampoo_beta=1.5)
+    Traceback (most recent call last):
+    ValueError: shampoo_beta=1.5 is out of range: give a number in [0, 1]
+    """
+    for name, value in arguments.items():
+        if isinstance(value, Real) and not 0 <= float(value) <= 1:
+            raise ValueError(f"{name}={value} is out of range: give a number in [0, 1]")
+
+
 def check_length(length: int, **arguments: Any) -> None:
     """Rejects sequences of another length.
 

@@ -6,9 +6,11 @@ States are Optax's types, so training can move between the two libraries with th
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from optax import MaskedNode, MaskedState, PartitionState
 
 from jaxopt_mini.base import (
@@ -19,7 +21,7 @@ from jaxopt_mini.base import (
     with_extra_args_support,
 )
 from jaxopt_mini.layout import part_of
-from jaxopt_mini.tree import path_name, per_parameter
+from jaxopt_mini.tree import evaluate, path_name, per_parameter
 
 
 def chain(*links: GradientTransformation) -> GradientTransformationExtraArgs:
@@ -122,6 +124,65 @@ def masked(
     return transformation(init, update)
 
 
+@dataclass(frozen=True)
+class PerLayer:
+    """Labels for :func:`partition` of a parameter that is stacked along its first axis: one per layer.
+
+    Attributes:
+      labels: of the layers, in order.
+    """
+
+    labels: tuple[Hashable, ...]
+
+    def rows(self, label: Hashable) -> slice | np.ndarray:
+        """Index of the layers with this label; a slice if they are consecutive."""
+        found = np.flatnonzero([own == label for own in self.labels])
+        consecutive = found.size and found[-1] - found[0] + 1 == found.size
+        return slice(int(found[0]), int(found[-1]) + 1) if consecutive else found
+
+    def __contains__(self, label: Hashable) -> bool:
+        """Whether a layer has this label."""
+        return label in self.labels
+
+
+def _take(labels: Any, label: Hashable, tree: Any) -> Any:
+    """The tree with only the group's layers of each parameter whose layers belong to several groups."""
+
+    def one(entry, sub):
+        if not (isinstance(entry, PerLayer) and label in entry):
+            return sub
+        return evaluate(lambda sub: jax.tree.map(lambda leaf: leaf[entry.rows(label)], sub), sub)
+
+    return jax.tree.map(one, labels, tree)
+
+
+def _put(labels: Any, label: Hashable, part: Any, tree: Any) -> Any:
+    """The tree with the group's layers replaced by those of ``part``, and other leaves by those of ``part``."""
+
+    def one(entry, new, old):
+        if not isinstance(entry, PerLayer):
+            return new
+        if label not in entry:
+            return old
+        return jax.tree.map(lambda leaf, rows: leaf.at[entry.rows(label)].set(rows), old, new)
+
+    return jax.tree.map(one, labels, part, tree)
+
+
+def _check_layers(labels: Any, tree: Any) -> None:
+    """Raises ValueError where the number of labels is not the number of layers."""
+
+    def one(path, entry, sub):
+        for leaf in jax.tree.leaves(sub) if isinstance(entry, PerLayer) else ():
+            if leaf.shape[:1] != (len(entry.labels),):
+                raise ValueError(
+                    f"{path_name(path)} of shape {leaf.shape} got labels for {len(entry.labels)} layers: "
+                    "give one per entry of its first axis"
+                )
+
+    jax.tree.map_with_path(one, labels, tree)
+
+
 def partition(
     transforms: Mapping[Hashable, GradientTransformation],
     param_labels: Any | Callable[[Params], Any],
@@ -133,23 +194,34 @@ def partition(
     Args:
       transforms: label -> transformation.
       param_labels: tree of labels with the structure of the parameters (or a prefix of it), or a function of the
-        parameters that returns one.
+        parameters that returns one. A :class:`PerLayer` in the place of a label divides a stacked parameter by layers;
+        each transformation then gets a stack of its own layers.
       mask_compatible_extra_args: see :func:`masked`.
 
     Returns:
       A transformation with an ``optax.PartitionState``.
 
     Raises:
-      ValueError: from ``init``, if a label has no transformation; the message lists the leaves.
+      ValueError: from ``init``, if a label has no transformation, or a parameter has another number of layers than
+        labels; the message names the leaves.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxopt_mini import PerLayer, partition, sgd
+    >>> labels = {"stack": PerLayer(("slow", "fast", "fast")), "bias": "fast"}
+    >>> tx = partition({"slow": sgd(0.1), "fast": sgd(1.0)}, labels)
+    >>> params = {"stack": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}
+    >>> updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    >>> [round(x, 1) for x in updates["stack"][:, 0].tolist()]
+    [-0.1, -1.0, -1.0]
     """
     how = {"mask_compatible_extra_args": mask_compatible_extra_args}
     transforms = {label: with_extra_args_support(tx) for label, tx in transforms.items()}
 
-    def groups(tree):
-        labels = per_parameter(param_labels, tree)
+    def groups(labels):
         unknown = [
             f"{path_name(path) or 'the whole tree'} -> {label!r}"
-            for path, label in jax.tree.leaves_with_path(labels)
+            for path, entry in jax.tree.leaves_with_path(labels)
+            for label in (entry.labels if isinstance(entry, PerLayer) else (entry,))
             if label not in transforms
         ]
         if unknown:
@@ -157,18 +229,39 @@ def partition(
                 f"partition has transformations for {sorted(map(str, transforms))}, not for "
                 f"{'; '.join(unknown)}: add one for every label"
             )
+        has = lambda entry, label: label in entry if isinstance(entry, PerLayer) else entry == label
         return {
-            label: masked(tx, jax.tree.map(lambda leaf, label=label: leaf == label, labels), **how)
+            label: masked(tx, jax.tree.map(lambda entry, label=label: has(entry, label), labels), **how)
             for label, tx in transforms.items()
         }
 
     def init(params):
-        return PartitionState({label: tx.init(params) for label, tx in groups(params).items()})
+        labels = per_parameter(param_labels, params)
+        _check_layers(labels, params)
+        with part_of(params):
+            return PartitionState(
+                {label: tx.init(_take(labels, label, params)) for label, tx in groups(labels).items()}
+            )
 
     def update(updates, state, params=None, **extra_args):
-        states = {}
-        for label, tx in groups(updates if params is None else params).items():
-            updates, states[label] = tx.update(updates, state.inner_states[label], params, **extra_args)
+        labels, states = per_parameter(param_labels, updates if params is None else params), {}
+        losses = {name: loss for name, loss in extra_args.items() if name in LOSSES}
+        trees = _alike(extra_args, updates) if mask_compatible_extra_args else {}
+        for label, tx in groups(labels).items():
+            take = lambda tree, label=label: _take(labels, label, tree)
+            of_part = {
+                name: lambda part, loss=loss, label=label: loss(_put(labels, label, part, params))
+                for name, loss in losses.items()
+            }
+            parts = {name: take(tree) for name, tree in trees.items()}
+            with part_of(updates if params is None else params):
+                new, states[label] = tx.update(
+                    take(updates),
+                    state.inner_states[label],
+                    None if params is None else take(params),
+                    **{**extra_args, **of_part, **parts},
+                )
+            updates = _put(labels, label, new, updates)
         return updates, PartitionState(states)
 
     return transformation(init, update)

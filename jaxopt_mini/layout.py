@@ -116,7 +116,7 @@ def infer(params: Params) -> Any:
     """
     whole, names = WHOLE.get(), by_name(params)
     all_names = by_name(whole)
-    if any(name not in all_names or all_names[name].shape != leaf.shape for name, leaf in names.items()):
+    if any(name not in all_names or all_names[name].shape[1:] != leaf.shape[1:] for name, leaf in names.items()):
         whole, all_names = params, names
     found = dict(zip(all_names, axes_of(whole), strict=True))
     return jax.tree.structure(params).unflatten(ParamLayout(*found[name]) for name in names)

@@ -254,6 +254,37 @@ def grams(matrix: jax.Array) -> Sides:
     return Sides(multiply(matrix, matrix.conj().mT), multiply(matrix.conj().mT, matrix))
 
 
+def in_blocks(function: Callable[..., tuple[jax.Array, Any, Any]], size: int) -> Callable[..., Any]:
+    """Maps a function over the blocks of matrices; the last block of a side is padded with zeros.
+
+    Args:
+      function: three matrices, of one block each, and further arguments -> one matrix and others.
+      size: longest side of a block.
+
+    Returns:
+      A function of three whole matrices and of further arguments with an axis of blocks; its first result is a whole
+      matrix, the others have an axis of blocks.
+    """
+
+    def mapped(*arguments):
+        matrices, others = arguments[:3], arguments[3:]
+        shape = matrices[0].shape
+        block = [min(size, side) for side in shape]
+        counts = [-(-side // length) for side, length in zip(shape, block, strict=True)]
+
+        def cut(matrix):
+            padding = [(0, n * length - side) for n, length, side in zip(counts, block, shape, strict=True)]
+            tiles = jnp.pad(matrix, padding).reshape(counts[0], block[0], counts[1], block[1])
+            return tiles.transpose(0, 2, 1, 3).reshape(-1, *block)
+
+        first, *rest = jax.vmap(function)(*map(cut, matrices), *others)
+        tiles = first.reshape(*counts, *block).transpose(0, 2, 1, 3)
+        whole = tiles.reshape(counts[0] * block[0], counts[1] * block[1])[: shape[0], : shape[1]]
+        return whole, *rest
+
+    return mapped
+
+
 def _map_divided(function: Callable[..., Tree], stacks: Tree) -> Tree:
     """Maps over the first axis; on a mesh, each device computes only its share, rounded up.
 

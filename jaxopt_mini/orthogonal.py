@@ -6,6 +6,7 @@ and leaves its singular vectors unchanged. With coefficients that move (0, 1] to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxopt_mini import linalg
 from jaxopt_mini.check import check_static
 from jaxopt_mini.linalg import eigh
 from jaxopt_mini.matrices import as_leaves, as_matrices, map_matrices
@@ -48,11 +50,38 @@ POLAR_EXPRESS = (
     ),
     (1.875, -1.25, 0.375),
 )
+_FIVE = (  # the first rows for [1e-3, 1] and five steps, as modded-nanogpt computed them; the norm is divided out apart
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+JIACHENG = (  # You Jiacheng 2025, in modded-nanogpt
+    (3955 / 1024, -8306 / 1024, 5008 / 1024),
+    (3735 / 1024, -6681 / 1024, 3463 / 1024),
+    (3799 / 1024, -6499 / 1024, 3211 / 1024),
+    (4019 / 1024, -6385 / 1024, 2906 / 1024),
+    (2677 / 1024, -3029 / 1024, 1162 / 1024),
+    (2172 / 1024, -1833 / 1024, 682 / 1024),
+)
+
+
+def _shrunk(rows: Sequence[Sequence[float]], by: float) -> tuple[tuple[float, ...], ...]:
+    """The same steps on a matrix divided by ``by`` first."""
+    (a, b, c), *others = rows
+    return ((a / by, b / by**3, c / by**5), *map(tuple, others))
+
+
 COEFFICIENTS: dict[str, tuple[Any, ...]] = {
     "standard": STANDARD,
     "muon": STANDARD,
     "dion": DION,
     "polar_express": POLAR_EXPRESS,
+    "dion2": _shrunk(_FIVE, 1.02),
+    "nanochat": _shrunk(_FIVE, 1.01),
+    "jiacheng": JIACHENG,
+    "convergent": (2.0, -1.5, 0.5),  # slow, but in 12 steps nearly exact
 }
 
 # Rounding errors in a Gram matrix grow by a^2 per step where singular values are small. Recomputing the iterate and its
@@ -214,20 +243,77 @@ def _on_gram(x, coeffs, multiply):
     return x
 
 
-def orthogonalize(updates: Tree, layout: Tree, coeffs: jax.Array, steps: int | jax.Array = 5, **how: Any) -> Tree:
-    """Applies :func:`newton_schulz` to every matrix of a tree, in one batch per shape.
+QDWH_BOUND = float(jnp.finfo(jnp.float32).eps)  # assumed smallest singular value of the scaled matrix
+
+
+def qdwh(matrix: jax.Array, steps: int = 6) -> jax.Array:
+    """The polar factor by the QR-based dynamically weighted Halley iteration, then one Newton-Schulz step.
+
+    Nakatsukasa, Bai, Gygi, "Optimizing Halley's Iteration for Computing the Matrix Polar Decomposition" (2010). Six
+    steps converge in float32; fewer leave small singular values small.
+
+    Args:
+      matrix: (rows, columns).
+      steps: number of steps.
+
+    Returns:
+      (rows, columns), in at least float32; zeros map to zeros.
+
+    >>> print(qdwh(jnp.array([[3.0, 0.0], [0.0, 0.5]])).round(3))
+    [[1. 0.]
+     [0. 1.]]
+    """
+    x = widen(matrix)
+    if not x.size:
+        return x
+    if x.shape[0] < x.shape[1]:
+        return qdwh(x.conj().mT, steps).conj().mT
+    sizes = jnp.abs(x)
+    bound = jnp.sqrt(jnp.max(jnp.sum(sizes, 0))) * jnp.sqrt(jnp.max(jnp.sum(sizes, 1)))
+    x = x / jnp.where(bound > 0, bound, 1.0)
+    low, eye = QDWH_BOUND, jnp.eye(x.shape[1], dtype=x.dtype)
+    for _ in range(steps):
+        d = (4 * (1 / low**2 - 1) / low**2) ** (1 / 3)
+        root = math.sqrt(1 + d)
+        a = root + math.sqrt(max(0.0, 2 - d + 2 * (2 - low**2) / (low**2 * root)))
+        b = (a - 1) ** 2 / 4
+        c = a + b - 1
+        q = linalg.orthonormal(jnp.concatenate((math.sqrt(c) * x, eye)))
+        top, bottom = q[: len(x)], q[len(x) :]
+        x = b / c * x + (a - b / c) / math.sqrt(c) * linalg.multiply(top, bottom.conj().mT)
+        low = min(1.0, low * (a + b * low**2) / (1 + c * low**2))
+    return 1.5 * x - 0.5 * linalg.multiply(x, linalg.multiply(x.conj().mT, x))
+
+
+POLARS = ("newton_schulz", "qdwh")
+
+
+def orthogonalize(
+    updates: Tree,
+    layout: Tree,
+    coeffs: jax.Array,
+    steps: int | jax.Array = 5,
+    *,
+    polar: str = "newton_schulz",
+    **how: Any,
+) -> Tree:
+    """Applies :func:`newton_schulz` or :func:`qdwh` to every matrix of a tree, in one batch per shape.
 
     Args:
       updates: tree of arrays.
       layout: a :class:`~jaxopt_mini.ParamLayout` for every leaf; stacked matrices are orthogonalized separately.
       coeffs: see :func:`newton_schulz`.
       steps: see :func:`newton_schulz`.
+      polar: a name in ``POLARS``.
       **how: further keywords of :func:`newton_schulz`.
 
     Returns:
       Tree with the shapes of ``updates``, in at least float32.
     """
     matrices = as_matrices(updates, layout)
+    if polar == "qdwh":
+        check_static(ns_steps=steps)
+        return as_leaves(map_matrices(lambda m: qdwh(m, int(steps)), layout, matrices), layout, updates)
     # The polar factor of the transpose is the transposed polar factor: made wide, more matrices share a shape.
     wide = jax.tree.map(lambda m: m.mT if m.shape[-2] > m.shape[-1] else m, matrices)
     wide = map_matrices(lambda m: newton_schulz(m, coeffs, steps, **how), layout, wide)

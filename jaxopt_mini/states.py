@@ -94,6 +94,17 @@ def evaluation_params(state: Any, params: Any) -> Any:
     return params
 
 
+def has_average(state: Any, params: Any) -> bool:
+    """Whether :func:`evaluation_params` returns other parameters than ``params``; computes nothing."""
+    found = []
+
+    def probe(state, params):
+        found.append(evaluation_params(state, params) is not params)
+
+    jax.eval_shape(probe, state, params)
+    return found[0]
+
+
 def parameter_of(name: str, parameters: Container[str]) -> str | None:
     """Returns the parameter that a state array belongs to, judged by its name; None if there is none.
 

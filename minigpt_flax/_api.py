@@ -9,7 +9,7 @@ from typing import Any, cast
 from jaxopt_mini import GradientTransformation
 from minigpt_flax.compare import comparison as comparisons
 from minigpt_flax.compare.collect import collect_runs, summarize_comparison
-from minigpt_flax.compare.comparison import FEWEST_SEEDS, Comparison, folder_name, shared_fields
+from minigpt_flax.compare.comparison import AUTO, FEWEST_SEEDS, Comparison, folder_name, shared_fields
 from minigpt_flax.compare.paired_tests import RESOLUTION
 from minigpt_flax.compare.results import ComparisonResult, require_replaceable, write_results
 from minigpt_flax.compare.runner import run_comparison
@@ -144,11 +144,12 @@ def compare(
     opt: Sequence[str | Factory],
     schedule: Sequence[str] = (),
     lr: float | Sequence[float] | str | None = None,
-    seeds: int | None = None,
+    seeds: int | str | None = None,
+    max_seeds: int | None = None,
     target: float | None = None,
     baseline: str | None = None,
     pairs: bool = False,
-    resolution: float = RESOLUTION,
+    resolution: float | None = None,
     preset: str = "nano",
     out: str | Path = "runs",
     name: str | None = None,
@@ -163,11 +164,12 @@ def compare(
       schedule: specs of learning-rate schedules; none takes the preset's.
       lr: learning rate or rates to try; ``"auto"`` searches; None takes each optimizer's own.
       seeds: number of runs of each candidate, with seeds from ``seed`` up, at least 3; more continue a comparison of
-        fewer. None takes as many as a verdict needs.
+        fewer. None takes as many as a verdict needs; ``"auto"`` adds them until the tests are decided.
+      max_seeds: largest number of seeds for ``"auto"``; None takes 20.
       target: validation loss to reach; None uses the final loss of the baseline.
       baseline: name of the candidate that the others are tested against; None takes the first.
       pairs: test every two candidates instead.
-      resolution: differences up to this size count as equal, nats per token.
+      resolution: differences up to this size count as equal, nats per token; None takes 0.0001.
       preset: defaults of the fields that aren't given.
       out: folder that holds the comparison.
       name: its folder is ``out/name``; None derives one from the candidates.
@@ -184,8 +186,10 @@ def compare(
     """
     first = fields.pop("seed", 0)
     rates = (lr,) if isinstance(lr, int | float) else () if lr is None or isinstance(lr, str) else tuple(lr)
-    if isinstance(lr, str) and lr != "auto":
-        raise UserError(f'lr takes numbers or "auto", got {lr!r}')
+    for argument, value in (("lr", lr), ("seeds", seeds)):
+        if isinstance(value, str) and value != AUTO:
+            raise UserError(f'{argument} takes numbers or "auto", got {value!r}')
+    count = None if isinstance(seeds, str) else seeds
     comparison = comparisons.check(
         Comparison(
             preset=preset,
@@ -193,20 +197,22 @@ def compare(
             opts=tuple(one if isinstance(one, str) else name_of(one) for one in opt),
             schedules=tuple(schedule),
             lr=tuple(map(float, rates)),
-            search=lr == "auto",
-            seeds=tuple(range(first, first + (FEWEST_SEEDS if seeds is None else seeds))),
+            search=lr == AUTO,
+            seeds=tuple(range(first, first + (FEWEST_SEEDS if count is None else count))),
             target=target,
             baseline=baseline,
             pairs=pairs,
-            resolution=float(resolution),
+            resolution=RESOLUTION if resolution is None else float(resolution),
+            max_seeds=comparisons.most_seeds(seeds, max_seeds, resolution),
         )
     )
     folder = Path(out) / (name or folder_name(comparison))
-    comparison = comparisons.continued(comparison, folder, seeds)
+    comparison = comparisons.continued(comparison, folder, count)
     require_replaceable(folder)
     status = run_comparison(comparison, folder, vmap=vmap, shown=not quiet)
     if status:
         raise Interrupted(status - 128)
+    comparison = comparisons.continued(comparison, folder, None)  # with the seeds that were added
     candidates = collect_runs(comparison, folder)
     summary = summarize_comparison(comparison, candidates, target)
     write_results(candidates, summary, folder)

@@ -5,6 +5,7 @@ A new optimizer adds a row here; the tests themselves don't name any.
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import optax
 
 from jaxopt_mini import (
@@ -14,10 +15,14 @@ from jaxopt_mini import (
     add_decayed_weights,
     chain,
     clip_by_norm,
+    inject_hyperparams,
     lion,
     momentum,
     nadamw,
+    partition,
     rmsprop,
+    scale_by_adam,
+    scale_by_learning_rate,
     sgd,
 )
 from jaxopt_mini.schedules import cosine
@@ -34,6 +39,38 @@ def torch_adamw(h):
     """torch's AdamW, which takes the betas as a pair."""
     b1, b2 = h["betas"]
     return adamw(h["lr"], b1=b1, b2=b2, eps=h.get("eps", 1e-8), weight_decay=h["weight_decay"])
+
+
+def scheduled_adamw(h):
+    """AdamW of Meta's Distributed Shampoo, with the recorded learning rates and a decay relative to their peak."""
+    config, rates = h["preconditioner_config"], jnp.asarray(h["arrays"]["lr"], jnp.float32)
+    return adamw(
+        lambda count: rates[count],
+        b1=h["betas"][0],
+        b2=config["beta2"],
+        eps=config["epsilon"],
+        weight_decay=h["weight_decay"],
+        decay={"CORRECTED": "corrected", "INDEPENDENT": "independent"}[h["weight_decay_type"]],
+        peak_learning_rate=h["lr"],
+    )
+
+
+def adamc(h):
+    """AdamC of pytorch_optimizer: corrected decay before a normalization, eps divided by the bias correction."""
+    (b1, b2), rates = h["betas"], jnp.asarray(h["arrays"]["lr"], jnp.float32)
+    eps = lambda t: h["eps"] / jnp.sqrt(1 - b2 ** (t + 1).astype(jnp.float32))
+    numbers = {"b1": b1, "b2": b2, "eps": eps}
+
+    def with_decay(decay):
+        link = inject_hyperparams(scale_by_adam)(**numbers)
+        return chain(link, add_decayed_weights(decay), scale_by_learning_rate(lambda t: rates[t]))
+
+    both = {
+        "normalized": with_decay(lambda t: h["weight_decay"] * rates[t] / h["lr"]),
+        "other": with_decay(h["weight_decay"]),
+    }
+    normalized = set(h["normalized_leaves"])
+    return partition(both, lambda params: {n: "normalized" if n in normalized else "other" for n in params})
 
 
 def torch_lion(h):
@@ -181,6 +218,9 @@ ROWS = (
                 ),
             ),
             Golden("torch_adamw", torch_adamw),
+            Golden("adamc_corrected", scheduled_adamw, slow=True),
+            Golden("adamw_independent", scheduled_adamw, slow=True),
+            Golden("adamc", adamc, slow=True),
             Golden(
                 "torch_recipe_clip_adamw_cosine",
                 lambda h: chain(

@@ -101,15 +101,32 @@ def decoupled(link, h):
 
 def official_signum(h):
     """Its momentum is a sum, which has the same sign as an average."""
-    return signum(h["lr"], beta=h["momentum"], nesterov=h.get("nesterov", False), weight_decay=h["weight_decay"])
+    how = {"nesterov": h.get("nesterov", False), "dampening": h.get("dampening")}
+    return signum(h["lr"], beta=h["momentum"], weight_decay=h["weight_decay"], **how)
 
 
-def from_the_parameters(state, arrays):
-    """The reference's sum starts from the parameters after their first decay; an average from 1 - beta of that."""
-    memory = jax.tree.map_with_path(
-        lambda path, leaf: (1 - 0.95) * (1 - 0.003 * 0.1) * arrays[path[0].key][0], state[0].ema
+def official_signum_from_the_parameters(h):
+    """The reference as it is: its sum starts from the parameters after their first decay."""
+    how = {"nesterov": h.get("nesterov", False), "dampening": h.get("dampening")}
+    return signum(h["lr"], beta=h["momentum"], weight_decay=h["weight_decay"], from_parameters=True, **how)
+
+
+def huggingface_adafactor(h):
+    """Adafactor of transformers, whose learning rate is relative, and with it the decay, if none is given."""
+    rate = relative_rate(1e-2) if h.get("lr") is None else h["lr"]
+    eps, min_scale = h.get("eps", (1e-30, 1e-3))
+    return adafactor(
+        rate,
+        min_dim_size_to_factor=1,
+        decay_rate=-h.get("decay_rate", -0.8),
+        clipping_threshold=h.get("clip_threshold", 1.0),
+        multiply_by_parameter_scale=h.get("scale_parameter", True),
+        momentum=h.get("beta1"),
+        weight_decay_rate=h.get("weight_decay") or None,
+        decay_by_rate=True,
+        eps=eps,
+        min_scale=min_scale,
     )
-    return state[0]._replace(ema=memory), *state[1:]
 
 
 def corrected_rate(h):
@@ -235,7 +252,9 @@ ROWS = (
         goldens=(
             Golden("signum_zero", official_signum),
             Golden("signum_zero_nesterov", official_signum),
-            Golden("signum_epfl", official_signum, start=from_the_parameters),
+            Golden("signum_epfl", official_signum_from_the_parameters),
+            Golden("signum_dampening", official_signum_from_the_parameters, slow=True),
+            Golden("signum_zero_dampening", official_signum, slow=True),
         ),
     ),
     Case(
@@ -271,25 +290,9 @@ ROWS = (
         goldens=(
             Golden("torch_adafactor", torch_adafactor),
             Golden("torch_adafactor_wd", torch_adafactor),
-            Golden(
-                "adafactor_hf",
-                lambda h: adafactor(
-                    relative_rate(1e-2),
-                    min_dim_size_to_factor=1,
-                    decay_rate=-h["decay_rate"],
-                    clipping_threshold=h["clip_threshold"],
-                ),
-            ),
-            Golden(
-                "adafactor_hf_momentum",
-                lambda h: adafactor(
-                    h["lr"],
-                    min_dim_size_to_factor=1,
-                    multiply_by_parameter_scale=False,
-                    momentum=h["beta1"],
-                    weight_decay_rate=h["lr"] * h["weight_decay"],
-                ),
-            ),
+            Golden("adafactor_hf", huggingface_adafactor),
+            Golden("adafactor_hf_momentum", huggingface_adafactor),
+            Golden("adafactor_hf_wd", huggingface_adafactor, slow=True),
         ),
     ),
     Case(

@@ -18,15 +18,18 @@ from jaxopt_mini import (
     dog,
     dowg,
     given_diag_hessian,
+    gpa_adamw,
     laprop,
     mars,
     prodigy,
     schedule_free_adamw,
     schedule_free_eval_params,
+    schedule_free_plus,
     schedule_free_sgd,
     simplified_ademamix,
     sophia,
     stable_adamw,
+    states,
 )
 from jaxopt_mini.tree import cast_like
 from tests.harness import PROBLEM_LAYOUT, Case, Golden
@@ -67,7 +70,8 @@ def official_mars(h):
         b1, b2 = h["betas_1d"]
         vectors |= {"vector_learning_rate": h["lr_1d"], "vector_b1": b1, "vector_b2": b2}
         vectors |= {"vector_weight_decay": h["weight_decay_1d"]}
-    return mars(h["lr"], **b, gamma=h["gamma"], weight_decay=h["weight_decay"], form=form, **vectors)
+    how = {"eps": h.get("eps", 1e-8), "amsgrad": h.get("amsgrad", False), "form": form}
+    return mars(h["lr"], **b, gamma=h["gamma"], weight_decay=h["weight_decay"], **how, **vectors)
 
 
 def official_adam_mini(h, **keywords):
@@ -110,12 +114,22 @@ def official_came(h):
     return came(h["lr"], **betas(h, "b1", "b2", "b3"), **common, weight_decay=h["weight_decay"])
 
 
+def growth_rate(h):
+    """The limit of the estimate's growth, infinite by default."""
+    rate = float(h.get("growth_rate", "inf"))
+    return None if rate == float("inf") else rate
+
+
 def official_prodigy(h):
     """The official Prodigy, without correction by default."""
     return prodigy(
         h["lr"],
         betas=h["betas"],
+        beta3=h.get("beta3"),
+        eps=h.get("eps", 1e-8),
         estim_lr0=h["d0"],
+        estim_lr_coef=h.get("d_coef", 1.0),
+        growth_rate=growth_rate(h),
         weight_decay=h["weight_decay"],
         safeguard_warmup=h.get("safeguard_warmup", False),
         bias_correction=h.get("use_bias_correction", False),
@@ -124,7 +138,10 @@ def official_prodigy(h):
 
 def official_dadapt(h):
     """The official D-Adapt Adam(W), without correction by default."""
-    correction = {"bias_correction": h.get("use_bias_correction", False)}
+    correction = {
+        "bias_correction": h.get("use_bias_correction", False),
+        "growth_rate": growth_rate(h),
+    }
     decay = h.get("weight_decay", 0.0)
     return dadapt_adamw(h["lr"], betas=h["betas"], estim_lr0=h["d0"], weight_decay=decay, **correction)
 
@@ -135,6 +152,7 @@ def official_schedule_free(h):
     common = {"warmup_steps": warmup, "weight_decay": h["weight_decay"], "r": h.get("r", 0.0), "rate_ahead": False}
     if "momentum" in h:
         return schedule_free_sgd(h["lr"], b1=h["momentum"], **common)
+    common |= {"decay_at_z": h.get("decay_at_z", False), "weight_lr_power": h.get("weight_lr_power", 2.0)}
     return schedule_free_adamw(h["lr"], **betas(h, "b1", "b2"), eps=h["eps"], **common)
 
 
@@ -160,6 +178,46 @@ def computing_in_float32(factory):
     return build
 
 
+def official_gpa(h):
+    """GPA AdamW of Meta."""
+    free = h.get("iterate_averaging_type") == "schedule_free"
+    return gpa_adamw(
+        h["lr"],
+        b1=h["beta1"],
+        b2=h["beta2"],
+        eps=h["eps"],
+        weight_decay=h["weight_decay"],
+        train_interp=h["train_interp_coeff"],
+        eval_interp=None if free else h.get("eval_interp_coeff", 0.9967),
+        r=float(h.get("weight_pow_coeff", 0.0)),
+        weight_lr_power=float(h.get("weight_lr_power", 2.0)),
+        decay_at_y=h.get("use_wd_on_y", False),
+    )
+
+
+def official_schedule_free_plus(h):
+    """The official Schedule-Free+."""
+    return schedule_free_plus(
+        h["lr"],
+        **betas(h, "b1", "b2"),
+        sf_b1=h.get("sf_beta1", 0.9),
+        sf_b1_max=h.get("sf_beta1_max", 0.965),
+        sf_b1_steps=h.get("sf_beta1_anneal_steps", 0),
+        eps=h["eps"],
+        weight_decay=h["weight_decay"],
+        average_from=h.get("c_warmup", 0),
+        r=float(h.get("r", 0)),
+        weight_lr_power=float(h.get("weight_lr_power", 2)),
+    )
+
+
+def recorded_losses(arrays, problem):
+    """The loss passed to each step."""
+    del problem
+    return {"value": arrays["function_value"]}
+
+
+EVALUATED = {"x/": states.evaluation_params}
 AVERAGED = {"x/": schedule_free_eval_params}
 
 
@@ -220,6 +278,8 @@ ROWS = (
             Golden("mars_adamw", official_mars),
             Golden("mars_adamw_1d", official_mars),
             Golden("mars_lion", official_mars),
+            Golden("mars_amsgrad", official_mars, slow=True),
+            Golden("mars_shampoo_1d_f32", official_mars, slow=True),
         ),
     ),
     Case(
@@ -245,6 +305,13 @@ ROWS = (
                 tolerance=2e-5,
                 reason="computed in float64, the rule deviates from the recording by 1.6e-5",
             ),
+            Golden(
+                "prodigy_growth",
+                official_prodigy,
+                slow=True,
+                tolerance=1e-4,
+                reason="computed in float64, the rule deviates from the recording by 2e-5",
+            ),
         ),
     ),
     Case(
@@ -253,7 +320,11 @@ ROWS = (
         keywords={"estim_lr0": 0.01},
         optax=optax.contrib.dadapt_adamw,
         variants=({"betas": (0.9, 0.99), "weight_decay": 0.1, "eps": 1e-4},),
-        goldens=(Golden("dadapt_adam", official_dadapt), Golden("dadapt_adamw", official_dadapt)),
+        goldens=(
+            Golden("dadapt_adam", official_dadapt),
+            Golden("dadapt_adamw", official_dadapt),
+            Golden("dadapt_growth", official_dadapt, slow=True),
+        ),
     ),
     Case(
         dog,
@@ -288,6 +359,27 @@ ROWS = (
         goldens=(
             Golden("schedule_free_adamw", official_schedule_free, also=AVERAGED),
             Golden("schedule_free_adamw_wd", official_schedule_free, also=AVERAGED),
+            Golden("schedule_free_adamw_decay_at_z", official_schedule_free, also=AVERAGED, slow=True),
+        ),
+    ),
+    Case(
+        schedule_free_plus,
+        slow=True,
+        learning_rate=1.0,
+        extra=lambda loss, params, t: {"value": loss(params)},
+        goldens=tuple(
+            Golden(name, official_schedule_free_plus, extra=recorded_losses, also=EVALUATED, slow=name.endswith("plus"))
+            for name in ("schedule_free_plus", "schedule_free_plus_anneal")
+        ),
+    ),
+    Case(
+        gpa_adamw,
+        slow=True,
+        keywords={"eval_interp": 0.9},
+        goldens=(
+            Golden("gpa_adamw", official_gpa, also=EVALUATED),
+            Golden("gpa_adamw_wd_y", official_gpa, also=EVALUATED, slow=True),
+            Golden("gpa_schedule_free", official_gpa, also=EVALUATED, slow=True),
         ),
     ),
 )

@@ -20,15 +20,19 @@ from jaxopt_mini import (
     ema_params,
     hyperball,
     inject_hyperparams,
+    layer_decay,
     lion,
     lookahead,
     low_precision,
+    muon,
     sam,
     schedule_free,
+    schedule_free_eval_params,
     sgd,
     skip_nonfinite,
     skip_spikes,
 )
+from jaxopt_mini.layout import ROLES
 from tests.harness import Golden, nothing
 
 INNERS = {
@@ -87,6 +91,44 @@ def dion_lion(h):
     return cautious_decay(inner, weight_decay=h["weight_decay"], learning_rate=h["lr"])
 
 
+def on_the_ball(inner, h):
+    """Every leaf on its own sphere."""
+    rate = h.get("lr", h.get("learning_rate"))
+    return hyperball(inner, learning_rate=rate, weight_decay=h.get("weight_decay", 0.0), roles=ROLES)
+
+
+def adamh(h):
+    """AdamH of levanter and of modded-nanogpt, which name the betas otherwise."""
+    b1, b2 = h.get("betas", (h.get("b1"), h.get("b2")))
+    return on_the_ball(adam(1.0, b1=b1, b2=b2, eps=h["eps"]), h)
+
+
+def muonh(h):
+    """MuonH of levanter, whose iteration has five rows of coefficients."""
+    how = {"ns_coeffs": "dion", "ns_steps": h["steps"], "eps": h["muon_eps"], "nesterov": h["nesterov"]}
+    return on_the_ball(muon(1.0, beta=h["momentum"], debias=False, **how), h)
+
+
+def muonh_modded_nanogpt(h):
+    """MuonH of modded-nanogpt, whose iteration converges."""
+    return on_the_ball(muon(1.0, (2, -1.5, 0.5), 12, h["mu"], debias=False, eps=1e-7), h)
+
+
+def muon_hyperball(h):
+    """The official Muon of NVIDIA on a ball; the recorded weights start at its radius."""
+    how = {"ns_coeffs": "dion", "debias": False, "nesterov": h.get("nesterov", False), "eps": 1e-15}
+    return on_the_ball(muon(1.0, beta=h["momentum"], **how), h)
+
+
+def schedule_free_muon(h):
+    """The official wrapper around torch's Muon, which steps and decays z."""
+    base = h["base"]
+    inner = muon(base["lr"], beta=base["momentum"], weight_decay=base["weight_decay"], debias=False, eps=1e-7)
+    how = {"weight_lr_power": h["weight_lr_power"], "r": float(h["r"]), "rate_ahead": False, "base_at_z": True}
+    how |= {"decay_at_y": h.get("weight_decay_at_y", 0.0)}
+    return schedule_free(inner, base["lr"], h["momentum"], **how)
+
+
 def pass_loss_value(loss, params, t):
     return {"value": loss(params)}
 
@@ -118,7 +160,34 @@ ROWS = (
         goldens=(Golden("adamw_cautious_wd", dion_adamw), Golden("lion_cautious_wd", dion_lion)),
     ),
     WrapperCase(ema_params, bytes=4, keywords={"decay": 0.9}),
-    WrapperCase(hyperball, exempt={"test_converges": "a quadratic has its minimum off the ball"}),
+    WrapperCase(
+        hyperball,
+        exempt={"test_converges": "a quadratic has its minimum off the ball"},
+        goldens=(
+            Golden("adamh", adamh),
+            Golden("adamh_levanter", adamh, slow=True),
+            Golden("muonh", muonh, slow=True),
+            Golden("muonh_f32", muonh_modded_nanogpt, slow=True),
+            Golden("muonh_torch_f32", muonh_modded_nanogpt, slow=True),
+            Golden("muon_hyperball", muon_hyperball, slow=True),
+        ),
+    ),
+    WrapperCase(
+        layer_decay,
+        exempt={
+            "test_a_stack_of_layers_is_updated_like_its_layers": "a layer's factor depends on its place in the stack",
+            **dict.fromkeys(
+                (
+                    "test_converges",
+                    "test_bytes_are_those_of_the_row",
+                    "test_integer_leaves_are_rejected",
+                    "test_every_array_of_a_fresh_state_has_its_own_buffer",
+                    "test_every_number_may_be_traced",
+                ),
+                "the parameters of this test have no layers",
+            ),
+        },
+    ),
     WrapperCase(lookahead, bytes=4, keywords={"sync_period": 2}),
     WrapperCase(
         low_precision,
@@ -137,7 +206,12 @@ ROWS = (
         extra=pass_loss_function,
         exempt={AROUND: "each micro-batch has a perturbation of its own", INSIDE: "as around accumulate"},
     ),
-    WrapperCase(schedule_free, bytes=4, keywords={"learning_rate": 0.01}),
+    WrapperCase(
+        schedule_free,
+        bytes=4,
+        keywords={"learning_rate": 0.01},
+        goldens=(Golden("schedule_free_muon_f32", schedule_free_muon, also={"x/": schedule_free_eval_params}),),
+    ),
     WrapperCase(skip_nonfinite, exempt={INSIDE: "single micro-batches are skipped"}),
     WrapperCase(
         skip_spikes,

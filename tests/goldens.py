@@ -32,7 +32,7 @@ def trajectories(golden: Golden) -> tuple[dict[str, np.ndarray], dict[str, np.nd
     extra = golden.extra(arrays, problem) if golden.extra else {}
     views = {"": lambda state, params: params, **golden.also}
 
-    tx = golden.build(entry["hyperparameters"])
+    tx = golden.build(entry["hyperparameters"] | {"arrays": arrays})
     state = tx.init(params)
     state = golden.start(state, arrays) if golden.start else state
 

@@ -24,9 +24,10 @@ class Golden:
 
     Attributes:
       file: name of the trajectory, a key of the index.
-      build: makes the transformation from the hyperparameters that the index records.
+      build: makes the transformation from the hyperparameters that the index records, and the recorded "arrays".
       tolerance: largest deviation at any step, times max(1, mean movement of the leaf).
       reason: why the tolerance is looser than 1e-5.
+      slow: replay it with the slow tests only; for one more recording of a rule that another one shows.
       start: (state, arrays of the file) -> state, for references that start from recorded arrays.
       extra: (arrays of the file, problem) -> extra args of the steps, stacked along the first axis.
       also: prefix of other recorded trajectories ("x/") -> function of (state, params) that gives that tree.
@@ -36,6 +37,7 @@ class Golden:
     build: Callable[[Any], Any]
     tolerance: float = 1e-5
     reason: str = ""
+    slow: bool = False
     start: Callable[[Any, Mapping[str, np.ndarray]], Any] | None = None
     extra: Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], dict[str, Any]] | None = None
     also: Mapping[str, Callable[[Any, Tree], Tree]] = field(default_factory=dict)
@@ -62,6 +64,7 @@ class Case:
       goldens: trajectories to reproduce.
       extra: (loss, params, t) -> extra args that a step needs.
       exempt: name of a test -> why the property can't hold.
+      slow: run the property tests that compile programs with the slow tests only, see the ``conftest`` of the library.
     """
 
     optimizer: Callable
@@ -74,6 +77,7 @@ class Case:
     goldens: tuple[Golden, ...] = ()
     extra: Callable[[Callable, Tree, jax.Array], dict[str, Any]] = nothing
     exempt: Mapping[str, str] = field(default_factory=dict)
+    slow: bool = False
 
     @property
     def floats(self) -> dict[str, float]:

@@ -7,21 +7,23 @@ import numpy as np
 import pytest
 
 from benchmarks.answers import decay, edge, geometry, page, schedules
+from benchmarks.answers.judged import SEARCH_SEEDS, SEEDS, against, best_rate
 from benchmarks.answers.small import Kept
 from jaxopt_mini import SCHEDULES
 
 
 def decays():
+    best = {"AdamW": 1.0, "Adam + L2": 1e-3}
     found = {
         decay.key(kind, rate, d, seed): 2.0
         + abs(np.log10(rate / 3e-3))
-        + 0.1 * (d != decays[2])
-        + 0.01 * seed
+        + 0.1 * (d != best[kind])
+        + 0.01 * (seed % 7) * (1 + i)
         + 0.2 * i
-        for i, (kind, decays) in enumerate(decay.DECAYS.items())
-        for d in decays
+        for i, (kind, sizes) in enumerate(decay.DECAYS.items())
+        for d in sizes
         for rate in decay.RATES
-        for seed in decay.SEEDS
+        for seed in (*SEARCH_SEEDS, *SEEDS)
     }
     return found | {f"shrink {kind}": [[1.0, 0.5, 0.25], [1.0, 0.9, 0.75]] for kind in decay.DECAYS}
 
@@ -29,11 +31,14 @@ def decays():
 def schedule_runs():
     order = {name: i for i, name in enumerate(SCHEDULES)}
     runs = {
-        f"{size.steps} {name} {rate} {seed}": 2.0 + 0.1 * order[name] + (rate != 3e-3) + 0.01 * seed * (1 + order[name])
+        f"{size.steps} {name} {rate:g} {seed}": 2.0
+        + 0.1 * order[name]
+        + (rate != 3e-3)
+        + 0.01 * (seed % 7) * order[name]
         for size in (schedules.LONG, schedules.SHORT)
         for name in SCHEDULES
         for rate in schedules.RATES
-        for seed in schedules.SEEDS
+        for seed in (*SEARCH_SEEDS, *SEEDS)
     }
     return runs | {f"rates {name}": [0.5, 1.0, 0.1] for name in SCHEDULES}
 
@@ -66,13 +71,22 @@ CASES = {
         decay,
         decays,
         [
-            "2.010 (rate 0.003, decay 1) for AdamW",
-            "2.210 (rate 0.003, decay 0.01) for Adam with an L2",
-            "0.200 +- 0.000",
+            "| AdamW | 0.003 | 1 | 2.024 |  |  |  |",
+            "| Adam + L2 | 0.003 | 0.001 | 2.248 | +0.224 | +0.209 to +0.239 | **0.0039** |",
+            "AdamW is\n+0.224 nats (95 % interval +0.209 to +0.239, p = 0.0039), significant",
+            "its grid for: neither",
             "0.75",
         ],
     ),
-    "schedules": (schedules, schedule_runs, [f"from `{next(iter(SCHEDULES))}`\nto", "| 0.003 |"]),
+    "schedules": (
+        schedules,
+        schedule_runs,
+        [
+            f"with `{next(iter(SCHEDULES))}`, the lowest mean",
+            "| `warmup_cosine` | 0.003 |",
+            "`warmup_cosine` beyond the noise, and `constant`",
+        ],
+    ),
     "geometry": (
         geometry,
         surfaces,
@@ -117,3 +131,26 @@ def test_the_quickest_rate_on_a_round_bowl_is_one_over_its_curvature(monkeypatch
     monkeypatch.setattr(geometry, "LIMIT", 200)
     found = geometry.quickest("sgd", "bowl")
     assert (found["rate"], found["steps"]) == (0.25, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", edge.RUNS)
+def test_the_curvature_is_followed(name, monkeypatch):
+    monkeypatch.setattr(edge, "STEPS", 2 * edge.EVERY)
+    found = edge.follow(name, 1e-4)
+    assert found["step"] == [edge.EVERY, 2 * edge.EVERY]
+    assert np.all(np.isfinite(found["loss"])) and np.all(np.array(found["curvature"]) > 0)
+
+
+def test_a_grid_is_extended_until_its_best_rate_has_neighbors():
+    tried = []
+    score = lambda rate: tried.append(rate) or abs(np.log10(rate / 0.1))
+    assert best_rate((1e-3, 3e-3, 1e-2), score) == (0.1, True) and max(tried) == pytest.approx(0.3, rel=0.1)
+    assert best_rate((1e-3, 3e-3, 1e-2), lambda rate: -rate) == (pytest.approx(0.32, rel=0.05), False)
+    assert best_rate((1.0, 2.0, 3.0), lambda rate: float("inf"))[1] is False
+
+
+def test_a_broken_run_is_the_worst_outcome():
+    losses = {"a": [1.0, 1.1] * 5, "b": [None] * 10, "c": [1.0, 1.1] * 5}
+    tests = against("a", losses)
+    assert tests["b"].significant and tests["b"].better == "a" and not tests["c"].significant

@@ -20,6 +20,7 @@ import pytest
 from benchmarks.answers import page as answers
 from benchmarks.results import RESULTS
 from jaxopt_mini import OPTIMIZERS
+from minigpt_flax.compare.paired_tests import compare_pair
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import resolve
 from tests.cases import CASES
@@ -29,7 +30,8 @@ ROOT = Path(__file__).parents[1]
 NANO_TOKENS = 12 * 64  # of a step of ``nanogpt``
 GPT2 = 124_439_808  # its parameters
 WORDS = {
-    "twelve": 12, "thirteen": 13, "eighteen": 18, "fifty": 50, "五十": 50, "十三": 13, "十八": 18,
+    "twelve": 12, "thirteen": 13, "eighteen": 18, "twenty-three": 23, "fifty": 50, "sixty": 60,
+    "六十": 60, "二十三": 23, "十八": 18,
 }  # fmt: skip
 
 
@@ -131,8 +133,8 @@ def false_verdicts() -> float:
 
 
 README = [
-    (r"\*\*(Fifty) JAX optimizers", lambda: (len(OPTIMIZERS),)),
-    (r"(\d+) of them tested step by step against a reference", lambda: (with_reference(),)),
+    (r"\*\*(Sixty) JAX optimizers", lambda: (len(OPTIMIZERS),)),
+    (r"all (\d+) tested step by step against a reference", lambda: (with_reference(),)),
     (r"(Twelve) optimizers on one small GPT", lambda: (len(measured("reference, pydocs")["standings"]),)),
     (r"GPT \(([\d.]+) M parameters, text of the Python documentation, ([\d,]+) steps\)", lambda: (
         parameters("demo") / 1e6, measured("reference, pydocs")["steps"])),
@@ -140,11 +142,11 @@ README = [
     (r"in (\d+) % and (\d+) % of its steps", lambda: (share_of_steps("muon"), share_of_steps("soap"))),
     (r"against (\d+) trajectories recorded", lambda: (len(deviations()),)),
     (r"deviation is ([\d.e-]+) of\s+the distance", lambda: (max(size for _, size in deviations().values()),)),
-    (r"(Thirteen) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
+    (r"(Twenty-three) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
     (r"(Eighteen) bugs of Optax", lambda: (len({name.partition(",")[0] for name in DEPARTURES}),)),
     (r"at most ([\d.]+) % found a difference", lambda: (100 * false_verdicts(),)),
-    (r"(\d+) recorded trajectories, every step \| at most ([\d.e-]+) of the movement \(SOAP\)", lambda: (
-        len(deviations()), max(deviations()[file][1] for file in deviations() if file.startswith("soap")))),
+    (r"(\d+) recorded trajectories, every step \| at most ([\d.e-]+) of the movement \(Shampoo\)", lambda: (
+        len(deviations()), max(deviations()[file][1] for file in deviations() if file.startswith("shampoo")))),
     (r"nanoGPT \| (\d+) training losses .* \| ([\d.e-]+) nats without biases, ([\d.e-]+) with", lambda: (
         100, *(measured("pages, nanogpt")[way]["loss"] for way in ("without biases", "with biases")))),
     (r"takes (\d+) ms \(([\d.]+)k tokens/s\), ([\d.]+) to ([\d.]+) of nanoGPT's time", lambda: (
@@ -153,8 +155,8 @@ README = [
 ]  # fmt: skip
 CHINESE = [
     (r"最多只有 ([\d.]+) % 的比较", lambda: (100 * false_verdicts(),)),
-    (r"\*\*(五十)个 JAX 优化器", lambda: (len(OPTIMIZERS),)),
-    (r"没有的(十三)个优化器", lambda: (len(beyond_optax()),)),
+    (r"\*\*(六十)个 JAX 优化器", lambda: (len(OPTIMIZERS),)),
+    (r"没有的(二十三)个优化器", lambda: (len(beyond_optax()),)),
     (r"的(十八)处错误", lambda: (len({name.partition(",")[0] for name in DEPARTURES}),)),
 ]
 PRINTED = [(r"(808,960) parameters", lambda: (parameters("demo"),))] + [
@@ -162,11 +164,11 @@ PRINTED = [(r"(808,960) parameters", lambda: (parameters("demo"),))] + [
 ]
 OPTAX = [
     (r"The (\d+) optimizers that also exist in `optax`", lambda: (len(OPTIMIZERS) - len(beyond_optax()),)),
-    (r"(Thirteen) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
+    (r"(Twenty-three) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
 ]
 HOME = [
-    (r"(Fifty) JAX optimizers", lambda: (len(OPTIMIZERS),)),
-    (r"(\d+) of them tested", lambda: (with_reference(),)),
+    (r"(Sixty) JAX optimizers", lambda: (len(OPTIMIZERS),)),
+    (r"all (\d+) tested", lambda: (with_reference(),)),
 ]
 SPEED = [
     (r"on one core\s+takes (\d+) % longer", lambda: (
@@ -341,13 +343,12 @@ def test_the_reference_comparison_has_the_recorded_results(part):
         assert cells["loss +- error"] == f"{row['mean']:.4f} +-{row['sem']:.4f}"
         shown = {title: cells[title].strip("x*") for title in columns if cells.get(title, "-") != "-"}
         assert "lr" in shown and all(rounds_to(row[columns[title]], text) for title, text in shown.items())
-    for test in recorded["pairs"]:
-        best = recorded["standings"][0]["name"]
-        if best in (test["better"], test["worse"]):
-            assert (
-                f"{test['difference']:.4f} +- {test['sem']:.4f} over {test['seeds']} seeds, p = {test['corrected']:.2g}"
-                in text
-            )
+    losses = {row["name"]: {int(seed): loss for seed, loss in row["losses"].items()} for row in recorded["standings"]}
+    for name in losses.keys() - {"adamw"}:
+        test = compare_pair("adamw", losses["adamw"], name, losses[name], 0.0)
+        sign = 1 if test.worse == name else -1
+        low, high = sorted(sign * end for end in test.interval)
+        assert f"- {name}: {sign * test.difference:+.4f} ({low:+.4f} to {high:+.4f})\n" in text
 
 
 def test_a_relative_time_is_the_ratio_of_the_two_times_beside_it():

@@ -39,14 +39,14 @@ def test_the_optimizers_are_there_and_enough():
 def test_the_budget_is_the_steps_of_the_comparison():
     (part,) = reference.parts(("adamw", "lion"), (), 1000, None)
     assert 2 * reference.seconds(part.comparison, 1.0, 0.0) == part.comparison.budget
-    assert reference.seconds(part.comparison, 0.0, 1.0) == 7 + 3 * reference.POINTS  # the search's runs once
+    assert reference.seconds(part.comparison, 0.0, 1.0) == 9 + 3 * reference.POINTS  # the search's runs once
 
 
 def test_paces_are_measured_once(tmp_path, monkeypatch):
     (part,) = reference.parts(("adamw", "lion"), (), 40, None)
     monkeypatch.setattr(reference, "pace", lambda comparison, candidate: (0.1, 1.0))
     assert reference.budget(part, tmp_path) == pytest.approx(
-        0.1 * part.comparison.budget + 2 * (7 + 3 * reference.POINTS)
+        0.1 * part.comparison.budget + 2 * (9 + 3 * reference.POINTS)
     )
     monkeypatch.setattr(reference, "pace", None)
     assert set(reference.paces(part, tmp_path / "pydocs-pace.json")) == {"adamw", "lion"}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import statistics
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,18 +13,21 @@ import numpy as np
 from jaxtyping import Array, Int32
 from matplotlib.figure import Figure
 
+from benchmarks.answers import page
+from benchmarks.answers.judged import HEAD, SEARCH_SEEDS, SEEDS, against, columns, difference, mean
 from benchmarks.answers.small import Kept, config, mean_loss
 from jaxopt_mini import adam, adamw, add_decayed_weights, apply_updates, chain, clip_by_norm, warmup_cosine
-from minigpt_flax.compare.paired_tests import LEVEL, p_value, sem
+from minigpt_flax.compare.paired_tests import PairedTest
 from minigpt_flax.runs.style import DASHES, label_ends, looks, style_axes, title
 from minigpt_flax.train.build import Run, build
 from minigpt_flax.train.optimizer import decay_mask
 
 SIZES = {"layers": 1, "width": 32, "heads": 2, "batch_size": 8}
-STEPS, SEEDS, B2 = 1500, (0, 1, 2), 0.99
-RATES = (1e-3, 3e-3)
+STEPS, B2 = 1500, 0.99
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 CHARACTERS = 6_000  # of the corpus: seen so often that there is something to regularise
-DECAYS = {"AdamW": (0.0, 0.1, 1.0, 3.0), "Adam + L2": (0.0, 1e-3, 1e-2, 1e-1)}
+DECAYS = {"AdamW": (0.0, 0.1, 0.3, 1.0, 3.0), "Adam + L2": (0.0, 3e-4, 1e-3, 3e-3, 1e-2)}
+Setting = tuple[str, float, float]  # kind, learning rate, decay
 NOISES, TOY_STEPS, TOY_RATE = (1.0, 10.0), 2000, 1e-3
 
 
@@ -68,10 +71,11 @@ def trainer(kind: str) -> Callable[..., Any]:
     return jax.jit(train)
 
 
-def final(kind: str, rate: float, decay: float, seed: int) -> float:
-    """Validation loss at the end of a run."""
+def final(kind: str, rate: float, decay: float, seed: int) -> float | None:
+    """Validation loss at the end of a run; None where training broke."""
     run, knobs = setting(), (jnp.float32(rate), jnp.float32(decay))
-    return run.evaluate(trainer(kind)(run.draw(jax.random.key(seed)), windows(run, seed), *knobs))["val_loss"]
+    loss = run.evaluate(trainer(kind)(run.draw(jax.random.key(seed)), windows(run, seed), *knobs))["val_loss"]
+    return loss if math.isfinite(loss) else None
 
 
 def shrink(kind: str, decay: float) -> list[list[float]]:
@@ -92,15 +96,37 @@ def shrink(kind: str, decay: float) -> list[list[float]]:
     return many.mean(0)[:: TOY_STEPS // 50].T.tolist()
 
 
+def losses(kept: Kept, setting: Setting, seeds: Sequence[int]) -> list[float | None]:
+    """Final losses by seed; None for a run that broke."""
+    return [kept.get(key(*setting, seed), functools.partial(final, *setting, seed)) for seed in seeds]
+
+
 def measure(kept: Kept) -> dict[str, Any]:
-    """Losses by (kind, rate, decay, seed), and how two weights shrink."""
-    names = [(k, r, d, s) for k, decays in DECAYS.items() for d in decays for r in RATES for s in SEEDS]
-    losses = {n: kept.get(key(*n), lambda n=n: final(*n)) for n in names}
-    toys = {"AdamW": 1.0, "Adam + L2": 1.0}
-    return {
-        "losses": losses,
-        "shrink": {k: kept.get(f"shrink {k}", lambda k=k, d=d: shrink(k, d)) for k, d in toys.items()},
+    """Mean losses of the grids, losses at the best of each kind, and how two weights shrink."""
+    grids = {
+        kind: np.array([[mean(losses(kept, (kind, r, d), SEARCH_SEEDS)) for r in RATES] for d in decays])
+        for kind, decays in DECAYS.items()
     }
+    best = {kind: best_setting(kind, grid) for kind, grid in grids.items()}
+    best["no decay"] = ("AdamW", RATES[int(grids["AdamW"][0].argmin())], 0.0)
+    return {
+        "grids": grids,
+        "best": best,
+        "losses": {kind: losses(kept, setting, SEEDS) for kind, setting in best.items()},
+        "shrink": {kind: kept.get(f"shrink {kind}", functools.partial(shrink, kind, 1.0)) for kind in DECAYS},
+    }
+
+
+def best_setting(kind: str, grid: np.ndarray) -> Setting:
+    """The setting of a grid with the lowest loss."""
+    row, column = np.unravel_index(grid.argmin(), grid.shape)
+    return kind, RATES[column], DECAYS[kind][row]
+
+
+def at_edge(kind: str, setting: Setting) -> bool:
+    """Whether the best setting has no neighbor in the grid on one side; there is no decay below 0."""
+    _, rate, decay = setting
+    return rate in (RATES[0], RATES[-1]) or decay == DECAYS[kind][-1]
 
 
 def key(kind: str, rate: float, decay: float, seed: int) -> str:
@@ -108,16 +134,11 @@ def key(kind: str, rate: float, decay: float, seed: int) -> str:
     return f"{kind if decay else 'Adam'} {rate:g} {decay:g} {seed}"
 
 
-def means(losses: Mapping[Any, float], kind: str) -> np.ndarray:
-    """float[decays, rates], over seeds."""
-    return np.array([[statistics.fmean(losses[kind, r, d, s] for s in SEEDS) for r in RATES] for d in DECAYS[kind]])
-
-
 def pictures(found: Mapping[str, Any]) -> dict[str, Figure]:
     """Loss over decay and learning rate, and two weights that shrink."""
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     title(figure, "Final loss over weight decay and learning rate")
-    grids = {kind: means(found["losses"], kind) for kind in DECAYS}
+    grids = found["grids"]
     low = min(grid.min() for grid in grids.values())
     for axes, (kind, grid) in zip(figure.subplots(1, 2), grids.items(), strict=True):
         axes.imshow(grid, cmap="Blues", vmin=low - 0.05, vmax=low + 0.4, aspect="auto", origin="lower")
@@ -146,26 +167,12 @@ def pictures(found: Mapping[str, Any]) -> dict[str, Figure]:
 def answer(kept: Kept) -> tuple[dict[str, Figure], dict[str, str]]:
     """Measures what is missing; returns the page's pictures and facts."""
     found = measure(kept)
-    points = [(rate, i) for rate in RATES for i in range(len(DECAYS["AdamW"]))]
-    best = {
-        kind: min(((rate, decays[i]) for rate, i in points), key=lambda at, kind=kind: _mean(found, kind, *at))
-        for kind, decays in DECAYS.items()
-    }
-    runs = {kind: [found["losses"][kind, *best[kind], seed] for seed in SEEDS] for kind in DECAYS}
-    said = {
-        kind: f"{statistics.fmean(values):.3f} (rate {best[kind][0]:g}, decay {best[kind][1]:g})"
-        for kind, values in runs.items()
-    }
-    ahead = [b - a for a, b in zip(runs["AdamW"], runs["Adam + L2"], strict=True)]
-    chance = p_value(ahead) or 0.0
     left = {kind: [f"{curve[-1]:.2f}" for curve in curves] for kind, curves in found["shrink"].items()}
+    tests = against("AdamW", found["losses"])
     facts = dict(
-        adamw=said["AdamW"],
-        l2=said["Adam + L2"],
-        none=f"{min(_mean(found, 'AdamW', rate, 0.0) for rate in RATES):.3f}",
-        ahead=f"{statistics.fmean(ahead):.3f} +- {sem(ahead):.3f}",
-        p=f"{chance:.2g}",
-        verdict="more than noise" if chance < LEVEL else "not significant",
+        table=table(found, tests),
+        **{name: verdict(kind, tests[kind]) for name, kind in (("l2", "Adam + L2"), ("none", "no decay"))},
+        edges=", ".join(kind for kind in DECAYS if at_edge(kind, found["best"][kind])) or "neither",
         free_quiet=left["AdamW"][0],
         free_noisy=left["AdamW"][1],
         tied_quiet=left["Adam + L2"][0],
@@ -177,9 +184,22 @@ def answer(kept: Kept) -> tuple[dict[str, Figure], dict[str, str]]:
         characters=f"{CHARACTERS:,}",
         epochs=f"{STEPS * config(STEPS, **SIZES).step_tokens / CHARACTERS:.0f}",
         seeds=str(len(SEEDS)),
+        search_seeds=str(len(SEARCH_SEEDS)),
     )
     return pictures(found), facts
 
 
-def _mean(found: Mapping[str, Any], kind: str, rate: float, decay: float) -> float:
-    return statistics.fmean(found["losses"][kind, rate, decay, s] for s in SEEDS)
+def table(found: Mapping[str, Any], tests: Mapping[str, PairedTest]) -> str:
+    """Each kind at its best setting."""
+    rows = [
+        [kind, f"{rate:g}", f"{decay:g}", f"{mean(found['losses'][kind]):.3f}", *columns(kind, tests.get(kind))]
+        for kind, (_, rate, decay) in found["best"].items()
+    ]
+    return page.table(["", "rate", "decay", "loss", *HEAD], rows)
+
+
+def verdict(kind: str, test: PairedTest) -> str:
+    """What the test says of a kind beside AdamW."""
+    gap, interval = difference(kind, test)
+    decided = "significant" if test.significant else "not significant"
+    return f"{gap} nats (95 % interval {interval}, p = {test.corrected:.2g}), {decided}"

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from benchmarks.answers.small import config, mean_loss
 from jaxopt_mini import adam, apply_updates, sgd
+from jaxopt_mini.tree import path_name
 from minigpt_flax.diagnose.edge_of_stability import STABILITY_BOUNDS, optimizer_keywords
 from minigpt_flax.train.build import build
 from minigpt_flax.train.curvature_probes import largest_eigenvalue, signs
@@ -34,8 +35,8 @@ def follow(name: str, lr: float) -> dict[str, list[float]]:
         updates, state = tx.update(slope(params), state, params)
         return (apply_updates(params, updates), state), None
 
-    def felt(params, state):
-        scale = jax.tree.map(jnp.ones_like, params) if rule.scale is None else rule.scale(state, words)
+    @jax.jit
+    def felt(params, scale):
         rescaled = lambda vector: jax.tree.map(lambda s, v: v * jax.lax.rsqrt(s), scale, vector)
         product = lambda vector: rescaled(jax.vjp(slope, params)[1](rescaled(vector))[0])
         return largest_eigenvalue(product, signs(params), DEPTH)
@@ -43,13 +44,15 @@ def follow(name: str, lr: float) -> dict[str, list[float]]:
     @jax.jit
     def block(params, state):
         (params, state), _ = jax.lax.scan(step, (params, state), length=EVERY)
-        return params, state, loss(params, batch), felt(params, state)
+        return params, state, loss(params, batch)
 
     params = run.draw(jax.random.key(0))
-    state = tx.init(params)
+    state, ones = tx.init(params), jax.tree.map(jnp.ones_like, params)
     found: dict[str, list[float]] = {"step": [], "loss": [], "curvature": []}
     for t in range(EVERY, STEPS + 1, EVERY):
-        params, state, *measured = block(params, state)
-        for key, value in zip(found, (t, *measured), strict=True):
-            found[key].append(float(value))
+        params, state, value = block(params, state)
+        named = {} if rule.scale is None else rule.scale(state, words)
+        scale = jax.tree.map_with_path(lambda path, one, named=named: named.get(path_name(path), one), ones)
+        for key, measured in zip(found, (t, value, felt(params, scale)), strict=True):
+            found[key].append(float(measured))
     return found

@@ -25,7 +25,6 @@ from minigpt_flax.runs.style import (
     MUTED,
     compact,
     label_ends,
-    legend,
     looks,
     power,
     style_axes,
@@ -41,7 +40,7 @@ SURFACES: dict[str, tuple[Callable[..., Any], tuple[float, float], float]] = {  
     "Rosenbrock": (lambda x, y: (1 - x) ** 2 + 100 * (y - x**2) ** 2, (-1.2, 1.0), 1e-3),
     "saddle": (lambda x, y: x**2 / 2 + FALL * (y**4 / 4 - y**2 / 2 + 0.25), (1.0, 1e-5), 1e-4),
 }
-LIMIT, GRID = 20_000, np.geomspace(1e-4, 3.0, 28)  # steps; rates that each may choose from
+LIMIT, GRID = 20_000, np.geomspace(1e-4, 90.0, 110)  # steps; rates that each may choose from
 TRAIL = 400  # steps in the picture
 GPT_STEPS, GPT_EVERY, DEPTH = 600, 50, 15
 
@@ -105,11 +104,13 @@ def curvature(opt: str) -> dict[str, list[float]]:
         negative = lambda v: jax.tree.map(jnp.negative, product(v))
         return largest_eigenvalue(product, start, DEPTH), -largest_eigenvalue(negative, start, DEPTH)
 
+    schedule = run.schedule
+    assert schedule is not None  # the optimizer is not an object
     state, found = run.init(), {"step": [], "top": [], "bottom": [], "bound": []}
     for t in range(GPT_STEPS + 1):
         if t % GPT_EVERY == 0:
             top, bottom = ends(state.params)
-            lr = float(run.schedule(state.step))
+            lr = float(schedule(state.step))
             for key, value in (("step", t), ("top", top), ("bottom", bottom), ("bound", 2 / lr if lr else math.inf)):
                 found[key].append(float(value))
         state, _ = run.step(state, run.batches(t))
@@ -156,7 +157,7 @@ def surfaces(ways: Mapping[tuple[str, str], Mapping[str, Any]]) -> Figure:
         axes.set_title(surface)
         style_axes(axes, "", ticks=3)
         axes.grid(False)
-    legend(figure)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -188,7 +189,7 @@ def gpt(found: Mapping[str, Any]) -> Figure:
         axes.set_xlabel("step")
         style_axes(axes, "curvature" if opt == "sgd" else "", ticks=4)
         axes.yaxis.set_major_formatter(compact)
-    legend(figure)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -1,10 +1,9 @@
-"""How the schedule changes the final result: all of them, at the same budget, each at the best of two rates."""
+"""How the schedule changes the final result: all of them, at the same budget, each at its best rate."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,9 +12,20 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.answers import page
+from benchmarks.answers.judged import (
+    HEAD,
+    SEARCH_SEEDS,
+    SEEDS,
+    against,
+    best_rate,
+    columns,
+    difference,
+    mean,
+    p_text,
+)
 from benchmarks.answers.small import Kept, batches, config, final_loss
 from jaxopt_mini import SCHEDULES
-from minigpt_flax.compare.paired_tests import sem
+from minigpt_flax.compare.paired_tests import PairedTest, holm
 from minigpt_flax.compare.traced_run import TracedRun, rate_tables, trace_run
 from minigpt_flax.runs.style import COLORS, MUTED, style_axis, title
 from minigpt_flax.train.build import build
@@ -30,11 +40,27 @@ class Size(NamedTuple):
 
 
 LONG, SHORT = Size(3000, 4), Size(800, 12)  # noisy, and long enough that settling pays; and the opposite
-RATES, SEEDS = (3e-3, 1e-2), (0, 1, 2, 3)
+RATES = (1e-3, 3e-3, 1e-2)
+BASELINE = "warmup_cosine"  # the default of ``train.py``
 IN_SHORT = ("constant", "warmup_constant", "warmup_cosine", "wsd")
 WARMED = {"cosine": "warmup_cosine", "linear": "warmup_linear", "constant": "warmup_constant"}
-Losses = Mapping[tuple[str, float, int], float | None]
-Ranked = dict[str, tuple[float, list[float]]]
+
+
+class Result(NamedTuple):
+    """Of a schedule.
+
+    Attributes:
+      rate: peak learning rate that the search chose.
+      inner: whether the rates on both sides of it were tried.
+      losses: at that rate, by seed; None for a run that broke.
+    """
+
+    rate: float
+    inner: bool
+    losses: list[float | None]
+
+
+Ranked = dict[str, Result]
 
 
 def smaller(size: Size, **more: Any) -> RunConfig:
@@ -60,14 +86,6 @@ def final(size: Size, schedule: str, rate: float, seed: int) -> float | None:
     return final_loss(one, train(made.knobs(one.config), batches(one, size.steps)))
 
 
-def losses(kept: Kept, size: Size, schedules: Iterable[str]) -> Losses:
-    """The loss of every run, by its words."""
-    names = [(schedule, rate, seed) for schedule in schedules for rate in RATES for seed in SEEDS]
-    return {
-        name: kept.get(" ".join(map(str, (size.steps, *name))), functools.partial(final, size, *name)) for name in names
-    }
-
-
 def shapes(kept: Kept) -> dict[str, list[float]]:
     """The rate of every step of the long run, by schedule."""
     layout = parts(LONG)[0].run.layout
@@ -75,27 +93,31 @@ def shapes(kept: Kept) -> dict[str, list[float]]:
     return {name: kept.get(f"rates {name}", functools.partial(table, name)) for name in SCHEDULES}
 
 
-def best(losses: Losses) -> dict[str, tuple[float, list[float]]]:
-    """Schedule -> its best rate and the losses at it, the best schedule first; a rate at which one broke is out."""
+def ranked(kept: Kept, size: Size, schedules: Iterable[str]) -> Ranked:
+    """The schedules at their best rates, the lowest mean loss first."""
+
+    def runs(schedule: str, rate: float, seeds: Sequence[int]) -> list[float | None]:
+        name = lambda seed: f"{size.steps} {schedule} {rate:g} {seed}"
+        return [kept.get(name(seed), functools.partial(final, size, schedule, rate, seed)) for seed in seeds]
+
     found = {}
-    for schedule in dict.fromkeys(schedule for schedule, _, _ in losses):
-        curves = {rate: [losses[schedule, rate, seed] for seed in SEEDS] for rate in RATES}
-        whole = {rate: values for rate, values in curves.items() if None not in values}
-        rate = min(whole, key=lambda rate: statistics.fmean(whole[rate]))
-        found[schedule] = (rate, whole[rate])
-    return dict(sorted(found.items(), key=lambda item: statistics.fmean(item[1][1])))
+    for schedule in schedules:
+        rate, inner = best_rate(RATES, lambda rate, schedule=schedule: mean(runs(schedule, rate, SEARCH_SEEDS)))
+        found[schedule] = Result(rate, inner, runs(schedule, rate, SEEDS))
+    return dict(sorted(found.items(), key=lambda item: mean(item[1].losses)))
 
 
 def pictures(shapes: Mapping[str, list[float]], ranked: Ranked) -> dict[str, Figure]:
     """The learning rates over the run, and the final losses."""
     figure = Figure(figsize=(6.5, 5.5), layout="constrained")
-    means = [statistics.fmean(values) for _, values in ranked.values()]
+    means = [mean(result.losses) for result in ranked.values()]
     title(figure, f"{next(iter(ranked))} ends {means[-1] - means[0]:.2f} nats below {list(ranked)[-1]}")
     grid = figure.add_gridspec(len(ranked), 2, width_ratios=(1, 4), hspace=0.05)
     finals = figure.add_subplot(grid[:, 1])
-    for i, (name, (_, values)) in enumerate(ranked.items()):
+    for i, (name, result) in enumerate(ranked.items()):
+        values = [loss for loss in result.losses if loss is not None]
         finals.plot(values, [i] * len(values), ".", color=MUTED)
-        finals.plot([statistics.fmean(values)], [i], "D", color=COLORS[0])
+        finals.plot([mean(values)], [i], "D", color=COLORS[0])
         shape = figure.add_subplot(grid[i, 0])
         shape.plot(np.array(shapes[name][:: max(1, len(shapes[name]) // 100)]), color=COLORS[0], linewidth=1.2)
         shape.set_axis_off()
@@ -110,41 +132,63 @@ def pictures(shapes: Mapping[str, list[float]], ranked: Ranked) -> dict[str, Fig
 
 def answer(kept: Kept) -> tuple[dict[str, Figure], dict[str, str]]:
     """Measures what is missing; returns the page's pictures and facts."""
-    ranked, short = best(losses(kept, LONG, SCHEDULES)), best(losses(kept, SHORT, IN_SHORT))
-    of = lambda name: ranked[name][1]
-    first, last = next(iter(ranked)), list(ranked)[-1]
+    long, short = ranked(kept, LONG, SCHEDULES), ranked(kept, SHORT, IN_SHORT)
+    tests = tested(long)
+    first, last = next(iter(long)), list(long)[-1]
+    pairs = {
+        warm: against(cold, {name: long[name].losses for name in (cold, warm)})[warm] for cold, warm in WARMED.items()
+    }
+    warmed = dict(zip(pairs, holm(list(pairs.values())), strict=True))
     facts = dict(
         first=first,
         last=last,
-        constant=behind(of("constant"), of(first)),
-        spread=behind(of(last), of(first)),
-        table=table(ranked),
+        baseline=BASELINE,
+        spread=f"{mean(long[last].losses) - mean(long[first].losses):.2f}",
+        worse=str(sum(test.significant and test.better == BASELINE for test in tests.values())),
+        better=are_better([name for name, test in tests.items() if test.significant and test.better == name]),
+        tests=str(len(tests)),
+        table=table(long),
         short=table(short),
-        warmed="\n".join(
-            f"- `{warm}` ends {behind(of(cold), of(warm))} below `{cold}`" for cold, warm in WARMED.items()
-        ),
+        warmed="\n".join(warm_up_line(cold, warm, warmed[warm]) for cold, warm in WARMED.items()),
         rates=", ".join(f"{rate:g}" for rate in RATES),
+        search_seeds=str(len(SEARCH_SEEDS)),
         seeds=str(len(SEEDS)),
         steps=f"{LONG.steps:,}",
         tokens=str(smaller(LONG).step_tokens),
         short_steps=str(SHORT.steps),
         short_tokens=str(smaller(SHORT).step_tokens),
     )
-    return pictures(shapes(kept), ranked), facts
+    return pictures(shapes(kept), long), facts
+
+
+def tested(ranked: Ranked) -> dict[str, PairedTest]:
+    """Every schedule but the baseline against it."""
+    return against(BASELINE, {name: result.losses for name, result in ranked.items()})
+
+
+def are_better(names: Sequence[str]) -> str:
+    """A sentence with the schedules that are better than the baseline."""
+    if not names:
+        return "none is better"
+    return f"{' and '.join(f'`{name}`' for name in names)} {'is' if len(names) == 1 else 'are'} better"
+
+
+def warm_up_line(cold: str, warm: str, test: PairedTest) -> str:
+    """What a warm-up adds to a schedule."""
+    gap, interval = difference(warm, test)
+    return f"- `{warm}` minus `{cold}`: {gap} (95 %: {interval}), p = {p_text(test)}"
 
 
 def table(ranked: Ranked) -> str:
     """The schedules, the best first."""
-    first = next(iter(ranked.values()))[1]
+    tests = tested(ranked)
     rows = [
-        [f"`{name}`", f"{rate:g}", f"{statistics.fmean(values):.3f}", f"{sem(values):.3f}", behind(values, first)]
-        for name, (rate, values) in ranked.items()
+        [
+            f"`{name}`",
+            f"{result.rate:g}{'' if result.inner else '*'}",
+            f"{mean(result.losses):.3f}",
+            *columns(name, tests.get(name)),
+        ]
+        for name, result in ranked.items()
     ]
-    rows[0][-1] = ""
-    return page.table(["schedule", "best peak", "loss", "+- error", "behind the first"], rows)
-
-
-def behind(values: Sequence[float], others: Sequence[float]) -> str:
-    """The mean difference, seed by seed, and its standard error."""
-    differences = [a - b for a, b in zip(values, others, strict=True)]
-    return f"{statistics.fmean(differences):.3f} +- {sem(differences):.3f}"
+    return page.table(["schedule", "peak", "loss", *HEAD], rows)

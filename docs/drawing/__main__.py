@@ -36,6 +36,9 @@ COURSE: dict[str, Callable[[Figure, bool], None]] = {
 }
 RESULTS: dict[str, Callable[[Figure, bool], None]] = {
     "demo": minigpt.demo,
+    "compare-loss": standings.example,
+    "compare-rates": standings.tried,
+    **{f"reference-{part}-final": partial(standings.finals, part) for part in standings.DATA},
     **{f"reference-{part}-loss": partial(standings.draw, part) for part in standings.DATA if standings.recorded(part)},
 }
 PICTURES = COURSE | RESULTS

@@ -16,15 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from docs.drawing.chinese import CHINESE, NAMES
-from minigpt_flax.runs.style import COLORS, FAINT, INK, MUTED, blend
+from minigpt_flax.runs.style import DARK
 
-DARK_INK = "#e3e6ea"
-TWINS = {  # on white -> on the dark background; the colors of lines stay
-    INK: DARK_INK,
-    MUTED: "#767d87",
-    FAINT: "#33373d",
-    **{blend(color): blend(color, DARK_INK) for color in COLORS},
-}
 SANS = "-apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'PingFang SC', 'Microsoft YaHei', "
 SANS += "'Noto Sans CJK SC', 'DejaVu Sans', sans-serif"
 MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
@@ -48,7 +41,7 @@ def write_twins(svg: str, path: Path) -> None:
     """Writes a picture and its dark twin."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(svg, encoding="utf-8")
-    twin = re.sub(r"#[0-9a-f]{6}", lambda color: TWINS.get(color[0], color[0]), svg)
+    twin = re.sub(r"#[0-9a-f]{6}", lambda color: DARK.get(color[0], color[0]), svg)
     path.with_stem(f"{path.stem}-dark").write_text(twin, encoding="utf-8")
 
 

@@ -18,7 +18,7 @@ from jaxopt_mini.base import (
     schedule_value,
     transformation,
 )
-from jaxopt_mini.check import check_fraction, check_length, check_nonnegative
+from jaxopt_mini.check import check_at_least_one, check_fraction, check_length, check_nonnegative
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.tree import (
     absolute_square,
@@ -43,6 +43,7 @@ def dadapt_adamw(
     *,
     mask: Any | Callable[[Params], Any] | None = None,
     bias_correction: bool = True,
+    growth_rate: ArrayLike | None = None,
 ) -> GradientTransformation:
     """AdamW that estimates its own learning rate.
 
@@ -52,7 +53,7 @@ def dadapt_adamw(
         r <- b r + (1 - b) d_lr <g, s / (sqrt(v) + eps)>         with s and v of the previous step
         m <- b1 m + (1 - b1) d_lr g                              v <- b2 v + (1 - b2) g^2
         s <- b s + (1 - b) d_lr g                                d_lr = d lr sqrt(1 - b2^t) / (1 - b1^t)
-        d <- max(d, r / ((1 - b) |s|_1))
+        d <- max(d, min(r / ((1 - b) |s|_1), growth_rate d))
         p <- p - m / (sqrt(v) + eps) - d_lr weight_decay p
 
     :func:`prodigy` reaches a learning rate of the same size sooner.
@@ -71,6 +72,7 @@ def dadapt_adamw(
       weight_decay: times d_lr.
       mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       bias_correction: False uses d_lr = d lr.
+      growth_rate: largest factor by which d grows in a step, e.g. 1.02; None is unlimited.
 
     Returns:
       A transformation with an ``optax.contrib.DAdaptAdamWState``; 12 bytes of state per float32 parameter.
@@ -84,6 +86,7 @@ def dadapt_adamw(
     b1, b2 = betas
     check_fraction(b1=b1, b2=b2)
     check_nonnegative(learning_rate=learning_rate, eps=eps, estim_lr0=estim_lr0, weight_decay=weight_decay)
+    check_at_least_one(growth_rate=growth_rate)
     b = b2**0.5
 
     def init(params):
@@ -108,7 +111,8 @@ def dadapt_adamw(
         m, s = average(scaled, state.exp_avg, b1), average(scaled, state.grad_sum, b)
         v = average(jax.tree.map(absolute_square, updates), state.exp_avg_sq, b2)
         size = (1 - b) * norm(s, ord=1)
-        d = jnp.maximum(widen(state.estim_lr), r / jnp.where(size > 0, size, jnp.inf))
+        d, estimate = widen(state.estim_lr), r / jnp.where(size > 0, size, jnp.inf)
+        d = jnp.maximum(d, estimate if growth_rate is None else jnp.minimum(estimate, growth_rate * d))
         direction = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), m, v)
         decay = add_decayed_weights(d_lr * weight_decay, mask)
         direction, _ = decay.update(direction, decay.init(params), params)

@@ -21,10 +21,13 @@ from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain, partition
 from jaxopt_mini.layout import ParamLayout, resolve
 from jaxopt_mini.optimizers._adam import scale_by_adam
+from jaxopt_mini.optimizers._amsgrad import scale_by_amsgrad
 from jaxopt_mini.optimizers._lion import scale_by_lion
+from jaxopt_mini.optimizers._muon import scale_by_muon
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.clip import at_most
 from jaxopt_mini.transforms.decay import add_decayed_weights
+from jaxopt_mini.transforms.shape import scale_by_shape, widening
 from jaxopt_mini.tree import absolute_square, cast_like, times, widen, zeros_like
 
 
@@ -64,10 +67,31 @@ def reduce_variance(
     return transformation(lambda params: ReduceVarianceState(zeros_like(params)), update)
 
 
-FORMS: dict[str, Callable[..., Any]] = {
-    "adamw": scale_by_adam,
-    "lion": lambda b1, b2, eps: scale_by_lion(b1, b1),
-}
+def _adam(b1, b2, eps, amsgrad, layout=None):
+    del layout
+    return scale_by_amsgrad(b1, b2, eps, maximum_first=True) if amsgrad else scale_by_adam(b1, b2, eps)
+
+
+def _lion(b1, b2, eps, amsgrad, layout):
+    del b2, eps, amsgrad, layout
+    return scale_by_lion(b1, b1)
+
+
+def _shampoo(b1, b2, eps, amsgrad, layout):
+    """An orthogonalized mean for matrices, Adam for vectors; eps is relative to a sum."""
+    link = scale_by_muon(beta=b1, eps=eps * (1 - b1), nesterov=False, debias=False, layout=lambda p: resolve(layout, p))
+    matrices = chain(link, scale_by_shape(widening, layout))
+    return partition({"mars": matrices, "vector": _adam(b1, b2, eps, amsgrad)}, _labels(layout))
+
+
+def _labels(layout):
+    def labels(params):
+        return jax.tree.map(lambda entry: "vector" if entry.role == "vector" else "mars", resolve(layout, params))
+
+    return labels
+
+
+FORMS: dict[str, Callable[..., Any]] = {"adamw": _adam, "lion": _lion, "shampoo": _shampoo}
 
 
 def mars(
@@ -80,6 +104,7 @@ def mars(
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
     form: str = "adamw",
+    amsgrad: bool = False,
     reduce_vectors: bool = False,
     vector_learning_rate: ScalarOrSchedule | None = None,
     vector_b1: ArrayLike = 0.9,
@@ -111,7 +136,8 @@ def mars(
       gamma: strength of the reduction, >= 0; 0.025 to 0.05.
       weight_decay: a number or a schedule, times the learning rate.
       mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
-      form: "adamw" or "lion".
+      form: "adamw", "lion", or "shampoo": :func:`muon`'s iteration on the mean of c.
+      amsgrad: divide by the largest mean square so far, also for vectors; not in "lion".
       reduce_vectors: treat vectors like matrices.
       vector_learning_rate: the vectors' learning rate; None is ``learning_rate``.
       vector_b1: the vectors' b1.
@@ -138,20 +164,16 @@ def mars(
         raise ValueError(f"unknown form={form!r}: choose from {', '.join(FORMS)}")
     reduced = chain(
         reduce_variance(b1, gamma, layout),
-        FORMS[form](b1, b2, eps),
+        FORMS[form](b1, b2, eps, amsgrad, layout),
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )
     if reduce_vectors:
         return reduced
     plain = chain(
-        scale_by_adam(vector_b1, vector_b2, eps),
+        _adam(vector_b1, vector_b2, eps, amsgrad),
         add_decayed_weights(vector_weight_decay, mask),
         scale_by_learning_rate(learning_rate if vector_learning_rate is None else vector_learning_rate),
     )
 
-    def labels(params):
-        entries = resolve(layout, params)
-        return jax.tree.map(lambda entry: "vector" if entry.role == "vector" else "mars", entries)
-
-    return partition({"mars": reduced, "vector": plain}, labels)
+    return partition({"mars": reduced, "vector": plain}, _labels(layout))

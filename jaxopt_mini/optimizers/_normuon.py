@@ -23,11 +23,11 @@ from jaxopt_mini.matrices import (
     unzip,
 )
 from jaxopt_mini.optimizers._adam import scale_by_adam
-from jaxopt_mini.optimizers._muon import scale_by_muon
+from jaxopt_mini.optimizers._muon import scale_by_muon, scaled_and_decayed
 from jaxopt_mini.orthogonal import STANDARD, Coefficients
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.transforms.shape import scale_by_shape, widening
+from jaxopt_mini.transforms.neurons import normalize as normalize_neurons
 from jaxopt_mini.tree import absolute_square, cast_like, mean, norm, widen, zeros_of
 
 TINY = 1e-10  # from the official code; added to roots and norms
@@ -36,29 +36,33 @@ TINY = 1e-10  # from the official code; added to roots and norms
 class ScaleByNormuonState(NamedTuple):
     """State of :func:`scale_by_normuon`."""
 
-    nu: Updates  # for each matrix (*stacked, fan-out), float32
+    nu: Updates  # for each matrix (*stacked, fan-out), float32; with ``longer``, or (*stacked, fan-in)
 
 
 def scale_by_normuon(
-    b2: ArrayLike = 0.95, layout: Any | Callable[[Params], Any] | None = None
+    b2: ArrayLike = 0.95, layout: Any | Callable[[Params], Any] | None = None, *, longer: bool = False
 ) -> GradientTransformationExtraArgs:
     """Divides the update of each output neuron by its running root mean square; the norm of the matrix is unchanged.
 
     Args:
       b2: decay of the mean square of a neuron's update, in [0, 1).
       layout: a layout, a function of the parameters that returns one, or None for the inferred one.
+      longer: treat the neurons of the longer side alike: the inputs, where there are more of them.
 
     Returns:
       A transformation with a :class:`ScaleByNormuonState`.
     """
     check_fraction(b2=b2)
 
+    def other_side(matrix):
+        return -1 if longer and matrix.shape[-2] > matrix.shape[-1] else -2
+
     def mean_squares(matrix):
-        return mean(absolute_square(matrix), -2)
+        return mean(absolute_square(matrix), other_side(matrix))
 
     def one(o, v):
         v = b2 * v + (1 - b2) * mean_squares(o)
-        new = o / (jnp.sqrt(v) + TINY)[None, :]
+        new = o / jnp.expand_dims(jnp.sqrt(v) + TINY, other_side(o))
         return new * (norm(o) / (norm(new) + TINY)), v
 
     def init(params):
@@ -83,7 +87,17 @@ def normuon(
     ns_coeffs: Coefficients = STANDARD,
     ns_steps: int | jax.Array = 5,
     eps: ArrayLike = 1e-7,
+    nesterov: bool = True,
+    normalize: str | None = None,
+    normalize_after: str | None = None,
+    longer: bool = False,
+    contra: ArrayLike | None = None,
+    shape: str = "widening",
+    consistent_rms: ArrayLike | None = None,
+    min_ratio: ArrayLike | None = None,
     weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Any | Callable[[Params], Any] | None = None,
+    decay: str = "plain",
     mu_dtype: DTypeLike | None = None,
     ns_dtype: DTypeLike | None = None,
     adam_b1: ArrayLike = 0.9,
@@ -104,6 +118,9 @@ def normuon(
     Orthogonal updates have equal singular values but neurons of unequal size. Momentum decay and iteration are Muon's.
     Without a ``layout`` it is inferred.
 
+    nanochat's Muon (Karpathy 2026) is ``normuon(lr, ns_coeffs="nanochat", normalize="outputs", b2=0.9, longer=True,
+    normalize_after="frobenius", decay="cautious_by_shape")``.
+
     Departures: none; there are no bias corrections.
 
     Args:
@@ -113,7 +130,17 @@ def normuon(
       ns_coeffs: see :func:`muon`, like all following arguments.
       ns_steps: number of steps of the iteration.
       eps: added to the norm of the momentum, and to Adam's root.
+      nesterov: use Nesterov momentum.
+      normalize: see :func:`muon`.
+      normalize_after: see :func:`muon`; before v is measured.
+      longer: average over the neurons of the longer side: the inputs, where there are more of them.
+      contra: see :func:`muon`, like the following arguments.
+      shape: factor of the update by fan-in and fan-out.
+      consistent_rms: root mean square of every update.
+      min_ratio: smallest norm of an update relative to the weights' norm.
       weight_decay: a number or a schedule, times the learning rate.
+      weight_decay_mask: matrices to decay, a tree of booleans or a function of the parameters that returns one.
+      decay: "plain", "cautious" or "cautious_by_shape".
       mu_dtype: dtype that the momentum is stored in.
       ns_dtype: dtype that the iteration multiplies in.
       adam_b1: AdamW's b1.
@@ -126,15 +153,16 @@ def normuon(
     Returns:
       A transformation; 4 bytes of state per float32 parameter of a matrix, and 4 per output neuron.
     """
-    check_nonnegative(learning_rate=learning_rate, weight_decay=weight_decay)
     check_nonnegative(adam_learning_rate=adam_learning_rate, adam_weight_decay=adam_weight_decay)
     check_fraction(adam_b1=adam_b1, adam_b2=adam_b2)
+    how = {"nesterov": nesterov, "normalize": normalize, "contra": contra, "ns_dtype": ns_dtype, "layout": layout}
+    size = {"shape": shape, "consistent_rms": consistent_rms, "min_ratio": min_ratio, "layout": layout}
+    reduce = {"weight_decay": weight_decay, "weight_decay_mask": weight_decay_mask, "decay": decay}
     matrices = chain(
-        scale_by_muon(ns_coeffs, ns_steps, beta, eps, mu_dtype, debias=False, ns_dtype=ns_dtype, layout=layout),
-        scale_by_normuon(b2, layout),
-        scale_by_shape(widening, layout),
-        add_decayed_weights(weight_decay),
-        scale_by_learning_rate(learning_rate),
+        scale_by_muon(ns_coeffs, ns_steps, beta, eps, mu_dtype, debias=False, **how),
+        *[normalize_neurons(normalize_after or "both", layout=layout)] * (normalize_after is not None),
+        scale_by_normuon(b2, layout, longer=longer),
+        *scaled_and_decayed(learning_rate, **size, **reduce),
     )
     adam = chain(
         scale_by_adam(adam_b1, adam_b2, eps, mu_dtype=mu_dtype),

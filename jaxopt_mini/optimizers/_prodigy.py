@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jaxopt_mini.base import (
     schedule_value,
     transformation,
 )
-from jaxopt_mini.check import check_fraction, check_length, check_nonnegative
+from jaxopt_mini.check import check_at_least_one, check_fraction, check_length, check_nonnegative
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.tree import (
     absolute_square,
@@ -36,6 +36,13 @@ from jaxopt_mini.tree import (
 )
 
 
+class LimitedProdigyState(NamedTuple):
+    """State of :func:`prodigy` with a ``growth_rate``."""
+
+    prodigy: ProdigyState
+    estim_max: jax.Array  # float32[]: the largest estimate so far, towards which d grows
+
+
 def prodigy(
     learning_rate: ScalarOrSchedule = 1.0,
     betas: Sequence[ArrayLike] = (0.9, 0.999),
@@ -48,6 +55,7 @@ def prodigy(
     *,
     mask: Any | Callable[[Params], Any] | None = None,
     bias_correction: bool = True,
+    growth_rate: ArrayLike | None = None,
 ) -> GradientTransformation:
     """AdamW with a learning rate from the distance traveled.
 
@@ -81,9 +89,12 @@ def prodigy(
       safeguard_warmup: exclude the learning rate from s, for schedules that start near 0.
       mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       bias_correction: False uses d_lr = d lr.
+      growth_rate: largest factor by which d grows in a step, once it has left ``estim_lr0``, e.g. 1.02; None is
+        unlimited.
 
     Returns:
-      A transformation with an ``optax.contrib.ProdigyState``; 16 bytes of state per float32 parameter.
+      A transformation with an ``optax.contrib.ProdigyState``, inside a :class:`LimitedProdigyState` with a
+      ``growth_rate``; 16 bytes of state per float32 parameter.
 
     >>> loss = lambda params: jnp.sum((params - 3.0) ** 2)
     >>> params, tx = jnp.zeros(2), prodigy()
@@ -99,12 +110,13 @@ def prodigy(
     check_fraction(b1=b1, b2=b2, beta3=beta3)
     check_nonnegative(learning_rate=learning_rate, eps=eps, estim_lr0=estim_lr0, estim_lr_coef=estim_lr_coef)
     check_nonnegative(weight_decay=weight_decay)
+    check_at_least_one(growth_rate=growth_rate)
     b3 = b2**0.5 if beta3 is None else beta3
     decay = add_decayed_weights(weight_decay, mask)
 
     def init(params):
         dtype = scalar_dtype(params)
-        return ProdigyState(
+        state = ProdigyState(
             exp_avg=zeros_like(params),
             exp_avg_sq=zeros_like(params),
             grad_sum=zeros_like(params),
@@ -113,10 +125,12 @@ def prodigy(
             numerator_weighted=jnp.zeros((), dtype),
             count=jnp.zeros((), jnp.int32),
         )
+        return state if growth_rate is None else LimitedProdigyState(state, jnp.array(estim_lr0, dtype))
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
         params = require_params(params, "prodigy")
+        limited, state = (None, state) if growth_rate is None else (state, state.prodigy)
         count = increment(state.count)
         d, d_lr = widen(state.estim_lr), rate(state, count)
         dg = jax.tree.map(lambda g: d * widen(g), updates)
@@ -127,12 +141,17 @@ def prodigy(
         way = jax.tree.map(lambda p0, p: widen(p0) - widen(p), state.params0, params)
         r = b3 * widen(state.numerator_weighted) + d / estim_lr0 * d_lr * inner(updates, way)
         size = norm(s, ord=1)
-        new_d = jnp.maximum(d, estim_lr_coef * r / jnp.where(size > 0, size, jnp.inf))
+        estimate = estim_lr_coef * r / jnp.where(size > 0, size, jnp.inf)
+        new_d = jnp.maximum(d, estimate)
+        estim_max = estimate if limited is None else jnp.maximum(limited.estim_max, estimate)
+        if growth_rate is not None:
+            new_d = jnp.minimum(estim_max, growth_rate * jnp.where(d == estim_lr0, new_d, d))
         direction = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + new_d * eps), m, v)
         direction, _ = decay.update(direction, decay.init(params), params)
         step = jax.tree.map(lambda u: times(u, -d_lr), direction)
         new = ProdigyState(m, v, s, state.params0, new_d, r, count)
-        return cast_like(step, updates), cast_like(new, state)
+        new = cast_like(new, state)
+        return cast_like(step, updates), new if limited is None else LimitedProdigyState(new, jnp.asarray(estim_max))
 
     def rate(state, count):
         correction = jnp.sqrt(total_weight(b2, count)) / total_weight(b1, count) if bias_correction else 1.0

@@ -29,6 +29,7 @@ def schedule_free_adamw(
     mask: Any | Callable[[Params], Any] | None = None,
     r: ArrayLike = 0.0,
     rate_ahead: bool = True,
+    decay_at_z: bool = False,
 ) -> GradientTransformation:
     """AdamW with averaging in place of a schedule.
 
@@ -57,6 +58,7 @@ def schedule_free_adamw(
       mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       r: power of the step in its weight.
       rate_ahead: weight each step by the learning rate of the next, as in Optax.
+      decay_at_z: multiply the weight decay by z instead of y.
 
     Returns:
       A transformation; 8 bytes of state per float32 parameter.
@@ -82,5 +84,5 @@ def schedule_free_adamw(
         add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(rate),
     )
-    how = {"b1": b1, "weight_lr_power": weight_lr_power, "state_dtype": state_dtype, "r": r, "rate_ahead": rate_ahead}
-    return schedule_free(base, rate, **how)
+    how = {"b1": b1, "weight_lr_power": weight_lr_power, "state_dtype": state_dtype, "r": r}
+    return schedule_free(base, rate, **how, rate_ahead=rate_ahead, base_at_z=decay_at_z)

@@ -6,9 +6,11 @@ After the preconditioner it is decoupled (AdamW); before it, it is the gradient 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxopt_mini.base import (
     GradientTransformation,
@@ -22,9 +24,13 @@ from jaxopt_mini.transforms._scale import scheduled
 from jaxopt_mini.tree import widen
 
 
-def _decayed(updates, params, rate):
+def _decayed(updates, params, rate, cautious=False):
     def add(update, param):
-        return None if update is None else (widen(update) + rate * widen(param)).astype(update.dtype)
+        if update is None:
+            return None
+        u, p = widen(update), widen(param)
+        inwards = jnp.real(jnp.conj(jnp.sign(u)) * jnp.sign(p)) >= 0 if cautious else True
+        return jnp.where(inwards, u + rate * p, u).astype(update.dtype)
 
     return jax.tree.map(add, updates, require_params(params, "weight decay"), is_leaf=lambda leaf: leaf is None)
 
@@ -32,6 +38,8 @@ def _decayed(updates, params, rate):
 def add_decayed_weights(
     weight_decay: ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
+    *,
+    cautious: bool = False,
 ) -> GradientTransformation:
     """Adds ``weight_decay * params`` to the updates, in float32, rounded once.
 
@@ -39,6 +47,7 @@ def add_decayed_weights(
       weight_decay: a number (may be traced) or a schedule of the step count. Later links of the chain, usually the
         learning rate, multiply it.
       mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
+      cautious: only decay entries that the update, which is subtracted later, doesn't move away from zero.
 
     Returns:
       A transformation without state for a number, with an ``optax.ScaleByScheduleState`` for a schedule; with a mask,
@@ -51,7 +60,7 @@ def add_decayed_weights(
     1.2
     """
     if callable(weight_decay):
-        link = scheduled(_decayed, weight_decay)
+        link = scheduled(partial(_decayed, cautious=cautious), weight_decay)
     else:
-        link = stateless(lambda updates, params: _decayed(updates, params, weight_decay))
+        link = stateless(lambda updates, params: _decayed(updates, params, weight_decay, cautious))
     return link if mask is None else masked(link, mask)

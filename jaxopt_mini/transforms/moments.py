@@ -79,7 +79,11 @@ def trace(
 
 
 def ema(
-    decay: ArrayLike, debias: bool = True, accumulator_dtype: DTypeLike | None = None
+    decay: ArrayLike,
+    debias: bool = True,
+    accumulator_dtype: DTypeLike | None = None,
+    *,
+    nesterov: bool = False,
 ) -> GradientTransformationExtraArgs:
     """Momentum as an average: ``m <- decay m + (1 - decay) g``.
 
@@ -87,6 +91,7 @@ def ema(
       decay: decay of the average, in [0, 1).
       debias: divide by ``1 - decay^t``, the sum of the weights; without it the first updates are small.
       accumulator_dtype: dtype that the average is stored in; None uses each parameter's dtype.
+      nesterov: update with ``decay m + (1 - decay) g``.
 
     Returns:
       A transformation with an ``optax.EmaState``.
@@ -110,7 +115,8 @@ def ema(
         del params, extra_args
         count = increment(state.count)
         memory = average(updates, state.ema, decay)
-        new = bias_correction(memory, decay, count) if debias else memory
+        new = average(updates, memory, decay) if nesterov else memory
+        new = bias_correction(new, decay, count) if debias else new
         return cast_like(new, updates), EmaState(count, cast_like(memory, state.ema))
 
     return transformation(init, update)

@@ -24,6 +24,14 @@ def spectral(fan_in: int, fan_out: int) -> float:
     return math.sqrt(fan_out / fan_in)
 
 
+SHAPES: dict[str, Callable[[int, int], float]] = {
+    "widening": widening,
+    "spectral": spectral,
+    "none": lambda fan_in, fan_out: 1.0,
+}
+"""Factors by name."""
+
+
 def consistent(rms: ArrayLike) -> Callable[[int, int], ArrayLike]:
     """Gives orthogonal updates of any shape the root mean square ``rms``.
 

@@ -1,4 +1,7 @@
-"""Wrappers, which take an optimizer and return one, by name; ``inject_hyperparams`` takes an optimizer's factory."""
+"""Wrappers, which take an optimizer and return one, by name.
+
+``inject_hyperparams`` takes an optimizer's factory instead, and ``mup`` a base model too.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,8 +28,16 @@ from jaxopt_mini.wrappers._inner_updates import (
     counts_inner_updates as counts_inner_updates,
     inner_updates as inner_updates,
 )
+from jaxopt_mini.wrappers._layer_decay import layer_decay as layer_decay
 from jaxopt_mini.wrappers._lookahead import LookaheadState as LookaheadState, lookahead as lookahead
 from jaxopt_mini.wrappers._low_precision import LowPrecisionState as LowPrecisionState, low_precision as low_precision
+from jaxopt_mini.wrappers._mup import (
+    Multipliers as Multipliers,
+    MupState as MupState,
+    multipliers as multipliers,
+    mup as mup,
+    scale_units as scale_units,
+)
 from jaxopt_mini.wrappers._sam import sam as sam
 from jaxopt_mini.wrappers._schedule_free import (
     schedule_free as schedule_free,
@@ -37,6 +48,12 @@ from jaxopt_mini.wrappers._skip_nonfinite import (
     skip_nonfinite as skip_nonfinite,
 )
 from jaxopt_mini.wrappers._skip_spikes import SkipSpikesState as SkipSpikesState, skip_spikes as skip_spikes
+from jaxopt_mini.wrappers._step_sizes import (
+    REFUSED as REFUSED,
+    STEP_SIZES as STEP_SIZES,
+    StepSize as StepSize,
+    step_size as step_size,
+)
 
 WRAPPERS: dict[str, Callable[..., Any]] = {
     f.__name__: f
@@ -46,6 +63,7 @@ WRAPPERS: dict[str, Callable[..., Any]] = {
         cautious_decay,
         ema_params,
         hyperball,
+        layer_decay,
         lookahead,
         low_precision,
         sam,

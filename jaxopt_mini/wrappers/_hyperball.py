@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxopt_mini.base import (
     GradientTransformation,
@@ -47,23 +48,27 @@ def hyperball(
     inner: GradientTransformation,
     *,
     learning_rate: ScalarOrSchedule = 0.02,
+    weight_decay: ArrayLike = 0.0,
     roles: Collection[str] = ("matrix",),
     layout: Any | None = None,
 ) -> GradientTransformationExtraArgs:
-    """Fixes the norms of weights and updates; no weight decay.
+    """Fixes the norms of weights and updates.
 
     Wen, Dang, Lyu, Ma, Liang, "Hyperball Optimization" (2026, arXiv 2606.16899)::
 
-        q = p + learning_rate R u / |u|         R = |p_0|, the initial norm
+        q = p (1 - learning_rate weight_decay) + learning_rate R u / |u|         R = |p_0|, the initial norm
         p <- R q / |q|
 
     u is the inner update; for a matrix only its direction matters, not the inner learning rate. All other parameters,
     and matrices initialized to zero, are updated by u. If AdamW's learning rate is b and its weight decay w,
-    ``learning_rate`` is about sqrt(b w).
+    ``learning_rate`` is about sqrt(b w). AdamH and MuonH
+    (modded-nanogpt, levanter) are ``hyperball(adam(1.0))`` and ``hyperball(muon(1.0))`` with all parameters in
+    ``roles`` that have two axes.
 
     Args:
       inner: a complete optimizer, without weight decay on the matrices.
       learning_rate: norm of a step relative to the norm of the weights; a number or a schedule.
+      weight_decay: shrinks p before the step, which makes the step larger relative to it; 0 in the paper.
       roles: roles of the parameters with a fixed norm, out of "matrix", "embedding", "head" and "vector".
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
@@ -80,7 +85,7 @@ def hyperball(
     >>> print(params["w"] + updates["w"])  # (4, 3), back on the circle of radius 4
     [[3.2 2.4]]
     """
-    check_nonnegative(learning_rate=learning_rate)
+    check_nonnegative(learning_rate=learning_rate, weight_decay=weight_decay)
     if unknown := set(roles) - set(ROLES):
         raise ValueError(f"unknown roles={sorted(unknown)}: choose from {', '.join(ROLES)}")
     inner = with_extra_args_support(inner)
@@ -101,7 +106,7 @@ def hyperball(
         def project(u, p, radius, entry):
             if entry.role not in roles:
                 return u
-            moved = widen(p) + rate * radius * _unit(u, entry)
+            moved = (1 - rate * weight_decay) * widen(p) + rate * radius * _unit(u, entry)
             step = radius * _unit(moved, entry) - widen(p)
             return jnp.where(radius > 0, step, widen(u)).astype(u.dtype)
 

@@ -85,6 +85,8 @@ def schedule_free(
     *,
     r: ArrayLike = 0.0,
     rate_ahead: bool = True,
+    base_at_z: bool = False,
+    decay_at_y: ArrayLike = 0.0,
 ) -> GradientTransformationExtraArgs:
     """Averaging in place of a learning-rate schedule.
 
@@ -110,6 +112,8 @@ def schedule_free(
       state_dtype: dtype that z is stored in; None uses each parameter's dtype.
       r: power of the step in w; with 0 all steps have equal weight.
       rate_ahead: evaluate the schedule one step ahead of the base optimizer.
+      base_at_z: the base optimizer's ``params``, which it decays, are z; only the gradient is taken at y.
+      decay_at_y: subtract this times the learning rate and y from z before the base optimizer's step.
 
     Returns:
       A transformation with an ``optax.contrib.ScheduleFreeState``; 4 bytes of state per float32 parameter, besides the
@@ -133,7 +137,7 @@ def schedule_free(
     check_fraction(b1=b1)
     if isinstance(b1, Real) and b1 == 0:
         raise ValueError("b1=0 is out of range, since x is recomputed from its share of y: give a number in (0, 1)")
-    check_nonnegative(weight_lr_power=weight_lr_power, r=r, learning_rate=learning_rate)
+    check_nonnegative(weight_lr_power=weight_lr_power, r=r, learning_rate=learning_rate, decay_at_y=decay_at_y)
     base_optimizer = with_extra_args_support(base_optimizer)
 
     def cast(leaf):
@@ -160,8 +164,11 @@ def schedule_free(
 
     def update(updates, state, params=None, **extra_args):
         params = require_params(params, "schedule_free")
-        base, base_state = base_optimizer.update(updates, state.base_optimizer_state, params, **extra_args)
-        z = cast_like(jax.tree.map(lambda z, u: widen(z) + widen(u), state.z, base), state.z)
+        rate = schedule_value(learning_rate, state.step_count - 1) * decay_at_y
+        decayed = jax.tree.map(lambda z, y: widen(z) - rate * widen(y), state.z, params)
+        seen = cast_like(decayed, params) if base_at_z else params
+        base, base_state = base_optimizer.update(updates, state.base_optimizer_state, seen, **extra_args)
+        z = cast_like(jax.tree.map(lambda z, u: z + widen(u), decayed, base), state.z)
         c, total, max_lr = share(state)
 
         def step(y, old_z, z):

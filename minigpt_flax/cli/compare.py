@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +17,21 @@ from minigpt_flax.compare import comparison as comparisons, tables
 from minigpt_flax.compare.collect import collect_runs, group_runs, summarize_comparison
 from minigpt_flax.compare.comparison import (
     ALONE,
+    AUTO,
     FEWEST_SEEDS,
     FILE,
     LOSS,
+    MOST_SEEDS,
     Comparison,
     folder_name,
     located,
     shared_fields,
 )
 from minigpt_flax.compare.paired_tests import RESOLUTION
-from minigpt_flax.compare.results import RESULTS, require_replaceable, write_results
+from minigpt_flax.compare.results import DEFAULT_PICTURES, PICTURES, RESULTS, require_replaceable, write_results
+from minigpt_flax.compare.sequential import USUAL_MOST
 from minigpt_flax.compare.statistics import CandidateRuns, Summary, summarize
-from minigpt_flax.console import output
+from minigpt_flax.console import output as console
 from minigpt_flax.console.output import Output
 from minigpt_flax.errors import UserError, check_name
 from minigpt_flax.invocation import line, show
@@ -44,15 +51,59 @@ EXAMPLES = """
   compare --opt adamw --opt my_optimizer.py:factory
   compare runs/ONE runs/OTHER                      finished runs
 """
-AUTO = "auto"
 MOST_RATES = 100
 TESTS = ("baseline", "pairs", "resolution")  # flags that fix the tests
-SUMMARIZING = {"--target", "--out", "--name", "--quiet", "--json", *(f"--{name}" for name in TESTS)}  # of finished runs
-RESUMING = {"--resume", "--seeds", "--target", "--vmap", "--jobs", "--share", "--trust", "--quiet", "--json"}
+SHOWING = {"--target", "--quiet", "--json", "--format", "--pictures"}  # flags of what is shown and written
+SUMMARIZING = {*SHOWING, "--out", "--name", *(f"--{name}" for name in TESTS)}  # of finished runs
+RESUMING = {*SHOWING, "--resume", "--seeds", "--vmap", "--jobs", "--share", "--trust"}
 OWN = (
     "folders", "opt", "schedule", "lr", "seeds", "target", "preset", "out", "name", "resume", "vmap", "jobs", "share",
-    "trust", "quiet", "json", *TESTS
+    "trust", "quiet", "json", "format", "pictures", "max_seeds", *TESTS
 )  # fmt: skip
+
+
+def declare_format(parser: argparse._ActionsContainer, text: str) -> None:
+    """Adds ``--format``."""
+    parser.add_argument("--format", metavar="FORM", help=f"{text}: {', '.join(tables.FORMATS)}")
+
+
+def check_format(form: str | None, answer: Output) -> None:
+    """Refuses an unknown format, and one beside ``--json``.
+
+    Raises:
+      UserError: says what is possible.
+    """
+    if form is not None:
+        check_name(form, tables.FORMATS, "--format")
+        if answer.json:
+            raise UserError("--json and --format exclude each other: --format json prints the same values; omit --json")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the command shows and writes.
+
+    Attributes:
+      output: format of the output.
+      pictures: formats of the figures.
+      form: format of the table, one of ``tables.FORMATS``; None prints the summary.
+    """
+
+    output: Output
+    pictures: tuple[str, ...]
+    form: str | None
+
+    @property
+    def human(self) -> bool:
+        """Whether to print progress and notes for a person to standard output."""
+        return self.output.human and self.form is None
+
+    def show(self, summary: Summary, folder: Path) -> None:
+        """Prints the results."""
+        if self.form is not None:
+            tell(tables.FORMATS[self.form](summary), end="")
+        else:
+            self.output.result(tables.text(summary), {"folder": show(folder), **tables.as_values(summary)})
 
 
 def declare(parser: Parser) -> None:
@@ -65,8 +116,15 @@ def declare(parser: Parser) -> None:
     add("--opt", action="append", metavar="SPEC", help="optimizer, or FILE.py:factory; repeatable")
     add("--schedule", action="append", metavar="SPEC", help="learning-rate schedule; repeatable")
     add("--lr", metavar="LIST", help="learning rates such as 0.001,0.003, or auto: search [each optimizer's default]")
-    seeds = Bound(FEWEST_SEEDS, 10_000, whole=True)
-    add("--seeds", type=seeds, metavar="N", help="runs per candidate, from --seed up [as many as a verdict needs]")
+    seeds = Bound(FEWEST_SEEDS, MOST_SEEDS, whole=True)
+    several = lambda text: AUTO if text == AUTO else seeds(text)
+    add("--seeds", type=several, metavar="N", help="runs per candidate, from --seed up, or auto [what a verdict takes]")
+    add(
+        "--max-seeds",
+        type=seeds,
+        metavar="N",
+        help=f"largest number of runs that --seeds auto adds up to [{USUAL_MOST}]",
+    )
     add("--baseline", metavar="NAME", help="candidate that the others are tested against [the first]")
     add("--pairs", action="store_true", help="test every two candidates instead")
     add("--resolution", type=LOSS, metavar="LOSS", help=f"smaller differences count as equal [{RESOLUTION:g}]")
@@ -80,7 +138,13 @@ def declare(parser: Parser) -> None:
     add("--trust", action="store_true", help="execute the optimizer code that a resumed comparison names")
     add("--jobs", type=Bound(1, 1024, whole=True), metavar="N", help="parallel processes on this machine [1]")
     add("--share", metavar="I/N", help="train share I of N, from 0: for N hosts with one folder")
-    output.declare(parser.add_argument_group("output"))
+    group = parser.add_argument_group("output")
+    console.declare(group)
+    declare_format(group, "print only the table, for a document")
+    default = ",".join(DEFAULT_PICTURES)
+    group.add_argument(
+        "--pictures", metavar="LIST", help=f"formats of the figures: {', '.join(PICTURES)} or none [{default}]"
+    )
     add_fields(parser, without=("opt", "schedule", "lr", "init", *ALONE))
 
 
@@ -97,7 +161,9 @@ def run(**options: Any) -> int:
     notices = options.pop("notices")
     typed = {name: options.pop(name) for name in OWN}
     given = given_fields(options)
-    answer = Output(typed["quiet"], typed["json"])
+    output = Output(typed["quiet"], typed["json"])
+    check_format(typed["format"], output)
+    answer = Answer(output, _pictures(typed["pictures"]), typed["format"])
     check_use(typed, given)
     typed |= {name: typed[name] or default for name, default in (("out", "runs"), ("jobs", 1))}
     if typed["folders"]:
@@ -109,9 +175,12 @@ def run(**options: Any) -> int:
     from minigpt_flax.compare.runner import run_comparison  # takes seconds: JAX
 
     how = {name: typed[name] for name in ("vmap", "jobs", "share")}
-    status = run_comparison(comparison, folder, shown=answer.human, notices=notices(), **how)
+    shown = answer.output.human and (answer.human or typed["jobs"] == 1)  # jobs write to this process's own output
+    with nullcontext() if answer.human else redirect_stdout(sys.stderr):
+        status = run_comparison(comparison, folder, shown=shown, notices=notices(), **how)
     if status:
         return status
+    comparison = comparisons.continued(comparison, folder, None)  # with the seeds that were added
     if typed["share"]:
         if answer.human and typed["jobs"] == 1:
             tell(f"share {typed['share']} is done; when all are, get the results with: {line('compare', folder)}")
@@ -124,6 +193,9 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparis
     if typed["resume"]:
         folder = Path(typed["resume"])
         comparison = comparisons.load(folder, trust=typed["trust"])
+        if typed["seeds"] == AUTO or typed["seeds"] and comparison.looks:
+            how = "with" if comparison.looks else "without"
+            raise UserError(f"{show(folder)} was started {how} --seeds auto, which can't change: omit --seeds")
         return comparisons.continued(comparison, folder, typed["seeds"]), folder
     preset = typed["preset"]
     if preset is None:
@@ -132,6 +204,7 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparis
         preset = default_preset(jax.default_backend())
     check_name(preset, PRESETS, "preset")
     first = given.pop("seed", 0)
+    count = None if typed["seeds"] == AUTO else typed["seeds"]
     comparison = Comparison(
         preset=preset,
         given=shared_fields(given),
@@ -139,15 +212,16 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparis
         schedules=tuple(typed["schedule"] or ()),
         lr=() if typed["lr"] == AUTO else _rates(typed["lr"]),
         search=typed["lr"] == AUTO,
-        seeds=tuple(range(first, first + (typed["seeds"] or FEWEST_SEEDS))),
+        seeds=tuple(range(first, first + (count or FEWEST_SEEDS))),
         target=typed["target"],
         baseline=typed["baseline"],
         pairs=typed["pairs"],
         resolution=typed["resolution"] or RESOLUTION,
+        max_seeds=comparisons.most_seeds(typed["seeds"], typed["max_seeds"], typed["resolution"]),
     )
     comparisons.check(comparison)
     folder = Path(typed["out"]) / (typed["name"] or folder_name(comparison))
-    return comparisons.continued(comparison, folder, typed["seeds"]), folder
+    return comparisons.continued(comparison, folder, count), folder
 
 
 def _rates(text: str | None) -> tuple[float, ...]:
@@ -165,6 +239,22 @@ def _rates(text: str | None) -> tuple[float, ...]:
         raise UserError(f"--lr takes auto, or numbers such as 0.001,0.003; got {shortened(repr(text))}") from None
 
 
+def _pictures(text: str | None) -> tuple[str, ...]:
+    """Reads ``--pictures``.
+
+    >>> _pictures("svg,pdf"), _pictures("none"), _pictures(None)
+    (('svg', 'pdf'), (), ('png', 'svg'))
+    """
+    if text is None:
+        return DEFAULT_PICTURES
+    formats = tuple(dict.fromkeys(text.split(",")))
+    if formats == ("none",):
+        return ()
+    for form in formats:
+        check_name(form, PICTURES, "format of --pictures")
+    return formats
+
+
 def check_use(typed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Refuses flags that would have no effect.
 
@@ -180,7 +270,7 @@ def check_use(typed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         raise UserError(f"--resume continues a comparison as it was started: omit {unused[0]}")
 
 
-def _summarize_folders(folders: list[Path], typed: Mapping[str, Any], answer: Output) -> int:
+def _summarize_folders(folders: list[Path], typed: Mapping[str, Any], answer: Answer) -> int:
     """Summarizes without training."""
     if len(folders) == 1 and (folders[0] / FILE).is_file():
         comparison = comparisons.load(folders[0])
@@ -197,17 +287,17 @@ def _summarize_folders(folders: list[Path], typed: Mapping[str, Any], answer: Ou
     return _show(candidates, summarize(candidates, typed["target"], **how), results, answer)
 
 
-def _report(comparison: Comparison, target: float | None, folder: Path, answer: Output) -> int:
+def _report(comparison: Comparison, target: float | None, folder: Path, answer: Answer) -> int:
     """Shows the results of a comparison."""
     candidates = collect_runs(comparison, folder)
     return _show(candidates, summarize_comparison(comparison, candidates, target), folder, answer)
 
 
-def _show(candidates: list[CandidateRuns], summary: Summary, folder: Path, answer: Output) -> int:
+def _show(candidates: list[CandidateRuns], summary: Summary, folder: Path, answer: Answer) -> int:
     """Prints the results and writes them into the folder, with the figures."""
     require_replaceable(folder)
-    answer.result(tables.text(summary), {"folder": show(folder), **tables.as_values(summary)})
-    written = write_results(candidates, summary, folder)
+    answer.show(summary, folder)
+    written = write_results(candidates, summary, folder, answer.pictures)
     if answer.human:
         tell(f"\n{show(folder)}: {', '.join(written)}")
     return 0

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from minigpt_flax.cli.compare import check_format, declare_format
 from minigpt_flax.cli.parser import Parser
-from minigpt_flax.compare import comparison as comparisons
+from minigpt_flax.compare import comparison as comparisons, tables
 from minigpt_flax.compare.collect import collect_runs, group_runs, summarize_comparison, with_distinct_names
 from minigpt_flax.compare.comparison import FILE, Comparison
-from minigpt_flax.compare.statistics import CandidateRuns, best_runs, check_comparable, summarize
+from minigpt_flax.compare.statistics import CandidateRuns, Summary, best_runs, check_comparable, summarize
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
 from minigpt_flax.runs.records import folder_name, read_run
+from minigpt_flax.text import tell
 
 SUMMARY = "Write runs or comparisons as one HTML page that opens offline."
 
@@ -23,20 +25,26 @@ SUMMARY = "Write runs or comparisons as one HTML page that opens offline."
 def declare(parser: Parser) -> None:
     """Adds the arguments."""
     parser.add_argument("folders", nargs="+", metavar="RUN", help="folders of runs or comparisons")
-    parser.add_argument("--out", default="report.html", metavar="FILE", help="page to write [report.html]")
+    parser.add_argument("--out", metavar="FILE", help="page to write [report.html]")
     parser.add_argument("--title", metavar="TEXT", help="heading of the page [the folders' names]")
+    declare_format(parser, "print the table of the comparison instead")
     output.declare(parser)
 
 
-def run(*, folders: list[str], out: str, title: str | None, quiet: bool, json: bool) -> int:
-    """Writes the page.
+def run(*, folders: list[str], out: str | None, title: str | None, quiet: bool, json: bool, format: str | None) -> int:
+    """Writes the page, or prints the table of the comparison.
 
     Raises:
       UserError: a folder is not a run or has none, runs differ in data or length, or the page can't be written.
     """
     from minigpt_flax.report.html import PageRun, render  # Matplotlib takes long to import
 
-    answer, paths, target_page = Output(quiet, json), [Path(folder) for folder in folders], Path(os.path.realpath(out))
+    answer, paths = Output(quiet, json), [Path(folder) for folder in folders]
+    check_format(format, answer)
+    if format is not None:
+        return _print_table(paths, format, {"--out": out, "--title": title})
+    out = out or "report.html"
+    target_page = Path(os.path.realpath(out))
     files.require_own_file(target_page, "--out")
     entries, comparison = gather(paths)
     best = [(entry.name, best_runs(entry)) for entry in entries]
@@ -48,16 +56,29 @@ def run(*, folders: list[str], out: str, title: str | None, quiet: bool, json: b
     if not shown:
         raise UserError(f"{show(paths[0])} has no finished run yet: continue the comparison")
     check_comparable([each.run for each in shown])
-    summary = None
-    if len(entries) > 1:
-        summary = summarize_comparison(comparison, entries) if comparison else summarize(entries)
-    text = render(title or ", ".join(map(folder_name, paths)), shown, summary)
+    text = render(title or ", ".join(map(folder_name, paths)), shown, _summary(entries, comparison))
     try:
         files.replace(target_page, text)
     except OSError as error:
         raise UserError(f"can't write {out}: {error.strerror}") from error
     note = f"{show(out)}: {len(shown)} run{'s' * (len(shown) > 1)}, {len(text) / 1e6:.2f} MB; open it in a browser"
     answer.note(note, {"page": show(out), "runs": len(shown), "bytes": len(text.encode())})
+    return 0
+
+
+def _summary(entries: list[CandidateRuns], comparison: Comparison | None) -> Summary:
+    return summarize_comparison(comparison, entries) if comparison else summarize(entries)
+
+
+def _print_table(paths: list[Path], form: str, unused: dict[str, str | None]) -> int:
+    """Prints the table in a format of ``tables.FORMATS``."""
+    for flag, value in unused.items():
+        if value is not None:
+            raise UserError(f"{flag} applies to the page, but --format prints a table: omit one of the two")
+    entries, comparison = gather(paths)
+    if len(entries) < 2:
+        raise UserError(f"--format {form} prints the table of a comparison, which needs two candidates: add a run")
+    tell(tables.FORMATS[form](_summary(entries, comparison)), end="")
     return 0
 
 

@@ -7,28 +7,37 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minigpt_flax.compare.comparison import Comparison
-from minigpt_flax.compare.statistics import CandidateRuns, Summary, summarize
+from minigpt_flax.compare.comparison import Candidate, Comparison
+from minigpt_flax.compare.rate_search import SHORT, open_end
+from minigpt_flax.compare.statistics import CandidateRuns, Summary, outcomes, summarize
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs.records import RunRecord, read_run
 
 UNLABELED = ("opt", "schedule")  # fields whose value names a candidate without the field's name
 LONGEST = 500  # characters of such a name; config.json may hold longer values
+READABLE = 40  # characters of a name that fits beside a line of a figure
 
 
 def collect_runs(comparison: Comparison, folder: Path) -> list[CandidateRuns]:
     """The candidates of a comparison, each with the runs that exist so far."""
-    return [
-        CandidateRuns(
-            candidate.name,
-            [read_run(path.parent) for path in sorted((folder / candidate.folder).glob("*/config.json"))],
-            comparison.seeds,
-            comparison.rates(candidate),
-            comparison.search_seed if comparison.search else None,
-        )
-        for candidate in comparison.candidates
-    ]
+    return [_collect(comparison, candidate, folder) for candidate in comparison.candidates]
+
+
+def _collect(comparison: Comparison, candidate: Candidate, folder: Path) -> CandidateRuns:
+    runs = [read_run(path.parent) for path in sorted((folder / candidate.folder).glob("*/config.json"))]
+    if not comparison.search:
+        return CandidateRuns(candidate.name, runs, comparison.seeds, comparison.rates(candidate))
+    tried = [run for run in runs if run.config["seed"] == comparison.search_seed]
+    rates = sorted({run.config["lr"] for run in tried})
+    end = open_end(outcomes_by_rate(tried, comparison.steps // SHORT))
+    return CandidateRuns(candidate.name, runs, comparison.seeds, rates, comparison.search_seed, end)
+
+
+def outcomes_by_rate(runs: Sequence[RunRecord], steps: int) -> dict[float, float]:
+    """The losses of ended runs of this length by learning rate; infinite for a diverged one."""
+    found = {run.config["lr"]: run for run in runs if run.config["steps"] == steps}
+    return outcomes(found)
 
 
 def summarize_comparison(
@@ -47,6 +56,7 @@ def summarize_comparison(
         baseline=comparison.baseline,
         pairs=comparison.pairs,
         resolution=comparison.resolution,
+        looks=comparison.looks,
     )
 
 
@@ -101,7 +111,8 @@ def _value(run: RunRecord, name: str) -> Any:
 def _names(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
     """Names each group by the fields in which groups differ; a single group by its first run's folder.
 
-    A name that would be too long to print or to draw is replaced by the path of the first run.
+    Single runs that differ in too much for a label are named by their folders. A name that would be too long to print
+    or to draw is replaced by the path of the first run.
     """
     firsts = [runs[0] for runs in groups.values()]
     if len(firsts) == 1:
@@ -110,4 +121,8 @@ def _names(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
     differing = [f for f in fields if f != "seed" and len({repr(_value(run, f)) for run in firsts}) > 1]
     label = lambda run, f: str(run.config.get(f)) if f in UNLABELED else f"{f} {run.config.get(f)}"
     names = [" ".join(label(run, f) for f in differing) for run in firsts]
+    folders = [run.name for run in firsts]
+    if max(map(len, names)) > READABLE and all(len(runs) == 1 for runs in groups.values()):
+        if len(set(folders)) == len(folders) and max(map(len, folders)) <= READABLE:
+            return folders
     return [name if len(name) <= LONGEST else show(run.path) for name, run in zip(names, firsts, strict=True)]

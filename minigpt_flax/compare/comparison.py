@@ -15,24 +15,28 @@ from pathlib import Path
 from typing import Any
 
 from minigpt_flax.bounds import RATE, SEED, Bound
-from minigpt_flax.compare import successive_halving
+from minigpt_flax.compare import rate_search, sequential
 from minigpt_flax.compare.paired_tests import RESOLUTION, seeds_needed
 from minigpt_flax.compare.statistics import find_baseline
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
 from minigpt_flax.runs.schema import check_fields, check_type, read_json, types_of
-from minigpt_flax.spec import parse
+from minigpt_flax.spec import Spec, parse
 from minigpt_flax.train.config.run_config import RunConfig, absolute, resolve
 from minigpt_flax.train.config.stored import TYPES
 
 VALIDATIONS = 8  # in a run whose --eval-every isn't given: enough to interpolate the step of a loss
 FILE = "comparison.json"
-VERSION = 3  # of this file
+AUTO = "auto"  # in place of learning rates, or of a number of seeds
+VERSION = 4  # of this file
+NEW_SEARCH = 4  # version since which a search tries these learning rates
 FEWEST_SEEDS = 3  # per candidate: two don't show how much runs vary
+MOST_SEEDS = 10_000
 LOSS = Bound(0, 1e6, above=True)  # a validation loss, or a difference
 PEAK = dataclasses.replace(RATE, above=True)  # a learning rate that trains
 ALONE = {"parallel": "jit", "mesh": "data=1"}  # a run of a comparison has one device: several may share a program
+DURATIONS = ("warmup", "cooldown", "period", "step_size", "milestones")  # arguments of schedules, in steps if >= 1
 UNLESS_GIVEN = {"sample_tokens": 0}  # differs from a single run
 
 
@@ -67,6 +71,7 @@ class Comparison:
       baseline: name of the candidate that the others are tested against; None takes the first.
       pairs: test every two candidates instead.
       resolution: differences up to this size count as equal, nats per token.
+      max_seeds: largest number of seeds, which are added until the tests are decided; None if ``seeds`` are all.
       trust: whether optimizer code that the specs name may be executed; not stored.
     """
 
@@ -81,6 +86,7 @@ class Comparison:
     baseline: str | None = None
     pairs: bool = False
     resolution: float = RESOLUTION
+    max_seeds: int | None = None
     trust: bool = field(default=True, compare=False)
 
     @cached_property
@@ -108,7 +114,14 @@ class Comparison:
     @property
     def seeds_needed(self) -> int:
         """Smallest number of seeds with which a test can give a verdict."""
-        return seeds_needed(self.tests) + self.selecting_seeds
+        return (self.looks[0] if self.looks else seeds_needed(self.tests)) + self.selecting_seeds
+
+    @cached_property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of tested seeds at which it is decided whether to add seeds; empty if their number is fixed."""
+        if self.max_seeds is None:
+            return ()
+        return sequential.looks(self.tests, self.max_seeds - self.selecting_seeds)
 
     @property
     def selecting_seeds(self) -> int:
@@ -151,39 +164,57 @@ class Comparison:
         config = resolve(given, self.preset)
         if not self.trust:
             config = _untrusted(config)
-        shorter = config if steps is None else dataclasses.replace(config, steps=steps)
         if steps is not None and steps < config.steps:
-            return dataclasses.replace(shorter, eval_every=steps)  # a search uses the last loss alone
+            schedule = scaled(config.schedule, config.steps, steps)
+            return dataclasses.replace(config, steps=steps, schedule=schedule, eval_every=steps)  # only the last loss
         every = self.given.get("eval_every") or max(1, config.steps // VALIDATIONS)
-        return dataclasses.replace(shorter, eval_every=every)
+        return dataclasses.replace(config, eval_every=every)
 
     def rates(self, candidate: Candidate) -> list[float]:
-        """The learning rates to try: the given ones, a grid around the candidate's default, or only that default."""
-        own = self.config(candidate).lr
-        if self.search:
-            return successive_halving.around(own)
-        return sorted(set(self.lr)) if self.lr else [own]
+        """The learning rates to try: the given ones, or the candidate's default, where a search starts."""
+        return sorted(set(self.lr)) if self.lr else [self.config(candidate).lr]
 
     def path(self, folder: Path, candidate: Candidate, config: RunConfig) -> Path:
         """Folder of a run."""
         return folder / candidate.folder / f"lr{config.lr:g}-steps{config.steps}-seed{config.seed}"
 
     @property
+    def is_open(self) -> bool:
+        """Whether results decide how many runs are trained."""
+        return self.search or self.max_seeds is not None
+
+    @property
     def runs(self) -> int:
-        """Number of runs."""
+        """Number of runs; of those possible, if the search or the tests decide how many are trained."""
         return sum(map(len, self._lengths()))
 
     @property
     def budget(self) -> int:
-        """Total steps of all runs."""
+        """Total steps of all :attr:`runs`."""
         return sum(map(sum, self._lengths()))
 
     def _lengths(self) -> list[list[int]]:
         """The lengths of the runs of each candidate."""
-        full, seeds = self.steps, len(self.seeds)
+        full, seeds = self.steps, self.max_seeds or len(self.seeds)
         if self.search:
-            return [successive_halving.lengths(full) + [full] * seeds for _ in self.candidates]
+            return [rate_search.lengths(full) + [full] * seeds for _ in self.candidates]
         return [[full] * (len(self.rates(candidate)) * seeds) for candidate in self.candidates]
+
+
+def scaled(schedule: Spec, steps: int, shorter: int) -> Spec:
+    """The schedule of a shorter run of the same shape: durations in steps scale with the run.
+
+    >>> str(scaled(parse("warmup_cosine(warmup=20, floor=0.1)", "schedule"), 160, 40))
+    'warmup_cosine(warmup=5, floor=0.1)'
+    """
+
+    def scale(value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return tuple(map(scale, value))
+        return value if isinstance(value, str) or value is None or value < 1 else value * shorter // steps
+
+    keywords = {name: scale(value) if name in DURATIONS else value for name, value in schedule.keywords.items()}
+    return dataclasses.replace(schedule, keywords=keywords)
 
 
 def _short_names(opts: tuple[str, ...]) -> dict[str, str]:
@@ -241,6 +272,8 @@ def check(comparison: Comparison, fewest: int = FEWEST_SEEDS) -> Comparison:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise UserError(f"candidate {twice[0]!r} is given twice: give each once, or with different arguments")
+    if comparison.max_seeds is not None:
+        check_max_seeds(comparison)
     if len(comparison.seeds) < fewest:
         raise UserError(
             f"--seeds must be at least {fewest}, got {len(comparison.seeds)}: fewer don't show how much runs vary; a "
@@ -252,14 +285,48 @@ def check(comparison: Comparison, fewest: int = FEWEST_SEEDS) -> Comparison:
         SEED.check("--seed, with the --seeds after it,", seed)
     for rate in comparison.lr:
         PEAK.check("--lr", rate)
-    if comparison.search and comparison.steps < successive_halving.SHORTEST:
+    if comparison.search and comparison.steps < rate_search.SHORTEST:
         raise UserError(
-            f"--lr auto searches with runs of a quarter of --steps: give at least {successive_halving.SHORTEST}, "
+            f"--lr auto searches with runs of an eighth of --steps: give at least {rate_search.SHORTEST}, "
             f"got {comparison.steps}"
         )
     if comparison.target is not None:
         LOSS.check("--target", comparison.target)
     return comparison
+
+
+def most_seeds(seeds: int | str | None, most: int | None, resolution: float | None) -> int | None:
+    """The largest number of seeds if they are added as needed, else None.
+
+    Args:
+      seeds: number of seeds, or ``auto``.
+      most: largest number as given.
+      resolution: as given.
+
+    Raises:
+      UserError: ``auto`` without a resolution, or a largest number without ``auto``.
+    """
+    if seeds == AUTO:
+        if resolution is None:
+            raise UserError("--seeds auto needs --resolution LOSS, a difference that doesn't matter, such as 0.01")
+        return sequential.USUAL_MOST if most is None else most
+    if most is not None:
+        raise UserError("--max-seeds limits --seeds auto: add that, or omit it")
+    return None
+
+
+def check_max_seeds(comparison: Comparison) -> None:
+    """Checks the budget of ``--seeds auto``.
+
+    Raises:
+      UserError: it is too small to decide the tests, or out of range.
+    """
+    most = comparison.max_seeds or 0
+    Bound(FEWEST_SEEDS, MOST_SEEDS, whole=True).check("--max-seeds", most)
+    needed = seeds_needed(comparison.tests) + comparison.selecting_seeds
+    if most < needed:
+        tests = f"{comparison.tests} test" + "s" * (comparison.tests > 1)
+        raise UserError(f"--max-seeds must be at least {needed} to decide {tests}, got {most}")
 
 
 def save(comparison: Comparison, folder: Path) -> None:
@@ -272,6 +339,8 @@ def save(comparison: Comparison, folder: Path) -> None:
     if path.exists():
         there = load(folder)
         require_same(there, comparison, folder)
+        if comparison.search and read_json(path).get("version", 1) < NEW_SEARCH:
+            raise UserError(f"{show(folder)} holds a search of an earlier release: start another with --name")
         if there.seeds == comparison.seeds:
             return
     elif folder.exists() and not _is_empty(folder):
@@ -323,7 +392,7 @@ def load(folder: Path, *, trust: bool = False) -> Comparison:
     if check_type(values.pop("version", 1), int, f"{where}: version") not in range(1, VERSION + 1):
         raise UserError(f"{where} was written by a later release")
     types = {name: kind for name, kind in types_of(Comparison).items() if name != "trust"}
-    found = check_fields(values, types, where, optional=("target", "baseline", "pairs", "resolution"))
+    found = check_fields(values, types, where, optional=("target", "baseline", "pairs", "resolution", "max_seeds"))
     given = check_fields(found["given"], TYPES, f"{where}: given", optional=TYPES)
     return check(Comparison(**{**found, "given": given}, trust=trust), fewest=2)
 

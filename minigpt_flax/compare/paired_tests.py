@@ -54,7 +54,14 @@ class PairedTest:
 
 
 def compare_pair(
-    a: str, ours: Mapping[int, float], b: str, theirs: Mapping[int, float], resolution: float, obstacle: str = ""
+    a: str,
+    ours: Mapping[int, float],
+    b: str,
+    theirs: Mapping[int, float],
+    resolution: float,
+    obstacle: str = "",
+    *,
+    level: float = LEVEL,
 ) -> PairedTest:
     """Tests two candidates.
 
@@ -65,6 +72,7 @@ def compare_pair(
       theirs: its losses by seed.
       resolution: differences up to this size count as equal.
       obstacle: why there can't be a verdict; else empty.
+      level: one minus the coverage of the interval.
     """
     seeds = sorted(ours.keys() & theirs.keys())
     differences = [_difference(ours[seed], theirs[seed]) for seed in seeds]
@@ -76,7 +84,7 @@ def compare_pair(
     if mean is not None and len(finite) == len(differences) and abs(mean) <= resolution:
         obstacle = obstacle or f"the difference is within the resolution of {resolution:g}"
     better, worse, sign = (a, b, -1) if balance <= 0 else (b, a, 1)
-    interval = t_interval([sign * difference for difference in finite])
+    interval = t_interval([sign * difference for difference in finite], level)
     difference = None if mean is None else sign * mean + 0.0  # no negative zero
     p = ranked if differences else None
     return PairedTest(better, worse, difference, sem(finite), len(seeds), p, None, interval, obstacle)
@@ -149,8 +157,8 @@ def p_value(differences: Sequence[float]) -> float | None:
     return float(2 * stdtr(len(differences) - 1, -abs(statistics.fmean(differences)) / error))
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the mean by Student's t; None for fewer than two values.
+def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
+    """Interval of the mean by Student's t with coverage ``1 - level``; None for fewer than two values.
 
     >>> [round(end, 3) for end in t_interval([1.0, 2.0, 3.0])]
     [-0.484, 4.484]
@@ -160,7 +168,7 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
         return None
     from scipy.special import stdtrit
 
-    half = float(stdtrit(len(values) - 1, 0.975)) * error
+    half = float(stdtrit(len(values) - 1, 1 - level / 2)) * error
     return statistics.fmean(values) - half, statistics.fmean(values) + half
 
 

@@ -14,7 +14,10 @@ from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
 
 FORMS = {"results.json": tables.as_json, "results.csv": tables.as_csv, "results.md": tables.markdown}
-RESULTS = frozenset({*FORMS, "loss.png", "rates.png", "target.png", "schedules.png", "ratios.png"})
+FIGURES = ("loss", "time", "final", "rates", "target", "schedules", "ratios")
+PICTURES = ("png", "svg", "pdf")  # formats of the figures
+DEFAULT_PICTURES = PICTURES[:2]
+RESULTS = frozenset({*FORMS, *(f"{name}.{form}" for name in FIGURES for form in PICTURES)})
 
 
 def require_replaceable(folder: Path) -> None:
@@ -30,8 +33,16 @@ def require_replaceable(folder: Path) -> None:
             raise UserError(f"can't write {show(folder / name)}: {error.strerror}") from error
 
 
-def write_results(candidates: Sequence[CandidateRuns], summary: Summary, folder: Path) -> list[str]:
+def write_results(
+    candidates: Sequence[CandidateRuns], summary: Summary, folder: Path, pictures: Sequence[str] = DEFAULT_PICTURES
+) -> list[str]:
     """Writes tables and figures; returns the names of the files.
+
+    Args:
+      candidates: the candidates compared.
+      summary: their summary.
+      folder: where to write.
+      pictures: formats of the figures, out of ``PICTURES``.
 
     Raises:
       UserError: the folder can't be written.
@@ -44,7 +55,7 @@ def write_results(candidates: Sequence[CandidateRuns], summary: Summary, folder:
         raise UserError(f"can't write into {show(folder)}: {error.strerror}") from error
     from minigpt_flax.compare.figures import save_figures  # takes half a second
 
-    return [*FORMS, *save_figures(list(candidates), summary, folder)]
+    return [*FORMS, *save_figures(list(candidates), summary, folder, pictures)]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from minigpt_flax.compare import comparison as comparisons
+from minigpt_flax.compare import comparison as comparisons, rate_search, sequential
 from minigpt_flax.compare.collect import collect_runs, summarize_comparison
 from minigpt_flax.compare.comparison import Candidate, Comparison
 from minigpt_flax.compare.paired_tests import resolved
@@ -55,7 +56,9 @@ def run_comparison(
       UserError: the comparison can't be run as asked.
       TrainingFailed: a file can't be written.
     """
-    own_share = _share(share)
+    _share(share)
+    if share is not None and jobs == 1 and comparison.looks:
+        raise UserError("--seeds auto decides in one process when to add seeds: omit --share, or use --jobs")
     xla_flags.require_jit()
     for candidate in comparison.candidates:  # a mistake in the last one's spec shows before the first one trains
         check_candidate(comparison, candidate, vmap)
@@ -66,15 +69,44 @@ def run_comparison(
         tell(text, file=sys.stderr)
     comparisons.save(comparison, folder)
     if shown and share is None:
-        count = f"{len(comparison.candidates)} candidates, {comparison.runs} runs"
-        tell(f"{show(folder)}: {count}, {comparison.budget:,} steps in all")
+        tell(f"{show(folder)}: {plan(comparison)}")
         for text in expected_power(comparison, folder):
             tell(text)
+    how: dict[str, Any] = {"vmap": vmap, "jobs": jobs, "share": share, "shown": shown}
+    status = train_seeds(comparison, folder, **how)
+    while not status and share is None and (larger := with_more_seeds(comparison, folder)) is not None:
+        comparison = larger
+        comparisons.save(comparison, folder)
+        if shown:
+            tell(f"undecided: {len(comparison.seeds)} of at most {comparison.max_seeds} seeds")
+        status = train_seeds(comparison, folder, **how)
+    return status
+
+
+def plan(comparison: Comparison) -> str:
+    """What a comparison will train, in numbers of candidates, runs and steps."""
+    most = "at most " * comparison.is_open
+    runs, steps = f"{most}{comparison.runs} runs", f"{most}{comparison.budget:,} steps in all"
+    return f"{len(comparison.candidates)} candidates, {runs}, {steps}"
+
+
+def with_more_seeds(comparison: Comparison, folder: Path) -> Comparison | None:
+    """The comparison with the seeds of the next look; None if all tests are decided, or their number is fixed."""
+    if not comparison.looks:
+        return None
+    summary = summarize_comparison(comparison, collect_runs(comparison, folder))
+    tested = len(comparison.seeds) - comparison.selecting_seeds
+    more = sequential.next_look(summary.tests, tested, comparison.looks, comparison.resolution)
+    return None if more is None else comparison.with_seeds(more + comparison.selecting_seeds)
+
+
+def train_seeds(comparison: Comparison, folder: Path, *, vmap: bool, jobs: int, share: str | None, shown: bool) -> int:
+    """Trains the unfinished runs of the seeds so far; see :func:`run_comparison`."""
     if jobs > 1 and share is None:
         return _spawn(comparison, folder, jobs, vmap, shown)
     with Stop() as stop, ComparisonProgress(comparison.budget, shown=shown, moving=share is None) as progress:
         try:
-            Sweep(comparison, folder, stop, progress, vmap=vmap, share=own_share).run()
+            Sweep(comparison, folder, stop, progress, vmap=vmap, share=_share(share)).run()
         except Stopped:
             if shown:
                 tell(f"stopped; continue with: {line('compare', '--resume', folder)}")
@@ -82,10 +114,12 @@ def run_comparison(
 
 
 def expected_power(comparison: Comparison, folder: Path) -> list[str]:
-    """What the planned seeds can decide, with the noise of the runs that have finished, if there are any."""
+    """What a fixed number of seeds can decide, with the noise of the runs that have finished, if there are any."""
     seeds, needed = len(comparison.seeds), comparison.seeds_needed
     if seeds < needed:
         return [f"{seeds} seeds can't give a verdict, {needed} can: --seeds {needed} continues this comparison"]
+    if comparison.looks:
+        return []
     summary = summarize_comparison(comparison, collect_runs(comparison, folder))
     tested = seeds - comparison.selecting_seeds
     smallest = resolved(summary.tests, tested)
@@ -113,9 +147,8 @@ def runs_at_once(comparison: Comparison, candidate: Candidate, vmap: bool) -> in
     """Number of runs that a process trains at once: with ``--vmap``, all runs of a candidate with the same length."""
     if not vmap:
         return 1
-    rates = len(comparison.rates(candidate))
     seeds = len(comparison.seeds)
-    return max(rates, seeds) if comparison.search else rates * seeds
+    return max(rate_search.COUNT_LONG, seeds) if comparison.search else len(comparison.rates(candidate)) * seeds
 
 
 def _share(text: str | None) -> Share:

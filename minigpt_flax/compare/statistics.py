@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
+from typing import Any
 
 from minigpt_flax.compare.paired_tests import (
     RESOLUTION,
@@ -23,12 +25,15 @@ from minigpt_flax.compare.paired_tests import (
     sem,
     t_interval,
 )
+from minigpt_flax.compare.sequential import compare_at_looks
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invocation import show
 from minigpt_flax.runs.records import Record, RunRecord
 from minigpt_flax.runs.schema import STEP, VAL_LOSS
 
 TRACK_3 = 0.004  # nats: the third track of modded-nanogpt requires (target - mean) sqrt(n) >= this
+CONSTANTS = frozenset({"lr", "schedule", "seed", "steps", "eval_every", "log_every", "keep_every"})
+FRACTION = re.compile(r"\w+=[-+]?\d*(?:\.\d*(?:e[-+]?\d+)?|e[-+]?\d+)(?:, )?")  # a hyperparameter such as b2=0.99
 SHARED = ("data", "mix", "tokenizer", "steps", "batch_size", "accum", "context")  # fields that losses depend on
 OPTIMIZER_FIELDS = frozenset(
     {
@@ -63,6 +68,7 @@ class CandidateRuns:
       seeds: seeds to compare; empty compares every seed that has a run.
       searched: learning rates tried, ascending.
       search_seed: seed of the runs that selected the learning rate; None if the compared runs selected it.
+      end: end of ``searched`` that the search would have continued at; else empty.
     """
 
     name: str
@@ -70,6 +76,7 @@ class CandidateRuns:
     seeds: Sequence[int] = ()
     searched: Sequence[float] = ()
     search_seed: int | None = None
+    end: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class CandidateResult:
     Attributes:
       name: the candidate's name.
       lr: best peak learning rate.
-      edge: ``lowest`` or ``highest`` if ``lr`` is at that end of the rates tried, else empty.
+      edge: ``lowest`` or ``highest`` if the best one may lie beyond that end of the rates tried, else empty.
       runs: runs at ``lr``, by seed.
       losses: final validation losses of the finished runs by seed, nats per token.
       mean: mean of ``losses``; None if there are none.
@@ -92,6 +99,8 @@ class CandidateResult:
       speedup: the baseline's tokens to the target over this candidate's.
       state_bytes: size of the optimizer state, bytes per parameter.
       ms_per_step: median step time over runs, milliseconds.
+      ms_range: step time of the fastest and of the slowest run of the candidates that run the same program,
+        milliseconds; None for fewer than two runs.
       diverged: number of diverged runs at any learning rate.
       diverged_seeds: seeds that diverged at ``lr``.
       unfinished_seeds: seeds without a finished run at ``lr``.
@@ -113,10 +122,16 @@ class CandidateResult:
     speedup: float | None
     state_bytes: float | None
     ms_per_step: float | None
+    ms_range: tuple[float, float] | None
     diverged: int
     diverged_seeds: tuple[int, ...]
     unfinished_seeds: tuple[int, ...]
     track_3: bool | None
+
+    @property
+    def spec(self) -> str:
+        """The optimizer's complete spec, with the keywords of the preset; empty without a run."""
+        return next((run.config["opt"] for run in self.runs.values()), "")
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -148,6 +163,7 @@ class Summary:
       resolution: differences up to this size count as equal, nats per token.
       differing: fields, beside the optimizer's, in which compared runs differ; None if their data may differ too.
       selecting: whether the first seed of the compared runs selects learning rates, and isn't tested.
+      looks: numbers of tested seeds at which it was decided whether to add seeds; empty if their number was fixed.
     """
 
     results: Sequence[CandidateResult]
@@ -159,6 +175,27 @@ class Summary:
     resolution: float = RESOLUTION
     differing: tuple[str, ...] | None = ()
     selecting: bool = False
+    looks: tuple[int, ...] = ()
+
+    @property
+    def best(self) -> str | None:
+        """Name of the candidate with the lowest mean loss, of those whose runs have all finished."""
+        whole = [r for r in self.results if r.mean is not None and not r.diverged_seeds and not r.unfinished_seeds]
+        return whole[0].name if whole else None
+
+    def against_baseline(self, name: str) -> PairedTest | None:
+        """The test of a candidate against the baseline; None if there is none."""
+        return next((test for test in self.tests if {test.better, test.worse} == {name, self.baseline}), None)
+
+    def difference(self, name: str) -> tuple[float | None, tuple[float, float] | None]:
+        """A candidate's mean loss minus the baseline's over common seeds, and its 95 % interval; None if not tested."""
+        test = self.against_baseline(name)
+        if test is None or test.difference is None:
+            return None, None
+        if test.worse == name or test.interval is None:
+            return (test.difference if test.worse == name else -test.difference), test.interval
+        low, high = test.interval
+        return -test.difference, (-high, -low)
 
 
 def summarize(
@@ -168,6 +205,7 @@ def summarize(
     baseline: str | None = None,
     pairs: bool = False,
     resolution: float = RESOLUTION,
+    looks: tuple[int, ...] = (),
 ) -> Summary:
     """Computes the results of all candidates, and tests each against the baseline.
 
@@ -177,6 +215,7 @@ def summarize(
       baseline: name of the candidate that the tests and speedups are relative to; None takes the first.
       pairs: test every two candidates.
       resolution: differences up to this size count as equal, nats per token.
+      looks: numbers of tested seeds at which seeds may be added; empty if their number is fixed.
 
     Raises:
       UserError: the runs differ in their data or length, or the baseline is no candidate.
@@ -188,19 +227,19 @@ def summarize(
     check_comparable(compared)
     baseline_losses = final_losses(best[first])
     results = [
-        _result_of(candidate, runs, dict.fromkeys(runs, target) if target is not None else baseline_losses, target)
-        for candidate, runs in zip(candidates, best, strict=True)
+        _result_of(candidate, runs, dict.fromkeys(runs, target) if target is not None else baseline_losses, target, ms)
+        for candidate, runs, ms in zip(candidates, best, _ms_ranges(candidates), strict=True)
     ]
     results = [_with_speedup(result, results[first]) for result in results]
     tested = combinations(results, 2) if pairs else [(results[first], r) for r in results if r is not results[first]]
-    tests = holm([_test(a, b, resolution) for a, b in tested])
+    tests = holm([_test(a, b, resolution, looks) for a, b in tested])
     order = lambda r: (r.mean is None, bool(r.diverged_seeds or r.unfinished_seeds), r.mean or 0.0)
     rates = max(len(candidate.searched) for candidate in candidates)
     search_seed = candidates[first].search_seed
     name, differing = candidates[first].name, _differing(compared)
     selecting = any(map(selects_own_rate, candidates))
     ranked = sorted(results, key=order)
-    return Summary(ranked, tests, target, name, rates, search_seed, resolution, differing, selecting)
+    return Summary(ranked, tests, target, name, rates, search_seed, resolution, differing, selecting, looks)
 
 
 def find_baseline(names: Sequence[str], baseline: str | None) -> int:
@@ -285,8 +324,8 @@ def _by_rate(candidate: CandidateRuns) -> dict[float, dict[int, RunRecord]]:
     return by_rate
 
 
-def outcomes(runs: Mapping[int, RunRecord]) -> dict[int, float]:
-    """Final validation losses by seed; infinite for a diverged run, absent for an unfinished one."""
+def outcomes(runs: Mapping[Any, RunRecord]) -> dict[Any, float]:
+    """Final validation losses by seed, or by another key; infinite for a diverged run, absent for an unfinished one."""
     return final_losses(runs) | {seed: math.inf for seed, run in runs.items() if run.state == "diverged"}
 
 
@@ -315,20 +354,45 @@ def _obstacle(candidate: CandidateRuns, runs: Mapping[int, RunRecord], judged: M
     ended = {rate: outcomes(found) for rate, found in _by_rate(candidate).items()}
     if not runs or any(seed not in ended.get(rate, {}) for rate in tried for seed in candidate.seeds):
         return f"{candidate.name} has unfinished runs"
+    if candidate.end:
+        return f"the best lr of {candidate.name} is not decided: its search ended at the {candidate.end} one"
     for found, what in ((runs, "is best at"), (judged, "has a first seed that selects")):
         if end := "".join({edge(run.config["lr"], candidate.searched) for run in found.values()}):
             return f"{candidate.name} {what} the {end} lr tried"
     return ""
 
 
-def final_losses(runs: Mapping[int, RunRecord]) -> dict[int, float]:
+def final_losses(runs: Mapping[Any, RunRecord]) -> dict[Any, float]:
     """Final validation losses of the finished runs, by seed."""
     finished = {seed: run.final for seed, run in runs.items() if run.state == "finished"}
     return {seed: final[VAL_LOSS] for seed, final in finished.items() if final}
 
 
+def _program(candidate: CandidateRuns) -> str:
+    """What the compiled step depends on, as text: candidates that share it differ in their step time by noise alone.
+
+    Learning rates, schedules and hyperparameters with a fraction are constants of the program.
+    """
+    config = {k: v for k, v in candidate.runs[0].config.items() if k not in CONSTANTS} if candidate.runs else {}
+    return re.sub(r"\(\)|, (?=\))", "", FRACTION.sub("", repr(config)))
+
+
+def _ms_ranges(candidates: Sequence[CandidateRuns]) -> list[tuple[float, float] | None]:
+    """The ``ms_range`` of each candidate, over its runs of any learning rate, length and seed."""
+    times: dict[str, list[float]] = {}
+    for candidate in candidates:
+        ran = [run.ms_per_step for run in candidate.runs if run.ms_per_step is not None]
+        times.setdefault(_program(candidate), []).extend(ran)
+    spans = {program: (min(ran), max(ran)) if len(ran) > 1 else None for program, ran in times.items()}
+    return [spans[_program(candidate)] for candidate in candidates]
+
+
 def _result_of(
-    candidate: CandidateRuns, runs: Mapping[int, RunRecord], targets: Mapping[int, float], target: float | None
+    candidate: CandidateRuns,
+    runs: Mapping[int, RunRecord],
+    targets: Mapping[int, float],
+    target: float | None,
+    ms_range: tuple[float, float] | None,
 ) -> CandidateResult:
     losses, judged = final_losses(runs), judged_runs(candidate)
     steps = _mean_steps_to(runs, targets)
@@ -341,7 +405,7 @@ def _result_of(
     return CandidateResult(
         name=candidate.name,
         lr=lr,
-        edge=edge(lr, candidate.searched),
+        edge=candidate.end or edge(lr, candidate.searched),
         runs=runs,
         losses=losses,
         mean=mean,
@@ -354,6 +418,7 @@ def _result_of(
         speedup=None,
         state_bytes=any_run.env.get("state_bytes_per_param") if any_run else None,
         ms_per_step=ms,
+        ms_range=ms_range,
         diverged=sum(run.state == "diverged" for run in candidate.runs),
         diverged_seeds=tuple(seed for seed, run in runs.items() if run.state == "diverged"),
         unfinished_seeds=tuple(seed for seed in seeds if seed not in runs or runs[seed].state == "unfinished"),
@@ -395,11 +460,14 @@ def edge(lr: float, searched: Sequence[float]) -> str:
     >>> edge(0.1, [0.01, 0.03, 0.1]), edge(0.1, [0.1])
     ('highest', '')
     """
-    if len(searched) < 2 or lr not in (min(searched), max(searched)):
+    if len(searched) < 2:
         return ""
-    return "lowest" if lr == min(searched) else "highest"
+    return "lowest" if lr <= min(searched) else "highest" if lr >= max(searched) else ""
 
 
-def _test(a: CandidateResult, b: CandidateResult, resolution: float) -> PairedTest:
+def _test(a: CandidateResult, b: CandidateResult, resolution: float, looks: tuple[int, ...]) -> PairedTest:
     """The paired test of two candidates, with the reason if it can't give a verdict."""
-    return compare_pair(a.name, a.outcomes, b.name, b.outcomes, resolution, a.obstacle or b.obstacle)
+    obstacle = a.obstacle or b.obstacle
+    if looks:
+        return compare_at_looks(a.name, a.outcomes, b.name, b.outcomes, looks, resolution, obstacle)
+    return compare_pair(a.name, a.outcomes, b.name, b.outcomes, resolution, obstacle)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from minigpt_flax.compare import successive_halving
+from minigpt_flax.compare import rate_search
 from minigpt_flax.compare.comparison import Candidate, Comparison
 from minigpt_flax.compare.progress import ComparisonProgress
 from minigpt_flax.compare.traced_run import TracedRun, trace_run
@@ -85,14 +85,17 @@ class Sweep:
 
     def search(self, candidate: Candidate) -> None:
         """Searches the candidate's learning rate with a separate seed, then trains the compared runs."""
-        comparison = self.comparison
+        comparison, unspent = self.comparison, sum(rate_search.lengths(self.comparison.steps))
 
         def score(rates: Sequence[float], steps: int) -> list[float]:
+            nonlocal unspent
             configs = [comparison.config(candidate, lr, steps, comparison.search_seed) for lr in rates]
             self.train(candidate, configs)
+            unspent -= steps * len(rates)
             return [final_loss(comparison.path(self.folder, candidate, config)) for config in configs]
 
-        best = successive_halving.search(comparison.rates(candidate), comparison.steps, score)
+        best = rate_search.search(comparison.rates(candidate)[0], comparison.steps, score)
+        self.progress.over(unspent)
         self.train(candidate, [comparison.config(candidate, best, None, seed) for seed in comparison.seeds])
 
     def train(self, candidate: Candidate, configs: Sequence[RunConfig]) -> None:

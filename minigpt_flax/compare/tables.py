@@ -1,4 +1,4 @@
-"""Format a comparison's summary as text of 80 columns, Markdown, CSV and JSON. Imports no JAX."""
+"""Format a comparison's summary as text of 80 columns, Markdown, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import csv
 import io
 import json
 import math
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from minigpt_flax.compare.latex import latex, two_digits
 from minigpt_flax.compare.paired_tests import LEVEL, POWER, PairedTest, resolved, seeds_needed
+from minigpt_flax.compare.sequential import sequence
 from minigpt_flax.compare.statistics import TRACK_3, CandidateResult, Summary
-from minigpt_flax.text import cut, pad, width
+from minigpt_flax.errors import UserError
+from minigpt_flax.spec import parse, settings
+from minigpt_flax.text import cut, pad, printable, width
 
 WIDTH = 80  # columns of the terminal
 SHORTEST, LONGEST = 6, 17  # columns of a candidate's name; the legend spells out longer ones
@@ -27,6 +32,14 @@ def _loss(result: CandidateResult) -> str:
     return _number(result.mean, ".4f") + ("" if result.interval is None else f" +-{(high - low) / 2:.4f}")
 
 
+def _range(span: tuple[float, float] | None) -> str:
+    """The fastest and the slowest time."""
+    if span is None:
+        return "-"
+    low, high = map(two_digits, span)
+    return low if low == high else f"{low}-{high}"
+
+
 def _diverged(result: CandidateResult) -> str:
     """Diverged of all compared runs, and the 95 % interval in percent."""
     if not result.ended:
@@ -39,10 +52,9 @@ COLUMNS: tuple[tuple[str, Callable[[CandidateResult], str]], ...] = (
     ("loss +- 95 %", _loss),
     ("lr", lambda r: _number(r.lr, ".2g") + "*" * bool(r.edge)),
     ("steps", lambda r: _number(r.steps, ".0f")),
-    ("secs", lambda r: _number(r.seconds, ".0f" if (r.seconds or 0) >= 100 else ".1f")),
     ("speed", lambda r: "-" if r.speedup is None else f"{r.speedup:.2f}x"),
     ("B/par", lambda r: _number(r.state_bytes, ".1f")),
-    ("ms", lambda r: _number(r.ms_per_step, ".0f" if (r.ms_per_step or 0) >= 100 else ".1f")),
+    ("ms", lambda r: _range(r.ms_range)),
     ("diverged", _diverged),
 )
 
@@ -96,15 +108,27 @@ def legend(summary: Summary) -> list[str]:
     explained = {
         "loss +- 95 %": "loss: validation loss, nats per token, mean over seeds +- 95 % t interval",
         "steps": f"steps: to {goal}",
-        "secs": "secs: seconds of training until then",
         "speed": f"speed: speedup in tokens, {summary.baseline} = 1",
         "B/par": "B/par: bytes of state per parameter",
-        "ms": "ms: median step time",
+        "ms": "ms: step time of the fastest and slowest run",
         "diverged": "diverged: of the compared runs, with a 95 % interval of the probability",
     }
     lines = _packed([line for title, line in explained.items() if title in shown])
+    return lines + [line for sentence in _specs(summary) for line in _wrapped(sentence)]
+
+
+def _specs(summary: Summary) -> list[str]:
+    """The names that are too long for the table, and the complete specs of the optimizers."""
     room = _name_width(summary)
-    return lines + [f"{cut(r.name, room)}: {r.name}" for r in summary.results if width(r.name) > room]
+    lines = [f"{cut(r.name, room)}: {r.name}" for r in summary.results if width(r.name) > room]
+    specs: dict[str, list[str]] = {}
+    for result in summary.results:
+        specs.setdefault(result.spec, []).append(result.name)
+    for spec, names in specs.items():
+        everyone = "all" if len(names) == len(summary.results) > 1 else ", ".join(names)
+        if spec and any(spec not in name for name in names):
+            lines.append(f"{everyone}: {spec}")
+    return lines
 
 
 def _packed(items: Sequence[str]) -> list[str]:
@@ -115,10 +139,10 @@ def _packed(items: Sequence[str]) -> list[str]:
 
 def findings(summary: Summary) -> list[str]:
     """The planned tests, how they were computed, and warnings."""
-    names, needed = [r.name for r in summary.results], seeds_needed(len(summary.tests))
+    names, needed = [r.name for r in summary.results], [*summary.looks, seeds_needed(len(summary.tests))][0]
     order = lambda test: sorted((names.index(test.better), names.index(test.worse)))
     lines = [describe(test, needed) for test in sorted(summary.tests, key=order)]
-    lines += _method(summary) + _rate_selection(summary)
+    lines += _method(summary) + _rate_selection(summary) + confounders(summary)
     return lines + [line for r in summary.results for line in remarks(r, summary.target)]
 
 
@@ -134,6 +158,8 @@ def _method(summary: Summary) -> list[str]:
     ]
     seeds = max(test.seeds for test in summary.tests)
     smallest = resolved(summary.tests, seeds)
+    if summary.looks:
+        return [*lines, f"({sequence(summary.looks)})"]
     return lines + ([f"({power(seeds, smallest)})"] if smallest else [])
 
 
@@ -161,6 +187,49 @@ def _rate_selection(summary: Summary) -> list[str]:
             "use the rate that the first seed selects, and the other seeds)"
         ]
     return []
+
+
+def confounders(summary: Summary) -> list[str]:
+    """Keywords, beside those in its name, in which a candidate's optimizer differs from the baseline's."""
+    results = {r.name: r for r in summary.results}
+    first = results[summary.baseline]
+    own = _keywords(first.spec)
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for result in results.values():
+        named = set(re.findall(r"(\w+)=", f"{result.name} {first.name}"))
+        theirs = _keywords(result.spec)
+        differing = [k for k in own if k in theirs and theirs[k] != own[k] and k not in named]
+        groups.setdefault(tuple((k, theirs[k]) for k in differing), []).append(result.name)
+    lines = []
+    for values, names in groups.items():
+        if values:
+            base = _joined([f"{k} {own[k]}" for k, _ in values])
+            lines.append(f"(note: {first.name} has {base}, {_joined(names)} {_joined([v for _, v in values])})")
+    return lines
+
+
+def _keywords(spec: str) -> dict[str, str]:
+    """The keywords of an optimizer's spec as text, with the defaults of the library's own optimizers."""
+    from jaxopt_mini import OPTIMIZERS  # takes a second: JAX
+
+    try:
+        parsed = parse(spec, "optimizer")
+    except UserError:  # of another release
+        return {}
+    row = OPTIMIZERS.get(parsed.name)
+    values = settings(parsed, row) if row else parsed.keywords
+    return {
+        k: f"{v:g}" if isinstance(v, int | float) and not isinstance(v, bool) else str(v) for k, v in values.items()
+    }
+
+
+def _joined(items: Sequence[str]) -> str:
+    """Items as a phrase.
+
+    >>> _joined(["a", "b", "c"]), _joined(["a"])
+    ('a, b and c', 'a')
+    """
+    return " and ".join([*filter(None, [", ".join(items[:-1])]), *items[-1:]])
 
 
 def describe(test: PairedTest, needed: int) -> str:
@@ -196,7 +265,7 @@ def remarks(result: CandidateResult, target: float | None) -> list[str]:
     if result.edge:
         side = "lower" if result.edge == "lowest" else "higher"
         lines.append(
-            f"warning: {result.name}: lr {result.lr:.2g} is the {result.edge} tried: try {side} ones with --lr"
+            f"warning: {result.name}: the best lr may be {side} than {result.lr:.2g}: try {side} ones with --lr"
         )
     if result.diverged_seeds:
         seeds = _list(result.diverged_seeds)
@@ -223,23 +292,43 @@ def markdown(summary: Summary) -> str:
     """The summary as a Markdown page."""
     columns = _columns(summary)
     head = ("candidate", *(title for title, _ in columns))
-    rows = [(r.name.replace("|", r"\|"), *(cell(r) for _, cell in columns)) for r in summary.results]
+    rows = [
+        (_github(r.name), *(_bold(cell(r), cell is _loss and r.name == summary.best) for _, cell in columns))
+        for r in summary.results
+    ]
     lines = ["| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows)]
-    return "\n".join([*lines, "", *(f"- {line}" for line in [*findings(summary), *legend(summary)]), ""])
+    notes = [*findings(summary), *legend(summary)]
+    return "\n".join([*lines, "", *(f"- {_github(line)}" for line in notes), ""])
+
+
+def _bold(text: str, bold: bool) -> str:
+    """Marks the number before the first space."""
+    number, space, rest = text.partition(" ")
+    return f"**{number}**{space}{rest}" if bold else text
+
+
+def _github(text: str) -> str:
+    r"""Text as Markdown, without markup.
+
+    >>> _github("a|b_c <d>")
+    'a\\|b\\_c \\<d>'
+    """
+    return re.sub(r"([\\`*_\[\]<|~#])", r"\\\1", " ".join(printable(text).split()))
 
 
 FIELDS = (
     "name", "lr", "edge", "mean", "sem", "steps", "seconds", "tokens", "speedup", "state_bytes", "ms_per_step",
-    "diverged", "low", "high", "diverged_low", "diverged_high",
+    "diverged", "low", "high", "diverged_low", "diverged_high", "ms_low", "ms_high", "spec", "seeds", "difference",
+    "difference_low", "difference_high", "p", "p_corrected",
 )  # fmt: skip
 
 
 def as_csv(summary: Summary) -> str:
-    """The results as CSV, one row per candidate."""
+    """The results as CSV, one row per candidate, with all digits."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(FIELDS)
-    writer.writerows(_fields(r).values() for r in summary.results)
+    writer.writerows(_fields(summary, r).values() for r in summary.results)
     return out.getvalue()
 
 
@@ -251,23 +340,49 @@ def as_json(summary: Summary) -> str:
 def as_values(summary: Summary) -> dict[str, Any]:
     """The whole summary as JSON values; a non-finite number is None."""
     results = [
-        _fields(r)
+        _fields(summary, r)
         | {"losses": {str(seed): loss for seed, loss in r.losses.items()}}
         | {"broken": r.diverged_seeds, "missing": r.unfinished_seeds, "track_3": r.track_3}
         for r in summary.results
     ]
     tests = [vars(test) | {"significant": test.significant} for test in summary.tests]
     about = {"target": summary.target, "first": summary.baseline, "search_seed": summary.search_seed}
-    return {**about, "standings": results, "pairs": tests, "resolution": summary.resolution, "level": LEVEL}
+    return {
+        **about,
+        "standings": results,
+        "pairs": tests,
+        "resolution": summary.resolution,
+        "level": LEVEL,
+        "looks": summary.looks,
+    }
 
 
-def _fields(result: CandidateResult) -> dict[str, Any]:
-    """The values of ``FIELDS``; the intervals are of the mean loss and of the probability to diverge."""
+def _fields(summary: Summary, result: CandidateResult) -> dict[str, Any]:
+    """The values of ``FIELDS``: intervals are of the mean, of the probability to diverge and of the difference."""
     low, high = result.interval or (None, None)
     diverged_low, diverged_high = result.diverged_interval
+    ms_low, ms_high = result.ms_range or (None, None)
     more = {"low": low, "high": high, "diverged_low": diverged_low, "diverged_high": diverged_high}
+    more |= {"ms_low": ms_low, "ms_high": ms_high, "seeds": len(result.losses)} | _difference(summary, result.name)
     return {name: _finite(more[name] if name in more else getattr(result, name)) for name in FIELDS}
+
+
+def _difference(summary: Summary, name: str) -> dict[str, float | None]:
+    """The candidate's mean loss minus the baseline's, its 95 % interval and p."""
+    test, (difference, interval) = summary.against_baseline(name), summary.difference(name)
+    low, high = interval or (None, None)
+    p, corrected = (None, None) if test is None else (test.p, test.corrected)
+    return {
+        "difference": difference,
+        "difference_low": low,
+        "difference_high": high,
+        "p": p,
+        "p_corrected": corrected,
+    }
 
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+FORMATS: dict[str, Callable[[Summary], str]] = {"latex": latex, "markdown": markdown, "csv": as_csv, "json": as_json}

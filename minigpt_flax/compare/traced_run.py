@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxopt_mini.base import Schedule
 from minigpt_flax.train.build import Run, chosen_probes, loss_sum, training_batches
 from minigpt_flax.train.compile import CompiledStep
 from minigpt_flax.train.config.run_config import RunConfig
 from minigpt_flax.train.fit_many import stack
-from minigpt_flax.train.optimizer import build_optimizer
+from minigpt_flax.train.optimizer import build_optimizer, schedules_of
 from minigpt_flax.train.state import init_state
 from minigpt_flax.train.step import make_step
 
@@ -27,7 +28,7 @@ class Knobs(NamedTuple):
     """What differs between runs of one program."""
 
     key: Array  # of weights and dropout
-    rates: Float[Array, "peaks steps"]  # learning rate of every update: the run's, then that of each group
+    values: Float[Array, "schedules steps"]  # of every schedule of the run, at every update
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class TracedRun:
 
     def knobs(self, config: RunConfig) -> Knobs:
         """The knobs of one run."""
-        return Knobs(jax.random.key(config.seed), rate_tables(config, self.run.layout, self.length))
+        return Knobs(jax.random.key(config.seed), schedule_tables(config, self.length))
 
     def single(self, config: RunConfig) -> Run:
         """One run of this program; its step has all probes, whatever is due."""
@@ -83,8 +84,7 @@ def trace_run(run: Run, length: int) -> TracedRun:
     probes = chosen_probes(run.config.probe)
 
     def transformation(knobs: Knobs) -> tuple[Any, Any]:
-        rows = iter(range(len(knobs.rates)))
-        return build_optimizer(run.config, run.layout, rate=lambda peak: _at(knobs.rates[next(rows)]))
+        return build_optimizer(run.config, run.layout, list(map(_at, knobs.values)))
 
     def init(knobs: Knobs) -> Any:
         return init_state(run.draw(knobs.key), transformation(knobs)[1])
@@ -104,17 +104,12 @@ def trace_run(run: Run, length: int) -> TracedRun:
     )
 
 
-def rate_tables(config: RunConfig, layout: Any, length: int) -> Float[Array, "peaks length"]:
-    """Learning rate of every update: of the run itself, then of each of its groups; after the last, the last."""
-    peaks = [config.lr, *(group.lr for group in config.group)]
-    return jnp.stack([_table(dataclasses.replace(config, lr=peak, group=()), layout, length) for peak in peaks])
-
-
-def _table(config: RunConfig, layout: Any, length: int) -> Float[Array, " length"]:
-    schedule, _ = build_optimizer(config, layout)
+def schedule_tables(config: RunConfig, length: int) -> Float[Array, "schedules length"]:
+    """Values of the run's schedules at every update, in the order of ``schedules_of``; after the last, the last."""
     counts = jnp.minimum(jnp.arange(length, dtype=jnp.int32), config.steps - 1)
-    return jax.vmap(lambda count: jnp.asarray(schedule(count), jnp.float32))(counts)
+    table = lambda schedule: jax.vmap(lambda count: jnp.asarray(schedule(count), jnp.float32))(counts)
+    return jnp.stack([table(schedule) for schedule in schedules_of(config)])
 
 
-def _at(table: Float[Array, " length"]) -> Callable[[Array], Array]:
+def _at(table: Float[Array, " length"]) -> Schedule:
     return lambda count: table[jnp.minimum(count, table.size - 1)]

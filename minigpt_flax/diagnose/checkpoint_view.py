@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +22,12 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.spec import Spec
 from minigpt_flax.train.build import Run, loss_sum, make_run
-from minigpt_flax.train.config.param_groups import REST
-from minigpt_flax.train.optimizer import labels, updates_of
+from minigpt_flax.train.config.param_groups import REST, members
+from minigpt_flax.train.optimizer import labels, schedules_of, updates_of
 from minigpt_flax.train.probe_wrappers import find
-from minigpt_flax.train.registry import REGISTRIES
 from minigpt_flax.train.restore import reopen
 from minigpt_flax.train.state import TrainState
+from minigpt_flax.train.varied import at
 
 SEED_OFFSET = 1  # added to the run's seed, so that the batches differ from those of its first steps
 LANCZOS_STEPS = 16  # Hessian-vector products per probe
@@ -46,14 +46,14 @@ class ParamsGroup(NamedTuple):
       optimizer: its spec.
       lr: learning rate of its next step; NaN where the optimizer doesn't tell it.
       state: its optimizer's state.
-      names: of the parameters.
+      layers: names of the parameters -> the layers of each that belong to the group; None for the whole parameter.
     """
 
     where: str
     optimizer: Spec
     lr: float
     state: Any
-    names: frozenset[str]
+    layers: Mapping[str, tuple[int, ...] | None]
 
 
 @dataclass(frozen=True)
@@ -102,20 +102,25 @@ class CheckpointView:
     def groups(self) -> list[ParamsGroup]:
         """The groups of parameters, each with its optimizer; one without ``--group``."""
         config, state = self.run.config, self.state.opt_state
-        names = frozenset(tree.by_name(self.params))
+        names = tree.by_name(self.params)
         if not config.group:
-            return [ParamsGroup("", config.opt, self.lr, state, names)]
+            return [ParamsGroup("", self.now(config.opt), self.lr, state, dict.fromkeys(names))]
         parts = find(state, PartitionState)[0].inner_states
-        assigned = labels(config.group, self.run.layout)
-        specs = {REST: ("the other parameters", config.opt, config.lr)}
-        specs |= {str(i): (group.where, group.spec, group.lr) for i, group in enumerate(config.group)}
+        assigned = labels(config, self.run.layout)
+        specs = {REST: ("the other parameters", config.opt)}
+        specs |= {str(i): (group.where, group.spec) for i, group in enumerate(config.group)}
+        rates = dict(zip(specs, schedules_of(config), strict=False))
 
-        def group(label: str, where: str, spec: Spec, peak: float) -> ParamsGroup:
-            schedule = REGISTRIES["schedule"].bind(config.schedule, peak, updates_of(config))
-            members = frozenset(name for name in names if assigned[name] == label)
-            return ParamsGroup(where, spec, _rate_after(parts[label], schedule), parts[label], members)
+        def group(label: str, where: str, spec: Spec) -> ParamsGroup:
+            rate = _rate_after(parts[label], rates[label])
+            return ParamsGroup(where, self.now(spec), rate, parts[label], members(assigned, label))
 
         return [group(label, *values) for label, values in specs.items() if label in parts]
+
+    def now(self, spec: Spec) -> Spec:
+        """An optimizer's spec with the values that its varied keywords have at this checkpoint."""
+        done = dataclasses.replace(self.run.config, steps=max(1, int(self.state.step)))
+        return at(spec, updates_of(done), updates_of(self.run.config))
 
     @property
     def clip_factor(self) -> float:

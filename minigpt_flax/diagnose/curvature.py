@@ -77,28 +77,34 @@ def margin_of(view: CheckpointView, group: ParamsGroup) -> Margin:
         return margin(
             reason=f"at learning rate {group.lr:g} no step moves the parameters, so there is no stability bound"
         )
-    scale = bound.scale(group.state, keywords) if bound.scale else dict.fromkeys(group.names, jnp.ones(()))
-    if not group.names <= scale.keys():
+    scale = bound.scale(group.state, keywords) if bound.scale else dict.fromkeys(group.layers, jnp.ones(()))
+    if not group.layers.keys() <= scale.keys():
         return margin(reason=f"no stability bound is known before the first step of {group.optimizer.name}")
     if bound.scale is None and not group.where:
         curvature, residual = view.spectrum.largest, view.spectrum.errors[0]
     else:
-        curvature, residual = preconditioned_curvature(view, {name: scale[name] for name in group.names})
+        curvature, residual = preconditioned_curvature(view, {name: scale[name] for name in group.layers}, group.layers)
     factor = view.clip_factor
     return margin(curvature * factor, residual * factor, bound.factor(keywords) / group.lr)
 
 
-def preconditioned_curvature(view: CheckpointView, scale: Mapping[str, Array]) -> tuple[float, float]:
+def preconditioned_curvature(
+    view: CheckpointView, scale: Mapping[str, Array], layers: Mapping[str, tuple[int, ...] | None]
+) -> tuple[float, float]:
     """Largest eigenvalue of the preconditioned Hessian ``D^-1/2 H D^-1/2``, and its residual.
 
     Args:
       view: the checkpoint.
       scale: name of a parameter -> the entries of D, an array or a scalar; the parameters without an entry stay fixed.
+      layers: name of a parameter -> the layers that ``scale`` has entries of; None for all. The others stay fixed.
     """
 
     def inverse_root(path, leaf):
-        part = scale.get(tree.path_name(path))
-        return jnp.zeros_like(leaf) if part is None else jnp.broadcast_to(jax.lax.rsqrt(part), leaf.shape)
+        name = tree.path_name(path)
+        if name not in scale:
+            return jnp.zeros_like(leaf)
+        rows = slice(None) if layers[name] is None else np.array(layers[name])
+        return jnp.zeros_like(leaf).at[rows].set(jax.lax.rsqrt(scale[name]))
 
     root = ravel_pytree(jax.tree.map_with_path(inverse_root, view.params))[0]
     product = flat(lambda vector: view.hessian_product(view.params, vector), view.params)

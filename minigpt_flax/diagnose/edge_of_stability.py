@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxopt_mini import OPTIMIZERS, tree
+from jaxopt_mini import tree
 from jaxopt_mini.quantize import Blocks, dequantize
 from minigpt_flax.spec import Spec, parse, settings
+from minigpt_flax.train.registry import REGISTRIES
 
 
 class StabilityBound(NamedTuple):
@@ -103,7 +104,7 @@ def optimizer_keywords(spec: Spec | str) -> tuple[str, dict[str, Any]]:
     parsed = parse(spec, "optimizer") if isinstance(spec, str) else spec
     if parsed.is_external:
         return parsed.name, parsed.keywords
-    return parsed.name, settings(parsed, OPTIMIZERS[parsed.name])
+    return parsed.name, settings(parsed, REGISTRIES["optimizer"].row(parsed))
 
 
 def find_bound(spec: Spec | str) -> tuple[StabilityBound | None, dict[str, Any]]:

@@ -9,21 +9,31 @@ import base64
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
+from io import StringIO
 from string import Template
 from typing import Any
 
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from minigpt_flax.compare.figures import finals, losses, mean_curve
 from minigpt_flax.compare.statistics import Summary
 from minigpt_flax.compare.tables import COLUMNS, findings, legend
+from minigpt_flax.runs.plots import draw_curves, fonts_for
 from minigpt_flax.runs.records import Record, RunRecord
 from minigpt_flax.runs.schema import CLOCK, SECONDS, STEP, read_text
-from minigpt_flax.runs.style import COLORS
+from minigpt_flax.runs.style import DARK, DASHES, line_styles
 from minigpt_flax.text import printable
 
-DASHES = ((), (7, 3), (2, 3), (9, 3, 2, 3))  # line patterns of a canvas, pixels
+PATTERNS = ((), (7, 3), (9, 3, 2, 3), (2, 3), (9, 2, 2, 2, 2, 2))  # of a canvas for each of ``DASHES``, pixels
+VARIABLES = {color: f"--c{i}" for i, color in enumerate(DARK)}  # CSS variables of a picture's colors
+MANY = 8  # columns of a table that takes small print on paper
+MOST_ROWS = 60  # of the table of the curves
 MAX_NUMBERS = 250_000  # numbers in all curves together, about 2 MB
 ASSETS = files("minigpt_flax.report") / "assets"
 
@@ -43,13 +53,13 @@ class PageRun:
     name: str
 
 
-def render(title: str, shown: Sequence[PageRun], summary: Summary | None = None) -> str:
+def render(title: str, shown: Sequence[PageRun], summary: Summary) -> str:
     """Renders the page.
 
     Args:
       title: heading of the page.
       shown: the runs, grouped by candidate.
-      summary: comparison of the candidates; None for a single candidate.
+      summary: results of the candidates.
 
     Returns:
       The page's HTML.
@@ -58,8 +68,10 @@ def render(title: str, shown: Sequence[PageRun], summary: Summary | None = None)
     return Template(_asset("report.html")).substitute(
         title=_text(title),
         subtitle=_text(_subtitle(shown)),
-        style=_asset("report.css"),
-        comparison="" if summary is None else _comparison(summary),
+        style=_style(),
+        comparison=_comparison(summary) if len(summary.results) > 1 else "",
+        pictures=_pictures(shown, summary),
+        values=_curves_table(shown),
         configuration=_configuration(shown),
         environment=_environment(shown),
         samples=_samples(shown),
@@ -78,6 +90,61 @@ def _asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8")
 
 
+def _style() -> str:
+    """The style sheet, with the colors of pictures on white and on a dark background."""
+    light, dark = (" ".join(f"{name}: {color(key)};" for key, name in VARIABLES.items()) for color in (str, DARK.get))
+    return Template(_asset("report.css")).substitute(light=light, dark=dark)
+
+
+def _pictures(shown: Sequence[PageRun], summary: Summary) -> str:
+    """The curves without JavaScript and on paper: those of a single run, or the losses of the candidates."""
+    by_name = {result.name: result for result in summary.results}
+    names = list(_groups(shown))
+    with fonts_for(*names, *(each.name for each in shown)):
+        if len(shown) == 1:
+            figure = Figure(figsize=(6.5, 6), layout="constrained")
+            draw_curves(figure, shown[0].run.records, shown[0].name)
+            figures = {"loss, learning rate and gradient norm": figure}
+        else:
+            results = [by_name[name] for name in names]
+            figures = {
+                "validation loss over the steps": losses(results, summary.baseline),
+                "final losses": finals(results),
+            }
+        return "".join(f"<figure>{inline_svg(f, label)}</figure>" for label, f in figures.items() if f is not None)
+
+
+def inline_svg(figure: Figure, label: str) -> str:
+    """A figure as an SVG element whose colors follow the page's style."""
+    file = StringIO()
+    rc: Any = {"svg.fonttype": "none"}
+    with rc_context(rc):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = re.sub(r"^.*?<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", "", file.getvalue(), count=1, flags=re.DOTALL)
+    box = re.search(r"viewBox=\"[^\"]*\"", file.getvalue())
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg).replace("xlink:href", "href").replace("\n", " ")
+    svg = re.sub(r"#[0-9a-f]{6}\b", lambda found: _variable(found[0]), svg)
+    return f'<svg role="img" aria-label="{_text(label)}" {box[0] if box else ""}>{svg}'
+
+
+def _variable(color: str) -> str:
+    return f"var({VARIABLES[color]})" if color in VARIABLES else color
+
+
+def _curves_table(shown: Sequence[PageRun]) -> str:
+    """Mean validation losses by step and candidate."""
+    curves = {}
+    for name, runs in _groups(shown).items():
+        steps, values = mean_curve(runs)
+        curves[name] = dict(zip(steps.astype(int).tolist(), values[1].tolist(), strict=True))
+    steps = sorted({step for curve in curves.values() for step in curve})
+    every = max(1, math.ceil(len(steps) / MOST_ROWS))
+    kept = [step for i, step in enumerate(reversed(steps)) if i % every == 0][::-1]
+    cell = lambda curve, step: f"{curve[step]:.4f}" if step in curve else "-"
+    return _table(["step", *curves], [[f"{step:,}", *(cell(c, step) for c in curves.values())] for step in kept])
+
+
 def _subtitle(shown: Sequence[PageRun]) -> str:
     config = shown[0].run.config
     tokens = config["steps"] * shown[0].run.tokens_per_step
@@ -92,17 +159,18 @@ def _comparison(summary: Summary) -> str:
         for line in findings(summary)
     )
     about = "".join(f"<p class=hint>{_text(line)}</p>" for line in legend(summary))
-    table = _table(["candidate", *(title for title, _ in COLUMNS)], rows)
+    table = _table(["candidate", *(title for title, _ in COLUMNS)], rows, kind="results")
     parts = f'<div class="wide">{table}</div><ul class="findings">{notes}</ul>{about}'
     return f'<section id="comparison"><h2>Comparison</h2>{parts}</section>'
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: Iterable[int] = ()) -> str:
-    """An HTML table; ``marked`` holds the indices of highlighted rows."""
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: Iterable[int] = (), kind: str = "") -> str:
+    """An HTML table; ``marked`` holds the indices of highlighted rows, ``kind`` is a class."""
     marks = set(marked)
     cells = lambda tag, row: "".join(f"<{tag}>{_text(text)}</{tag}>" for text in row)
     body = "".join(f"<tr{' class=differs' * (i in marks)}>{cells('td', row)}</tr>" for i, row in enumerate(rows))
-    return f"<table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"
+    kind = kind or ("many" if len(head) > MANY else "few")
+    return f"<table class={kind}><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _groups(shown: Sequence[PageRun]) -> dict[str, list[RunRecord]]:
@@ -153,7 +221,7 @@ def _samples(shown: Sequence[PageRun]) -> str:
 
 def _data(shown: Sequence[PageRun]) -> str:
     """The script's data as JSON, escaped so that it can't close its ``script`` element."""
-    groups = list(_groups(shown))
+    lines = line_styles({group: runs[0].config["opt"] for group, runs in _groups(shown).items()})
     numbers = sum(len(record) for each in shown for record in each.run.records)
     every = max(1, math.ceil(numbers / MAX_NUMBERS))
     runs = [
@@ -161,8 +229,9 @@ def _data(shown: Sequence[PageRun]) -> str:
             "name": printable(each.name),
             "group": printable(each.group),
             "state": each.run.state,
-            "color": COLORS[groups.index(each.group) % len(COLORS)],
-            "dash": DASHES[groups.index(each.group) % len(DASHES)],
+            "color": lines[each.group]["color"],
+            "marker": lines[each.group]["marker"],
+            "dash": PATTERNS[DASHES.index(lines[each.group]["linestyle"])],
             "tokens_per_step": each.run.tokens_per_step,
             "series": [_series(part, every) for part in (each.run.training, each.run.validations) if part],
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from matplotlib.ft2font import FT2Font
 
 from minigpt_flax.runs import files
 from minigpt_flax.runs.schema import GRAD_NORM, LOSS, LR, STEP, VAL_LOSS, VAL_SEM
-from minigpt_flax.runs.style import COLORS, MUTED, RC, compact, style_axes
+from minigpt_flax.runs.style import COLORS, MUTED, RC, compact, style_axes, style_axis
 from minigpt_flax.text import escape, printable
 
 Record = Mapping[str, Any]
@@ -27,17 +28,17 @@ DPI = 200
 @functools.cache
 def family_of(character: str) -> str | None:
     """Name of an installed font family that has a character, preferably the default one; None if no family has it."""
-    default = font_manager.findfont(FontProperties())
-    for entry in [None, *_others()]:
-        path = default if entry is None else entry.fname
-        if ord(character) in _characters_of(path):
-            return FontProperties().get_family()[0] if entry is None else entry.name
-    return None
+    if ord(character) in _characters_of(font_manager.findfont(FontProperties())):
+        return FontProperties().get_family()[0]
+    return next((entry.name for entry in _others() if ord(character) in _characters_of(entry.fname)), None)
 
 
 @functools.cache
 def _others() -> list[FontEntry]:
     """The installed upright fonts, sans-serif ones first, without those that draw a box for every character."""
+    for path in set(font_manager.findSystemFonts()) - {font.fname for font in font_manager.fontManager.ttflist}:
+        with contextlib.suppress(RuntimeError, OSError):  # a damaged font file
+            font_manager.fontManager.addfont(path)  # installed after Matplotlib cached its list
     fonts = [f for f in font_manager.fontManager.ttflist if f.style == "normal" and f.weight in (400, "normal")]
     is_default_of_family = lambda f: (
         font_manager.findfont(FontProperties(family=f.name), fallback_to_default=False) == f.fname
@@ -71,17 +72,22 @@ def fonts_for(*texts: str) -> AbstractContextManager[None]:
     return rc_context(RC | {"font.family": list(dict.fromkeys([*default, *filter(None, families)]))})
 
 
+SIGNED = {"png": ("Software",), "pdf": ("Creator", "CreationDate"), "svg": ("Creator", "Date")}  # date: none
+FORMATS = tuple(SIGNED)
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure in the format that the path's suffix names.
+    """Writes a figure in the format that the path's suffix names; the same figure gives the same bytes.
 
     Raises:
       OSError: the file can't be written.
       ValueError: Matplotlib doesn't know the format.
     """
     form = path.suffix[1:].lower() or "png"
-    field = {"png": "Software", "pdf": "Creator", "svg": "Creator"}.get(form)
+    fields = SIGNED.get(form, ())
+    metadata: dict[str, Any] = dict(zip(fields, (files.SIGNATURE, None), strict=False))
     with files.replacing(path) as file:
-        figure.savefig(file, dpi=DPI, format=form, metadata={field: files.SIGNATURE} if field else None)
+        figure.savefig(file, dpi=DPI, format=form, metadata=metadata or None)
 
 
 def curves(records: Sequence[Record], path: Path, title: str) -> None:
@@ -112,6 +118,7 @@ def draw_curves(figure: Figure, records: Sequence[Record], title: str) -> None:
         norm.set_yscale("log")
     for axes, name in ((loss, "loss (nats/token)"), (lr, "learning rate"), (norm, "gradient norm")):
         style_axes(axes, name, ticks=6 if axes is loss else 3)
+    style_axis(norm.xaxis)
     figure.align_ylabels()
     norm.set_xlabel("step")
 

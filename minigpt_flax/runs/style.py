@@ -7,7 +7,8 @@ against white and against the dark background of the documentation.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import zlib
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,20 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 COLORS = (
     "#3b82d0", "#1c9aa8", "#9a6bd0", "#bf7d00", "#dd4f1f", "#85898f",
     "#5b6be0", "#d94f9a", "#17975f", "#7f8c1a", "#a9694a", "#c93a55",
 )  # fmt: skip
-DASHES = ("-", "--", "-.", ":")
-MARKERS = "osD^vPX"
-# The position of an optimizer is its line style in every figure. Optimizers that share a color (12 positions apart)
-# don't appear together in the documentation.
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
+MARKERS = "osD^vP*"  # x marks a diverged run
+COMBINATIONS = len(DASHES) * len(MARKERS)  # any two lines at most so many positions apart differ without color
+STYLES = COMBINATIONS * len(COLORS)
+# The position of an optimizer is its line style in every figure; a hash of its name is that of any other.
 OPTIMIZERS = (
     "adamw", "nadamw", "adam", "lion", "muon", "sgd", "ademamix", "mars", "soap", "adafactor", "lamb", "radam",
-    "momentum", "rmsprop", "schedule_free", "adagrad", "sign_sgd",
+    "momentum", "rmsprop", "schedule_free_adamw", "adagrad", "sign_sgd",
 )  # fmt: skip
 
 INK, MUTED, FAINT = "#24292f", "#8d939c", "#e1e4e8"  # text, lines in the background, grid; on white
@@ -50,6 +53,8 @@ RC: Any = {
     "grid.color": FAINT,
     "grid.linewidth": 0.8,
     "axes.axisbelow": True,
+    "pdf.fonttype": 42,  # TrueType: some publishers refuse Type 3
+    "svg.hashsalt": "minigpt_flax",  # the same figure gives the same file
     "legend.frameon": False,
     "legend.fontsize": FONT,
     "legend.handlelength": 2.4,
@@ -70,26 +75,57 @@ def look(index: int, **more: Any) -> dict[str, Any]:
 
 
 def looks(names: Sequence[str]) -> list[dict[str, Any]]:
-    """Line styles of optimizers: fixed for those in ``OPTIMIZERS``, the first free ones for others and repetitions.
+    """Line styles of optimizers, which depend on their names alone as long as no two in a figure would look alike.
 
     Args:
-      names: names or specs, such as ``adamw(b2=0.99)``.
+      names: names or specs, such as ``adamw(b2=0.99)``. The first with a name in ``OPTIMIZERS`` has its line style.
     """
-    taken: dict[int, int] = {}  # position in names -> index of the line style
+    words = list(map(_word, names))
+    first = {word: words.index(word) for word in words}
+    taken = {i: OPTIMIZERS.index(word) for word, i in first.items() if word in OPTIMIZERS}  # indices of line styles
     for i, name in enumerate(names):
-        word = re.match(r"\w*", name)
-        index = OPTIMIZERS.index(word[0]) if word and word[0] in OPTIMIZERS else None
-        if index is not None and index not in taken.values():
-            taken[i] = index
-    free = (index for index in range(len(names) + len(OPTIMIZERS)) if index not in set(taken.values()))
-    rest = {i: next(free) for i in range(len(names)) if i not in taken}
-    return [look((taken | rest)[i]) for i in range(len(names))]
+        if i not in taken:
+            taken[i] = _free(zlib.crc32(name.encode("utf-8", "replace")) % STYLES, taken.values())
+    return [look(taken[i]) for i in range(len(names))]
+
+
+def line_styles(specs: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Line styles of candidates: that of its optimizer if it is the only one that has it, else of its name.
+
+    Args:
+      specs: optimizer's spec, or empty, by the candidate's name.
+    """
+    words = [_word(spec) for spec in specs.values()]
+    keys = [spec if spec and words.count(_word(spec)) == 1 else name for name, spec in specs.items()]
+    return dict(zip(specs, looks(keys), strict=True))
+
+
+def _word(spec: str) -> str:
+    """The name in a spec."""
+    return re.split(r"\W", spec, maxsplit=1)[0]
+
+
+def _free(start: int, taken: Collection[int]) -> int:
+    """The first line style from ``start`` whose color, dash and marker differ most from those taken."""
+    indices = [(start + k) % STYLES for k in range(STYLES)]
+    clash = lambda i, period: any(i % period == other % period for other in taken)
+    return min(indices, key=lambda i: (clash(i, COMBINATIONS), clash(i, len(COLORS)), clash(i, STYLES)))
 
 
 def blend(color: str, other: str = INK, share: float = 0.35) -> str:
     """A color mixed with a share of another one: of the text, so that a colored label is legible."""
     mixed = (1 - share) * np.array(to_rgb(color)) + share * np.array(to_rgb(other))
     return to_hex(tuple(mixed))
+
+
+DARK_INK = "#e3e6ea"
+DARK = {  # color of a figure on white -> on a dark background; those of lines stay
+    INK: DARK_INK,
+    MUTED: "#767d87",
+    FAINT: "#33373d",
+    blend(MUTED): blend(MUTED, DARK_INK),
+    **{blend(color): blend(color, DARK_INK) for color in COLORS},
+}
 
 
 def compact(x: Any, _: Any = None) -> str:
@@ -155,75 +191,77 @@ def style_axes(axes: Axes, name: str, ticks: int = 6) -> None:
 
 
 def label_ends(axes: Axes, size: float = FONT) -> None:
-    """Writes the label of each line right of its last point, and moves labels apart that would overlap.
+    """Writes the label of each line right of the axes, and moves labels apart that would overlap.
 
     Args:
       axes: the right border of its x axis is moved to the last point.
       size: of the labels, points.
     """
-    lines = [line for line in axes.lines if not str(line.get_label()).startswith("_") and np.size(line.get_xdata())]
+    lines = [line for line in axes.lines if not str(line.get_label()).startswith("_") and len(_points(line))]
     if not lines:
         return
-    axes.set_xlim(right=max(np.max(np.asarray(line.get_xdata(), float)) for line in lines))
+    axes.set_xlim(right=axes.dataLim.x1)
     figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.draw_without_rendering()  # the layout, so that the height of the axes is known
-    box = axes.get_window_extent()
-    point = figure.dpi / 72
-    ends = np.clip([_end(axes, line) for line in lines], box.y0, box.y1) - box.y0
-    for line, end, y in zip(lines, ends, spread(ends, 1.15 * size * point, box.height), strict=True):
-        moved = abs(y - end) > 0.2 * size * point
+    figure.draw_without_rendering()  # the layout, so that the size of the axes is known
+    box, point = axes.get_window_extent(), figure.dpi / 72
+    ends = np.array([line.get_transform().transform(_points(line)[-1]) for line in lines]) - (box.x0, box.y0)
+    ends = np.clip(ends, 0, (box.width, box.height))
+    heights = [1.2 * size * point * (1 + str(line.get_label()).count("\n")) for line in lines]
+    for line, (x, y), place in zip(lines, ends, spread(ends[:, 1], heights, box.height), strict=True):
+        joined = abs(place - y) > 0.2 * size * point or x < box.width - 1
         arrow = {"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0}
         axes.annotate(
             str(line.get_label()),
-            (1, end / box.height),
-            xytext=(18 if moved else 6, (y - end) / point),
+            (x / box.width, y / box.height),
+            xytext=(1, y / box.height),
             xycoords="axes fraction",
-            textcoords="offset points",
+            textcoords=axes.transAxes + _offset(figure, 18.0 if joined else 6.0, (place - y) / point),
             va="center",
             fontsize=size,
             color=blend(str(line.get_color())),
-            fontweight="bold" if line.get_linewidth() > LINE else "normal",
-            arrowprops=arrow | {"relpos": (0, 0.5)} if moved else None,
+            fontweight="bold" if line.get_linewidth() > 1.25 * LINE else "normal",
+            arrowprops=arrow | {"relpos": (0, 0.5)} if joined else None,
         )
 
 
-def _end(axes: Axes, line: Line2D) -> float:
-    """Vertical position of the last finite point, pixels."""
+def _offset(figure: Figure, x: float, y: float) -> ScaledTranslation:
+    """A translation by so many points."""
+    return ScaledTranslation(x / 72, y / 72, figure.dpi_scale_trans)
+
+
+def _points(line: Line2D) -> np.ndarray:
+    """The finite points of a line in data coordinates, [n, 2]."""
     points = np.column_stack([np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)])
-    points = points[np.isfinite(points).all(axis=1)]
-    return float(line.get_transform().transform(points[-1])[1]) if len(points) else axes.get_window_extent().y0
+    return points[np.isfinite(points).all(axis=1)]
 
 
-def spread(places: Any, gap: float, height: float) -> np.ndarray:
-    """Positions at least ``gap`` apart, as near as possible to ``places`` (least squares), within 0 to ``height``.
+def spread(places: Any, heights: Sequence[float], room: float) -> np.ndarray:
+    """Centers of labels that don't overlap, as near as possible to ``places`` (least squares), within 0 to ``room``.
 
-    >>> spread([0.0, 1.0, 9.0], 3.0, 10.0).tolist()
+    Args:
+      places: wanted centers.
+      heights: of the labels.
+      room: height of the axes.
+
+    >>> spread([0.0, 1.0, 9.0], [3.0, 3.0, 3.0], 10.0).tolist()
     [0.0, 3.0, 9.0]
     """
     order = np.argsort(places, kind="stable")
-    shifted = np.asarray(places, float)[order] - gap * np.arange(len(order))
+    sorted_heights = np.asarray(heights, float)[order]
+    gaps = (sorted_heights[1:] + sorted_heights[:-1]) / 2
+    offsets = np.concatenate([[0.0], np.cumsum(gaps)])
     blocks: list[list[float]] = []  # sum and size of neighbors at the same shifted position
-    for value in shifted:
+    for value in np.asarray(places, float)[order] - offsets:
         blocks.append([value, 1])
         while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
             total, size = blocks.pop()
             blocks[-1][0] += total
             blocks[-1][1] += size
-    means = np.concatenate([np.full(int(size), total / size) for total, size in blocks]) if blocks else shifted
-    room = max(0.0, height - gap * (len(order) - 1))
+    means = np.concatenate([np.full(int(size), total / size) for total, size in blocks])
     result = np.empty(len(order))
-    result[order] = np.clip(means, 0, room) + gap * np.arange(len(order))
+    result[order] = np.clip(means, 0, max(0.0, room - offsets[-1])) + offsets
     return result
-
-
-def legend(figure: Figure) -> None:
-    """Adds one legend for all axes below them, with as many columns as the width of the figure holds."""
-    handles = dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
-    longest = max((len(line) for label in handles for line in label.split("\n")), default=1)
-    entry = FONT * (0.65 * longest + 4.2)  # points: the letters, the line and the space between columns
-    columns = max(1, min(len(handles), int(72 * figure.get_figwidth() / entry)))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, columnspacing=1.2)
 
 
 def title(figure: Figure, text: str) -> None:

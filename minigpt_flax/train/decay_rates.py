@@ -14,7 +14,7 @@ import numpy as np
 from minigpt_flax.spec import Spec
 from minigpt_flax.train.compile import run_unoptimized
 from minigpt_flax.train.config.run_config import RunConfig
-from minigpt_flax.train.optimizer import CUSTOM, build_optimizer, updates_of
+from minigpt_flax.train.optimizer import CUSTOM, build_optimizer, schedules_of, updates_of
 from minigpt_flax.train.registry import REGISTRIES
 
 UPDATES = 12  # of each trial
@@ -98,7 +98,8 @@ def _stand_in(leaf: Any, weight: Any) -> jax.Array:
 
 def _optimizer(config: RunConfig, layout: Any, rate: Any) -> Any:
     exact = dataclasses.replace(config, dtype=Spec("float32"))
-    return build_optimizer(exact, layout, rate=lambda peak: lambda count: rate)[1]
+    rates = [lambda count: rate] * (1 + len(config.group))
+    return build_optimizer(exact, layout, [*rates, *schedules_of(config)[len(rates) :]])[1]
 
 
 def _update(tx: Any, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxopt_mini import GradientTransformation, GradientTransformationExtraArgs, chain, partition
-from jaxopt_mini.base import with_extra_args_support
+from jaxopt_mini import GradientTransformation, GradientTransformationExtraArgs, PerLayer, chain, partition
+from jaxopt_mini.base import Schedule, with_extra_args_support
 from jaxopt_mini.tree import path_name
-from jaxopt_mini.wrappers import inner_updates
+from jaxopt_mini.wrappers import inner_updates, scale_units
 from minigpt_flax.errors import UserError
 from minigpt_flax.spec import Spec, as_user_error
-from minigpt_flax.train.config.param_groups import REST, ParamGroup, assign
+from minigpt_flax.train.config.param_groups import REST, assign
 from minigpt_flax.train.config.run_config import RunConfig
+from minigpt_flax.train.multipliers import factors_of
 from minigpt_flax.train.probe_wrappers import PROBE_WRAPPERS
 from minigpt_flax.train.registry import REGISTRIES, RunInfo
+from minigpt_flax.train.varied import bind_varied, piecewise, points_of
 
 DECAYED = ("matrix", "embedding", "head")  # the roles that weight decay touches
 CUSTOM = Spec("custom")  # stands in a configuration for an optimizer that was passed as an object
@@ -34,7 +37,7 @@ IN_PLACE_OF_SPECS: dict[str, Any] = {  # fields of the configuration of such a r
 def build_optimizer(
     config: RunConfig,
     layout: Any,
-    rate: Callable[[float], Any] | None = None,
+    schedules: Sequence[Schedule] | None = None,
     optimizer: GradientTransformation | None = None,
 ) -> tuple[Any, GradientTransformationExtraArgs]:
     """Builds the learning rate and the transformation that follows it.
@@ -42,7 +45,7 @@ def build_optimizer(
     Args:
       config: specs and numbers.
       layout: tree of ``ParamLayout``.
-      rate: peak -> learning rate; None takes the schedule of the configuration.
+      schedules: in the place of those of the configuration, in the order of :func:`schedules_of`.
       optimizer: the whole optimizer, with a learning rate of its own; None builds it from the configuration.
 
     Returns:
@@ -56,22 +59,44 @@ def build_optimizer(
             "this run was trained with an optimizer that was passed as an object: pass it again, as "
             "minigpt_flax.train(resume=FOLDER, opt=OPTIMIZER)"
         )
+    factors = factors_of(config, layout)
+    scaled = (lambda tx: tx) if factors is None else functools.partial(scale_units, factors=factors)
     if optimizer is not None:
-        return None, _around(with_extra_args_support(optimizer), config, layout)
+        return None, _around(scaled(with_extra_args_support(optimizer)), config, layout)
     decayed = decay_mask(layout)
-    rate = rate or (lambda peak: REGISTRIES["schedule"].bind(config.schedule, peak, updates_of(config)))
-    base = rate(config.lr)
-    offered = RunInfo(layout, mask=decayed, weight_decay_mask=decayed, learning_rate=base)._asdict()
+    rate, *others = schedules or schedules_of(config)
+    group_rates, values = others[: len(config.group)], iter(others[len(config.group) :])
+    offered = RunInfo(layout, mask=decayed, weight_decay_mask=decayed, learning_rate=rate)._asdict()
 
     def bound(spec: Spec, kind: str, *leading: Any) -> Any:
         return REGISTRIES[kind].bind(spec, *leading, offered=offered)
 
-    parts = {REST: bound(config.opt, "optimizer", base)}
-    parts |= {str(i): bound(group.spec, "optimizer", rate(group.lr)) for i, group in enumerate(config.group)}
-    tx = chain(bound(config.clip, "clip"), by_group(parts, config.group, layout))
+    def optimizer_of(spec: Spec, rate: Schedule) -> GradientTransformation:
+        varied = {name: next(values) for name in points_of(spec)}
+        return bind_varied(spec, rate, varied, offered) if varied else bound(spec, "optimizer", rate)
+
+    parts = {REST: optimizer_of(config.opt, rate)}
+    for i, group in enumerate(config.group):
+        parts[str(i)] = optimizer_of(group.spec, group_rates[i])
+    tx = chain(bound(config.clip, "clip"), scaled(by_group(parts, config, layout)))
     for spec in config.wrap:
         tx = bound(spec, "wrapper", tx)
-    return base, _around(tx, config, layout)
+    return rate, _around(tx, config, layout)
+
+
+def schedules_of(config: RunConfig) -> list[Schedule]:
+    """Everything of a run that varies over its updates: functions of their count.
+
+    Returns:
+      The learning rate, those of the groups, and then the keywords that have a list of points, in the order of the
+      optimizers: the run's, then those of the groups.
+    """
+    updates = updates_of(config)
+    schedule = lambda spec, peak: REGISTRIES["schedule"].bind(spec, peak, updates)
+    rates = [schedule(config.schedule, config.lr)]
+    rates += [schedule(group.schedule or config.schedule, group.lr) for group in config.group]
+    specs = [config.opt, *(group.spec for group in config.group)]
+    return rates + [piecewise(points, updates) for spec in specs for points in points_of(spec).values()]
 
 
 def _around(tx: GradientTransformationExtraArgs, config: RunConfig, layout: Any) -> GradientTransformationExtraArgs:
@@ -98,25 +123,26 @@ def updates_of(config: RunConfig) -> int:
     return max(1, updates)
 
 
-def by_group(
-    parts: Mapping[str, GradientTransformation], groups: Sequence[ParamGroup], layout: Any
-) -> GradientTransformation:
+def by_group(parts: Mapping[str, GradientTransformation], config: RunConfig, layout: Any) -> GradientTransformation:
     """Gives each parameter to the transformation of its group; without groups, all of them to the only one."""
-    if not groups:
+    if not config.group:
         return parts[REST]
-    assigned = labels(groups, layout)
-    used = set(assigned.values())
-    tree = jax.tree.map_with_path(lambda path, _: assigned[path_name(path)], layout)
+    assigned = labels(config, layout)
+    used = {label for own in assigned.values() for label in ([own] if isinstance(own, str) else own)}
+    entry = lambda own: own if isinstance(own, str) else PerLayer(own)
+    tree = jax.tree.map_with_path(lambda path, _: entry(assigned[path_name(path)]), layout)
     return partition({label: part for label, part in parts.items() if label in used}, tree)
 
 
-def labels(groups: Sequence[ParamGroup], layout: Any) -> dict[str, str]:
-    """Name of every parameter -> its group, as :func:`assign` labels them.
+def labels(config: RunConfig, layout: Any) -> dict[str, str | tuple[str, ...]]:
+    """Name of every parameter -> its group or the groups of its layers, as :func:`assign` labels them.
 
     Raises:
       UserError: a group covers nothing, or two cover the same parameter.
     """
-    return assign(groups, {path_name(path): entry.role for path, entry in jax.tree.leaves_with_path(layout)})
+    entries = {path_name(path): entry for path, entry in jax.tree.leaves_with_path(layout)}
+    layers = {name: config.layers for name, entry in entries.items() if entry.stacked}
+    return assign(config.group, {name: entry.role for name, entry in entries.items()}, layers)
 
 
 def decay_mask(layout: Any) -> Any:

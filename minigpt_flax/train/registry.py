@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from optax import set_to_zero
+
 from jaxopt_mini import CLIPS, OPTIMIZERS, SCHEDULES, WRAPPERS, GradientTransformation, chain
 from minigpt_flax.data import CORPORA, TOKENIZERS
 from minigpt_flax.runs.loggers import LOGGERS
 from minigpt_flax.spec import Spec, bind, look_up, partial_bind
 from minigpt_flax.train.external import load_factory
 from minigpt_flax.train.nonfinite import POLICIES
+from minigpt_flax.train.parametrization import PARAMETRIZATIONS
 from minigpt_flax.train.precision import DTYPES
 from minigpt_flax.train.probes import PROBES
 
@@ -59,10 +62,16 @@ def none() -> GradientTransformation:
     return chain()
 
 
+def frozen(learning_rate: Any) -> GradientTransformation:
+    """No training: the parameters of a group stay as they are, and take no memory in the optimizer's state."""
+    del learning_rate
+    return set_to_zero()
+
+
 REGISTRIES = {
     registry.kind: registry
     for registry in (
-        Registry("optimizer", OPTIMIZERS, "--opt", 1, external=load_factory),
+        Registry("optimizer", {**OPTIMIZERS, frozen.__name__: frozen}, "--opt", 1, external=load_factory),
         Registry("schedule", SCHEDULES, "--schedule", 2),
         Registry("clip", {**CLIPS, none.__name__: none}, "--clip", 0),
         Registry("wrapper", WRAPPERS, "--wrap", 1),
@@ -72,6 +81,7 @@ REGISTRIES = {
         Registry("tokenizer", TOKENIZERS, "--tokenizer", 1),
         Registry("corpus", CORPORA, "--data", 0),
         Registry("dtype", DTYPES, "--dtype", 0),
+        Registry("parametrization", PARAMETRIZATIONS, "--parametrization", 0),
     )
 }
 

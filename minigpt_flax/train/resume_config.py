@@ -15,7 +15,7 @@ from minigpt_flax.spec import Spec, settings
 from minigpt_flax.train.compile import run_unoptimized
 from minigpt_flax.train.config.presets import PRESETS
 from minigpt_flax.train.config.run_config import FIXED, RunConfig, as_text, changed, normalized, resolve
-from minigpt_flax.train.optimizer import CUSTOM, updates_of
+from minigpt_flax.train.optimizer import CUSTOM, schedules_of, updates_of
 from minigpt_flax.train.registry import REGISTRIES
 from minigpt_flax.train.session import Session
 
@@ -99,21 +99,25 @@ def extended(began: RunConfig, wanted: RunConfig, done: int, path: str, change: 
         )
     if began.opt == CUSTOM or change:
         return wanted
-    longer = dataclasses.replace(wanted, schedule=_with_fixed_warmup(began))
-    before, after = (learning_rates(config, done) for config in (began, longer))
+    groups = tuple(
+        dataclasses.replace(g, schedule=g.schedule and _with_fixed_warmup(began, g.schedule)) for g in began.group
+    )
+    longer = dataclasses.replace(wanted, schedule=_with_fixed_warmup(began, began.schedule), group=groups)
+    before, after = (scheduled_values(config, done) for config in (began, longer))
     if not np.array_equal(before, after):
-        step = int(np.argmax(before != after)) + 1
+        row, step = (int(i) for i in np.argwhere(before != after)[0])
+        names = [f"the schedule {spec}" for spec in (began.schedule, *(g.schedule or began.schedule for g in groups))]
+        name = names[row] if row < len(names) else "a keyword that varies over fractions of the run"
         raise UserError(
-            f"--resume {path} can't be extended to --steps {wanted.steps}: with that many, the schedule "
-            f"{began.schedule} would have had the learning rate {after[step - 1]:.3g} at step {step}, not "
-            f"{before[step - 1]:.3g}; schedules that can be extended: {EXTENSIBLE}; --change extends any"
+            f"--resume {path} can't be extended to --steps {wanted.steps}: with that many, {name} would have had the "
+            f"value {after[row, step]:.3g} at step {step + 1}, not {before[row, step]:.3g}; schedules that can be "
+            f"extended: {EXTENSIBLE}; --change extends any"
         )
     return longer
 
 
-def _with_fixed_warmup(config: RunConfig) -> Spec:
-    """The schedule with a warm-up in steps."""
-    schedule = config.schedule
+def _with_fixed_warmup(config: RunConfig, schedule: Spec) -> Spec:
+    """A schedule of the run with its warm-up in steps."""
     warmup = settings(schedule, REGISTRIES["schedule"].row(schedule)).get(WARMUP)
     if not isinstance(warmup, float) or not 0 < warmup < 1:
         return schedule
@@ -121,9 +125,11 @@ def _with_fixed_warmup(config: RunConfig) -> Spec:
     return dataclasses.replace(schedule, keywords={**schedule.keywords, WARMUP: steps})
 
 
-def learning_rates(config: RunConfig, done: int) -> np.ndarray:
-    """Learning rates of the updates in the first ``done`` steps, float32[updates]."""
-    schedule = REGISTRIES["schedule"].bind(config.schedule, config.lr, updates_of(config))
-    counts = jnp.arange(updates_of(dataclasses.replace(config, steps=done)) if done else 0, dtype=jnp.int32)
-    table = jax.jit(jax.vmap(lambda count: jnp.asarray(schedule(count), jnp.float32)))
-    return np.asarray(run_unoptimized(table, counts)) if done else np.zeros(0, np.float32)
+def scheduled_values(config: RunConfig, done: int) -> np.ndarray:
+    """Values of the run's schedules at the updates in the first ``done`` steps, float32[schedules, updates]."""
+    schedules = schedules_of(config)
+    if not done:
+        return np.zeros((len(schedules), 0), np.float32)
+    counts = jnp.arange(updates_of(dataclasses.replace(config, steps=done)), dtype=jnp.int32)
+    one = lambda count: jnp.stack([jnp.asarray(schedule(count), jnp.float32) for schedule in schedules])
+    return np.asarray(run_unoptimized(jax.jit(jax.vmap(one, out_axes=1)), counts))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,23 @@ import numpy as np
 import optax
 import pytest
 
-from jaxopt_mini import adam, add_decayed_weights, chain, clip_by_norm, ema, masked, partition
+from jaxopt_mini import (
+    PerLayer,
+    adafactor,
+    adam,
+    adamw,
+    add_decayed_weights,
+    chain,
+    clip_by_norm,
+    ema,
+    lamb,
+    masked,
+    muon,
+    partition,
+    sam,
+    sgd,
+)
+from jaxopt_mini.layout import infer
 from jaxopt_mini.transforms import scale, trace
 from tests.harness import normal, permissive, run
 
@@ -151,3 +169,63 @@ def test_a_masked_link_gets_the_loss_of_its_leaves(mask):
     chosen = jax.tree.map(lambda take, part: jax.tree.map(lambda _: take, part), mask, params)
     expected = jax.tree.map(jnp.where, chosen, jax.grad(loss)(params), normal(SHAPES, 1))
     chex.assert_trees_all_close(got, expected)
+
+
+def stack_and_layers():
+    """A stacked model, and the same layers apart."""
+    blocks, out = normal({"kernel": (3, 4, 5), "bias": (3, 5)}, 0), normal({"kernel": (5, 2)}, 2)
+    apart = {f"block_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in range(3)}
+    return {"blocks": blocks, "out": out}, {**apart, "out": out}
+
+
+@pytest.mark.parametrize("labels", [("a", "b", "b"), ("a", "b", "a"), ("b", "b", "b")], ids="".join)
+@pytest.mark.parametrize(
+    "make", [adamw, functools.partial(muon, layout=infer), adafactor, lamb], ids=["adamw", "muon", "adafactor", "lamb"]
+)
+def test_layers_of_a_stack_train_as_layers_apart(make, labels):
+    parts = {"a": make(0.1), "b": make(0.01)}
+    stacked, apart = stack_and_layers()
+    by_layer = {"blocks": jax.tree.map(lambda _: PerLayer(labels), stacked["blocks"]), "out": "b"}
+    one_by_one = {f"block_{i}": jax.tree.map(lambda _, i=i: labels[i], apart[f"block_{i}"]) for i in range(3)}
+    ways = (partition(parts, by_layer), stacked), (partition(parts, {**one_by_one, "out": "b"}), apart)
+    states = [tx.init(params) for tx, params in ways]
+    for seed in range(3):
+        grads = jax.tree.map(lambda leaf, seed=seed: leaf * (1 + seed) - 0.3, stacked)
+        grads_apart = {f"block_{i}": jax.tree.map(lambda g, i=i: g[i], grads["blocks"]) for i in range(3)}
+        grads_apart["out"] = grads["out"]
+        (ours, states[0]), (theirs, states[1]) = (
+            tx.update(g, state, params)
+            for (tx, params), g, state in zip(ways, (grads, grads_apart), states, strict=True)
+        )
+    joined = jax.tree.map(lambda *rows: jnp.stack(rows), *(theirs[f"block_{i}"] for i in range(3)))
+    chex.assert_trees_all_close(ours, {"blocks": joined, "out": theirs["out"]}, rtol=1e-5, atol=1e-7)
+
+
+def test_layers_keep_the_layout_of_the_whole_model():
+    """A kernel whose layers are divided, beside a bias that isn't: still matrices of a stack, for Muon."""
+    stacked, _ = stack_and_layers()
+    labels = {"blocks": {"kernel": PerLayer(("a", "b", "b")), "bias": "b"}, "out": "b"}
+    tx, whole = partition({"a": muon(0.1, layout=infer), "b": muon(0.1, layout=infer)}, labels), muon(0.1, layout=infer)
+    ours, _ = jax.jit(tx.update)(stacked, tx.init(stacked), stacked)
+    expected, _ = whole.update(stacked, whole.init(stacked), stacked)
+    chex.assert_trees_all_close(ours, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_loss_of_all_parameters_reaches_the_layers():
+    stacked, _ = stack_and_layers()
+    loss = lambda params: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+    labels = {"blocks": {"kernel": PerLayer(("a", "b", "b")), "bias": "b"}, "out": "b"}
+    tx = partition({"a": sam(sgd(0.1), rho=0.1), "b": sgd(0.1)}, labels)
+    updates, _ = tx.update(jax.grad(loss)(stacked), tx.init(stacked), stacked, loss_fn=loss)
+    kernel = stacked["blocks"]["kernel"]
+    first = kernel[0] * (1 + 0.1 / jnp.linalg.norm(kernel[0]))
+    chex.assert_trees_all_close(updates["blocks"]["kernel"][0], -0.2 * first, rtol=1e-5)
+    chex.assert_trees_all_close(updates["blocks"]["kernel"][1:], -0.2 * kernel[1:], rtol=1e-5)
+
+
+def test_another_number_of_layers_is_refused():
+    tx = partition({"a": sgd(0.1)}, {"w": PerLayer(("a", "a"))})
+    with pytest.raises(ValueError, match=r"w of shape \(3, 2\) got labels for 2 layers"):
+        tx.init({"w": jnp.zeros((3, 2))})
+    with pytest.raises(ValueError, match="not for w -> 'b'"):
+        partition({"a": sgd(0.1)}, {"w": PerLayer(("a", "b"))}).init({"w": jnp.zeros((2, 2))})

@@ -275,7 +275,8 @@ def test_the_state_of_abstract_parameters_has_the_same_shapes(make, extra):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, expected)
 
 
-COPIES = {"prodigy", "dog", "dowg", "schedule_free_sgd", "schedule_free_adamw"}
+COPIES = {"prodigy", "dog", "dowg", "muown", "gpa_adamw"}
+COPIES |= {"schedule_free_sgd", "schedule_free_adamw", "schedule_free_plus"}
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in COPIES])

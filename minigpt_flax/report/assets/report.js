@@ -1,12 +1,21 @@
 "use strict";
-// Curves of runs on a canvas: zoom, hover, toggle, log axes. Data from a run enters the page only as text
-// (textContent, fillText), never as markup.
+// Curves of runs on a canvas: means with bands or single seeds, zoom, pointer and keyboard, toggle, log axes. Data from a
+// run enters the page only as text (textContent, fillText), never as markup.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
   const canvas = $("canvas"), context = canvas.getContext("2d"), tip = $("tip");
   const MARGIN = { left: 58, right: 20, top: 10, bottom: 40 };
   const NAMES = { step: "steps", tokens: "tokens", seconds: "seconds" };
+  const POLYGONS = {
+    o: Array.from({ length: 12 }, (_, i) => [Math.cos((i * Math.PI) / 6), Math.sin((i * Math.PI) / 6)]),
+    s: [[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]], D: [[0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]],
+    "^": [[0, -1.2], [1.2, 1], [-1.2, 1]], v: [[0, 1.2], [1.2, -1], [-1.2, -1]],
+    P: [[-0.4, -1.2], [0.4, -1.2], [0.4, -0.4], [1.2, -0.4], [1.2, 0.4], [0.4, 0.4], [0.4, 1.2], [-0.4, 1.2], [-0.4, 0.4],
+      [-1.2, 0.4], [-1.2, -0.4], [-0.4, -0.4]],
+    "*": Array.from({ length: 10 }, (_, i) => [Math.sin((i * Math.PI) / 5), -Math.cos((i * Math.PI) / 5)].map((v) => v * (i % 2 ? 0.6 : 1.5))),
+  };
+  const theme = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
   const hidden = new Set();
   let view = null; // [x0, x1, y0, y1] in axis units (log10 on a log axis); null for the full range
   let drag = null; // [x, y] in pixels of the drag's start and current position
@@ -37,22 +46,53 @@
 
   const scale = (value, log) => (log ? (value > 0 ? Math.log10(value) : NaN) : value);
 
-  // One curve per run: points in axis units, NaN for a missing value.
-  const curves = () => data.runs.flatMap((run, index) => {
-    const series = run.series.find((s) => $("y").value in s.y);
-    if (!series || hidden.has(run.group)) return [];
+  // Curves hold points in axis units, NaN for a missing value: [x, y], or [x, mean, low, high] with a band.
+  const seriesOf = (run) => run.series.find((series) => $("y").value in series.y);
+
+  const inAxisUnits = (xs, ...columns) => {
     const logx = $("logx").checked, logy = $("logy").checked;
-    const y = smoothed(series.y[$("y").value], +$("smooth").value);
-    const points = xs(run, series).map((x, i) => [scale(x, logx), y[i] === null ? NaN : scale(y[i], logy)]);
-    return [{ run, index, points }];
-  });
+    const smooth = columns.map((values) => smoothed(values, +$("smooth").value));
+    return xs.map((x, i) => [scale(x, logx), ...smooth.map((y) => (y[i] === null ? NaN : scale(y[i], logy)))]);
+  };
+
+  const alone = (run) => {
+    const series = seriesOf(run);
+    return series ? [{ name: run.name, run, points: inAxisUnits(xs(run, series), series.y[$("y").value]) }] : [];
+  };
+
+  // The mean over runs with the range as a band, at the steps that all have.
+  const mean = (runs) => {
+    const tables = runs.map((run) => {
+      const series = seriesOf(run), x = xs(run, series), y = series.y[$("y").value];
+      return new Map(series.step.map((step, i) => [step, [x[i], y[i]]]).filter(([, [, value]]) => value !== null));
+    });
+    const rows = [...tables[0].keys()].filter((step) => tables.every((table) => table.has(step)))
+      .map((step) => tables.map((table) => table.get(step)));
+    const average = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+    const column = (reduce, k) => rows.map((row) => reduce(row.map((pair) => pair[k])));
+    const y = [average, (values) => Math.min(...values), (values) => Math.max(...values)].map((reduce) => column(reduce, 1));
+    const name = `${runs[0].group}, mean of ${runs.length} seeds`;
+    return { name, run: runs[0], points: inAxisUnits(column(average, 0), ...y) };
+  };
+
+  const curves = () => {
+    const shown = data.runs.filter((run) => !hidden.has(run.group));
+    if ($("seeds").checked) return shown.flatMap(alone);
+    return [...new Set(shown.map((run) => run.group))].flatMap((group) => {
+      const members = shown.filter((run) => run.group === group);
+      const whole = members.filter((run) => run.state === "finished" && seriesOf(run));
+      if (whole.length < 2) return members.flatMap(alone);
+      return [mean(whole), ...members.filter((run) => run.state !== "finished").flatMap(alone).map((c) => ({ ...c, thin: true }))];
+    });
+  };
 
   const bounds = (drawn) => {
     const box = [Infinity, -Infinity, Infinity, -Infinity];
-    for (const { points } of drawn) for (const [x, y] of points) {
+    const wanted = drawn.some((curve) => !curve.thin) ? drawn.filter((curve) => !curve.thin) : drawn;
+    for (const { points } of wanted) for (const [x, y, low = y, high = y] of points) {
       if (!Number.isFinite(x) || !Number.isFinite(y)) continue;
       box[0] = Math.min(box[0], x); box[1] = Math.max(box[1], x);
-      box[2] = Math.min(box[2], y); box[3] = Math.max(box[3], y);
+      box[2] = Math.min(box[2], Number.isFinite(low) ? low : y); box[3] = Math.max(box[3], high);
     }
     if (!Number.isFinite(box[0])) return [0, 1, 0, 1];
     for (const i of [0, 2]) if (box[i] === box[i + 1]) { box[i] -= 0.5; box[i + 1] += 0.5; }
@@ -94,7 +134,7 @@
   const axes = () => {
     const logx = $("logx").checked, logy = $("logy").checked;
     context.font = "12px system-ui, sans-serif";
-    context.strokeStyle = "#e4e4e4"; context.fillStyle = "#444"; context.lineWidth = 1;
+    context.strokeStyle = theme("--line"); context.fillStyle = theme("--ink"); context.lineWidth = 1;
     context.setLineDash([]);
     context.textAlign = "center"; context.textBaseline = "top";
     for (const x of ticks(box[0], box[1], Math.max(2, Math.floor(width / 110)), logx)) {
@@ -135,9 +175,12 @@
     return drawn;
   };
 
-  const stroke = ({ run, points }) => {
+  const stroke = (curve) => {
+    const { run, points, thin } = curve;
+    const finite = points.filter(([x, y]) => Number.isFinite(x) && Number.isFinite(y));
     context.strokeStyle = run.color; context.fillStyle = run.color;
-    context.lineWidth = near && near.run === run ? 3 : 1.6;
+    if (finite.length && finite[0].length > 2) band(finite);
+    context.lineWidth = near && near.name === curve.name ? 3 : thin ? 1 : 1.8;
     context.setLineDash(run.dash);
     context.beginPath();
     let pen = false;
@@ -148,13 +191,35 @@
     }
     context.stroke();
     context.setLineDash([]);
-    const shown = points.filter(([x, y]) => Number.isFinite(x) && Number.isFinite(y) && x >= box[0] && x <= box[1]);
-    if (shown.length <= 60) for (const [x, y] of shown) dot(px(x), py(y), 2.5);
+    const shown = finite.filter(([x]) => x >= box[0] && x <= box[1]);
+    const every = Math.ceil(shown.length / 12);
+    if (!thin) shown.forEach(([x, y], i) => { if (i % every === 0 || i === shown.length - 1) dot(run, px(x), py(y), 3.5); });
+    if (run.state === "diverged" && finite.length) cross(...finite[finite.length - 1]);
   };
 
-  const dot = (x, y, radius) => { context.beginPath(); context.arc(x, y, radius, 0, 2 * Math.PI); context.fill(); };
+  const band = (points) => {
+    context.globalAlpha = 0.2;
+    context.beginPath();
+    for (const [x, y, , high] of points) context.lineTo(px(x), py(Number.isFinite(high) ? high : y));
+    for (const [x, y, low] of [...points].reverse()) context.lineTo(px(x), py(Number.isFinite(low) ? low : y));
+    context.fill();
+    context.globalAlpha = 1;
+  };
 
-  const mark = ({ run, x, y }) => { context.fillStyle = run.color; dot(px(x), py(y), 5); };
+  const dot = (run, x, y, radius) => {
+    context.beginPath();
+    for (const [dx, dy] of POLYGONS[run.marker]) context.lineTo(x + radius * dx, y + radius * dy);
+    context.fill();
+  };
+
+  // Where a diverged run ends, at the border if that is outside.
+  const cross = (x, y) => {
+    const cx = px(x), cy = Math.max(MARGIN.top + 6, py(y));
+    context.lineWidth = 2.5;
+    line(cx - 5, cy - 5, cx + 5, cy + 5); line(cx - 5, cy + 5, cx + 5, cy - 5);
+  };
+
+  const mark = ({ run, x, y }) => { context.fillStyle = run.color; dot(run, px(x), py(y), 6); };
 
   const selection = () => {
     const [x0, y0, x1, y1] = drag;
@@ -166,9 +231,9 @@
 
   const nearest = (mx, my) => {
     let best = null, least = 40 ** 2;
-    for (const { run, points } of curves()) for (const [x, y] of points) {
+    for (const { name, run, points } of curves()) for (const [x, y] of points) {
       const distance = (px(x) - mx) ** 2 + (py(y) - my) ** 2;
-      if (distance < least) { least = distance; best = { run, x, y }; }
+      if (distance < least) { least = distance; best = { name, run, x, y }; }
     }
     return best;
   };
@@ -178,13 +243,14 @@
     return [event.clientX - place.left, event.clientY - place.top];
   };
 
-  const hover = (mx, my) => {
-    near = nearest(mx, my);
-    tip.hidden = !near;
+  const hover = (mx, my) => show(nearest(mx, my));
+
+  const show = (point) => {
+    near = point;
     draw();
-    if (!near) return;
+    if (!near) { tip.textContent = ""; return; }
     const x = label(near.x, $("logx").checked), y = $("logy").checked ? 10 ** near.y : near.y;
-    tip.textContent = `${near.run.name}: ${$("y").value} ${+y.toPrecision(5)} at ${x} ${NAMES[$("x").value]}`;
+    tip.textContent = `${near.name}: ${$("y").value} ${+y.toPrecision(5)} at ${x} ${NAMES[$("x").value]}`;
     const left = Math.min(px(near.x) + 12, width - tip.offsetWidth - 4);
     tip.style.left = `${Math.max(0, left)}px`;
     tip.style.top = `${Math.max(0, py(near.y) - tip.offsetHeight - 10)}px`;
@@ -202,7 +268,7 @@
     draw();
   };
 
-  canvas.addEventListener("pointerdown", (event) => { const [x, y] = point(event); drag = [x, y, x, y]; tip.hidden = true; });
+  canvas.addEventListener("pointerdown", (event) => { const [x, y] = point(event); drag = [x, y, x, y]; tip.textContent = ""; });
   canvas.addEventListener("pointermove", (event) => {
     const [x, y] = point(event);
     if (!drag) return hover(x, y);
@@ -215,16 +281,50 @@
     if (clicked) hover(...point(event));
   });
   canvas.addEventListener("pointercancel", () => { drag = null; draw(); });
-  canvas.addEventListener("pointerleave", () => { near = null; tip.hidden = true; if (!drag) draw(); });
+  canvas.addEventListener("pointerleave", () => { near = null; tip.textContent = ""; if (!drag) draw(); });
   canvas.addEventListener("dblclick", () => { view = null; draw(); });
+
+  // --- keyboard ---------------------------------------------------------------------------------------------------
+
+  const onScreen = ([x, y]) => Number.isFinite(x) && Number.isFinite(y) && x >= box[0] && x <= box[1];
+
+  // The nearest point of the next curve, or the next point of the same one.
+  const move = (along, across) => {
+    const drawn = curves().map((curve) => ({ ...curve, points: curve.points.filter(onScreen) })).filter((c) => c.points.length);
+    if (!drawn.length) return;
+    const at = near ? drawn.findIndex((curve) => curve.name === near.name) : -1;
+    const curve = drawn[(Math.max(at, 0) + (at < 0 ? 0 : across) + drawn.length) % drawn.length];
+    const distance = ([x]) => Math.abs(x - near.x);
+    const start = near ? curve.points.reduce((best, p, i) => (distance(p) < distance(curve.points[best]) ? i : best), 0) : 0;
+    const [x, y] = curve.points[Math.min(curve.points.length - 1, Math.max(0, start + (at < 0 ? 0 : along)))];
+    show({ name: curve.name, run: curve.run, x, y });
+  };
+
+  const zoom = (factor) => {
+    const [x, y] = near ? [near.x, near.y] : [(box[0] + box[1]) / 2, (box[2] + box[3]) / 2];
+    view = [x + (box[0] - x) * factor, x + (box[1] - x) * factor, y + (box[2] - y) * factor, y + (box[3] - y) * factor];
+    show(near);
+  };
+
+  const KEYS = {
+    ArrowLeft: () => move(-1, 0), ArrowRight: () => move(1, 0), ArrowUp: () => move(0, -1), ArrowDown: () => move(0, 1),
+    Home: () => move(-Infinity, 0), End: () => move(Infinity, 0), "+": () => zoom(0.5), "=": () => zoom(0.5), "-": () => zoom(2),
+    0: () => { view = null; show(near); }, Escape: () => show(null),
+  };
+  canvas.addEventListener("keydown", (event) => {
+    if (!(event.key in KEYS) || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    KEYS[event.key]();
+  });
 
   // --- controls ---------------------------------------------------------------------------------------------------
 
-  for (const id of ["x", "y", "logx", "logy"]) $(id).addEventListener("change", () => { view = null; near = null; tip.hidden = true; draw(); });
+  for (const id of ["x", "y", "logx", "logy", "seeds"]) $(id).addEventListener("change", () => { view = null; near = null; tip.textContent = ""; draw(); });
   $("smooth").addEventListener("input", draw);
   $("reset").addEventListener("click", () => { view = null; draw(); });
   $("controls").addEventListener("submit", (event) => event.preventDefault());
   window.addEventListener("resize", draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 
   const sample = (run) => {
     const make = (name) => document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -232,7 +332,10 @@
     svg.setAttribute("width", "34"); svg.setAttribute("height", "10");
     for (const [name, value] of [["x1", 1], ["x2", 33], ["y1", 5], ["y2", 5], ["stroke", run.color], ["stroke-width", 2.5],
       ["stroke-dasharray", run.dash.join(" ")]]) stripe.setAttribute(name, value);
-    svg.append(stripe);
+    const shape = make("polygon");
+    shape.setAttribute("points", POLYGONS[run.marker].map(([x, y]) => `${17 + 3.5 * x},${5 + 3.5 * y}`).join(" "));
+    shape.setAttribute("fill", run.color);
+    svg.append(stripe, shape);
     return svg;
   };
 
@@ -253,6 +356,9 @@
     $("legend").append(entry);
   }
 
+  document.documentElement.classList.add("js");
+  $("interactive").hidden = false;
+  $("single").hidden = new Set(data.runs.map((run) => run.group)).size === data.runs.length;
   draw();
   document.documentElement.dataset.ready = String(data.runs.length);
 })();

@@ -25,11 +25,13 @@ def formula(start, grads, *, graft, largest, every=3, b1=0.9, b2=0.99, beta=0.8,
         adam = m_hat / (np.sqrt(v / (1 - b2 ** (t + 1))) + eps)
         for axis, product in ((0, g @ g.T), (1, g.T @ g)):
             factors[axis] = beta * factors[axis] + (1 - beta) * product
-        if t % every == 0:
+        if (t + 1) % every == 0:
             for axis in present:
-                roots[axis] = root(factors[axis], 0.5 / len(present), ridge)
+                roots[axis] = root(factors[axis] / (1 - beta ** (t + 1)), 0.5 / len(present), ridge)
         step = roots[0] @ m_hat @ roots[1]
-        p = p - 0.1 * (step * np.linalg.norm(adam) / np.linalg.norm(step) if graft else step)
+        if graft:
+            step = adam if t + 1 < every else step * np.linalg.norm(adam) / np.linalg.norm(step)
+        p = p - 0.1 * step
     return p
 
 
@@ -58,3 +60,14 @@ def test_rotated_gradients_give_the_rotated_step():
 
     plain, turned = jax.jit(step)(grads), jax.jit(step)(jnp.asarray(u @ np.asarray(grads) @ v.T))
     np.testing.assert_allclose(turned, u @ np.asarray(plain) @ v.T, atol=1e-4 * np.abs(plain).max())
+
+
+def test_a_singular_factor_needs_a_bound():
+    with pytest.raises(ValueError, match="ridge=0 and root_eps=0 give no root"):
+        shampoo(0.1, ridge=0.0)
+    shampoo(0.1, ridge=0.0, root_eps=1e-12)
+
+
+def test_unknown_names_are_rejected():
+    with pytest.raises(ValueError, match="unknown graft 'adagard' .did you mean 'adagrad'"):
+        shampoo(0.1, graft="adagard")

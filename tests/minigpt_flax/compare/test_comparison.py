@@ -1,12 +1,15 @@
 """What a comparison refuses, and the cost that it reports."""
 
+import inspect
 import json
 
 import pytest
 
-from minigpt_flax.compare import comparison as comparisons, successive_halving
+from jaxopt_mini import SCHEDULES
+from minigpt_flax.compare import comparison as comparisons
 from minigpt_flax.compare.comparison import Comparison
 from minigpt_flax.errors import UserError
+from minigpt_flax.spec import Spec, parse
 
 
 def comparison(**changes):
@@ -33,7 +36,10 @@ def comparison(**changes):
         ({"resolution": 0.0}, "--resolution must be above 0"),
         ({"lr": (0.1, -1.0)}, "--lr must be above 0"),
         ({"lr": (float("nan"),)}, "--lr must be a number"),
-        ({"search": True, "given": {"steps": 7}}, "at least 8, got 7"),
+        ({"search": True, "given": {"steps": 15}}, "at least 16, got 15"),
+        ({"max_seeds": 5}, "--max-seeds must be at least 6 to decide 1 test, got 5"),
+        ({"max_seeds": 2}, "--max-seeds must be at least 3, got 2"),
+        ({"max_seeds": 6, "lr": (0.1, 0.2)}, "--max-seeds must be at least 7 to decide 1 test, got 6"),
         ({"target": -1.0}, "--target"),
         ({"seeds": (-5, -4, -3)}, "--seed, .* must be at least 0, got -5"),
         ({"seeds": (2**63 - 3, 2**63 - 2, 2**63 - 1)}, "--seed, .* must be at most"),
@@ -47,19 +53,44 @@ def test_what_cannot_be_compared_is_refused(changes, message):
 def test_the_budget_counts_every_run():
     assert (comparison().runs, comparison().budget) == (6, 240)
     assert (comparison(lr=(0.1, 0.2)).runs, comparison(lr=(0.1, 0.2)).budget) == (12, 480)
-    searched = comparison(search=True)  # 5 of 10 and 2 of 20 steps, then three seeds of 40; twice
-    assert (searched.runs, searched.budget) == (20, 2 * (50 + 40 + 120))
+    searched = comparison(search=True)  # at most 6 of 5 and 3 of 20 steps, then three seeds of 40; twice
+    assert (searched.runs, searched.budget) == (24, 2 * (30 + 60 + 120))
+    added = comparison(max_seeds=20, resolution=0.01)
+    assert (added.runs, added.budget) == (40, 1600)
 
 
-def test_a_search_takes_the_best_of_the_last_rung_and_costs_what_it_reported():
-    paid = []
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_durations_of_schedules_scale_with_the_run(name):
+    """The learning rates of an eighth of a run are every eighth one of the run, up to the rounding of a step."""
+    parameters = inspect.signature(SCHEDULES[name]).parameters.values()
+    durations = [p for p in parameters if "Duration" in str(p.annotation)]
+    assert {p.name for p in durations} <= set(comparisons.DURATIONS)
+    values = {p.name: (32, 64) if "Sequence" in str(p.annotation) else 32 for p in durations}
+    shorter = comparisons.scaled(Spec(name, (), values), 128, 16)
+    assert shorter.keywords == {p: (4, 8) if isinstance(v, tuple) else 4 for p, v in values.items()}
+    long, short = (SCHEDULES[name](1.0, n, **spec) for n, spec in ((128, values), (16, shorter.keywords)))
+    assert float(short(8)) == pytest.approx(float(long(64)), abs=0.05)
 
-    def score(rates, steps):
-        paid.extend([steps] * len(rates))
-        return [float("inf") if rate > 0.5 else abs(rate - 0.03) for rate in rates]
 
-    assert successive_halving.search(successive_halving.around(0.1), 40, score) == pytest.approx(0.032)
-    assert sorted(paid) == sorted(successive_halving.lengths(40))
+def test_durations_without_steps_stay():
+    spec = parse("wsd(warmup=0, cooldown=0.5, shape='linear', floor=0.1, start=None)", "schedule")
+    assert comparisons.scaled(spec, 100, 10) == spec
+
+
+def test_a_short_run_of_a_search_has_a_warm_up_that_fits():
+    searched = comparison(search=True, schedules=("warmup_cosine(warmup=30)",))
+    config = searched.config(searched.candidates[0], 0.1, 5, 3)
+    assert (config.steps, str(config.schedule).partition(",")[0]) == (5, "warmup_cosine(warmup=3")
+
+
+def test_a_search_of_an_earlier_release_is_not_continued(tmp_path):
+    comparisons.save(comparison(search=True), tmp_path)
+    comparisons.save(comparison(search=True), tmp_path)
+    path = tmp_path / comparisons.FILE
+    path.write_text(path.read_text().replace(f'"version": {comparisons.VERSION}', '"version": 3'))
+    assert comparisons.load(tmp_path).search
+    with pytest.raises(UserError, match="holds a search of an earlier release: start another with --name"):
+        comparisons.save(comparison(search=True), tmp_path)
 
 
 def test_every_candidate_has_its_own_folder_and_name():

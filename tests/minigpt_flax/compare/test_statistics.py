@@ -80,6 +80,10 @@ def far_apart(count=6):
         ({"searched": (0.001, 0.01), "search_seed": 9}, "b is best at the lowest lr tried"),
         ({"seeds": range(7)}, "b has unfinished runs"),
         ({"searched": (0.0001, 0.001, 0.01)}, "b has unfinished runs"),  # at the other rates
+        (
+            {"searched": (0.0001, 0.001, 0.01), "search_seed": 9, "end": "highest"},
+            "the best lr of b is not decided: its search ended at the highest one",
+        ),
     ],
 )
 @pytest.mark.parametrize("swapped", [False, True])
@@ -189,7 +193,7 @@ def test_the_best_rate_is_selected_with_a_warning_at_the_edge():
     runs = [run([4.0, 3.0 - 10 * lr + 0.01 * seed], seed, lr=lr) for lr in rates for seed in (0, 1)]
     summary = summarize([entry("one", [3.0, 3.1]), CandidateRuns("two", runs, (0, 1), rates)])
     assert summary.results[0].lr == 0.01 and summary.results[0].edge == "highest"
-    assert "two: lr 0.01 is the highest tried" in tables.text(summary)
+    assert "two: the best lr may be higher than 0.01" in tables.text(summary)
 
 
 def test_steps_tokens_and_speedup_to_the_baselines_loss():
@@ -231,6 +235,16 @@ def test_a_run_whose_label_would_be_too_long_is_named_by_its_path():
     assert short.name == "mesh None" and long.name == str(second.path)
 
 
+def test_single_runs_that_differ_in_much_are_named_by_their_folders():
+    more = {"width": 128, "layers": 4, "norm": "rmsnorm", "position": "rope", "mlp": "swiglu"}
+    small, large = run([2.0], 0), run([1.0], 0, opt="muon", **more)
+    one, two = (dataclasses.replace(each, name=name) for each, name in ((small, "base"), (large, "my best try")))
+    assert [group.name for group in group_runs([one, two])] == ["base", "my best try"]
+    assert "rmsnorm" in group_runs([small, large])[1].name  # both folders have the same name
+    rate = dataclasses.replace(two, config=run([1.0], lr=0.1).config)
+    assert [group.name for group in group_runs([one, rate])] == ["lr 0.001", "lr 0.1"]
+
+
 def test_all_formats_agree():
     summary = summarize([entry("one", [2.0, 2.1]), entry("a name | of many " + "w" * 80, [1.9, 2.0])], target=1.95)
     values = json.loads(tables.as_json(summary))
@@ -244,7 +258,7 @@ def test_all_formats_agree():
 
 def test_keys_of_the_json_are_stable():
     values = json.loads(tables.as_json(summarize([entry("one", [2.0, 2.1]), entry("two", [1.9, 2.0])])))
-    assert list(values) == ["target", "first", "search_seed", "standings", "pairs", "resolution", "level"]
+    assert list(values) == ["target", "first", "search_seed", "standings", "pairs", "resolution", "level", "looks"]
     assert list(values["standings"][0]) == [*tables.FIELDS, "losses", "broken", "missing", "track_3"]
     pair = ["better", "worse", "difference", "sem", "seeds", "p", "corrected", "interval", "obstacle", "significant"]
     assert list(values["pairs"][0]) == pair
@@ -252,7 +266,7 @@ def test_keys_of_the_json_are_stable():
 
 def test_a_column_without_values_and_its_legend_are_omitted():
     summary = summarize([entry("a", (3.0, 3.1)), entry("b", (3.2, 3.3))])
-    results = [dataclasses.replace(result, seconds=None, ms_per_step=None) for result in summary.results]
+    results = [dataclasses.replace(result, ms_range=None) for result in summary.results]
     shown = tables.text(dataclasses.replace(summary, results=results))
-    assert "steps" in shown and "secs" not in shown and "ms:" not in shown and "diverged:" in shown
+    assert "steps" in shown and "ms:" in tables.text(summary) and "ms:" not in shown and "diverged:" in shown
     assert max(map(len, shown.splitlines())) <= tables.WIDTH

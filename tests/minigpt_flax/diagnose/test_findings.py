@@ -117,11 +117,18 @@ def test_the_curvature_that_each_group_meets_is_the_dense_one(view, opt, groups,
             assert margin.bound is None and margin.reason
             continue
         scale, roots = np.full(SIZE, np.inf), second_moment_roots(group.state, {"b2": 0.0, **keywords})
-        for parameter in group.names:
+        for parameter in group.layers:
             scale[places[parameter]] = np.asarray(roots[parameter]).ravel() + keywords["eps"] if roots else 1.0
         assert margin.curvature == pytest.approx(factor * largest(scale), rel=1e-4)
         assert margin.bound == pytest.approx((38 if name != "sgd" else 2) / group.lr)
-    assert {name for group in subject.groups for name in group.names} == places.keys()
+    assert {name for group in subject.groups for name in group.layers} == places.keys()
+
+
+def test_the_curvature_of_some_layers_is_the_dense_one(view):
+    entries, scale = np.linspace(0.5, 2.0, 8).reshape(2, 4).astype(np.float32), np.full(SIZE, np.inf)
+    scale[12:24].reshape(3, 4)[[0, 2]] = entries
+    found, _ = curvature.preconditioned_curvature(quadratic(view), {"kernel": jnp.asarray(entries)}, {"kernel": (0, 2)})
+    assert found == pytest.approx(largest(scale), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(BIAS_CORRECTED))
@@ -148,7 +155,7 @@ def test_the_share_of_entries_below_eps_is_that_of_their_group(view):
         ("adamw", {"clip": "clip_by_norm(1.0)"}, ["weight decay"], ["clip"]),
         (
             "adam",
-            {"clip": "clip_by_value(1.0)", "wrap": "lookahead(steps=2)"},
+            {"clip": "clip_by_value(1.0)", "wrap": "lookahead(sync_period=2)"},
             ["clip_by_value", "lookahead"],
             ["decay"],
         ),
@@ -335,7 +342,7 @@ def test_a_learning_rate_of_zero(tmp_path, capsys):
 
 def test_numbers_that_are_not_finite_are_null_in_a_file(tmp_path):
     finding = StudyResult([], {"bound": math.inf, "cosines": [math.nan, 0.5]}, lambda figure: None)
-    command._write("curvature", finding, tmp_path)
+    command.write_study("curvature", finding, tmp_path)
     text = (tmp_path / "curvature.json").read_text()
     assert json.loads(text) == {"bound": None, "cosines": [None, 0.5]} and "NaN" not in text
 

@@ -50,7 +50,7 @@ def configured(opt, *wrappers, **more):
 
 def trained(config, seed=0):
     """Weights after training on random gradients."""
-    _, tx = build_optimizer(config, LAYOUT, rate=lambda peak: lambda count: jnp.float32(RATE))
+    _, tx = build_optimizer(config, LAYOUT, [lambda count: jnp.float32(RATE)])
     keys = jax.random.split(jax.random.key(seed), 2)
     tree = lambda key: {
         name: jax.random.normal(jax.random.fold_in(key, i), leaf.shape) for i, (name, leaf) in enumerate(SHAPES.items())

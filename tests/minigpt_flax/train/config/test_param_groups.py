@@ -11,7 +11,9 @@ from jaxopt_mini.tree import path_name
 from minigpt_flax.console import summary
 from minigpt_flax.errors import UserError
 from minigpt_flax.train.build import build
+from minigpt_flax.train.config.param_groups import assign, read_complete
 from minigpt_flax.train.config.run_config import RunConfig, resolve
+from minigpt_flax.train.optimizer import schedules_of
 from tests.minigpt_flax.training import TINY, records, resume, start
 
 
@@ -119,3 +121,62 @@ def test_validation_takes_the_average_and_the_run_resumes(tmp_path):
         {line["step"]: line["val_loss"] for line in records(path) if "val_loss" in line} for path in (whole, plain)
     ]
     assert losses[0] != losses[1]
+
+
+ROLES = {"table": "embedding", "blocks/up/kernel": "matrix", "blocks/up/bias": "vector", "norm/scale": "vector"}
+LAYERS = {"blocks/up/kernel": 4, "blocks/up/bias": 4}
+
+
+@pytest.mark.parametrize(
+    ("groups", "kernel", "bias"),
+    [
+        (["blocks[0:2]/*"], ("0", "0", "rest", "rest"), ("0", "0", "rest", "rest")),
+        (["matrix[-1]", "blocks[0]/*"], ("1", "rest", "rest", "0"), ("1", "rest", "rest", "rest")),
+        (["vector[1:]"], "rest", ("rest", "0", "0", "0")),
+        (["blocks[:]/*"], "0", "0"),
+        (["blocks[:2]/*", "blocks[2:]/*"], ("0", "0", "1", "1"), ("0", "0", "1", "1")),
+    ],
+)
+def test_an_index_selects_layers(groups, kernel, bias):
+    found = assign([read_complete(f"{where}=sgd(lr=0.1)") for where in groups], ROLES, LAYERS)
+    assert found == {"table": "rest", "blocks/up/kernel": kernel, "blocks/up/bias": bias, "norm/scale": "rest"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        (["blocks[4]/*"], "the model has 4 layers, 0 to 3"),
+        (["blocks[1:9]/*"], "the model has 4 layers"),
+        (["blocks[2:1]/*"], "the model has 4 layers"),
+        (["embedding[0]"], "covers no parameter that is stacked over layers"),
+        (["matrix[-1]", "blocks[2:]/*"], r"layer 3 of blocks/up/kernel is in the groups 'matrix\[-1\]' and"),
+    ],
+)
+def test_layers_that_are_missing_or_in_two_groups_are_refused(groups, said):
+    with pytest.raises(UserError, match=said):
+        assign([read_complete(f"{where}=sgd(lr=0.1)") for where in groups], ROLES, LAYERS)
+
+
+def test_a_frozen_layer_stays_and_the_others_train():
+    run = build(config("blocks[0]/*=frozen", "blocks[1]/mlp/*=sign_sgd(lr=0.5)", layers=2, schedule="constant"))
+    state = run.init()
+    before = jax.tree.map(np.asarray, state.params)
+    after, _ = run.step(state, run.batches(0))
+    change = jax.tree.map(lambda a, b: np.abs(a - b).max(tuple(range(1, a.ndim))), before, after.params)["blocks"]
+    assert all(layer[0] == 0 < layer[1] for layer in jax.tree.leaves(change))
+    assert change["mlp"]["up"]["kernel"][1] == pytest.approx(0.5)
+    assert change["attention"]["query"]["kernel"][1] < 0.1
+    shown = dict(summary.summary(run))["optimizer"]
+    assert "blocks[0]/mlp/{down,up}/kernel" in shown and "blocks[1]/mlp/{down,up}/kernel" in shown
+
+
+def test_a_group_has_its_own_schedule():
+    settings = config("embedding=sgd(lr=0.5, schedule='linear(floor=0.5)')", schedule="constant", lr=0.1, steps=10)
+    own, group = schedules_of(settings)
+    assert [float(own(t)) for t in (0, 5)] == pytest.approx([0.1, 0.1])
+    assert [float(group(t)) for t in (0, 5)] == pytest.approx([0.5, 0.375])
+    assert config(*map(str, settings.group), schedule="constant", lr=0.1, steps=10) == settings
+    with pytest.raises(UserError, match="schedule of a group takes a spec in quotes"):
+        config("embedding=sgd(schedule=3)")
+    with pytest.raises(UserError, match="no schedule is called 'wds'"):
+        build(config("embedding=sgd(schedule='wds')"))
