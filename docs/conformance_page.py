@@ -32,7 +32,7 @@ SHOWN = {
 PAGE = """\
 {head}# Conformance
 
-Which libraries compute what the authors of an optimizer published? The [conformance kit]({kit}/README.md) replays
+Which libraries compute what the authors of an optimizer published? The conformance kit (`conformance/`) replays
 recorded trajectories of the authors' code (same start, same gradients, 40 steps) on the optimizers of a library and
 prints where they depart, from which step on, and which convention explains it.
 
@@ -45,7 +45,7 @@ A few lines test an optimizer of your own, in any framework. This one has a faul
 The report:
 
 {report}
-[README]({kit}/README.md) of the kit: adapters for Optax, PyTorch and Keras, and all flags.
+`conformance/README.md` has the adapters for Optax, PyTorch and Keras, and all flags.
 
 ## How to read the results
 
