@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxopt_mini import (
@@ -13,6 +15,7 @@ from jaxopt_mini import (
     adam,
     adamw,
     add_decayed_weights,
+    average_params,
     cautious,
     cautious_decay,
     chain,
@@ -25,6 +28,7 @@ from jaxopt_mini import (
     lookahead,
     low_precision,
     muon,
+    nadamw,
     sam,
     schedule_free,
     schedule_free_eval_params,
@@ -33,6 +37,8 @@ from jaxopt_mini import (
     skip_spikes,
 )
 from jaxopt_mini.layout import ROLES
+from jaxopt_mini.states import evaluation_params
+from tests.cases import torch_adamw
 from tests.harness import Golden, nothing
 
 INNERS = {
@@ -129,6 +135,42 @@ def schedule_free_muon(h):
     return schedule_free(inner, base["lr"], h["momentum"], **how)
 
 
+def recorded_rates(h):
+    """The schedule of a recording that states the learning rate of each step."""
+    rates = jnp.asarray(h["arrays"]["lr"], jnp.float32)
+    return lambda count: rates[count]
+
+
+def windows(h):
+    """The averager of llm-optimizer-benchmark, whose mean starts over at every horizon."""
+    window = h["horizon"] // h["interval"]
+    return average_params(torch_adamw(h["inner"]), window=window, every=h["interval"], rolling=False)
+
+
+def lawa(h):
+    """AlgoPerf's queue, which counts its steps from 0."""
+    numbers = {"b1": 1 - h["one_minus_beta1"], "b2": h["beta2"], "weight_decay": h["weight_decay"]}
+    inner = nadamw(recorded_rates(h), one_correction=True, **numbers)
+    start, every = (math.ceil(h["step_hint"] * h[name]) for name in ("lawa_start_factor", "lawa_interval_scaling"))
+    return average_params(inner, window=h["k"], every=every, start=start + 1)
+
+
+def averaged_from_a_step(h):
+    """The averager of llm-optimizer-benchmark, which counts its calls from 0 and has no bias to correct."""
+    how = {"start": h["warmup"] + 1, "every": h["interval"], "debias": False}
+    return ema_params(torch_adamw(h["inner"]), decay=h["decay"], **how)
+
+
+def tail_average(h):
+    """The average of the last steps of modded-nanogpt, mixed with the parameters for the evaluation."""
+    how = {"start": h["start"], "debias": False, "blend": h["lambda"]}
+    return ema_params(torch_adamw(h["inner"]), decay=1 - 1 / h["tau"], **how)
+
+
+def average_since_start(state, params):
+    return jax.tree.map(lambda p, a: jnp.where(state.weight > 0, a, p), params, state.average)
+
+
 def pass_loss_value(loss, params, t):
     return {"value": loss(params)}
 
@@ -148,6 +190,15 @@ ROWS = (
         exempt={AROUND: "outside of it single micro-batches are skipped", INSIDE: "steps multiply"},
     ),
     WrapperCase(
+        average_params,
+        bytes=8,
+        keywords={"window": 2},
+        goldens=(
+            Golden("average_lawa_queue", lawa, also={"avg/": evaluation_params}),
+            Golden("average_uniform", windows, also={"avg/": evaluation_params}, slow=True),
+        ),
+    ),
+    WrapperCase(
         cautious,
         goldens=(
             Golden("cautious_adamw", huggingface_eps),
@@ -159,7 +210,20 @@ ROWS = (
         cautious_decay,
         goldens=(Golden("adamw_cautious_wd", dion_adamw), Golden("lion_cautious_wd", dion_lion)),
     ),
-    WrapperCase(ema_params, bytes=4, keywords={"decay": 0.9}),
+    WrapperCase(
+        ema_params,
+        bytes=4,
+        keywords={"decay": 0.9},
+        goldens=(
+            Golden("average_ema", averaged_from_a_step, also={"avg/": lambda state, params: state.average}),
+            Golden(
+                "average_tail_ema",
+                tail_average,
+                also={"avg/": average_since_start, "blend/": evaluation_params},
+                slow=True,
+            ),
+        ),
+    ),
     WrapperCase(
         hyperball,
         exempt={"test_converges": "a quadratic has its minimum off the ball"},

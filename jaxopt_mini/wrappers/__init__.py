@@ -8,6 +8,10 @@ from jaxopt_mini.wrappers._accumulate import (
     ScheduledAccumulateState as ScheduledAccumulateState,
     accumulate as accumulate,
 )
+from jaxopt_mini.wrappers._average_params import (
+    AverageParamsState as AverageParamsState,
+    average_params as average_params,
+)
 from jaxopt_mini.wrappers._cautious import cautious as cautious
 from jaxopt_mini.wrappers._cautious_decay import (
     CautiousDecayState as CautiousDecayState,
@@ -43,6 +47,7 @@ WRAPPERS: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
         accumulate,
+        average_params,
         cautious,
         cautious_decay,
         ema_params,

@@ -6,7 +6,18 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from jaxopt_mini import adamw, apply_updates, chain, clip_by_norm, ema_params, lookahead, masked, sgd, states
+from jaxopt_mini import (
+    adamw,
+    apply_updates,
+    average_params,
+    chain,
+    clip_by_norm,
+    ema_params,
+    lookahead,
+    masked,
+    sgd,
+    states,
+)
 from tests.harness import SHAPES, normal, permissive, run
 
 
@@ -89,6 +100,40 @@ def test_averages_in_low_precision_go_on_moving():
     assert 1.8 < state.average["w"] < 2.0
 
 
-def test_an_invalid_number_of_steps_is_rejected():
-    with pytest.raises(ValueError, match="sync_period=0 .*integer >= 1"):
-        lookahead(sgd(0.1), sync_period=0)
+@pytest.mark.parametrize(
+    "wrapper, name",
+    [
+        (lookahead, "sync_period"),
+        *((ema_params, name) for name in ("start", "every")),
+        *((average_params, name) for name in ("window", "start", "every")),
+    ],
+)
+def test_an_invalid_number_of_steps_is_rejected(wrapper, name):
+    with pytest.raises(ValueError, match=f"{name}=0 .*integer >= 1"):
+        wrapper(sgd(0.1), **{name: 0})
+
+
+@pytest.mark.parametrize("average", [ema_params, average_params])
+def test_before_the_first_snapshot_the_parameters_are_evaluated(average):
+    params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 3)
+    new, state = run(average(sgd(0.1), start=4), params, grads)
+    chex.assert_trees_all_equal(states.evaluation_params(state, new), new)
+
+
+KEPT = (  # keywords of average_params -> the steps whose parameters are in the mean after step 7
+    ({"window": 2, "every": 2, "start": 2}, (4, 6)),
+    ({"window": 2, "every": 2, "start": 2, "rolling": False}, (6,)),
+    ({"window": None, "every": 3, "start": 1}, (1, 4, 7)),
+    ({"window": 1}, (7,)),
+    ({"window": 10**12, "rolling": False, "every": 10**12, "start": 3}, (3,)),
+    ({"window": 4, "every": 2, "start": 2}, (7,)),  # not full
+)
+
+
+@pytest.mark.parametrize("keywords, steps", KEPT)
+def test_the_mean_is_that_of_the_snapshots(keywords, steps):
+    params, grads = {"w": jnp.zeros(2)}, {"w": normal((2,), 1, 7)}
+    new, state = run(average_params(sgd(1.0), **keywords), params, grads)
+    path = -jnp.cumsum(grads["w"], axis=0)
+    found = states.evaluation_params(state, new)["w"]
+    chex.assert_trees_all_close(found, sum(path[step - 1] for step in steps) / len(steps), rtol=1e-5, atol=1e-6)
