@@ -20,6 +20,7 @@ from jaxopt_mini import (
     cautious_decay,
     chain,
     clip_by_norm,
+    ema_nesterov,
     ema_params,
     hyperball,
     inject_hyperparams,
@@ -29,6 +30,7 @@ from jaxopt_mini import (
     low_precision,
     muon,
     nadamw,
+    outer_nesterov,
     sam,
     schedule_free,
     schedule_free_eval_params,
@@ -171,6 +173,31 @@ def average_since_start(state, params):
     return jax.tree.map(lambda p, a: jnp.where(state.weight > 0, a, p), params, state.average)
 
 
+def ema_nesterov_around(inner, h):
+    """The lookahead of modded-nanogpt, by default in proportion to the learning rate."""
+    scaled = h["use_scheduled_lookahead_stepsize"]
+    how = {"learning_rate": recorded_rates(h), "peak_learning_rate": h["inner"]["lr"]} if scaled else {}
+    how |= {"start": h["prefill_steps"], "stop": h["rest_steps"], "decay": h["lookahead_ema"]}
+    return ema_nesterov(inner(h["inner"] | {"lr": recorded_rates(h)}), step_size=h["lookahead_stepsize"], **how)
+
+
+def converging_muon(h):
+    """The Muon of modded-nanogpt, whose iteration converges."""
+    return muon(h["lr"], (2, -1.5, 0.5), 12, h["mu"], debias=False, eps=1e-7, weight_decay=h["weight_decay"])
+
+
+def muloco(h):
+    numbers = {"outer_learning_rate": h["outer_lr"], "outer_momentum": h["outer_momentum"]}
+    return outer_nesterov(torch_adamw(h["inner"]), sync_period=h["sync_interval"], **numbers)
+
+
+def diloco(h):
+    """AlgoPerf's, which names everything otherwise."""
+    numbers = {"b1": h["beta1"], "b2": h["beta2"], "eps": h["epsilon"], "weight_decay": h["weight_decay"]}
+    outer = {"outer_learning_rate": h["outer_lr"], "outer_momentum": h["outer_momentum"]}
+    return outer_nesterov(adamw(h["learning_rate"], **numbers), sync_period=h["sync_period"], **outer)
+
+
 def pass_loss_value(loss, params, t):
     return {"value": loss(params)}
 
@@ -209,6 +236,24 @@ ROWS = (
     WrapperCase(
         cautious_decay,
         goldens=(Golden("adamw_cautious_wd", dion_adamw), Golden("lion_cautious_wd", dion_lion)),
+    ),
+    WrapperCase(
+        ema_nesterov,
+        bytes=4,
+        keywords={"step_size": 0.5, "decay": 0.9, "start": 2},
+        goldens=(
+            Golden(
+                "ema_nesterov_adamw",
+                lambda h: ema_nesterov_around(torch_adamw, h),
+                also={"": evaluation_params, "y/": lambda state, params: params},
+            ),
+            Golden(
+                "ema_nesterov_muon_f32",
+                lambda h: ema_nesterov_around(converging_muon, h),
+                also={"": evaluation_params, "y/": lambda state, params: params},
+                slow=True,
+            ),
+        ),
     ),
     WrapperCase(
         ema_params,
@@ -263,6 +308,15 @@ ROWS = (
             AROUND: "it rounds the sum too",
             INSIDE: "it rounds every state",
         },
+    ),
+    WrapperCase(
+        outer_nesterov,
+        bytes=8,
+        keywords={"sync_period": 2},
+        goldens=(
+            Golden("outer_nesterov_adamw", muloco, also={"slow/": evaluation_params}),
+            Golden("diloco_adamw", diloco, also={"slow/": evaluation_params}, slow=True),
+        ),
     ),
     WrapperCase(
         sam,

@@ -22,6 +22,7 @@ from jaxopt_mini.wrappers._conditional import (
     per_update as per_update,
     update_if as update_if,
 )
+from jaxopt_mini.wrappers._ema_nesterov import EmaNesterovState as EmaNesterovState, ema_nesterov as ema_nesterov
 from jaxopt_mini.wrappers._ema_params import EmaParamsState as EmaParamsState, ema_params as ema_params
 from jaxopt_mini.wrappers._hyperball import HyperballState as HyperballState, hyperball as hyperball
 from jaxopt_mini.wrappers._inject_hyperparams import inject_hyperparams as inject_hyperparams
@@ -32,6 +33,10 @@ from jaxopt_mini.wrappers._inner_updates import (
 from jaxopt_mini.wrappers._layer_decay import layer_decay as layer_decay
 from jaxopt_mini.wrappers._lookahead import LookaheadState as LookaheadState, lookahead as lookahead
 from jaxopt_mini.wrappers._low_precision import LowPrecisionState as LowPrecisionState, low_precision as low_precision
+from jaxopt_mini.wrappers._outer_nesterov import (
+    OuterNesterovState as OuterNesterovState,
+    outer_nesterov as outer_nesterov,
+)
 from jaxopt_mini.wrappers._sam import sam as sam
 from jaxopt_mini.wrappers._schedule_free import (
     schedule_free as schedule_free,
@@ -50,11 +55,13 @@ WRAPPERS: dict[str, Callable[..., Any]] = {
         average_params,
         cautious,
         cautious_decay,
+        ema_nesterov,
         ema_params,
         hyperball,
         layer_decay,
         lookahead,
         low_precision,
+        outer_nesterov,
         sam,
         schedule_free,
         skip_nonfinite,
