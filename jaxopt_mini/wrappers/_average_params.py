@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -40,7 +41,8 @@ def _mean(state: AverageParamsState, params: Params) -> Params:
     def one(p, *snapshots):
         if isinstance(snapshots[0], MaskedNode):
             return p
-        return jnp.where(is_full, (sum(map(widen, snapshots)) / len(snapshots)).astype(p.dtype), p)
+        total = functools.reduce(jnp.add, map(widen, snapshots))
+        return jnp.where(is_full, (total / len(snapshots)).astype(p.dtype), p)
 
     return jax.tree.map(one, params, *state.snapshots)
 
