@@ -11,7 +11,7 @@ from minigpt_flax import __main__ as minigpt
 from minigpt_flax.cli.parser import SPECS
 from minigpt_flax.train.config.presets import PRESET_NOTES
 
-TITLES = {"train": "python train.py"}
+TITLES = {"train": "python train.py", "coordinates": "minigpt diagnose coordinates"}
 INTRODUCTION = """\
 Every command and every flag, as `--help` prints them. In a checkout, training is `python train.py`; everything else is
 `python -m minigpt_flax COMMAND`, or `minigpt COMMAND` once the package is installed. `minigpt train` is `train.py`.

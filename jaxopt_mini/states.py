@@ -94,12 +94,15 @@ def evaluation_params(state: Any, params: Any) -> Any:
     return params
 
 
-def has_average(state: Any) -> bool:
-    """Whether a state stores an average of the parameters to evaluate with, as :func:`evaluation_params` finds it."""
-    if hasattr(state, "evaluation_params") or type(state) in EVALUATION:
-        return True
-    parts = state.values() if isinstance(state, dict) else state if isinstance(state, tuple | list) else ()
-    return any(map(has_average, parts))
+def has_average(state: Any, params: Any) -> bool:
+    """Whether :func:`evaluation_params` returns other parameters than ``params``; computes nothing."""
+    found = []
+
+    def probe(state, params):
+        found.append(evaluation_params(state, params) is not params)
+
+    jax.eval_shape(probe, state, params)
+    return found[0]
 
 
 def parameter_of(name: str, parameters: Container[str]) -> str | None:

@@ -19,6 +19,7 @@ COMMANDS = {  # each module has SUMMARY, declare and run
     "compare": "minigpt_flax.cli.compare",
     "report": "minigpt_flax.cli.report",
     "diagnose": "minigpt_flax.cli.diagnose",
+    "coordinates": "minigpt_flax.cli.coordinates",
     "prepare": "minigpt_flax.cli.prepare",
     "completion": "minigpt_flax.cli.completion",
 }
@@ -56,6 +57,8 @@ def run(arguments: list[str]) -> int:
     from minigpt_flax.train import memory
 
     installed.require()
+    if arguments[:2] == ["diagnose", "coordinates"]:  # the study of ``diagnose`` that needs no run
+        arguments = arguments[1:]
     if arguments and not arguments[0].startswith("-"):
         check_name(arguments[0], COMMANDS, "command")
     build = parser()

@@ -17,6 +17,7 @@ LOWER = {  # the options that determine memory use, by command
     ),
     "sample": "--num or --max-tokens",
     "diagnose": "--batches, or choose studies with --only",
+    "coordinates": "--batch-size, or the largest of --widths and --depths",
     "report": "the number of runs",
 }
 OTHERS = "the memory use of other programs"

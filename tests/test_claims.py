@@ -145,8 +145,8 @@ README = [
     (r"(Twenty-three) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
     (r"(Eighteen) bugs of Optax", lambda: (len({name.partition(",")[0] for name in DEPARTURES}),)),
     (r"at most ([\d.]+) % found a difference", lambda: (100 * false_verdicts(),)),
-    (r"(\d+) recorded trajectories, every step \| at most ([\d.e-]+) of the movement \(SOAP\)", lambda: (
-        len(deviations()), max(deviations()[file][1] for file in deviations() if file.startswith("soap")))),
+    (r"(\d+) recorded trajectories, every step \| at most ([\d.e-]+) of the movement \(Shampoo\)", lambda: (
+        len(deviations()), max(deviations()[file][1] for file in deviations() if file.startswith("shampoo")))),
     (r"nanoGPT \| (\d+) training losses .* \| ([\d.e-]+) nats without biases, ([\d.e-]+) with", lambda: (
         100, *(measured("pages, nanogpt")[way]["loss"] for way in ("without biases", "with biases")))),
     (r"takes (\d+) ms \(([\d.]+)k tokens/s\), ([\d.]+) to ([\d.]+) of nanoGPT's time", lambda: (

@@ -93,7 +93,7 @@ def test_help_fits_a_terminal(command, capfd):
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("minigpt co", {"compare", "completion"}),
+        ("minigpt co", {"compare", "completion", "coordinates"}),
         ("minigpt train --opt mu", {"muon", "muown"}),
         ("minigpt compare --weight", set()),
         ("minigpt train --resu", {"--resume"}),

@@ -1,4 +1,7 @@
-"""Wrappers, which take an optimizer and return one, by name; ``inject_hyperparams`` takes an optimizer's factory."""
+"""Wrappers, which take an optimizer and return one, by name.
+
+``inject_hyperparams`` takes an optimizer's factory instead, and ``mup`` a base model too.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +36,13 @@ from jaxopt_mini.wrappers._inner_updates import (
 from jaxopt_mini.wrappers._layer_decay import layer_decay as layer_decay
 from jaxopt_mini.wrappers._lookahead import LookaheadState as LookaheadState, lookahead as lookahead
 from jaxopt_mini.wrappers._low_precision import LowPrecisionState as LowPrecisionState, low_precision as low_precision
+from jaxopt_mini.wrappers._mup import (
+    Multipliers as Multipliers,
+    MupState as MupState,
+    multipliers as multipliers,
+    mup as mup,
+    scale_units as scale_units,
+)
 from jaxopt_mini.wrappers._outer_nesterov import (
     OuterNesterovState as OuterNesterovState,
     outer_nesterov as outer_nesterov,
@@ -47,6 +57,12 @@ from jaxopt_mini.wrappers._skip_nonfinite import (
     skip_nonfinite as skip_nonfinite,
 )
 from jaxopt_mini.wrappers._skip_spikes import SkipSpikesState as SkipSpikesState, skip_spikes as skip_spikes
+from jaxopt_mini.wrappers._step_sizes import (
+    REFUSED as REFUSED,
+    STEP_SIZES as STEP_SIZES,
+    StepSize as StepSize,
+    step_size as step_size,
+)
 
 WRAPPERS: dict[str, Callable[..., Any]] = {
     f.__name__: f

@@ -61,7 +61,7 @@ def layer_decay(
     def init(params):
         count_layers(resolve(layout, params), params)
         state = inner.init(params)
-        if states.has_average(state):
+        if states.has_average(state, params):
             raise ValueError(
                 "layer_decay can't be around an optimizer that averages the parameters: put the average around it, as "
                 "ema_params(layer_decay(...)); schedule-free rules need a learning rate per group instead"

@@ -80,7 +80,7 @@ def run(
     if (link := files.find_link(Path(folder), ["diagnosis"])) is not None and not out:
         raise UserError(f"{show(link)} is a symbolic link, which is not followed: give --out")
     compiled.use(compile_cache)
-    with _progress(answer.human) as report:
+    with progress(answer.human) as report:
         subject = load(Path(folder), step, batches, report, data=data, trust=trust)
         subject.require_finite()
         where = {"run": show(folder), "step": int(subject.state.step), "batches": batches, "tokens": subject.tokens}
@@ -89,33 +89,38 @@ def run(
             tell(f"{where['run']} at step {where['step']}, over {batches} batches of {subject.tokens} tokens\n")
             if subject.notes:
                 tell(textwrap.fill(" ".join(subject.notes), COLUMNS) + "\n")
-        _writable(target)
+        writable(target)
         for name in only or STUDIES:
             finding = studies[name](subject)
-            _write(name, finding, target)
-            answer.result(_text(name, finding), {"study": name, **where, **finding.numbers})
+            write_study(name, finding, target)
+            answer.result(text_of(name, finding), {"study": name, **where, **finding.numbers})
     if answer.human:
         tell(f"numbers and plots: {show(target)}")
     return 0
 
 
-def _writable(target: Path) -> None:
+def writable(target: Path) -> None:
+    """Makes the folder of the results.
+
+    Raises:
+      UserError: it can't be made.
+    """
     try:
         files.make_folder(target)
     except OSError as error:
         raise UserError(f"can't make the folder {show(target)}: {error.strerror}; give another --out") from error
 
 
-def _text(name: str, finding: Any) -> str:
+def text_of(name: str, finding: Any) -> str:
     """Formats the result of a study."""
     wrapped = (textwrap.fill(text, COLUMNS, initial_indent="  ", subsequent_indent="  ") for text in finding.sentences)
     return "\n".join((name, *wrapped, ""))
 
 
-SIZES = {"landscape": (9, 8), "optimizer": (11, 4.5)}  # of a study's plot, inches
+SIZES = {"landscape": (9, 8), "optimizer": (11, 4.5), "widths": (15, 4), "depths": (15, 4)}  # of a study's plot, inches
 
 
-def _write(name: str, finding: Any, target: Path) -> None:
+def write_study(name: str, finding: Any, target: Path) -> None:
     """Writes the numbers and the plot of a study."""
     from matplotlib.figure import Figure
 
@@ -133,7 +138,7 @@ def _write(name: str, finding: Any, target: Path) -> None:
 
 
 @contextmanager
-def _progress(shown: bool) -> Iterator[Callable[[str, int, int], None]]:
+def progress(shown: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Yields ``report(text, done, total)``, which shows a progress bar on stderr, in a terminal."""
     with Progress("TimeRemainingColumn", shown=shown, stderr=True) as progress:
         tasks: dict[str, Any] = {}

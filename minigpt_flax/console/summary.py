@@ -5,25 +5,28 @@ from __future__ import annotations
 import math
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 
-from jaxopt_mini.tree import path_name
+from jaxopt_mini.tree import by_name, path_name
 from minigpt_flax.data import unigram_entropy
 from minigpt_flax.invocation import show
 from minigpt_flax.spec import Spec, settings
+from minigpt_flax.train.base_model import base_of, initial_std
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.clock import quantity
 from minigpt_flax.train.config.mesh import spell_mesh
 from minigpt_flax.train.config.param_groups import REST, members, with_layers
-from minigpt_flax.train.config.run_config import RunConfig
+from minigpt_flax.train.config.run_config import STANDARD, RunConfig
 from minigpt_flax.train.curvature_probes import WORK
 from minigpt_flax.train.decay_rates import decay_rates
-from minigpt_flax.train.optimizer import labels
+from minigpt_flax.train.multipliers import factors_of
+from minigpt_flax.train.optimizer import CUSTOM, labels
 from minigpt_flax.train.parallel.sharding import device_bytes
 from minigpt_flax.train.probes import PROBES, parameter_states
+from minigpt_flax.train.registry import REGISTRIES
 
 COLUMNS = 80
 VARIES = "varies"  # a weight decay that is no constant multiple of the learning rate
@@ -44,6 +47,7 @@ def summary(run: Run) -> list[tuple[str, str]]:
         ("batch", _batch(config)),
         ("optimizer", _optimizers(run)),
         ("lr", f"peak {config.lr:g}, {config.schedule}" if run.schedule is not None else "set by the optimizer"),
+        *([] if config.parametrization.name == STANDARD else [("transfer", _transfer(run, rates))]),
         ("clip", str(config.clip)),
         *(("wrapper", str(spec)) for spec in config.wrap),
         ("decay", "set by the optimizer" if decays is None else _decay(rates)),
@@ -143,6 +147,45 @@ def _optimizers(run: Run) -> str:
         names = [with_layers(*member) for member in members(assigned, label).items()]
         texts.append(f"{spec} on {len(names)} tensors: {', '.join(patterns(names))}")
     return "\n".join(textwrap.fill(text, COLUMNS - LABEL, subsequent_indent="  ") for text in texts)
+
+
+def _transfer(run: Run, rates: dict[str, float]) -> str:
+    """The base, and what its hyperparameters become for each role of this model."""
+    config, model = run.config, run.model
+    base = base_of(config, model)
+    scales = {"embedding": model.embedding_scale, "branches": model.residual_scale, "logits": model.logit_scale}
+    scales |= {} if model.attention_scale is None else {"attention scores": model.attention_scale}
+    rows: dict[tuple[str, ...], int] = {}
+    for row in _transferred(run, rates):
+        rows[row] = rows.get(row, 0) + 1
+    head = ("role", "tensors", "std", "lr", "decay", "eps")
+    table = [head, *((role, str(count), *cells) for (role, *cells), count in rows.items())]
+    lines = [f"{a:16s}{b:>8s}  {c:9s}{d:10s}{e:10s}{f}" for a, b, c, d, e, f in table]
+    return "\n".join(
+        [
+            f"{config.parametrization}, base of width {base.width}, {base.layers} layers, {base.heads} heads",
+            ", ".join(f"{name} x {scale:.4g}" for name, scale in scales.items()),
+            *lines,
+        ]
+    )
+
+
+def _transferred(run: Run, rates: dict[str, float]) -> Iterator[tuple[str, ...]]:
+    """Role, initial standard deviation, peak learning rate, weight decay and eps of each parameter, multiplied."""
+    config, entries, shapes = run.config, by_name(run.layout), by_name(run.shapes)
+    specs = {REST: (config.opt, config.lr)} | {str(i): (g.spec, g.lr) for i, g in enumerate(config.group)}
+    gradient, _, update = map(by_name, factors_of(config, run.layout) or ())
+    for name, label in labels(config, run.layout).items():
+        spec, peak = specs[label if isinstance(label, str) else label[0]]
+        known = {} if spec.is_external or spec == CUSTOM else settings(spec, REGISTRIES["optimizer"].row(spec))
+        std, eps, decay = initial_std(run.model, name, shapes[name].shape), known.get("eps"), rates.get(name)
+        cells = (std, 1.0), (peak, update[name]), (decay, 1 / update[name]), (eps, 1 / gradient[name])
+        role = f"{entries[name].role}{', blocks' * (entries[name].role == 'vector' and len(entries[name].stacked) > 0)}"
+        yield role, *(_product(*cell) for cell in cells)
+
+
+def _product(value: Any, factor: float) -> str:
+    return "-" if not isinstance(value, int | float) else VARIES if math.isnan(value) else f"{value * factor:.3g}"
 
 
 def _probe(spec: Spec, sequences: int) -> str:

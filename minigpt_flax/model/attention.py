@@ -15,7 +15,7 @@ from minigpt_flax.model.attention_kernels import cudnn, differentiable_twice, tp
 from minigpt_flax.model.config import DTYPE_NAMES, ModelConfig
 from minigpt_flax.model.document_mask import restart_positions
 from minigpt_flax.model.dropout import Dropout
-from minigpt_flax.model.initializers import INITS
+from minigpt_flax.model.initializers import INITS, normal
 from minigpt_flax.model.linear import Dense, matmul_float32_out
 from minigpt_flax.model.norm import Norm
 from minigpt_flax.model.position import POSITIONS, rotate
@@ -94,13 +94,14 @@ class Attention(nn.Module):
         """Declare the submodules."""
         config, size = self.config, self.config.head_size
         init = INITS[config.init_scheme]
-        self.query = Dense(config.heads * size, config.bias, init.first)
-        self.key = Dense(config.key_value_heads * size, config.bias, init.first)
-        self.value = Dense(config.key_value_heads * size, config.bias, init.first)
+        first = normal(init.first(config, config.width))
+        self.query = Dense(config.heads * size, config.bias, first)
+        self.key = Dense(config.key_value_heads * size, config.bias, first)
+        self.value = Dense(config.key_value_heads * size, config.bias, first)
         if config.qk_norm:
             self.query_norm, self.key_norm = (Norm(config, learned=config.qk_norm_scale) for _ in range(2))
         self.weights_dropout = Dropout(config.dropout, config.batch_axis)
-        self.output = Dense(config.width, config.bias, init.output(config.layers))
+        self.output = Dense(config.width, config.bias, normal(init.output(config)))
 
     def __call__(
         self, x: Float[Array, "B T D"], documents: Int[Array, "B T"] | None = None, *, deterministic: bool

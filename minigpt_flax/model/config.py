@@ -23,6 +23,7 @@ INIT_NAMES = ("gpt2", "zero_out")
 ATTENTION_NAMES = ("plain", "cudnn", "tpu")
 DTYPE_NAMES = ("float32", "bfloat16")
 REMAT_NAMES = ("none", "full", "dots")
+FACTOR = Bound(0, 1e6, above=True)
 LISTED = 12  # divisors that an error message lists at most
 MULTIPLES = {"rope": 2, "half_rope": 4}  # the head size must be a multiple of this: features are rotated in pairs
 
@@ -84,7 +85,7 @@ class Architecture:
     qk_norm: bool = option(False, "", "normalize queries and keys per head")
     qk_norm_scale: bool = option(True, "", "learned scale (and bias) in that normalization")
     attention_scale: float | None = option(
-        None, "NUMBER", "scale of the attention scores [1 / sqrt(head size)]", Bound(0, 1e6, above=True)
+        None, "NUMBER", "scale of the attention scores [1 / sqrt(head size)]", FACTOR
     )
     softcap: float | None = option(
         None, "NUMBER", "soft cap C: logits stay in (-C, C) [none]", Bound(0, 1e6, above=True)
@@ -124,6 +125,13 @@ class ModelConfig(Architecture):
       attention: row of ``ATTENTION``, the kernel that computes attention.
       end_of_text: token between documents, if no attention crosses it; positions then restart after it. None treats
         every sequence as one document.
+      embedding_scale: factor of the embedding, the start of the residual stream.
+      residual_scale: factor of the output of every branch, attention or MLP, that is added to the stream.
+      logit_scale: factor of the logits, before a bias or a soft cap.
+      init_width: width whose standard deviation the hidden matrices are initialized with; at another width it is
+        multiplied by ``sqrt(init_width / width)``. None keeps that of the initialization scheme.
+      init_layers: number of layers that the initialization scheme scales the outputs of branches for; None is
+        ``layers``.
       batch_axis: name of the device axis under ``pmap`` that divides the batch; dropout masks are those of the whole
         batch. None elsewhere.
 
@@ -135,6 +143,11 @@ class ModelConfig(Architecture):
     dtype: str = dataclasses.field(default="float32", metadata={"names": DTYPE_NAMES})
     attention: str = dataclasses.field(default="plain", metadata={"names": ATTENTION_NAMES})
     end_of_text: int | None = None
+    embedding_scale: float = dataclasses.field(default=1.0, metadata={"bound": FACTOR})
+    residual_scale: float = dataclasses.field(default=1.0, metadata={"bound": FACTOR})
+    logit_scale: float = dataclasses.field(default=1.0, metadata={"bound": FACTOR})
+    init_width: int | None = dataclasses.field(default=None, metadata={"bound": SIZE})
+    init_layers: int | None = dataclasses.field(default=None, metadata={"bound": SIZE})
     batch_axis: str | None = None
 
     def __post_init__(self) -> None:

@@ -27,7 +27,8 @@ from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.document_mask import number_documents, restart_positions
 from minigpt_flax.model.dropout import Dropout
 from minigpt_flax.model.embedding import look_up
-from minigpt_flax.model.initializers import INITS
+from minigpt_flax.model.initializers import INITS, normal
+from minigpt_flax.model.linear import scaled
 from minigpt_flax.model.lm_head import Head, logits_of, softcap_of, uncapped_logits
 from minigpt_flax.model.loss import chunked_losses, device_memory, losses_of_logits, tokens_per_chunk
 from minigpt_flax.model.mlp import Mlp
@@ -61,8 +62,12 @@ class Block(nn.Module):
     ) -> Float[Array, "B T D"]:
         """Apply the block to the residual stream."""
         drop = functools.partial(self.residual_dropout, deterministic=deterministic)
-        x = x + drop(self.attention(self.norm_1(x), documents, deterministic=deterministic))
-        return x + drop(self.mlp(self.norm_2(x)))
+        x = self.add(x, drop(self.attention(self.norm_1(x), documents, deterministic=deterministic)))
+        return self.add(x, drop(self.mlp(self.norm_2(x))))
+
+    def add(self, x: Float[Array, "B T D"], branch: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Add the output of a branch to the residual stream."""
+        return x + scaled(branch, self.config.residual_scale)
 
     def project(
         self, x: Float[Array, "B T D"], positions: Int[Array, " T"] | Int[Array, "B T"]
@@ -72,8 +77,8 @@ class Block(nn.Module):
 
     def after_attention(self, x: Float[Array, "B T D"], heads: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
         """Add the output of such an attention to the stream, and apply the rest of the block."""
-        x = x + self.attention.attention_output(heads)
-        return x + self.mlp(self.norm_2(x))
+        x = self.add(x, self.attention.attention_output(heads))
+        return self.add(x, self.mlp(self.norm_2(x)))
 
 
 class GPT(nn.Module):
@@ -83,7 +88,7 @@ class GPT(nn.Module):
 
     def setup(self) -> None:
         """Declare the submodules around the blocks."""
-        config, init = self.config, INITS[self.config.init_scheme].embedding
+        config, init = self.config, normal(INITS[self.config.init_scheme].embedding)
         self.token_embedding = nn.Embed(config.vocab_size, config.width, embedding_init=init)
         if POSITIONS[config.position].table:
             self.position_embedding = nn.Embed(config.context, config.width, embedding_init=init)
@@ -117,7 +122,7 @@ class GPT(nn.Module):
         chunk = config.loss_chunk
         if chunk is None:
             chunk = tokens_per_chunk(targets.size, config.vocab_size, device_memory())
-        unembed = functools.partial(uncapped_logits, *self.head(self.token_embedding.embedding))
+        unembed = functools.partial(uncapped_logits, config, *self.head(self.token_embedding.embedding))
         losses_of = losses_of_logits(softcap_of(config))
         return chunked_losses(unembed, x, targets, chunk or targets.size, losses_of)
 
@@ -143,7 +148,7 @@ class GPT(nn.Module):
             x = x + look_up(self.position_embedding.embedding, positions if positions.ndim == 2 else positions[None])
         if self.config.embedding_norm:
             x = self.embedding_norm(x)
-        return x.astype(self.config.dtype)
+        return scaled(x, self.config.embedding_scale).astype(self.config.dtype)
 
     @nn.compact
     def apply_blocks(

@@ -8,6 +8,7 @@ token embedding, or with ``tie_word_embeddings=False`` the tensor ``lm_head.weig
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,6 +91,7 @@ MAX_SIZES = {  # keep the products of sizes small
     **dict.fromkeys(("vocab_size", "n_positions", "n_embd", "n_inner"), 1 << 22),
     **dict.fromkeys(("n_layer", "n_head"), 1 << 14),
 }
+FACTORS = ("embedding_scale", "residual_scale", "logit_scale")  # of a configuration; GPT-2 has none
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 DTYPES = ("F64", "F32", "F16", "BF16")  # of weights, as safetensors names them
 MIN_BYTES = 2  # per number: the smallest of these dtypes
@@ -114,6 +116,8 @@ def save_gpt2(
 ) -> None:
     """Write configuration and weights. The format requires biases: those that the model lacks are written as zeros.
 
+    It has no factors either: those of the configuration are multiplied into the weights, see `without_factors`.
+
     Args:
       folder: An existing folder.
       params: Parameters of this configuration.
@@ -124,6 +128,7 @@ def save_gpt2(
     Raises:
       UserError: The format cannot represent the model.
     """
+    params, config = without_factors(params, config)
     tensors = to_gpt2(params, config)
     if not config.bias:
         tensors |= {
@@ -138,6 +143,30 @@ def save_gpt2(
     described |= {name: config.dropout for name in DROPOUTS}
     save_weights(folder, tensors, shard_bytes)
     write_json(folder / CONFIG, described)
+
+
+def without_factors(params: Mapping[str, Any], config: ModelConfig) -> tuple[Mapping[str, Any], ModelConfig]:
+    """Multiply the factors of a configuration into the weights: the same logits from a model of GPT-2's format.
+
+    The scale of the attention scores goes into the queries; that of the branches into their outputs; that of the
+    embedding into its tables, and out of the final norm if the head is tied to them; that of the logits into the final
+    norm. A norm of the embedding or of the queries would undo this, but the format has neither.
+    """
+    scale = config.attention_scale
+    factors = {
+        r"(token|position)_embedding/.*": config.embedding_scale,
+        r"blocks/attention/query/.*": 1.0 if scale in (None, 1.0) else scale * config.head_size**0.5,
+        r"blocks/(attention/output|mlp/down)/.*": config.residual_scale,
+        r"final_norm/.*": config.logit_scale / (config.embedding_scale if config.tie_head else 1.0),
+    }
+
+    def multiplied(path: Any, leaf: Any) -> Any:
+        factor = next((factor for name, factor in factors.items() if re.fullmatch(name, path_name(path))), 1.0)
+        return leaf if factor == 1.0 else np.asarray(leaf, np.float32) * np.float32(factor)
+
+    ones = {name: 1.0 for name in FACTORS}
+    scale = scale if scale in (None, 1.0) else None
+    return jax.tree.map_with_path(multiplied, params), dataclasses.replace(config, **ones, attention_scale=scale)
 
 
 def load_gpt2(folder: Path) -> tuple[ModelConfig, Params]:
@@ -384,6 +413,7 @@ def _check_format(config: ModelConfig) -> None:
         "embedding_norm": False,
         "qk_norm": False,
         "softcap": None,
+        **dict.fromkeys(FACTORS, 1.0),
     }
     wrong = [f"{k}={getattr(config, k)!r} (not {v!r})" for k, v in supported.items() if getattr(config, k) != v]
     if config.attention_scale not in (None, 1.0):

@@ -15,6 +15,11 @@ def wide_dtype(dtype: DTypeLike) -> jnp.dtype:
     return jnp.dtype(jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype)
 
 
+def scaled(x: Float[Array, "*shape"], factor: float) -> Float[Array, "*shape"]:
+    """Return ``factor * x``; ``x`` itself for a factor of 1."""
+    return x if factor == 1 else x * factor
+
+
 def linear(x: Float[Array, "*rows D"], w: Float[Array, "D F"]) -> Float[Array, "*rows F"]:
     """Return ``x @ w``, computed as one product of two matrices.
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.model.initializers import INITS
-from minigpt_flax.model.linear import matmul_float32_out
+from minigpt_flax.model.initializers import INITS, normal
+from minigpt_flax.model.linear import matmul_float32_out, scaled
 
 
 def tanh(x: Float[Array, "*shape"], bound: float) -> Float[Array, "*shape"]:
@@ -36,7 +36,7 @@ class Head(nn.Module):
     def __call__(self, embedding: Float[Array, "V D"]) -> tuple[Float[Array, "D V"], Float[Array, " V"] | None]:
         """Return the matrix, in the computation dtype, and the bias or None."""
         config, shape = self.config, embedding.shape[::-1]
-        matrix = embedding.T if config.tie_head else self.param("kernel", INITS[config.init_scheme].head, shape)
+        matrix = embedding.T if config.tie_head else self.param("kernel", normal(INITS[config.init_scheme].head), shape)
         bias = self.param("bias", nn.initializers.zeros, shape[1:]) if config.head_bias else None
         return matrix.astype(config.dtype), bias
 
@@ -45,13 +45,14 @@ def logits_of(
     config: ModelConfig, matrix: Float[Array, "D V"], bias: Float[Array, " V"] | None, x: Float[Array, "B T D"]
 ) -> Float[Array, "B T V"]:
     """Return float32 logits of features, with bias and soft cap."""
-    return softcap_of(config)(uncapped_logits(matrix, bias, x))
+    return softcap_of(config)(uncapped_logits(config, matrix, bias, x))
 
 
 def uncapped_logits(
-    matrix: Float[Array, "D V"], bias: Float[Array, " V"] | None, x: Float[Array, "B T D"]
+    config: ModelConfig, matrix: Float[Array, "D V"], bias: Float[Array, " V"] | None, x: Float[Array, "B T D"]
 ) -> Float[Array, "B T V"]:
     """Return float32 logits of features, with bias and without soft cap."""
+    x = scaled(x, config.logit_scale)  # the features, which are fewer than the logits
     logits = matmul_float32_out(x.reshape(-1, x.shape[-1]), matrix).reshape(*x.shape[:-1], matrix.shape[1])
     return logits if bias is None else logits + bias[None, None].astype(logits.dtype)
 

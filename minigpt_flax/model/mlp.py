@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.model.initializers import INITS
+from minigpt_flax.model.initializers import INITS, normal
 from minigpt_flax.model.linear import Dense
 
 
@@ -69,11 +69,12 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Transform each token independently."""
-        row, bias, init = MLPS[self.config.mlp], self.config.bias, INITS[self.config.init_scheme]
-        features = hidden_size(self.config)
-        up = Dense(features, bias, init.first, name="up")(x)
+        config = self.config
+        row, bias, init = MLPS[config.mlp], config.bias, INITS[config.init_scheme]
+        features, first = hidden_size(config), normal(init.first(config, config.width))
+        up = Dense(features, bias, first, name="up")(x)
         if row.gated:
-            up = row.activation(Dense(features, bias, init.first, name="gate")(x)) * up
+            up = row.activation(Dense(features, bias, first, name="gate")(x)) * up
         else:
             up = row.activation(up)
-        return Dense(self.config.width, bias, init.output(self.config.layers), name="down")(up)
+        return Dense(config.width, bias, normal(init.output(config)), name="down")(up)

@@ -23,6 +23,7 @@ from minigpt_flax.model.layout import layout as model_layout
 from minigpt_flax.model.loss import sum_losses
 from minigpt_flax.spec import Spec, as_user_error, settings
 from minigpt_flax.train import memory
+from minigpt_flax.train.base_model import parametrized
 from minigpt_flax.train.callbacks import on_record
 from minigpt_flax.train.compile import CompiledStep, shares_threads
 from minigpt_flax.train.config.mesh import batch_shares, check_tensor, choose_mesh, worthwhile
@@ -302,7 +303,7 @@ def model_config(config: RunConfig, vocab_size: int, **known: Any) -> ModelConfi
             f"the tokenizer has {vocab_size:,} tokens, but --vocab-size is only {rows:,}: use another --tokenizer, "
             "or a larger --vocab-size"
         )
-    return ModelConfig(**options, vocab_size=rows, **known)
+    return parametrized(config, ModelConfig(**options, vocab_size=rows, **known))
 
 
 def loss_sum(model: ModelConfig) -> Callable:

@@ -21,7 +21,7 @@ from minigpt_flax.model.layout import path_name
 from minigpt_flax.runs.folder import RunFolder
 from minigpt_flax.train.build import Run, model_config
 from minigpt_flax.train.compile import run_unoptimized
-from minigpt_flax.train.config.run_config import RunConfig, flag_of, normalized, parsed
+from minigpt_flax.train.config.run_config import BASE_SIZES, STANDARD, RunConfig, flag_of, normalized, parsed
 from minigpt_flax.train.restore import restore, settings_of
 from minigpt_flax.train.state import TrainState, init_state
 
@@ -76,13 +76,15 @@ def _of_run(name: str, path: Path) -> InitialWeights:
     _, config, tokenizer = settings_of(path)
     model = model_config(config, tokenizer.vocab_size)
     fields = {field: getattr(model, field) for field in SHAPE} | {"tokenizer": str(config.tokenizer)}
+    fields |= {field: getattr(config, field) for field in ("attention_scale", *BASE_SIZES)}  # without factors
+    fields |= {"parametrization": str(config.parametrization)}
     return InitialWeights(name, fields, lambda: restore(path).params, tokenizer)
 
 
 def _of_gpt2(name: str, path: Path) -> InitialWeights:
     """A folder in Hugging Face's format, with its own tokenizer if it has one."""
     model, tokenizer = read_gpt2_config(path), read_folder(path)
-    fields = {field: getattr(model, field) for field in SHAPE}
+    fields = {field: getattr(model, field) for field in SHAPE} | {"parametrization": STANDARD}
     fields |= {} if tokenizer is None else {"tokenizer": tokenizer.name}
     return InitialWeights(name, fields, lambda: load_gpt2(path)[1], tokenizer, advised=("tokenizer",))
 
@@ -90,7 +92,7 @@ def _of_gpt2(name: str, path: Path) -> InitialWeights:
 def _of_nanogpt(name: str, path: Path) -> InitialWeights:
     """A nanoGPT checkpoint, which has no tokenizer."""
     model, _ = read_nanogpt(path)
-    fields = {field: getattr(model, field) for field in SHAPE}
+    fields = {field: getattr(model, field) for field in SHAPE} | {"parametrization": STANDARD}
     return InitialWeights(name, fields, lambda: load_nanogpt(path)[1], None, advised=("tokenizer",))
 
 

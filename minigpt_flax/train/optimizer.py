@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,11 +12,12 @@ import jax.numpy as jnp
 from jaxopt_mini import GradientTransformation, GradientTransformationExtraArgs, PerLayer, chain, partition
 from jaxopt_mini.base import Schedule, with_extra_args_support
 from jaxopt_mini.tree import path_name
-from jaxopt_mini.wrappers import inner_updates
+from jaxopt_mini.wrappers import inner_updates, scale_units
 from minigpt_flax.errors import UserError
 from minigpt_flax.spec import Spec, as_user_error
 from minigpt_flax.train.config.param_groups import REST, assign
 from minigpt_flax.train.config.run_config import RunConfig
+from minigpt_flax.train.multipliers import factors_of
 from minigpt_flax.train.probe_wrappers import PROBE_WRAPPERS
 from minigpt_flax.train.registry import REGISTRIES, RunInfo
 from minigpt_flax.train.varied import bind_varied, piecewise, points_of
@@ -57,8 +59,10 @@ def build_optimizer(
             "this run was trained with an optimizer that was passed as an object: pass it again, as "
             "minigpt_flax.train(resume=FOLDER, opt=OPTIMIZER)"
         )
+    factors = factors_of(config, layout)
+    scaled = (lambda tx: tx) if factors is None else functools.partial(scale_units, factors=factors)
     if optimizer is not None:
-        return None, _around(with_extra_args_support(optimizer), config, layout)
+        return None, _around(scaled(with_extra_args_support(optimizer)), config, layout)
     decayed = decay_mask(layout)
     rate, *others = schedules or schedules_of(config)
     group_rates, values = others[: len(config.group)], iter(others[len(config.group) :])
@@ -74,7 +78,7 @@ def build_optimizer(
     parts = {REST: optimizer_of(config.opt, rate)}
     for i, group in enumerate(config.group):
         parts[str(i)] = optimizer_of(group.spec, group_rates[i])
-    tx = chain(bound(config.clip, "clip"), by_group(parts, config, layout))
+    tx = chain(bound(config.clip, "clip"), scaled(by_group(parts, config, layout)))
     for spec in config.wrap:
         tx = bound(spec, "wrapper", tx)
     return rate, _around(tx, config, layout)

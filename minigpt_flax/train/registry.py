@@ -14,6 +14,7 @@ from minigpt_flax.runs.loggers import LOGGERS
 from minigpt_flax.spec import Spec, bind, look_up, partial_bind
 from minigpt_flax.train.external import load_factory
 from minigpt_flax.train.nonfinite import POLICIES
+from minigpt_flax.train.parametrization import PARAMETRIZATIONS
 from minigpt_flax.train.precision import DTYPES
 from minigpt_flax.train.probes import PROBES
 
@@ -80,6 +81,7 @@ REGISTRIES = {
         Registry("tokenizer", TOKENIZERS, "--tokenizer", 1),
         Registry("corpus", CORPORA, "--data", 0),
         Registry("dtype", DTYPES, "--dtype", 0),
+        Registry("parametrization", PARAMETRIZATIONS, "--parametrization", 0),
     )
 }
 

@@ -80,6 +80,20 @@ class RunConfig(Architecture):
     group: tuple[ParamGroup, ...] = _flag(
         (), "optimization", "GROUP", "WHERE=SPEC: optimizer of a parameter group; repeatable; or none"
     )
+    parametrization: Spec = _flag(
+        "standard",
+        "optimization",
+        "SPEC",
+        "standard, or mup or completep: hyperparameters of a base model",
+        kind="parametrization",
+    )
+    base_width: int | None = _flag(
+        None, "optimization", "N", "width of the base [128 with mup or completep]", bound=SIZE
+    )
+    base_layers: int | None = _flag(
+        None, "optimization", "N", "layers of the base [--layers with mup, 4 with completep]", bound=SIZE
+    )
+    base_heads: int | None = _flag(None, "optimization", "N", "heads of the base [of the same size]", bound=SIZE)
     steps: int = _flag(1000, "optimization", "N", "optimizer steps", bound=COUNT)
     batch_size: int = _flag(12, "optimization", "N", "sequences per micro-batch", bound=SIZE)
     accum: int = _flag(1, "optimization", "N", "micro-batches per step (gradient accumulation)", bound=SIZE)
@@ -154,6 +168,7 @@ KIND_OF: dict[str, str] = {name: kind for name, f in FIELDS.items() if (kind := 
 TUPLES = frozenset(name for name, f in FIELDS.items() if isinstance(f.default, tuple))
 MOST_SEQUENCES = 1 << 62  # maximum of a run: sequences are numbered in 64 bits
 NO_GROUPS = ("none",)
+STANDARD, BASE, BASE_SIZES = "standard", PRESETS["nano"], ("base_width", "base_layers", "base_heads")
 CORPUS_NAMES = ("pydocs", "stdlib")  # as in minigpt_flax.data.CORPORA, whose import needs NumPy; a test compares
 HUB = "hf:"
 RATES = Path(__file__).with_name("default_rates.txt")
@@ -233,6 +248,7 @@ def resolved(
         values["lr"] = usual.keywords.get("lr", RunConfig.lr)
     values["opt"] = values["opt"].over(usual.without("lr"))
     values["group"] = complete_groups(groups, values)
+    values = with_base(values)
     return check(with_accumulation(check_bounds(values), typed))
 
 
@@ -298,6 +314,15 @@ def complete_groups(groups: Iterable[str | ParamGroup], values: Mapping[str, Any
     return tuple(complete(group) if isinstance(group, str) else group for group in given)
 
 
+def with_base(values: dict[str, Any]) -> dict[str, Any]:
+    """Fill in the sizes of the base model: that of the preset whose learning rates are the defaults."""
+    name = values["parametrization"].name
+    if name == STANDARD:
+        return values
+    usual = {"base_width": BASE["width"], "base_layers": BASE["layers"] if name == "completep" else values["layers"]}
+    return values | {field: size for field, size in usual.items() if values[field] is None}
+
+
 def with_accumulation(values: dict[str, Any], typed: Collection[str]) -> dict[str, Any]:
     """Derive ``accum`` from ``tokens_per_step``, or ``tokens_per_step`` from ``accum`` if only that was given.
 
@@ -351,6 +376,13 @@ def check(values: dict[str, Any]) -> dict[str, Any]:
             "the product of --accum, --batch-size and --context: omit one of these flags"
         )
     check_parallel(values["parallel"], values["mesh"])
+    if values["parametrization"].name == STANDARD:
+        for name in BASE_SIZES:
+            if values[name] is not None:
+                raise UserError(
+                    f"{flag_of(name)} {values[name]} is for --parametrization mup or completep: give one of them, or "
+                    "omit the flag"
+                )
     clip = values["clip"]
     if any(value == 0 for value in (*clip.args, clip.keywords.get(THRESHOLD))):
         raise UserError(f"--clip {clip} blocks every gradient: give a threshold above 0, or --clip none")

@@ -12,10 +12,13 @@ from minigpt_flax.invocation import show
 from minigpt_flax.runs.schema import SMALL, check_fields, check_type, parse_json, read_text, types_of
 from minigpt_flax.spec import Spec
 from minigpt_flax.train.config.param_groups import ParamGroup
-from minigpt_flax.train.config.run_config import FIELDS, RunConfig, as_text, check, parsed
+from minigpt_flax.train.config.run_config import BASE_SIZES, FIELDS, RunConfig, as_text, check, parsed
 
-ADDED = {"val_tokens": 3}  # version in which a field was added, after 2; earlier runs did what its default does
-VERSION = 3
+ADDED = {  # version in which a field was added, after 2; earlier runs did what its default does
+    "val_tokens": 3,
+    **dict.fromkeys(("parametrization", *BASE_SIZES), 4),
+}
+VERSION = 4
 IN_EVERY_VERSION = frozenset(
     "opt lr schedule clip steps batch_size seed data tokenizer layers heads kv_heads width hidden context norm "
     "position mlp bias tie_head qk_norm softcap dropout eval_every log_every probe keep explosion sample_tokens".split()

@@ -342,7 +342,7 @@ def test_a_learning_rate_of_zero(tmp_path, capsys):
 
 def test_numbers_that_are_not_finite_are_null_in_a_file(tmp_path):
     finding = StudyResult([], {"bound": math.inf, "cosines": [math.nan, 0.5]}, lambda figure: None)
-    command._write("curvature", finding, tmp_path)
+    command.write_study("curvature", finding, tmp_path)
     text = (tmp_path / "curvature.json").read_text()
     assert json.loads(text) == {"bound": None, "cosines": [None, 0.5]} and "NaN" not in text
 

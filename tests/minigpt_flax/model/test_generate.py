@@ -23,6 +23,7 @@ PARTS = [
     {"position": "rope", "norm": "rmsnorm", "mlp": "swiglu", "heads": 4, "kv_heads": 2, "qk_norm": True},
     {"position": "none", "softcap": 2.0, "bias": True, "tie_head": True, "heads": 2, "kv_heads": 1},
     {**speedrun.PARTS, "width": 32},
+    {"embedding_scale": 3.0, "residual_scale": 0.5, "logit_scale": 0.25, "attention_scale": 0.2},
     {"end_of_text": 5, "layers": 1},
     {"end_of_text": 5, "layers": 1, "position": "rope"},
 ]

@@ -11,6 +11,7 @@ import pytest
 from minigpt_flax.errors import UserError
 from minigpt_flax.model.config import MLP_NAMES, NORM_NAMES, POSITION_NAMES, REMAT_NAMES, ModelConfig
 from minigpt_flax.model.gpt import REMAT, apply, init_params, losses
+from minigpt_flax.model.layout import path_name
 from minigpt_flax.model.loss import cross_entropy, token_losses
 
 SMALL = ModelConfig(vocab_size=11, context=6, layers=1, heads=4, width=16)
@@ -92,6 +93,34 @@ def test_parameter_count_by_formula(bias, tie_head, kv_heads):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 4 * (matrices + vectors) + outside
 
 
+def test_hidden_matrices_shrink_with_the_root_of_the_width():
+    """At the width and the depth of the base, nothing changes, bit for bit."""
+    base = init_params(small(width=64, layers=2), KEY)
+    same = init_params(small(width=64, layers=2, init_width=64, init_layers=2), KEY)
+    jax.tree.map(np.testing.assert_array_equal, base, same)
+    found = init_params(small(width=64, layers=8, init_width=16, init_layers=2), KEY)
+    stds = lambda tree: {path[-2].key: np.std(leaf) for path, leaf in jax.tree.leaves_with_path(tree) if leaf.ndim > 1}
+    ratios = {name: std / stds(base)[name] for name, std in stds(found).items() if std}
+    halved = dict.fromkeys(("query", "key", "value", "output", "up", "down"), 0.5)
+    assert ratios == pytest.approx({**dict.fromkeys(ratios, 1.0), **halved}, rel=0.05)
+
+
+def test_factors_multiply_the_embedding_the_branches_and_the_logits(draw):
+    parts = {"layers": 1, "head_bias": True, "tie_head": False}
+    config = small(**parts)
+    params = draw(config, 0.3)
+    for field, names in {
+        "embedding_scale": ("token_embedding", "position_embedding"),
+        "residual_scale": ("output", "down"),
+        "logit_scale": ("head/kernel",),
+    }.items():
+        of_field = lambda path, names=names: any(name in path_name(path) for name in names)
+        changed = jax.tree.map_with_path(lambda path, leaf, on=of_field: leaf * 0.5 if on(path) else leaf, params)
+        found = run(small(**parts, **{field: 0.5}), params, TOKENS[:, 1:])
+        np.testing.assert_allclose(found, run(config, changed, TOKENS[:, 1:]), atol=1e-6)
+        assert not np.allclose(found, run(config, params, TOKENS[:, 1:]), atol=1e-3), field
+
+
 def test_layers_are_initialized_independently(draw):
     kernels = np.asarray(init_params(small(layers=3), KEY)["blocks"]["mlp"]["up"]["kernel"]).reshape(3, -1)
     np.testing.assert_allclose(np.corrcoef(kernels), np.eye(3), atol=0.15)  # 1024 numbers each: 1/32 is one deviation
@@ -137,7 +166,9 @@ def test_each_checkpointing_policy_saves_less_for_the_backward_pass(draw):
     assert kept("full") < kept("dots") < kept("none")
 
 
-@pytest.mark.parametrize("parts", [{}, {"tie_head": False, "softcap": 2.0}], ids=str)
+@pytest.mark.parametrize(
+    "parts", [{}, {"tie_head": False, "softcap": 2.0, "logit_scale": 0.5, "head_bias": True}], ids=str
+)
 def test_losses_equal_those_of_the_logits_for_any_chunk_size(parts, draw):
     config = small(**parts)
     params, tokens, targets = draw(config, 0.3), TOKENS[:, :-1], TOKENS[:, 1:]

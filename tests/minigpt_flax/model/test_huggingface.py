@@ -134,6 +134,9 @@ def test_every_tensor_that_does_not_fit_is_named(tiny, change, says):
         {"mlp": "swiglu"},
         {"qk_norm": True},
         {"attention_scale": 0.12},
+        {"embedding_scale": 2.0},
+        {"residual_scale": 0.5},
+        {"logit_scale": 0.25},
         {"embedding_norm": True},
         {"head_bias": True},
         {"softcap": 1.0},
@@ -175,6 +178,20 @@ def test_missing_biases_are_written_as_zeros(tmp_path, draw):
     assert (config.bias, config.mlp, config.hidden) == (True, "gelu", 24)
     np.testing.assert_array_equal(back["blocks"]["mlp"]["up"]["bias"], 0)
     np.testing.assert_allclose(apply(config, back, tokens), apply(NANO, params, tokens), atol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tie_head", [True, False])
+def test_factors_are_multiplied_into_the_weights(tmp_path, bias, tie_head, draw):
+    factors = {"embedding_scale": 3.0, "residual_scale": 0.3, "logit_scale": 0.25, "attention_scale": 0.2}
+    config = dataclasses.replace(TINY, bias=bias, tie_head=tie_head, **factors)
+    params, tokens = draw(config, 0.3), jnp.arange(TINY.context)[None] % TINY.vocab_size
+    save_gpt2(tmp_path, params, config)
+    read, back = load_gpt2(tmp_path)
+    assert (read.embedding_scale, read.residual_scale, read.logit_scale, read.attention_scale) == (1.0, 1.0, 1.0, None)
+    np.testing.assert_allclose(apply(read, back, tokens), apply(config, params, tokens), atol=1e-5)
+    plain = dataclasses.replace(TINY, bias=bias, tie_head=tie_head)
+    assert not np.allclose(apply(plain, params, tokens), apply(config, params, tokens), atol=1e-2)
 
 
 @pytest.mark.parametrize("bias", [True, False])

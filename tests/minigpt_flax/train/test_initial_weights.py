@@ -165,6 +165,7 @@ def test_without_a_network_the_hub_is_one_line(monkeypatch):
 def test_every_field_of_a_model_is_part_of_its_shape_or_free():
     free = {"init_scheme", "dropout", "scan_layers", "dtype", "attention", "remat", "loss_chunk", "end_of_text"}
     free |= {"batch_axis"}  # of pmap
+    free |= {"embedding_scale", "residual_scale", "logit_scale", "init_width", "init_layers"}  # of the parametrization
     assert {f.name for f in dataclasses.fields(ModelConfig)} == set(SHAPE) | free
 
 

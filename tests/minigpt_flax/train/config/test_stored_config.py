@@ -5,7 +5,7 @@ import json
 import pytest
 
 from minigpt_flax.errors import UserError
-from minigpt_flax.train.config.run_config import FIELDS as FIELD_OF, RunConfig
+from minigpt_flax.train.config.run_config import FIELDS as FIELD_OF, RunConfig, parsed
 from minigpt_flax.train.config.stored import ADDED, IN_EVERY_VERSION, VERSION, from_json, to_json
 
 FIELDS = list(FIELD_OF)
@@ -46,7 +46,7 @@ def test_a_field_of_a_later_version_has_its_default_in_an_earlier_one(name):
     values = stored(version=ADDED[name] - 1)
     del values[name]
     found = from_json(json.dumps(values), "config.json")
-    assert getattr(found.config, name) == FIELD_OF[name].default and found.assumed == ""
+    assert getattr(found.config, name) == parsed(name, FIELD_OF[name].default) and found.assumed == ""
 
 
 @pytest.mark.parametrize("name", FIELDS)

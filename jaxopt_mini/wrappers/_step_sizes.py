@@ -1,0 +1,138 @@
+"""How the step of each optimizer grows with the width of the model: what its learning rate must be divided by.
+
+The size of a step is the root mean square of what it adds to the outputs of a parameter whose inputs have a root mean
+square of 1, if the step is aligned with its inputs, as the first steps of training are. A layer of any width is trained
+equally fast if this size doesn't change (Yang, Simon and Bernstein 2023, arXiv 2310.17813).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jaxopt_mini.transforms.shape import consistent, spectral, widening
+
+Felt = Callable[[str, int, int], float]  # (role, fan-in, fan-out) -> size of a step, up to a constant
+
+
+class StepSize(NamedTuple):
+    """How the steps of an optimizer grow, at a fixed learning rate and for gradients of a fixed size.
+
+    Attributes:
+      felt: (role, fan-in, fan-out) -> size of a step, up to a constant factor.
+      relative: whether a step is proportional to the norm of the parameter.
+      tracks: whether the state depends on earlier parameters, such as their average or their distance from the start.
+      adaptive: whether one factor for all parameters is estimated during training, in place of the learning rate.
+    """
+
+    felt: Felt
+    relative: bool = False
+    tracks: bool = False
+    adaptive: bool = False
+
+
+def entrywise(role: str, fan_in: int, fan_out: int) -> float:
+    """Every entry moves by about the learning rate, and aligned entries add up over the inputs."""
+    del fan_out
+    return float(fan_in) if role in ("matrix", "head") else 1.0
+
+
+def normalized(role: str, fan_in: int, fan_out: int) -> float:
+    """Every step has the same Frobenius norm, which is the spectral norm of a step of low rank."""
+    return math.sqrt(fan_in / fan_out) if role in ("matrix", "head") else 1 / math.sqrt(fan_out)
+
+
+def orthogonal(norm: Callable[[int, int], Any]) -> Felt:
+    """Steps on matrices have the spectral norm ``norm(fan_in, fan_out)``; others are those of :func:`entrywise`."""
+
+    def felt(role: str, fan_in: int, fan_out: int) -> float:
+        if role != "matrix":
+            return entrywise(role, fan_in, fan_out)
+        return float(norm(fan_in, fan_out)) * math.sqrt(fan_in / fan_out)
+
+    return felt
+
+
+def operator_norms(role: str, fan_in: int, fan_out: int) -> float:
+    """Steps have a fixed size in the norm of each role."""
+    del role, fan_in, fan_out
+    return 1.0
+
+
+def _muon(keywords: Mapping[str, Any]) -> StepSize:
+    return StepSize(orthogonal(widening if keywords.get("consistent_rms") is None else consistent(1.0)))
+
+
+def _adamuon(keywords: Mapping[str, Any]) -> StepSize:
+    return StepSize(orthogonal(widening if keywords.get("consistent_rms", 0.2) is None else consistent(1.0)))
+
+
+def _dion2(keywords: Mapping[str, Any]) -> StepSize:
+    return StepSize(orthogonal(spectral if keywords.get("consistent_rms") is None else consistent(1.0)))
+
+
+def _adafactor(keywords: Mapping[str, Any]) -> StepSize:
+    return StepSize(entrywise, relative=keywords.get("multiply_by_parameter_scale", True))
+
+
+ENTRYWISE = (
+    *("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw", "nadamw", "lion", "nadam", "amsgrad", "adamax"),
+    *("adamaxw", "adadelta", "radam", "rprop", "sign_sgd", "signum", "adabelief", "yogi", "adan", "sm3", "shampoo"),
+    *("mars", "adopt", "ademamix", "simplified_ademamix", "sophia", "adam_mini", "laprop", "stable_adamw"),
+    "came",
+)
+STEP_SIZES: dict[str, Callable[[Mapping[str, Any]], StepSize]] = {
+    **dict.fromkeys(ENTRYWISE, lambda keywords: StepSize(entrywise)),
+    **dict.fromkeys(("lamb", "lars"), lambda keywords: StepSize(entrywise, relative=True)),
+    **dict.fromkeys(
+        ("asgd", "schedule_free_sgd", "schedule_free_adamw", "gpa_adamw"),
+        lambda keywords: StepSize(entrywise, tracks=True),
+    ),
+    **dict.fromkeys(
+        ("dog", "dowg", "prodigy", "dadapt_adamw"), lambda keywords: StepSize(entrywise, tracks=True, adaptive=True)
+    ),
+    "polyak_sgd": lambda keywords: StepSize(entrywise, adaptive=True),
+    "adafactor": _adafactor,
+    "novograd": lambda keywords: StepSize(normalized),
+    "muon": _muon,
+    "adamuon": _adamuon,
+    "aurora": lambda keywords: StepSize(orthogonal(widening)),
+    "dion2": _dion2,
+    "normuon": lambda keywords: StepSize(orthogonal(widening)),
+    "dion": lambda keywords: StepSize(orthogonal(spectral)),
+    "scion": lambda keywords: StepSize(operator_norms),
+}
+"""Optimizer -> function of its keywords that returns its :class:`StepSize`."""
+
+
+REFUSED = {
+    "soap": "they grow with a power of the width from 1/2 to 1, by the rank of the gradient",
+    "kron": "they grow with a power of the width that changes while its preconditioner is fitted",
+    "psgd": "they grow with a power of the width that changes while its preconditioner is fitted",
+    "polargrad": "they are as long as the nuclear norm of the gradient",
+    "muown": "it trains the length and the direction of each row apart",
+    "splus": "they grow with a power of the width that depends on the rank of the gradient",
+    "apollo": "they grow with a power of the width that depends on the rank of the projection",
+    "schedule_free_plus": "it estimates them from the gradients, differently in each role",
+    "galore": "they grow with a power of the width that depends on the rank of the projection and the matrix's shape",
+}
+"""Optimizer -> why it has no :class:`StepSize`."""
+
+
+def step_size(name: str, **keywords: Any) -> StepSize:
+    """The :class:`StepSize` of an optimizer of the table with these keywords.
+
+    Raises:
+      ValueError: none is known.
+
+    >>> step_size("muon").felt("matrix", 64, 64), step_size("adam").felt("matrix", 64, 64)
+    (1.0, 64.0)
+    """
+    if name in REFUSED:
+        raise ValueError(f"the steps of {name!r} have no rule for other widths: {REFUSED[name]}")
+    if name not in STEP_SIZES:
+        raise ValueError(
+            f"it is not known how the steps of {name!r} grow with the width: choose from {', '.join(STEP_SIZES)}"
+        )
+    return STEP_SIZES[name](keywords)

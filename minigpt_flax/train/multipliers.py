@@ -1,0 +1,79 @@
+"""The factors of a parametrization in the optimizer, for every parameter of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jaxopt_mini.tree import by_name
+from jaxopt_mini.wrappers import REFUSED, STEP_SIZES, Multipliers, StepSize, multipliers, step_size
+from minigpt_flax.errors import UserError
+from minigpt_flax.spec import Spec, as_user_error
+from minigpt_flax.train.base_model import shapes_of
+from minigpt_flax.train.config.param_groups import REST, assign
+from minigpt_flax.train.config.run_config import RunConfig
+from minigpt_flax.train.parametrization import KIND, Scaling, scaling_of
+
+FROZEN = "frozen"  # makes no steps
+NOT_COVERED = {
+    "hyperball": "its steps are relative to the weights",
+    "sam": "its perturbation has a width rule of its own",
+}
+
+
+def factors_of(config: RunConfig, layout: Any) -> Multipliers | None:
+    """The factors of every parameter's gradient, value and update; None for the standard parametrization.
+
+    Raises:
+      UserError: it is not known how the steps of an optimizer grow, or a wrapper is not covered.
+    """
+    scaling = scaling_of(config)
+    if scaling is None:
+        return None
+    for spec in config.wrap:
+        if spec.name in NOT_COVERED:
+            raise UserError(
+                f"--parametrization {config.parametrization.name} doesn't cover --wrap {spec.name}: "
+                f"{NOT_COVERED[spec.name]}; omit one of them"
+            )
+    shapes, base = shapes_of(config)
+    how = {"layout": layout, "alpha": scaling.alpha, "decay": scaling.decay}
+    specs = {str(i): group.spec for i, group in enumerate(config.group)} | {REST: config.opt}
+    where = f"{KIND} '{config.parametrization}'"
+
+    def of(spec: Spec) -> Multipliers:
+        return as_user_error(where, lambda: multipliers(shapes, base, like=_like(spec, scaling), **how))
+
+    entries = by_name(layout)
+    layers = {name: config.layers for name, entry in entries.items() if entry.stacked}
+    assigned = assign(config.group, {name: entry.role for name, entry in entries.items()}, layers)
+    moving = {label: spec for label, spec in specs.items() if spec.name != FROZEN and _is_used(label, assigned)}
+    used = {label: [by_name(tree) for tree in of(spec)] for label, spec in moving.items()}
+
+    def one(name: str) -> tuple[float, ...]:
+        labels = [assigned[name]] if isinstance(assigned[name], str) else assigned[name]
+        rows = {tuple(tree[name] for tree in used[label]) for label in labels if label in used}
+        if len(rows) > 1:
+            raise UserError(f"{where}: the steps of the optimizers on {name} grow differently: give its layers one")
+        return rows.pop() if rows else (1.0, 1.0, 1.0)
+
+    rows, structure = [one(name) for name in entries], jax.tree.structure(layout)
+    return Multipliers(*(structure.unflatten([row[i] for row in rows]) for i in range(3)))
+
+
+def _is_used(label: str, assigned: Mapping[str, str | tuple[str, ...]]) -> bool:
+    return any(label == own or (label in own and not isinstance(own, str)) for own in assigned.values())
+
+
+def _like(spec: Spec, scaling: Scaling) -> StepSize:
+    if spec.name in STEP_SIZES:
+        return step_size(spec.name, **spec.keywords)
+    if scaling.like is not None:
+        return step_size(scaling.like)
+    reason = f": {REFUSED[spec.name]}" if spec.name in REFUSED else ""
+    raise UserError(
+        f"there is no rule for how the steps of the optimizer '{spec.name}' grow with the width{reason}; name one of "
+        f"--list that they grow like, as --{KIND} \"mup(like='adam')\""
+    )
