@@ -68,12 +68,12 @@ def _decays(kind: str, spec: Spec) -> dict[str, Any]:
 
 
 def _trials(config: RunConfig, plain: RunConfig, layout: Any, shapes: Any) -> tuple[Any, Any]:
-    """Per tensor, [trials, calls]: the fraction that decay removes, and whether the tensor was updated at all."""
+    """Per tensor, [trials, calls, layers]: the fraction that decay removes, and whether anything was updated."""
     calls = UPDATES * math.ceil(config.steps / updates_of(config))  # of which a wrapper may only accumulate some
 
     def trial(arguments):
         sign, rate, weight = arguments
-        params = jax.tree.map(lambda leaf: _stand_in(leaf, weight), shapes)
+        params = jax.tree.map(lambda leaf, entry: _stand_in(leaf, entry, weight), shapes, layout)
         grads = jax.tree.map(lambda p: jnp.full_like(p, sign), params)
         pair = [_optimizer(each, layout, rate) for each in (config, plain)]
 
@@ -81,8 +81,11 @@ def _trials(config: RunConfig, plain: RunConfig, layout: Any, shapes: Any) -> tu
             states, weights = carry  # the weights follow the optimizer without decay
             results = [_update(tx, grads, state, weights) for tx, state in zip(pair, states, strict=True)]
             (decayed, _), (step, _) = results
-            removed = jax.tree.map(lambda p, u, v: jnp.vdot(p, v - u) / jnp.vdot(p, p) / rate, weights, decayed, step)
-            changed = jax.tree.map(lambda u, v: jnp.any(u) | jnp.any(v), decayed, step)
+            share = lambda p, u, v, entry: _by_layer(p * (v - u), entry) / _by_layer(p * p, entry) / rate
+            removed = jax.tree.map(share, weights, decayed, step, layout)
+            changed = jax.tree.map(
+                lambda u, v, entry: _by_layer(jnp.abs(u) + jnp.abs(v), entry) > 0, decayed, step, layout
+            )
             return ([state for _, state in results], jax.tree.map(jnp.add, weights, step)), (removed, changed)
 
         return jax.lax.scan(call, ([tx.init(params) for tx in pair], params), length=calls)[1]
@@ -90,10 +93,18 @@ def _trials(config: RunConfig, plain: RunConfig, layout: Any, shapes: Any) -> tu
     return jax.lax.map(trial, tuple(jnp.asarray(column) for column in zip(*TRIALS, strict=True)))
 
 
-def _stand_in(leaf: Any, weight: Any) -> jax.Array:
-    """A tensor of at most 2 entries per axis: the first is ``weight``, the others 0, where the smallest steps show."""
-    small = jnp.zeros([min(size, 2) for size in leaf.shape])
-    return small.at[(0,) * small.ndim].set(weight)
+def _stand_in(leaf: Any, entry: Any, weight: Any) -> jax.Array:
+    """A tensor of at most 2 entries per axis, and of all layers.
+
+    The first entry of each layer is ``weight``, the others are 0, where the smallest steps show.
+    """
+    small = jnp.zeros([size if axis in entry.stacked else min(size, 2) for axis, size in enumerate(leaf.shape)])
+    return small.at[tuple(slice(None) if axis in entry.stacked else 0 for axis in range(small.ndim))].set(weight)
+
+
+def _by_layer(values: jax.Array, entry: Any) -> jax.Array:
+    """Sums of the layers, float32[layers]; of one layer for a parameter that isn't stacked."""
+    return values.sum((*entry.inputs, *entry.outputs)).ravel()
 
 
 def _optimizer(config: RunConfig, layout: Any, rate: Any) -> Any:

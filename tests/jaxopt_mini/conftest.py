@@ -18,13 +18,28 @@ CHEAP = {  # run for every row; nothing of them is compiled, or it is what the r
     "test_the_state_keeps_its_shapes_under_nnx",
 }
 
+EXAMPLES = {"sgd", "adamw", "lion", "adafactor", "muon", "shampoo", "schedule_free_adamw", "prodigy"}
+SAMPLED = {  # of the rows, only the examples are quick tests: their programs take long to compile
+    "test_sharded_under_jit_it_is_the_same",
+    "test_under_explicit_axes_shardings_are_constant",
+    "test_every_factory_gives_what_it_gives_without",
+    "test_agree_without_jit",
+    "test_seeds_may_be_mapped",
+}
+
+
+def is_slow(test, parameters):
+    """Whether a test of a row is a slow one, by the names in its parameters."""
+    rows = CASES.keys() & parameters
+    late = any(CASES[name].slow for name in rows)
+    return (late and test not in CHEAP) or (test in SAMPLED and not rows & EXAMPLES)
+
 
 def pytest_collection_modifyitems(items):
-    """Marks the other tests of rows with ``slow=True``, by the names in their parameters."""
-    late = {name for name, case in CASES.items() if case.slow}
+    """Marks the slow tests of rows."""
     for item in items:
         parameters = getattr(item, "callspec", None)
-        if parameters and late.intersection(parameters.id.split("-")) and item.originalname not in CHEAP:
+        if parameters and is_slow(item.originalname, set(parameters.id.split("-"))):
             item.add_marker(pytest.mark.slow)
 
 

@@ -178,7 +178,9 @@ def stack_and_layers():
     return {"blocks": blocks, "out": out}, {**apart, "out": out}
 
 
-@pytest.mark.parametrize("labels", [("a", "b", "b"), ("a", "b", "a"), ("b", "b", "b")], ids="".join)
+@pytest.mark.parametrize(
+    "labels", [("a", "b", "a"), pytest.param(("a", "b", "b"), marks=pytest.mark.slow)], ids="".join
+)
 @pytest.mark.parametrize(
     "make", [adamw, functools.partial(muon, layout=infer), adafactor, lamb], ids=["adamw", "muon", "adafactor", "lamb"]
 )

@@ -90,6 +90,7 @@ def test_injected_hyperparameters_are_logged():
     np.testing.assert_allclose(rates[:3], [1.0, 0.9, 0.8], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_factory_trains_resumes_and_is_named_in_the_folder(tmp_path):
     how = {"opt": plain_adam, "out": tmp_path, "name": "run", **QUIET}
     mg.train(stop_after=5, **how)
@@ -131,6 +132,7 @@ def test_callbacks_see_every_step_and_validation():
     assert {step: float(loss) for step, loss in losses.items()} == logged
 
 
+@pytest.mark.slow
 def test_tokens_in_memory(tmp_path):
     tokens = np.random.default_rng(0).integers(0, 30, 3000)
     small = {name: value for name, value in QUIET.items() if name != "data"}

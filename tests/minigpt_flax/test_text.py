@@ -40,7 +40,9 @@ def test_nothing_that_controls_a_terminal_is_printable():
     assert printable("a\tb\r\n\u00e9实\U0001f600") == "a\tb\r\n\u00e9实\U0001f600"
 
 
-@pytest.mark.parametrize("text", FOREIGN)
+@pytest.mark.parametrize(
+    "text", [pytest.param(text, marks=[] if text in FOREIGN[2:5] else pytest.mark.slow) for text in FOREIGN]
+)
 def test_a_plot_shows_any_text(text, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -25,7 +25,14 @@ def test_a_finished_run_writes_what_is_missing_and_changes_nothing_else(tmp_path
     assert "missing" not in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("text", ["深度学习的优化器\n", "The cat sat. Then it ran.\n", "12 34 56\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "深度学习的优化器\n",
+        pytest.param("The cat sat. Then it ran.\n", marks=pytest.mark.slow),
+        pytest.param("12 34 56\n", marks=pytest.mark.slow),
+    ],
+)
 def test_the_command_shown_at_the_end_works_on_the_text(text, tmp_path, capfd):
     book = tmp_path / "book.txt"
     book.write_text(text * 40, encoding="utf-8")

@@ -126,3 +126,16 @@ def test_no_decay_is_stated_for_code_whose_decay_nothing_switches_off(tmp_path):
 def test_the_first_updates_of_some_calls_only_accumulate():
     config = configured("adamw", "accumulate(steps=3)")
     assert decay_rates(config, LAYOUT, SHAPES) == pytest.approx({"matrix": DECAY, "vector": 0.0})
+
+
+STACK = {"w": ParamLayout("matrix", (0,), (1,), (2,))}
+
+
+@pytest.mark.parametrize(
+    ("group", "rate"),
+    [("w[0:2]=frozen", 0.1), ("w[0:2]=adamw(weight_decay=0.1, lr=0.5)", 0.1), ("w[2]=adam", math.nan)],
+)
+def test_layers_of_a_stack_are_measured_apart(group, rate):
+    config = resolve({"opt": "adamw(weight_decay=0.1)", "layers": 4, "group": group}, "nano")
+    found = decay_rates(config, STACK, {"w": jax.ShapeDtypeStruct((4, 6, 5), jnp.float32)})
+    assert found["w"] == pytest.approx(rate, rel=0.02, nan_ok=True)

@@ -29,7 +29,13 @@ def logged(**changes):
     return np.array(rates), np.array(moves)
 
 
-@pytest.mark.parametrize("wrapper", [name for name in WRAPPERS if name != "accumulate"])
+QUICK = ("cautious", "schedule_free", "skip_nonfinite")  # of each kind one
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in WRAPPERS if name != "accumulate"],
+)
 def test_a_wrapper_that_steps_every_time_logs_the_schedule(wrapper):
     plain, _ = logged(opt="adam", lr=1e-2)
     wrapped, _ = logged(opt="adam", lr=1e-2, wrap=(wrapper,))

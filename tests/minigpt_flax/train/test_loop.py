@@ -47,9 +47,7 @@ MOMENTS = {
     "opening the log": (supervisor, "MetricsLog", 1),
 }
 QUICK = (
-    "reading the data",
     "a step",
-    "first validation",
     "before a save",
     "opening the log",
 )  # the others are similar

@@ -30,7 +30,7 @@ def moved(tmp_path, monkeypatch):
     return other / "moved"
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ["eval", "sample", "report", pytest.param("diagnose", marks=pytest.mark.slow)])
 def test_commands_work_on_a_moved_run(name, moved):
     assert minigpt([str(moved) if word == "RUN" else word for word in COMMANDS[name]]) == 0
 

@@ -23,7 +23,7 @@ def uninterrupted():
 
 
 @pytest.mark.parametrize(
-    "after", [pytest.param(n, marks=[] if n in (0, 7, 24) else pytest.mark.slow) for n in (0, 1, 7, 8, 23, 24)]
+    "after", [pytest.param(n, marks=[] if n in (0, 7) else pytest.mark.slow) for n in (0, 1, 7, 8, 23, 24)]
 )
 def test_stop_after(tmp_path, after):
     path = tmp_path / "run"
