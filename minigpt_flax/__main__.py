@@ -16,6 +16,7 @@ COMMANDS = {  # each module has SUMMARY, declare and run
     "sample": "minigpt_flax.cli.sample",
     "eval": "minigpt_flax.cli.evaluate",
     "export": "minigpt_flax.cli.export",
+    "average": "minigpt_flax.cli.average",
     "compare": "minigpt_flax.cli.compare",
     "report": "minigpt_flax.cli.report",
     "diagnose": "minigpt_flax.cli.diagnose",
