@@ -19,7 +19,7 @@ from types import ModuleType
 import jaxopt_mini.optimizers
 from benchmarks.defaults import is_present
 from benchmarks.results import RESULTS
-from docs import catalog, command_line, fast
+from docs import catalog, command_line, conformance_page, fast
 from docs.catalog import DEVIATIONS, HEAD, table
 from docs.examples import pages as examples
 from jaxopt_mini import OPTIMIZERS
@@ -147,6 +147,7 @@ PAGES = {
     "guides/performance.md": partial(filled, "guides/performance.md", {"memory": memory, "accelerators": accelerators}),
     "reference/optimizers.md": transformations,
     "reference/command-line.md": command_line.page,
+    "conformance.md": conformance_page.page,
     "reference/model.md": partial(reference, "The model", "minigpt_flax.model"),
     "reference/data.md": partial(reference, "Data", "minigpt_flax.data"),
     "reference/train.md": partial(reference, "Training", "minigpt_flax.train"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from jax.core import Tracer
@@ -41,6 +41,21 @@ def check_at_least_one(**arguments: Any) -> None:
     for name, value in arguments.items():
         if isinstance(value, Real) and not float(value) >= 1:
             raise ValueError(f"{name}={value} is out of range: give at least 1")
+
+
+def check_steps(**arguments: Any) -> None:
+    """Rejects what isn't a number of steps: an integer from 1.
+
+    Raises:
+      ValueError: a value isn't one; the message names the argument and the range.
+
+    >>> check_steps(sync_period=2.5)
+    Traceback (most recent call last):
+    ValueError: sync_period=2.5 is out of range: give an integer >= 1
+    """
+    for name, value in arguments.items():
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name}={value} is out of range: give an integer >= 1")
 
 
 def check_fraction(**arguments: Any) -> None:

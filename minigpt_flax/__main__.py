@@ -16,6 +16,7 @@ COMMANDS = {  # each module has SUMMARY, declare and run
     "sample": "minigpt_flax.cli.sample",
     "eval": "minigpt_flax.cli.evaluate",
     "export": "minigpt_flax.cli.export",
+    "average": "minigpt_flax.cli.average",
     "compare": "minigpt_flax.cli.compare",
     "tune": "minigpt_flax.cli.tune",
     "report": "minigpt_flax.cli.report",
@@ -58,8 +59,7 @@ def run(arguments: list[str]) -> int:
     from minigpt_flax.train import memory
 
     installed.require()
-    if arguments[:2] == ["diagnose", "coordinates"]:  # the study of ``diagnose`` that needs no run
-        arguments = arguments[1:]
+    arguments = without_family(arguments)
     if arguments and not arguments[0].startswith("-"):
         check_name(arguments[0], COMMANDS, "command")
     build = parser()
@@ -68,6 +68,11 @@ def run(arguments: list[str]) -> int:
     status = options.pop("run")(**options)
     build.report_repeated()
     return status
+
+
+def without_family(arguments: list[str]) -> list[str]:
+    """Strips ``diagnose`` from ``diagnose coordinates``: the study that needs no run is a command of its own."""
+    return arguments[1:] if arguments[:2] == ["diagnose", "coordinates"] else arguments
 
 
 def console() -> None:

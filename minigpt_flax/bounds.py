@@ -70,6 +70,18 @@ class Bound:
         return "whole number" if self.whole else "number"
 
 
+@dataclass(frozen=True)
+class BoundOrWord:
+    """An argument type of ``argparse``: a number in a range, or a word such as ``auto``."""
+
+    bound: Bound
+    word: str
+
+    def __call__(self, text: str) -> int | float | str:
+        """Parse the text of the command line."""
+        return text if text == self.word else self.bound(text)
+
+
 def whole(text: str) -> int:
     """Parse a whole number."""
     try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxopt_mini import (
@@ -13,10 +15,12 @@ from jaxopt_mini import (
     adam,
     adamw,
     add_decayed_weights,
+    average_params,
     cautious,
     cautious_decay,
     chain,
     clip_by_norm,
+    ema_nesterov,
     ema_params,
     hyperball,
     inject_hyperparams,
@@ -25,6 +29,8 @@ from jaxopt_mini import (
     lookahead,
     low_precision,
     muon,
+    nadamw,
+    outer_nesterov,
     sam,
     schedule_free,
     schedule_free_eval_params,
@@ -33,6 +39,8 @@ from jaxopt_mini import (
     skip_spikes,
 )
 from jaxopt_mini.layout import ROLES
+from jaxopt_mini.states import evaluation_params
+from tests.cases import torch_adamw
 from tests.harness import Golden, nothing
 
 INNERS = {
@@ -129,6 +137,67 @@ def schedule_free_muon(h):
     return schedule_free(inner, base["lr"], h["momentum"], **how)
 
 
+def recorded_rates(h):
+    """The schedule of a recording that states the learning rate of each step."""
+    rates = jnp.asarray(h["arrays"]["lr"], jnp.float32)
+    return lambda count: rates[count]
+
+
+def windows(h):
+    """The averager of llm-optimizer-benchmark, whose mean starts over at every horizon."""
+    window = h["horizon"] // h["interval"]
+    return average_params(torch_adamw(h["inner"]), window=window, every=h["interval"], rolling=False)
+
+
+def lawa(h):
+    """AlgoPerf's queue, which counts its steps from 0."""
+    numbers = {"b1": 1 - h["one_minus_beta1"], "b2": h["beta2"], "weight_decay": h["weight_decay"]}
+    inner = nadamw(recorded_rates(h), one_correction=True, **numbers)
+    start, every = (math.ceil(h["step_hint"] * h[name]) for name in ("lawa_start_factor", "lawa_interval_scaling"))
+    return average_params(inner, window=h["k"], every=every, start=start + 1)
+
+
+def averaged_from_a_step(h):
+    """The averager of llm-optimizer-benchmark, which counts its calls from 0 and has no bias to correct."""
+    how = {"start": h["warmup"] + 1, "every": h["interval"], "debias": False}
+    return ema_params(torch_adamw(h["inner"]), decay=h["decay"], **how)
+
+
+def tail_average(h):
+    """The average of the last steps of modded-nanogpt, mixed with the parameters for the evaluation."""
+    how = {"start": h["start"], "debias": False, "blend": h["lambda"]}
+    return ema_params(torch_adamw(h["inner"]), decay=1 - 1 / h["tau"], **how)
+
+
+def average_since_start(state, params):
+    return jax.tree.map(lambda p, a: jnp.where(state.weight > 0, a, p), params, state.average)
+
+
+def ema_nesterov_around(inner, h):
+    """The lookahead of modded-nanogpt, by default in proportion to the learning rate."""
+    scaled = h["use_scheduled_lookahead_stepsize"]
+    how = {"learning_rate": recorded_rates(h), "peak_learning_rate": h["inner"]["lr"]} if scaled else {}
+    how |= {"start": h["prefill_steps"], "stop": h["rest_steps"], "decay": h["lookahead_ema"]}
+    return ema_nesterov(inner(h["inner"] | {"lr": recorded_rates(h)}), step_size=h["lookahead_stepsize"], **how)
+
+
+def converging_muon(h):
+    """The Muon of modded-nanogpt, whose iteration converges."""
+    return muon(h["lr"], (2, -1.5, 0.5), 12, h["mu"], debias=False, eps=1e-7, weight_decay=h["weight_decay"])
+
+
+def muloco(h):
+    numbers = {"outer_learning_rate": h["outer_lr"], "outer_momentum": h["outer_momentum"]}
+    return outer_nesterov(torch_adamw(h["inner"]), sync_period=h["sync_interval"], **numbers)
+
+
+def diloco(h):
+    """AlgoPerf's, which names everything otherwise."""
+    numbers = {"b1": h["beta1"], "b2": h["beta2"], "eps": h["epsilon"], "weight_decay": h["weight_decay"]}
+    outer = {"outer_learning_rate": h["outer_lr"], "outer_momentum": h["outer_momentum"]}
+    return outer_nesterov(adamw(h["learning_rate"], **numbers), sync_period=h["sync_period"], **outer)
+
+
 def pass_loss_value(loss, params, t):
     return {"value": loss(params)}
 
@@ -148,6 +217,15 @@ ROWS = (
         exempt={AROUND: "outside of it single micro-batches are skipped", INSIDE: "steps multiply"},
     ),
     WrapperCase(
+        average_params,
+        bytes=8,
+        keywords={"window": 2},
+        goldens=(
+            Golden("average_lawa_queue", lawa, also={"avg/": evaluation_params}),
+            Golden("average_uniform", windows, also={"avg/": evaluation_params}, slow=True),
+        ),
+    ),
+    WrapperCase(
         cautious,
         goldens=(
             Golden("cautious_adamw", huggingface_eps),
@@ -159,7 +237,38 @@ ROWS = (
         cautious_decay,
         goldens=(Golden("adamw_cautious_wd", dion_adamw), Golden("lion_cautious_wd", dion_lion)),
     ),
-    WrapperCase(ema_params, bytes=4, keywords={"decay": 0.9}),
+    WrapperCase(
+        ema_nesterov,
+        bytes=4,
+        keywords={"step_size": 0.5, "decay": 0.9, "start": 2},
+        goldens=(
+            Golden(
+                "ema_nesterov_adamw",
+                lambda h: ema_nesterov_around(torch_adamw, h),
+                also={"": evaluation_params, "y/": lambda state, params: params},
+            ),
+            Golden(
+                "ema_nesterov_muon_f32",
+                lambda h: ema_nesterov_around(converging_muon, h),
+                also={"": evaluation_params, "y/": lambda state, params: params},
+                slow=True,
+            ),
+        ),
+    ),
+    WrapperCase(
+        ema_params,
+        bytes=4,
+        keywords={"decay": 0.9},
+        goldens=(
+            Golden("average_ema", averaged_from_a_step, also={"avg/": lambda state, params: state.average}),
+            Golden(
+                "average_tail_ema",
+                tail_average,
+                also={"avg/": average_since_start, "blend/": evaluation_params},
+                slow=True,
+            ),
+        ),
+    ),
     WrapperCase(
         hyperball,
         exempt={"test_converges": "a quadratic has its minimum off the ball"},
@@ -199,6 +308,15 @@ ROWS = (
             AROUND: "it rounds the sum too",
             INSIDE: "it rounds every state",
         },
+    ),
+    WrapperCase(
+        outer_nesterov,
+        bytes=8,
+        keywords={"sync_period": 2},
+        goldens=(
+            Golden("outer_nesterov_adamw", muloco, also={"slow/": evaluation_params}),
+            Golden("diloco_adamw", diloco, also={"slow/": evaluation_params}, slow=True),
+        ),
     ),
     WrapperCase(
         sam,

@@ -44,7 +44,9 @@ def trajectories(golden: Golden) -> tuple[dict[str, np.ndarray], dict[str, np.nd
 
     _, seen = jax.jit(lambda carry, inputs: jax.lax.scan(step, carry, inputs))((params, state), (grads, extra))
     ours = {f"{view}{leaf}": np.asarray(seen[view][leaf]) for view in views for leaf in leaves}
-    return {name: arrays[name][1:] for name in ours}, ours
+    recorded = {name: arrays[name][1:] for name in ours}
+    # A point at which gradients are taken is recorded before each step: there is none after the last one.
+    return recorded, {name: rows[: len(recorded[name])] for name, rows in ours.items()}
 
 
 def deviation(golden: Golden) -> float:

@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from minigpt_flax import __main__ as minigpt
-from minigpt_flax.cli import compare, parser, tune
+from minigpt_flax.cli import compare, coordinates, parser, tune
 from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.registry import REGISTRIES
 from tests.test_snippets import EVERY
@@ -47,7 +47,7 @@ def test_pages_show_commands():
 @pytest.mark.parametrize("command", FOUND, ids=" ".join)
 def test_the_command_is_understood(command):
     program, *arguments = command
-    values = (parser if program == "train.py" else minigpt).parser().parse(arguments)
+    values = (parser if program == "train.py" else minigpt).parser().parse(minigpt.without_family(arguments))
     run = values.pop("run", None)
     if "preset" not in values:
         return
@@ -61,6 +61,9 @@ def test_the_command_is_understood(command):
         typed = {name: values.pop(name) for name in tune.OWN}
         if not typed["resume"]:
             tune.requested(typed, parser.given_fields(values))
+        return
+    if run is coordinates.run:
+        look_up(parser.given_fields(values), values["preset"])
         return
     request = parser.requested(values)
     if request.resume is None and request.explain is None:

@@ -17,6 +17,7 @@ COMMANDS = {  # each continues or replaces what is there, except in a new folder
     "compare": f"compare {TINY} --steps 8 --eval-every 4 --opt adamw --opt lion --seeds 3 --out {{disk}} --name both",
     "prepare": "prepare {text} --tokenizer byte --out {disk}/tokens",
     "export": "export {run} --out {disk}/gpt2",
+    "average": "average {run} --last 2 --out {disk}/average",
     "report": "report {run} --out {disk}/page.html",
     "diagnose": "diagnose {run} --only noise --out {disk}/diagnosis",
     "eval": "eval {run} --picture {disk}/positions.png",
@@ -95,7 +96,7 @@ def test_a_full_disk(name, free, disk, run):
     shutil.rmtree(run.parent / "cached", ignore_errors=True)
     if name == "train" and (disk / "new" / "config.json").exists():
         again = call(f"train --resume {disk}/new", run=run)
-    elif name in ("prepare", "export") and found.returncode == 0:
+    elif name in ("prepare", "export", "average") and found.returncode == 0:
         return
     else:
         again = call(COMMANDS[name], disk=disk, run=run)

@@ -18,7 +18,7 @@ from jaxopt_mini.tree import absolute_square, cast_like, norm, widen
 
 INPUTS, OUTPUTS = -2, -1  # axes of a matrix (inputs, outputs)
 TINY = 1e-30
-MODES = {  # name -> the axes whose neurons are normalized one after the other
+MODES: dict[str, tuple[int, ...]] = {  # name -> the axes whose neurons are normalized one after the other
     "outputs": (OUTPUTS,),
     "inputs": (INPUTS,),
     "outputs_inputs": (OUTPUTS, INPUTS),

@@ -11,6 +11,10 @@ from jaxopt_mini.wrappers._accumulate import (
     ScheduledAccumulateState as ScheduledAccumulateState,
     accumulate as accumulate,
 )
+from jaxopt_mini.wrappers._average_params import (
+    AverageParamsState as AverageParamsState,
+    average_params as average_params,
+)
 from jaxopt_mini.wrappers._cautious import cautious as cautious
 from jaxopt_mini.wrappers._cautious_decay import (
     CautiousDecayState as CautiousDecayState,
@@ -21,6 +25,7 @@ from jaxopt_mini.wrappers._conditional import (
     per_update as per_update,
     update_if as update_if,
 )
+from jaxopt_mini.wrappers._ema_nesterov import EmaNesterovState as EmaNesterovState, ema_nesterov as ema_nesterov
 from jaxopt_mini.wrappers._ema_params import EmaParamsState as EmaParamsState, ema_params as ema_params
 from jaxopt_mini.wrappers._hyperball import HyperballState as HyperballState, hyperball as hyperball
 from jaxopt_mini.wrappers._inject_hyperparams import inject_hyperparams as inject_hyperparams
@@ -37,6 +42,10 @@ from jaxopt_mini.wrappers._mup import (
     multipliers as multipliers,
     mup as mup,
     scale_units as scale_units,
+)
+from jaxopt_mini.wrappers._outer_nesterov import (
+    OuterNesterovState as OuterNesterovState,
+    outer_nesterov as outer_nesterov,
 )
 from jaxopt_mini.wrappers._sam import sam as sam
 from jaxopt_mini.wrappers._schedule_free import (
@@ -59,13 +68,16 @@ WRAPPERS: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
         accumulate,
+        average_params,
         cautious,
         cautious_decay,
+        ema_nesterov,
         ema_params,
         hyperball,
         layer_decay,
         lookahead,
         low_precision,
+        outer_nesterov,
         sam,
         schedule_free,
         skip_nonfinite,

@@ -20,7 +20,7 @@ from jaxopt_mini.base import (
     transformation,
     with_extra_args_support,
 )
-from jaxopt_mini.check import check_nonnegative
+from jaxopt_mini.check import check_nonnegative, check_steps
 from jaxopt_mini.tree import copied, is_multiple, widen
 from jaxopt_mini.wrappers._conditional import per_update
 
@@ -89,8 +89,7 @@ def lookahead(
     2.0
     """
     check_nonnegative(slow_step_size=slow_step_size)
-    if not isinstance(sync_period, int) or sync_period < 1:
-        raise ValueError(f"sync_period={sync_period} is out of range: give an integer >= 1")
+    check_steps(sync_period=sync_period)
     inner = with_extra_args_support(inner)
 
     def init(params):

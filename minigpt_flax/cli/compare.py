@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt_flax.bounds import Bound
+from minigpt_flax.bounds import Bound, BoundOrWord
 from minigpt_flax.cli.parser import Parser, add_fields, given_fields
 from minigpt_flax.compare import comparison as comparisons, tables
 from minigpt_flax.compare.collect import collect_runs, group_runs, summarize_comparison
@@ -117,8 +117,12 @@ def declare(parser: Parser) -> None:
     add("--schedule", action="append", metavar="SPEC", help="learning-rate schedule; repeatable")
     add("--lr", metavar="LIST", help="learning rates such as 0.001,0.003, or auto: search [each optimizer's default]")
     seeds = Bound(FEWEST_SEEDS, MOST_SEEDS, whole=True)
-    several = lambda text: AUTO if text == AUTO else seeds(text)
-    add("--seeds", type=several, metavar="N", help="runs per candidate, from --seed up, or auto [what a verdict takes]")
+    add(
+        "--seeds",
+        type=BoundOrWord(seeds, AUTO),
+        metavar="N",
+        help="runs per candidate, from --seed up, or auto [what a verdict takes]",
+    )
     add(
         "--max-seeds",
         type=seeds,

@@ -8,7 +8,7 @@ import typing
 import pytest
 
 from minigpt_flax.__main__ import COMMANDS, parser
-from minigpt_flax.bounds import Bound
+from minigpt_flax.bounds import Bound, BoundOrWord
 from minigpt_flax.cli import parser as cli
 from minigpt_flax.errors import UserError
 from minigpt_flax.train.config.run_config import BOUND_OF, RunConfig, check, flag_of
@@ -60,7 +60,9 @@ def test_every_argument_with_a_number_has_a_bound():
     without = [
         (name, action.dest)
         for name, action in commands()
-        if action.type not in (None, str) and not isinstance(action.type, Bound) and action.dest not in fields
+        if action.type not in (None, str)
+        and not isinstance(action.type, Bound | BoundOrWord)
+        and action.dest not in fields
     ]
     assert not without and len(BOUNDED) >= 12
 

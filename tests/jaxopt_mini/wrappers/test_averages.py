@@ -1,4 +1,6 @@
-"""Wrappers with a second set of parameters: Lookahead's slow ones, the moving average."""
+"""Wrappers with a second set of parameters: slow ones, averages, those before a lookahead."""
+
+import functools
 
 import chex
 import jax
@@ -6,7 +8,20 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from jaxopt_mini import adamw, apply_updates, chain, clip_by_norm, ema_params, lookahead, masked, sgd, states
+from jaxopt_mini import (
+    adamw,
+    apply_updates,
+    average_params,
+    chain,
+    clip_by_norm,
+    ema_nesterov,
+    ema_params,
+    lookahead,
+    masked,
+    outer_nesterov,
+    sgd,
+    states,
+)
 from tests.harness import SHAPES, normal, permissive, run
 
 
@@ -89,6 +104,81 @@ def test_averages_in_low_precision_go_on_moving():
     assert 1.8 < state.average["w"] < 2.0
 
 
-def test_an_invalid_number_of_steps_is_rejected():
-    with pytest.raises(ValueError, match="sync_period=0 .*integer >= 1"):
-        lookahead(sgd(0.1), sync_period=0)
+@pytest.mark.parametrize(
+    "wrapper, name",
+    [
+        (lookahead, "sync_period"),
+        *((ema_params, name) for name in ("start", "every")),
+        *((average_params, name) for name in ("window", "start", "every")),
+    ],
+)
+def test_an_invalid_number_of_steps_is_rejected(wrapper, name):
+    with pytest.raises(ValueError, match=f"{name}=0 .*integer >= 1"):
+        wrapper(sgd(0.1), **{name: 0})
+
+
+@pytest.mark.parametrize("average", [ema_params, average_params])
+def test_before_the_first_snapshot_the_parameters_are_evaluated(average):
+    params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 3)
+    new, state = run(average(sgd(0.1), start=4), params, grads)
+    chex.assert_trees_all_equal(states.evaluation_params(state, new), new)
+
+
+KEPT = (  # keywords of average_params -> the steps whose parameters are in the mean after step 7
+    ({"window": 2, "every": 2, "start": 2}, (4, 6)),
+    ({"window": 2, "every": 2, "start": 2, "rolling": False}, (6,)),
+    ({"window": None, "every": 3, "start": 1}, (1, 4, 7)),
+    ({"window": 1}, (7,)),
+    ({"window": 10**12, "rolling": False, "every": 10**12, "start": 3}, (3,)),
+    ({"window": 4, "every": 2, "start": 2}, (7,)),  # not full
+)
+
+
+@pytest.mark.parametrize("keywords, steps", KEPT)
+def test_the_mean_is_that_of_the_snapshots(keywords, steps):
+    params, grads = {"w": jnp.zeros(2)}, {"w": normal((2,), 1, 7)}
+    new, state = run(average_params(sgd(1.0), **keywords), params, grads)
+    path = -jnp.cumsum(grads["w"], axis=0)
+    found = states.evaluation_params(state, new)["w"]
+    chex.assert_trees_all_close(found, sum(path[step - 1] for step in steps) / len(steps), rtol=1e-5, atol=1e-6)
+
+
+AVERAGES = (
+    functools.partial(average_params, window=2),
+    functools.partial(ema_nesterov, start=1),
+    ema_params,
+    functools.partial(lookahead, sync_period=2),
+    functools.partial(outer_nesterov, sync_period=2),
+)
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_a_masked_parameter_is_evaluated_as_it_is(average):
+    params, grads = normal({"in": (2,), "out": (2,)}, 0), normal({"in": (2,), "out": (2,)}, 1, 3)
+    new, state = run(masked(average(sgd(0.1)), {"in": True, "out": False}), params, grads)
+    found = states.evaluation_params(state, new)
+    assert (found["out"] == new["out"]).all() and (found["in"] != new["in"]).any()
+
+
+def test_outer_steps_without_momentum_are_those_of_lookahead():
+    params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 7)
+    see = lambda state, params: (params, states.evaluation_params(state, params))
+    outer = outer_nesterov(adamw(0.1), sync_period=3, outer_learning_rate=0.4, outer_momentum=0.0)
+    ours, theirs = (path(tx, params, grads, see) for tx in (outer, lookahead(adamw(0.1), 3, 0.4)))
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_peak_of_a_lookahead_is_the_largest_learning_rate_so_far():
+    """From a warm-up on, it is the peak of the schedule; without a learning rate there is no scale."""
+    rate = lambda count: jnp.asarray([0.0, 0.1, 0.2, 0.1, 0.05, 0.02])[count]
+    params, grads = {"w": jnp.zeros(2)}, {"w": normal((2,), 1, 6)}
+    see = lambda state, params: (state.ahead, params)
+
+    def run_with(**keywords):
+        return path(ema_nesterov(sgd(rate), step_size=0.5, start=0, **keywords), params, grads, see)
+
+    assert run_with()[0].tolist() == [0.5] * 6
+    ahead = run_with(learning_rate=rate)[0]
+    chex.assert_trees_all_close(ahead, jnp.asarray([0.0, 0.5, 0.5, 0.25, 0.125, 0.05]), rtol=1e-5)
+    given = run_with(learning_rate=rate, peak_learning_rate=0.2, stop=5)[0]
+    chex.assert_trees_all_close(given, jnp.asarray([0.0, 0.25, 0.5, 0.25, 0.0, 0.0]), rtol=1e-5)
