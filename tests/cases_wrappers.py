@@ -61,6 +61,7 @@ class WrapperCase:
       extra: (loss, params, t) -> extra args that a step needs.
       goldens: trajectories to reproduce.
       exempt: name of a test -> why the property can't hold.
+      needs_layers: whether it refuses parameters that are not stacked over layers.
     """
 
     wrapper: Callable
@@ -69,6 +70,7 @@ class WrapperCase:
     extra: Callable[..., dict[str, Any]] = nothing
     goldens: tuple[Golden, ...] = ()
     exempt: Mapping[str, str] = field(default_factory=dict)
+    needs_layers: bool = False
 
 
 def c_adamw(h, eps):
@@ -283,6 +285,7 @@ ROWS = (
     ),
     WrapperCase(
         layer_decay,
+        needs_layers=True,
         exempt={
             "test_a_stack_of_layers_is_updated_like_its_layers": "a layer's factor depends on its place in the stack",
             **dict.fromkeys(

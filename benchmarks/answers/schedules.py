@@ -26,7 +26,7 @@ from benchmarks.answers.judged import (
 from benchmarks.answers.small import Kept, batches, config, final_loss
 from jaxopt_mini import SCHEDULES
 from minigpt_flax.compare.paired_tests import PairedTest, holm
-from minigpt_flax.compare.traced_run import TracedRun, rate_tables, trace_run
+from minigpt_flax.compare.traced_run import TracedRun, schedule_tables, trace_run
 from minigpt_flax.runs.style import COLORS, MUTED, style_axis, title
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import RunConfig
@@ -88,8 +88,7 @@ def final(size: Size, schedule: str, rate: float, seed: int) -> float | None:
 
 def shapes(kept: Kept) -> dict[str, list[float]]:
     """The rate of every step of the long run, by schedule."""
-    layout = parts(LONG)[0].run.layout
-    table = lambda name: rate_tables(smaller(LONG, schedule=name), layout, LONG.steps)[0].tolist()
+    table = lambda name: schedule_tables(smaller(LONG, schedule=name), LONG.steps)[0].tolist()
     return {name: kept.get(f"rates {name}", functools.partial(table, name)) for name in SCHEDULES}
 
 

@@ -67,7 +67,7 @@ def search(start: float, steps: int, score: Score) -> float:
       score: (rates, steps) -> their losses; infinite if a run diverged.
 
     >>> search(1.0, 800, lambda rates, steps: [(math.log10(rate) - 0.3) ** 2 for rate in rates])
-    1.8
+    1.4
     """
     losses = bracket(start, lambda rates: score(rates, steps // SHORT))
     rates = [math.log10(rate) for rate in sorted(losses)]

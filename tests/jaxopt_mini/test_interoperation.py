@@ -49,7 +49,11 @@ def wrapped(case, inner, layout=None, **keywords):
 
 
 def around(inner):
-    return {f"{name}-{inner}": (functools.partial(wrapped, case, inner), case.extra) for name, case in WRAPPED.items()}
+    return {
+        f"{name}-{inner}": (functools.partial(wrapped, case, inner), case.extra)
+        for name, case in WRAPPED.items()
+        if not case.needs_layers
+    }
 
 
 TABLE = {

@@ -57,7 +57,7 @@ class RunConfig(Architecture):
 
     Args:
       preset: preset for the fields that are not given; None uses the defaults of this class. The default learning rate
-        is that of the optimizer, which was selected by a sweep.
+        is that of the optimizer, which was selected by a sweep, or the preset's where none was made.
       **fields: values; a spec may be given as text.
 
     Raises:
