@@ -13,8 +13,8 @@ from jaxopt_mini.base import GradientTransformation, GradientTransformationExtra
 from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative, check_static
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
-from jaxopt_mini.matrices import as_leaves, as_matrices, map_matrices, matrices_and_rest, resolve_layout
-from jaxopt_mini.optimizers._muon import adam_on_rest, scaled_and_decayed
+from jaxopt_mini.matrices import as_leaves, as_matrices, map_matrices, resolve_layout
+from jaxopt_mini.optimizers._muon import scaled_and_decayed, with_adam_on_rest
 from jaxopt_mini.orthogonal import Coefficients, coefficients, newton_schulz
 from jaxopt_mini.transforms.moments import ema
 from jaxopt_mini.tree import absolute_square, cast_like, widen
@@ -125,6 +125,6 @@ def aurora(
         balanced_polar(iterations, power, **how),
         *scaled_and_decayed(learning_rate, weight_decay=weight_decay, layout=layout),
     )
-    adam_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-    adam = adam_on_rest(adam_rate, adam_b1, adam_b2, eps, adam_weight_decay)
-    return matrices_and_rest({"matrices": matrices, "rest": adam if rest is None else rest}, layout)
+    adam = {"adam_learning_rate": adam_learning_rate, "adam_b1": adam_b1, "adam_b2": adam_b2, "eps": eps}
+    others = {"adam_weight_decay": adam_weight_decay, "rest": rest, "layout": layout}
+    return with_adam_on_rest(matrices, learning_rate, **adam, **others)

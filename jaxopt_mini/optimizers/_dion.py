@@ -25,12 +25,11 @@ from jaxopt_mini.matrices import (
     as_leaves,
     as_matrices,
     map_matrices,
-    matrices_and_rest,
     matrix_shapes,
     resolve_layout,
     unzip,
 )
-from jaxopt_mini.optimizers._adam import scale_by_adam
+from jaxopt_mini.optimizers._muon import with_adam_on_rest
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.shape import scale_by_shape, spectral
@@ -154,17 +153,12 @@ def dion(
       A transformation; 4 + 4 rank / fan_out bytes of state per float32 parameter of a matrix.
     """
     check_nonnegative(learning_rate=learning_rate, weight_decay=weight_decay)
-    check_nonnegative(adam_learning_rate=adam_learning_rate, adam_weight_decay=adam_weight_decay)
-    check_fraction(adam_b1=adam_b1, adam_b2=adam_b2)
     matrices = chain(
         scale_by_dion(beta, rank, eps, seed=seed, mu_dtype=mu_dtype, layout=layout),
         scale_by_shape(spectral, layout),
         add_decayed_weights(weight_decay),
         scale_by_learning_rate(learning_rate),
     )
-    adam = chain(
-        scale_by_adam(adam_b1, adam_b2, eps, mu_dtype=mu_dtype),
-        add_decayed_weights(adam_weight_decay),
-        scale_by_learning_rate(learning_rate if adam_learning_rate is None else adam_learning_rate),
-    )
-    return matrices_and_rest({"matrices": matrices, "rest": adam if rest is None else rest}, layout)
+    adam = {"adam_learning_rate": adam_learning_rate, "adam_b1": adam_b1, "adam_b2": adam_b2, "eps": eps}
+    others = {"adam_weight_decay": adam_weight_decay, "rest": rest, "layout": layout, "mu_dtype": mu_dtype}
+    return with_adam_on_rest(matrices, learning_rate, **adam, **others)

@@ -26,12 +26,11 @@ from jaxopt_mini.matrices import (
     as_leaves,
     as_matrices,
     map_matrices,
-    matrices_and_rest,
     matrix_shapes,
     resolve_layout,
     unzip,
 )
-from jaxopt_mini.optimizers._muon import adam_on_rest, scaled_and_decayed
+from jaxopt_mini.optimizers._muon import scaled_and_decayed, with_adam_on_rest
 from jaxopt_mini.orthogonal import Coefficients, coefficients, newton_schulz
 from jaxopt_mini.tree import absolute_square, cast_like, mean, norm, widen, zeros_like
 
@@ -193,6 +192,6 @@ def dion2(
         scale_by_dion2(fraction, beta, b2, select=select, mu_dtype=mu_dtype, layout=layout, **iteration),
         *scaled_and_decayed(learning_rate, **size),
     )
-    adam_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-    adam = adam_on_rest(adam_rate, adam_b1, adam_b2, eps, adam_weight_decay)
-    return matrices_and_rest({"matrices": matrices, "rest": adam if rest is None else rest}, layout)
+    adam = {"adam_learning_rate": adam_learning_rate, "adam_b1": adam_b1, "adam_b2": adam_b2, "eps": eps}
+    others = {"adam_weight_decay": adam_weight_decay, "rest": rest, "layout": layout}
+    return with_adam_on_rest(matrices, learning_rate, **adam, **others)

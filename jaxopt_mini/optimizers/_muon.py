@@ -183,26 +183,33 @@ def scaled_and_decayed(
     return [*links, scale_by_learning_rate(learning_rate)]
 
 
-def adam_on_rest(
+def with_adam_on_rest(
+    matrices: GradientTransformation,
     learning_rate: ScalarOrSchedule | None,
-    b1: ArrayLike,
-    b2: ArrayLike,
+    *,
+    adam_learning_rate: ScalarOrSchedule | None,
+    adam_b1: ArrayLike,
+    adam_b2: ArrayLike,
+    adam_weight_decay: ScalarOrSchedule,
     eps: ArrayLike,
-    weight_decay: ScalarOrSchedule,
+    rest: GradientTransformation | None,
+    layout: Any | Callable[[Params], Any] | None,
     mu_dtype: DTypeLike | None = None,
 ) -> GradientTransformation:
-    """AdamW for the parameters that aren't hidden matrices.
+    """Applies ``matrices`` to hidden matrices and AdamW, or ``rest``, to all other parameters.
 
     Raises:
-      ValueError: a number is out of range.
+      ValueError: a number of AdamW is out of range.
     """
-    check_fraction(adam_b1=b1, adam_b2=b2)
-    check_nonnegative(adam_learning_rate=learning_rate, adam_weight_decay=weight_decay)
-    return chain(
-        scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype),
-        add_decayed_weights(weight_decay),
-        scale_by_learning_rate(learning_rate),
+    rate = learning_rate if adam_learning_rate is None else adam_learning_rate
+    check_fraction(adam_b1=adam_b1, adam_b2=adam_b2)
+    check_nonnegative(adam_learning_rate=rate, adam_weight_decay=adam_weight_decay)
+    adam = chain(
+        scale_by_adam(adam_b1, adam_b2, eps, mu_dtype=mu_dtype),
+        add_decayed_weights(adam_weight_decay),
+        scale_by_learning_rate(rate),
     )
+    return matrices_and_rest({"matrices": matrices, "rest": adam if rest is None else rest}, layout)
 
 
 DECAYS = ("plain", "cautious", "cautious_by_shape")

@@ -25,12 +25,11 @@ from jaxopt_mini.matrices import (
     as_leaves,
     as_matrices,
     map_matrices,
-    matrices_and_rest,
     matrix_shapes,
     resolve_layout,
     unzip,
 )
-from jaxopt_mini.optimizers._muon import adam_on_rest
+from jaxopt_mini.optimizers._muon import with_adam_on_rest
 from jaxopt_mini.orthogonal import STANDARD, Coefficients, coefficients, newton_schulz
 from jaxopt_mini.tree import cast_like, evaluate, increment, mean, norm, total_weight, widen, zeros_like
 
@@ -196,6 +195,6 @@ def muown(
     numbers = {"beta": beta, "b1": b1, "b2": b2, "eps": eps, "neuron_b2": neuron_b2, "rms": rms}
     iteration = {"nesterov": nesterov, "by_longest": by_longest, "ns_coeffs": ns_coeffs, "ns_steps": ns_steps}
     matrices = step_by_muown(learning_rate, weight_decay=weight_decay, layout=layout, **numbers, **iteration)
-    adam_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-    adam = adam_on_rest(adam_rate, adam_b1, adam_b2, eps, adam_weight_decay)
-    return matrices_and_rest({"matrices": matrices, "rest": adam if rest is None else rest}, layout)
+    adam = {"adam_learning_rate": adam_learning_rate, "adam_b1": adam_b1, "adam_b2": adam_b2, "eps": eps}
+    others = {"adam_weight_decay": adam_weight_decay, "rest": rest, "layout": layout}
+    return with_adam_on_rest(matrices, learning_rate, **adam, **others)

@@ -10,23 +10,19 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule, Updates
-from jaxopt_mini.check import check_fraction, check_nonnegative
+from jaxopt_mini.check import check_fraction
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.matrices import (
     as_leaves,
     as_matrices,
     map_matrices,
-    matrices_and_rest,
     matrix_shapes,
     resolve_layout,
     unzip,
 )
-from jaxopt_mini.optimizers._adam import scale_by_adam
-from jaxopt_mini.optimizers._muon import scale_by_muon, scaled_and_decayed
+from jaxopt_mini.optimizers._muon import scale_by_muon, scaled_and_decayed, with_adam_on_rest
 from jaxopt_mini.orthogonal import STANDARD, Coefficients
-from jaxopt_mini.transforms._scale import scale_by_learning_rate
-from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.neurons import normalize as normalize_neurons
 from jaxopt_mini.tree import absolute_square, cast_like, mean, norm, widen, zeros_of
 
@@ -153,8 +149,6 @@ def normuon(
     Returns:
       A transformation; 4 bytes of state per float32 parameter of a matrix, and 4 per output neuron.
     """
-    check_nonnegative(adam_learning_rate=adam_learning_rate, adam_weight_decay=adam_weight_decay)
-    check_fraction(adam_b1=adam_b1, adam_b2=adam_b2)
     how = {"nesterov": nesterov, "normalize": normalize, "contra": contra, "ns_dtype": ns_dtype, "layout": layout}
     size = {"shape": shape, "consistent_rms": consistent_rms, "min_ratio": min_ratio, "layout": layout}
     reduce = {"weight_decay": weight_decay, "weight_decay_mask": weight_decay_mask, "decay": decay}
@@ -164,9 +158,6 @@ def normuon(
         scale_by_normuon(b2, layout, longer=longer),
         *scaled_and_decayed(learning_rate, **size, **reduce),
     )
-    adam = chain(
-        scale_by_adam(adam_b1, adam_b2, eps, mu_dtype=mu_dtype),
-        add_decayed_weights(adam_weight_decay),
-        scale_by_learning_rate(learning_rate if adam_learning_rate is None else adam_learning_rate),
-    )
-    return matrices_and_rest({"matrices": matrices, "rest": adam if rest is None else rest}, layout)
+    adam = {"adam_learning_rate": adam_learning_rate, "adam_b1": adam_b1, "adam_b2": adam_b2, "eps": eps}
+    others = {"adam_weight_decay": adam_weight_decay, "rest": rest, "layout": layout, "mu_dtype": mu_dtype}
+    return with_adam_on_rest(matrices, learning_rate, **adam, **others)

@@ -14,8 +14,8 @@ from jaxopt_mini.check import check_fraction, check_name, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import per_copy
-from jaxopt_mini.matrices import matrices_and_rest, resolve_layout
-from jaxopt_mini.optimizers._muon import adam_on_rest, scaled_and_decayed
+from jaxopt_mini.matrices import resolve_layout
+from jaxopt_mini.optimizers._muon import scaled_and_decayed, with_adam_on_rest
 from jaxopt_mini.orthogonal import POLARS, Coefficients, coefficients, orthogonalize
 from jaxopt_mini.tree import average, cast_like, widen, zeros_like
 
@@ -137,6 +137,6 @@ def polargrad(
         scale_by_polargrad(beta, polar, ns_steps, **how),
         *scaled_and_decayed(learning_rate, shape="none", weight_decay=weight_decay, layout=layout),
     )
-    adam_rate = learning_rate if adam_learning_rate is None else adam_learning_rate
-    adam = adam_on_rest(adam_rate, adam_b1, adam_b2, eps, adam_weight_decay)
-    return matrices_and_rest({"matrices": matrices, "rest": adam if rest is None else rest}, layout)
+    adam = {"adam_learning_rate": adam_learning_rate, "adam_b1": adam_b1, "adam_b2": adam_b2, "eps": eps}
+    others = {"adam_weight_decay": adam_weight_decay, "rest": rest, "layout": layout}
+    return with_adam_on_rest(matrices, learning_rate, **adam, **others)
