@@ -22,8 +22,8 @@ from minigpt_flax.train.config.param_groups import REST, members, with_layers
 from minigpt_flax.train.config.run_config import STANDARD, RunConfig
 from minigpt_flax.train.curvature_probes import WORK
 from minigpt_flax.train.decay_rates import decay_rates
-from minigpt_flax.train.multipliers import factors_of
-from minigpt_flax.train.optimizer import CUSTOM, labels
+from minigpt_flax.train.multipliers import factors_of, labels
+from minigpt_flax.train.optimizer import CUSTOM
 from minigpt_flax.train.parallel.sharding import device_bytes
 from minigpt_flax.train.probes import PROBES, parameter_states
 from minigpt_flax.train.registry import REGISTRIES

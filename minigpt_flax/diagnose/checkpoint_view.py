@@ -23,7 +23,8 @@ from minigpt_flax.invocation import show
 from minigpt_flax.spec import Spec
 from minigpt_flax.train.build import Run, loss_sum, make_run
 from minigpt_flax.train.config.param_groups import REST, members
-from minigpt_flax.train.optimizer import labels, schedules_of, updates_of
+from minigpt_flax.train.multipliers import labels
+from minigpt_flax.train.optimizer import schedules_of, updates_of
 from minigpt_flax.train.probe_wrappers import find
 from minigpt_flax.train.restore import reopen
 from minigpt_flax.train.state import TrainState

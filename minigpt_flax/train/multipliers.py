@@ -23,6 +23,17 @@ NOT_COVERED = {
 }
 
 
+def labels(config: RunConfig, layout: Any) -> dict[str, str | tuple[str, ...]]:
+    """Name of every parameter -> its group or the groups of its layers, as :func:`assign` labels them.
+
+    Raises:
+      UserError: a group covers nothing, or two cover the same parameter.
+    """
+    entries = by_name(layout)
+    layers = {name: config.layers for name, entry in entries.items() if entry.stacked}
+    return assign(config.group, {name: entry.role for name, entry in entries.items()}, layers)
+
+
 def factors_of(config: RunConfig, layout: Any) -> Multipliers | None:
     """The factors of every parameter's gradient, value and update; None for the standard parametrization.
 
@@ -46,9 +57,7 @@ def factors_of(config: RunConfig, layout: Any) -> Multipliers | None:
     def of(spec: Spec) -> Multipliers:
         return as_user_error(where, lambda: multipliers(shapes, base, like=_like(spec, scaling), **how))
 
-    entries = by_name(layout)
-    layers = {name: config.layers for name, entry in entries.items() if entry.stacked}
-    assigned = assign(config.group, {name: entry.role for name, entry in entries.items()}, layers)
+    assigned = labels(config, layout)
     moving = {label: spec for label, spec in specs.items() if spec.name != FROZEN and _is_used(label, assigned)}
     used = {label: [by_name(tree) for tree in of(spec)] for label, spec in moving.items()}
 
@@ -59,7 +68,7 @@ def factors_of(config: RunConfig, layout: Any) -> Multipliers | None:
             raise UserError(f"{where}: the steps of the optimizers on {name} grow differently: give its layers one")
         return rows.pop() if rows else (1.0, 1.0, 1.0)
 
-    rows, structure = [one(name) for name in entries], jax.tree.structure(layout)
+    rows, structure = [one(name) for name in assigned], jax.tree.structure(layout)
     return Multipliers(*(structure.unflatten([row[i] for row in rows]) for i in range(3)))
 
 

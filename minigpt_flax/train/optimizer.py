@@ -15,9 +15,9 @@ from jaxopt_mini.tree import path_name
 from jaxopt_mini.wrappers import inner_updates, scale_units
 from minigpt_flax.errors import UserError
 from minigpt_flax.spec import Spec, as_user_error
-from minigpt_flax.train.config.param_groups import REST, assign
+from minigpt_flax.train.config.param_groups import REST
 from minigpt_flax.train.config.run_config import RunConfig
-from minigpt_flax.train.multipliers import factors_of
+from minigpt_flax.train.multipliers import factors_of, labels
 from minigpt_flax.train.probe_wrappers import PROBE_WRAPPERS
 from minigpt_flax.train.registry import REGISTRIES, RunInfo
 from minigpt_flax.train.varied import bind_varied, piecewise, points_of
@@ -132,17 +132,6 @@ def by_group(parts: Mapping[str, GradientTransformation], config: RunConfig, lay
     entry = lambda own: own if isinstance(own, str) else PerLayer(own)
     tree = jax.tree.map_with_path(lambda path, _: entry(assigned[path_name(path)]), layout)
     return partition({label: part for label, part in parts.items() if label in used}, tree)
-
-
-def labels(config: RunConfig, layout: Any) -> dict[str, str | tuple[str, ...]]:
-    """Name of every parameter -> its group or the groups of its layers, as :func:`assign` labels them.
-
-    Raises:
-      UserError: a group covers nothing, or two cover the same parameter.
-    """
-    entries = {path_name(path): entry for path, entry in jax.tree.leaves_with_path(layout)}
-    layers = {name: config.layers for name, entry in entries.items() if entry.stacked}
-    return assign(config.group, {name: entry.role for name, entry in entries.items()}, layers)
 
 
 def decay_mask(layout: Any) -> Any:
