@@ -204,7 +204,7 @@ def source(function: Callable) -> str:
     """A link to the file of a function."""
     path = Path(inspect.getsourcefile(inspect.unwrap(function)) or "")
     relative = path.relative_to(ROOT).as_posix()
-    return f"[`{relative}`](../../../{relative}), {len(path.read_text(encoding='utf-8').splitlines())} lines"
+    return f"[`{relative}`](../../../{relative})"
 
 
 def rule(function: Callable, parts: list[str]) -> str:

@@ -102,10 +102,11 @@ def is_words(text: Text) -> bool:
 
 
 def translate(figure: Figure) -> None:
-    """Replaces the labels of a figure by Chinese ones.
+    """Replaces the labels of a figure by Chinese ones; a measured number after ± stays.
 
     Raises:
       KeyError: a label has no translation.
     """
     for text in labels(figure):
-        text.set_text(CHINESE[text.get_text()])
+        words, sign, number = text.get_text().partition("±")
+        text.set_text(CHINESE[words + sign] + number)
