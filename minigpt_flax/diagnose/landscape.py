@@ -227,11 +227,10 @@ def trajectory(view: CheckpointView, loss: Callable) -> dict[str, Any] | None:
       plane) and ``plane``; None for fewer than ``MIN_CHECKPOINTS`` checkpoints.
     """
     with open_checkpoints(view.folder) as checkpoints:
-        like = jax.eval_shape(view.run.init)
         steps = checkpoints.steps()
         if len(steps) < MIN_CHECKPOINTS:
             return None
-        points = [jax.tree.map(tree.widen, checkpoints.read(step, like).params) for step in steps]
+        points = [jax.tree.map(tree.widen, checkpoints.read_params(step, view.run.shapes)) for step in steps]
     origin = points[-1]
     offsets = [jax.tree.map(jnp.subtract, point, origin) for point in points]
     gram = np.array([[float(tree.inner(a, b)) for b in offsets] for a in offsets])

@@ -61,6 +61,7 @@ class Setup:
     draw: Callable[[Any], Any]  # key -> initial parameters
     on_nan: Policy
     init: Callable[[], TrainState]
+    optimizer: GradientTransformation | None  # in the place of that of the configuration
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ def make_setup(config: RunConfig, tokenizer: Tokenizer, optimizer: GradientTrans
     init = jax.jit(lambda: init_state(draw(key), tx))
     flops = config.step_sequences * training_flops(model, shapes, config.context)
     policy = REGISTRIES["policy"].bind(config.on_nan)
-    return Setup(config, model, reason, shapes, layout, flops, schedule, tx, draw, policy, init)
+    return Setup(config, model, reason, shapes, layout, flops, schedule, tx, draw, policy, init, optimizer)
 
 
 def end_of_text(config: RunConfig, tokenizer: Tokenizer) -> int | None:
