@@ -108,12 +108,14 @@ STEP_SIZES: dict[str, Callable[[Mapping[str, Any]], StepSize]] = {
 
 REFUSED = {
     "soap": "they grow with a power of the width from 1/2 to 1, by the rank of the gradient",
+    "kl_soap": "they grow with a power of the width from 1/2 to 1, by the rank of the gradient",
     "kron": "they grow with a power of the width that changes while its preconditioner is fitted",
     "psgd": "they grow with a power of the width that changes while its preconditioner is fitted",
     "polargrad": "they are as long as the nuclear norm of the gradient",
     "muown": "it trains the length and the direction of each row apart",
     "splus": "they grow with a power of the width that depends on the rank of the gradient",
     "apollo": "they grow with a power of the width that depends on the rank of the projection",
+    "ldadam": "they grow with a power of the width that depends on the rank of the projection",
     "schedule_free_plus": "it estimates them from the gradients, differently in each role",
     "galore": "they grow with a power of the width that depends on the rank of the projection and the matrix's shape",
 }
