@@ -14,6 +14,7 @@ from jaxopt_mini.optimizers._adan import adan as adan, scale_by_adan as scale_by
 from jaxopt_mini.optimizers._ademamix import ademamix as ademamix, scale_by_ademamix as scale_by_ademamix
 from jaxopt_mini.optimizers._adopt import adopt as adopt, scale_by_adopt as scale_by_adopt
 from jaxopt_mini.optimizers._amsgrad import amsgrad as amsgrad, scale_by_amsgrad as scale_by_amsgrad
+from jaxopt_mini.optimizers._amuse import amuse as amuse
 from jaxopt_mini.optimizers._apollo import apollo as apollo, scale_by_apollo as scale_by_apollo
 from jaxopt_mini.optimizers._asgd import asgd as asgd
 from jaxopt_mini.optimizers._aurora import aurora as aurora
@@ -49,6 +50,7 @@ from jaxopt_mini.optimizers._rmsprop import rmsprop as rmsprop, scale_by_rms as 
 from jaxopt_mini.optimizers._rprop import rprop as rprop, scale_by_rprop as scale_by_rprop
 from jaxopt_mini.optimizers._schedule_free_adamw import schedule_free_adamw as schedule_free_adamw
 from jaxopt_mini.optimizers._schedule_free_plus import schedule_free_plus as schedule_free_plus
+from jaxopt_mini.optimizers._schedule_free_radam import schedule_free_radam as schedule_free_radam
 from jaxopt_mini.optimizers._schedule_free_sgd import schedule_free_sgd as schedule_free_sgd
 from jaxopt_mini.optimizers._scion import scale_by_scion as scale_by_scion, scion as scion
 from jaxopt_mini.optimizers._sgd import sgd as sgd
@@ -61,6 +63,7 @@ from jaxopt_mini.optimizers._simplified_ademamix import (
 )
 from jaxopt_mini.optimizers._sm3 import scale_by_sm3 as scale_by_sm3, sm3 as sm3
 from jaxopt_mini.optimizers._soap import scale_by_soap as scale_by_soap, soap as soap
+from jaxopt_mini.optimizers._soap_muon import scale_by_soap_muon as scale_by_soap_muon, soap_muon as soap_muon
 from jaxopt_mini.optimizers._sophia import (
     given_diag_hessian as given_diag_hessian,
     hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian,
@@ -116,6 +119,7 @@ OPTIMIZERS = {
         dion2,
         shampoo,
         kl_soap,
+        soap_muon,
         splus,
         kron,
         psgd,
@@ -137,7 +141,9 @@ OPTIMIZERS = {
         dowg,
         schedule_free_sgd,
         schedule_free_adamw,
+        schedule_free_radam,
         schedule_free_plus,
         gpa_adamw,
+        amuse,
     )
 }

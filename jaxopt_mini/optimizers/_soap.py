@@ -86,7 +86,6 @@ def scale_by_soap(
     check_name(debias or "step", DEBIASES, "unknown debias")
     max_precond_dim = int(max_precond_dim)
     beta = b2 if shampoo_beta is None else shampoo_beta
-    iterate = partial(power_iteration, is_sorted=refresh == "sorted_qr")
 
     def init(params):
         refuse_integers(params)
@@ -116,7 +115,7 @@ def scale_by_soap(
                 m, v, step = (jnp.where(first, *pair) for pair in ((mu, m), (nu, v), (0.0 * step, step)))
             if refresh != "eigh":
                 case = jnp.where(first & skip_first, 0, jnp.where(due, 1, 2))
-                v, bases = jax.lax.switch(case, (_begin, iterate, _keep), v, new, bases)
+                v, bases = refreshed(case, v, new, bases, is_sorted=refresh == "sorted_qr")
             return step, m, v, new, bases
 
         g, mu = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (updates, state.mu))
@@ -154,14 +153,11 @@ def eigenvectors(factors: Sides) -> Sides:
     return sides(lambda factor: eigh(factor)[1][:, ::-1], factors)
 
 
-def _keep(v, factors, bases):
-    del factors
-    return v, bases
-
-
-def _begin(v, factors, bases):
-    del bases
-    return v, eigenvectors(factors)
+def refreshed(case: jax.Array, v: Any, factors: Sides, bases: Sides, *, is_sorted: bool = True) -> tuple[Any, Sides]:
+    """Case 0 computes the bases from the factors, case 1 is :func:`power_iteration`, case 2 keeps them."""
+    begin = lambda v, factors, bases: (v, eigenvectors(factors))
+    keep = lambda v, factors, bases: (v, bases)
+    return jax.lax.switch(case, (begin, partial(power_iteration, is_sorted=is_sorted), keep), v, factors, bases)
 
 
 def power_iteration(v: Any, factors: Sides, bases: Sides, *, is_sorted: bool = True) -> tuple[Any, Sides]:

@@ -86,7 +86,7 @@ STEP_SIZES: dict[str, Callable[[Mapping[str, Any]], StepSize]] = {
     **dict.fromkeys(ENTRYWISE, lambda keywords: StepSize(entrywise)),
     **dict.fromkeys(("lamb", "lars"), lambda keywords: StepSize(entrywise, relative=True)),
     **dict.fromkeys(
-        ("asgd", "schedule_free_sgd", "schedule_free_adamw", "gpa_adamw"),
+        ("asgd", "schedule_free_sgd", "schedule_free_adamw", "schedule_free_radam", "gpa_adamw"),
         lambda keywords: StepSize(entrywise, tracks=True),
     ),
     **dict.fromkeys(
@@ -97,6 +97,7 @@ STEP_SIZES: dict[str, Callable[[Mapping[str, Any]], StepSize]] = {
     "novograd": lambda keywords: StepSize(normalized),
     "muon": _muon,
     "adamuon": _adamuon,
+    "amuse": lambda keywords: StepSize(orthogonal(consistent(1.0)), tracks=True),
     "aurora": lambda keywords: StepSize(orthogonal(widening)),
     "dion2": _dion2,
     "normuon": lambda keywords: StepSize(orthogonal(widening)),
@@ -109,6 +110,7 @@ STEP_SIZES: dict[str, Callable[[Mapping[str, Any]], StepSize]] = {
 REFUSED = {
     "soap": "they grow with a power of the width from 1/2 to 1, by the rank of the gradient",
     "kl_soap": "they grow with a power of the width from 1/2 to 1, by the rank of the gradient",
+    "soap_muon": "they are at least as long as a share of the weights",
     "kron": "they grow with a power of the width that changes while its preconditioner is fitted",
     "psgd": "they grow with a power of the width that changes while its preconditioner is fitted",
     "polargrad": "they are as long as the nuclear norm of the gradient",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxopt_mini import scale_by_adam, scale_by_kl_soap, scale_by_soap, soap
+from jaxopt_mini import scale_by_adam, scale_by_kl_soap, scale_by_muon, scale_by_soap, scale_by_soap_muon, soap
 from tests.harness import normal, run
 
 META = {"skip_first": False, "refresh": "eigh", "debias": "moments"}
@@ -87,3 +87,20 @@ def test_one_side_of_kl_soap_sees_the_gradient_whitened_on_the_other():
     (inputs, outputs), (scaled_inputs, scaled_outputs) = factors(grads), factors(scaled)
     np.testing.assert_allclose(scaled_inputs["w"], inputs["w"], rtol=0.05, atol=0.05 * np.abs(inputs["w"]).max())
     assert scaled_outputs["w"][0, 0] > 30 * outputs["w"][0, 0]
+
+
+def test_the_closed_gate_of_soap_muon_gives_muon():
+    grads = [{"w": normal((3, 4), seed)} for seed in range(3)]
+    muon = scale_by_muon("convergent", 12, debias=False, preconditioning="schatten", eps=1e-14)
+    closed = scale_by_soap_muon(gated=True, gate_floor=0.0, gate_cap=0.0)
+    plain, *ours = (outputs(tx, grads) for tx in (muon, closed, scale_by_soap_muon()))
+    close = [[np.allclose(a["w"], b["w"], atol=1e-4) for a, b in zip(plain, own, strict=True)] for own in ours]
+    assert close == [[True, True, True], [True, False, False]]
+
+
+def outputs(tx, grads):
+    state, steps = tx.init(grads[0]), []
+    for grad in grads:
+        updates, state = tx.update(grad, state)
+        steps.append(updates)
+    return steps
