@@ -152,6 +152,7 @@ def soap(
     precondition_frequency: int | jax.Array = 10,
     max_precond_dim: int | jax.Array = 10000,
     weight_decay: ScalarOrSchedule = 0.01,
+    mask: Any | Callable[[Params], Any] | None = None,
     mu_dtype: DTypeLike | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
@@ -178,6 +179,7 @@ def soap(
       precondition_frequency: steps between updates of the basis; 1 to 100, more for small batches.
       max_precond_dim: longest side with a basis; if it excludes the longer side, SOAP is one-sided and has less state.
       weight_decay: a number or a schedule, times the learning rate.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       mu_dtype: dtype that the mean is stored in; None uses each parameter's dtype.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
@@ -198,5 +200,5 @@ def soap(
     return chain(
         scale_by_soap(b1, b2, eps, shampoo_beta=shampoo_beta, layout=layout, **how),
         scale_by_learning_rate(learning_rate),
-        decay_afterwards(learning_rate, weight_decay, skip=1),
+        decay_afterwards(learning_rate, weight_decay, mask, skip=1),
     )
