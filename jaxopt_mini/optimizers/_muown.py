@@ -166,7 +166,8 @@ def muown(
     NorMuown is ``neuron_b2=0.95, by_longest=False``: the second moment of :func:`normuon` after the iteration.
 
     Departures: a neuron whose weights are all zero takes Muon's step, where the official code divides by zero; fused
-    projections are not guessed from the shape (fan_out = 3 fan_in), so give them a stacked layout.
+    projections are not guessed from the shape (fan_out = 3 fan_in), so give them a stacked layout, or use
+    ``split_outputs``.
 
     Args:
       learning_rate: a number or a schedule; 3e-4, AdamW's.
