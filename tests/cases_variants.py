@@ -395,6 +395,7 @@ ROWS = (
     Case(
         schedule_free_radam,
         slow=True,
+        keywords={"silent": False},
         goldens=(Golden("schedule_free_radam", official_schedule_free_radam, also=AVERAGED),),
     ),
     Case(

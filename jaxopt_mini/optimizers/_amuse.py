@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxopt_mini.base import GradientTransformation, ScalarOrSchedule
+from jaxopt_mini.base import GradientTransformation, Params, ScalarOrSchedule
 from jaxopt_mini.check import check_fraction, check_nonnegative, check_steps
 from jaxopt_mini.combine import chain
 from jaxopt_mini.layout import infer
@@ -28,6 +29,7 @@ def amuse(
     b1: ArrayLike = 0.9,
     rho: ArrayLike = 1.0,
     weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Any | Callable[[Params], Any] | None = None,
     decay_at_y: ArrayLike = 0.0,
     weight_lr_power: ArrayLike = 2.0,
     r: ArrayLike = 0.0,
@@ -63,6 +65,7 @@ def amuse(
       b1: weight of the average in y during the warm-up, in (0, 1); 0.6 for language models.
       rho: power by which 1 - b falls; 0.8 for language models.
       weight_decay: a number or a schedule, times the learning rate and z.
+      weight_decay_mask: matrices to decay, a tree of booleans or a function of the parameters that returns one.
       decay_at_y: the same times y, also for all other parameters.
       weight_lr_power: power of the learning rate in the weight of a step.
       r: power of the step in its weight.
@@ -87,9 +90,10 @@ def amuse(
         warmed_up(value, warmup_steps, rate_ahead=False)
         for value in (learning_rate, learning_rate if adam_learning_rate is None else adam_learning_rate)
     )
+    reduce = {"weight_decay": weight_decay, "weight_decay_mask": weight_decay_mask, "layout": layout}
     matrices = chain(
         scale_by_muon(ns_coeffs, ns_steps, beta, 1e-7, debias=False, ns_dtype=ns_dtype, layout=layout),
-        *scaled_and_decayed(rate, consistent_rms=0.2, weight_decay=weight_decay, layout=layout),
+        *scaled_and_decayed(rate, consistent_rms=0.2, **reduce),
     )
     vectors = chain(
         scale_by_rms(adam_b2, eps, eps_in_sqrt=False, bias_correction=True),

@@ -163,6 +163,7 @@ def aurora(
     ns_dtype: DTypeLike | None = None,
     eps: ArrayLike = 1e-8,
     weight_decay: ScalarOrSchedule = 0.025,
+    weight_decay_mask: Any | Callable[[Params], Any] | None = None,
     adam_b1: ArrayLike = 0.9,
     adam_b2: ArrayLike = 0.95,
     adam_weight_decay: ScalarOrSchedule = 0.0,
@@ -202,6 +203,7 @@ def aurora(
       ns_dtype: dtype that it multiplies in.
       eps: added to Adam's root.
       weight_decay: a number or a schedule, times the learning rate.
+      weight_decay_mask: matrices to decay, a tree of booleans or a function of the parameters that returns one.
       adam_b1: AdamW's b1, for all other parameters.
       adam_b2: AdamW's b2.
       adam_weight_decay: AdamW's weight_decay.
@@ -222,10 +224,11 @@ def aurora(
     how = {"ns_coeffs": ns_coeffs, "ns_steps": ns_steps, "ns_dtype": ns_dtype, "layout": layout}
     how |= {"riemannian_steps": riemannian_steps, "riemannian_step_size": riemannian_step_size}
     how |= {"cg_steps": cg_steps, "retraction_steps": retraction_steps}
+    reduce = {"weight_decay": weight_decay, "weight_decay_mask": weight_decay_mask, "layout": layout}
     matrices = chain(
         ema(beta, debias=False, nesterov=nesterov),
         balanced_polar(iterations, power, **how),
-        *scaled_and_decayed(learning_rate, weight_decay=weight_decay, layout=layout),
+        *scaled_and_decayed(learning_rate, **reduce),
     )
     adam = {"adam_learning_rate": adam_learning_rate, "adam_b1": adam_b1, "adam_b2": adam_b2, "eps": eps}
     others = {"adam_weight_decay": adam_weight_decay, "rest": rest, "layout": layout}

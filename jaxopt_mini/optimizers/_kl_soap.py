@@ -192,6 +192,7 @@ def kl_soap(
     refresh: str = "qr",
     debias: bool = True,
     weight_decay: ScalarOrSchedule = 0.01,
+    mask: Any | Callable[[Params], Any] | None = None,
     mu_dtype: DTypeLike | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
@@ -225,6 +226,7 @@ def kl_soap(
       refresh: update of the basis, one "qr" decomposition or an eigendecomposition, "eigh".
       debias: correct the biases of both moments, as in Adam.
       weight_decay: a number or a schedule, times the learning rate.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       mu_dtype: dtype that the mean is stored in; None uses each parameter's dtype.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
@@ -248,6 +250,6 @@ def kl_soap(
     how |= {"eigenvalues": eigenvalues, "refresh": refresh, "mu_dtype": mu_dtype, "layout": layout}
     return chain(
         scale_by_kl_soap(b1, b2, eps, shampoo_beta=shampoo_beta, **how),
-        add_decayed_weights(weight_decay),
+        add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

@@ -164,6 +164,7 @@ def ldadam(
     projection: str = "power_iteration",
     error_feedback: bool = True,
     weight_decay: ScalarOrSchedule = 0.0,
+    mask: Any | Callable[[Params], Any] | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
     """Adam in a subspace that follows the gradient at every step.
@@ -192,6 +193,7 @@ def ldadam(
       projection: "power_iteration" as above, or "svd", the first singular vectors of b.
       error_feedback: add what was left out to the next gradient.
       weight_decay: a number or a schedule, times the learning rate.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
@@ -212,6 +214,6 @@ def ldadam(
     matrices = scale_by_ldadam(rank, error_feedback=error_feedback, layout=layout, **how)
     return chain(
         matrices_and_rest({"matrices": matrices, "rest": scale_by_adam(b1, b2, eps)}, layout),
-        add_decayed_weights(weight_decay),
+        add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

@@ -184,6 +184,7 @@ def soap(
     precondition_frequency: int | jax.Array = 10,
     max_precond_dim: int | jax.Array = 10000,
     weight_decay: ScalarOrSchedule = 0.01,
+    mask: Any | Callable[[Params], Any] | None = None,
     skip_first: bool = True,
     refresh: str = "sorted_qr",
     debias: str | None = "step",
@@ -218,6 +219,7 @@ def soap(
       precondition_frequency: steps between updates of the basis; 1 to 100, more for small batches.
       max_precond_dim: longest side with a basis; if it excludes the longer side, SOAP is one-sided and has less state.
       weight_decay: a number or a schedule, times the learning rate.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       skip_first: the first call only initializes the basis; False makes a step in it.
       refresh: update of the basis: "sorted_qr" as above; "qr" doesn't sort; "eigh" computes the eigenvectors before the
         step, from factors that include its gradient, and starts from the identity.
@@ -247,5 +249,5 @@ def soap(
     direction = scale_by_soap(b1, b2, eps, shampoo_beta=shampoo_beta, **how)
     rate = scale_by_learning_rate(learning_rate)
     if not late_decay:
-        return chain(direction, add_decayed_weights(weight_decay), rate)
-    return chain(direction, rate, decay_afterwards(learning_rate, weight_decay, skip=int(skip_first)))
+        return chain(direction, add_decayed_weights(weight_decay, mask), rate)
+    return chain(direction, rate, decay_afterwards(learning_rate, weight_decay, mask, skip=int(skip_first)))

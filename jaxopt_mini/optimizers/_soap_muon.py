@@ -186,6 +186,7 @@ def soap_muon(
     min_ratio_power: ArrayLike = 1.0,
     radial: tuple[ArrayLike, ArrayLike] | None = (0.5, 1.0),
     weight_decay: ScalarOrSchedule = 0.025,
+    weight_decay_mask: Any | Callable[[Params], Any] | None = None,
     mu_dtype: DTypeLike | None = None,
     ns_dtype: DTypeLike | None = None,
     adam_b1: ArrayLike = 0.9,
@@ -231,6 +232,7 @@ def soap_muon(
       min_ratio_power: power of the factor of ``min_ratio``.
       radial: (outward, inward), factors of the part of o along p.
       weight_decay: a number or a schedule, times the learning rate, of entries that o moves towards zero.
+      weight_decay_mask: matrices to decay, a tree of booleans or a function of the parameters that returns one.
       mu_dtype: dtype that the momentum is stored in; None uses each parameter's dtype.
       ns_dtype: dtype that the iteration multiplies in; None is at least float32.
       adam_b1: AdamW's b1.
@@ -258,9 +260,10 @@ def soap_muon(
     gate = {"gated": gated, "gate_floor": gate_floor, "gate_cap": gate_cap, "min_agreement": min_agreement}
     how = {"ns_coeffs": ns_coeffs, "ns_steps": ns_steps, "mu_dtype": mu_dtype, "ns_dtype": ns_dtype}
     size = {"min_ratio": min_ratio, "min_ratio_of": min_ratio_of, "min_ratio_power": min_ratio_power, "radial": radial}
+    reduce = {"weight_decay": weight_decay, "weight_decay_mask": weight_decay_mask, "decay": "cautious_late"}
     matrices = chain(
         scale_by_soap_muon(beta, b2, power=power, layout=layout, **whitening, **gate, **how),
-        *scaled_and_decayed(learning_rate, weight_decay=weight_decay, decay="cautious_late", layout=layout, **size),
+        *scaled_and_decayed(learning_rate, **size, **reduce, layout=layout),
     )
     adam = {"adam_learning_rate": adam_learning_rate, "adam_b1": adam_b1, "adam_b2": adam_b2, "eps": adam_eps}
     others = {"adam_weight_decay": adam_weight_decay, "rest": rest, "layout": layout, "mu_dtype": mu_dtype}

@@ -24,7 +24,7 @@ from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import per_copy
 from jaxopt_mini.matrices import resolve_layout
 from jaxopt_mini.transforms._scale import scheduled
-from jaxopt_mini.tree import norm, per_parameter, widen
+from jaxopt_mini.tree import chosen_leaves, norm, widen
 
 
 def _along(u: jax.Array, p: jax.Array) -> jax.Array:
@@ -109,9 +109,7 @@ def land(
         def leaf(u, p, entry, decays):
             return per_copy(lambda u, p: one(u, p, decays), entry)(u, p)
 
-        chosen = per_parameter(True if mask is None else mask, params)
-        chosen = jax.tree.map(lambda decays, part: jax.tree.map(lambda _: decays, part), chosen, params)
-        return jax.tree.map(leaf, updates, params, resolve_layout(layout, params), chosen)
+        return jax.tree.map(leaf, updates, params, resolve_layout(layout, params), chosen_leaves(mask, params))
 
     if callable(learning_rate) or callable(weight_decay):
         both = lambda count: (schedule_value(learning_rate, count), schedule_value(weight_decay, count))
