@@ -15,6 +15,7 @@ from jaxopt_mini.schedules import (
     cosine as cosine,
     cosine_restarts as cosine_restarts,
     exponential as exponential,
+    fast_slow as fast_slow,
     inverse_sqrt as inverse_sqrt,
     multistep as multistep,
     noam as noam,

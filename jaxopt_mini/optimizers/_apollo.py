@@ -152,6 +152,7 @@ def apollo(
     scale_first: bool = False,
     growth_limit: ArrayLike | None = 1.01,
     weight_decay: ScalarOrSchedule = 0.0,
+    mask: Any | Callable[[Params], Any] | None = None,
     seed: int | jax.Array = 0,
     layout: Any | None = None,
 ) -> GradientTransformation:
@@ -188,6 +189,7 @@ def apollo(
       scale_first: multiply by the root of ``scale`` before the limit of growth.
       growth_limit: largest growth of the norm of w per step, at least 1; None is unlimited.
       weight_decay: a number or a schedule, times the learning rate, after the step.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       seed: seed of the random projections.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
@@ -210,5 +212,5 @@ def apollo(
     return chain(
         matrices_and_rest({"matrices": matrices, "rest": scale_by_adam(b1, b2, eps)}, layout),
         scale_by_learning_rate(learning_rate),
-        decay_afterwards(learning_rate, weight_decay),
+        decay_afterwards(learning_rate, weight_decay, mask),
     )

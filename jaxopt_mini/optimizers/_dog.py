@@ -87,7 +87,8 @@ def dog(
         G <- G + |g|^2
         p <- p - lr r / sqrt(G + eps) g
 
-    The authors evaluate with an average of the parameters.
+    The learning rate never decays, so evaluate with an average of the parameters; the authors' is
+    ``average_params(dog(), window=None, power=8.0)``.
 
     Departures: none from Optax; weight decay is the gradient of an L2 penalty, as in the official code. With bfloat16
     parameters r and G are bfloat16, as in Optax; G then stops growing after a few hundred steps.
