@@ -30,8 +30,8 @@ ROOT = Path(__file__).parents[1]
 NANO_TOKENS = 12 * 64  # of a step of ``nanogpt``
 GPT2 = 124_439_808  # its parameters
 WORDS = {
-    "twelve": 12, "thirteen": 13, "eighteen": 18, "twenty-three": 23, "fifty": 50, "sixty": 60,
-    "六十": 60, "二十三": 23, "十八": 18,
+    "twelve": 12, "thirteen": 13, "eighteen": 18, "twenty-five": 25, "fifty": 50, "sixty-two": 62,
+    "六十二": 62, "二十五": 25, "十八": 18,
 }  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def false_verdicts() -> float:
 
 
 README = [
-    (r"\*\*(Sixty) JAX optimizers", lambda: (len(OPTIMIZERS),)),
+    (r"\*\*(Sixty-two) JAX optimizers", lambda: (len(OPTIMIZERS),)),
     (r"all (\d+) tested step by step against a reference", lambda: (with_reference(),)),
     (r"(Twelve) optimizers on one small GPT", lambda: (len(measured("reference, pydocs")["standings"]),)),
     (r"GPT \(([\d.]+) M parameters, text of the Python documentation, ([\d,]+) steps\)", lambda: (
@@ -142,7 +142,7 @@ README = [
     (r"in (\d+) % and (\d+) % of its steps", lambda: (share_of_steps("muon"), share_of_steps("soap"))),
     (r"against (\d+) trajectories recorded", lambda: (len(deviations()),)),
     (r"deviation is ([\d.e-]+) of\s+the distance", lambda: (max(size for _, size in deviations().values()),)),
-    (r"(Twenty-three) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
+    (r"(Twenty-five) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
     (r"(Eighteen) bugs of Optax", lambda: (len({name.partition(",")[0] for name in DEPARTURES}),)),
     (r"at most ([\d.]+) % found a difference", lambda: (100 * false_verdicts(),)),
     (r"(\d+) recorded trajectories, every step \| at most ([\d.e-]+) of the movement \(Shampoo\)", lambda: (
@@ -155,8 +155,8 @@ README = [
 ]  # fmt: skip
 CHINESE = [
     (r"最多只有 ([\d.]+) % 的比较", lambda: (100 * false_verdicts(),)),
-    (r"\*\*(六十)个 JAX 优化器", lambda: (len(OPTIMIZERS),)),
-    (r"没有的(二十三)个优化器", lambda: (len(beyond_optax()),)),
+    (r"\*\*(六十二)个 JAX 优化器", lambda: (len(OPTIMIZERS),)),
+    (r"没有的(二十五)个优化器", lambda: (len(beyond_optax()),)),
     (r"的(十八)处错误", lambda: (len({name.partition(",")[0] for name in DEPARTURES}),)),
 ]
 PRINTED = [(r"(808,960) parameters", lambda: (parameters("demo"),))] + [
@@ -164,10 +164,10 @@ PRINTED = [(r"(808,960) parameters", lambda: (parameters("demo"),))] + [
 ]
 OPTAX = [
     (r"The (\d+) optimizers that also exist in `optax`", lambda: (len(OPTIMIZERS) - len(beyond_optax()),)),
-    (r"(Twenty-three) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
+    (r"(Twenty-five) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
 ]
 HOME = [
-    (r"(Sixty) JAX optimizers", lambda: (len(OPTIMIZERS),)),
+    (r"(Sixty-two) JAX optimizers", lambda: (len(OPTIMIZERS),)),
     (r"all (\d+) tested", lambda: (with_reference(),)),
 ]
 SPEED = [
