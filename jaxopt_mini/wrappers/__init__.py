@@ -10,6 +10,7 @@ from jaxopt_mini.wrappers._accumulate import (
     AccumulateState as AccumulateState,
     ScheduledAccumulateState as ScheduledAccumulateState,
     accumulate as accumulate,
+    flush as flush,
 )
 from jaxopt_mini.wrappers._average_params import (
     AverageParamsState as AverageParamsState,
