@@ -7,13 +7,15 @@ parameters, with noise, so that an error in the state changes everything after i
 bfloat16, which alone changes its numbers by 4e-3; "Muon (float32)" replaces it by float32.
 
 Needs torch; ``DIR`` has the authors' ``soap.py`` and package ``schedulefree``. The results go to
-``benchmarks/results/torch/states.json``.
+``benchmarks/results/torch/states.json``. With ``--record FILE``, it writes the parameters and states after 5 steps and
+the parameters after 7 instead, for the tests.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -142,10 +144,8 @@ class Problem(NamedTuple):
 
 def problem(names: list[Any], seed: int = 0) -> Problem:
     """A random problem of the named parameters."""
-    draw, used = (
-        np.random.default_rng(seed),
-        [name.path if isinstance(name, TorchParameter) else name for name in names],
-    )
+    draw = np.random.default_rng(seed)
+    used = [name.path if isinstance(name, TorchParameter) else name for name in names]
     normal = lambda *shape: draw.standard_normal(shape).astype(np.float32)
     of = lambda *more: {name: normal(*more, *SHAPES[name]) for name in used}
     return Problem(of(), of(), of(2 * STEPS))
@@ -219,11 +219,46 @@ def module_of(name: str, folder: Path | None) -> Any:
         return None
 
 
+RECORDED = (5, 7)  # steps
+
+
+def record(path: Path, folder: Path | None) -> None:
+    """Writes parameters and state of every optimizer after 5 steps, and parameters after 7."""
+    stored: dict[str, Any] = {}
+    for name, pair in PAIRS.items():
+        given, module = problem(pair.names), module_of(pair.module, folder)
+        with wide_bfloat16() if pair.float32 else contextlib.nullcontext():
+            for steps in RECORDED:
+                params, saved = run_there(pair, module, given, given.start, None, range(steps))
+                stored |= {f"{name}/{steps}/{key}": np.asarray(value) for key, value in params.items()}
+                stored |= {f"{name}/saved": flat_of(saved)} if steps == RECORDED[0] else {}
+    np.savez_compressed(path, **stored)
+
+
+def flat_of(saved: Any) -> str:
+    """A state dict as JSON, whose numbers keep all digits of float32."""
+    return json.dumps(saved, default=lambda value: np.asarray(value).tolist())
+
+
+def arrays_of(text: str) -> Any:
+    """The inverse of :func:`flat_of`; what was a tensor is an array."""
+    saved = json.loads(text)
+    array = lambda value: np.asarray(value, np.float32) if isinstance(value, list | float) else value
+    several = lambda key, value: [np.asarray(one, np.float32) for one in value] if key in ("GG", "Q") else array(value)
+    entries = {int(i): {k: several(k, v) for k, v in entry.items()} for i, entry in saved["state"].items()}
+    return {**saved, "state": entries}
+
+
 def run(arguments: list[str]) -> int:
     """Measures every pair and writes the results."""
     parser = Parser(prog="python -m benchmarks.torch_states", description=__doc__)
     parser.add_argument("--peers", type=Path, metavar="DIR", help="folder with soap.py and schedulefree")
-    folder, found = parser.parse_args(arguments).peers, {}
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write states for the tests instead")
+    given = parser.parse_args(arguments)
+    if given.record is not None:
+        record(given.record, given.peers)
+        return 0
+    folder, found = given.peers, {}
     for name, pair in PAIRS.items():
         module = module_of(pair.module, folder)
         if module is None:

@@ -184,7 +184,9 @@ class _Slot(NamedTuple):
         return "+".join(self.here.paths) + "".join(f"[{i}]" for i in self.here.index)
 
 
-def from_torch(saved: Entry, state: Any, params: Any, names: Names, *, steps: int | None = None) -> Any:
+def from_torch(
+    saved: Entry, state: Any, params: Any, names: Names, *, steps: int | None = None, schedules: bool = True
+) -> Any:
     """Converts the state of an optimizer from PyTorch.
 
     Args:
@@ -195,6 +197,7 @@ def from_torch(saved: Entry, state: Any, params: Any, names: Names, *, steps: in
         or by its name there, if ``saved`` has names (its optimizer was given ``named_parameters()``). None leaves a
         parameter out.
       steps: number of completed steps, if the state here has it and PyTorch doesn't store it (``SGD``, ``Muon``).
+      schedules: whether schedules continue at that step; False leaves their counts unchanged.
 
     Returns:
       The state with the values of ``saved``; others, such as those of wrappers, are unchanged.
@@ -222,7 +225,7 @@ def from_torch(saved: Entry, state: Any, params: Any, names: Names, *, steps: in
         mine = [slot for slot in slots if _holds(rule, flat, slot)]
         for slot in mine:
             _put(rule, flat, slot)
-        if rule.keys and not mine:
+        if not (mine if rule.keys else schedules):
             return node
         flat |= {field: _shared(rule, mine, key) for field, key in rule.group.items()}
         flat |= {name: _known(found, node) + more for name, more in rule.counts.items() if name in flat}
@@ -370,6 +373,8 @@ def _check_entries(slots: list[_Slot], nodes: list[Any], params: Mapping[str, An
         for rule, flat, name in flats:
             if not _holds(rule, flat, slot):
                 continue
+            if not isinstance(slot.entry, Mapping):
+                raise ValueError(f"{slot.label}: PyTorch's entry is no dict")
             if rule.sides and len(slot.here.paths) > 1:
                 raise ValueError(f"{slot.label}: the factors of {name} can't be divided among several parameters")
             for key in rule.keys:
@@ -402,7 +407,7 @@ def _has(slot: _Slot) -> str:
 def _check_shape(slot: _Slot, key: str, params: Mapping[str, Any]) -> None:
     parts = [params[path].shape[len(slot.here.index) :] for path in slot.here.paths]
     whole = (*parts[0][:-1], sum(part[-1] for part in parts)) if len(parts) > 1 else parts[0]
-    expected, found = whole[::-1] if slot.here.transpose else whole, tuple(slot.entry[key].shape)
+    expected, found = whole[::-1] if slot.here.transpose else whole, tuple(np.shape(slot.entry[key]))
     if found != expected:
         hint = "" if found[::-1] != expected else ", its transpose: set transpose"
         raise ValueError(f"{slot.label}: PyTorch's {key or 'tensor'} has shape {found} instead of {expected}{hint}")
