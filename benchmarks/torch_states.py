@@ -170,9 +170,11 @@ def run_there(pair: Pair, module: Any, given: Problem, params: Any, saved: Any, 
     return here(), optimizer.state_dict()
 
 
-def run_here(tx: Any, given: Problem, params: Any, state: Any, steps: range) -> tuple[Any, Any]:
+def run_here(
+    tx: Any, given: Problem, params: Any, state: Any, steps: range, *, compiled: bool = True
+) -> tuple[Any, Any]:
     """Parameters and state after these steps of the optimizer here."""
-    update = jax.jit(tx.update)
+    update = jax.jit(tx.update) if compiled else tx.update
     for step in steps:
         updates, state = update(given.gradient(params, step), state, params)
         params = apply_updates(params, updates)

@@ -138,6 +138,7 @@ def _rotated(tensor: np.ndarray, bases: Sequence[np.ndarray], *, back: bool) -> 
     return tensor
 
 
+MAX_COUNT = 2**31 - 1  # of an int32
 RULES: dict[str, Rule] = {  # type of a state here -> its form in PyTorch
     "ScaleByAdamState": _renamed({"mu": "exp_avg", "nu": "exp_avg_sq"}),
     "ScaleByAmsgradState": _renamed({"mu": "exp_avg", "nu": "exp_avg_sq", "nu_max": "max_exp_avg_sq"}),
@@ -227,9 +228,9 @@ def from_torch(
             _put(rule, flat, slot)
         if not (mine if rule.keys else schedules):
             return node
-        flat |= {field: _shared(rule, mine, key) for field, key in rule.group.items()}
-        flat |= {name: _known(found, node) + more for name, more in rule.counts.items() if name in flat}
-        return _unflatten(node, flat)
+        numbers = {field: _shared(rule, mine, key) for field, key in rule.group.items()}
+        numbers |= {name: _known(found, node) + more for name, more in rule.counts.items() if name in flat}
+        return _unflatten(node, flat | {name: np.asarray(number) for name, number in numbers.items()})
 
     return _replaced(state, load)
 
@@ -331,6 +332,8 @@ def _slots(saved: Entry, names: Names, params: Mapping[str, Any]) -> list[_Slot]
       ValueError: a name is unknown or given twice, or their number is another.
     """
     places = [(number, i) for i, group in enumerate(saved["param_groups"]) for number in group["params"]]
+    if wrong := [number for number, _ in places if not isinstance(number, int)]:
+        raise ValueError(f"PyTorch's groups must number their parameters, got {str(wrong[0])[:40]}")
     listed = _listed(saved, names)
     if len(listed) != len(places):
         raise ValueError(
@@ -421,11 +424,18 @@ def _steps_there(slots: list[_Slot], nodes: list[Any]) -> int | None:
             where = slot.settings if rule.steps.in_group else slot.entry
             if not _holds(rule, flat, slot) or rule.steps.key not in where:
                 continue
-            own = int(array_of(where[rule.steps.key])) + rule.steps.uncounted
+            own = _whole(slot, rule.steps.key, where[rule.steps.key]) + rule.steps.uncounted
             if found not in (None, own):
                 raise ValueError(f"{slot.label}: PyTorch has done {own} steps, and {found} on others: give steps")
             found = own
     return found
+
+
+def _whole(slot: _Slot, key: str, value: Any) -> int:
+    number = array_of(value)
+    if number.size != 1 or number.dtype.kind not in "iuf" or not 0 <= number.item() < MAX_COUNT:
+        raise ValueError(f"{slot.label}: PyTorch's {key!r} must be a number of steps, got {str(value)[:40]}")
+    return int(number.item())
 
 
 def _steps_here(nodes: list[Any]) -> int | None:
