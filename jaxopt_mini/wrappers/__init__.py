@@ -48,6 +48,7 @@ from jaxopt_mini.wrappers._outer_nesterov import (
     OuterNesterovState as OuterNesterovState,
     outer_nesterov as outer_nesterov,
 )
+from jaxopt_mini.wrappers._qk_clip import QKClipState as QKClipState, qk_clip as qk_clip
 from jaxopt_mini.wrappers._sam import sam as sam
 from jaxopt_mini.wrappers._schedule_free import (
     schedule_free as schedule_free,
@@ -79,6 +80,7 @@ WRAPPERS: dict[str, Callable[..., Any]] = {
         lookahead,
         low_precision,
         outer_nesterov,
+        qk_clip,
         sam,
         schedule_free,
         skip_nonfinite,

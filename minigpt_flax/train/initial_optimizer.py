@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxopt_mini import states
 from jaxopt_mini.torch_state import TorchParameter, from_torch
-from minigpt_flax.train.build import Run
+from minigpt_flax.train.state import TrainState
 
 
 class LoadedOptimizer(NamedTuple):
@@ -29,11 +29,11 @@ class LoadedOptimizer(NamedTuple):
 NO_OPTIMIZER = LoadedOptimizer(None, "")
 
 
-def load_optimizer(run: Run, load: Callable[[], Any] | None) -> LoadedOptimizer:
+def load_optimizer(state: TrainState, load: Callable[[], Any] | None) -> LoadedOptimizer:
     """Converts the state of an optimizer of PyTorch to that of the run, whose schedules begin at their first step.
 
     Args:
-      run: the run.
+      state: state of the run, abstract.
       load: reads the state, from :class:`~minigpt_flax.train.initial_weights.InitialWeights`.
 
     Raises:
@@ -46,9 +46,7 @@ def load_optimizer(run: Run, load: Callable[[], Any] | None) -> LoadedOptimizer:
         return LoadedOptimizer(None, "the checkpoint has no state of an optimizer: its moments start from zero")
     saved, places = found
     names = [TorchParameter(paths[0] if len(paths) == 1 else paths, *stored) for paths, *stored in places]
-    convert = lambda value: from_torch(
-        saved, _filled(run.state.opt_state, value), run.state.params, names, schedules=False
-    )
+    convert = lambda value: from_torch(saved, _filled(state.opt_state, value), state.params, names, schedules=False)
     try:
         low, high = convert(0), convert(1)
     except (ValueError, TypeError) as error:

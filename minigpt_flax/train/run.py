@@ -106,7 +106,7 @@ def start(session: Session, compilation: throughput.Compilation) -> Result | Non
     prepare(run, session)
     params = first_params(run, source)
     require_same_params(params)
-    optimizer = load_optimizer(run, source.load_optimizer)
+    optimizer = load_optimizer(run.state, source.load_optimizer)
     if optimizer.text:
         session.reporter.note(f"init       {optimizer.text}", init=optimizer.text)
     state = first_state(run, params, optimizer)

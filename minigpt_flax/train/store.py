@@ -114,7 +114,7 @@ def latest(run: Run, store: Store, warn: Callable[[str], None]) -> TrainState:
     if checkpoints.steps():
         state = checkpoints.restore(run.state, warn)
     else:  # it ended before the first save: its first state is known all the same
-        optimizer = load_optimizer(run, initial_weights(run.config.init).load_optimizer)
+        optimizer = load_optimizer(run.state, initial_weights(run.config.init).load_optimizer)
         state = first_state(run, _first_params(run, folder), optimizer)
     if folder is not None:
         done = int(state.step)
