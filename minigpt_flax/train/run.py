@@ -26,6 +26,7 @@ from minigpt_flax.train.config.run_config import (
     with_trust,
 )
 from minigpt_flax.train.config.stored import read_config, to_json
+from minigpt_flax.train.initial_optimizer import load_optimizer
 from minigpt_flax.train.initial_weights import (
     digest,
     fields_from_weights,
@@ -111,7 +112,10 @@ def start(session: Session, compilation: throughput.Compilation) -> Result | Non
     prepare(run, session)
     params = first_params(run, source)
     require_same_params(params)
-    state = first_state(run, params)
+    optimizer = load_optimizer(run.state, source.load_optimizer)
+    if optimizer.text:
+        session.reporter.note(f"init       {optimizer.text}", init=optimizer.text)
+    state = first_state(run, params, optimizer)
     if session.stops_early():
         return None
     if options.out is None:
