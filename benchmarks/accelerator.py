@@ -217,7 +217,7 @@ def training_step(size: Sizes, preset: str, changes: dict[str, Any]) -> dict[str
     return {
         "ms": seconds * 1e3,
         "tokens_per_second": step.config.step_tokens / seconds,
-        "mfu": None if peak is None else plan.flops / seconds / peak,
+        "mfu": None if peak is None else plan.flops(step.config.phases.largest) / seconds / peak,
         "memory_bytes": planned(step.program.memory_analysis()),
         "compile_seconds": step.compile_seconds,
         "attention": plan.model.attention

@@ -147,7 +147,7 @@ def _curves_table(shown: Sequence[PageRun]) -> str:
 
 def _subtitle(shown: Sequence[PageRun]) -> str:
     config = shown[0].run.config
-    tokens = config["steps"] * shown[0].run.tokens_per_step
+    tokens = shown[0].run.tokens_after(config["steps"])
     runs = f"{len(shown)} run{'s' * (len(shown) > 1)}"
     return f"{runs} of {config['steps']:,} steps, {tokens:,} tokens, on {', '.join(config['data'])}"
 

@@ -11,16 +11,18 @@ import numpy as np
 
 from jaxopt_mini.schedules.arguments import steps_of
 from minigpt_flax.errors import UserError
+from minigpt_flax.phases import SIZES, Stepwise, as_sizes
 from minigpt_flax.spec import Spec, settings
 from minigpt_flax.train.compile import run_unoptimized
-from minigpt_flax.train.config.presets import PRESETS
+from minigpt_flax.train.config.presets import PRESETS, default_preset
 from minigpt_flax.train.config.run_config import FIXED, RunConfig, as_text, changed, normalized, resolve
 from minigpt_flax.train.optimizer import CUSTOM, schedules_of, updates_of
 from minigpt_flax.train.registry import REGISTRIES
+from minigpt_flax.train.scaling import FIELDS as SCALED
 from minigpt_flax.train.session import Session
 
 CHANGEABLE = ("lr", "schedule", "clip", "dropout", "val_tokens")  # with --change; none of them changes the state
-RECORDED = ("steps", "data", "batch_size", "accum")  # other fields that a run keeps when they change
+RECORDED = ("steps", "data", *SIZES)  # other fields that a run keeps when they change
 WARMUP = "warmup"  # keyword of every schedule with a warm-up: steps, or a fraction of the run
 EXTENSIBLE = "constant, inverse_sqrt, and wsd before its cool-down"
 
@@ -39,6 +41,9 @@ def check_resume_flags(session: Session, path: str, config: RunConfig, restarted
     if restarted and preset is not None and config.init is None:
         wanted = resolve(given, preset)
         typed = {name: getattr(wanted, name) for name in PRESETS[preset]} | typed
+    if "tuned_at" in typed:  # the numbers are those of the reference
+        wanted = resolve(given, preset or default_preset(jax.default_backend()))
+        typed |= {name: getattr(wanted, name) for name in SCALED if name in typed}
     free = {"steps", "data", *(CHANGEABLE if session.options.change else ()), *_micro_batches(config, typed)}
     if "clip" in typed and typed["clip"].name != config.clip.name:  # their states differ
         free -= {"clip"}
@@ -57,9 +62,9 @@ def check_resume_flags(session: Session, path: str, config: RunConfig, restarted
 
 def _micro_batches(config: RunConfig, typed: dict[str, Any]) -> tuple[str, ...]:
     """The sizes of micro-batches, if a step keeps its sequences, and no dropout mask depends on the division."""
-    batch, accum = (typed.get(name, getattr(config, name)) for name in ("batch_size", "accum"))
-    same = batch * accum == config.step_sequences and not config.dropout
-    return ("batch_size", "accum") if same else ()
+    before, after = config.phases, as_sizes(vars(config) | typed)
+    windows = lambda phases: [(phase.first, phase.step_sequences, phase.seq_len) for phase in phases]
+    return ("batch_size", "accum") if windows(before) == windows(after) and not config.dropout else ()
 
 
 def changes(began: RunConfig, config: RunConfig) -> dict[str, Any]:
@@ -78,7 +83,7 @@ def _shown(value: Any) -> str:
 def extended(began: RunConfig, wanted: RunConfig, done: int, path: str, change: bool = False) -> RunConfig:
     """The configuration to continue with, for ``--resume RUN --steps N``.
 
-    A warm-up that was a fraction of the run keeps its number of steps.
+    A warm-up that was a fraction of the run keeps its number of steps, and so do the times of batch sizes.
 
     Args:
       began: configuration of the run.
@@ -97,6 +102,8 @@ def extended(began: RunConfig, wanted: RunConfig, done: int, path: str, change: 
             f"--resume {path} was started with steps={began.steps}, not {wanted.steps}: a run can be extended, not "
             "shortened; --stop-after ends it early"
         )
+    fixed = {name: getattr(began, name) for name in SIZES}
+    wanted = changed(wanted, **{k: v.in_steps(began.steps) for k, v in fixed.items() if isinstance(v, Stepwise)})
     if began.opt == CUSTOM or change:
         return wanted
     groups = tuple(
