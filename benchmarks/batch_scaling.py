@@ -1,9 +1,10 @@
 """Loss of hyperparameters rescaled to another batch size: ``python -m benchmarks.batch_scaling [OPTIMIZER ...]``.
 
-The learning rate is tuned at a batch of 12 sequences, on a grid of half octaves, with two seeds. ``--tuned-at``
-predicts the hyperparameters at a batch of 48 for as many tokens. There the grid is trained too: with all other keywords
-rescaled, with ``b1`` or ``beta`` as at batch 12, and with all of them as at batch 12. The regret of the prediction is
-its loss above the lowest of these grids.
+The learning rate is tuned at a batch of 12 sequences and 200 steps, on a grid of half octaves, with two seeds.
+``--tuned-at`` predicts the hyperparameters at a batch of 48, for as many tokens or for as many steps. There the grid is
+trained too, with all other keywords rescaled and with all of them as at batch 12; it extends while its best rate is at
+an end. The regret of the prediction is its loss above the lowest of these grids. A second prediction keeps ``b1`` or
+``beta``, a third one rescales the learning rate only, and a fourth one nothing.
 
 The model is ``nano`` with two layers of width 64. It takes about ten minutes on two cores. Figures go to
 ``benchmarks/results/<machine>.json``; runs that are there aren't trained again.
@@ -33,9 +34,10 @@ from minigpt_flax.train.config.run_config import RunConfig, resolve
 from minigpt_flax.train.registry import REGISTRIES
 
 SIZES = {"layers": 2, "width": 64, "heads": 2}
-SMALL, LARGE = {"batch_size": 12, "steps": 200}, {"batch_size": 48, "steps": 50}
+SMALL = {"batch_size": 12, "steps": 200}
+CASES = {"as many tokens": {"batch_size": 48, "steps": 50}, "as many steps": {"batch_size": 48, "steps": 200}}
 TUNED_AT = "batch=12,steps=200"
-OCTAVES = {"adamw": (-9, -6), "lion": (-12, -9), "muon": (-7, -4), "momentum": (-4, -1)}  # of the grid at batch 12
+OCTAVES = {"adamw": (-9.5, -7), "lion": (-12, -10), "muon": (-7, -5), "momentum": (-4, -2)}  # first and last of a grid
 MOMENTUM = ("b1", "beta")
 SEEDS = (0, 1)
 SECTION = "batch scaling"
@@ -57,14 +59,15 @@ class Losses:
 
     def one(self, config: RunConfig) -> float:
         """Loss of one run; infinite if it diverged."""
-        name = f"{config.opt}, lr {config.lr:.5g}, batch {config.batch_size}, seed {config.seed}"
+        sizes = f"batch {config.batch_size}, {config.steps} steps"
+        name = f"{config.opt}, lr {config.lr:.5g}, {sizes}, seed {config.seed}"
         if name not in self.known:
             self.known[name] = self._train(with_points(config))
             print(f"{name}: {self.known[name]:.4f}", flush=True)
         return self.known[name]
 
     def _train(self, config: RunConfig) -> float:
-        key = (config.opt.name, config.batch_size)
+        key = (config.opt.name, config.batch_size, config.steps)
         if key not in self.programs:
             self.programs[key] = trace_run(build(config), config.steps)
         run = self.programs[key].single(config)
@@ -86,9 +89,15 @@ def config_of(opt: str, sizes: dict[str, Any], rate: float, **more: Any) -> RunC
     return resolve({**SIZES, **sizes, **ALONE, "opt": opt, "lr": rate, **more}, "nano")
 
 
-def grid(low: int, high: int, shift: float = 0.0) -> list[float]:
-    """Learning rates at half octaves."""
-    return [2 ** (low + i / 2 + shift) for i in range(2 * (high - low) + 1)]
+def tuned(losses: Losses, config: RunConfig) -> dict[float, float]:
+    """Losses at the learning rates of the grid, by rate; it extends while the best one is at an end."""
+    low, high = OCTAVES[config.opt.name]
+    exponents = [low + i / 2 for i in range(int(2 * (high - low)) + 1)]
+    found = {2**x: losses.mean(dataclasses.replace(config, lr=2**x)) for x in exponents}
+    while (best := min(found, key=lambda rate: found[rate])) in (min(found), max(found)):
+        rate = best * 2 ** (0.5 if best == max(found) else -0.5)
+        found[rate] = losses.mean(dataclasses.replace(config, lr=rate))
+    return dict(sorted(found.items()))
 
 
 def with_keywords(config: RunConfig, other: Spec, names: Iterable[str]) -> RunConfig:
@@ -98,33 +107,32 @@ def with_keywords(config: RunConfig, other: Spec, names: Iterable[str]) -> RunCo
 
 
 def measure(opt: str, losses: Losses) -> dict[str, Any]:
-    """Tunes at the small batch, predicts, and tunes at the large batch."""
-    low, high = OCTAVES[opt]
-    small = {rate: losses.mean(complete(config_of(opt, SMALL, rate))) for rate in grid(low, high)}
+    """Tunes at the small batch, and predicts for the large one."""
+    small = tuned(losses, complete(config_of(opt, SMALL, 1.0)))
     best = min(small, key=lambda rate: small[rate])
-    predicted = config_of(opt, LARGE, best, tuned_at=TUNED_AT)
-    same = complete(config_of(opt, LARGE, best)).opt
-    arms = {
+    cases = {case: predict(opt, best, sizes, losses) for case, sizes in CASES.items()}
+    return {"small": {"lr": best, "loss": small[best], "grid": _rounded(small)}, **cases}
+
+
+def predict(opt: str, best: float, sizes: dict[str, Any], losses: Losses) -> dict[str, Any]:
+    """Losses of the predictions for a run of these sizes, and of the grids there."""
+    predicted = config_of(opt, sizes, best, tuned_at=TUNED_AT)
+    same = complete(config_of(opt, sizes, best)).opt
+    kept = with_keywords(predicted, same, same.keywords)
+    predictions = {
         "rescaled": predicted,
         "momentum kept": with_keywords(predicted, same, [key for key in MOMENTUM if key in same.keywords]),
-        "all kept": with_keywords(predicted, same, same.keywords),
+        "only the learning rate rescaled": kept,
+        "nothing rescaled": dataclasses.replace(kept, lr=best),
     }
-    at_prediction = {arm: losses.mean(config) for arm, config in arms.items()}
-    unchanged = losses.mean(dataclasses.replace(arms["all kept"], lr=best))
-    rates = grid(low, high, 0.5)
-    large = {
-        arm: {rate: losses.mean(dataclasses.replace(config, lr=rate)) for rate in rates} for arm, config in arms.items()
-    }
-    tuned, arm, rate = min((loss, arm, rate) for arm, found in large.items() for rate, loss in found.items())
+    reached = {name: losses.mean(config) for name, config in predictions.items()}
+    grids = {"rescaled": tuned(losses, predicted), "as at batch 12": tuned(losses, kept)}
+    loss, keywords, rate = min((loss, name, rate) for name, grid in grids.items() for rate, loss in grid.items())
     return {
-        "small": {"lr": best, "loss": small[best], "grid": _rounded(small)},
-        "predicted": {"lr": predicted.lr, "opt": str(predicted.opt), **at_prediction},
-        "unchanged": unchanged,
-        "tuned": {"lr": rate, "keywords": arm, "loss": tuned, "grids": {a: _rounded(g) for a, g in large.items()}},
-        "regret": at_prediction["rescaled"] - tuned,
-        "regret, momentum kept": at_prediction["momentum kept"] - tuned,
-        "regret, only the learning rate rescaled": at_prediction["all kept"] - tuned,
-        "regret, nothing rescaled": unchanged - tuned,
+        "predicted": {"lr": predicted.lr, "opt": str(predicted.opt)},
+        "tuned": {"lr": rate, "keywords": keywords, "loss": loss},
+        "grids": {name: _rounded(grid) for name, grid in grids.items()},
+        "regret": {name: found - loss for name, found in reached.items()},
     }
 
 
@@ -141,14 +149,16 @@ def _rounded(found: dict[float, float]) -> dict[str, float]:
 
 
 def rows(found: dict[str, dict[str, Any]]) -> str:
-    """A table: a line for each optimizer."""
+    """A table: a line for each optimizer and case."""
     lines = [
-        f"{'optimizer':10s}{'lr at 12':>10s}{'predicted':>11s}{'tuned':>9s}{'regret':>9s}{'nothing rescaled':>18s}"
+        f"{'optimizer':10s}{'case':16s}{'lr at 12':>10s}{'predicted':>11s}{'tuned':>9s}{'regret':>9s}{'unchanged':>11s}"
     ]
     for opt, one in found.items():
-        numbers = one["small"]["lr"], one["predicted"]["lr"], one["tuned"]["lr"]
-        shown = "".join(f"{number:>{width}.3g}" for number, width in zip(numbers, (10, 11, 9), strict=True))
-        lines.append(f"{opt:10s}{shown}{one['regret']:>9.4f}{one['regret, nothing rescaled']:>18.4f}")
+        for case in CASES:
+            there, regret = one[case], one[case]["regret"]
+            numbers = one["small"]["lr"], there["predicted"]["lr"], there["tuned"]["lr"]
+            shown = "".join(f"{number:>{width}.3g}" for number, width in zip(numbers, (10, 11, 9), strict=True))
+            lines.append(f"{opt:10s}{case:16s}{shown}{regret['rescaled']:>9.4f}{regret['nothing rescaled']:>11.4f}")
     return "\n".join(lines)
 
 
@@ -170,7 +180,7 @@ def run(arguments: list[str]) -> int:
             {
                 "sizes": SIZES,
                 "tuned_at": TUNED_AT,
-                "run": LARGE,
+                "cases": CASES,
                 "seeds": len(SEEDS),
                 "results": results,
                 "losses": known,

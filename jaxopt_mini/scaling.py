@@ -17,6 +17,7 @@ the number of steps, and ``tokens``, their product.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ DECAY_RATES = ("b1", "b2", "b3", "beta", "adam_b1", "adam_b2", "vector_b1", "vec
 EPS = ("eps",)
 HORIZON = -0.32
 TIMESCALE = "learning rate x decay per token stays (Wang & Aitchison 2024)"
-HALF_LIFE = "same half-life in tokens (Marek et al. 2025; Malladi et al. 2022)"
+MALLADI, MAREK = "Malladi et al. 2022", "Marek et al. 2025"
+HALF_LIFE = "same half-life in tokens"
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,13 @@ class Change(NamedTuple):
 
 SQUARE_ROOT = "square-root rule"
 BY_ANALOGY = "the exponent of AdamW (Bjorck et al. 2024), by analogy"
-ADAM = ScalingRule(0.5, f"{SQUARE_ROOT} (Malladi et al. 2022)", HORIZON, "Bjorck et al. 2024", DECAY_RATES, EPS)
+ADAM = ScalingRule(0.5, f"{SQUARE_ROOT} ({MALLADI})", HORIZON, "Bjorck et al. 2024", DECAY_RATES, EPS)
 ADAPTIVE = ScalingRule(0.5, f"{SQUARE_ROOT} of Adam, by analogy", HORIZON, BY_ANALOGY, DECAY_RATES)
 LAMB = ScalingRule(0.5, f"{SQUARE_ROOT} (You et al. 2020)", HORIZON, BY_ANALOGY, DECAY_RATES)
-SIGN = ScalingRule(0.5, f"{SQUARE_ROOT} (SignSGD: Compagnoni et al. 2025)", HORIZON, BY_ANALOGY, DECAY_RATES)
+RMSPROP = ScalingRule(0.5, f"{SQUARE_ROOT} ({MALLADI})", HORIZON, BY_ANALOGY, ("decay",))
 MUON = ScalingRule(
     0.5,
-    f"{SQUARE_ROOT} of sign descent, by analogy",
+    f"{SQUARE_ROOT} of Adam, by analogy",
     HORIZON,
     "the exponent of AdamW, also measured for a Muon with fixed norms (Ren et al. 2026)",
     DECAY_RATES,
@@ -94,9 +96,11 @@ FREE = ScalingRule(None, "this optimizer estimates its learning rate from the gr
 SCALING_RULES: dict[str, ScalingRule] = {
     **dict.fromkeys(("adam", "adamw", "nadam", "nadamw", "amsgrad", "adamax", "adamaxw", "radam"), ADAM),
     **dict.fromkeys(("adan", "ademamix", "simplified_ademamix", "adam_mini", "laprop", "stable_adamw"), ADAPTIVE),
-    **dict.fromkeys(("adabelief", "yogi", "adopt", "mars", "soap", "schedule_free_adamw", "gpa_adamw"), ADAPTIVE),
+    **dict.fromkeys(("adabelief", "yogi", "adopt", "mars", "soap", "gpa_adamw"), ADAPTIVE),
+    "schedule_free_adamw": dataclasses.replace(ADAPTIVE, averages=("b2",)),  # its b1 is no decay rate
     "lamb": LAMB,
-    **dict.fromkeys(("lion", "sign_sgd", "signum"), SIGN),
+    **dict.fromkeys(("lion", "sign_sgd", "signum"), ADAPTIVE),
+    "rmsprop": RMSPROP,
     **dict.fromkeys(("muon", "normuon", "adamuon", "polargrad", "aurora", "muown", "scion", "dion", "dion2"), MUON),
     **dict.fromkeys(("sgd", "momentum", "asgd", "schedule_free_sgd"), LINEAR),
     **dict.fromkeys(("prodigy", "dadapt_adamw", "dog", "dowg", "polyak_sgd", "schedule_free_plus"), FREE),
@@ -138,7 +142,8 @@ def rescale(
         if key.endswith(RATE) and key != RATE:
             changes.append(_changed(key, value, lambda x: x * factor, "as the learning rate"))
         elif key in rule.averages:
-            changes.append(_changed(key, value, lambda x: x**batch, f"to the power {batch:g}, {HALF_LIFE}"))
+            reason = f"to the power {batch:g}, {HALF_LIFE} ({MAREK if key.endswith('b2') else MALLADI})"
+            changes.append(_changed(key, value, lambda x: x**batch, reason))
         elif key in rule.eps:
             changes.append(_changed(key, value, lambda x: x / math.sqrt(batch), f"/ {batch:g}^0.5, {rule.evidence}"))
         elif key.endswith("weight_decay"):

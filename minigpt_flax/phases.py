@@ -10,7 +10,9 @@ the batch size. A shorter sequence is a part of a window, and successive steps r
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -178,13 +180,13 @@ class Phases:
         """The phase of a step, from 0."""
         return self.phases[bisect_right([phase.first for phase in self.phases], step) - 1]
 
-    def tokens_after(self, steps: int) -> int:
-        """Tokens trained on in the first ``steps`` steps.
+    def tokens_after(self, steps: int | float) -> int | float:
+        """Tokens trained on in the first ``steps`` steps, a whole number if ``steps`` is one; else interpolated.
 
         >>> phases_of(10, Stepwise(((0, 2), (4, 6))), 1, 8).tokens_after(5)
         112
         """
-        phase = self.at(max(0, steps - 1))
+        phase = self.at(max(0, math.ceil(steps) - 1))
         return phase.tokens + (steps - phase.first) * phase.step_tokens
 
     @property
@@ -206,19 +208,24 @@ def phases_of(steps: int, batch_size: Size, accum: Size, seq_len: Size) -> Phase
     Raises:
       UserError: two times of a size are at the same step.
     """
-    sizes = [size.in_steps(steps) if isinstance(size, Stepwise) else size for size in (accum, batch_size, seq_len)]
-    times = {time for size in sizes if isinstance(size, Stepwise) for time, _ in size.points}
+    points = lambda size: size.in_steps(steps) if isinstance(size, Stepwise) else Stepwise(((0, size),))
+    sizes = [points(size) for size in (accum, batch_size, seq_len)]
+    times = {round(time) for size in sizes for time, _ in size.points if time < steps}
     window, found = max(sizes_of(seq_len)), list[Phase]()
-    for first in sorted({0, *(time for time in times if time < steps)}):
-        shape = [size.at(first) if isinstance(size, Stepwise) else size for size in sizes]
-        if not found:
-            found.append(Phase(first, *shape))
-        elif shape != [found[-1].accum, found[-1].batch_size, found[-1].seq_len]:
-            last = found[-1]
-            length, parts = first - last.first, max(1, window // max(1, last.seq_len))
-            windows = last.windows + -(-length // parts) * last.step_sequences
-            found.append(Phase(first, *shape, windows, last.tokens + length * last.step_tokens))
+    for first in sorted({0, *times}):
+        accum, batch_size, seq_len = (size.at(first) for size in sizes)
+        phase = Phase(first, accum, batch_size, seq_len)
+        if found and phase == dataclasses.replace(found[-1], first=first, windows=0, tokens=0):
+            continue  # nothing changes
+        found.append(_after(found[-1], phase, window) if found else phase)
     return Phases(tuple(found), window)
+
+
+def _after(last: Phase, phase: Phase, window: int) -> Phase:
+    """A phase with the number of windows and tokens before it."""
+    steps, parts = phase.first - last.first, max(1, window // max(1, last.seq_len))
+    windows = last.windows + -(-steps // parts) * last.step_sequences
+    return dataclasses.replace(phase, windows=windows, tokens=last.tokens + steps * last.step_tokens)
 
 
 def check_phases(phases: Phases, context: int) -> None:

@@ -32,7 +32,7 @@ class MetricsLog:
     def __init__(
         self,
         folder: RunFolder | None,
-        tokens_after: Callable[[int], int],
+        tokens_after: Callable[[int], int | float],
         seconds: float = 0.0,
         warn: Callable[[str], None] = print,
         loggers: Sequence[Logger] = (),

@@ -82,10 +82,12 @@ class RunRecord:
         """The data's SHA-256, if recorded."""
         return (self.env.get("data") or {}).get("sha256")
 
-    def tokens_after(self, steps: int) -> int:
+    def tokens_after(self, steps: int | float) -> int | float:
         """Tokens trained on in the first ``steps`` steps."""
-        usual = {"steps": max(1, steps), "batch_size": 0, "accum": 1, "seq_len": None, "context": 0}
-        return as_sizes(usual | self.config).tokens_after(steps)
+        usual = {"steps": 1, "batch_size": 0, "accum": 1, "seq_len": None, "context": 0}
+        config = usual | self.config
+        sizes = {name: parse_size(config[name], name) for name in SIZES if config[name] is not None}
+        return as_sizes(config | sizes).tokens_after(steps)
 
     @property
     def tokens_per_step(self) -> int:
@@ -163,8 +165,9 @@ def _config(path: Path) -> dict[str, Any]:
         config["data"] = [config["data"]]
     used = {name: config[name] for name in CHECKED if name in config}
     checked = check_fields(used, CHECKED, show(path), optional=("accum", "seq_len"))
-    sizes = {name: parse_size(checked[name], f"{show(path)}: {name}") for name in SIZES if checked.get(name)}
-    return {**config, **checked, **sizes}
+    for name in SIZES:
+        parse_size(checked.get(name) or 1, f"{show(path)}: {name}")
+    return {**config, **checked}
 
 
 def _env(path: Path) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Clock:
         timed = {phase: count for phase, count in self.timed.items() if phase is not None} or {otherwise: 1}
         return sum(of(phase) * count for phase, count in timed.items()) / sum(timed.values())
 
-    def left(self, steps: float, pauses: int) -> float | None:
+    def left(self, steps: int | float, pauses: int) -> float | None:
         """Estimates the seconds that so many steps and validations will take; None before any step was timed."""
         speed = self.steps_per_second()
         return None if speed is None else steps / speed + pauses * (self.pause_seconds() or 0.0)
