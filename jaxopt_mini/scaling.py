@@ -109,7 +109,7 @@ SCALING_RULES: dict[str, ScalingRule] = {
 
 
 def rescale(
-    name: str, hyperparameters: Mapping[str, Any], *, batch: float, steps: float
+    name: str, hyperparameters: Mapping[str, Any], *, batch: int | float, steps: int | float
 ) -> tuple[dict[str, Any], list[Change]]:
     """Rescales the hyperparameters of an optimizer to another batch size and run length.
 
@@ -136,7 +136,7 @@ def rescale(
     rule, given = SCALING_RULES[name], dict(hyperparameters)
     if rule.rate is None:
         return given, [Change(RATE, given.get(RATE), given.get(RATE), f"unchanged, as {rule.evidence}")]
-    factor = batch**rule.rate * (batch * steps) ** rule.horizon
+    factor = float(batch) ** rule.rate * (batch * steps) ** rule.horizon
     changes = [_rate(rule, given[RATE], factor, batch, steps)] if RATE in given else []
     for key, value in given.items():
         if key.endswith(RATE) and key != RATE:
@@ -154,7 +154,7 @@ def rescale(
     return given | {change.name: change.after for change in changes}, changes
 
 
-def _rate(rule: ScalingRule, value: float, factor: float, batch: float, steps: float) -> Change:
+def _rate(rule: ScalingRule, value: int | float, factor: float, batch: int | float, steps: int | float) -> Change:
     """The change of the learning rate, with its reasons."""
     reasons = [] if batch == 1 else [f"x {batch:g}^{rule.rate:g}, {rule.evidence}"]
     if batch * steps != 1:
@@ -163,7 +163,7 @@ def _rate(rule: ScalingRule, value: float, factor: float, batch: float, steps: f
     return Change(RATE, value, value * factor, "; ".join(reasons))
 
 
-def _changed(name: str, value: Any, by: Callable[[float], float], reason: str) -> Change:
+def _changed(name: str, value: Any, by: Callable[[int | float], int | float], reason: str) -> Change:
     """The change of a number, or of the values of points (time, number)."""
     if isinstance(value, list):
         return Change(name, value, [(time, by(number)) for time, number in value], reason)

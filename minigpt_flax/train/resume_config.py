@@ -47,7 +47,7 @@ def check_resume_flags(session: Session, path: str, config: RunConfig, restarted
     free = {"steps", "data", *(CHANGEABLE if session.options.change else ()), *_micro_batches(config, typed)}
     if "clip" in typed and typed["clip"].name != config.clip.name:  # their states differ
         free -= {"clip"}
-    for name, value in typed.items():
+    for name, value in sorted(typed.items(), key=lambda field: field[0] != "tuned_at"):  # the cause of other changes
         if name in FIXED - free and getattr(config, name) != value:
             possible = name in CHANGEABLE and not session.options.change
             raise UserError(

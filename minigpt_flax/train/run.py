@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import textwrap
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -106,7 +108,8 @@ def start(session: Session, compilation: throughput.Compilation) -> Result | Non
     if config.tuned_at is not None:
         reference = resolve({**session.given, "tuned_at": None}, preset, fields_from_weights(session.given, source))
         lines = rescaled({**vars(reference), "tuned_at": config.tuned_at})[1]
-        session.reporter.label("tuned at", "\n".join([config.tuned_at, *lines]))
+        fill = functools.partial(textwrap.fill, width=69, subsequent_indent="  ")  # 80 columns with the label
+        session.reporter.label("tuned at", "\n".join(map(fill, [config.tuned_at, *lines])))
     prepare(run, session)
     params = first_params(run, source)
     require_same_params(params)

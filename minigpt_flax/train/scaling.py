@@ -76,7 +76,7 @@ def rescaled(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return {**values, "opt": opt, "lr": lr, "group": tuple(groups)}, [header, *(lines or ["nothing changes"])]
 
 
-def _rescaled(spec: Spec, lr: float, batch: float, steps: float) -> tuple[Spec, float, list[Change]]:
+def _rescaled(spec: Spec, lr: int | float, batch: float, steps: float) -> tuple[Spec, float, list[Change]]:
     """An optimizer and its peak learning rate, rescaled; defaults that change become keywords."""
     if spec.name == frozen.__name__:
         return spec, lr, []
