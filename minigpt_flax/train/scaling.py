@@ -20,6 +20,10 @@ from minigpt_flax.train.registry import REGISTRIES, frozen
 KEYS = {"batch": "sequences per step", "steps": "number of steps"}
 FORM = "--tuned-at takes the run that was tuned, such as batch=12,steps=1000"
 NUMBER = re.compile(r"[1-9][0-9]{0,17}")
+LIMIT = (
+    "limit: these rules hold while gradient noise limits the learning rate. On nano with width 64, from batch 12 to 48 "
+    "with as many tokens, AdamW's loss was 0.19 nats above the tuned one, and 0.01 with the learning rate kept"
+)
 FIELDS = ("lr", "opt", "group")  # that change
 
 
@@ -72,6 +76,8 @@ def rescaled(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         spec, peak, changes = _rescaled(group.spec, group.lr, batch, steps)
         groups.append(dataclasses.replace(group, spec=spec, lr=peak))
         lines += [f"{group.where}: {change}" for change in changes]
+    if batch > 1 and lines:
+        lines.append(LIMIT)
     header = f"batch x {batch:g}, steps x {steps:g}, tokens x {batch * steps:g}"
     return {**values, "opt": opt, "lr": lr, "group": tuple(groups)}, [header, *(lines or ["nothing changes"])]
 

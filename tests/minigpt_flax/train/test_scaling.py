@@ -33,7 +33,7 @@ def test_lines_say_what_changes_and_why():
     _, (header, *lines) = rescaled(before)
     assert header == "batch x 4, steps x 0.25, tokens x 1"
     assert lines[0] == "lr 0.001 -> 0.002: x 4^0.5, square-root rule (Malladi et al. 2022)"
-    assert [line.split()[0] for line in lines] == ["lr", "b1", "b2", "eps", "weight_decay"]
+    assert [line.split()[0] for line in lines] == ["lr", "b1", "b2", "eps", "weight_decay", "limit:"]
     assert rescaled({**before, "tuned_at": "batch=48,steps=50"})[1][1:] == ["nothing changes"]
     _, lines = rescaled({**before, "opt": resolve({"opt": "prodigy"}, "nano").opt})
     assert lines[1].startswith("lr 0.001: unchanged, as this optimizer estimates its learning rate")
