@@ -23,6 +23,7 @@ from jaxopt_mini import OPTIMIZERS
 from minigpt_flax.compare.paired_tests import compare_pair
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import resolve
+from minigpt_flax.train.scaling import LIMIT
 from tests.cases import CASES
 from tests.jaxopt_mini.test_departures import DEPARTURES, NARROW_STATES
 
@@ -359,3 +360,19 @@ def test_a_relative_time_is_the_ratio_of_the_two_times_beside_it():
     seconds = lambda text: float(text.split()[0]) * (1e-3 if text.endswith("ms") else 1)
     for ours, theirs, ratio in rows:
         assert seconds(ours) / seconds(theirs) == pytest.approx(float(ratio), abs=0.011)  # of rounded times
+
+
+def test_the_guide_to_transfer_states_the_losses_of_rescaled_hyperparameters():
+    found = measured("batch scaling")["results"]["adamw"]["as many tokens"]
+    regret, text = found["regret"], read("docs/guides/transfer.md")
+    for row, name in (
+        ("predicted by the rules | 0.0055", "rescaled"),
+        ("predicted, with the learning rate of batch 12 | 0.0028", "only the learning rate kept"),
+        ("nothing rescaled | 0.0028", "nothing rescaled"),
+    ):
+        assert f"| {row} | {regret[name]:.2f} |" in text
+    kept = min(found["grids"]["as at batch 12"].values()) - found["tuned"]["loss"]
+    assert f"as at batch 12 | 0.0028 | {kept:.2f} |" in text
+    assert (
+        f"{regret['rescaled']:.2f} nats above the tuned one, and {regret['only the learning rate kept']:.2f}" in LIMIT
+    )

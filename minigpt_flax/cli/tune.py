@@ -60,7 +60,7 @@ def declare(parser: Parser) -> None:
     add("--vmap", action="store_true", help="train the settings of a stage together, in one program")
     add("--trust", action="store_true", help="execute the optimizer code that a resumed tuning names")
     console.declare(parser.add_argument_group("output"))
-    add_fields(parser, without=("init", "eval_every", "keep", "keep_every", *ALONE))
+    add_fields(parser, without=("init", "tuned_at", "eval_every", "keep", "keep_every", *ALONE))
 
 
 def run(**options: Any) -> int:
