@@ -6,6 +6,7 @@ Imports no JAX.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -23,19 +24,23 @@ from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
 from minigpt_flax.runs.schema import check_fields, check_type, read_json, types_of
 from minigpt_flax.spec import Spec, parse
-from minigpt_flax.train.config.run_config import RunConfig, absolute, resolve
+from minigpt_flax.train.config.run_config import BASE_SIZES, STANDARD, RunConfig, absolute, flag_of, resolve
+from minigpt_flax.train.config.sizes import PROPORTIONAL, at_width, check_widths
 from minigpt_flax.train.config.stored import TYPES
 
 VALIDATIONS = 8  # in a run whose --eval-every isn't given: enough to interpolate the step of a loss
 FILE = "comparison.json"
 AUTO = "auto"  # in place of learning rates, or of a number of seeds
-VERSION = 4  # of this file
+VERSION = 5  # of this file
 NEW_SEARCH = 4  # version since which a search tries these learning rates
 FEWEST_SEEDS = 3  # per candidate: two don't show how much runs vary
+WIDTH_SEEDS = 2  # of a comparison over widths, which has no tests, unless it is given
+FEWEST_RATES = 3  # of a comparison over widths: a parabola has three points
 MOST_SEEDS = 10_000
 LOSS = Bound(0, 1e6, above=True)  # a validation loss, or a difference
 PEAK = dataclasses.replace(RATE, above=True)  # a learning rate that trains
 ALONE = {"parallel": "jit", "mesh": "data=1"}  # a run of a comparison has one device: several may share a program
+LATER = ("target", "baseline", "pairs", "resolution", "max_seeds", "widths", "parametrizations")  # added to the file
 DURATIONS = ("warmup", "cooldown", "period", "step_size", "milestones")  # arguments of schedules, in steps if >= 1
 UNLESS_GIVEN = {"sample_tokens": 0}  # differs from a single run
 
@@ -47,12 +52,12 @@ class Candidate:
     Attributes:
       name: as it is printed: its specs.
       folder: holds its runs, below the comparison's.
-      given: fields of ``RunConfig`` in which it differs from the others, as text.
+      given: fields of ``RunConfig`` in which it differs from the others.
     """
 
     name: str
     folder: str
-    given: dict[str, str]
+    given: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,9 @@ class Comparison:
       pairs: test every two candidates instead.
       resolution: differences up to this size count as equal, nats per token.
       max_seeds: largest number of seeds, which are added until the tests are decided; None if ``seeds`` are all.
+      widths: widths of the model, the first of which is the base of a parametrization; none takes the preset's. With
+        widths, the best learning rates of all widths are compared, and nothing is tested.
+      parametrizations: specs of the parametrizations; none takes that of ``given``.
       trust: whether optimizer code that the specs name may be executed; not stored.
     """
 
@@ -87,6 +95,8 @@ class Comparison:
     pairs: bool = False
     resolution: float = RESOLUTION
     max_seeds: int | None = None
+    widths: tuple[int, ...] = ()
+    parametrizations: tuple[str, ...] = ()
     trust: bool = field(default=True, compare=False)
 
     @cached_property
@@ -108,12 +118,14 @@ class Comparison:
     @property
     def tests(self) -> int:
         """Number of planned tests."""
-        count = len(self.candidates)
+        count = 1 if self.widths else len(self.candidates)
         return count * (count - 1) // 2 if self.pairs else count - 1
 
     @property
     def seeds_needed(self) -> int:
-        """Smallest number of seeds with which a test can give a verdict."""
+        """Smallest number of seeds with which a test can give a verdict; with widths, the usual number."""
+        if self.widths:
+            return WIDTH_SEEDS
         return (self.looks[0] if self.looks else seeds_needed(self.tests)) + self.selecting_seeds
 
     @cached_property
@@ -122,6 +134,11 @@ class Comparison:
         if self.max_seeds is None:
             return ()
         return sequential.looks(self.tests, self.max_seeds - self.selecting_seeds)
+
+    @property
+    def fewest_seeds(self) -> int:
+        """Smallest number of seeds."""
+        return 1 if self.widths else FEWEST_SEEDS
 
     @property
     def selecting_seeds(self) -> int:
@@ -139,18 +156,29 @@ class Comparison:
 
     @cached_property
     def candidates(self) -> list[Candidate]:
-        """Every optimizer under every schedule."""
+        """Every optimizer under every schedule, in every parametrization, at every width."""
         found: list[Candidate] = []
         shown = _short_names(self.opts)
-        for opt in self.opts or (None,):
-            for schedule in self.schedules or (None,):
-                given = {k: v for k, v in (("opt", opt), ("schedule", schedule)) if v is not None}
-                varied = (("opt", self.opts), ("schedule", self.schedules))
-                name = " ".join(shown.get(given[k], given[k]) for k, values in varied if len(values) > 1)
-                slug = re.sub(r"[^A-Za-z0-9.=_-]+", "-", name).strip("-")
-                same = sum(other.folder == slug or other.folder.startswith(f"{slug}--") for other in found)
-                found.append(Candidate(name, f"{slug}--{same + 1}" if same else slug, given))
+        axes = {"opt": self.opts, "schedule": self.schedules, "parametrization": self.parametrizations}
+        for values in itertools.product(*(axis or (None,) for axis in (*axes.values(), self.widths))):
+            given = {name: value for name, value in zip(axes, values, strict=False) if value is not None}
+            words = [shown.get(given[name], given[name]) for name, axis in axes.items() if len(axis) > 1]
+            if (width := values[-1]) is not None:
+                given |= self._sizes(width, given.get("parametrization", STANDARD))
+                words.append(f"width {width}")
+            name = " ".join(words)
+            slug = re.sub(r"[^A-Za-z0-9.=_-]+", "-", name).strip("-")
+            same = sum(other.folder == slug or other.folder.startswith(f"{slug}--") for other in found)
+            found.append(Candidate(name, f"{slug}--{same + 1}" if same else slug, given))
         return found
+
+    def _sizes(self, width: int, parametrization: str) -> dict[str, Any]:
+        """Fields of a candidate at a width; the base is the first width."""
+        given = {name: self.given[name] for name in PROPORTIONAL if name in self.given}
+        own = at_width(resolve(given, self.preset), self.widths[0], width)
+        if parse(parametrization, "parametrization").name == STANDARD:
+            return {**own, **dict.fromkeys(BASE_SIZES)}
+        return {**own, "base_width": self.widths[0]}
 
     def config(
         self, candidate: Candidate, lr: float | None = None, steps: int | None = None, seed: int | None = None
@@ -275,7 +303,7 @@ def check(comparison: Comparison, fewest: int = FEWEST_SEEDS) -> Comparison:
         raise UserError(f"candidate {twice[0]!r} is given twice: give each once, or with different arguments")
     if comparison.max_seeds is not None:
         check_max_seeds(comparison)
-    if len(comparison.seeds) < fewest:
+    if len(comparison.seeds) < min(fewest, comparison.fewest_seeds):
         raise UserError(
             f"--seeds must be at least {fewest}, got {len(comparison.seeds)}: fewer don't show how much runs vary; a "
             f"verdict takes {comparison.seeds_needed}"
@@ -294,6 +322,36 @@ def check(comparison: Comparison, fewest: int = FEWEST_SEEDS) -> Comparison:
     if comparison.target is not None:
         LOSS.check("--target", comparison.target)
     return comparison
+
+
+def check_over_widths(comparison: Comparison) -> None:
+    """Checks what a comparison over widths needs, and refuses what has no effect on it.
+
+    Raises:
+      UserError: the widths are not ascending, there are too few learning rates, or a flag of the tests is given.
+    """
+    check_widths(comparison.widths)
+    if len(set(comparison.lr)) < FEWEST_RATES:
+        raise UserError(
+            f"--widths compares the best of several learning rates: give at least {FEWEST_RATES} with --lr, such as "
+            "1e-3,2e-3,4e-3,8e-3"
+        )
+    unused = {
+        "--baseline": comparison.baseline is not None,
+        "--pairs": comparison.pairs,
+        "--target": comparison.target is not None,
+        "--resolution": comparison.resolution != RESOLUTION,
+        "--seeds auto": comparison.max_seeds is not None,
+    }
+    if any(unused.values()):
+        raise UserError(f"--widths compares best learning rates and tests nothing: omit {_first(unused)}")
+    sizes = {flag_of(name): name in comparison.given for name in ("width", "base_width")}
+    if any(sizes.values()):
+        raise UserError(f"--widths sets the widths of the models, and the first one as the base: omit {_first(sizes)}")
+
+
+def _first(flags: Mapping[str, bool]) -> str:
+    return next(flag for flag, used in flags.items() if used)
 
 
 def most_seeds(seeds: int | str | None, most: int | None, resolution: float | None) -> int | None:
@@ -393,7 +451,7 @@ def load(folder: Path, *, trust: bool = False) -> Comparison:
     if check_type(values.pop("version", 1), int, f"{where}: version") not in range(1, VERSION + 1):
         raise UserError(f"{where} was written by a later release")
     types = {name: kind for name, kind in types_of(Comparison).items() if name != "trust"}
-    found = check_fields(values, types, where, optional=("target", "baseline", "pairs", "resolution", "max_seeds"))
+    found = check_fields(values, types, where, optional=LATER)
     given = check_fields(found["given"], TYPES, f"{where}: given", optional=TYPES)
     return check(Comparison(**{**found, "given": given}, trust=trust), fewest=2)
 
@@ -410,5 +468,5 @@ def continued(comparison: Comparison, folder: Path, count: int | None) -> Compar
     if (folder / FILE).is_file() and (there := load(folder)).seeds[0] == first:
         if len(there.seeds) <= (count or len(there.seeds)):
             return dataclasses.replace(comparison, seeds=there.with_seeds(count or len(there.seeds)).seeds)
-    seeds = tuple(range(first, first + (count or max(FEWEST_SEEDS, comparison.seeds_needed))))
+    seeds = tuple(range(first, first + (count or max(comparison.fewest_seeds, comparison.seeds_needed))))
     return check(dataclasses.replace(comparison, seeds=seeds))

@@ -116,6 +116,8 @@ def train_seeds(comparison: Comparison, folder: Path, *, vmap: bool, jobs: int, 
 def expected_power(comparison: Comparison, folder: Path) -> list[str]:
     """What a fixed number of seeds can decide, with the noise of the runs that have finished, if there are any."""
     seeds, needed = len(comparison.seeds), comparison.seeds_needed
+    if comparison.widths:
+        return []
     if seeds < needed:
         return [f"{seeds} seeds can't give a verdict, {needed} can: --seeds {needed} continues this comparison"]
     if comparison.looks:
