@@ -62,7 +62,6 @@ EXAMPLES = """
   compare runs/ONE runs/OTHER                      finished runs
 """
 MOST_RATES = 100
-WITH_AND_WITHOUT = ("standard", "mup")  # parametrizations of a comparison over widths, unless they are given
 TESTS = ("baseline", "pairs", "resolution")  # flags that fix the tests
 SHOWING = {"--target", "--quiet", "--json", "--format", "--pictures"}  # flags of what is shown and written
 SUMMARIZING = {*SHOWING, "--out", "--name", *(f"--{name}" for name in TESTS)}  # of finished runs
@@ -241,9 +240,7 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparis
     first = given.pop("seed", 0)
     count = None if typed["seeds"] == AUTO else typed["seeds"]
     widths = tuple(sizes("--widths", typed["widths"]) or ())
-    parametrizations = tuple(typed["parametrization"] or (WITH_AND_WITHOUT if widths else ()))
-    if not widths and len(parametrizations) == 1:
-        given["parametrization"], parametrizations = parametrizations[0], ()
+    given, parametrizations = comparisons.with_parametrizations(given, typed["parametrization"] or (), widths)
     comparison = Comparison(
         preset=preset,
         given=shared_fields(given),

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,12 +20,10 @@ from minigpt_flax.compare.paired_tests import RESOLUTION, seeds_needed
 from minigpt_flax.compare.statistics import find_baseline
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
-from minigpt_flax.runs import files
-from minigpt_flax.runs.schema import check_fields, check_type, read_json, types_of
 from minigpt_flax.spec import Spec, parse
 from minigpt_flax.train.config.run_config import BASE_SIZES, STANDARD, RunConfig, absolute, flag_of, resolve
 from minigpt_flax.train.config.sizes import PROPORTIONAL, at_width, check_widths
-from minigpt_flax.train.config.stored import TYPES
+from minigpt_flax.train.config.study_file import StudyFile
 
 VALIDATIONS = 8  # in a run whose --eval-every isn't given: enough to interpolate the step of a loss
 FILE = "comparison.json"
@@ -35,6 +32,7 @@ VERSION = 5  # of this file
 NEW_SEARCH = 4  # version since which a search tries these learning rates
 FEWEST_SEEDS = 3  # per candidate: two don't show how much runs vary
 WIDTH_SEEDS = 2  # of a comparison over widths, which has no tests, unless it is given
+WITH_AND_WITHOUT = (STANDARD, "mup")  # parametrizations of a comparison over widths, unless they are given
 FEWEST_RATES = 3  # of a comparison over widths: a parabola has three points
 MOST_SEEDS = 10_000
 LOSS = Bound(0, 1e6, above=True)  # a validation loss, or a difference
@@ -160,11 +158,13 @@ class Comparison:
         found: list[Candidate] = []
         shown = _short_names(self.opts)
         axes = {"opt": self.opts, "schedule": self.schedules, "parametrization": self.parametrizations}
-        for values in itertools.product(*(axis or (None,) for axis in (*axes.values(), self.widths))):
-            given = {name: value for name, value in zip(axes, values, strict=False) if value is not None}
-            words = [shown.get(given[name], given[name]) for name, axis in axes.items() if len(axis) > 1]
-            if (width := values[-1]) is not None:
-                given |= self._sizes(width, given.get("parametrization", STANDARD))
+        specs = itertools.product(*(axis or (None,) for axis in axes.values()))
+        for values, width in itertools.product(specs, self.widths or (None,)):
+            chosen = {name: value for name, value in zip(axes, values, strict=True) if value is not None}
+            words = [shown.get(chosen[name], chosen[name]) for name, axis in axes.items() if len(axis) > 1]
+            given: dict[str, Any] = dict(chosen)
+            if width is not None:
+                given |= self._sizes(width, chosen.get("parametrization", STANDARD))
                 words.append(f"width {width}")
             name = " ".join(words)
             slug = re.sub(r"[^A-Za-z0-9.=_-]+", "-", name).strip("-")
@@ -175,7 +175,7 @@ class Comparison:
     def _sizes(self, width: int, parametrization: str) -> dict[str, Any]:
         """Fields of a candidate at a width; the base is the first width."""
         given = {name: self.given[name] for name in PROPORTIONAL if name in self.given}
-        own = at_width(resolve(given, self.preset), self.widths[0], width)
+        own = at_width(resolve(given, self.preset), "--widths", self.widths[0], width)
         if parse(parametrization, "parametrization").name == STANDARD:
             return {**own, **dict.fromkeys(BASE_SIZES)}
         return {**own, "base_width": self.widths[0]}
@@ -195,7 +195,8 @@ class Comparison:
         if steps is not None and steps < config.steps:
             schedule = scaled(config.schedule, config.steps, steps)
             return dataclasses.replace(config, steps=steps, schedule=schedule, eval_every=steps)  # only the last loss
-        every = self.given.get("eval_every") or max(1, config.steps // VALIDATIONS)
+        validations = 1 if self.widths else VALIDATIONS  # only the last loss, or a curve
+        every = self.given.get("eval_every") or max(1, config.steps // validations)
         return dataclasses.replace(config, eval_every=every)
 
     def rates(self, candidate: Candidate) -> list[float]:
@@ -276,6 +277,23 @@ def shared_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**given, "data": tuple(map(absolute, (data,) if isinstance(data, str) else data))}
 
 
+def with_parametrizations(
+    given: Mapping[str, Any], parametrizations: Sequence[str], widths: Sequence[int]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The shared fields, and the parametrizations to compare; a single one is a shared field unless there are widths.
+
+    Args:
+      given: shared fields.
+      parametrizations: specs as given.
+      widths: widths to compare.
+    """
+    if widths:
+        return dict(given), tuple(parametrizations or WITH_AND_WITHOUT)
+    if len(parametrizations) == 1:
+        return {**given, "parametrization": parametrizations[0]}, ()
+    return dict(given), tuple(parametrizations)
+
+
 def folder_name(comparison: Comparison) -> str:
     """Folder name derived from the candidates, so that the same command continues its comparison."""
     names = "-".join(candidate.folder for candidate in comparison.candidates)
@@ -287,12 +305,14 @@ def check(comparison: Comparison, fewest: int = FEWEST_SEEDS) -> Comparison:
 
     Args:
       comparison: the comparison.
-      fewest: smallest number of seeds; an earlier release allowed 2.
+      fewest: smallest number of seeds of a comparison with tests; an earlier release allowed 2.
 
     Raises:
       UserError: fewer than two candidates, one given twice, too few seeds or steps, a rate or target out of range, a
         baseline that is no candidate.
     """
+    if comparison.widths:
+        check_over_widths(comparison)
     names = [candidate.name for candidate in comparison.candidates]
     if len(names) < 2:
         raise UserError(
@@ -303,7 +323,9 @@ def check(comparison: Comparison, fewest: int = FEWEST_SEEDS) -> Comparison:
         raise UserError(f"candidate {twice[0]!r} is given twice: give each once, or with different arguments")
     if comparison.max_seeds is not None:
         check_max_seeds(comparison)
-    if len(comparison.seeds) < min(fewest, comparison.fewest_seeds):
+    if comparison.widths:
+        Bound(1, MOST_SEEDS, whole=True).check("--seeds", len(comparison.seeds))
+    elif len(comparison.seeds) < fewest:
         raise UserError(
             f"--seeds must be at least {fewest}, got {len(comparison.seeds)}: fewer don't show how much runs vary; a "
             f"verdict takes {comparison.seeds_needed}"
@@ -388,50 +410,37 @@ def check_max_seeds(comparison: Comparison) -> None:
         raise UserError(f"--max-seeds must be at least {needed} to decide {tests}, got {most}")
 
 
+STORED = StudyFile(Comparison, "comparison", FILE, VERSION, LATER)
+
+
 def save(comparison: Comparison, folder: Path) -> None:
     """Writes ``comparison.json``, unless the folder already holds the same comparison; it may have fewer seeds.
 
     Raises:
       UserError: the folder holds another comparison, or can't be written.
     """
-    path = folder / FILE
-    if path.exists():
+    if STORED.is_in(folder):
         there = load(folder)
         require_same(there, comparison, folder)
-        if comparison.search and read_json(path).get("version", 1) < NEW_SEARCH:
+        if comparison.search and STORED.version_in(folder) < NEW_SEARCH:
             raise UserError(f"{show(folder)} holds a search of an earlier release: start another with --name")
         if there.seeds == comparison.seeds:
             return
-    elif folder.exists() and not _is_empty(folder):
-        raise UserError(f"{show(folder)} exists already and is no comparison: give another --name")
-    stored = {name: value for name, value in dataclasses.asdict(comparison).items() if name != "trust"}
-    try:
-        files.make_folder(folder)
-        files.replace(path, json.dumps({"version": VERSION, **stored}, indent=2) + "\n")
-    except OSError as error:
-        files.remove_empty_folder(folder)
-        raise UserError(f"can't write {show(folder)}: {error.strerror}") from error
-
-
-def _is_empty(folder: Path) -> bool:
-    """Whether it is a folder that holds at most temporary files."""
-    return folder.is_dir() and all(files.is_temporary(entry.name) for entry in folder.iterdir())
+    STORED.write(comparison, folder)
 
 
 def require_same(there: Comparison, here: Comparison, folder: Path) -> None:
-    """Checks that the stored comparison is the same.
+    """Checks that the stored comparison is the same; seeds may have been added.
 
     Raises:
       UserError: names what differs.
     """
-    for item in dataclasses.fields(Comparison):
-        before, after = getattr(there, item.name), getattr(here, item.name)
-        if item.name == "seeds" and there.with_seeds(max(len(before), len(after))).seeds == after:
-            continue  # seeds were added
-        if item.name != "target" and item.compare and before != after:
-            raise UserError(
-                f"{show(folder)} holds a comparison with {item.name}={before!r}, not {after!r}: give another --name"
-            )
+
+    def same(name: str, before: Any, after: Any) -> bool:
+        added = name == "seeds" and there.with_seeds(max(len(before), len(after))).seeds == after
+        return added or name == "target"
+
+    STORED.require_same(there, here, folder, same)
 
 
 def load(folder: Path, *, trust: bool = False) -> Comparison:
@@ -444,16 +453,7 @@ def load(folder: Path, *, trust: bool = False) -> Comparison:
     Raises:
       UserError: the folder is no comparison, or the file is damaged.
     """
-    path = folder / FILE
-    if not path.is_file():
-        raise UserError(f"{show(folder)} is not the folder of a comparison: it has no {FILE}")
-    values, where = read_json(path), show(path)
-    if check_type(values.pop("version", 1), int, f"{where}: version") not in range(1, VERSION + 1):
-        raise UserError(f"{where} was written by a later release")
-    types = {name: kind for name, kind in types_of(Comparison).items() if name != "trust"}
-    found = check_fields(values, types, where, optional=LATER)
-    given = check_fields(found["given"], TYPES, f"{where}: given", optional=TYPES)
-    return check(Comparison(**{**found, "given": given}, trust=trust), fewest=2)
+    return check(Comparison(**STORED.read(folder), trust=trust), fewest=2)
 
 
 def continued(comparison: Comparison, folder: Path, count: int | None) -> Comparison:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from minigpt_flax.compare import tables, transfer_tables
+from minigpt_flax.compare.comparison import Comparison
 from minigpt_flax.compare.statistics import CandidateRuns, Summary
-from minigpt_flax.compare.transfer import Transfer
+from minigpt_flax.compare.transfer import Transfer, transfer_of
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
@@ -59,6 +60,25 @@ def write_results(
     return [*FORMS, *save_figures(list(candidates), summary, folder, pictures)]
 
 
+def write_comparison(
+    comparison: Comparison,
+    candidates: Sequence[CandidateRuns],
+    summary: Summary,
+    folder: Path,
+) -> ComparisonResult:
+    """Writes tables and figures of a comparison into its folder.
+
+    Raises:
+      UserError: the folder can't be written.
+    """
+    if not comparison.widths:
+        write_results(candidates, summary, folder)
+        return ComparisonResult(summary, folder)
+    transfer = transfer_of(comparison, candidates)
+    write_transfer(transfer, folder)
+    return ComparisonResult(summary, folder, transfer)
+
+
 def write_transfer(transfer: Transfer, folder: Path, pictures: Sequence[str] = DEFAULT_PICTURES) -> list[str]:
     """Writes the tables and the figure of a comparison over widths; returns the names of the files.
 
@@ -87,16 +107,24 @@ class ComparisonResult:
     Attributes:
       summary: candidates and paired tests, the lowest mean loss first.
       folder: of the comparison, with tables, figures and all runs.
+      transfer: best learning rates by width; None without ``widths``.
     """
 
     summary: Summary
     folder: Path
+    transfer: Transfer | None = None
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The table: one dictionary per candidate, with ``name``, ``lr``, ``mean``, ``sem``, ``losses``, ..."""
+        """The table: one dictionary per candidate, with ``name``, ``lr``, ``mean``, ``sem``, ``losses``, ...
+
+        With widths, one per optimizer, parametrization and width: ``name``, ``width``, ``lr``, ``shift``, ``regret``,
+        ...
+        """
+        if self.transfer is not None:
+            return transfer_tables.rows(self.transfer)
         return tables.as_values(self.summary)["standings"]
 
     def __str__(self) -> str:
         """The table and the findings, in 80 columns."""
-        return tables.text(self.summary)
+        return tables.text(self.summary) if self.transfer is None else transfer_tables.text(self.transfer)

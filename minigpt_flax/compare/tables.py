@@ -181,7 +181,7 @@ def _rate_selection(summary: Summary) -> list[str]:
     """Which runs selected the learning rates: the losses of runs that selected their own are biased low."""
     if summary.search_seed is not None:
         return [f"(learning rates selected by runs with seed {summary.search_seed}, which are not compared)"]
-    if summary.selecting:
+    if summary.selecting and summary.tests:
         return [
             f"(the compared runs selected each rate out of {summary.rates}, so the losses above are biased low; tests "
             "use the rate that the first seed selects, and the other seeds)"

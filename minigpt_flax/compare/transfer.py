@@ -56,7 +56,8 @@ class Curve:
     def edge(self) -> str:
         """``lowest`` or ``highest`` if the best learning rate is at that end of those tried, else empty."""
         losses = self.losses
-        return edge(min(losses, key=losses.__getitem__), list(losses)) if losses else ""
+        best = min(losses, key=losses.__getitem__, default=None)
+        return "" if best is None or math.isinf(losses[best]) else edge(best, list(losses))
 
 
 @dataclass(frozen=True)

@@ -27,18 +27,19 @@ def save_figure(transfer: Transfer, folder: Path, formats: Sequence[str]) -> lis
     """
     names = [f"{FIGURE}.{form}" for form in formats]
     with fonts_for(*(family.name for family in transfer.families)):
-        figure = draw(transfer)
+        figure = Figure(layout="constrained")
+        draw(figure, transfer)
         for name in names:
             save(figure, folder / name)
     return names
 
 
-def draw(transfer: Transfer) -> Figure:
+def draw(figure: Figure, transfer: Transfer) -> None:
     """A panel for each optimizer and parametrization; a star marks the best learning rate of each width."""
     families = transfer.families
     columns = min(COLUMNS, len(families))
     rows = math.ceil(len(families) / columns)
-    figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows + 0.4), layout="constrained")
+    figure.set_size_inches(WIDTH * columns, HEIGHT * rows + 0.4)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, family in zip(panels, families, strict=False):
         _draw_family(axes, family)
@@ -46,7 +47,6 @@ def draw(transfer: Transfer) -> Figure:
         axes.remove()
     figure.supxlabel("learning rate", fontsize=FONT)
     figure.supylabel("final validation loss (nats/token)", fontsize=FONT)
-    return figure
 
 
 def _draw_family(axes: Axes, family: Family) -> None:

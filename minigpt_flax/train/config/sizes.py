@@ -10,11 +10,12 @@ from minigpt_flax.train.config.run_config import RunConfig, flag_of
 PROPORTIONAL = ("heads", "kv_heads", "hidden")
 
 
-def at_width(config: RunConfig, first: int, width: int) -> dict[str, int]:
+def at_width(config: RunConfig, flag: str, first: int, width: int) -> dict[str, int]:
     """Fields of the model at a width: heads keep their size, and the hidden layer of the MLP its proportion.
 
     Args:
       config: configuration at the first width.
+      flag: the flag that asks for the width.
       first: the first width.
       width: the width of the model.
 
@@ -28,8 +29,8 @@ def at_width(config: RunConfig, first: int, width: int) -> dict[str, int]:
             continue
         if size * width % first:
             raise UserError(
-                f"--widths {first},{width}: {size} of {flag_of(name)} at width {first} would be "
-                f"{size * width / first:g} at width {width}: give multiples of {first}, or another {flag_of(name)}"
+                f"{flag}: {size} of {flag_of(name)} at width {first} would be {size * width / first:g} at width "
+                f"{width}: give another width, or another {flag_of(name)}"
             )
         found[name] = size * width // first
     return found
