@@ -62,7 +62,7 @@ def run(
     """Runs the check over the widths, then over the depths; prints and writes each.
 
     Returns:
-      0 if every slope is within the tolerance, else 1.
+      0 if every slope is within the tolerance, 1 if one is not or its standard error doesn't decide.
 
     Raises:
       UserError: a flag is wrong, or a run diverges.
@@ -88,7 +88,7 @@ def run(
             result = study(
                 config, load_dataset(config), AXES[name], found, seeds=seeds, tolerance=tolerance, report=report
             )
-            passed &= result.numbers["passed"]
+            passed &= result.numbers["passed"] is True
             writable(target)
             write_study(name, result, target)
             answer.result(text_of(name, result), {"study": "coordinates", **result.numbers})

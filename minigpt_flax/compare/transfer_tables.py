@@ -97,10 +97,14 @@ def about(transfer: Transfer) -> str:
 
 def markdown(transfer: Transfer) -> str:
     """The result as a Markdown page."""
-    rows = [HEAD, ("---",) * len(HEAD), *(tuple(map(markdown_text, row)) for row in _cells(transfer))]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
     notes = [*findings(transfer), about(transfer), *LEGEND]
-    return "\n".join([*lines, "", *(f"- {markdown_text(note)}" for note in notes), ""])
+    return "\n".join([markdown_table(transfer), "", *(f"- {markdown_text(note)}" for note in notes), ""])
+
+
+def markdown_table(transfer: Transfer) -> str:
+    """The table alone."""
+    rows = [HEAD, ("---",) * len(HEAD), *(tuple(map(markdown_text, row)) for row in _cells(transfer))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def latex(transfer: Transfer) -> str:
