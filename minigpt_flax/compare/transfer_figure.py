@@ -8,15 +8,16 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import NullLocator
 
 from minigpt_flax.compare.transfer import Family, Transfer
 from minigpt_flax.runs.plots import fonts_for, plain, save
-from minigpt_flax.runs.style import FONT, blend, look, style_axes
+from minigpt_flax.runs.style import FONT, INK, look, style_axes
 
 FIGURE = "widths"
 COLUMNS, WIDTH, HEIGHT = 2, 3.4, 2.9  # panels in a row; inches of a panel
-SHOWN = 1.0  # nats above the lowest loss that the panels show
+SHOWN = 0.8  # nats above the lowest loss that the panels show
+TICKS = 3  # labels of a learning rate in a panel, at most
 
 
 def save_figure(transfer: Transfer, folder: Path, formats: Sequence[str]) -> list[str]:
@@ -40,29 +41,29 @@ def draw(figure: Figure, transfer: Transfer) -> None:
     columns = min(COLUMNS, len(families))
     rows = math.ceil(len(families) / columns)
     figure.set_size_inches(WIDTH * columns, HEIGHT * rows + 0.4)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     for axes, family in zip(panels, families, strict=False):
         _draw_family(axes, family)
     for axes in panels[len(families) :]:
         axes.remove()
+    low = min((loss for family in families for curve in family.curves for loss in curve.losses.values()), default=0.0)
+    if math.isfinite(low):
+        panels[0].set_ylim(low - 0.05, low + SHOWN)
+    panels[0].legend(fontsize=FONT - 2)
     figure.supxlabel("learning rate", fontsize=FONT)
     figure.supylabel("final validation loss (nats/token)", fontsize=FONT)
 
 
 def _draw_family(axes: Axes, family: Family) -> None:
-    lowest = []
+    axes.set_xscale("log")
     for i, curve in enumerate(family.curves):
         finite = {rate: loss for rate, loss in curve.losses.items() if math.isfinite(loss)}
         line, best = look(i, markersize=4), curve.optimum
         axes.plot(list(finite), list(finite.values()), label=f"width {curve.width}", **line)
-        lowest += [min(finite.values())] if finite else []
         if best is not None:
-            axes.plot(best.lr, best.loss, "*", color=blend(line["color"]), markersize=13, zorder=5)
-    axes.set_xscale("log", base=10)
-    if lowest:
-        axes.set_ylim(min(lowest) - 0.05, min(lowest) + SHOWN)
+            axes.plot(best.lr, best.loss, "*", color=line["color"], markersize=12, markeredgecolor=INK, zorder=5)
     style_axes(axes, "", ticks=4)
-    axes.xaxis.set_major_locator(LogLocator(numticks=6))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    rates = sorted({rate for curve in family.curves for rate in curve.losses})
+    axes.set_xticks(shown := rates[:: math.ceil(len(rates) / TICKS) or 1], labels=[f"{rate:.1g}" for rate in shown])
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_title(plain(family.name), fontsize=FONT - 1)
-    axes.legend(fontsize=FONT - 3)

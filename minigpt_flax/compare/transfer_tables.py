@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from minigpt_flax.compare.latex import escape
+from minigpt_flax.compare.latex import ABSENT, escape
 from minigpt_flax.compare.tables import WIDTH, markdown_text
 from minigpt_flax.compare.transfer import Curve, Family, Transfer
 from minigpt_flax.console.output import finite
@@ -53,8 +53,8 @@ def _finding(family: Family) -> list[str]:
     shift, regret = family.shift(last), family.regret(last)
     if shift is None:
         return [f"{family.name}: not decided: {'; '.join(_obstacles(family))}"]
-    seeds = ", ".join(_signed(one, ".2f") for one in family.shifts(last))
-    each = f" ({seeds} by seed)" if len(last.by_seed) > 1 else ""
+    seeds = ", ".join("not decided" if one is None else f"{one:+.2f}" for one in family.shifts(last))
+    each = f" (by seed: {seeds})" if len(last.by_seed) > 1 else ""
     moved = f"the best lr changes by {shift:+.2f} octaves from width {first.width} to {last.width}{each}"
     cost = "" if regret is None else f"; the best lr of width {first.width} costs {regret:.3f} nats at {last.width}"
     return [f"{family.name}: {moved}{cost}"]
@@ -109,7 +109,7 @@ def markdown_table(transfer: Transfer) -> str:
 
 def latex(transfer: Transfer) -> str:
     """The result as a ``tabular`` environment."""
-    line = lambda row: f"  {' & '.join(map(escape, row))} \\\\"
+    line = lambda row: f"  {' & '.join(ABSENT if cell == '-' else escape(cell) for cell in row)} \\\\"
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",

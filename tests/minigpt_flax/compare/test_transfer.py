@@ -4,12 +4,14 @@ import json
 import math
 
 import pytest
+from matplotlib.figure import Figure
 
 from minigpt_flax.__main__ import main
 from minigpt_flax.compare import comparison as comparisons, transfer_tables
 from minigpt_flax.compare.collect import collect_runs, summarize_comparison
 from minigpt_flax.compare.comparison import Comparison
 from minigpt_flax.compare.transfer import optimum_of, transfer_of
+from minigpt_flax.compare.transfer_figure import draw
 from minigpt_flax.errors import UserError
 from tests.minigpt_flax.made_runs import write
 
@@ -85,7 +87,7 @@ def test_shift_and_regret_of_known_curves(tmp_path):
     assert standard.regret(standard.curves[2]) == pytest.approx(0.1 * (2.375**2 - 0.375**2))
     assert mup.regret(mup.curves[2]) == 0
     said = transfer_tables.text(transfer)
-    shifted = "standard: the best lr changes by -2.00 octaves from width 64 to 256 (-2.00, -2.00 by seed)"
+    shifted = "standard: the best lr changes by -2.00 octaves from width 64 to 256 (by seed: -2.00, -2.00)"
     assert shifted in " ".join(said.split()) and max(map(len, said.splitlines())) <= 80
 
 
@@ -102,6 +104,7 @@ def test_an_undecided_optimum_has_no_shift(tmp_path, changed, said):
     transfer = transfer_of(asked, collect_runs(asked, made(tmp_path / "c", asked, changed)))
     (family,) = transfer.families
     assert family.shift(family.curves[1]) is None and family.regret(family.curves[1]) is None
+    draw(Figure(), transfer)
     assert f"{family.name}: not decided: {said}" in " ".join(transfer_tables.text(transfer).split())
 
 
