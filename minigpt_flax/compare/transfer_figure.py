@@ -64,6 +64,6 @@ def _draw_family(axes: Axes, family: Family) -> None:
             axes.plot(best.lr, best.loss, "*", color=line["color"], markersize=12, markeredgecolor=INK, zorder=5)
     style_axes(axes, "", ticks=4)
     rates = sorted({rate for curve in family.curves for rate in curve.losses})
-    axes.set_xticks(shown := rates[:: math.ceil(len(rates) / TICKS) or 1], labels=[f"{rate:.1g}" for rate in shown])
+    axes.set_xticks(shown := rates[:: math.ceil(len(rates) / TICKS) or 1], labels=[f"{rate:.2g}" for rate in shown])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_title(plain(family.name), fontsize=FONT - 1)
