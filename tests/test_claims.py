@@ -19,8 +19,10 @@ import pytest
 
 from benchmarks.answers import page as answers
 from benchmarks.results import RESULTS
+from benchmarks.transfer import read as recorded_transfer
 from jaxopt_mini import OPTIMIZERS
 from minigpt_flax.compare.paired_tests import compare_pair
+from minigpt_flax.compare.transfer_tables import markdown_table
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.scaling import LIMIT
@@ -376,3 +378,11 @@ def test_the_guide_to_transfer_states_the_losses_of_rescaled_hyperparameters():
     assert (
         f"{regret['rescaled']:.2f} nats above the tuned one, and {regret['only the learning rate kept']:.2f}" in LIMIT
     )
+
+
+def test_the_table_of_transfer_is_the_recorded_one():
+    page = (ROOT / "docs" / "guides" / "transfer.md").read_text("utf-8")
+    assert f"\n\n{markdown_table(recorded_transfer())}\n\n" in page
+    widest = {family.name: family for family in recorded_transfer().families}
+    shifts = {name: family.shift(family.curves[-1]) for name, family in widest.items()}
+    assert shifts["adamw, standard"] < -1 and abs(shifts["adamw, mup"]) < 0.5
