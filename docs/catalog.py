@@ -217,15 +217,15 @@ def rule(function: Callable, parts: list[str]) -> str:
             continue
         block = inspect.cleandoc(part)
         latex = typeset(block, names)
-        written.append(f"```text\n{block}\n```" if latex is None else f"$$\n{latex}\n$$\n\n{legend(latex)}")
-    return "\n\n".join(written)
+        written.extend([f"```text\n{block}\n```"] if latex is None else [f"$$\n{latex}\n$$", legend(latex)])
+    return "\n\n".join(filter(None, written))
 
 
 def legend(latex: str) -> str:
-    """What the letters of a formula stand for."""
+    """What the letters of a formula stand for; empty if it has none that need this."""
     known = {"p": "parameters", "g": "gradient"} | LEGEND
     used = [key for key in known if re.search(r"(?<![\\a-zA-Z{])" + re.escape(key) + r"(?![a-zA-Z_])", latex)]
-    return ", ".join(f"${key}$ {known[key]}" for key in used) + "."
+    return ", ".join(f"${key}$ {known[key]}" for key in used) + "." * bool(used)
 
 
 def command(name: str) -> str:
