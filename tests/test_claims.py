@@ -196,8 +196,8 @@ SPEED = [
     (r"update is\s+([\d.]+) % of a step", lambda: (100 * gpu("optimizer", "adamw")["share"],)),
 ]  # fmt: skip
 COMPARE = [
-    (r"at most ([\d.]+) % of the\s+simulated", lambda: (100 * false_verdicts(),)),
-    (r"the t-test alone reaches ([\d.]+) %", lambda: (
+    (r"at most ([\d.]+) % end with a false \*beats\*; with the t-test", lambda: (100 * false_verdicts(),)),
+    (r"with the t-test alone, it is up to\s+([\d.]+) %", lambda: (
         100 * max(row["t, all pairs"] for row in measured("verdicts")["error"]),)),
     (r"wins ([\d.]+) % of comparisons with\s+10 seeds,\s+here ([\d.]+) %", lambda: tuple(
         100 * row[test] for row in measured("verdicts")["survivors"] for test in ("t", "compare") if row["seeds"] == 10
@@ -215,9 +215,9 @@ COMPARE = [
         value for way in ("search", "halving", "one of five") for value in searched(way, slice(6, None)))),
     (r"AdamW and 80 steps \(([\d.]+) and ([\d.]+)\)", lambda: tuple(
         measured("search")["cases"]["adamw, 80 steps"][way]["regret"] for way in ("search", "halving"))),
-    (r"at most ([\d.]+) % of simulated\s+comparisons of equal candidates is there a false", lambda: (
+    (r"at most ([\d.]+) % end with a false \*beats\*; without", lambda: (
         100 * max(row["auto"] for row in measured("sequential")["error"]),)),
-    (r"without this correction reaches ([\d.]+) %", lambda: (
+    (r"without this correction, it is up\s+to ([\d.]+) %", lambda: (
         100 * max(row["naive"] for row in measured("sequential")["error"]),)),
     *(
         (rf"{name} +([\d.]+) \+-[\d.]+ +([\d.]+) ", lambda name=name: example(name, "mean", "lr"))
