@@ -325,8 +325,8 @@ def _contours(axes: Axes, plane: dict[str, Any], title: str) -> None:
 def _label(axes: Axes, contours: ContourSet) -> None:
     """Labels contours with their levels, except where the label would reach beyond the axes."""
     tried = axes.clabel(contours, fontsize=FONT - 2, inline=False)
-    inner = axes.transAxes.inverted().transform(axes.transData.transform([text.get_position() for text in tried]))
-    kept = [text.get_position() for text, at in zip(tried, inner, strict=True) if np.all(np.abs(at - 0.5) < 0.42)]
+    places = np.reshape([text.get_position() for text in tried], (-1, 2))
+    inner = axes.transAxes.inverted().transform(axes.transData.transform(places))
     for text in tried:
         text.remove()
-    axes.clabel(contours, fontsize=FONT - 2, colors=INK, manual=kept)
+    axes.clabel(contours, fontsize=FONT - 2, colors=INK, manual=places[np.all(np.abs(inner - 0.5) < 0.42, axis=1)])
