@@ -220,7 +220,10 @@ def check_type(value: Any, kind: Any, what: str) -> Any:
     if typing.get_origin(kind) is dict:
         kind = dict
     if isinstance(kind, types.UnionType):
-        return None if value is None else check_type(value, next(p for p in kind.__args__ if p is not type(None)), what)
+        if value is None and type(None) in kind.__args__:
+            return None
+        kinds = [part for part in kind.__args__ if part is not type(None)]
+        return check_type(value, next((part for part in kinds if type(value) is part), kinds[0]), what)
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
             raise UserError(f"{what} must be a list, got {brief(value)}")

@@ -13,27 +13,31 @@ import numpy as np
 from jaxopt_mini.schedules.arguments import steps_of
 from jaxopt_mini.tree import by_name
 from minigpt_flax.errors import UserError
+from minigpt_flax.phases import SIZES, Stepwise, as_sizes
 from minigpt_flax.spec import Spec, settings
 from minigpt_flax.train.build import Setup
 from minigpt_flax.train.carry_over import abstract_state
 from minigpt_flax.train.compile import run_unoptimized
-from minigpt_flax.train.config.presets import PRESETS
+from minigpt_flax.train.config.presets import PRESETS, default_preset
 from minigpt_flax.train.config.run_config import FIXED, RunConfig, as_text, changed, normalized, resolve
 from minigpt_flax.train.optimizer import CUSTOM, schedules_of, updates_of
 from minigpt_flax.train.registry import REGISTRIES
+from minigpt_flax.train.scaling import FIELDS as SCALED
 from minigpt_flax.train.session import Session
 
 CHANGEABLE = ("lr", "schedule", "clip", "dropout", "val_tokens")  # with --change
 SAME_STATE = ("opt", "wrap", "group", "dtype")  # with --change, if every array of the state keeps its shape
 FREE = ("on_nan", "probe")  # finite steps don't depend on them
 CONDITIONAL = ("steps", "data", "batch_size", "accum")
-RECORDED = (*CONDITIONAL, *FREE)  # fields beside those of --change that a run keeps when they change
+RECORDED = ("steps", "data", *SIZES, *FREE)  # fields beside those of --change that a run keeps when they change
 BASE_MODEL = "the initial weights and the learning rates depend on it"
 IN_THE_MODEL = "the weights were trained in a model with it"
 FIXED_BECAUSE = {  # why a field can't change; an option of the architecture isn't listed
     "seed": "the order of the data depends on it",
     "mix": "the order of the data depends on it",
     "tokens_per_step": "the order of the data depends on it",
+    "seq_len": "the order of the data depends on it",
+    "tuned_at": "the hyperparameters were rescaled when the run started",
     "tokenizer": "each row of the embedding belongs to one of its tokens",
     "vocab_size": "it is the number of rows of the embedding",
     "init": "the weights have been trained since",
@@ -62,9 +66,12 @@ def check_resume_flags(session: Session, path: str, config: RunConfig, restarted
     if restarted and preset is not None and config.init is None:
         wanted = resolve(given, preset)
         typed = {name: getattr(wanted, name) for name in PRESETS[preset]} | typed
+    if "tuned_at" in typed:  # the numbers are those of the reference
+        wanted = resolve(given, preset or default_preset(jax.default_backend()))
+        typed |= {name: getattr(wanted, name) for name in SCALED if name in typed}
     on_request = {*CHANGEABLE, *SAME_STATE} - _other_optimizer(config, typed)
     free = {"steps", "data", *FREE, *(on_request if session.options.change else ()), *_micro_batches(config, typed)}
-    for name, value in typed.items():
+    for name, value in sorted(typed.items(), key=lambda field: field[0] != "tuned_at"):  # the cause of other changes
         if name in FIXED - free and getattr(config, name) != value:
             remedy = "add --change to change it from here on" if name in on_request else "start another run"
             reason = "" if name in on_request else f"; {reason_of(name)}"
@@ -114,9 +121,9 @@ def check_same_state(setup: Setup, began: RunConfig, path: str) -> None:
 
 def _micro_batches(config: RunConfig, typed: dict[str, Any]) -> tuple[str, ...]:
     """The sizes of micro-batches, if a step keeps its sequences, and no dropout mask depends on the division."""
-    batch, accum = (typed.get(name, getattr(config, name)) for name in ("batch_size", "accum"))
-    same = batch * accum == config.step_sequences and not config.dropout
-    return ("batch_size", "accum") if same else ()
+    before, after = config.phases, as_sizes(vars(config) | typed)
+    windows = lambda phases: [(phase.first, phase.step_sequences, phase.seq_len) for phase in phases]
+    return ("batch_size", "accum") if windows(before) == windows(after) and not config.dropout else ()
 
 
 def changes(began: RunConfig, config: RunConfig) -> dict[str, Any]:
@@ -142,7 +149,7 @@ def _shown(value: Any) -> str:
 def extended(began: RunConfig, wanted: RunConfig, done: int, path: str, change: bool = False) -> RunConfig:
     """The configuration to continue with, for ``--resume RUN --steps N``.
 
-    A warm-up that was a fraction of the run keeps its number of steps.
+    A warm-up that was a fraction of the run keeps its number of steps, and so do the times of batch sizes.
 
     Args:
       began: configuration of the run.
@@ -161,6 +168,8 @@ def extended(began: RunConfig, wanted: RunConfig, done: int, path: str, change: 
             f"--resume {path} was started with steps={began.steps}, not {wanted.steps}: a run can be extended, not "
             "shortened; --stop-after ends it early"
         )
+    fixed = {name: getattr(began, name) for name in SIZES}
+    wanted = changed(wanted, **{k: v.in_steps(began.steps) for k, v in fixed.items() if isinstance(v, Stepwise)})
     if began.opt == CUSTOM or change:
         return wanted
     groups = tuple(

@@ -19,6 +19,7 @@ from minigpt_flax.train.carry_over import forms
 from minigpt_flax.train.checkpoint import Checkpoints, NoCheckpoints
 from minigpt_flax.train.config.run_config import FIXED, RunConfig
 from minigpt_flax.train.config.stored import read_config, to_json
+from minigpt_flax.train.initial_optimizer import load_optimizer
 from minigpt_flax.train.initial_weights import digest, first_params, first_state, initial_weights
 from minigpt_flax.train.parallel.agreement import commit, versions
 from minigpt_flax.train.parallel.multihost import broadcast_from_first, on_first_process
@@ -122,7 +123,8 @@ def latest(run: Run, store: Store, warn: Callable[[str], None], began: RunConfig
     if checkpoints.steps():
         state = checkpoints.restore(run.state, warn)
     else:  # it ended before the first save: its first state is known all the same
-        state = first_state(run, _first_params(run, folder))
+        optimizer = load_optimizer(run.state, initial_weights(run.config.init).load_optimizer)
+        state = first_state(run, _first_params(run, folder), optimizer)
     if folder is not None:
         done = int(state.step)
         broadcast_from_first(lambda: folder.forget_after(done))
