@@ -160,6 +160,7 @@ TEXTS = {
     "mesh": "data=1",
     "parallel": "pmap",
     "init": "gpt2",
+    "tuned_at": "batch=2,steps=10",
     "mix": "1",
 }
 
