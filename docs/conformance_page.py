@@ -13,20 +13,27 @@ from typing import Any
 from docs.catalog import HEAD, table
 
 KIT = Path(__file__).parents[1] / "conformance"
+RECORDINGS = KIT.parent / "tests" / "golden" / "optimizers"
 KINDS = "py", "text"  # blocks of the kit's README
 FRAMEWORKS = {"jax", "numpy", "python", "library"}
 # A departure's file -> library and recordings that show it.
 SHOWN = {
     "heavyball_caution": ("heavyball", "cautious_adamw_foreach", "adamw_cautious_wd"),
+    "heavyball_hyperball": ("heavyball", "adamh", "adamh_levanter"),
     "heavyball_mars": ("heavyball", "mars_adamw_1d"),
     "heavyball_nadam": ("heavyball", "torch_nadam_l2"),
+    "heavyball_scion": ("heavyball",),  # no recording has its choice of norms
+    "heavyball_soap": ("heavyball", "soap_square_freq10", "soap_one_sided"),
     "keras_lamb": ("keras", "lamb"),
     "keras_nadam": ("keras", "torch_nadam"),
     "optax_adan": ("optax", "adan", "adan_noprox_clip"),
+    "optax_muon": ("optax", "muon_aux_adam_f32"),
     "optax_radam": ("optax", "torch_radam"),
     "optax_rprop": ("optax", "torch_rprop"),
     "optax_schedule_free": ("optax", "schedule_free_adamw_wd"),
     "pytorch_optimizer_adopt": ("pytorch_optimizer", "adopt", "adopt_wd"),
+    "pytorch_optimizer_apollo": ("pytorch_optimizer", "apollo"),
+    "pytorch_optimizer_galore": ("pytorch_optimizer", "galore_adamw", "fira"),
     "pytorch_optimizer_lamb": ("pytorch_optimizer", "lamb"),
 }
 PAGE = """\
@@ -58,15 +65,16 @@ The report:
   convention changed reproduces the library. Without one, no combination of up to four known conventions does.
 - *Documented* departures are conventions that the library states (a file and line of its release follow), or where it
   follows the paper and the reference doesn't.
-- The tables cover {covered} recordings. Others have no row yet: those that start from arrays of their own (`Q0`,
-  projections, Hessian gradients), and most of the newer optimizers. The tests of this repository replay them for
-  `jaxopt_mini`.
+- The tables cover {covered} of {recorded} recordings. The others need more than one call: recorded bases, random
+  probes, losses or Hessian gradients, a layout that names the role of each parameter, or an average beside the
+  parameters. The tests of this repository replay them for `jaxopt_mini`.
 
 {summary}
 ## Departures that look unintended
 
-Each contradicts the library's own documentation, comment or cited source. Line numbers are those of the release. The
-scripts print what the library computes and what the reference does.
+Each contradicts the library's own documentation, comment or cited source. Files and line numbers are those of the
+release; for HeavyBall and pytorch_optimizer the links lead to the repository. The scripts print what the library
+computes and what the reference does.
 
 {departures}
 ## Results by library
@@ -86,6 +94,7 @@ def page() -> str:
     return PAGE.format(
         head=HEAD,
         kit="../conformance",
+        recorded=len([name for name in _configs() if (RECORDINGS / f"{name}.npz").is_file()]),
         covered=len({row["recording"] for result in results.values() for row in result["results"]}),
         example=example,
         report=report,
@@ -93,6 +102,11 @@ def page() -> str:
         departures="\n".join(map(_departure, SHOWN)),
         libraries="\n".join(_library(name, result) for name, result in results.items()),
     )
+
+
+def _configs() -> Mapping[str, Any]:
+    """The index of the recordings."""
+    return json.loads((RECORDINGS / "index.json").read_text("utf-8"))["configs"]
 
 
 def _versions(result: Mapping[str, Any]) -> str:

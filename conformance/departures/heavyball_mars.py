@@ -1,14 +1,14 @@
 """HeavyBall: `mars=True` exchanges gamma and b1.
 
-[`mars_correction(g, old_g, beta1, gamma)`][1] is called with [`mars_gamma` in the place of `beta1` and beta1 in that
-of `gamma`][2]. With b1 = 0.95 and gamma = 0.1 the difference of gradients has the weight 0.95 * 0.1 / 0.9 = 0.106 in
-place of 0.1 * 0.95 / 0.05 = 1.9. The README describes the flag as the [variance reduction of the paper][3].
+[`mars_correction(g, old_g, beta1, gamma)`][1] (`utils.py:3693`) is called with `mars_gamma` in the place of `beta1`
+and beta1 in that of `gamma` (`chainable.py:689`). With b1 = 0.95 and gamma = 0.1 the difference of gradients has the
+weight 0.95 * 0.1 / 0.9 = 0.106 in place of 0.1 * 0.95 / 0.05 = 1.9. The README describes the flag as the
+[variance reduction of the paper][2].
 
 Prints `tensor([1.1056]) expected: 2.9`.
 
-[1]: https://github.com/HomebrewML/HeavyBall/blob/v3.2.1/heavyball/utils.py#L3693
-[2]: https://github.com/HomebrewML/HeavyBall/blob/v3.2.1/heavyball/chainable.py#L689
-[3]: https://arxiv.org/abs/2411.10438
+[1]: https://github.com/HomebrewML/HeavyBall
+[2]: https://arxiv.org/abs/2411.10438
 """
 
 import os

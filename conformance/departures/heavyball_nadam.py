@@ -1,12 +1,13 @@
 """HeavyBall: `NAdam` with coupled weight decay adds weight to the parameters.
 
 With `decoupled_weight_decay=False` (the default) the decay is added to the gradient, as in torch.optim.NAdam. The
-last step then [subtracts `weight_decay` times the parameter from the update][1], which makes the parameter grow by
-`lr * weight_decay` of itself at each step. With a large `eps` the adaptive part vanishes and the growth remains.
+last step then [subtracts `weight_decay` times the parameter from the update][1] (`utils.py:383`), which makes the
+parameter grow by `lr * weight_decay` of itself at each step. With a large `eps` the adaptive part vanishes and the
+growth remains.
 
 Prints `1.10462 expected: at most 1`.
 
-[1]: https://github.com/HomebrewML/HeavyBall/blob/v3.2.1/heavyball/utils.py#L383
+[1]: https://github.com/HomebrewML/HeavyBall
 """
 
 import os

@@ -1,13 +1,13 @@
 """pytorch_optimizer: `Lamb` corrects one moment, its docstring says none.
 
-The docstring: ["The default update follows version 3 of the paper without bias correction"][1]. By default the [step
-size is divided by 1 - b1^t][2] all the same, and the second moment isn't corrected: the first step is 10 times longer
-than without correction. Decay is decoupled by default and outside the trust ratio.
+The docstring: ["The default update follows version 3 of the paper without bias correction"][1] (`lamb.py:14`). By
+default the step size is divided by 1 - b1^t (`base/optimizer.py:307`) all the same, and the second moment isn't
+corrected: the first step is 10 times longer than without correction. Decay is decoupled by default and outside the
+trust ratio.
 
 Prints `0.09999 expected: 0.01, learning rate times the norm of the parameter`.
 
-[1]: https://github.com/kozistr/pytorch_optimizer/blob/v4.1.0/pytorch_optimizer/optimizer/lamb.py#L14
-[2]: https://github.com/kozistr/pytorch_optimizer/blob/v4.1.0/pytorch_optimizer/base/optimizer.py#L307
+[1]: https://github.com/kozistr/pytorch_optimizer
 """
 
 import torch

@@ -43,6 +43,7 @@ class Recording:
       trajectory: name of a parameter -> array (steps + 1, *shape) whose row t holds the parameter after step t.
       grads: name of a parameter -> array (steps, *shape).
       sensitivity: name of a parameter -> how far rounding errors in the gradients move the recorded run.
+      rates: the learning rate of each step, where the run has a schedule.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Recording:
     trajectory: Tree
     grads: Tree
     sensitivity: Mapping[str, float]
+    rates: np.ndarray | None = None
 
     @property
     def start(self) -> Tree:
@@ -115,6 +117,7 @@ def load(name: str) -> Recording:
         trajectory = {leaf: run[leaf] for leaf in entry["leaves"]}
         steps = len(next(iter(trajectory.values()))) - 1
         # A run whose gradients depend on its parameters has its own.
+        rates = run["lr"] if "lr" in run else None
         grads = {leaf: (run if f"grads/{leaf}" in run else problem)[f"grads/{leaf}"][:steps] for leaf in trajectory}
     return Recording(
         name,
@@ -125,6 +128,7 @@ def load(name: str) -> Recording:
         trajectory,
         grads,
         entry.get("rounding_sensitivity", {}),
+        rates,
     )
 
 

@@ -52,6 +52,13 @@ def sgd(
     return decayed_late(p - lr * g, lr, weight_decay, decay)
 
 
+def signum(t, p, g, s, *, lr, momentum, dampening=0.0, weight_decay=0.0, start="parameters"):
+    """Signum of the EPFL benchmark."""
+    p = p * (1 - lr * weight_decay)
+    s["m"] = momentum * s.get("m", p if start == "parameters" else 0.0) + (1 - dampening) * g
+    return p - lr * np.sign(s["m"])
+
+
 def adagrad(
     t, p, g, s, *, lr, eps=1e-10, lr_decay=0.0, weight_decay=0.0, start=0.0, decay="coupled", eps_place="outside"
 ):
@@ -88,7 +95,8 @@ def rmsprop(
 
 def adam(
     t, p, g, s, *, lr, b1, b2, eps=1e-8, weight_decay=0.0, amsgrad=False,
-    decay="decoupled", eps_place="after", correct="both", maximum="before", cautious=None, cautious_decay=None,
+    decay="decoupled", eps_place="after", correct="both", maximum="before", ahead=False,
+    cautious=None, cautious_decay=None,
 ):  # fmt: skip
     """Adam, AdamW, AMSGrad, and the cautious forms."""
     old = p
@@ -97,6 +105,8 @@ def adam(
     c1 = 1 - b1**t if correct in ("both", "first") else 1.0
     c2 = 1 - b2**t if correct in ("both", "second") else 1.0
     m, v = average(s, "m", g, b1) / c1, average(s, "v", g * g, b2)
+    if ahead:
+        m = b1 * s["m"] / (1 - b1 ** (t + 1)) + (1 - b1) * g / c1
     if amsgrad:
         v = v / c2 if maximum == "after" else v
         v = s["max"] = np.maximum(s.get("max", 0.0), v)
@@ -379,6 +389,144 @@ def dadapt(t, params: Tree, grads: Tree, s, *, lr, b1, b2, d0, eps=1e-8, weight_
 
 
 # Hyperparameters that are recorded as sequences.
+def soap(
+    t, p, g, s, *, lr, b1, b2, eps=1e-8, weight_decay=0.0, precondition_frequency=10, max_precond_dim=10000,
+    decay="late", eps_place="outside", shift=False, refresh="counted",
+):  # fmt: skip
+    """SOAP; the first step only finds the bases."""
+    before, s["due"] = s.get("due", 0.0), s.get("due", 0.0) + 1 / precondition_frequency
+    grams = [g @ g.T, g.T @ g] if g.ndim == 2 else []
+    if t == 1:
+        s["grams"] = [(1 - b2) * gram for gram in grams]
+        s["bases"] = [np.linalg.eigh(a)[1][:, ::-1] if len(a) <= max_precond_dim else None for a in grams]
+        return p
+    k = t - 1
+    p, g = decayed(p, g, lr, weight_decay, decay)
+    m, v = average(s, "m", g, b1) / (1 - b1**k), average(s, "v", rotated(g, s["bases"]) ** 2, b2) / (1 - b2**k)
+    u = rotated(m, s["bases"]) / root(v, eps, eps_place)
+    p = decayed_late(p - lr * rotated(u, [q if q is None else q.T for q in s["bases"]]), lr, weight_decay, decay)
+    s["grams"] = [b2 * old + (1 - b2) * gram for old, gram in zip(s["grams"], grams, strict=True)]
+    if k % precondition_frequency == 0 if refresh == "counted" else int(s["due"]) > int(before):
+        refresh_bases(s, shift)
+    return p
+
+
+def refresh_bases(s, shift):
+    """One power iteration for each basis; the second moments follow the order of its columns."""
+    for axis, q in enumerate(s["bases"]):
+        if q is not None:
+            s["bases"][axis], order = power_iteration(s["grams"][axis], q, shift)
+            s["v"] = s["v"].take(order, axis)
+
+
+def rotated(x, bases):
+    """A matrix in other bases, of which some may be missing; a vector as it is."""
+    if x.ndim < 2:
+        return x
+    left, right = bases
+    x = x if left is None else left.T @ x
+    return x if right is None else x @ right
+
+
+def power_iteration(gram, q, shift):
+    """The next basis, largest eigenvalue first, and the order of the old columns in it."""
+    product = gram @ q
+    values = (q * product).sum(0)
+    if shift:
+        product = product + 64 * len(q) * 2.0**-23 * np.abs(values).max() * q
+    order = np.argsort(-values)
+    return np.linalg.qr(product[:, order])[0], order
+
+
+def adamh(t, p, g, s, *, lr, b1, b2, eps=1e-8, momentum=True, eps_place="outside"):
+    """Adam on the sphere of each parameter."""
+    m, v = average(s, "m", g, b1) / (1 - b1**t), average(s, "v", g * g, b2) / (1 - b2**t)
+    u = (m if momentum else g) / root(v, eps, eps_place)
+    length = s.setdefault("length", np.linalg.norm(p))
+    q = p - lr * length * u / max(np.linalg.norm(u), 1e-10)
+    return q * length / np.linalg.norm(q)
+
+
+def adamuon(
+    t, p, g, s, *, lr, momentum, weight_decay=0.0, eps=1e-8, sign=True, nesterov=True, debias=False,
+):  # fmt: skip
+    """AdaMuon on a kernel of shape (in, out)."""
+    m = average(s, "m", g, momentum)
+    u = momentum * m + (1 - momentum) * g if nesterov else m
+    u = newton_schulz(np.sign(u) if sign else u, QUINTIC)
+    v = average(s, "v", u * u, momentum) / (1 - momentum**t if debias else 1.0)
+    u = u / (np.sqrt(v) + eps)
+    return p * (1 - lr * weight_decay) - lr * 0.2 * np.sqrt(u.size) * u / (np.linalg.norm(u) + eps)
+
+
+def adam_mini(
+    t, params: Tree, grads: Tree, s, *, lr, b1, b2, eps, weight_decay, names, dim, n_heads,
+    blocks="rows", decays_biases=False,
+):  # fmt: skip
+    """Adam-mini, a rule of the whole tree whose names decide the blocks."""
+    new = {}
+    for leaf, p in params.items():
+        memory, name = s.setdefault(leaf, {}), names[leaf]
+        square = block_means(grads[leaf] ** 2, name, dim * dim // n_heads, blocks)
+        m, v = average(memory, "m", grads[leaf], b1) / (1 - b1**t), average(memory, "v", square, b2) / (1 - b2**t)
+        decays = "norm" not in name and (decays_biases or "bias" not in name)
+        new[leaf] = p * (1 - lr * weight_decay * decays) - lr * m / (np.sqrt(v) + eps)
+    return new
+
+
+def block_means(x, name, size, blocks):
+    """The mean of the block of each entry, in a shape that fits x; kernels are (in, out)."""
+    table = "embed" in name
+    if "wq" in name:
+        return np.repeat(x.T.reshape(-1, size).mean(1), size).reshape(x.T.shape).T
+    if blocks == "whole" and not (table or "lm_head" in name):
+        return x.mean()
+    if blocks == "whole" or "bias" in name:
+        return x
+    return (
+        np.full_like(x, x.mean()) if x.ndim < 2 else np.broadcast_to(x.mean(1 if table else 0, keepdims=True), x.shape)
+    )
+
+
+def muon_and_adam(
+    t, params: Tree, grads: Tree, s, *, matrices, others, eps_place="after", ahead=False,
+    mix="lerp", debias=False, coefficients=QUINTIC, scale="original",
+):  # fmt: skip
+    """Muon with an auxiliary AdamW, a rule of the whole tree."""
+    b1, b2 = others["betas"]
+    rest = {name: others[name] for name in ("lr", "eps", "weight_decay")} | {"b1": b1, "b2": b2}
+    rest |= {"eps_place": eps_place, "ahead": ahead}
+    first = {name: matrices[name] for name in ("lr", "momentum", "weight_decay")}
+    first |= {"mix": mix, "debias": debias, "coefficients": coefficients, "scale": scale}
+    one = lambda n: (muon, first) if n in matrices["leaves"] else (adam, rest)
+    return {n: (rule := one(n))[0](t, p, grads[n], s.setdefault(n, {}), **rule[1]) for n, p in params.items()}
+
+
+def schedule_free_muon(
+    t, p, g, s, *, base, momentum, r=0.0, weight_lr_power=2.0, decay_at="z", debias=False,
+):  # fmt: skip
+    """Schedule-free Muon; the parameter is y."""
+    z, x = s.get("z", p), s.get("x", p)
+    start = z if decay_at == "z" else p
+    s["z"] = z + muon(t, start, g, s, **base, debias=debias) - start
+    weight = t**r * base["lr"] ** weight_lr_power
+    s["sum"] = s.get("sum", 0.0) + weight
+    c = weight / s["sum"]
+    s["x"] = (1 - c) * x + c * s["z"]
+    return momentum * s["x"] + (1 - momentum) * s["z"]
+
+
+def moonlight(
+    t, params: Tree, grads: Tree, s, *, lr, wd, momentum, muon_leaves, adamw_betas, adamw_eps, eps_place="before",
+):  # fmt: skip
+    """Muon and AdamW of Moonlight, with one learning rate and one decay."""
+    common = {"lr": lr, "weight_decay": wd}
+    matrices = common | {"leaves": muon_leaves, "momentum": momentum}
+    others = common | {"betas": adamw_betas, "eps": adamw_eps}
+    return muon_and_adam(t, params, grads, s, matrices=matrices, others=others, eps_place=eps_place, scale="rms")
+
+
+RENAMED = {"lr": "learning_rate", "matrices": "muon", "others": "adam"}
 SEQUENCES = {"betas": ("b1", "b2", "b3"), "etas": ("eta_minus", "eta_plus"), "step_sizes": ("smallest", "largest")}
 _DECAY = {
     "coupled": "weight decay is added to the gradient",
@@ -395,11 +543,22 @@ def _among(descriptions: Mapping[Any, str], *names: Any) -> dict[Any, str]:
 
 
 _INSIDE = {"inside": "eps is inside the root", "maximum": "the root is at least eps, which is not added"}
+_MUON: Mapping[str, Mapping[Any, str]] = {
+    "debias": {True: "the Nesterov mixture is bias-corrected"},
+    "mix": {"sum": "Nesterov's update is buffer plus gradient with equal weights"},
+    "scale": {
+        "none": "the update isn't scaled by the shape",
+        "transposed": "the scale takes the shape for (in, out) as (out, in)",
+        "rms": "the scale is 0.2 sqrt(max(in, out))",
+    },
+    "coefficients": {POLAR: "five different Newton-Schulz polynomials"},
+}
 ALTERNATIVES: Mapping[Callable[..., Any], Mapping[str, Mapping[Any, str]]] = {
     sgd: {
         "decay": _among(_DECAY, "decoupled"),
         "damp_first": {True: "the first gradient is dampened too", False: "the first gradient isn't dampened"},
     },
+    signum: {"start": {"zero": "the buffer starts at zero, not at the parameters"}},
     adagrad: {
         "eps_place": _INSIDE,
         "start": {0.1: "the accumulator starts at 0.1"},
@@ -455,16 +614,7 @@ ALTERNATIVES: Mapping[Callable[..., Any], Mapping[str, Mapping[Any, str]]] = {
         "clamp": {np.inf: "the norm of the parameters is not clamped to 10"},
         "decay": {"decoupled": "weight decay is decoupled and outside the trust ratio"},
     },
-    muon: {
-        "debias": {True: "the Nesterov mixture is bias-corrected"},
-        "mix": {"sum": "Nesterov's update is buffer plus gradient with equal weights"},
-        "scale": {
-            "none": "the update isn't scaled by the shape",
-            "transposed": "the scale takes the shape for (in, out) as (out, in)",
-            "rms": "the scale is 0.2 sqrt(max(in, out))",
-        },
-        "coefficients": {POLAR: "five different Newton-Schulz polynomials"},
-    },
+    muon: _MUON,
     adopt: {
         "clip": {False: "no clipping, as in the first version of the algorithm"},
         "clip_step": {"next": "the clip of step k is (k + 1)^0.25"},
@@ -489,10 +639,30 @@ ALTERNATIVES: Mapping[Callable[..., Any], Mapping[str, Mapping[Any, str]]] = {
         "debias": {False: "no bias correction"},
     },
     sm3: {"cover": {"never falls": "the covers never fall"}},
+    soap: {
+        "decay": _among(_DECAY, "decoupled"),
+        "eps_place": _INSIDE,
+        "shift": {True: "the power iteration adds 64 n 2^-23 times the largest eigenvalue to each"},
+        "refresh": {"summed": "a refresh is due when the sum of 1 / precondition_frequency passes an integer"},
+    },
+    adamh: {"momentum": {False: "there is no first moment"}, "eps_place": _INSIDE},
+    adamuon: {
+        "sign": {False: "Newton-Schulz takes the momentum, not its sign"},
+        "nesterov": {False: "no Nesterov"},
+        "debias": {True: "the second moment is bias-corrected"},
+    },
+    adam_mini: {
+        "blocks": {"whole": "embedding and output have plain Adam, other parameters one second moment each"},
+        "decays_biases": {True: "biases are decayed"},
+    },
+    muon_and_adam: {name: _MUON[name] for name in ("mix", "debias", "coefficients")}
+    | {"ahead": {True: "the auxiliary Adam has Nesterov momentum too"}},
+    schedule_free_muon: {"debias": _MUON["debias"], "decay_at": {"y": "weight decay acts at y"}},
+    moonlight: {"eps_place": {"after": "eps is added after the bias correction"}},
     prodigy: {"correct": {True: "bias correction is always on"}},
     dadapt: {"correct": {True: "bias correction is always on"}},
 }
-WHOLE_TREE = {prodigy, dadapt}
+WHOLE_TREE = {prodigy, dadapt, adam_mini, moonlight, muon_and_adam}
 
 
 @dataclass(frozen=True)
@@ -505,6 +675,7 @@ class Rule:
     def keywords(self, h: Hyperparameters) -> dict[str, Any]:
         """The function's keywords for a recording's hyperparameters."""
         found = {"b1": h.get("beta1"), "b2": h.get("beta2"), "eps": h.get("diagonal_epsilon"), **h}
+        found |= {ours: h[theirs] for ours, theirs in RENAMED.items() if theirs in h}
         for name, parts in SEQUENCES.items():
             found |= dict(zip(parts, h.get(name, ()), strict=False))
         allowed = [*inspect.getfullargspec(self.function).kwonlyargs, "max_grad_norm"]
@@ -543,6 +714,8 @@ RULES: dict[str, Rule] = {
     "torch_sgd_dampening": Rule(sgd),
     "torch_sgd_wd": Rule(sgd),
     "seed_momentum": Rule(sgd, {"dampening": 0.9, "damp_first": True}),
+    "signum_epfl": Rule(signum),
+    "signum_dampening": Rule(signum),
     "seed_adagrad": Rule(adagrad),
     "torch_adagrad": Rule(adagrad),
     "torch_adagrad_decay": Rule(adagrad),
@@ -586,6 +759,17 @@ RULES: dict[str, Rule] = {
     "schedule_free_adamw": Rule(schedule_free_adamw),
     "schedule_free_adamw_wd": Rule(schedule_free_adamw),
     "sm3_mean": Rule(sm3),
+    "soap_square_freq1": Rule(soap),
+    "soap_square_freq10": Rule(soap),
+    "soap_one_sided": Rule(soap),
+    "adamh": Rule(adamh),
+    "adamh_levanter": Rule(adamh),
+    "adamuon_f32": Rule(adamuon),
+    "adam_mini": Rule(adam_mini),
+    "adam_mini_heads": Rule(adam_mini),
+    "muon_aux_adam_f32": Rule(muon_and_adam),
+    "moonlight_muon_f32": Rule(moonlight),
+    "schedule_free_muon_f32": Rule(schedule_free_muon),
     "prodigy": Rule(prodigy),
     "prodigy_wd": Rule(prodigy, {"correct": True, "safeguard": True}),
     "dadapt_adam": Rule(dadapt),

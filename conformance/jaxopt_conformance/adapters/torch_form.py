@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,17 +26,28 @@ class from_torch:  # noqa: N801
 
     def __init__(self, optimizer_class: Callable[..., Any], **keywords: Any):
         self._build = lambda leaves: optimizer_class(list(leaves.values()), **keywords)
-        self._dtype = "float32"
+        self._dtype, self._rates = "float32", None
 
     @classmethod
-    def from_leaves(cls, build: Callable[[dict[str, Any]], Any], dtype: str = "float32") -> from_torch:
-        """An optimizer that is built from a dict of named parameters, for parameter groups."""
+    def from_leaves(
+        cls,
+        build: Callable[[dict[str, Any]], Any],
+        dtype: str = "float32",
+        rates: Sequence[float] | None = None,
+    ) -> from_torch:
+        """An optimizer that is built from a dict of named parameters, for parameter groups.
+
+        Args:
+          build: makes the optimizer.
+          dtype: of the parameters.
+          rates: the learning rate of each step, set in every group as a scheduler does.
+        """
         self = cls.__new__(cls)
-        self._build, self._dtype = build, dtype
+        self._build, self._dtype, self._rates = build, dtype, rates
         return self
 
     def init(self, params: Tree) -> Any:
-        """The parameters, and the optimizer that holds them."""
+        """The parameters, the optimizer that holds them, and the learning rates to come."""
         torch = imported("torch")
 
         torch.manual_seed(0)
@@ -46,18 +58,36 @@ class from_torch:  # noqa: N801
         with in_float32():
             optimizer = self._build(leaves)
             getattr(optimizer, "train", lambda: None)()  # the mode in which schedule-free classes step
-        return leaves, optimizer
+        return leaves, optimizer, iter(() if self._rates is None else self._rates)
 
     def step(self, params: Tree, grads: Tree, state: Any) -> tuple[Tree, Any]:
         """One step; the parameters are those that the optimizer holds."""
         torch = imported("torch")
 
-        leaves, optimizer = state
+        leaves, optimizer, rates = state
+        for rate in itertools.islice(rates, 1):
+            for group in optimizer.param_groups:
+                group["lr"] = float(rate)
         for name, leaf in leaves.items():
             leaf.grad = torch.from_numpy(_turned(name, grads[name]).astype(self._dtype))
         with in_float32():
             optimizer.step()
         return {name: _turned(name, leaf.detach().numpy()) for name, leaf in leaves.items()}, state
+
+
+def named(leaves: Mapping[str, Any]) -> Any:
+    """A module with parameters of these names, for optimizers that take a model."""
+    nn = imported("torch").nn
+    model = nn.Module()
+    for path, leaf in leaves.items():
+        *parents, name = path.split(".")
+        module = model
+        for parent in parents:
+            if parent not in dict(module.named_children()):
+                module.add_module(parent, nn.Module())
+            module = module.get_submodule(parent)
+        module.register_parameter(name, leaf)
+    return model
 
 
 def _turned(name: str, array: np.ndarray) -> np.ndarray:

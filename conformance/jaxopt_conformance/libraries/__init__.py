@@ -5,8 +5,9 @@ A table is a TOML file of this folder:
 * ``distributions``: the packages whose versions are reported.
 * ``adapter``: ``optax``, ``torch`` or ``keras``.
 * ``names``: name in the calls -> module.
-* ``calls``: recording -> expression with those names, ``h`` (all hyperparameters of the recording) and, for
-  ``torch``, ``params`` (the list of parameters) and ``leaves`` (the same as a dict).
+* ``calls``: recording -> expression with those names, ``h`` (all hyperparameters of the recording), ``rates`` (the
+  learning rate of each step, which the ``torch`` adapter sets by itself) and, for ``torch``, ``params`` (the list of
+  parameters) and ``leaves`` (the same as a dict).
 * ``alternatives``: recording -> description -> another call of the library, tried when the call departs.
 * ``environment``: environment variables that must be set before the library is imported.
 * ``float64``: recordings that are replayed in float64, for ``torch``.
@@ -56,11 +57,12 @@ class Library:
         """The optimizer that a call of the table builds for a recording."""
         os.environ.update(self.environment)
         scope: dict[str, Any] = {name: _resolved(path) for name, path in self.names.items()}
-        scope["h"] = recording.hyperparameters
+        scope |= {"h": recording.hyperparameters, "rates": recording.rates}
         code = compile(call.strip(), f"<{self.name}>", "eval")
         if self.adapter == "torch":
             make = lambda leaves: eval(code, {**scope, "leaves": leaves, "params": list(leaves.values())})
-            return from_torch.from_leaves(make, "float64" if recording.name in self.float64 else "float32")
+            dtype = "float64" if recording.name in self.float64 else "float32"
+            return from_torch.from_leaves(make, dtype, recording.rates)
         if self.adapter == "keras":
             return from_keras(lambda: eval(code, dict(scope)))
         return from_optax(eval(code, dict(scope)))
