@@ -18,7 +18,7 @@ KINDS = "py", "text"  # blocks of the kit's README
 FRAMEWORKS = {"jax", "numpy", "python", "library"}
 # A departure's file -> library and recordings that show it.
 SHOWN = {
-    "heavyball_caution": ("heavyball", "cautious_adamw_foreach", "adamw_cautious_wd"),
+    "heavyball_caution": ("heavyball", "cautious_adamw", "cautious_adamw_foreach", "adamw_cautious_wd"),
     "heavyball_hyperball": ("heavyball", "adamh", "adamh_levanter"),
     "heavyball_mars": ("heavyball", "mars_adamw_1d"),
     "heavyball_nadam": ("heavyball", "torch_nadam_l2"),
@@ -26,6 +26,7 @@ SHOWN = {
     "heavyball_soap": ("heavyball", "soap_square_freq10", "soap_one_sided"),
     "keras_lamb": ("keras", "lamb"),
     "keras_nadam": ("keras", "torch_nadam"),
+    "keras_schedule_free": ("keras", "schedule_free_adamw_wd"),
     "optax_adan": ("optax", "adan", "adan_noprox_clip"),
     "optax_muon": ("optax", "muon_aux_adam_f32"),
     "optax_radam": ("optax", "torch_radam"),
@@ -161,8 +162,9 @@ def _library(name: str, result: Mapping[str, Any]) -> str:
 
 def _row(library: str, row: Mapping[str, Any]) -> str:
     """One departure."""
-    why = "; ".join(filter(None, (row["explanation"], row["documented"], row["error"]))) or "none found"
     script = next((file for file, (lib, *runs) in SHOWN.items() if lib == library and row["recording"] in runs), "")
+    known = "; ".join(filter(None, (row["explanation"], row["documented"], row["error"])))
+    why = known or ("that of the script" if script else "none found")
     command = f"`python -m jaxopt_conformance {library} {row['recording']}`"
     reproduction = f"[script](#{script.replace('_', '-')}), {command}" if script else command
     deviation = "" if row["deviation"] is None else f"{row['deviation']:.1e}"

@@ -2,7 +2,8 @@
 
 [`update_proj_gap`][1] is the "number of steps between projection updates" (`utils/galore.py:52`). The authors' code
 [passes the number of finished steps][2] and renews at steps 1, 11, 21. Here the counter includes the present step
-(`galore.py:94`), and the first projection serves 9 steps. The same holds for `APOLLO`.
+(`galore.py:94`), and the first projection serves 9 steps. With projections that are renewed one step later both agree
+with the recordings of their authors' code. `APOLLO` has the same counter.
 
 Prints `[1.0, 10.0, 20.0] expected: [1.0, 11.0, 21.0]`.
 

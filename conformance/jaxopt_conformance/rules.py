@@ -316,7 +316,7 @@ def mars(t, p, g, s, *, lr, b1, b2, eps=1e-8, weight_decay=0.0, gamma=0.025, cli
 
 def schedule_free_adamw(
     t, p, g, s, *, lr, b1, b2, eps=1e-8, weight_decay=0.0, warmup_steps=0, r=0.0, power=2.0,
-    decay="at y", warmup="from 1", debias=True,
+    decay="at y", warmup="from 1", debias=True, weights="by rate",
 ):  # fmt: skip
     """Schedule-free AdamW; the parameter is y."""
     z, x = s.get("z", p), s.get("x", p)
@@ -325,12 +325,13 @@ def schedule_free_adamw(
     forms = {"from 1": rates[1:] * 2, "weights ahead": rates, "longer": (longer, longer)}
     rate, in_weight = forms[warmup]
     s["largest"] = largest = max(s.get("largest", 0.0), in_weight)
-    weight = t**r * largest**power
+    weight = t**r * largest**power if weights == "by rate" else 1.0
     s["sum"] = s.get("sum", 0.0) + weight
     c = weight / s["sum"] if s["sum"] else 0.0
     v = average(s, "v", g * g, b2) / (1 - b2**t if debias else 1.0)
     u = g / (np.sqrt(v) + eps)
-    u = u + weight_decay * {"at y": p, "at z": z, "none": 0.0}[decay]
+    u = u + weight_decay * {"at y": p, "at z": z}.get(decay, 0.0)
+    x = x - lr * weight_decay * p / b1 if decay == "of y" else x
     s["z"] = z - rate * u
     s["x"] = (1 - c) * x + c * s["z"]
     return b1 * s["x"] + (1 - b1) * s["z"]
@@ -635,7 +636,12 @@ ALTERNATIVES: Mapping[Callable[..., Any], Mapping[str, Mapping[Any, str]]] = {
             "weights ahead": "the warm-up starts at 0 in the step but not in the weights of the average",
             "longer": "the warm-up takes warmup_steps + 1 steps",
         },
-        "decay": {"at z": "weight decay acts at z", "none": "weight decay is not applied at y"},
+        "decay": {
+            "at z": "weight decay acts at z",
+            "none": "weight decay is not applied at y",
+            "of y": "weight decay shrinks the parameter before the step and leaves z as it is",
+        },
+        "weights": {"equal": "all steps have the same weight in the average"},
         "debias": {False: "no bias correction"},
     },
     sm3: {"cover": {"never falls": "the covers never fall"}},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class from_torch:  # noqa: N801
         cls,
         build: Callable[[dict[str, Any]], Any],
         dtype: str = "float32",
-        rates: Sequence[float] | None = None,
+        rates: Iterable[float] | None = None,
     ) -> from_torch:
         """An optimizer that is built from a dict of named parameters, for parameter groups.
 
