@@ -45,6 +45,8 @@ COLUMNS = 3  # plots in a row
 LABELS = 8  # largest number of labels of layers
 LOSS_LABEL = "validation loss (nats/token)"
 
+FIELD = re.compile(r"(\w+) (?=[-+.\d])")  # the name of a field before its number
+
 Line = Mapping[str, Any]  # keyword arguments of Axes.plot
 Draw = Callable[[Axes, str, Line], None]  # draws the candidate of a name
 
@@ -56,7 +58,7 @@ def short_names(names: Sequence[str], widest: int = WIDEST) -> dict[str, str]:
       names: of all candidates, such as ``adamw(b2=0.99) wsd lr 0.003``.
       widest: characters of a line.
     """
-    words = [re.sub(r"\([^()]*\)", "", name).replace("lr ", "lr\xa0").split(" ") for name in names]
+    words = [FIELD.sub("\\1\xa0", re.sub(r"\([^()]*\)", "", name)).split(" ") for name in names]
     common = set.intersection(*map(set, words)) if len(words) > 1 else set()
     labels = [" ".join(w for i, w in enumerate(parts) if not i or w not in common) for parts in words]
     if len(set(labels)) < len(set(names)):
@@ -190,10 +192,14 @@ def _styles(results: Sequence[CandidateResult]) -> dict[str, dict[str, Any]]:
 def losses(results: Sequence[CandidateResult], baseline: str | None = None) -> Figure:
     """Validation loss over steps: the mean of the finished seeds, in a band from minimum to maximum.
 
+    Over tokens, if candidates differ in the tokens of a step.
+
     Runs that diverged or aren't finished are thin lines; a cross ends a diverged one.
     """
-    runs = [run for result in results for run in result.runs.values()]
-    tokens = f" ({runs[0].tokens_per_step:,} tokens each)" if runs else ""
+    sizes = {result.length[1] for result in results if result.length}
+    if len(sizes) > 1:
+        return _curves(results, baseline, lambda result: float(result.length[1]) if result.length else 1.0, "tokens")
+    tokens = "".join(f" ({size:,} tokens each)" for size in sizes)
     return _curves(results, baseline, lambda result: 1.0, f"step{tokens}")
 
 
@@ -270,7 +276,8 @@ def draw_band(axes: Axes, steps: np.ndarray, values: np.ndarray, line: Line, uni
     if not len(steps):
         return
     low, mean, high = values
-    axes.plot(unit * steps, mean, **{"markersize": 5, "markevery": max(1, len(steps) // 8), **line})
+    whole = {"clip_on": False}  # the last marker lies on the border
+    axes.plot(unit * steps, mean, **{"markersize": 5, "markevery": max(1, len(steps) // 8), **line, **whole})
     axes.fill_between(unit * steps, low, high, color=line["color"], alpha=0.2, linewidth=0)
 
 
@@ -369,7 +376,8 @@ def rate_points(candidate: CandidateRuns, steps: int) -> tuple[dict[float, float
 
 def draw_rates(axes: Axes, means: Mapping[float, float], diverged: set[float], line: Line, named: bool = True) -> None:
     """A curve over the learning rate, with crosses at the top edge for rates that diverged."""
-    axes.plot(list(means), list(means.values()), **{**line, "label": line.get("label", "_") if named else "_"})
+    label = line.get("label", "_") if named else "_"
+    axes.plot(list(means), list(means.values()), **{**line, "label": label, "clip_on": False})
     if diverged:
         height = [0.98] * len(diverged)
         axes.plot(sorted(diverged), height, "x", color=line["color"], transform=axes.get_xaxis_transform())

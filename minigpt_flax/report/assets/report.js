@@ -26,6 +26,7 @@
   const metrics = [...new Set(data.runs.flatMap((run) => run.series.flatMap((s) => Object.keys(s.y))))];
   for (const name of metrics) $("y").add(new Option(name, name));
   $("y").value = metrics.includes("val_loss") ? "val_loss" : metrics[0];
+  if (new Set(data.runs.map((run) => run.tokens_per_step)).size > 1) $("x").value = "tokens";
 
   const smoothed = (values, half) => {
     if (!half) return values;
