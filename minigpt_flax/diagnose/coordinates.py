@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
-from minigpt_flax.diagnose.result import StudyResult
+from minigpt_flax.diagnose.interval import half_width
+from minigpt_flax.diagnose.result import Report, StudyResult
 from minigpt_flax.errors import UserError
 from minigpt_flax.model.activations import activations
 from minigpt_flax.runs.style import COLORS, DASHES, MARKERS, style_axes
@@ -35,7 +36,6 @@ PARTS = {  # measured part -> what a growth with the size means
     "logits": "the factor of the logits, or the learning rate of the head",
 }
 TOLERANCE = {"width": 0.2, "depth": 0.3}  # of a slope
-Report = Callable[[str, int, int], None]
 
 
 class Slope(NamedTuple):
@@ -43,7 +43,7 @@ class Slope(NamedTuple):
 
     Attributes:
       value: d log(activation) / d log(size), the mean over seeds.
-      error: standard error over seeds; 0 with one seed.
+      error: half-width of the 95 % interval of the mean, from Student's t; 0 with one seed.
       step: the step, from 1.
     """
 
@@ -121,7 +121,8 @@ def slopes(sizes: Sequence[int], found: Mapping[str, np.ndarray]) -> dict[str, S
         logs = np.log(np.maximum(values[..., moved], np.finfo(np.float32).tiny))
         each = np.tensordot(at, logs, 1) / (at @ at)  # [seeds, steps]
         index = int(np.argmax(np.abs(each.mean(0))))
-        error = each[:, index].std(ddof=1) / len(each) ** 0.5 if len(each) > 1 else 0.0
+        count = len(each)
+        error = half_width(each[:, index].std(ddof=1) / count**0.5, count) if count > 1 else 0.0
         return Slope(float(each[:, index].mean()), float(error), int(moved[index]))
 
     return {name: one(values) for name, values in found.items()}
@@ -188,7 +189,7 @@ def _sentences(numbers: Mapping[str, Any]) -> list[str]:
         error = f" +- {slope['error']:.2f}" if numbers["seeds"] > 1 else ""
         value = f"slope {slope['value']:+.2f}{error} at step {slope['step']}"
         if abs(slope["value"]) <= limit:
-            texts.append(f"{name}: does not change with the {axis}, {value}.")
+            texts.append(f"{name}: changes little with the {axis}, {value}.")
         else:
             verb = "grows" if slope["value"] > 0 else "shrinks"
             texts.append(f"{name}: {verb} with the {axis}, {value}; check {PARTS[name]}.")
