@@ -72,10 +72,11 @@ class Runs:
     Args:
       config: of a run at the optimizer's own learning rate.
       data: the data.
+      size: sequences per batch.
     """
 
-    def __init__(self, config: RunConfig, data: Dataset):
-        self.config, self.data = config, data
+    def __init__(self, config: RunConfig, data: Dataset, size: int):
+        self.config, self.data, self.size = config, data, size
         self.programs: dict[int, TracedRun] = {}
 
     def program(self, size: int) -> TracedRun:
@@ -109,7 +110,7 @@ class Runs:
 
     @cached_property
     def _losses(self) -> Any:
-        sums = loss_sum(self.program(self.config.batch_size).run.model)
+        sums = loss_sum(self.program(self.size).run.model)
 
         def one(params: Any, sequences: Any) -> Any:
             total, count = sums(params, sequences[:, :-1], sequences[:, 1:], jax.random.key(0))
@@ -145,7 +146,7 @@ class Checkpoint:
     def view(self) -> CheckpointView:
         """What the studies get, with four batches as by default."""
         config = changed(self.runs.config, lr=self.runs.config.lr * self.factor)
-        run = self.runs.program(config.batch_size).run
+        run = self.runs.program(self.runs.size).run
         run = dataclasses.replace(run, config=config, schedule=schedules_of(config)[0])
         return CheckpointView(run, self.state, draw_batches(run, 4), Path(), lambda *_: None)
 
@@ -157,7 +158,7 @@ class Checkpoint:
           size: of the batches, relative to the run's.
           steps: number of steps.
         """
-        count, lanes = round(size * self.runs.config.batch_size), [rate for rate in rates for _ in range(ORDERS)]
+        count, lanes = round(size * self.runs.size), [rate for rate in rates for _ in range(ORDERS)]
         batches = self.runs.batches(count, steps, [*range(1, ORDERS + 1)] * len(rates))
         states = self.runs.train(copies(self.state, len(lanes)), count, self.factors(lanes), batches)
         return self.runs.losses(states).reshape(len(rates), ORDERS).mean(1).tolist()
@@ -175,7 +176,7 @@ class Checkpoint:
 
     def update(self) -> Any:
         """The change of the parameters in the next step."""
-        size = self.runs.config.batch_size
+        size = self.runs.size
         states = self.runs.train(copies(self.state, 1), size, [self.factor], [np.asarray(self.view.batches)[:1]])
         return jax.tree.map(lambda new, old: new[0] - old, states.params, self.state.params)
 
@@ -188,7 +189,7 @@ def copies(state: Any, count: int) -> Any:
 def checkpoints(fields: dict[str, Any], size: int, data: Dataset) -> Iterator[Checkpoint]:
     """A checkpoint for each of ``FACTORS``, without those of runs that gained nothing."""
     fields = {**SMALL, **fields, "steps": CHECKPOINT + 4 * STEPS, "batch_size": size, "data": DATA}
-    runs = Runs(resolve(fields, "nano"), data)
+    runs = Runs(resolve(fields, "nano"), data, size)
     first = runs.program(size).init_many(runs.knobs(size, FACTORS))
     before = runs.losses(first)
     states = runs.train(first, size, FACTORS, runs.batches(size, CHECKPOINT, [0] * len(FACTORS)))
@@ -284,7 +285,9 @@ def eps_claims(at: Checkpoint) -> Iterator[Claim]:
     if share > FEW:
         opt = at.runs.config.opt
         smaller = dataclasses.replace(opt, keywords={**opt.keywords, "eps": opt.keywords["eps"] / 100})
-        other = dataclasses.replace(at, runs=Runs(changed(at.runs.config, opt=str(smaller)), at.runs.data))
+        other = dataclasses.replace(
+            at, runs=Runs(changed(at.runs.config, opt=str(smaller)), at.runs.data, at.runs.size)
+        )
         better = min(other.losses(TUNED)) < min(at.losses(TUNED))
         yield "matrices with entries below eps: a hundredth of eps is better, the best of four rates", better
 

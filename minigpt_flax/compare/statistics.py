@@ -135,14 +135,15 @@ class CandidateResult:
 
     @property
     def length(self) -> tuple[int, int] | None:
-        """Steps of each run, and tokens per step; None without a run."""
+        """Steps of each run, and tokens per step, the mean if they vary; None without a run."""
         run = next(iter(self.runs.values()), None)
         return None if run is None else (run.config["steps"], run.tokens_per_step)
 
     @property
     def budget(self) -> int | None:
         """Tokens that each run trains on; None without a run."""
-        return None if self.length is None else math.prod(self.length)
+        run = next(iter(self.runs.values()), None)
+        return None if run is None else tokens_of(run)
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -227,6 +228,7 @@ def summarize(
     pairs: bool = False,
     resolution: float = RESOLUTION,
     looks: tuple[int, ...] = (),
+    tested: bool = True,
 ) -> Summary:
     """Computes the results of all candidates, and tests each against the baseline.
 
@@ -238,6 +240,7 @@ def summarize(
       pairs: test every two candidates.
       resolution: differences up to this size count as equal, nats per token.
       looks: numbers of tested seeds at which seeds may be added; empty if their number is fixed.
+      tested: whether there are tests.
 
     Raises:
       UserError: the runs differ in a field of ``SHARED``, or the baseline is no candidate.
@@ -247,15 +250,15 @@ def summarize(
     best = [best_runs(candidate) for candidate in candidates]
     compared = [run for runs in best for run in runs.values()]
     check_comparable(compared)
-    same_budget = len({run.config["steps"] * run.tokens_per_step for run in compared}) < 2
+    same_budget = len(set(map(tokens_of, compared))) < 2
     baseline_losses = final_losses(best[first]) if same_budget else {}
     results = [
         _result_of(candidate, runs, dict.fromkeys(runs, target) if target is not None else baseline_losses, target, ms)
         for candidate, runs, ms in zip(candidates, best, _ms_ranges(candidates), strict=True)
     ]
     results = [_with_speedup(result, results[first]) for result in results]
-    tested = combinations(results, 2) if pairs else [(results[first], r) for r in results if r is not results[first]]
-    tests = holm([_test(a, b, resolution, looks) for a, b in tested])
+    planned = combinations(results, 2) if pairs else [(results[first], r) for r in results if r is not results[first]]
+    tests = holm([_test(a, b, resolution, looks) for a, b in planned if tested])
     order = lambda r: (r.mean is None, bool(r.diverged_seeds or r.unfinished_seeds), r.mean or 0.0)
     rates = max(len(candidate.searched) for candidate in candidates)
     search_seed = candidates[first].search_seed
@@ -438,7 +441,7 @@ def _result_of(
         obstacle=_obstacle(candidate, runs, judged),
         steps=steps,
         seconds=None if steps is None or ms is None else steps * ms / 1000,
-        tokens=None if steps is None or any_run is None else steps * any_run.tokens_per_step,
+        tokens=None if steps is None or any_run is None else any_run.tokens_after(steps),
         speedup=None,
         state_bytes=any_run.env.get("state_bytes_per_param") if any_run else None,
         ms_per_step=ms,
@@ -495,6 +498,11 @@ def _test(a: CandidateResult, b: CandidateResult, resolution: float, looks: tupl
     if looks:
         return compare_at_looks(a.name, a.outcomes, b.name, b.outcomes, looks, resolution, obstacle)
     return compare_pair(a.name, a.outcomes, b.name, b.outcomes, resolution, obstacle)
+
+
+def tokens_of(run: RunRecord) -> int:
+    """Tokens that a run trains on."""
+    return round(run.tokens_after(run.config["steps"]))
 
 
 def _unequal_budgets(a: CandidateResult, b: CandidateResult) -> str:
