@@ -171,8 +171,8 @@ def study(
       report: called after every run.
 
     Returns:
-      The result; ``numbers["passed"]`` tells whether every slope is within the tolerance: None if that of none is
-      beyond it, but one is so close that its standard error doesn't decide.
+      The result; ``numbers["passed"]`` tells whether every slope is within the tolerance. It is None if no slope is
+      beyond it, but one is too close to decide, given its standard error.
 
     Raises:
       UserError: a size is impossible, or a run diverges.
