@@ -1,4 +1,4 @@
-"""Sixty JAX optimizers, each a pure ``GradientTransformation``, all tested against a reference implementation."""
+"""Sixty-two JAX optimizers, each a pure ``GradientTransformation``, all tested against a reference implementation."""
 
 from jaxopt_mini import _renamed
 from jaxopt_mini.base import (

@@ -197,6 +197,11 @@ def norm(tree: Tree, ord: int | float = 2) -> jax.Array:
     return sum(jnp.sum(jnp.abs(widen(leaf)) ** ord) for leaf in leaves) ** (1 / ord)
 
 
+def distance_between(a: Tree, b: Tree) -> jax.Array:
+    """Global norm of the difference of two trees, in at least float32."""
+    return norm(jax.tree.map(lambda x, y: widen(x) - widen(y), a, b))
+
+
 def inner(a: Tree, b: Tree) -> jax.Array:
     """Inner product of two trees as real vectors, in at least float32.
 

@@ -72,6 +72,16 @@ states.EVALUATION[ScheduleFreeState] = schedule_free_eval_params
 states.EVALUATION[AnnealedScheduleFreeState] = lambda state, params: schedule_free_eval_params(state.averaging, params)
 
 
+def weight_of_step(
+    state: ScheduleFreeState, learning_rate: ArrayLike, r: ArrayLike, power: ArrayLike
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The weight c of this step in the average, the sum of the weights so far, and the largest learning rate."""
+    max_lr = jnp.maximum(widen(state.max_lr), learning_rate)
+    weight = state.step_count.astype(jnp.float32) ** r * max_lr**power
+    total = widen(state.weight_sum) + weight
+    return weight / jnp.where(total == 0, 1.0, total), total, max_lr
+
+
 def warmed_up(learning_rate: ScalarOrSchedule, steps: int | None, rate_ahead: bool) -> ScalarOrSchedule:
     """The learning rate with a linear warm-up from 0 (Optax, ``rate_ahead``) or from 1 / steps (the authors' code).
 
@@ -179,14 +189,6 @@ def schedule_free(
         part = c * (1 - first) / jnp.where(count > anneal_from, first * (1 - c), 1.0)
         return first, jnp.where(count > anneal_from, 1 - part**anneal * (1 - b1), b1)
 
-    def share(state):
-        """c, the sum of the weights, the largest learning rate."""
-        lr = schedule_value(learning_rate, state.step_count if rate_ahead else state.step_count - 1)
-        max_lr = jnp.maximum(widen(state.max_lr), lr)
-        weight = state.step_count.astype(jnp.float32) ** r * max_lr**weight_lr_power
-        total = widen(state.weight_sum) + weight
-        return weight / jnp.where(total == 0, 1.0, total), total, max_lr
-
     def update(updates, state, params=None, **extra_args):
         params = require_params(params, "schedule_free")
         outer, state = (None, state) if anneal is None else (state, state.averaging)
@@ -195,7 +197,8 @@ def schedule_free(
         seen = cast_like(decayed, params) if base_at_z else params
         base, base_state = base_optimizer.update(updates, state.base_optimizer_state, seen, **extra_args)
         z = cast_like(jax.tree.map(lambda z, u: z + widen(u), decayed, base), state.z)
-        c, total, max_lr = share(state)
+        lr = schedule_value(learning_rate, state.step_count if rate_ahead else state.step_count - 1)
+        c, total, max_lr = weight_of_step(state, lr, r, weight_lr_power)
         first, b = (None, b1) if outer is None else annealed(c, outer.share, state.step_count)
 
         def step(y, old_z, z):

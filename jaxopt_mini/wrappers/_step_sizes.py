@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jaxopt_mini.transforms.shape import consistent, spectral, widening
+from jaxopt_mini.check import check_name
+from jaxopt_mini.transforms.shape import SHAPES, consistent
 
 Felt = Callable[[str, int, int], float]  # (role, fan-in, fan-out) -> size of a step, up to a constant
 
@@ -69,16 +70,17 @@ def _shampoo(keywords: Mapping[str, Any]) -> StepSize:
     return StepSize(whitened if keywords.get("graft", True) is False else entrywise)
 
 
-def _muon(keywords: Mapping[str, Any]) -> StepSize:
-    return StepSize(orthogonal(widening if keywords.get("consistent_rms") is None else consistent(1.0)))
+def _orthogonal(
+    shape: str = "widening", consistent_rms: float | None = None
+) -> Callable[[Mapping[str, Any]], StepSize]:
+    """The rule of :func:`muon` and its relatives, whose keywords have these defaults."""
 
+    def rule(keywords: Mapping[str, Any]) -> StepSize:
+        rms, name = keywords.get("consistent_rms", consistent_rms), keywords.get("shape", shape)
+        check_name(name, SHAPES, "unknown shape")
+        return StepSize(orthogonal(SHAPES[name] if rms is None else consistent(1.0)))
 
-def _adamuon(keywords: Mapping[str, Any]) -> StepSize:
-    return StepSize(orthogonal(widening if keywords.get("consistent_rms", 0.2) is None else consistent(1.0)))
-
-
-def _dion2(keywords: Mapping[str, Any]) -> StepSize:
-    return StepSize(orthogonal(spectral if keywords.get("consistent_rms") is None else consistent(1.0)))
+    return rule
 
 
 def projected(rank: int, side: Callable[[int, int], int]) -> Felt:
@@ -137,13 +139,13 @@ STEP_SIZES: dict[str, Callable[[Mapping[str, Any]], StepSize]] = {
     "apollo": _apollo,
     "ldadam": _ldadam,
     "novograd": lambda keywords: StepSize(normalized),
-    "muon": _muon,
-    "adamuon": _adamuon,
+    "muon": _orthogonal(),
+    "adamuon": _orthogonal(consistent_rms=0.2),
     "amuse": lambda keywords: StepSize(orthogonal(consistent(1.0)), tracks=True),
-    "aurora": lambda keywords: StepSize(orthogonal(widening)),
-    "dion2": _dion2,
-    "normuon": lambda keywords: StepSize(orthogonal(widening)),
-    "dion": lambda keywords: StepSize(orthogonal(spectral)),
+    "aurora": _orthogonal(),
+    "dion2": _orthogonal("spectral"),
+    "normuon": _orthogonal(),
+    "dion": _orthogonal("spectral"),
     "scion": lambda keywords: StepSize(operator_norms),
 }
 """Optimizer -> function of its keywords that returns its :class:`StepSize`."""

@@ -144,6 +144,8 @@ def test_the_factors_of_every_role():
     assert of(scaled_logits=False).update["h"] == 0.5 and of(scaled_logits=False).gradient["h"] == 1
     assert of(like="muon").update == {"w": pytest.approx(1.0), "e": 1, "h": 1, "b": 1, "stack": 1}
     assert of(like=step_size("muon", consistent_rms=0.2)).update["stack"] == pytest.approx(0.5**0.5)
+    assert of(like=step_size("normuon", consistent_rms=0.2)) == of(like=step_size("muon", consistent_rms=0.2))
+    assert of(like=step_size("muon", shape="spectral")).update == of(like="dion").update
     assert of(like="scion").update["h"] == 2
     assert of(like="lamb").parameter == pytest.approx({"w": 2**0.5, "e": 1, "h": 1, "b": 1, "stack": 2**0.5})
     narrow = multipliers(abstract(base), abstract(model), layout=layout)
