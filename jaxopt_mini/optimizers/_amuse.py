@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxopt_mini.base import GradientTransformation, Params, ScalarOrSchedule
-from jaxopt_mini.check import check_fraction, check_nonnegative, check_steps
+from jaxopt_mini.base import GradientTransformation, Params, ScalarOrSchedule, schedule_value
+from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative, check_static
 from jaxopt_mini.combine import chain
 from jaxopt_mini.layout import infer
 from jaxopt_mini.matrices import matrices_and_rest
@@ -18,13 +19,14 @@ from jaxopt_mini.optimizers._rmsprop import scale_by_rms
 from jaxopt_mini.orthogonal import STANDARD, Coefficients
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.wrappers._schedule_free import schedule_free, warmed_up
+from jaxopt_mini.tree import increment
+from jaxopt_mini.wrappers._schedule_free import schedule_free
 
 
 def amuse(
     learning_rate: ScalarOrSchedule,
     *,
-    warmup_steps: int = 1000,
+    warmup_steps: int | jax.Array = 1000,
     beta: ArrayLike = 0.95,
     b1: ArrayLike = 0.9,
     rho: ArrayLike = 1.0,
@@ -60,7 +62,7 @@ def amuse(
 
     Args:
       learning_rate: a number, or a schedule that doesn't decay; AdamW's, as updates of matrices have its size.
-      warmup_steps: length T of the linear warm-up, >= 1; 3/8 of the run in the official recipe.
+      warmup_steps: length T of a linear factor of the learning rate, >= 1; 3/8 of the run in the official recipe.
       beta: decay of the momentum, in [0, 1).
       b1: weight of the average in y during the warm-up, in (0, 1); 0.6 for language models.
       rho: power by which 1 - b falls; 0.8 for language models.
@@ -83,12 +85,15 @@ def amuse(
     """
     check_nonnegative(learning_rate=learning_rate, adam_learning_rate=adam_learning_rate)
     check_nonnegative(adam_weight_decay=adam_weight_decay, rho=rho)
-    check_steps(warmup_steps=warmup_steps)
+    check_static(warmup_steps=warmup_steps)
+    check_at_least_one(warmup_steps=warmup_steps)
+    warmup_steps = int(warmup_steps)
     check_fraction(adam_b2=adam_b2)
     layout = infer if layout is None else layout
+    ramp = lambda count: jnp.minimum(1.0, increment(count).astype(jnp.float32) / warmup_steps)
     rate, other = (
-        warmed_up(value, warmup_steps, rate_ahead=False)
-        for value in (learning_rate, learning_rate if adam_learning_rate is None else adam_learning_rate)
+        lambda count, rate=rate: schedule_value(rate, count) * ramp(count)
+        for rate in (learning_rate, learning_rate if adam_learning_rate is None else adam_learning_rate)
     )
     reduce = {"weight_decay": weight_decay, "weight_decay_mask": weight_decay_mask, "layout": layout}
     matrices = chain(

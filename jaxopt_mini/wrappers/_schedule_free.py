@@ -33,7 +33,7 @@ class AnnealedScheduleFreeState(NamedTuple):
     """State of :func:`schedule_free` with ``anneal``."""
 
     share: jax.Array  # float32[]: c of step ``anneal_from``; 0 before it
-    averaging: ScheduleFreeState  # with the present b1
+    schedule_free_state: ScheduleFreeState  # with the present b1
 
 
 def _averaged(y: jax.Array, z: jax.Array, b1: ArrayLike) -> jax.Array:
@@ -69,7 +69,7 @@ def schedule_free_eval_params(state: OptState, params: Params) -> Params:
 
 
 states.EVALUATION[ScheduleFreeState] = schedule_free_eval_params
-states.EVALUATION[AnnealedScheduleFreeState] = lambda state, params: schedule_free_eval_params(state.averaging, params)
+states.EVALUATION[AnnealedScheduleFreeState] = lambda annealed, params: schedule_free_eval_params(annealed[1], params)
 
 
 def weight_of_step(
@@ -191,7 +191,7 @@ def schedule_free(
 
     def update(updates, state, params=None, **extra_args):
         params = require_params(params, "schedule_free")
-        outer, state = (None, state) if anneal is None else (state, state.averaging)
+        outer, state = (None, state) if anneal is None else (state, state.schedule_free_state)
         rate = schedule_value(learning_rate, state.step_count - 1) * decay_at_y
         decayed = jax.tree.map(lambda z, y: widen(z) - rate * widen(y), state.z, params)
         seen = cast_like(decayed, params) if base_at_z else params
