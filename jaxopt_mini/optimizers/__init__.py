@@ -26,10 +26,12 @@ from jaxopt_mini.optimizers._dog import dog as dog, scale_by_dog as scale_by_dog
 from jaxopt_mini.optimizers._dowg import dowg as dowg, scale_by_dowg as scale_by_dowg
 from jaxopt_mini.optimizers._galore import galore as galore, scale_by_galore as scale_by_galore
 from jaxopt_mini.optimizers._gpa_adamw import gpa_adamw as gpa_adamw
+from jaxopt_mini.optimizers._kl_soap import kl_soap as kl_soap, scale_by_kl_soap as scale_by_kl_soap
 from jaxopt_mini.optimizers._kron import kron as kron, scale_by_kron as scale_by_kron
 from jaxopt_mini.optimizers._lamb import lamb as lamb
 from jaxopt_mini.optimizers._laprop import laprop as laprop
 from jaxopt_mini.optimizers._lars import lars as lars
+from jaxopt_mini.optimizers._ldadam import ldadam as ldadam, scale_by_ldadam as scale_by_ldadam
 from jaxopt_mini.optimizers._lion import lion as lion, scale_by_lion as scale_by_lion
 from jaxopt_mini.optimizers._mars import mars as mars, reduce_variance as reduce_variance
 from jaxopt_mini.optimizers._momentum import momentum as momentum
@@ -61,6 +63,7 @@ from jaxopt_mini.optimizers._simplified_ademamix import (
 )
 from jaxopt_mini.optimizers._sm3 import scale_by_sm3 as scale_by_sm3, sm3 as sm3
 from jaxopt_mini.optimizers._soap import scale_by_soap as scale_by_soap, soap as soap
+from jaxopt_mini.optimizers._soap_muon import scale_by_soap_muon as scale_by_soap_muon, soap_muon as soap_muon
 from jaxopt_mini.optimizers._sophia import (
     given_diag_hessian as given_diag_hessian,
     hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian,
@@ -115,11 +118,14 @@ OPTIMIZERS = {
         dion,
         dion2,
         shampoo,
+        kl_soap,
+        soap_muon,
         splus,
         kron,
         psgd,
         galore,
         apollo,
+        ldadam,
         mars,
         adopt,
         ademamix,

@@ -42,7 +42,7 @@ def gpa_adamw(
     """AdamW around an average of its iterates, without outer steps.
 
     Defazio et al., "Smoothing DiLoCo with Primal Averaging for Faster Training of LLMs" (2025, arXiv 2512.17131).
-    Descends from :func:`schedule_free_adamw`, of which it keeps the first moment::
+    Descends from :func:`schedule_free_adamw`, but keeps Adam's first moment::
 
         z <- z - lr (adam(g) + weight_decay z)
         x <- eval_interp x + (1 - eval_interp) z

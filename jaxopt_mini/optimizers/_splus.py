@@ -24,6 +24,7 @@ from jaxopt_mini.matrices import (
     as_leaves,
     as_matrices,
     grams,
+    identity_sides,
     load_sides,
     map_matrices,
     matrix_shapes,
@@ -126,12 +127,9 @@ def splus(
     def init(params):
         refuse_integers(params)
         entries = resolve_layout(layout, params)
-        factors, bases = (square_sides(entries, matrix_shapes(params, entries), max_dim - 1) for _ in range(2))
-        eyes = jax.tree.map(
-            lambda q: jnp.broadcast_to(jnp.eye(q.shape[-1], dtype=q.dtype), q.shape) if q.ndim else jnp.copy(q), bases
-        )
+        factors = square_sides(entries, matrix_shapes(params, entries), max_dim - 1)
         count, decay = jnp.zeros((), jnp.int32), jnp.array(ema_decay, jnp.float32)
-        return SplusState(count, decay, zeros_like(params), zeros_like(params), factors, eyes)
+        return SplusState(count, decay, zeros_like(params), zeros_like(params), factors, identity_sides(factors))
 
     def update(updates, state, params=None, **extra_args):
         del extra_args

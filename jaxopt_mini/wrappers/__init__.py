@@ -10,6 +10,7 @@ from jaxopt_mini.wrappers._accumulate import (
     AccumulateState as AccumulateState,
     ScheduledAccumulateState as ScheduledAccumulateState,
     accumulate as accumulate,
+    flush as flush,
 )
 from jaxopt_mini.wrappers._average_params import (
     AverageParamsState as AverageParamsState,
@@ -47,6 +48,7 @@ from jaxopt_mini.wrappers._outer_nesterov import (
     OuterNesterovState as OuterNesterovState,
     outer_nesterov as outer_nesterov,
 )
+from jaxopt_mini.wrappers._qk_clip import QKClipState as QKClipState, qk_clip as qk_clip
 from jaxopt_mini.wrappers._sam import sam as sam
 from jaxopt_mini.wrappers._schedule_free import (
     schedule_free as schedule_free,
@@ -79,6 +81,7 @@ WRAPPERS: dict[str, Callable[..., Any]] = {
         lookahead,
         low_precision,
         outer_nesterov,
+        qk_clip,
         sam,
         schedule_free,
         skip_nonfinite,
