@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxopt_mini.base import GradientTransformation, Params, ScalarOrSchedule, schedule_value
+from jaxopt_mini.base import GradientTransformation, Params, ScalarOrSchedule, Schedule, schedule_value
 from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative, check_static
 from jaxopt_mini.combine import chain
 from jaxopt_mini.layout import infer
@@ -21,6 +21,16 @@ from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.tree import increment
 from jaxopt_mini.wrappers._schedule_free import schedule_free
+
+
+def _ramped(learning_rate: ScalarOrSchedule, steps: int) -> Schedule:
+    """The learning rate times a factor that grows from 1 / steps to 1."""
+
+    def schedule(count):
+        ramp = increment(count).astype(jnp.float32) / steps
+        return jnp.asarray(schedule_value(learning_rate, count) * jnp.minimum(1.0, ramp))
+
+    return schedule
 
 
 def amuse(
@@ -90,11 +100,8 @@ def amuse(
     warmup_steps = int(warmup_steps)
     check_fraction(adam_b2=adam_b2)
     layout = infer if layout is None else layout
-    ramp = lambda count: jnp.minimum(1.0, increment(count).astype(jnp.float32) / warmup_steps)
-    rate, other = (
-        lambda count, rate=rate: schedule_value(rate, count) * ramp(count)
-        for rate in (learning_rate, learning_rate if adam_learning_rate is None else adam_learning_rate)
-    )
+    rate = _ramped(learning_rate, warmup_steps)
+    other = rate if adam_learning_rate is None else _ramped(adam_learning_rate, warmup_steps)
     reduce = {"weight_decay": weight_decay, "weight_decay_mask": weight_decay_mask, "layout": layout}
     matrices = chain(
         scale_by_muon(ns_coeffs, ns_steps, beta, 1e-7, debias=False, ns_dtype=ns_dtype, layout=layout),
@@ -108,5 +115,7 @@ def amuse(
     how = {"r": r, "rate_ahead": False, "base_at_z": True, "decay_at_y": decay_at_y}
     how |= {"anneal": rho, "anneal_from": warmup_steps}
     both = {"matrices": (matrices, rate), "rest": (vectors, other)}
-    averaged = {name: schedule_free(base, lr, b1, weight_lr_power, **how) for name, (base, lr) in both.items()}
+    averaged: dict[Hashable, GradientTransformation] = {
+        name: schedule_free(base, lr, b1, weight_lr_power, **how) for name, (base, lr) in both.items()
+    }
     return matrices_and_rest(averaged, layout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,9 +72,7 @@ states.EVALUATION[ScheduleFreeState] = schedule_free_eval_params
 states.EVALUATION[AnnealedScheduleFreeState] = lambda annealed, params: schedule_free_eval_params(annealed[1], params)
 
 
-def weight_of_step(
-    state: ScheduleFreeState, learning_rate: ArrayLike, r: ArrayLike, power: ArrayLike
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def weight_of_step(state: Any, learning_rate: ArrayLike, r: ArrayLike, power: ArrayLike) -> tuple[Any, Any, Any]:
     """The weight c of this step in the average, the sum of the weights so far, and the largest learning rate."""
     max_lr = jnp.maximum(widen(state.max_lr), learning_rate)
     weight = state.step_count.astype(jnp.float32) ** r * max_lr**power
@@ -199,7 +197,7 @@ def schedule_free(
         z = cast_like(jax.tree.map(lambda z, u: z + widen(u), decayed, base), state.z)
         lr = schedule_value(learning_rate, state.step_count if rate_ahead else state.step_count - 1)
         c, total, max_lr = weight_of_step(state, lr, r, weight_lr_power)
-        first, b = (None, b1) if outer is None else annealed(c, outer.share, state.step_count)
+        first, b = (c, b1) if outer is None else annealed(c, outer.share, state.step_count)
 
         def step(y, old_z, z):
             x = (1 - c) * _averaged(y, old_z, b) + c * widen(z)
