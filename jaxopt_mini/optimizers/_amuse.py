@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -114,8 +114,5 @@ def amuse(
     )
     how = {"r": r, "rate_ahead": False, "base_at_z": True, "decay_at_y": decay_at_y}
     how |= {"anneal": rho, "anneal_from": warmup_steps}
-    both = {"matrices": (matrices, rate), "rest": (vectors, other)}
-    averaged: dict[Hashable, GradientTransformation] = {
-        name: schedule_free(base, lr, b1, weight_lr_power, **how) for name, (base, lr) in both.items()
-    }
-    return matrices_and_rest(averaged, layout)
+    averaged = lambda base, lr: schedule_free(base, lr, b1, weight_lr_power, **how)
+    return matrices_and_rest({"matrices": averaged(matrices, rate), "rest": averaged(vectors, other)}, layout)
