@@ -1,6 +1,6 @@
 """Wrappers, which take an optimizer and return one, by name.
 
-``inject_hyperparams`` takes an optimizer's factory instead, and ``mup`` a base model too.
+``inject_hyperparams`` and ``split_outputs`` take an optimizer's factory instead, and ``mup`` a base model too.
 """
 
 from collections.abc import Callable
@@ -59,6 +59,7 @@ from jaxopt_mini.wrappers._skip_nonfinite import (
     skip_nonfinite as skip_nonfinite,
 )
 from jaxopt_mini.wrappers._skip_spikes import SkipSpikesState as SkipSpikesState, skip_spikes as skip_spikes
+from jaxopt_mini.wrappers._split_outputs import split_outputs as split_outputs
 from jaxopt_mini.wrappers._step_sizes import (
     REFUSED as REFUSED,
     STEP_SIZES as STEP_SIZES,

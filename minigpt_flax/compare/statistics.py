@@ -34,7 +34,16 @@ from minigpt_flax.runs.schema import STEP, VAL_LOSS
 TRACK_3 = 0.004  # nats: the third track of modded-nanogpt requires (target - mean) sqrt(n) >= this
 CONSTANTS = frozenset({"lr", "schedule", "seed", "steps", "eval_every", "log_every", "keep_every"})
 FRACTION = re.compile(r"\w+=[-+]?\d*(?:\.\d*(?:e[-+]?\d+)?|e[-+]?\d+)(?:, )?")  # a hyperparameter such as b2=0.99
-SHARED = ("data", "mix", "tokenizer", "steps", "batch_size", "accum", "context")  # fields that losses depend on
+SHARED = (
+    "data",
+    "mix",
+    "tokenizer",
+    "steps",
+    "batch_size",
+    "accum",
+    "seq_len",
+    "context",
+)  # fields that losses depend on
 OPTIMIZER_FIELDS = frozenset(
     {
         "opt",
@@ -206,6 +215,7 @@ def summarize(
     pairs: bool = False,
     resolution: float = RESOLUTION,
     looks: tuple[int, ...] = (),
+    tested: bool = True,
 ) -> Summary:
     """Computes the results of all candidates, and tests each against the baseline.
 
@@ -216,6 +226,7 @@ def summarize(
       pairs: test every two candidates.
       resolution: differences up to this size count as equal, nats per token.
       looks: numbers of tested seeds at which seeds may be added; empty if their number is fixed.
+      tested: whether there are tests.
 
     Raises:
       UserError: the runs differ in their data or length, or the baseline is no candidate.
@@ -231,8 +242,8 @@ def summarize(
         for candidate, runs, ms in zip(candidates, best, _ms_ranges(candidates), strict=True)
     ]
     results = [_with_speedup(result, results[first]) for result in results]
-    tested = combinations(results, 2) if pairs else [(results[first], r) for r in results if r is not results[first]]
-    tests = holm([_test(a, b, resolution, looks) for a, b in tested])
+    planned = combinations(results, 2) if pairs else [(results[first], r) for r in results if r is not results[first]]
+    tests = holm([_test(a, b, resolution, looks) for a, b in planned if tested])
     order = lambda r: (r.mean is None, bool(r.diverged_seeds or r.unfinished_seeds), r.mean or 0.0)
     rates = max(len(candidate.searched) for candidate in candidates)
     search_seed = candidates[first].search_seed
@@ -414,7 +425,7 @@ def _result_of(
         obstacle=_obstacle(candidate, runs, judged),
         steps=steps,
         seconds=None if steps is None or ms is None else steps * ms / 1000,
-        tokens=None if steps is None or any_run is None else steps * any_run.tokens_per_step,
+        tokens=None if steps is None or any_run is None else any_run.tokens_after(steps),
         speedup=None,
         state_bytes=any_run.env.get("state_bytes_per_param") if any_run else None,
         ms_per_step=ms,
