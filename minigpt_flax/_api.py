@@ -11,7 +11,7 @@ from minigpt_flax.compare import comparison as comparisons
 from minigpt_flax.compare.collect import collect_runs, summarize_comparison
 from minigpt_flax.compare.comparison import AUTO, FEWEST_SEEDS, Comparison, folder_name, located, shared_fields
 from minigpt_flax.compare.paired_tests import RESOLUTION
-from minigpt_flax.compare.results import ComparisonResult, require_replaceable, write_results
+from minigpt_flax.compare.results import ComparisonResult, require_replaceable, write_comparison
 from minigpt_flax.compare.runner import run_comparison
 from minigpt_flax.console.reporters import Quiet, Terminal
 from minigpt_flax.errors import Interrupted, UserError
@@ -147,6 +147,8 @@ def compare(
     *,
     opt: Sequence[str | Factory],
     schedule: Sequence[str] = (),
+    parametrization: str | Sequence[str] = (),
+    widths: Sequence[int] = (),
     lr: float | Sequence[float] | str | None = None,
     seeds: int | str | None = None,
     max_seeds: int | None = None,
@@ -166,9 +168,12 @@ def compare(
     Args:
       opt: specs or factories, at least two of them, or one with several schedules.
       schedule: specs of learning-rate schedules; none takes the preset's.
+      parametrization: specs of parametrizations; none takes the standard one, and with ``widths`` also ``"mup"``.
+      widths: widths of the model, smallest first: how the best of ``lr`` changes with the width. Nothing is tested.
       lr: learning rate or rates to try; ``"auto"`` searches; None takes each optimizer's own.
-      seeds: number of runs of each candidate, with seeds from ``seed`` up, at least 3; more continue a comparison of
-        fewer. None takes as many as a verdict needs; ``"auto"`` adds them until the tests are decided.
+      seeds: number of runs of each candidate, with seeds from ``seed`` up, at least 3, or 1 with ``widths``; more
+        continue a comparison of fewer. None takes as many as a verdict needs, or 2 with ``widths``; ``"auto"`` adds
+        them until the tests are decided.
       max_seeds: largest number of seeds for ``"auto"``; None takes 20.
       target: validation loss to reach; None uses the final loss of the baseline.
       baseline: name of the candidate that the others are tested against; None takes the first.
@@ -194,6 +199,8 @@ def compare(
         if isinstance(value, str) and value != AUTO:
             raise UserError(f'{argument} takes numbers or "auto", got {value!r}')
     count = None if isinstance(seeds, str) else seeds
+    parametrization = (parametrization,) if isinstance(parametrization, str) else tuple(parametrization)
+    fields, parametrizations = comparisons.with_parametrizations(fields, parametrization, widths)
     comparison = comparisons.check(
         Comparison(
             preset=preset,
@@ -208,6 +215,8 @@ def compare(
             pairs=pairs,
             resolution=RESOLUTION if resolution is None else float(resolution),
             max_seeds=comparisons.most_seeds(seeds, max_seeds, resolution),
+            widths=tuple(widths),
+            parametrizations=parametrizations,
         )
     )
     folder = Path(out) / (name or folder_name(comparison))
@@ -219,8 +228,7 @@ def compare(
     comparison = comparisons.continued(comparison, folder, None)  # with the seeds that were added
     candidates = collect_runs(comparison, folder)
     summary = summarize_comparison(comparison, candidates, target)
-    write_results(candidates, summary, folder)
-    return ComparisonResult(summary, folder)
+    return write_comparison(comparison, candidates, summary, folder)
 
 
 def tune(
@@ -230,6 +238,7 @@ def tune(
     budget: float | None = None,
     seeds: int = 1,
     judging_seeds: int = 2,
+    proxy_width: int | None = None,
     preset: str = "nano",
     out: str | Path = "runs",
     name: str | None = None,
@@ -242,10 +251,12 @@ def tune(
     Args:
       opt: spec or factory of the optimizer; its other keywords stay as they are.
       over: keyword -> its range, such as ``"1e-4..1e-2"``, or its values. A keyword is ``lr``, or a number of the
-        optimizer or of the schedule.
+        optimizer or of the schedule, ``clip`` (its threshold) or ``dropout``.
       budget: of the search, in full runs per seed; None takes a fifth of an exhaustive search.
       seeds: number of runs per setting, with seeds from ``seed`` up.
       judging_seeds: number of further seeds, on which the best setting and the starting point are trained; 0 for none.
+      proxy_width: train models of this width, as the base of ``parametrization`` ("mup" unless it is given), in place
+        of ``width``; None trains the model itself.
       preset: defaults of the fields that aren't given.
       out: folder that holds the tuning.
       name: its folder is ``out/name``; None derives one from the optimizer and the keywords.
@@ -272,6 +283,7 @@ def tune(
             seeds=tuple(range(first, first + seeds)),
             judging_seeds=judging_seeds,
             budget=None if budget is None else float(budget),
+            proxy_width=proxy_width,
         )
     )
     folder = Path(out) / (name or tunings.folder_name(tuning))

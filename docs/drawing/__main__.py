@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from docs.drawing import descent, geometry, minigpt, schedules, stability, standings
+from docs.drawing import descent, geometry, minigpt, schedules, stability, standings, transfer
 from docs.drawing.svg import save
 from minigpt_flax.runs.style import RC
 
@@ -38,6 +38,7 @@ RESULTS: dict[str, Callable[[Figure, bool], None]] = {
     "demo": minigpt.demo,
     "compare-loss": standings.example,
     "compare-rates": standings.tried,
+    "transfer": transfer.widths,
     **{f"reference-{part}-final": partial(standings.finals, part) for part in standings.DATA},
     **{f"reference-{part}-loss": partial(standings.draw, part) for part in standings.DATA if standings.recorded(part)},
 }

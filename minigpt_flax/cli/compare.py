@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Any
 
 from minigpt_flax.bounds import Bound, BoundOrWord
 from minigpt_flax.cli.parser import Parser, add_fields, given_fields
-from minigpt_flax.compare import comparison as comparisons, tables
+from minigpt_flax.cli.sizes import sizes
+from minigpt_flax.compare import comparison as comparisons, tables, transfer_tables
 from minigpt_flax.compare.collect import collect_runs, group_runs, summarize_comparison
 from minigpt_flax.compare.comparison import (
     ALONE,
@@ -28,9 +29,17 @@ from minigpt_flax.compare.comparison import (
     shared_fields,
 )
 from minigpt_flax.compare.paired_tests import RESOLUTION
-from minigpt_flax.compare.results import DEFAULT_PICTURES, PICTURES, RESULTS, require_replaceable, write_results
+from minigpt_flax.compare.results import (
+    DEFAULT_PICTURES,
+    PICTURES,
+    RESULTS,
+    require_replaceable,
+    write_results,
+    write_transfer,
+)
 from minigpt_flax.compare.sequential import USUAL_MOST
 from minigpt_flax.compare.statistics import CandidateRuns, Summary, summarize
+from minigpt_flax.compare.transfer import Transfer, transfer_of
 from minigpt_flax.console import output as console
 from minigpt_flax.console.output import Output
 from minigpt_flax.errors import UserError, check_name
@@ -49,6 +58,7 @@ EXAMPLES = """
   compare --opt adamw --opt "adamw(b2=0.95)" --lr 1e-3,3e-3 --seeds 5
   compare --schedule wsd --schedule cosine         one optimizer, two schedules
   compare --opt adamw --opt my_optimizer.py:factory
+  compare --opt adamw --widths 64,128,256 --lr 1e-3,2e-3,4e-3,8e-3
   compare runs/ONE runs/OTHER                      finished runs
 """
 MOST_RATES = 100
@@ -58,7 +68,7 @@ SUMMARIZING = {*SHOWING, "--out", "--name", *(f"--{name}" for name in TESTS)}  #
 RESUMING = {*SHOWING, "--resume", "--seeds", "--vmap", "--jobs", "--share", "--trust"}
 OWN = (
     "folders", "opt", "schedule", "lr", "seeds", "target", "preset", "out", "name", "resume", "vmap", "jobs", "share",
-    "trust", "quiet", "json", "format", "pictures", "max_seeds", *TESTS
+    "trust", "quiet", "json", "format", "pictures", "max_seeds", "widths", "parametrization", *TESTS
 )  # fmt: skip
 
 
@@ -105,6 +115,19 @@ class Answer:
         else:
             self.output.result(tables.text(summary), {"folder": show(folder), **tables.as_values(summary)})
 
+    def show_transfer(self, transfer: Transfer, folder: Path) -> None:
+        """Prints the results of a comparison over widths."""
+        if self.form is not None:
+            tell(transfer_tables.FORMATS[self.form](transfer), end="")
+        else:
+            values = {"folder": show(folder), **transfer_tables.as_values(transfer)}
+            self.output.result(transfer_tables.text(transfer), values)
+
+    def list_files(self, folder: Path, written: Sequence[str]) -> None:
+        """Prints the names of the files that were written."""
+        if self.human:
+            tell(f"\n{show(folder)}: {', '.join(written)}")
+
 
 def declare(parser: Parser) -> None:
     """Adds the arguments."""
@@ -116,10 +139,17 @@ def declare(parser: Parser) -> None:
     add("--opt", action="append", metavar="SPEC", help="optimizer, or FILE.py:factory; repeatable")
     add("--schedule", action="append", metavar="SPEC", help="learning-rate schedule; repeatable")
     add("--lr", metavar="LIST", help="learning rates such as 0.001,0.003, or auto: search [each optimizer's default]")
+    add("--widths", metavar="N,N,...", help="widths, smallest first: how the best of --lr changes with the width")
+    add(
+        "--parametrization",
+        action="append",
+        metavar="SPEC",
+        help="standard, mup or completep; repeatable [standard; with --widths also mup]",
+    )
     seeds = Bound(FEWEST_SEEDS, MOST_SEEDS, whole=True)
     add(
         "--seeds",
-        type=BoundOrWord(seeds, AUTO),
+        type=BoundOrWord(Bound(1, MOST_SEEDS, whole=True), AUTO),
         metavar="N",
         help="runs per candidate, from --seed up, or auto [what a verdict takes]",
     )
@@ -149,7 +179,7 @@ def declare(parser: Parser) -> None:
     group.add_argument(
         "--pictures", metavar="LIST", help=f"formats of the figures: {', '.join(PICTURES)} or none [{default}]"
     )
-    add_fields(parser, without=("opt", "schedule", "lr", "init", "tuned_at", *ALONE))
+    add_fields(parser, without=("opt", "schedule", "lr", "parametrization", "init", "tuned_at", *ALONE))
 
 
 def run(**options: Any) -> int:
@@ -209,6 +239,8 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparis
     check_name(preset, PRESETS, "preset")
     first = given.pop("seed", 0)
     count = None if typed["seeds"] == AUTO else typed["seeds"]
+    widths = tuple(sizes("--widths", typed["widths"]) or ())
+    given, parametrizations = comparisons.with_parametrizations(given, typed["parametrization"] or (), widths)
     comparison = Comparison(
         preset=preset,
         given=shared_fields(given),
@@ -217,6 +249,8 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparis
         lr=() if typed["lr"] == AUTO else _rates(typed["lr"]),
         search=typed["lr"] == AUTO,
         seeds=tuple(range(first, first + (count or FEWEST_SEEDS))),
+        widths=widths,
+        parametrizations=parametrizations,
         target=typed["target"],
         baseline=typed["baseline"],
         pairs=typed["pairs"],
@@ -294,6 +328,8 @@ def _summarize_folders(folders: list[Path], typed: Mapping[str, Any], answer: An
 def _report(comparison: Comparison, target: float | None, folder: Path, answer: Answer) -> int:
     """Shows the results of a comparison."""
     candidates = collect_runs(comparison, folder)
+    if comparison.widths:
+        return _show_transfer(transfer_of(comparison, candidates), folder, answer)
     return _show(candidates, summarize_comparison(comparison, candidates, target), folder, answer)
 
 
@@ -301,7 +337,13 @@ def _show(candidates: list[CandidateRuns], summary: Summary, folder: Path, answe
     """Prints the results and writes them into the folder, with the figures."""
     require_replaceable(folder)
     answer.show(summary, folder)
-    written = write_results(candidates, summary, folder, answer.pictures)
-    if answer.human:
-        tell(f"\n{show(folder)}: {', '.join(written)}")
+    answer.list_files(folder, write_results(candidates, summary, folder, answer.pictures))
+    return 0
+
+
+def _show_transfer(transfer: Transfer, folder: Path, answer: Answer) -> int:
+    """Prints the results of a comparison over widths and writes them into the folder, with the figure."""
+    require_replaceable(folder)
+    answer.show_transfer(transfer, folder)
+    answer.list_files(folder, write_transfer(transfer, folder, answer.pictures))
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,14 @@ from minigpt_flax.bounds import Bound
 from minigpt_flax.cli import compiled
 from minigpt_flax.cli.diagnose import progress, text_of, writable, write_study
 from minigpt_flax.cli.parser import Parser, add_fields, given_fields
+from minigpt_flax.cli.sizes import sizes
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
-from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import line, show
 from minigpt_flax.runs import files
-from minigpt_flax.text import shortened, tell
+from minigpt_flax.text import tell
 
 SUMMARY = "Check how activations grow with width or depth in the first steps."
-SIZE = Bound(1, 1 << 20, whole=True)
 SEEDS = Bound(1, 100, whole=True)
 SLOPE = Bound(0, 10, above=True)
 OMITTED = (  # fields that the check sets, or has no use for
@@ -39,23 +37,6 @@ OMITTED = (  # fields that the check sets, or has no use for
 )
 DEFAULTS = {"schedule": "constant", "parametrization": "completep", "steps": 10}
 AXES = {"widths": "width", "depths": "depth"}
-
-
-def sizes(flag: str, text: str | None) -> list[int] | None:
-    """Parse a list of sizes, such as ``64,128,256``; None stays None.
-
-    Raises:
-      UserError: it is none, or not in ascending order.
-    """
-    if text is None:
-        return None
-    try:
-        found = [int(SIZE(part)) for part in text.split(",")]
-    except argparse.ArgumentTypeError as error:
-        raise UserError(f"{flag}: each size {error}") from error
-    if len(found) < 2 or found != sorted(set(found)):
-        raise UserError(f"{flag} expects ascending sizes such as 64,128,256, got {shortened(repr(text), 100)}")
-    return found
 
 
 def declare(parser: Parser) -> None:
@@ -92,7 +73,7 @@ def run(
     """Runs the check over the widths, then over the depths; prints and writes each.
 
     Returns:
-      0 if every slope is within the tolerance, else 1.
+      0 if every slope is within the tolerance, 1 if one is not or its standard error doesn't decide.
 
     Raises:
       UserError: a flag is wrong, or a run diverges.
@@ -118,7 +99,7 @@ def run(
             result = study(
                 config, load_dataset(config), AXES[name], found, seeds=seeds, tolerance=tolerance, report=report
             )
-            passed &= result.numbers["passed"]
+            passed &= result.numbers["passed"] is True
             writable(target)
             write_study(name, result, target)
             answer.result(text_of(name, result), {"study": "coordinates", **result.numbers})

@@ -227,7 +227,9 @@ def declare(build: Parser) -> None:
     )
     run.add_argument("--trust", action="store_true", help="execute the optimizer code that a resumed run names")
     run.add_argument(
-        "--change", action="store_true", help="let --resume change lr, schedule, clip, dropout and val-tokens"
+        "--change",
+        action="store_true",
+        help="let --resume change lr, schedule, clip, dropout, val-tokens, dtype, keywords of opt",
     )
     run.add_argument(
         "--multihost", metavar="PEERS", help="several processes: auto, or coordinator=HOST:PORT,processes=N,process=I"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt_flax.bounds import Bound
+from minigpt_flax.bounds import SIZE, Bound
 from minigpt_flax.cli.parser import Parser, add_fields, given_fields
 from minigpt_flax.compare.comparison import ALONE, located, shared_fields
 from minigpt_flax.console import output as console
@@ -28,15 +29,20 @@ EXAMPLES = """
   tune --opt adamw --over "lr=1e-4..1e-2" --over "weight_decay=0.01,0.1,0.3"
   tune --opt muon --over "lr=0.01..0.1" --over "beta=0.9..0.99" --budget 12
   tune --opt sgd --over "momentum=0.8..0.99:1-x:4" --over "warmup=0..0.2"
+  tune --opt adamw --over "lr=1e-4..1e-2" --width 512 --heads 16 --proxy-width 64
   tune --resume runs/NAME
 """
-OVER = """A keyword is lr, or a number of the optimizer or of the schedule. A range has
+OVER = """A keyword is lr, a number of the optimizer or of the schedule (warmup), clip (its
+threshold) or dropout. A range has
 two values a decade on a logarithmic scale (log; 1-x for decay rates such as
 b2), else five (linear), or LOW..HIGH:SCALE:COUNT says which. It extends if its
 best value is at an end; a list doesn't.
 """
-OWN = ("over", "preset", "budget", "seeds", "judging_seeds", "out", "name", "resume", "vmap", "trust", "quiet", "json")
-RESUMING = {"--resume", "--judging-seeds", "--vmap", "--trust", "--quiet", "--json"}
+OWN = (
+    "over", "preset", "budget", "seeds", "judging_seeds", "proxy_width", "out", "name", "resume", "vmap", "jobs",
+    "share", "trust", "quiet", "json",
+)  # fmt: skip
+RESUMING = {"--resume", "--judging-seeds", "--vmap", "--jobs", "--share", "--trust", "--quiet", "--json"}
 SEEDS, JUDGING = 1, 2  # by default
 
 
@@ -52,6 +58,12 @@ def declare(parser: Parser) -> None:
     add("--seeds", type=Bound(1, 100, whole=True), metavar="N", help=f"runs per setting, from --seed up [{SEEDS}]")
     judging = f"further seeds for the best setting and the start; 0: none [{JUDGING}]"
     add("--judging-seeds", type=Bound(0, 100, whole=True), metavar="N", help=judging)
+    add(
+        "--proxy-width",
+        type=SIZE,
+        metavar="N",
+        help="train models of this width, as the base of --parametrization [mup], in place of --width",
+    )
     add = parser.add_argument_group("execution").add_argument
     add("--preset", metavar="NAME", help="default values of all other flags [by device]")
     add("--out", metavar="DIR", help="folder that holds the tuning [runs]")
@@ -59,6 +71,8 @@ def declare(parser: Parser) -> None:
     add("--resume", metavar="FOLDER", help="continue this tuning; repeating the command does too")
     add("--vmap", action="store_true", help="train the settings of a stage together, in one program")
     add("--trust", action="store_true", help="execute the optimizer code that a resumed tuning names")
+    add("--jobs", type=Bound(1, 1024, whole=True), metavar="N", help="parallel processes on this machine [1]")
+    add("--share", metavar="I/N", help="train share I of N of each stage, from 0: for N hosts with one folder")
     console.declare(parser.add_argument_group("output"))
     add_fields(parser, without=("init", "tuned_at", "eval_every", "keep", "keep_every", *ALONE))
 
@@ -83,10 +97,18 @@ def run(**options: Any) -> int:
     from minigpt_flax.tune.runner import run_tuning
 
     require_replaceable(folder)
+    jobs = typed["jobs"] or 1
+    if jobs > 1:  # else the first process reserves most of an accelerator's memory
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    how = {"vmap": typed["vmap"], "jobs": jobs, "share": typed["share"], "shown": output.human}
     with nullcontext() if output.human else redirect_stdout(sys.stderr):
-        status, result = run_tuning(tuning, folder, vmap=typed["vmap"], shown=output.human, notices=notices())
+        status, result = run_tuning(tuning, folder, notices=notices(), **how)
     if result is None:
         return status
+    if typed["share"]:
+        if output.human and jobs == 1:
+            tell(f"share {typed['share']} is done; get the results with: {line('tune', '--resume', folder)}")
+        return 0
     written = write_results(result)
     output.result(f"\n{result}" if output.human else str(result), {"folder": show(folder), **as_values(result)})
     if output.human:
@@ -132,6 +154,7 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Tuning, 
         seeds=tuple(range(first, first + (typed["seeds"] or SEEDS))),
         judging_seeds=JUDGING if typed["judging_seeds"] is None else typed["judging_seeds"],
         budget=typed["budget"],
+        proxy_width=typed["proxy_width"],
     )
     tunings.check(tuning)
     return tuning, Path(typed["out"] or "runs") / (typed["name"] or tunings.folder_name(tuning))

@@ -43,7 +43,7 @@ def outcomes_by_rate(runs: Sequence[RunRecord], steps: int) -> dict[float, float
 def summarize_comparison(
     comparison: Comparison, candidates: Sequence[CandidateRuns], target: float | None = None
 ) -> Summary:
-    """The results of a comparison, with the tests that it fixed.
+    """The results of a comparison, with the tests that it fixed; there are none over widths.
 
     Args:
       comparison: what is compared.
@@ -57,6 +57,7 @@ def summarize_comparison(
         pairs=comparison.pairs,
         resolution=comparison.resolution,
         looks=comparison.looks,
+        tested=not comparison.widths,
     )
 
 

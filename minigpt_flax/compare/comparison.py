@@ -6,9 +6,9 @@ Imports no JAX.
 from __future__ import annotations
 
 import dataclasses
-import json
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,22 +20,25 @@ from minigpt_flax.compare.paired_tests import RESOLUTION, seeds_needed
 from minigpt_flax.compare.statistics import find_baseline
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
-from minigpt_flax.runs import files
-from minigpt_flax.runs.schema import check_fields, check_type, read_json, types_of
 from minigpt_flax.spec import Spec, parse
-from minigpt_flax.train.config.run_config import RunConfig, absolute, resolve
-from minigpt_flax.train.config.stored import TYPES
+from minigpt_flax.train.config.run_config import BASE_SIZES, STANDARD, RunConfig, absolute, flag_of, resolve
+from minigpt_flax.train.config.sizes import PROPORTIONAL, at_width, check_widths
+from minigpt_flax.train.config.study_file import StudyFile
 
 VALIDATIONS = 8  # in a run whose --eval-every isn't given: enough to interpolate the step of a loss
 FILE = "comparison.json"
 AUTO = "auto"  # in place of learning rates, or of a number of seeds
-VERSION = 4  # of this file
+VERSION = 5  # of this file
 NEW_SEARCH = 4  # version since which a search tries these learning rates
 FEWEST_SEEDS = 3  # per candidate: two don't show how much runs vary
+WIDTH_SEEDS = 2  # of a comparison over widths, which has no tests, unless it is given
+WITH_AND_WITHOUT = (STANDARD, "mup")  # parametrizations of a comparison over widths, unless they are given
+FEWEST_RATES = 3  # of a comparison over widths: a parabola has three points
 MOST_SEEDS = 10_000
 LOSS = Bound(0, 1e6, above=True)  # a validation loss, or a difference
 PEAK = dataclasses.replace(RATE, above=True)  # a learning rate that trains
 ALONE = {"parallel": "jit", "mesh": "data=1"}  # a run of a comparison has one device: several may share a program
+LATER = ("target", "baseline", "pairs", "resolution", "max_seeds", "widths", "parametrizations")  # added to the file
 DURATIONS = ("warmup", "cooldown", "period", "step_size", "milestones")  # arguments of schedules, in steps if >= 1
 UNLESS_GIVEN = {"sample_tokens": 0}  # differs from a single run
 
@@ -47,12 +50,12 @@ class Candidate:
     Attributes:
       name: as it is printed: its specs.
       folder: holds its runs, below the comparison's.
-      given: fields of ``RunConfig`` in which it differs from the others, as text.
+      given: fields of ``RunConfig`` in which it differs from the others.
     """
 
     name: str
     folder: str
-    given: dict[str, str]
+    given: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ class Comparison:
       pairs: test every two candidates instead.
       resolution: differences up to this size count as equal, nats per token.
       max_seeds: largest number of seeds, which are added until the tests are decided; None if ``seeds`` are all.
+      widths: widths of the model, the first of which is the base of a parametrization; none takes the preset's. With
+        widths, the best learning rates of all widths are compared, and nothing is tested.
+      parametrizations: specs of the parametrizations; none takes that of ``given``.
       trust: whether optimizer code that the specs name may be executed; not stored.
     """
 
@@ -87,6 +93,8 @@ class Comparison:
     pairs: bool = False
     resolution: float = RESOLUTION
     max_seeds: int | None = None
+    widths: tuple[int, ...] = ()
+    parametrizations: tuple[str, ...] = ()
     trust: bool = field(default=True, compare=False)
 
     @cached_property
@@ -108,12 +116,14 @@ class Comparison:
     @property
     def tests(self) -> int:
         """Number of planned tests."""
-        count = len(self.candidates)
+        count = 1 if self.widths else len(self.candidates)
         return count * (count - 1) // 2 if self.pairs else count - 1
 
     @property
     def seeds_needed(self) -> int:
-        """Smallest number of seeds with which a test can give a verdict."""
+        """Smallest number of seeds with which a test can give a verdict; with widths, the usual number."""
+        if self.widths:
+            return WIDTH_SEEDS
         return (self.looks[0] if self.looks else seeds_needed(self.tests)) + self.selecting_seeds
 
     @cached_property
@@ -122,6 +132,11 @@ class Comparison:
         if self.max_seeds is None:
             return ()
         return sequential.looks(self.tests, self.max_seeds - self.selecting_seeds)
+
+    @property
+    def fewest_seeds(self) -> int:
+        """Smallest number of seeds."""
+        return 1 if self.widths else FEWEST_SEEDS
 
     @property
     def selecting_seeds(self) -> int:
@@ -139,18 +154,31 @@ class Comparison:
 
     @cached_property
     def candidates(self) -> list[Candidate]:
-        """Every optimizer under every schedule."""
+        """Every optimizer under every schedule, in every parametrization, at every width."""
         found: list[Candidate] = []
         shown = _short_names(self.opts)
-        for opt in self.opts or (None,):
-            for schedule in self.schedules or (None,):
-                given = {k: v for k, v in (("opt", opt), ("schedule", schedule)) if v is not None}
-                varied = (("opt", self.opts), ("schedule", self.schedules))
-                name = " ".join(shown.get(given[k], given[k]) for k, values in varied if len(values) > 1)
-                slug = re.sub(r"[^A-Za-z0-9.=_-]+", "-", name).strip("-")
-                same = sum(other.folder == slug or other.folder.startswith(f"{slug}--") for other in found)
-                found.append(Candidate(name, f"{slug}--{same + 1}" if same else slug, given))
+        axes = {"opt": self.opts, "schedule": self.schedules, "parametrization": self.parametrizations}
+        specs = itertools.product(*(axis or (None,) for axis in axes.values()))
+        for values, width in itertools.product(specs, self.widths or (None,)):
+            chosen = {name: value for name, value in zip(axes, values, strict=True) if value is not None}
+            words = [shown.get(chosen[name], chosen[name]) for name, axis in axes.items() if len(axis) > 1]
+            given: dict[str, Any] = dict(chosen)
+            if width is not None:
+                given |= self._sizes(width, chosen.get("parametrization", STANDARD))
+                words.append(f"width {width}")
+            name = " ".join(words)
+            slug = re.sub(r"[^A-Za-z0-9.=_-]+", "-", name).strip("-")
+            same = sum(other.folder == slug or other.folder.startswith(f"{slug}--") for other in found)
+            found.append(Candidate(name, f"{slug}--{same + 1}" if same else slug, given))
         return found
+
+    def _sizes(self, width: int, parametrization: str) -> dict[str, Any]:
+        """Fields of a candidate at a width; the base is the first width."""
+        given = {name: self.given[name] for name in PROPORTIONAL if name in self.given}
+        own = at_width(resolve(given, self.preset), "--widths", self.widths[0], width)
+        if parse(parametrization, "parametrization").name == STANDARD:
+            return {**own, **dict.fromkeys(BASE_SIZES)}
+        return {**own, "base_width": self.widths[0]}
 
     def config(
         self, candidate: Candidate, lr: float | None = None, steps: int | None = None, seed: int | None = None
@@ -167,7 +195,8 @@ class Comparison:
         if steps is not None and steps < config.steps:
             schedule = scaled(config.schedule, config.steps, steps)
             return dataclasses.replace(config, steps=steps, schedule=schedule, eval_every=steps)  # only the last loss
-        every = self.given.get("eval_every") or max(1, config.steps // VALIDATIONS)
+        validations = 1 if self.widths else VALIDATIONS  # only the last loss, or a curve
+        every = self.given.get("eval_every") or max(1, config.steps // validations)
         return dataclasses.replace(config, eval_every=every)
 
     def rates(self, candidate: Candidate) -> list[float]:
@@ -254,6 +283,23 @@ def shared_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**given, "data": tuple(map(absolute, (data,) if isinstance(data, str) else data))}
 
 
+def with_parametrizations(
+    given: Mapping[str, Any], parametrizations: Sequence[str], widths: Sequence[int]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The shared fields, and the parametrizations to compare; a single one is a shared field unless there are widths.
+
+    Args:
+      given: shared fields.
+      parametrizations: specs as given.
+      widths: widths to compare.
+    """
+    if widths:
+        return dict(given), tuple(parametrizations or WITH_AND_WITHOUT)
+    if len(parametrizations) == 1:
+        return {**given, "parametrization": parametrizations[0]}, ()
+    return dict(given), tuple(parametrizations)
+
+
 def folder_name(comparison: Comparison) -> str:
     """Folder name derived from the candidates, so that the same command continues its comparison."""
     names = "-".join(candidate.folder for candidate in comparison.candidates)
@@ -265,12 +311,14 @@ def check(comparison: Comparison, fewest: int = FEWEST_SEEDS) -> Comparison:
 
     Args:
       comparison: the comparison.
-      fewest: smallest number of seeds; an earlier release allowed 2.
+      fewest: smallest number of seeds of a comparison with tests; an earlier release allowed 2.
 
     Raises:
       UserError: fewer than two candidates, one given twice, too few seeds or steps, a rate or target out of range, a
         baseline that is no candidate.
     """
+    if comparison.widths:
+        check_over_widths(comparison)
     names = [candidate.name for candidate in comparison.candidates]
     if len(names) < 2:
         raise UserError(
@@ -281,7 +329,9 @@ def check(comparison: Comparison, fewest: int = FEWEST_SEEDS) -> Comparison:
         raise UserError(f"candidate {twice[0]!r} is given twice: give each once, or with different arguments")
     if comparison.max_seeds is not None:
         check_max_seeds(comparison)
-    if len(comparison.seeds) < fewest:
+    if comparison.widths:
+        Bound(1, MOST_SEEDS, whole=True).check("--seeds", len(comparison.seeds))
+    elif len(comparison.seeds) < fewest:
         raise UserError(
             f"--seeds must be at least {fewest}, got {len(comparison.seeds)}: fewer don't show how much runs vary; a "
             f"verdict takes {comparison.seeds_needed}"
@@ -300,6 +350,36 @@ def check(comparison: Comparison, fewest: int = FEWEST_SEEDS) -> Comparison:
     if comparison.target is not None:
         LOSS.check("--target", comparison.target)
     return comparison
+
+
+def check_over_widths(comparison: Comparison) -> None:
+    """Checks what a comparison over widths needs, and refuses what has no effect on it.
+
+    Raises:
+      UserError: the widths are not ascending, there are too few learning rates, or a flag of the tests is given.
+    """
+    check_widths(comparison.widths)
+    if len(set(comparison.lr)) < FEWEST_RATES:
+        raise UserError(
+            f"--widths compares the best of several learning rates: give at least {FEWEST_RATES} with --lr, such as "
+            "1e-3,2e-3,4e-3,8e-3"
+        )
+    unused = {
+        "--baseline": comparison.baseline is not None,
+        "--pairs": comparison.pairs,
+        "--target": comparison.target is not None,
+        "--resolution": comparison.resolution != RESOLUTION,
+        "--seeds auto": comparison.max_seeds is not None,
+    }
+    if any(unused.values()):
+        raise UserError(f"--widths compares best learning rates and tests nothing: omit {_first(unused)}")
+    sizes = {flag_of(name): name in comparison.given for name in ("width", "base_width")}
+    if any(sizes.values()):
+        raise UserError(f"--widths sets the widths of the models, and the first one as the base: omit {_first(sizes)}")
+
+
+def _first(flags: Mapping[str, bool]) -> str:
+    return next(flag for flag, used in flags.items() if used)
 
 
 def most_seeds(seeds: int | str | None, most: int | None, resolution: float | None) -> int | None:
@@ -336,50 +416,37 @@ def check_max_seeds(comparison: Comparison) -> None:
         raise UserError(f"--max-seeds must be at least {needed} to decide {tests}, got {most}")
 
 
+STORED = StudyFile(Comparison, "comparison", FILE, VERSION, LATER)
+
+
 def save(comparison: Comparison, folder: Path) -> None:
     """Writes ``comparison.json``, unless the folder already holds the same comparison; it may have fewer seeds.
 
     Raises:
       UserError: the folder holds another comparison, or can't be written.
     """
-    path = folder / FILE
-    if path.exists():
+    if STORED.is_in(folder):
         there = load(folder)
         require_same(there, comparison, folder)
-        if comparison.search and read_json(path).get("version", 1) < NEW_SEARCH:
+        if comparison.search and STORED.version_in(folder) < NEW_SEARCH:
             raise UserError(f"{show(folder)} holds a search of an earlier release: start another with --name")
         if there.seeds == comparison.seeds:
             return
-    elif folder.exists() and not _is_empty(folder):
-        raise UserError(f"{show(folder)} exists already and is no comparison: give another --name")
-    stored = {name: value for name, value in dataclasses.asdict(comparison).items() if name != "trust"}
-    try:
-        files.make_folder(folder)
-        files.replace(path, json.dumps({"version": VERSION, **stored}, indent=2) + "\n")
-    except OSError as error:
-        files.remove_empty_folder(folder)
-        raise UserError(f"can't write {show(folder)}: {error.strerror}") from error
-
-
-def _is_empty(folder: Path) -> bool:
-    """Whether it is a folder that holds at most temporary files."""
-    return folder.is_dir() and all(files.is_temporary(entry.name) for entry in folder.iterdir())
+    STORED.write(comparison, folder)
 
 
 def require_same(there: Comparison, here: Comparison, folder: Path) -> None:
-    """Checks that the stored comparison is the same.
+    """Checks that the stored comparison is the same; seeds may have been added.
 
     Raises:
       UserError: names what differs.
     """
-    for item in dataclasses.fields(Comparison):
-        before, after = getattr(there, item.name), getattr(here, item.name)
-        if item.name == "seeds" and there.with_seeds(max(len(before), len(after))).seeds == after:
-            continue  # seeds were added
-        if item.name != "target" and item.compare and before != after:
-            raise UserError(
-                f"{show(folder)} holds a comparison with {item.name}={before!r}, not {after!r}: give another --name"
-            )
+
+    def same(name: str, before: Any, after: Any) -> bool:
+        added = name == "seeds" and there.with_seeds(max(len(before), len(after))).seeds == after
+        return added or name == "target"
+
+    STORED.require_same(there, here, folder, same)
 
 
 def load(folder: Path, *, trust: bool = False) -> Comparison:
@@ -392,16 +459,7 @@ def load(folder: Path, *, trust: bool = False) -> Comparison:
     Raises:
       UserError: the folder is no comparison, or the file is damaged.
     """
-    path = folder / FILE
-    if not path.is_file():
-        raise UserError(f"{show(folder)} is not the folder of a comparison: it has no {FILE}")
-    values, where = read_json(path), show(path)
-    if check_type(values.pop("version", 1), int, f"{where}: version") not in range(1, VERSION + 1):
-        raise UserError(f"{where} was written by a later release")
-    types = {name: kind for name, kind in types_of(Comparison).items() if name != "trust"}
-    found = check_fields(values, types, where, optional=("target", "baseline", "pairs", "resolution", "max_seeds"))
-    given = check_fields(found["given"], TYPES, f"{where}: given", optional=TYPES)
-    return check(Comparison(**{**found, "given": given}, trust=trust), fewest=2)
+    return check(Comparison(**STORED.read(folder), trust=trust), fewest=2)
 
 
 def continued(comparison: Comparison, folder: Path, count: int | None) -> Comparison:
@@ -416,5 +474,5 @@ def continued(comparison: Comparison, folder: Path, count: int | None) -> Compar
     if (folder / FILE).is_file() and (there := load(folder)).seeds[0] == first:
         if len(there.seeds) <= (count or len(there.seeds)):
             return dataclasses.replace(comparison, seeds=there.with_seeds(count or len(there.seeds)).seeds)
-    seeds = tuple(range(first, first + (count or max(FEWEST_SEEDS, comparison.seeds_needed))))
+    seeds = tuple(range(first, first + (count or max(comparison.fewest_seeds, comparison.seeds_needed))))
     return check(dataclasses.replace(comparison, seeds=seeds))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt_flax.compare import tables
+from minigpt_flax.compare import tables, transfer_tables
+from minigpt_flax.compare.comparison import Comparison
 from minigpt_flax.compare.statistics import CandidateRuns, Summary
+from minigpt_flax.compare.transfer import Transfer, transfer_of
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
@@ -17,7 +19,12 @@ FORMS = {"results.json": tables.as_json, "results.csv": tables.as_csv, "results.
 FIGURES = ("loss", "time", "final", "rates", "target", "schedules", "ratios")
 PICTURES = ("png", "svg", "pdf")  # formats of the figures
 DEFAULT_PICTURES = PICTURES[:2]
-RESULTS = frozenset({*FORMS, *(f"{name}.{form}" for name in FIGURES for form in PICTURES)})
+RESULTS = frozenset({*FORMS, *(f"{name}.{form}" for name in (*FIGURES, "widths") for form in PICTURES)})
+WIDTH_FORMS = {
+    "results.json": transfer_tables.as_json,
+    "results.csv": transfer_tables.as_csv,
+    "results.md": transfer_tables.markdown,
+}
 
 
 def require_replaceable(folder: Path) -> None:
@@ -47,15 +54,50 @@ def write_results(
     Raises:
       UserError: the folder can't be written.
     """
-    try:
-        files.make_folder(folder)
-        for name, form in FORMS.items():
-            files.replace(folder / name, form(summary))
-    except OSError as error:
-        raise UserError(f"can't write into {show(folder)}: {error.strerror}") from error
+    _write(folder, {name: form(summary) for name, form in FORMS.items()})
     from minigpt_flax.compare.figures import save_figures  # takes half a second
 
     return [*FORMS, *save_figures(list(candidates), summary, folder, pictures)]
+
+
+def write_comparison(
+    comparison: Comparison,
+    candidates: Sequence[CandidateRuns],
+    summary: Summary,
+    folder: Path,
+) -> ComparisonResult:
+    """Writes tables and figures of a comparison into its folder.
+
+    Raises:
+      UserError: the folder can't be written.
+    """
+    if not comparison.widths:
+        write_results(candidates, summary, folder)
+        return ComparisonResult(summary, folder)
+    transfer = transfer_of(comparison, candidates)
+    write_transfer(transfer, folder)
+    return ComparisonResult(summary, folder, transfer)
+
+
+def write_transfer(transfer: Transfer, folder: Path, pictures: Sequence[str] = DEFAULT_PICTURES) -> list[str]:
+    """Writes the tables and the figure of a comparison over widths; returns the names of the files.
+
+    Raises:
+      UserError: the folder can't be written.
+    """
+    _write(folder, {name: form(transfer) for name, form in WIDTH_FORMS.items()})
+    from minigpt_flax.compare.transfer_figure import save_figure  # takes half a second
+
+    return [*WIDTH_FORMS, *save_figure(transfer, folder, pictures)]
+
+
+def _write(folder: Path, texts: Mapping[str, str]) -> None:
+    try:
+        files.make_folder(folder)
+        for name, text in texts.items():
+            files.replace(folder / name, text)
+    except OSError as error:
+        raise UserError(f"can't write into {show(folder)}: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -65,16 +107,24 @@ class ComparisonResult:
     Attributes:
       summary: candidates and paired tests, the lowest mean loss first.
       folder: of the comparison, with tables, figures and all runs.
+      transfer: best learning rates by width; None without ``widths``.
     """
 
     summary: Summary
     folder: Path
+    transfer: Transfer | None = None
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """The table: one dictionary per candidate, with ``name``, ``lr``, ``mean``, ``sem``, ``losses``, ..."""
+        """The table: one dictionary per candidate, with ``name``, ``lr``, ``mean``, ``sem``, ``losses``, ...
+
+        With widths, one per optimizer, parametrization and width: ``name``, ``width``, ``lr``, ``shift``, ``regret``,
+        ...
+        """
+        if self.transfer is not None:
+            return transfer_tables.rows(self.transfer)
         return tables.as_values(self.summary)["standings"]
 
     def __str__(self) -> str:
         """The table and the findings, in 80 columns."""
-        return tables.text(self.summary)
+        return tables.text(self.summary) if self.transfer is None else transfer_tables.text(self.transfer)

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import os
-import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,9 +9,10 @@ from typing import Any
 from minigpt_flax.compare import comparison as comparisons, rate_search, sequential
 from minigpt_flax.compare.collect import collect_runs, summarize_comparison
 from minigpt_flax.compare.comparison import Candidate, Comparison
+from minigpt_flax.compare.jobs import read_share, run_jobs
 from minigpt_flax.compare.paired_tests import resolved
 from minigpt_flax.compare.progress import ComparisonProgress
-from minigpt_flax.compare.sweep import Share, Stopped, Sweep
+from minigpt_flax.compare.sweep import Stopped, Sweep
 from minigpt_flax.compare.tables import power
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import line, show
@@ -25,7 +21,7 @@ from minigpt_flax.text import tell
 from minigpt_flax.train.build import Run, build, check_memory
 from minigpt_flax.train.memory import require_training
 from minigpt_flax.train.parallel import xla_flags
-from minigpt_flax.train.stop import PARENT, Stop
+from minigpt_flax.train.stop import Stop
 
 
 def run_comparison(
@@ -56,7 +52,7 @@ def run_comparison(
       UserError: the comparison can't be run as asked.
       TrainingFailed: a file can't be written.
     """
-    _share(share)
+    read_share(share)
     if share is not None and jobs == 1 and comparison.looks:
         raise UserError("--seeds auto decides in one process when to add seeds: omit --share, or use --jobs")
     xla_flags.require_jit()
@@ -103,10 +99,10 @@ def with_more_seeds(comparison: Comparison, folder: Path) -> Comparison | None:
 def train_seeds(comparison: Comparison, folder: Path, *, vmap: bool, jobs: int, share: str | None, shown: bool) -> int:
     """Trains the unfinished runs of the seeds so far; see :func:`run_comparison`."""
     if jobs > 1 and share is None:
-        return _spawn(comparison, folder, jobs, vmap, shown)
+        return run_jobs(command(folder, vmap, shown, comparison.trust), jobs)
     with Stop() as stop, ComparisonProgress(comparison.budget, shown=shown, moving=share is None) as progress:
         try:
-            Sweep(comparison, folder, stop, progress, vmap=vmap, share=_share(share)).run()
+            Sweep(comparison, folder, stop, progress, vmap=vmap, share=read_share(share)).run()
         except Stopped:
             if shown:
                 tell(f"stopped; continue with: {line('compare', '--resume', folder)}")
@@ -116,6 +112,8 @@ def train_seeds(comparison: Comparison, folder: Path, *, vmap: bool, jobs: int, 
 def expected_power(comparison: Comparison, folder: Path) -> list[str]:
     """What a fixed number of seeds can decide, with the noise of the runs that have finished, if there are any."""
     seeds, needed = len(comparison.seeds), comparison.seeds_needed
+    if comparison.widths:
+        return []
     if seeds < needed:
         return [f"{seeds} seeds can't give a verdict, {needed} can: --seeds {needed} continues this comparison"]
     if comparison.looks:
@@ -161,57 +159,7 @@ def runs_at_once(comparison: Comparison, candidate: Candidate, vmap: bool) -> in
     return max(rate_search.COUNT_LONG, seeds) if comparison.search else len(comparison.rates(candidate)) * seeds
 
 
-def _share(text: str | None) -> Share:
-    """Reads ``--share``.
-
-    >>> _share("1/4"), _share(None)
-    ((1, 4), (0, 1))
-    """
-    if text is None:
-        return 0, 1
-    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
-    if not found or int(found[1]) >= int(found[2]):
-        raise UserError(f"--share takes I/N with I from 0 to N - 1, such as 0/2 and 1/2; got {text!r}")
-    return int(found[1]), int(found[2])
-
-
 def command(folder: Path, vmap: bool, shown: bool = True, trust: bool = False) -> list[str]:
     """The command that continues a comparison."""
     more = [*["--vmap"] * vmap, *["--quiet"] * (not shown), *["--trust"] * trust]
     return [sys.executable, "-m", "minigpt_flax", "compare", "--resume", str(folder), *more]
-
-
-def _spawn(comparison: Comparison, folder: Path, jobs: int, vmap: bool, shown: bool) -> int:
-    """Starts the processes, each with its share of the work and, if the system supports it, its own cores."""
-    with Stop() as stop, contextlib.ExitStack() as opened:
-        # Told of the jobs, a share keeps its end to itself.
-        words = [*command(folder, vmap, shown, comparison.trust), f"--jobs={jobs}"]
-        # The pipe, which nothing is written to, closes with this process, however it ends; the children end then.
-        start = functools.partial(subprocess.Popen, stdin=subprocess.PIPE, env={**os.environ, PARENT: "stdin"})
-        children = [opened.enter_context(start([*words, f"--share={i}/{jobs}"])) for i in range(jobs)]
-        for i, child in enumerate(children):
-            _keep_to_cores(child.pid, i, jobs)
-        while any(child.poll() is None for child in children):
-            if stop() or any(_by_signal(child.returncode) for child in children):
-                for child in children:
-                    child.terminate()
-            for child in children:
-                try:
-                    child.wait(timeout=0.2)
-                except subprocess.TimeoutExpired:
-                    continue
-        failed = [child.returncode for child in children if child.returncode]
-        return stop.status or (abs(failed[0]) + 128 * (failed[0] < 0) if failed else 0)
-
-
-def _by_signal(status: int | None) -> bool:
-    """Whether a signal or a closed output pipe ended a process."""
-    return status is not None and (status < 0 or status > 128)
-
-
-def _keep_to_cores(process: int, index: int, count: int) -> None:
-    """Pins a new process to its share of the cores, if the system supports it, so that thread pools don't compete."""
-    if hasattr(os, "sched_setaffinity"):
-        mine = sorted(os.sched_getaffinity(0))[index::count]
-        with contextlib.suppress(ProcessLookupError):  # it has ended already, and says why itself
-            os.sched_setaffinity(process, mine or os.sched_getaffinity(0))

@@ -215,6 +215,7 @@ def summarize(
     pairs: bool = False,
     resolution: float = RESOLUTION,
     looks: tuple[int, ...] = (),
+    tested: bool = True,
 ) -> Summary:
     """Computes the results of all candidates, and tests each against the baseline.
 
@@ -225,6 +226,7 @@ def summarize(
       pairs: test every two candidates.
       resolution: differences up to this size count as equal, nats per token.
       looks: numbers of tested seeds at which seeds may be added; empty if their number is fixed.
+      tested: whether there are tests.
 
     Raises:
       UserError: the runs differ in their data or length, or the baseline is no candidate.
@@ -240,8 +242,8 @@ def summarize(
         for candidate, runs, ms in zip(candidates, best, _ms_ranges(candidates), strict=True)
     ]
     results = [_with_speedup(result, results[first]) for result in results]
-    tested = combinations(results, 2) if pairs else [(results[first], r) for r in results if r is not results[first]]
-    tests = holm([_test(a, b, resolution, looks) for a, b in tested])
+    planned = combinations(results, 2) if pairs else [(results[first], r) for r in results if r is not results[first]]
+    tests = holm([_test(a, b, resolution, looks) for a, b in planned if tested])
     order = lambda r: (r.mean is None, bool(r.diverged_seeds or r.unfinished_seeds), r.mean or 0.0)
     rates = max(len(candidate.searched) for candidate in candidates)
     search_seed = candidates[first].search_seed

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from minigpt_flax.compare import rate_search
 from minigpt_flax.compare.comparison import Candidate, Comparison
+from minigpt_flax.compare.jobs import WHOLE, Share
 from minigpt_flax.compare.progress import ComparisonProgress
 from minigpt_flax.compare.traced_run import TracedRun, trace_run
 from minigpt_flax.errors import Diverged
@@ -27,8 +28,6 @@ from minigpt_flax.train.fit_many import fit_many
 from minigpt_flax.train.loop import fit
 from minigpt_flax.train.registry import REGISTRIES
 from minigpt_flax.train.restore import restore
-
-Share = tuple[int, int]  # (index, number of shares)
 
 
 class Stopped(Exception):
@@ -55,7 +54,7 @@ class Sweep:
         progress: ComparisonProgress,
         *,
         vmap: bool = False,
-        share: Share = (0, 1),
+        share: Share = WHOLE,
     ):
         self.comparison, self.folder, self.stop, self.progress = comparison, folder, stop, progress
         self.vmap, self.share = vmap, share

@@ -181,7 +181,7 @@ def _rate_selection(summary: Summary) -> list[str]:
     """Which runs selected the learning rates: the losses of runs that selected their own are biased low."""
     if summary.search_seed is not None:
         return [f"(learning rates selected by runs with seed {summary.search_seed}, which are not compared)"]
-    if summary.selecting:
+    if summary.selecting and summary.tests:
         return [
             f"(the compared runs selected each rate out of {summary.rates}, so the losses above are biased low; tests "
             "use the rate that the first seed selects, and the other seeds)"
@@ -293,12 +293,12 @@ def markdown(summary: Summary) -> str:
     columns = _columns(summary)
     head = ("candidate", *(title for title, _ in columns))
     rows = [
-        (_github(r.name), *(_bold(cell(r), cell is _loss and r.name == summary.best) for _, cell in columns))
+        (markdown_text(r.name), *(_bold(cell(r), cell is _loss and r.name == summary.best) for _, cell in columns))
         for r in summary.results
     ]
     lines = ["| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows)]
     notes = [*findings(summary), *legend(summary)]
-    return "\n".join([*lines, "", *(f"- {_github(line)}" for line in notes), ""])
+    return "\n".join([*lines, "", *(f"- {markdown_text(line)}" for line in notes), ""])
 
 
 def _bold(text: str, bold: bool) -> str:
@@ -307,10 +307,10 @@ def _bold(text: str, bold: bool) -> str:
     return f"**{number}**{space}{rest}" if bold else text
 
 
-def _github(text: str) -> str:
+def markdown_text(text: str) -> str:
     r"""Text as Markdown, without markup.
 
-    >>> _github("a|b_c <d>")
+    >>> markdown_text("a|b_c <d>")
     'a\\|b\\_c \\<d>'
     """
     return re.sub(r"([\\`*_\[\]<|~#])", r"\\\1", " ".join(printable(text).split()))

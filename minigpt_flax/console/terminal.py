@@ -45,9 +45,8 @@ def plan(run: Run, folder: RunFolder | None, done: int) -> None:
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Shows an indeterminate progress bar, in a terminal."""
-    with Progress("TimeElapsedColumn", width=WIDTH) as progress:
-        progress.add(f"{what} ...")
+    """Shows an indeterminate progress bar; without a terminal, a line now and then if the task takes long."""
+    with Progress("TimeElapsedColumn", width=WIDTH) as progress, progress.waiting(what):
         yield
 
 

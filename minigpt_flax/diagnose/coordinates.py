@@ -23,6 +23,7 @@ from minigpt_flax.model.activations import activations
 from minigpt_flax.runs.style import COLORS, DASHES, MARKERS, style_axes
 from minigpt_flax.train.build import Setup, loss_sum, make_setup
 from minigpt_flax.train.config.run_config import STANDARD, RunConfig, changed
+from minigpt_flax.train.config.sizes import at_width
 from minigpt_flax.train.dataset import Dataset
 from minigpt_flax.train.state import TrainState, init_state
 from minigpt_flax.train.step import make_step
@@ -43,13 +44,19 @@ class Slope(NamedTuple):
 
     Attributes:
       value: d log(activation) / d log(size), the mean over seeds.
-      error: standard error over seeds; 0 with one seed.
+      error: standard error: over the seeds, or of the fit to each seed's activations, whichever is larger; 0 with one
+        seed and two sizes, which show neither.
       step: the step, from 1.
     """
 
     value: float
     error: float
     step: int
+
+    def is_within(self, limit: float) -> bool | None:
+        """Whether it is within a limit; None if the standard error doesn't decide."""
+        margin = limit - abs(self.value)
+        return None if abs(margin) < self.error else margin >= 0
 
 
 def sizes_of(config: RunConfig, axis: str, sizes: Sequence[int]) -> list[RunConfig]:
@@ -60,8 +67,7 @@ def sizes_of(config: RunConfig, axis: str, sizes: Sequence[int]) -> list[RunConf
     """
     runs = []
     for size in sizes:
-        heads = size * config.heads // sizes[0] if axis == "width" else config.heads
-        own = {"width": size, "heads": heads} if axis == "width" else {"layers": size}
+        own = at_width(config, "--widths", sizes[0], size) if axis == "width" else {"layers": size}
         if config.parametrization.name != STANDARD:
             first = {"width": sizes[0]} if axis == "width" else {"layers": sizes[0]}
             base = {"width": config.width, "layers": config.layers, **first}
@@ -121,10 +127,27 @@ def slopes(sizes: Sequence[int], found: Mapping[str, np.ndarray]) -> dict[str, S
         logs = np.log(np.maximum(values[..., moved], np.finfo(np.float32).tiny))
         each = np.tensordot(at, logs, 1) / (at @ at)  # [seeds, steps]
         index = int(np.argmax(np.abs(each.mean(0))))
-        error = each[:, index].std(ddof=1) / len(each) ** 0.5 if len(each) > 1 else 0.0
-        return Slope(float(each[:, index].mean()), float(error), int(moved[index]))
+        error = _standard_error(at, logs[..., index], each[:, index])
+        return Slope(float(each[:, index].mean()), error, int(moved[index]))
 
     return {name: one(values) for name, values in found.items()}
+
+
+def _standard_error(at: np.ndarray, logs: np.ndarray, found: np.ndarray) -> float:
+    """Standard error of the mean slope: over the seeds, or of the fit, whichever is larger.
+
+    Args:
+      at: centered logarithms of the sizes, [sizes].
+      logs: logarithms of the activations, [sizes, seeds].
+      found: slope of each seed, [seeds].
+    """
+    sizes, seeds = logs.shape
+    over_seeds = found.std(ddof=1) / seeds**0.5 if seeds > 1 else 0.0
+    if sizes == 2:
+        return float(over_seeds)
+    residuals = logs - logs.mean(0) - np.outer(at, found)
+    variance = np.square(residuals).sum() / (seeds * (sizes - 2))
+    return float(max(over_seeds, (variance / (seeds * at @ at)) ** 0.5))
 
 
 def study(
@@ -149,7 +172,8 @@ def study(
       report: called after every run.
 
     Returns:
-      The result; ``numbers["passed"]`` tells whether every slope is within the tolerance.
+      The result; ``numbers["passed"]`` tells whether every slope is within the tolerance: None if that of none is
+      beyond it, but one is so close that its standard error doesn't decide.
 
     Raises:
       UserError: a size is impossible, or a run diverges.
@@ -174,28 +198,39 @@ def study(
         "steps": config.steps,
         "seeds": seeds,
         "tolerance": limit,
-        "passed": all(abs(slope.value) <= limit for slope in fitted.values()),
+        "passed": _passed([slope.is_within(limit) for slope in fitted.values()]),
         "slopes": {name: slope._asdict() for name, slope in fitted.items()},
         "activations": {name: values.mean(1).T.tolist() for name, values in arrays.items()},
     }
     return StudyResult(_sentences(numbers), numbers, lambda figure: _draw(figure, numbers))
 
 
+def _passed(within: Sequence[bool | None]) -> bool | None:
+    """False if one is False, else None if one is None."""
+    return False if False in within else None if None in within else True
+
+
 def _sentences(numbers: Mapping[str, Any]) -> list[str]:
     axis, limit = numbers["axis"], numbers["tolerance"]
-    texts = []
-    for name, slope in numbers["slopes"].items():
-        error = f" +- {slope['error']:.2f}" if numbers["seeds"] > 1 else ""
-        value = f"slope {slope['value']:+.2f}{error} at step {slope['step']}"
-        if abs(slope["value"]) <= limit:
-            texts.append(f"{name}: does not change with the {axis}, {value}.")
-        else:
-            verb = "grows" if slope["value"] > 0 else "shrinks"
-            texts.append(f"{name}: {verb} with the {axis}, {value}; check {PARTS[name]}.")
+    texts = [_sentence(name, Slope(**slope), axis, limit) for name, slope in numbers["slopes"].items()]
     if numbers["passed"]:
         return [*texts, f"Every slope is within {limit:g}: hyperparameters transfer over the {axis}."]
+    if numbers["passed"] is None:
+        return [*texts, f"Not decided: a slope is within its standard error of {limit:g}; give more --seeds."]
     how = "" if numbers["parametrization"] != STANDARD else "; --parametrization mup or completep has these rules"
     return [*texts, f"A slope is beyond {limit:g}: hyperparameters do not transfer over the {axis}{how}."]
+
+
+def _sentence(name: str, slope: Slope, axis: str, limit: float) -> str:
+    """What one part does."""
+    error = f" +- {slope.error:.2f}" if slope.error else ""
+    value, within = f"slope {slope.value:+.2f}{error} at step {slope.step}", slope.is_within(limit)
+    if within:
+        return f"{name}: does not change with the {axis}, {value}."
+    verb = "grows" if slope.value > 0 else "shrinks"
+    if within is None:
+        return f"{name}: may {verb.removesuffix('s')} with the {axis}, {value}."
+    return f"{name}: {verb} with the {axis}, {value}; check {PARTS[name]}."
 
 
 def _draw(figure: Figure, numbers: Mapping[str, Any]) -> None:

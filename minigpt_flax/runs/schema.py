@@ -133,13 +133,13 @@ def size_of(path: Path) -> int:
 
 
 def read_text(path: Path, limit: int = LARGE) -> str:
-    """Reads a UTF-8 text file; see :func:`read_bytes`.
+    """Reads a UTF-8 text file without a byte order mark; see :func:`read_bytes`.
 
     Raises:
       UserError: the file can't be read, or isn't UTF-8.
     """
     try:
-        return read_bytes(path, limit).decode("utf-8")
+        return read_bytes(path, limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{show(path)} is damaged: it isn't UTF-8 text (byte {error.start:,})") from error
 

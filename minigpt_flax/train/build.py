@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxopt_mini import GradientTransformation, GradientTransformationExtraArgs, ParamLayout
 from jaxopt_mini.tree import path_name
+from jaxopt_mini.wrappers import QKClipState
 from minigpt_flax.data import PhaseBatches, Tokenizer, bits_per_unit, evaluation_windows
 from minigpt_flax.errors import UserError
 from minigpt_flax.model import gpt
@@ -63,6 +65,7 @@ class Setup:
     draw: Callable[[Any], Any]  # key -> initial parameters
     on_nan: Policy
     init: Callable[[], TrainState]
+    optimizer: GradientTransformation | None  # in the place of that of the configuration
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def make_run(config: RunConfig, data: Dataset, optimizer: GradientTransformation
 
     def make(axis: str | None, specs: tuple[Spec, ...]) -> Step:
         probes = {"probes": chosen_probes(specs), "observed": bool(specs)}
-        losses = loss_sum(dataclasses.replace(setup.model, batch_axis=axis))
+        losses = loss_sum(dataclasses.replace(setup.model, batch_axis=axis), shapes.opt_state)
         return make_step(losses, setup.tx, setup.schedule, key=key, layout=setup.layout, axis=axis, **probes)
 
     mesh = sharding.make_mesh(_mesh_sizes(config, setup.shapes))
@@ -236,11 +239,14 @@ def make_setup(config: RunConfig, tokenizer: Tokenizer, optimizer: GradientTrans
         lambda axes: ParamLayout(axes.role, axes.stacked, axes.inputs, axes.outputs), model_layout(shapes)
     )
     schedule, tx = build_optimizer(config, layout, optimizer=optimizer)
-    check_one_step(config, schedule, tx, shapes)
+    logits = {gpt.ATTENTION_PATH: jnp.zeros((model.layers, model.heads))}
+    check_one_step(config, schedule, tx, shapes, {gpt.MAX_LOGITS: logits})
+    if model.qk_norm and find(jax.eval_shape(tx.init, shapes), QKClipState):
+        raise UserError("--wrap qk_clip has no effect on normalized queries and keys: omit it, or use --no-qk-norm")
     init = jax.jit(lambda: init_state(draw(key), tx))
     flops = lambda phase: phase.step_sequences * training_flops(model, shapes, phase.seq_len)
     policy = REGISTRIES["policy"].bind(config.on_nan)
-    return Setup(config, model, reason, shapes, layout, flops, schedule, tx, draw, policy, init)
+    return Setup(config, model, reason, shapes, layout, flops, schedule, tx, draw, policy, init, optimizer)
 
 
 def end_of_text(config: RunConfig, tokenizer: Tokenizer) -> int | None:
@@ -316,13 +322,22 @@ def model_config(config: RunConfig, vocab_size: int, **known: Any) -> ModelConfi
     return parametrized(config, ModelConfig(**options, vocab_size=rows, **known))
 
 
-def loss_sum(model: ModelConfig) -> Callable:
-    """``(params, inputs, targets, key) -> (summed loss, tokens)`` of a training step."""
+def loss_sum(model: ModelConfig, opt_state: Any = None) -> Callable:
+    """``(params, inputs, targets, key) -> (summed loss, tokens)`` of a training step.
+
+    A third result is the largest attention logits, by module, if ``opt_state`` is that of an optimizer with
+    :func:`~jaxopt_mini.qk_clip`.
+    """
+    how = {"deterministic": model.dropout == 0}
 
     def loss(params, inputs, targets, key):
-        return sum_losses(gpt.losses(model, params, inputs, targets, deterministic=model.dropout == 0, dropout_key=key))
+        return sum_losses(gpt.losses(model, params, inputs, targets, dropout_key=key, **how))
 
-    return loss
+    def loss_with_logits(params, inputs, targets, key):
+        losses, logits = gpt.losses_and_max_logits(model, params, inputs, targets, dropout_key=key, **how)
+        return *sum_losses(losses), logits
+
+    return loss_with_logits if find(opt_state, QKClipState) else loss
 
 
 def window_losses(model: ModelConfig) -> Callable:

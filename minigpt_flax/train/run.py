@@ -28,6 +28,7 @@ from minigpt_flax.train.config.run_config import (
     with_trust,
 )
 from minigpt_flax.train.config.stored import read_config, to_json
+from minigpt_flax.train.initial_optimizer import load_optimizer
 from minigpt_flax.train.initial_weights import (
     digest,
     fields_from_weights,
@@ -49,14 +50,20 @@ from minigpt_flax.train.parallel.multihost import (
 from minigpt_flax.train.profiling import Trace, read_steps
 from minigpt_flax.train.reporter import Reporter
 from minigpt_flax.train.restore import load_run_data
-from minigpt_flax.train.resume_config import changes, check_resume_flags, extended
+from minigpt_flax.train.resume_config import (
+    change_note,
+    changes,
+    check_resume_flags,
+    check_same_state,
+    extended,
+)
 from minigpt_flax.train.scaling import rescaled
 from minigpt_flax.train.session import RunOptions, Session
 from minigpt_flax.train.state import TrainState
 from minigpt_flax.train.store import Store, environment, latest
 
 AUTO = "auto"  # of --resume
-READING = "reading the data"  # and training a tokenizer on it, which is what takes long
+READING = "reading the data, training the tokenizer"
 
 
 def start_or_resume(session: Session, resume_from: str | None) -> Result | None:
@@ -113,7 +120,10 @@ def start(session: Session, compilation: throughput.Compilation) -> Result | Non
     prepare(run, session)
     params = first_params(run, source)
     require_same_params(params)
-    state = first_state(run, params)
+    optimizer = load_optimizer(run.state, source.load_optimizer)
+    if optimizer.text:
+        session.reporter.note(f"init       {optimizer.text}", init=optimizer.text)
+    state = first_state(run, params, optimizer)
     if session.stops_early():
         return None
     if options.out is None:
@@ -219,10 +229,12 @@ def resume(
                 if data.sha256 != folder.data_hash():
                     raise UserError(f"{path} was trained on data with another SHA-256, {folder.data_hash()}")
                 run = build(config, optimizer=session.optimizer, data=data)
+            check_same_state(run, began, path)
             require_same_data(run)
             prepare(run, session, max(checkpoints.steps(), default=0))
-            state = latest(run, Store(folder, checkpoints), reporter.warn)
+            state = latest(run, Store(folder, checkpoints), reporter.warn, began)
             if changed := changes(began, config):
+                reporter.note(change_note(int(state.step), changed), changed=changed)
                 broadcast_from_first(lambda: keep_changes(folder, int(state.step), config, changed))
             return train_and_report(run, Store(folder, checkpoints), state, session, compilation)
 

@@ -117,7 +117,17 @@ def text(result: TuningResult) -> str:
     tried = len({tuple(trial.values.items()) for trial in result.trials if trial.stage != JUDGE})
     first = f"best of {tried} settings: {best}; loss {result.loss:.4f} nats per token, lowest of the search"
     cost = f"search: {result.spent:,} steps, {100 * result.share:.0f} % of an exhaustive search"
-    return "\n".join([first, cost, *judgment(result), "", *sensitivity(result), *at_ends(result), "", result.command])
+    ends = [*at_ends(result), *transferred(result)]
+    return "\n".join([first, cost, *judgment(result), "", *sensitivity(result), *ends, "", result.command])
+
+
+def transferred(result: TuningResult) -> list[str]:
+    """How the result of a proxy carries over to the model."""
+    tuning = result.tuning
+    if tuning.proxy_width is None:
+        return []
+    how = f"{tuning.transfer['parametrization']} with --base-width {tuning.proxy_width}"
+    return [f"width: all runs had width {tuning.proxy_width}; {how} carries the setting over to width {tuning.width}"]
 
 
 def judgment(result: TuningResult) -> list[str]:
@@ -181,6 +191,7 @@ def as_values(result: TuningResult) -> dict[str, Any]:
         ],
         "judged": {"seeds": list(tuning.judged), **{what: list(losses) for what, losses in result.judged.items()}},
         "start": tuning.start,
+        "proxy_width": tuning.proxy_width,
         "keywords": [{"name": a.name, "scale": a.scale, "values": list(a.values)} for a in tuning.axes],
         "steps": {"search": result.spent, "exhaustive": tuning.plan.grid * tuning.steps * len(tuning.seeds)},
         "trials": result.rows,

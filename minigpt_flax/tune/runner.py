@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from minigpt_flax.compare.jobs import WHOLE, Share, read_share, run_jobs
 from minigpt_flax.compare.progress import ComparisonProgress
 from minigpt_flax.compare.runner import require_vmap
 from minigpt_flax.compare.sweep import Stopped, final_loss, is_finished, train_group
@@ -32,9 +33,18 @@ from minigpt_flax.tune.results import JUDGE, Trial, TuningResult
 from minigpt_flax.tune.search import STAGES, Search, Setting, neighbors, spread
 from minigpt_flax.tune.tuning import Tuning, Values
 
+PAUSE = 0.5  # seconds between looks at the runs of other shares
+
 
 def run_tuning(
-    tuning: Tuning, folder: Path, *, vmap: bool = False, shown: bool = True, notices: Sequence[str] = ()
+    tuning: Tuning,
+    folder: Path,
+    *,
+    vmap: bool = False,
+    jobs: int = 1,
+    share: str | None = None,
+    shown: bool = True,
+    notices: Sequence[str] = (),
 ) -> tuple[int, TuningResult | None]:
     """Trains all runs of a tuning that aren't finished.
 
@@ -42,6 +52,8 @@ def run_tuning(
       tuning: what to search.
       folder: of the tuning, created if it doesn't exist.
       vmap: train the settings of a stage together, in one program.
+      jobs: number of processes on this machine.
+      share: ``I/N``: train only this part of each stage, and wait for the others.
       shown: whether to print the plan and the progress.
       notices: lines to print to stderr after all checks.
 
@@ -57,20 +69,29 @@ def run_tuning(
     require_training(tuning.base)
     if (link := files.find_link(folder, [tunings.TRIALS])) is not None:
         raise UserError(f"{show(link)} is a symbolic link, through which files elsewhere would be changed: remove it")
-    with Stop() as stop, ComparisonProgress(tuning.total, shown=shown) as progress:
-        tuner = Tuner(tuning, folder, stop, progress, vmap=vmap)
-        tuner.check()
-        for text in notices:
-            tell(text, file=sys.stderr)
-        tunings.save(tuning, folder)
-        if shown:
-            tell(plan(tuning, folder))
+    tuner = Tuner(tuning, folder, vmap=vmap, share=read_share(share))
+    tuner.check()
+    for text in notices:
+        tell(text, file=sys.stderr)
+    tunings.save(tuning, folder)
+    if shown and share is None:
+        tell(plan(tuning, folder))
+    if jobs > 1 and share is None and (status := run_jobs(command(tuning, folder, vmap, shown), jobs, together=True)):
+        return status, None
+    shown = shown and (jobs == 1 or share is not None)
+    with Stop() as stop, ComparisonProgress(tuning.total, shown=shown, moving=share is None) as progress:
         try:
-            return 0, tuner.run()
+            return 0, tuner.run(stop, progress)
         except Stopped:
             if shown:
                 tell(f"stopped; continue with: {line('tune', '--resume', folder)}")
         return stop.status, None
+
+
+def command(tuning: Tuning, folder: Path, vmap: bool, shown: bool) -> list[str]:
+    """The command that continues a tuning."""
+    more = [*["--vmap"] * vmap, *["--quiet"] * (not shown), *["--trust"] * tuning.trust]
+    return [sys.executable, "-m", "minigpt_flax", "tune", "--resume", str(folder), *more]
 
 
 def plan(tuning: Tuning, folder: Path) -> str:
@@ -83,8 +104,9 @@ def plan(tuning: Tuning, folder: Path) -> str:
     else:
         stages = "at most " + ", ".join(f"{stage} {n} at {steps} steps" for stage, (n, steps) in sizes.lengths.items())
         share = f"steps, {100 * sizes.share:.0f} % of an exhaustive search ({full:,})"
+    proxy = "" if tuning.proxy_width is None else f", width {tuning.proxy_width} in place of {tuning.width}"
     lines = [
-        f"{show(folder)}: {tuning.base.opt} over {count} keyword{'s' * (count > 1)}, {sizes.grid} settings",
+        f"{show(folder)}: {tuning.base.opt} over {count} keyword{'s' * (count > 1)}, {sizes.grid} settings{proxy}",
         *(f"  {axis}" for axis in tuning.axes),
         f"search: {stages}{each}: {sizes.budget * seeds:,} {share}",
     ]
@@ -100,21 +122,15 @@ class Tuner:
     Args:
       tuning: what to search.
       folder: of the tuning.
-      stop: whether a stop was requested.
-      progress: shows how far the runs are.
       vmap: train runs of equal length in one program.
+      share: (i, n): every n-th run of a stage from the i-th; the others are trained elsewhere.
     """
 
-    def __init__(
-        self,
-        tuning: Tuning,
-        folder: Path,
-        stop: Callable[[], bool],
-        progress: ComparisonProgress,
-        *,
-        vmap: bool = False,
-    ):
-        self.tuning, self.folder, self.stop, self.progress, self.vmap = tuning, folder, stop, progress, vmap
+    stop: Callable[[], bool]
+    progress: ComparisonProgress
+
+    def __init__(self, tuning: Tuning, folder: Path, *, vmap: bool = False, share: Share = WHOLE):
+        self.tuning, self.folder, self.vmap, self.share = tuning, folder, vmap, share
         self.programs: dict[RunConfig, TracedRun] = {}
         self.trials: list[Trial] = []
         self.started = time.monotonic()
@@ -172,14 +188,18 @@ class Tuner:
             return False
         return True
 
-    def run(self) -> TuningResult:
+    def run(self, stop: Callable[[], bool], progress: ComparisonProgress) -> TuningResult:
         """Searches, then judges.
+
+        Args:
+          stop: whether a stop was requested.
+          progress: shows how far the runs are.
 
         Raises:
           Stopped: ``stop`` said so.
           Diverged: every setting did.
         """
-        tuning = self.tuning
+        self.stop, self.progress, tuning = stop, progress, self.tuning
         search = Search(tuning.axes, tuning.plan, self.score, self.is_valid)
         best = search.run()
         loss = search.losses[STAGES[-1]][best]
@@ -215,15 +235,29 @@ class Tuner:
         for values, seed in runs:
             config = self.tuning.config(values, steps, seed, traced=self.traced)
             paths[self.tuning.path(self.folder, values, config)] = (values, config)
-        todo = {path: config for path, (_, config) in paths.items() if not is_finished(path, config)}
+        index, count = self.share
+        todo = {p: config for p, (_, config) in list(paths.items())[index::count] if not is_finished(p, config)}
         self.progress.over(steps * (len(paths) - len(todo)))
         for group in self.groups(todo):
             first = next(iter(group.values()))
             train_group(self.program(first), group, self.stop, self.shows(stage, group))
             self.report(stage, {path: paths[path][0] for path in group}, steps)
+        self.await_others({path: config for path, (_, config) in paths.items()})
         trials = [Trial.read(stage, values, path) for path, (values, _) in paths.items()]
         self.trials += trials
         return [final_loss(path) for path in paths]
+
+    def await_others(self, runs: Mapping[Path, RunConfig]) -> None:
+        """Waits until the runs of the other shares have ended too.
+
+        Raises:
+          Stopped: ``stop`` said so.
+        """
+        for path, config in runs.items():
+            while not is_finished(path, config):
+                if self.stop():
+                    raise Stopped
+                time.sleep(PAUSE)
 
     def groups(self, todo: Mapping[Path, RunConfig]) -> list[dict[Path, RunConfig]]:
         """Runs that train together: with ``vmap``, those of one program."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -12,24 +11,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from minigpt_flax.bounds import SEED, Bound
+from minigpt_flax.bounds import SEED, SIZE, Bound
 from minigpt_flax.compare.comparison import ALONE, PEAK, UNLESS_GIVEN, scaled, untrusted
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invocation import line, show
 from minigpt_flax.literals import problem
-from minigpt_flax.runs import files
-from minigpt_flax.runs.schema import check_fields, check_type, read_json, types_of
-from minigpt_flax.spec import Spec, keywords_of
-from minigpt_flax.train.config.run_config import RunConfig, flag_of, resolve
-from minigpt_flax.train.config.stored import TYPES
+from minigpt_flax.spec import THRESHOLD, Spec, keywords_of, parse as parse_spec
+from minigpt_flax.train.config.run_config import STANDARD, RunConfig, flag_of, resolve
+from minigpt_flax.train.config.sizes import at_width
+from minigpt_flax.train.config.study_file import StudyFile
 from minigpt_flax.train.registry import REGISTRIES, RunInfo
 from minigpt_flax.tune.axes import Axis, distinct, parse
 from minigpt_flax.tune.search import Plan, Setting, make_plan, smallest_budget
 
 FILE = "tuning.json"
-VERSION = 1  # of this file
+VERSION = 2  # of this file
 TRIALS = "trials"  # folder of the runs
-LR = "lr"
+LR, CLIP, DROPOUT = "lr", "clip", "dropout"  # keywords that belong to neither the optimizer nor the schedule
+MUP = "mup"  # parametrization of a proxy, unless it is given
 UNUSED = ("eval_every", "keep", "keep_every")  # a run is evaluated at its end, and keeps no checkpoint
 MOST_KEYWORDS = 8
 Number = int | float
@@ -50,6 +49,7 @@ class Tuning:
       seeds: of the search; the loss of a setting is the mean over them.
       judging_seeds: number of further seeds, on which the result and the starting point are trained.
       budget: of the search, in full runs per seed; None takes a fifth of an exhaustive search.
+      proxy_width: width of the trials, which is the base of a parametrization; None trains the model itself.
       trust: whether optimizer code that the spec names may be executed; not stored.
     """
 
@@ -59,12 +59,34 @@ class Tuning:
     seeds: tuple[int, ...]
     judging_seeds: int
     budget: float | None = None
+    proxy_width: int | None = None
     trust: bool = field(default=True, compare=False)
 
     @cached_property
     def base(self) -> RunConfig:
         """The configuration of the starting point: the optimizer with its own values."""
-        return self._trusted(resolve({**UNLESS_GIVEN, **self.given, **ALONE}, self.preset))
+        return self._trusted(resolve(self.fields, self.preset))
+
+    @cached_property
+    def fields(self) -> dict[str, Any]:
+        """Fields of the trials."""
+        given = {**UNLESS_GIVEN, **self.given, **ALONE, **self.transfer}
+        if self.proxy_width is None:
+            return given
+        target = resolve(given, self.preset)
+        return given | at_width(target, f"--proxy-width {self.proxy_width}", target.width, self.proxy_width)
+
+    @property
+    def transfer(self) -> dict[str, Any]:
+        """Fields that carry the result from the proxy over to the model; none without a proxy."""
+        if self.proxy_width is None:
+            return {}
+        return {"parametrization": self.given.get("parametrization", MUP), "base_width": self.proxy_width}
+
+    @property
+    def width(self) -> int:
+        """Width of the model that the result is for."""
+        return resolve({**self.given, **self.transfer}, self.preset).width
 
     def _trusted(self, config: RunConfig) -> RunConfig:
         return config if self.trust else untrusted(config)
@@ -105,8 +127,8 @@ class Tuning:
 
     @cached_property
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """The numeric keywords of the optimizer and the schedule by name; those of the optimizer take precedence."""
-        found: dict[str, inspect.Parameter] = {}
+        """The numeric keywords by name: of the optimizer, which take precedence, of the schedule, and of the run."""
+        found = dict(self._run_parameters)
         for spec, kind in ((self.base.schedule, "schedule"), (self.base.opt, "optimizer")):
             registry = REGISTRIES[kind]
             row = registry.row(spec)
@@ -117,8 +139,18 @@ class Tuning:
                     found[name] = parameters[name].replace(default=default)
         return found
 
+    @cached_property
+    def _run_parameters(self) -> dict[str, inspect.Parameter]:
+        """The threshold of the clip, if it has one, and the dropout probability."""
+        clip = self.base.clip
+        values = {DROPOUT: self.base.dropout}
+        if THRESHOLD in inspect.signature(REGISTRIES["clip"].row(clip)).parameters:
+            values[CLIP] = clip.keywords.get(THRESHOLD, *clip.args[:1])
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        return {name: inspect.Parameter(name, keyword, default=x, annotation="float") for name, x in values.items()}
+
     def place(self, name: str) -> str:
-        """Where a keyword belongs: ``lr``, ``opt`` or ``schedule``.
+        """Where a keyword belongs: ``opt``, ``schedule``, or its own name for ``lr``, ``clip`` and ``dropout``.
 
         Raises:
           UserError: neither has it, or it isn't a number.
@@ -131,8 +163,11 @@ class Tuning:
                 f"--over {name}: neither optimizer {self.base.opt.name!r} nor schedule {self.base.schedule.name!r} has "
                 f"a numeric keyword of this name{nearest(name, [LR, *known])}; there are: {', '.join([LR, *known])}"
             )
-        optimizer = REGISTRIES["optimizer"].row(self.base.opt)
-        return "opt" if name in keywords_of(optimizer, 1) else "schedule"
+        for place, kind in (("opt", "optimizer"), ("schedule", "schedule")):
+            registry = REGISTRIES[kind]
+            if name in keywords_of(registry.row(getattr(self.base, place)), registry.leading):
+                return place
+        return name
 
     @property
     def start(self) -> dict[str, Number | None]:
@@ -178,19 +213,29 @@ class Tuning:
         Raises:
           UserError: a value is refused.
         """
-        given = {**UNLESS_GIVEN, **self.given, **ALONE, "seed": self.seeds[0] if seed is None else seed}
-        changes: dict[str, dict[str, Any]] = {"opt": {}, "schedule": {}}
-        for name, value in values.items():
-            if name == LR:
-                given[LR] = value
-            elif value is not None:
-                changes[self.place(name)][name] = [(0, value)] if name in traced else value
-        for place, keywords in changes.items():
-            given[place] = str(with_keywords(getattr(self.base, place), keywords))
+        given = {**self.fields, "seed": self.seeds[0] if seed is None else seed}
+        given |= {name: str(getattr(self.base, name)) for name in ("opt", "schedule")}
+        given |= self.changes(values, traced)
         config = self._trusted(resolve(given, self.preset))
         length = config.steps if steps is None else steps
         schedule = scaled(config.schedule, config.steps, length) if length < config.steps else config.schedule
         return dataclasses.replace(config, steps=length, schedule=schedule, eval_every=length)
+
+    def changes(self, values: Values, traced: Collection[str] = ()) -> dict[str, Any]:
+        """Fields of the configuration that the values change; see :meth:`config`."""
+        found: dict[str, Any] = {}
+        specs: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            if value is None:
+                continue
+            place = self.place(name)
+            if place == CLIP:
+                specs[CLIP] = {THRESHOLD: value}
+            elif place == name:
+                found[name] = value
+            else:
+                specs.setdefault(place, {})[name] = [(0, value)] if name in traced else value
+        return found | {place: str(with_keywords(getattr(self.base, place), x)) for place, x in specs.items()}
 
     def path(self, folder: Path, values: Values, config: RunConfig) -> Path:
         """Folder of a run."""
@@ -200,19 +245,22 @@ class Tuning:
     def command(self, values: Values) -> str:
         """The command that trains with these values."""
         config = self.config(values)
-        fields = {name: value for name, value in self.given.items() if name not in ("opt", "schedule", LR, "seed")}
+        own = {name: value for name, value in self.changes(values).items() if name in (CLIP, DROPOUT)}
+        fields = {**self.given, **self.transfer, **own}
         words = ["--preset", self.preset, "--opt", str(config.opt)]
         if str(config.schedule) != str(self.base.schedule) or "schedule" in self.given:
             words += ["--schedule", str(config.schedule)]
         words += ["--lr", f"{config.lr:g}"]
         for name, value in fields.items():
-            words += _flag(name, value)
+            if name not in ("opt", "schedule", LR, "seed"):
+                words += _flag(name, value)
         return line("train", *words)
 
 
 def with_keywords(spec: Spec, keywords: Mapping[str, Any]) -> Spec:
-    """The spec with other values of some keywords."""
-    return dataclasses.replace(spec, keywords={**spec.keywords, **keywords})
+    """The spec with other values of some keywords; a threshold may have been positional."""
+    args = () if THRESHOLD in keywords else spec.args
+    return dataclasses.replace(spec, args=args, keywords={**spec.keywords, **keywords})
 
 
 def _flag(name: str, value: Any) -> list[str]:
@@ -250,6 +298,8 @@ def check(tuning: Tuning) -> Tuning:
     """
     if unused := [name for name in UNUSED if name in tuning.given]:
         raise UserError(f"tune evaluates each run at its end and keeps no checkpoint: omit {flag_of(unused[0])}")
+    if tuning.proxy_width is not None:
+        check_proxy(tuning, tuning.proxy_width)
     axes = tuning.axes
     for axis in axes:
         tuning.place(axis.name)
@@ -261,8 +311,9 @@ def check(tuning: Tuning) -> Tuning:
     JUDGING.check("--judging-seeds", tuning.judging_seeds)
     for seed in (min(tuning.seeds), max((*tuning.seeds, *tuning.judged))):
         SEED.check("--seed, with the seeds after it,", seed)
-    if LR in tuning.given and any(axis.name == LR for axis in axes):
-        raise UserError("--lr and --over lr exclude each other: omit one")
+    for axis in axes:
+        if axis.name in tuning.given and axis.name in (LR, DROPOUT):
+            raise UserError(f"--{axis.name} and --over {axis.name} exclude each other: omit one")
     if tuning.budget is not None:
         BUDGET.check("--budget", tuning.budget)
         least = smallest_budget(axes)
@@ -271,6 +322,21 @@ def check(tuning: Tuning) -> Tuning:
                 f"--budget must be at least {least} full runs to search {len(axes)} keywords, got {tuning.budget:g}"
             )
     return tuning
+
+
+def check_proxy(tuning: Tuning, width: int) -> None:
+    """Checks the width of the trials.
+
+    Raises:
+      UserError: it is not below that of the model, or nothing carries the result over.
+    """
+    SIZE.check("--proxy-width", width)
+    if "base_width" in tuning.given:
+        raise UserError("--proxy-width is the width of the base: omit --base-width")
+    if parse_spec(tuning.transfer["parametrization"], "parametrization").name == STANDARD:
+        raise UserError("--proxy-width needs a parametrization that transfers: give --parametrization mup or completep")
+    if width >= tuning.width:
+        raise UserError(f"--proxy-width must be below --width {tuning.width}, got {width}")
 
 
 def check_value(tuning: Tuning, axis: Axis, value: float) -> None:
@@ -300,38 +366,19 @@ def folder_name(tuning: Tuning) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:100].rstrip("-")
 
 
+STORED = StudyFile(Tuning, "tuning", FILE, VERSION, ("proxy_width",))
+
+
 def save(tuning: Tuning, folder: Path) -> None:
-    """Writes ``tuning.json``, unless the folder already holds the same tuning; it may have fewer judging seeds.
+    """Writes ``tuning.json``; if the folder already holds the same tuning, its number of judging seeds may change.
 
     Raises:
       UserError: the folder holds another tuning or other files, or can't be written.
     """
-    path = folder / FILE
-    if path.exists():
-        require_same(load(folder, trust=tuning.trust), tuning, folder)
-    elif folder.exists() and any(not files.is_temporary(entry.name) for entry in folder.iterdir()):
-        raise UserError(f"{show(folder)} exists already and is no tuning: give another --name")
-    stored = {name: value for name, value in dataclasses.asdict(tuning).items() if name != "trust"}
-    try:
-        files.make_folder(folder)
-        files.replace(path, json.dumps({"version": VERSION, **stored}, indent=2) + "\n")
-    except OSError as error:
-        files.remove_empty_folder(folder)
-        raise UserError(f"can't write {show(folder)}: {error.strerror}") from error
-
-
-def require_same(there: Tuning, here: Tuning, folder: Path) -> None:
-    """Checks that the stored tuning is the same.
-
-    Raises:
-      UserError: names what differs.
-    """
-    for item in dataclasses.fields(Tuning):
-        before, after = getattr(there, item.name), getattr(here, item.name)
-        if item.compare and before != after and item.name != "judging_seeds":
-            raise UserError(
-                f"{show(folder)} holds a tuning with {item.name}={before!r}, not {after!r}: give another --name"
-            )
+    if STORED.is_in(folder):
+        there = load(folder, trust=tuning.trust)
+        STORED.require_same(there, tuning, folder, lambda name, before, after: name == "judging_seeds")
+    STORED.write(tuning, folder)
 
 
 def load(folder: Path, *, trust: bool = False) -> Tuning:
@@ -344,15 +391,7 @@ def load(folder: Path, *, trust: bool = False) -> Tuning:
     Raises:
       UserError: the folder is no tuning, or the file is damaged.
     """
-    path = folder / FILE
-    if not path.is_file():
-        raise UserError(f"{show(folder)} is not the folder of a tuning: it has no {FILE}")
-    values, where = read_json(path), show(path)
-    if check_type(values.pop("version", 1), int, f"{where}: version") not in range(1, VERSION + 1):
-        raise UserError(f"{where} was written by a later release")
-    types = {name: kind for name, kind in types_of(Tuning).items() if name != "trust"}
-    found = check_fields(values, types, where)
+    found = STORED.read(folder)
     if not found["seeds"]:
-        raise UserError(f"{where}: seeds is empty: restore the original file")
-    given = check_fields(found["given"], TYPES, f"{where}: given", optional=TYPES)
-    return check(Tuning(**{**found, "given": given}, trust=trust))
+        raise UserError(f"{show(folder / FILE)}: seeds is empty: restore the original file")
+    return check(Tuning(**found, trust=trust))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minigpt_flax.__main__ import main
-from minigpt_flax.diagnose.coordinates import PARTS, sizes_of, slopes
+from minigpt_flax.diagnose.coordinates import PARTS, Slope, _passed, _sentences, sizes_of, slopes
 from minigpt_flax.train.config.run_config import resolve
 
 FLAGS = ["--context=8", "--batch-size=4", "--layers=1", "--heads=2", "--steps=2", "--lr=0.01"]
@@ -36,7 +36,27 @@ def test_slopes_of_powers_and_their_errors():
     found = slopes(sizes, {"a": grown, "b": noisy, "c": still})
     assert found["a"] == (pytest.approx(0.75), pytest.approx(0, abs=1e-9), 3)
     assert found["b"] == (pytest.approx(0.2), pytest.approx(0.1), 1)
-    assert found["c"] == (pytest.approx(0.5), 0.0, 2)
+    assert found["c"] == (pytest.approx(0.5), pytest.approx(0, abs=1e-9), 2)
+
+
+def test_a_slope_near_the_limit_is_not_decided():
+    """The error is that of the fit too: activations that follow no power of the size leave the slope open."""
+    sizes = [16, 32, 64, 128]
+    bent = np.array([[[1.0, value]] for value in (1.0, 1.4, 1.2, 1.5)])
+    (found,) = slopes(sizes, {"a": bent}).values()
+    line = np.polyfit(np.log(sizes), np.log(bent[:, 0, 1]), 1, cov=True)
+    assert found.value == pytest.approx(line[0][0]) and found.error == pytest.approx(line[1][0, 0] ** 0.5)
+    assert [found.is_within(limit) for limit in (0.05, 0.2, 0.3)] == [False, None, True]
+    assert Slope(-0.25, 0.0, 1).is_within(0.2) is False and Slope(0.2, 0.0, 1).is_within(0.2)
+
+
+@pytest.mark.parametrize(("errors", "passed"), [((0.0, 0.0), False), ((0.1, 0.0), None), ((0.1, 0.5), None)])
+def test_the_last_sentence_says_what_is_decided(errors, passed):
+    found = {"logits": Slope(0.25, errors[0], 1), "mlp": Slope(0.1, errors[1], 1)}
+    numbers = {"axis": "width", "tolerance": 0.2, "parametrization": "mup", "passed": passed}
+    assert _passed([slope.is_within(0.2) for slope in found.values()]) is passed
+    *_, last = _sentences({**numbers, "slopes": {name: slope._asdict() for name, slope in found.items()}})
+    assert last.startswith("Not decided" if passed is None else "A slope is beyond 0.2")
 
 
 def test_the_smallest_size_is_the_base_and_heads_keep_their_size():
@@ -74,7 +94,7 @@ def test_a_parametrized_model_passes_a_tolerance(check):
     [
         (["--widths=64"], "--widths expects ascending sizes such as 64,128,256, got '64'"),
         (["--widths=64,32"], "expects ascending sizes"),
-        (["--opt=galore"], "optimizer 'galore' grow with the width: they grow"),
+        (["--opt=kron"], "optimizer 'kron' grow with the width: they grow"),
         (["--depths=0,2"], "--depths: each size must be at least 1"),
         (["--base-width=8"], "unknown argument '--base-width"),
         (["--seeds=0"], "--seeds must be at least 1"),

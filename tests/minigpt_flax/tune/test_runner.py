@@ -9,7 +9,9 @@ import pytest
 import minigpt_flax as mg
 from minigpt_flax.__main__ import main as minigpt
 from minigpt_flax.compare import sweep
-from minigpt_flax.tune import runner
+from minigpt_flax.compare.progress import ComparisonProgress
+from minigpt_flax.compare.sweep import Stopped
+from minigpt_flax.tune import runner, tuning as tunings
 from tests.minigpt_flax.training import ROOT
 
 SMALL = {
@@ -78,3 +80,34 @@ def test_the_loss_of_a_setting_is_the_mean_over_the_seeds(tmp_path):
     )
     losses = [row["loss"] for row in result.rows if row["lr"] == result.best["lr"]]
     assert len(losses) == 2 and result.loss == statistics.fmean(losses)
+
+
+def test_a_share_waits_for_the_runs_of_the_others(tmp_path, monkeypatch):
+    """Of two runs, the second share trains the second, and then waits until the first has ended."""
+    given = {name: value for name, value in SMALL.items() if name not in ("preset", "data")}
+    one = tunings.check(tunings.Tuning("nano", {**given, "data": (SMALL["data"],)}, ("lr=1e-3,1e-2",), (0,), 0))
+    tuner = runner.Tuner(one, tmp_path, share=(1, 2))
+    asked, trained, ended = [], [], set()
+    tuner.stop, tuner.progress = lambda: len(asked) > 5, ComparisonProgress(1, shown=False)
+    monkeypatch.setattr(runner.Tuner, "program", lambda self, config: None)
+    monkeypatch.setattr(runner, "train_group", lambda program, group, *_: trained.extend(group) or ended.update(group))
+    monkeypatch.setattr(runner.Tuner, "report", lambda *_: None)
+    monkeypatch.setattr(runner, "is_finished", lambda path, config: asked.append(path) or path in ended)
+    monkeypatch.setattr(runner, "PAUSE", 0.0)
+    with pytest.raises(Stopped):
+        tuner.train("refine", [({"lr": 1e-3}, 0), ({"lr": 1e-2}, 0)], 32)
+    assert [path.name for path in trained] == ["lr=0.01-steps32-seed0"]
+    assert {path.name for path in asked[1:]} == {"lr=0.001-steps32-seed0"}
+
+
+@pytest.mark.slow
+def test_jobs_are_the_whole(tmp_path, capsys):
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+    search = ["--opt=adamw", "--over=lr=1e-3,1e-2", "--over=clip=0.5,1", "--judging-seeds=1", f"--out={tmp_path}"]
+    found = []
+    for jobs in (1, 2):
+        assert minigpt(["tune", *search, *flags, f"--name=jobs{jobs}", f"--jobs={jobs}", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    alone, together = found
+    assert together["best"] == alone["best"] and together["loss"] == pytest.approx(alone["loss"], abs=1e-4)
+    assert [row["run"] for row in together["trials"]] == [row["run"] for row in alone["trials"]]

@@ -61,6 +61,7 @@ def test_the_judging_seeds_are_no_search_seeds():
         (["ns_steps=3..9"], {"opt": "muon"}, "whole number"),
         (["lr=0,1"], {}, "--over lr must be above 0"),
         (["lr=1,2"], {"lr": 0.1}, "exclude each other"),
+        (["dropout=0..0.5"], {"dropout": 0.1}, "--dropout and --over dropout exclude each other"),
         (["lr=1,2"], {"eval_every": 5}, "omit --eval-every"),
         (["warmup=0.5,20"], {}, "mixes fractions"),
         (["lr=1,2", "lr=3,4"], {}, "given twice"),
@@ -103,3 +104,38 @@ def test_a_damaged_file_is_refused(tmp_path, change):
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(UserError):
         load(tmp_path / "t")
+
+
+def test_a_proxy_is_the_base_of_the_model():
+    one = tuning("lr=1e-3,1e-2", given={**SMALL, "width": 64, "heads": 8, "hidden": 96}, proxy_width=16)
+    config = one.config({"lr": 0.01})
+    assert (config.width, config.heads, config.hidden, config.base_width) == (16, 2, 24, 16)
+    typed = parser().parse(shlex.split(one.command({"lr": 0.01}).partition("train ")[2]))
+    found = resolve(given_fields(typed), typed["preset"])
+    assert (found.width, found.heads, found.hidden, found.base_width) == (64, 8, 96, 16)
+    assert str(found.parametrization) == "mup" and found.lr == 0.01 and one.width == 64
+
+
+def test_clip_and_dropout_are_keywords_of_the_run():
+    one = tuning("clip=0.5,1,2", "dropout=0..0.2")
+    assert one.start == {"clip": 1.0, "dropout": 0.0}
+    config = one.config({"clip": 2.0, "dropout": 0.1})
+    assert str(config.clip) == "clip_by_norm(threshold=2.0)" and config.dropout == 0.1
+    assert "--dropout 0.1 --clip 'clip_by_norm(threshold=2.0)'" in one.command({"clip": 2.0, "dropout": 0.1})
+    with pytest.raises(UserError, match="there are: lr, dropout"):
+        tuning("clip=1,2", given={**SMALL, "clip": "none"})
+
+
+@pytest.mark.parametrize(
+    ("given", "width", "problem"),
+    [
+        ({}, 16, "--proxy-width must be below --width 16, got 16"),
+        ({"parametrization": "standard"}, 8, "give --parametrization mup or completep"),
+        ({"base_width": 8}, 8, "omit --base-width"),
+        ({"heads": 1}, 8, "--proxy-width 8: 1 of --heads at width 16 would be 0.5 at width 8"),
+        ({}, 0, "--proxy-width must be at least 1"),
+    ],
+)
+def test_an_impossible_proxy_is_refused(given, width, problem):
+    with pytest.raises(UserError, match=problem):
+        tuning("lr=1e-3,1e-2", given={**SMALL, **given}, proxy_width=width)

@@ -1,0 +1,28 @@
+"""Lists of widths or depths on the command line."""
+
+from __future__ import annotations
+
+import argparse
+
+from minigpt_flax.bounds import Bound
+from minigpt_flax.errors import UserError
+from minigpt_flax.text import shortened
+
+SIZE = Bound(1, 1 << 20, whole=True)
+
+
+def sizes(flag: str, text: str | None) -> list[int] | None:
+    """Parse a list of sizes, such as ``64,128,256``; None stays None.
+
+    Raises:
+      UserError: it is none, or not in ascending order.
+    """
+    if text is None:
+        return None
+    try:
+        found = [int(SIZE(part)) for part in text.split(",")]
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{flag}: each size {error}") from error
+    if len(found) < 2 or found != sorted(set(found)):
+        raise UserError(f"{flag} expects ascending sizes such as 64,128,256, got {shortened(repr(text), 100)}")
+    return found
