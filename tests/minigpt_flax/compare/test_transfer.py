@@ -6,6 +6,7 @@ import math
 import pytest
 from matplotlib.figure import Figure
 
+import minigpt_flax as mg
 from minigpt_flax.__main__ import main
 from minigpt_flax.compare import comparison as comparisons, transfer_tables
 from minigpt_flax.compare.collect import collect_runs, summarize_comparison
@@ -170,3 +171,7 @@ def test_a_base_is_the_same_model_in_every_parametrization(tmp_path, capfd):
     assert main([*words, *flags, "--json"]) == 0
     rows = json.loads(capfd.readouterr().out)["widths"]
     assert rows[0]["losses"] == rows[2]["losses"] and rows[1]["losses"] != rows[3]["losses"]
+    sizes = {"context": 8, "batch_size": 4, "layers": 1, "heads": 2, "steps": 4, "val_tokens": 512}
+    where = {"out": tmp_path, "name": "c", "quiet": True}
+    result = mg.compare(opt=["adamw"], widths=(16, 32), lr=(1e-3, 4e-3, 1.6e-2), seeds=1, **sizes, **where)
+    assert [row["width"] for row in result.rows] == [16, 32, 16, 32] and "regret" in str(result)
