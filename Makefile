@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all check bench docs clean
+.PHONY: demo test test-all test-versions check bench docs clean
 
 demo: .venv/gpt          ## train a small GPT on this machine and sample from it
 	$(BIN)/python train.py --preset demo
@@ -12,6 +12,9 @@ test: .venv/test         ## everything that is quick
 
 test-all: .venv/test     ## everything
 	$(BIN)/python -m pytest -q
+
+test-versions:           ## a smoke set on the oldest and the newest versions of Python, JAX, Optax, Flax and Orbax
+	PYTHON=$(PYTHON) .ci/versions
 
 check: .venv/check       ## style and types
 	$(BIN)/ruff check .
@@ -34,4 +37,4 @@ docs: .venv/docs         ## write the generated pages, and all of them as a site
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-versions build dist *.egg-info

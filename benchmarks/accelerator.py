@@ -197,7 +197,8 @@ class TrainingStep:
         self.plan, key = make_setup(config, Ids(size.vocab_size)), jax.random.key(0)
         plan = self.plan
         step = make_step(loss_sum(plan.model), plan.tx, plan.schedule, key=key, layout=plan.layout)
-        shape = (config.accum,) * (config.accum > 1) + (config.batch_size, config.context + 1)
+        phase = config.phases.largest
+        shape = (phase.accum,) * (phase.accum > 1) + (phase.batch_size, phase.seq_len + 1)
         self.tokens, self.state = jax.random.randint(key, shape, 0, size.vocab_size), plan.init()
         start = time.perf_counter()
         self.program = jax.jit(step, donate_argnums=0).lower(self.state, self.tokens).compile()
@@ -212,12 +213,12 @@ class TrainingStep:
 def training_step(size: Sizes, preset: str, changes: dict[str, Any]) -> dict[str, Any]:
     """A training step, measured against the device."""
     step = TrainingStep(size, preset, changes)
-    plan, seconds = step.plan, timed(step, max(2, CALLS // step.config.accum))
+    plan, seconds = step.plan, timed(step, max(2, CALLS // step.config.phases.largest.accum))
     peak = peak_flops(jax.devices()[0].device_kind, plan.model.dtype)
     return {
         "ms": seconds * 1e3,
         "tokens_per_second": step.config.step_tokens / seconds,
-        "mfu": None if peak is None else plan.flops / seconds / peak,
+        "mfu": None if peak is None else plan.flops(step.config.phases.largest) / seconds / peak,
         "memory_bytes": planned(step.program.memory_analysis()),
         "compile_seconds": step.compile_seconds,
         "attention": plan.model.attention

@@ -1,4 +1,4 @@
-"""A contestant in a process of its own, where malloc works as it does by itself, or with huge pages as in ours."""
+"""A candidate in a process of its own, with malloc's defaults or with huge pages, as in ours."""
 
 from __future__ import annotations
 
@@ -50,6 +50,6 @@ def _serve(line: Connection, make: Callable[..., Callable[[], Any]], args: tuple
     while True:
         try:
             line.recv()
-        except EOFError:  # nobody calls any more
+        except EOFError:  # the other end has closed
             return
         line.send(function())

@@ -1,8 +1,8 @@
 """What a run survives: ``python -m benchmarks.faults [--kills N] [--terms N] [--work DIR]``.
 
 Tiny runs get a signal at a random moment of one of four phases (starting, compiling, training, saving) and are then
-resumed until they are done; some get further signals while they are resumed. Every one must end as the run that nobody
-disturbed: the same checkpoints, each tensor bit for bit, and the same records but for the clock. After SIGTERM the
+resumed until they are done; some get further signals while they are resumed. Every one must end like an undisturbed
+run: the same checkpoints, each tensor bit for bit, and the same records but for the clock. After SIGTERM the
 status must be 143 and, where the run has a folder, the state saved.
 
 Each run is a process of its own: every tenth a new interpreter, the others forked from one that has done the imports.
@@ -157,7 +157,7 @@ def disturb(
     """Runs to the end, with signals on the way; yields (phase, status, standard error) of each that ended early.
 
     Raises:
-      RuntimeError: a run failed by itself, or hangs.
+      RuntimeError: a run failed without a signal, or hangs.
     """
     folder, told, disturbed = RunFolder(path), path.with_suffix(".err"), True
     while True:
@@ -216,7 +216,7 @@ def contents(path: Path, like: Any) -> dict[str, Any]:
 
 
 class Trial:
-    """All runs of one folder, against the one that nobody disturbed."""
+    """All runs of one folder, against the undisturbed one."""
 
     def __init__(self, work: Path):
         self.work, self.lock, self.log = work, threading.Lock(), work / "outcomes.jsonl"

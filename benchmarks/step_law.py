@@ -8,6 +8,7 @@ outputs, over the logarithm of the width: 0 if a learning rate that suits one wi
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import inspect
 import json
@@ -49,6 +50,13 @@ def shapes(width: int) -> dict[str, tuple[int, ...]]:
         "scale": (LAYERS, width),
         "head": (width, VOCAB),
     }
+
+
+def spec_of(name: str) -> Spec:
+    """The defaults of an optimizer; a projection gets a rank that the gradients have, for which its rule holds."""
+    spec = default_of(name)
+    ranked = {"rank": VOCAB} if "rank" in inspect.signature(OPTIMIZERS[name]).parameters else {}
+    return dataclasses.replace(spec, keywords=spec.keywords | ranked)
 
 
 def initial(width: int, key: jax.Array, *, scaled: bool) -> dict[str, jax.Array]:
@@ -145,7 +153,7 @@ def main() -> None:
     print(f"{'':24s}" + "".join(f"{name:>15s}" for name in LAYOUT))
     for name in arguments.names:
         ways = {"mup": True} | ({"plain": False} if arguments.plain else {})
-        found[name] = {how: slopes(default_of(name), scaled=scaled) for how, scaled in ways.items()}
+        found[name] = {how: slopes(spec_of(name), scaled=scaled) for how, scaled in ways.items()}
         for how in ways:
             print(f"{name:18s}{how:6s}" + "".join(f"{found[name][how][leaf]:15.2f}" for leaf in LAYOUT), flush=True)
         arguments.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -16,7 +16,7 @@ def race(
 ) -> dict[str, list[float]]:
     """Seconds of each candidate's calls, one a round, after rounds that aren't counted.
 
-    Every round has an order of its own, the same whenever it is run, so that nobody always follows the same one.
+    Each round has its own order, the same in every run, so that no candidate always follows the same one.
 
     Args:
       candidates: name -> what does the work and waits for its end.

@@ -1,7 +1,7 @@
 """Error rate and power of the tests of ``compare``, by simulation: ``python -m benchmarks.verdicts [--sets N]``.
 
 *Error*: all candidates draw their losses from one distribution; a set of losses counts if any candidate "beats" another
-after Holm's correction. Five kinds of noise, the last one of which makes 30 % of the runs diverge. *Survivors*: of two
+after Holm's correction. There are five kinds of noise; under the last, 30 % of the runs diverge. *Survivors*: of two
 such candidates, the second one's worst 30 % of runs diverge instead; a set counts if the second one wins. *Power*: the
 second of two candidates is better by some standard deviations of its noise.
 

@@ -52,6 +52,7 @@ float32, in units of max(1, mean movement of the tensor). With "Optax", updates 
 of `optax`. Without a reference implementation, the property tests apply. `python -m tests.deviations` prints every
 deviation.
 """
+UNTUNED = "not tuned on preset `nano` yet; set `--lr`"
 DEFAULTS = "Without keywords and `--lr`, the command uses the values of a search on preset `nano`:"
 
 
@@ -167,12 +168,12 @@ def page(name: str) -> str:
     """The page of an optimizer."""
     function, found = OPTIMIZERS[name], json.loads(DEVIATIONS.read_text())
     first, origin, *rest = paragraphs(function)
-    rate = default_of(name).keywords.get("lr", "none yet")
+    rate = default_of(name).keywords.get("lr")
     apart = [text for text in rest if text.startswith(("Departures", "Notation"))]
     facts = {
         "Family": f"[{family(name)}](../index.md#{family(name).lower().replace(' ', '-')})",
         "State": f"{state_bytes(function(1e-3))} bytes per parameter",
-        "Learning rate": f"{rate}, the default of `train.py` on preset `nano`",
+        "Learning rate": f"{rate}, the default of `train.py` on preset `nano`" if rate else UNTUNED,
         "Tested against": phrase(evidence(CASES[name], found)),
         "Source": source(function),
     }
@@ -216,15 +217,15 @@ def rule(function: Callable, parts: list[str]) -> str:
             continue
         block = inspect.cleandoc(part)
         latex = typeset(block, names)
-        written.append(f"```text\n{block}\n```" if latex is None else f"$$\n{latex}\n$$\n\n{legend(latex)}")
-    return "\n\n".join(written)
+        written.extend([f"```text\n{block}\n```"] if latex is None else [f"$$\n{latex}\n$$", legend(latex)])
+    return "\n\n".join(filter(None, written))
 
 
 def legend(latex: str) -> str:
-    """What the letters of a formula stand for."""
+    """What the letters of a formula stand for; empty if it has none that need this."""
     known = {"p": "parameters", "g": "gradient"} | LEGEND
     used = [key for key in known if re.search(r"(?<![\\a-zA-Z{])" + re.escape(key) + r"(?![a-zA-Z_])", latex)]
-    return ", ".join(f"${key}$ {known[key]}" for key in used) + "."
+    return ", ".join(f"${key}$ {known[key]}" for key in used) + "." * bool(used)
 
 
 def command(name: str) -> str:

@@ -52,7 +52,7 @@ The report:
 - *Deviation* is the largest deviation of a parameter at any step, divided by the largest distance that the reference
   moves it. A run *agrees* if it stays within 1e-4 and what float32 rounding explains.
 - The *reference* is the code that was recorded: the authors' own where there is one. For `lamb` it is the code of the
-  EPFL benchmark, for the classic optimizers PyTorch. A departure from it isn't an error by itself.
+  EPFL benchmark, for the classic optimizers PyTorch. A departure from it is not always an error.
 - Every recorded hyperparameter is passed. Code that works in bfloat16 is compared in float32.
 - An *explanation* is confirmed: the library's own keyword reproduces the recording, or the rule in NumPy with that one
   convention changed reproduces the library. Without one, no combination of up to four known conventions does.

@@ -48,7 +48,7 @@ MACHINE = "amd-epyc-2-cores.json"
 
 
 def filled(name: str, blocks: dict[str, Callable[[], str]]) -> str:
-    """A page with its blocks written anew."""
+    """A page with its generated blocks replaced."""
     page, end = (HERE / name).read_text(encoding="utf-8"), BLOCK.format("end")
     for block, text in blocks.items():
         before, rest = page.split(begin := BLOCK.format(block), 1)

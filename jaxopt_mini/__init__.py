@@ -1,4 +1,4 @@
-"""Sixty JAX optimizers, each a pure ``GradientTransformation``, all tested against a reference implementation."""
+"""Sixty-two JAX optimizers, each a pure ``GradientTransformation``, all tested against a reference implementation."""
 
 from jaxopt_mini import _renamed
 from jaxopt_mini.base import (
@@ -15,6 +15,7 @@ from jaxopt_mini.schedules import (
     cosine as cosine,
     cosine_restarts as cosine_restarts,
     exponential as exponential,
+    fast_slow as fast_slow,
     inverse_sqrt as inverse_sqrt,
     multistep as multistep,
     noam as noam,

@@ -217,6 +217,17 @@ def square_sides(layout: Tree, matrices: Tree, largest: int) -> tuple[Tree, Tree
     return store_sides(jax.tree.map(one, layout, matrices), layout)
 
 
+def identity_sides(stored: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
+    """Identities in the place of the zeros of :func:`square_sides`."""
+
+    def one(side):
+        if side.shape == NO_SIDE:
+            return jnp.copy(side)
+        return jnp.broadcast_to(jnp.eye(side.shape[-1], dtype=side.dtype), side.shape)
+
+    return jax.tree.map(one, stored)
+
+
 NO_SIDE = ()  # the shape of the array that stands for None in a state; Orbax does not save empty arrays
 
 

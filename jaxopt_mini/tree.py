@@ -51,6 +51,16 @@ def per_parameter(spec: Tree | Callable[[Tree], Tree], params: Tree) -> Tree:
     return spec(params) if callable(spec) and leaves and all(map(callable, leaves)) else spec
 
 
+def chosen_leaves(mask: Tree | Callable[[Tree], Tree] | None, params: Tree) -> Tree:
+    """A boolean for each leaf of ``params``, from a mask: a tree, a prefix of one, or a function; None chooses all.
+
+    >>> chosen_leaves({"a": True, "b": False}, {"a": 1.0, "b": [2.0, 3.0]})
+    {'a': True, 'b': [False, False]}
+    """
+    chosen = True if mask is None else per_parameter(mask, params)
+    return jax.tree.map(lambda take, part: jax.tree.map(lambda _: bool(take), part), chosen, params)
+
+
 def arranged_like(new: Tree, old: Tree) -> Tree:
     """The leaves of ``new`` in the structure of ``old``.
 
@@ -185,6 +195,11 @@ def norm(tree: Tree, ord: int | float = 2) -> jax.Array:
     if ord == 2:
         return jnp.sqrt(sum(jnp.sum(absolute_square(leaf)) for leaf in leaves))
     return sum(jnp.sum(jnp.abs(widen(leaf)) ** ord) for leaf in leaves) ** (1 / ord)
+
+
+def distance_between(a: Tree, b: Tree) -> jax.Array:
+    """Global norm of the difference of two trees, in at least float32."""
+    return norm(jax.tree.map(lambda x, y: widen(x) - widen(y), a, b))
 
 
 def inner(a: Tree, b: Tree) -> jax.Array:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from minigpt_flax.text import printable
 
 WIDTH = 20  # columns of the bar
+FIRST_LINE, MAX_INTERVAL = 10.0, 60.0  # seconds to the first line without a terminal, and at most between two
 T = TypeVar("T", bound="Progress")  # typing.Self is refused by the tests' check of types
 
 
@@ -73,6 +78,28 @@ class Progress:
     def remove(self, task: Any) -> None:
         """Removes a task."""
         self.bar.remove_task(task)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Shows an indeterminate bar during a task; without a terminal, a line now and then."""
+        task, ended = self.add(f"{what} ..."), threading.Event()
+
+        def report() -> None:
+            begun, interval = time.monotonic(), FIRST_LINE
+            while not ended.wait(interval):
+                interval = min(2 * interval, MAX_INTERVAL)
+                self.print(f"{what} ... {time.monotonic() - begun:.0f} s")
+
+        thread = threading.Thread(target=report, daemon=True)
+        if not self.console.is_terminal:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            if thread.ident is not None:
+                thread.join()
+            self.remove(task)
 
     def print(self, line: str) -> None:
         """Prints a line above the bar, or without one."""

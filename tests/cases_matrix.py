@@ -23,7 +23,9 @@ from jaxopt_mini import (
     galore,
     hyperball,
     inject_hyperparams,
+    kl_soap,
     kron,
+    ldadam,
     muon,
     muown,
     normuon,
@@ -32,6 +34,7 @@ from jaxopt_mini import (
     scion,
     shampoo,
     soap,
+    soap_muon,
     splus,
 )
 from jaxopt_mini.layout import ROLES
@@ -123,6 +126,25 @@ def contra_muon(h):
     return normuon(h["lr"], beta=h["mu"], b2=0.95, contra=h["CONTRA_MUON"] or None, **how)
 
 
+def muon_with_row_floor(h):
+    """Muon of modded-nanogpt with a row floor, in a role without SOAP, whose constants have no effect."""
+    return muon(
+        h["lr"],
+        "convergent",
+        12,
+        h["mu"],
+        eps=1e-14,
+        debias=False,
+        preconditioning="schatten",
+        min_ratio=h["SOAP_TARGET_UW"],
+        min_ratio_of="outputs" if h["ROWFLOOR"] else "matrix",
+        min_ratio_power=h["ROWFLOOR_RHO"] if h["ROWFLOOR"] else 1.0,
+        radial=(h["RADIAL_OUTWARD_SCALE"], h["RADIAL_INWARD_SCALE"]),
+        weight_decay=h["CWD"],
+        decay="cautious_late",
+    )
+
+
 def nanochat_muon(h):
     """Muon of nanochat, with its AdamW for other leaves."""
     given, adam = h["muon"], h.get("adam")
@@ -198,8 +220,15 @@ def official_polargrad(h):
 
 def official_aurora(h):
     """The official Aurora."""
-    how = {"iterations": h.get("pp_iterations", 2), "power": h.get("pp_beta", 0.5)}
+    how = {"iterations": h.get("pp_iterations", 2), "power": h.get("pp_beta", 0.5), "nesterov": h.get("nesterov", True)}
     return aurora(h["eta"], beta=h["mu"], weight_decay=h["weight_decay"], **how)
+
+
+def riemannian_aurora(h):
+    """The official Riemannian Aurora."""
+    how = {"riemannian_steps": h.get("outer_steps", 3), "riemannian_step_size": h.get("riemannian_eta", 0.1)}
+    how |= {name: h[name] for name in ("nesterov", "cg_steps", "retraction_steps") if name in h}
+    return aurora(h.get("eta", 0.05), beta=h.get("mu", 0.95), weight_decay=h.get("weight_decay", 0.025), **how)
 
 
 def official_muown(h):
@@ -240,28 +269,100 @@ def official_soap(h):
     return soap(h["lr"], b1=b1, b2=b2, weight_decay=h["weight_decay"], **how)
 
 
-def soap_from_recorded_bases(h):
+def has_bases(node):
+    """Whether a part of a state is that of a rule with eigenbases."""
+    return hasattr(node, "bases")
+
+
+def from_recorded_bases(build):
     """The same, with the recorded bases in place of those that it finds in its first step."""
-    tx = official_soap(h)
 
-    def update(updates, state, params):
-        (inner, *others), recorded = state
-        updates, (inner, *others) = tx.update(updates, (inner, *others), params)
-        bases = jax.tree.map(lambda q, ours: jnp.where(inner.count == 1, q, ours), recorded, inner.bases)
-        return updates, ((inner._replace(bases=bases), *others), recorded)
+    def replaced(node, recorded):
+        if not has_bases(node):
+            return node
+        bases = jax.tree.map(lambda q, ours: jnp.where(node.count == 1, q, ours), recorded, node.bases)
+        return node._replace(bases=bases)
 
-    return optax.GradientTransformation(lambda params: (tx.init(params), None), update)
+    def with_bases(h):
+        tx = build(h)
+
+        def update(updates, state, params):
+            inner, recorded = state
+            updates, inner = tx.update(updates, inner, params)
+            return updates, (jax.tree.map(lambda node: replaced(node, recorded), inner, is_leaf=has_bases), recorded)
+
+        return optax.GradientTransformation(lambda params: (tx.init(params), None), update)
+
+    return with_bases
 
 
 def recorded_bases(state, arrays):
     """For each matrix its two recorded bases."""
     inner, _ = state
+    (node,) = (node for node in jax.tree.leaves(inner, is_leaf=has_bases) if has_bases(node))
 
     def one(side, path, q):
         return jnp.asarray(arrays[f"Q0/{path_name(path)}/{side}"]) if q.ndim else q
 
-    sides = enumerate(inner[0].bases)
-    return inner, tuple(jax.tree.map_with_path(partial(one, side), bases) for side, bases in sides)
+    return inner, tuple(jax.tree.map_with_path(partial(one, side), bases) for side, bases in enumerate(node.bases))
+
+
+def meta_soap(h):
+    """SOAP of Meta's Distributed Shampoo."""
+    b1, b2 = h["betas"]
+    how = {"skip_first": False, "refresh": "eigh", "debias": "moments", "late_decay": False}
+    return soap(
+        h["lr"],
+        b1=b1,
+        b2=b2,
+        eps=h["epsilon"],
+        precondition_frequency=h.get("precondition_frequency", 1),
+        max_precond_dim=h.get("max_preconditioner_dim", 1024),
+        weight_decay=h.get("weight_decay", 0.0),
+        **how,
+    )
+
+
+def soaph(h):
+    """SOAP-H of modded-nanogpt."""
+    how = {"skip_first": False, "refresh": "qr", "debias": None, "weight_decay": 0.0}
+    how |= {"b1": h["momentum"], "b2": h["ema_beta"], "eps": h["eps"], "precondition_frequency": h["q_freq"]}
+    return hyperball(soap(1.0, **how), learning_rate=h["lr"], roles=ROLES)
+
+
+def nvidia_kl_soap(h, **keywords):
+    """KL-SOAP of NVIDIA's Emerging-Optimizers."""
+    b1, b2 = h.get("betas", (0.9, 0.95))
+    how = {name: h[name] for name in ("shampoo_beta", "eps", "weight_decay") if name in h}
+    return kl_soap(h["lr"], b1=b1, b2=b2, eigenvalues="factors", **{"shampoo_beta": 0.95} | how | keywords)
+
+
+def klsoaph(h):
+    """KL-SOAP-H of modded-nanogpt."""
+    how = {name: h[name] for name in ("shampoo_beta", "eps", "precondition_frequency")}
+    inner = kl_soap(1.0, b1=h["beta1"], b2=h["beta2"], debias=False, weight_decay=0.0, **how)
+    return hyperball(inner, learning_rate=h["lr"], roles=ROLES)
+
+
+def official_soap_muon(h):
+    """SOAP-Muon of modded-nanogpt: record 46 by the role of its leaves, or record 44 in three roles."""
+    role = {"square/kernel": "attn.proj"} if "TARGET_UW" in h else {}
+    gates = {"gate_floor": h.get("ATTN_EARLY_TRUST_FLOOR", 0.45), "gate_cap": h.get("ATTN_EARLY_TRUST_CAP", 0.85)}
+    return soap_muon(
+        h["lr"],
+        beta=h["mu"],
+        b2=h["SOAP_BETA2"],
+        power=h.get("SOAP_DENOM_POWER", 0.5),
+        precondition_frequency=h["SOAP_PRECONDITION_FREQUENCY"],
+        gated=lambda params: {leaf: role.get(leaf, h.get("role")) == "attn.proj" for leaf in params},
+        min_agreement=h.get("ATTN_TRUST_MIN_AGREE", 0.2),
+        min_ratio=h.get("TARGET_UW", h.get("SOAP_TARGET_UW")),
+        min_ratio_of="outputs" if h.get("ROWFLOOR") else "matrix",
+        min_ratio_power=h.get("ROWFLOOR_RHO", 1.0) if h.get("ROWFLOOR") else 1.0,
+        radial=(h["RADIAL_OUTWARD_SCALE"], h["RADIAL_INWARD_SCALE"]),
+        weight_decay=h.get("CWD", 0.0),
+        **gates,
+    )
 
 
 def official_scion(h):
@@ -419,6 +520,24 @@ def official_apollo(h):
     return optax.GradientTransformation(lambda params: (tx.init(params), jnp.int32(0)), update)
 
 
+def official_ldadam(h):
+    """The official LDAdam, which projects the outputs of a square matrix."""
+    b1, b2 = h.get("betas", (0.908, 0.99))
+    sides = {"std": "shorter", "reverse_std": "longer", "left": "outputs", "right": "inputs"}
+    return ldadam(
+        h["lr"],
+        rank=h.get("rank", 16),
+        b1=b1,
+        b2=b2,
+        eps=h.get("eps", 1e-8),
+        rho=h.get("rho", 0.908),
+        side=sides[h.get("proj_type", "std")],
+        projection=h.get("proj_method", "power_iteration"),
+        error_feedback=h.get("error_feedback", True),
+        weight_decay=h.get("weight_decay", 0.0),
+    )
+
+
 DIAGONALS = {None: "long", "smart_one_diag": "longer", "one_diag": "longest", "all_diag": "all"}
 
 
@@ -511,6 +630,7 @@ ROWS = (
             Golden("muon_plus_row_f32", muon_plus, slow=True),
             Golden("muon_plus_row_col_f32", muon_plus, slow=True),
             Golden("muon_plus_col_row_f32", muon_plus, slow=True),
+            Golden("muon_rowfloor_cwd_f32", muon_with_row_floor, slow=True),
         ),
     ),
     Case(
@@ -552,7 +672,16 @@ ROWS = (
         aurora,
         slow=True,
         hyperparameters={"adam_learning_rate": 0.1},
-        goldens=(Golden("aurora_f32", official_aurora),),
+        goldens=(
+            Golden("aurora_f32", official_aurora),
+            Golden(
+                "riemannian_aurora_f32",
+                riemannian_aurora,
+                tolerance=5e-5,
+                reason="rounding the gradients alone moves the reference by 2.2e-5: each ascent solves a linear system",
+                slow=True,
+            ),
+        ),
     ),
     Case(
         muown,
@@ -574,8 +703,8 @@ ROWS = (
         soap,
         hyperparameters={"shampoo_beta": 0.9},
         goldens=(
-            Golden("soap_freq1", soap_from_recorded_bases, start=recorded_bases),
-            Golden("soap_freq10", soap_from_recorded_bases, start=recorded_bases),
+            Golden("soap_freq1", from_recorded_bases(official_soap), start=recorded_bases),
+            Golden("soap_freq10", from_recorded_bases(official_soap), start=recorded_bases),
             Golden("soap_square_freq1", official_soap),
             Golden(
                 "soap_square_freq10",
@@ -590,6 +719,8 @@ ROWS = (
                 reason="rounding the gradients alone moves the reference by 4e-6, and each LAPACK rounds otherwise",
             ),
             Golden("soap_identity", official_soap),
+            Golden("soap_meta_square", meta_soap, **EIGENVALUES),
+            Golden("soaph_square", soaph, **EIGENVALUES),
         ),
     ),
     Case(
@@ -635,6 +766,26 @@ ROWS = (
         ),
     ),
     Case(
+        soap_muon,
+        slow=True,
+        hyperparameters={"min_ratio": 0.3, "adam_learning_rate": 0.1},
+        goldens=(
+            Golden("soap_muon_square_f32", official_soap_muon, **EIGENVALUES),
+            Golden("soap_muon_f32", from_recorded_bases(official_soap_muon), start=recorded_bases, **EIGENVALUES),
+        ),
+    ),
+    Case(
+        kl_soap,
+        slow=True,
+        hyperparameters={"shampoo_beta": 0.9},
+        goldens=(
+            Golden("klsoaph_square", klsoaph, **EIGENVALUES),
+            Golden("klsoap_h", from_recorded_bases(klsoaph), start=recorded_bases, **EIGENVALUES),
+            Golden("kl_soap_square", nvidia_kl_soap, **EIGENVALUES),
+            Golden("rekls_square", lambda h: nvidia_kl_soap(h, refresh="eigh"), **EIGENVALUES),
+        ),
+    ),
+    Case(
         splus,
         slow=True,
         keywords={"inverse_every": 1},
@@ -676,5 +827,11 @@ ROWS = (
         keywords={"rank": 2, "update_proj_gap": 5},
         signed=("seed",),
         goldens=(Golden("apollo", official_apollo), Golden("fira", official_apollo, slow=True)),
+    ),
+    Case(
+        ldadam,
+        slow=True,
+        keywords={"rank": 2},
+        goldens=(Golden("ldadam", official_ldadam),),
     ),
 )

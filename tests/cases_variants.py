@@ -12,6 +12,7 @@ from jaxopt_mini import (
     add_decayed_weights,
     ademamix,
     adopt,
+    amuse,
     came,
     chain,
     dadapt_adamw,
@@ -25,6 +26,7 @@ from jaxopt_mini import (
     schedule_free_adamw,
     schedule_free_eval_params,
     schedule_free_plus,
+    schedule_free_radam,
     schedule_free_sgd,
     simplified_ademamix,
     sophia,
@@ -154,6 +156,34 @@ def official_schedule_free(h):
         return schedule_free_sgd(h["lr"], b1=h["momentum"], **common)
     common |= {"decay_at_z": h.get("decay_at_z", False), "weight_lr_power": h.get("weight_lr_power", 2.0)}
     return schedule_free_adamw(h["lr"], **betas(h, "b1", "b2"), eps=h["eps"], **common)
+
+
+def official_schedule_free_radam(h):
+    """The official schedule-free RAdam."""
+    numbers = {name: float(h[name]) for name in ("weight_decay", "r", "weight_lr_power") if name in h}
+    silent = h.get("silent_sgd_phase", True)
+    return schedule_free_radam(h["lr"], **betas(h, "b1", "b2"), eps=h.get("eps", 1e-8), **numbers, silent=silent)
+
+
+def official_amuse(h):
+    """The official AMUSE, with its two groups."""
+    matrices, others = h["muon"], h["adam"]
+    return amuse(
+        matrices["lr"],
+        warmup_steps=h["warmup_steps"],
+        beta=matrices.get("momentum", 0.95),
+        b1=h.get("beta1", 0.9),
+        rho=h.get("rho", 1.0),
+        weight_decay=matrices.get("weight_decay", 0.0),
+        decay_at_y=h.get("weight_decay_at_y", 0.0),
+        weight_lr_power=float(h.get("weight_lr_power", 2.0)),
+        r=float(h.get("r", 0.0)),
+        adam_learning_rate=others["lr"],
+        adam_b2=others.get("beta2", 0.999),
+        adam_weight_decay=others.get("weight_decay", 0.0),
+        eps=others.get("eps", 1e-10),
+        layout={leaf: PROBLEM_LAYOUT[leaf] for leaf in (*matrices["leaves"], *others["leaves"])},
+    )
 
 
 def computing_in_float32(factory):
@@ -361,6 +391,19 @@ ROWS = (
             Golden("schedule_free_adamw_wd", official_schedule_free, also=AVERAGED),
             Golden("schedule_free_adamw_decay_at_z", official_schedule_free, also=AVERAGED, slow=True),
         ),
+    ),
+    Case(
+        schedule_free_radam,
+        slow=True,
+        keywords={"silent": False},
+        goldens=(Golden("schedule_free_radam", official_schedule_free_radam, also=AVERAGED),),
+    ),
+    Case(
+        amuse,
+        slow=True,
+        keywords={"warmup_steps": 5},
+        hyperparameters={"adam_learning_rate": 0.1},
+        goldens=(Golden("amuse_f32", official_amuse, also=EVALUATED),),
     ),
     Case(
         schedule_free_plus,

@@ -31,6 +31,7 @@ from jaxopt_mini import (
     muon,
     nadamw,
     outer_nesterov,
+    qk_clip,
     sam,
     schedule_free,
     schedule_free_eval_params,
@@ -321,6 +322,7 @@ ROWS = (
             Golden("diloco_adamw", diloco, also={"slow/": evaluation_params}, slow=True),
         ),
     ),
+    WrapperCase(qk_clip),
     WrapperCase(
         sam,
         keywords={"rho": 0.01},

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ from minigpt_flax.compare.paired_tests import compare_pair
 from minigpt_flax.compare.transfer_tables import markdown_table
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import resolve
+from minigpt_flax.train.scaling import LIMIT
 from tests.cases import CASES
 from tests.jaxopt_mini.test_departures import DEPARTURES, NARROW_STATES
 
@@ -32,8 +34,8 @@ ROOT = Path(__file__).parents[1]
 NANO_TOKENS = 12 * 64  # of a step of ``nanogpt``
 GPT2 = 124_439_808  # its parameters
 WORDS = {
-    "twelve": 12, "thirteen": 13, "eighteen": 18, "twenty-three": 23, "fifty": 50, "sixty": 60,
-    "六十": 60, "二十三": 23, "十八": 18,
+    "twelve": 12, "thirteen": 13, "eighteen": 18, "twenty-eight": 28, "fifty": 50, "sixty-five": 65,
+    "六十五": 65, "二十八": 28, "十八": 18,
 }  # fmt: skip
 
 
@@ -135,7 +137,7 @@ def false_verdicts() -> float:
 
 
 README = [
-    (r"\*\*(Sixty) JAX optimizers", lambda: (len(OPTIMIZERS),)),
+    (r"\*\*(Sixty-five) JAX optimizers", lambda: (len(OPTIMIZERS),)),
     (r"all (\d+) tested step by step against a reference", lambda: (with_reference(),)),
     (r"(Twelve) optimizers on one small GPT", lambda: (len(measured("reference, pydocs")["standings"]),)),
     (r"GPT \(([\d.]+) M parameters, text of the Python documentation, ([\d,]+) steps\)", lambda: (
@@ -144,7 +146,7 @@ README = [
     (r"in (\d+) % and (\d+) % of its steps", lambda: (share_of_steps("muon"), share_of_steps("soap"))),
     (r"against (\d+) trajectories recorded", lambda: (len(deviations()),)),
     (r"deviation is ([\d.e-]+) of\s+the distance", lambda: (max(size for _, size in deviations().values()),)),
-    (r"(Twenty-three) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
+    (r"(Twenty-eight) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
     (r"(Eighteen) bugs of Optax", lambda: (len({name.partition(",")[0] for name in DEPARTURES}),)),
     (r"at most ([\d.]+) % found a difference", lambda: (100 * false_verdicts(),)),
     (r"(\d+) recorded trajectories, every step \| at most ([\d.e-]+) of the movement \(Shampoo\)", lambda: (
@@ -157,8 +159,8 @@ README = [
 ]  # fmt: skip
 CHINESE = [
     (r"最多只有 ([\d.]+) % 的比较", lambda: (100 * false_verdicts(),)),
-    (r"\*\*(六十)个 JAX 优化器", lambda: (len(OPTIMIZERS),)),
-    (r"没有的(二十三)个优化器", lambda: (len(beyond_optax()),)),
+    (r"\*\*(六十五)个 JAX 优化器", lambda: (len(OPTIMIZERS),)),
+    (r"没有的(二十八)个优化器", lambda: (len(beyond_optax()),)),
     (r"的(十八)处错误", lambda: (len({name.partition(",")[0] for name in DEPARTURES}),)),
 ]
 PRINTED = [(r"(808,960) parameters", lambda: (parameters("demo"),))] + [
@@ -166,10 +168,10 @@ PRINTED = [(r"(808,960) parameters", lambda: (parameters("demo"),))] + [
 ]
 OPTAX = [
     (r"The (\d+) optimizers that also exist in `optax`", lambda: (len(OPTIMIZERS) - len(beyond_optax()),)),
-    (r"(Twenty-three) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
+    (r"(Twenty-eight) optimizers that Optax lacks", lambda: (len(beyond_optax()),)),
 ]
 HOME = [
-    (r"(Sixty) JAX optimizers", lambda: (len(OPTIMIZERS),)),
+    (r"(Sixty-five) JAX optimizers", lambda: (len(OPTIMIZERS),)),
     (r"all (\d+) tested", lambda: (with_reference(),)),
 ]
 SPEED = [
@@ -197,8 +199,8 @@ SPEED = [
     (r"update is\s+([\d.]+) % of a step", lambda: (100 * gpu("optimizer", "adamw")["share"],)),
 ]  # fmt: skip
 COMPARE = [
-    (r"at most ([\d.]+) % of the\s+simulated", lambda: (100 * false_verdicts(),)),
-    (r"the t-test alone reaches ([\d.]+) %", lambda: (
+    (r"at most ([\d.]+) % end with a false \*beats\*; with the t-test", lambda: (100 * false_verdicts(),)),
+    (r"with the t-test alone, it is up to\s+([\d.]+) %", lambda: (
         100 * max(row["t, all pairs"] for row in measured("verdicts")["error"]),)),
     (r"wins ([\d.]+) % of comparisons with\s+10 seeds,\s+here ([\d.]+) %", lambda: tuple(
         100 * row[test] for row in measured("verdicts")["survivors"] for test in ("t", "compare") if row["seeds"] == 10
@@ -207,9 +209,41 @@ COMPARE = [
         100 * row["compare"] for row in measured("verdicts")["power"]
         if (row["noise"], row["difference"]) == ("normal", 2.0) and row["seeds"] in (6, 10))),
     (r"take ([\d.]+) times as long\s+together", lambda: (measured("compare, together")["ratio"],)),
+    (r"average, at a cost of ([\d.]+) full runs", lambda: (
+        mean(case["search"]["cost"] for case in searches(slice(6))),)),
+    (r"is ([\d.]+) nats\s+above the best of 13", lambda: searched("search", slice(6))),
+    (r"halving is ([\d.]+) nats above it at [\d.]+ full\s+runs, and the best of five full runs ([\d.]+)\.", lambda: (
+        *searched("halving", slice(6)), *searched("one of five", slice(6)))),
+    (r"six other settings, it is ([\d.]+), ([\d.]+) and ([\d.]+)\.", lambda: tuple(
+        value for way in ("search", "halving", "one of five") for value in searched(way, slice(6, None)))),
+    (r"AdamW and 80 steps \(([\d.]+) and ([\d.]+)\)", lambda: tuple(
+        measured("search")["cases"]["adamw, 80 steps"][way]["regret"] for way in ("search", "halving"))),
+    (r"at most ([\d.]+) % end with a false \*beats\*; without", lambda: (
+        100 * max(row["auto"] for row in measured("sequential")["error"]),)),
+    (r"without this correction, it is up\s+to ([\d.]+) %", lambda: (
+        100 * max(row["naive"] for row in measured("sequential")["error"]),)),
+    *(
+        (rf"{name} +([\d.]+) \+-[\d.]+ +([\d.]+) ", lambda name=name: example(name, "mean", "lr"))
+        for name in ("muon", "lion", "adamw")
+    ),
     (r"first (\d+) steps agree to ([\d.e-]+)", lambda: (
         measured("compare, together")["steps"], measured("compare, together")["largest difference of losses"])),
 ]  # fmt: skip
+TUNE = [
+    (r"is ([\d.]+) nats above the best setting of the\s+grid", lambda: tuned("regret")),
+    (r"takes five times as many steps, it is ([\d.]+)", lambda: tuned("regret of the grid")),
+    (
+        r"(\d+) steps, (\d+) settings of AdamW",
+        lambda: tuple(measured("tune")["cases"]["adamw"][key] for key in ("steps", "settings")),
+    ),
+]
+COUNTS = {
+    "docs/start/install.md": r"devices and (\d+), the number of optimizers",
+    "docs/zh/start/install.md": r"优化器的个数 (\d+)",
+    "docs/start/optimizers.md": r"a page for each of the (sixty)",
+    "docs/project/comparison.md": r"optimizers selectable in a run \| (\d+)",
+    "docs/zh/index.md": r"(六十)个 JAX 优化器",
+}
 DEVICES = [
     (r"same losses in every digit: ([\d.]+), ([\d.]+), and a validation\s+loss of (\d\.\d+)", lambda: on_devices()),
     (r"step 10/20 loss ([\d.]+) lr", lambda: on_devices()[:1]),
@@ -236,6 +270,27 @@ PRESETS = [
 ]  # fmt: skip
 
 
+def searches(cases: slice) -> list[dict[str, Any]]:
+    """The first six cases, with which the search was designed, or the others."""
+    return list(measured("search")["cases"].values())[cases]
+
+
+def searched(way: str, cases: slice) -> tuple[float]:
+    """Mean regret of a way to find the learning rate."""
+    return (mean(case[way]["regret"] for case in searches(cases)),)
+
+
+def tuned(key: str) -> tuple[float]:
+    """Mean regret of the search of several hyperparameters, or of the whole grid."""
+    return (mean(search[key] for search in measured("tune")["cases"]["adamw"]["searches"]),)
+
+
+def example(name: str, *keys: str) -> tuple[float, ...]:
+    """Values of a candidate in the comparison that the guide prints."""
+    rows = {row["name"]: row for row in measured("compare, example")["standings"]}
+    return tuple(rows[name][key] for key in keys)
+
+
 def on_devices() -> tuple[float, float, float]:
     """The losses of the five runs on eight devices, which must print alike."""
     runs = [found for name, found in measured("pages, devices").items() if isinstance(found, dict) and "loss" in found]
@@ -257,6 +312,8 @@ CLAIMS = [
         "docs/guides/presets.md": PRESETS,
         "docs/optimizers/differences.md": DIFFERENCES,
         "docs/guides/from-optax.md": OPTAX,
+        "docs/guides/tune.md": TUNE,
+        **{page: [(pattern, lambda: (len(OPTIMIZERS),))] for page, pattern in COUNTS.items()},
     }.items()
     for pattern, values in claims
 ]
@@ -361,6 +418,22 @@ def test_a_relative_time_is_the_ratio_of_the_two_times_beside_it():
     seconds = lambda text: float(text.split()[0]) * (1e-3 if text.endswith("ms") else 1)
     for ours, theirs, ratio in rows:
         assert seconds(ours) / seconds(theirs) == pytest.approx(float(ratio), abs=0.011)  # of rounded times
+
+
+def test_the_guide_to_transfer_states_the_losses_of_rescaled_hyperparameters():
+    found = measured("batch scaling")["results"]["adamw"]["as many tokens"]
+    regret, text = found["regret"], read("docs/guides/transfer.md")
+    for row, name in (
+        ("predicted by the rules | 0.0055", "rescaled"),
+        ("predicted, with the learning rate of batch 12 | 0.0028", "only the learning rate kept"),
+        ("nothing rescaled | 0.0028", "nothing rescaled"),
+    ):
+        assert f"| {row} | {regret[name]:.2f} |" in text
+    kept = min(found["grids"]["as at batch 12"].values()) - found["tuned"]["loss"]
+    assert f"as at batch 12 | 0.0028 | {kept:.2f} |" in text
+    assert (
+        f"{regret['rescaled']:.2f} nats above the tuned one, and {regret['only the learning rate kept']:.2f}" in LIMIT
+    )
 
 
 def test_the_table_of_transfer_is_the_recorded_one():

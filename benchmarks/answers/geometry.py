@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.answers import edge, page
 from benchmarks.answers.small import Kept, config, mean_loss
+from docs.drawing.canvas import simplified, small
 from jaxopt_mini import adam, apply_updates, momentum, rmsprop, sgd, sign_sgd
 from minigpt_flax.diagnose.edge_of_stability import STABILITY_BOUNDS, optimizer_keywords
 from minigpt_flax.runs.style import (
@@ -137,27 +138,27 @@ def measure(kept: Kept) -> dict[str, Any]:
 
 def surfaces(ways: Mapping[tuple[str, str], Mapping[str, Any]]) -> Figure:
     """The ways over the three surfaces."""
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    figure = Figure(figsize=(6.5, 5), layout="constrained")
     title(figure, "Five optimizers, each at its fastest learning rate")
     boxes = {
         "quadratic": (-4.5, 1.5, -1.6, 1.6),
         "Rosenbrock": (-1.6, 1.4, -0.6, 1.6),
         "saddle": (-0.4, 1.2, -0.3, 1.3),
     }
-    for axes, (surface, (function, _, _)) in zip(figure.subplots(1, 3), SURFACES.items(), strict=True):
+    grid = figure.subplots(len(SURFACES), len(OPTIMIZERS), sharex="row", sharey="row")
+    for row, (surface, (function, _, _)) in zip(grid, SURFACES.items(), strict=True):
         left, right, low, high = boxes[surface]
         x, y = np.meshgrid(np.linspace(left, right, 60), np.linspace(low, high, 60))
         values = function(x, y)
-        levels = values.min() + np.geomspace(1e-2, np.ptp(values), 9)
-        axes.contour(x, y, values, levels=levels, colors=FAINT, linewidths=1)
-        for name, line in zip(OPTIMIZERS, looks(list(OPTIMIZERS)), strict=True):
+        levels = values.min() + np.ptp(values) * np.geomspace(0.003, 1, 6)
+        for axes, name, line in zip(row, OPTIMIZERS, looks(list(OPTIMIZERS)), strict=True):
+            simplified(axes.contour(x, y, values, levels=levels, colors=FAINT, linewidths=1))
             trail = np.array(ways[name, surface]["trail"])
-            axes.plot(*trail.T, linewidth=1.4, label=name, **line | {"marker": ""})
-        axes.set(xlim=(left, right), ylim=(low, high))
-        axes.set_title(surface)
-        style_axes(axes, "", ticks=3)
-        axes.grid(False)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+            axes.plot(*trail.T, linewidth=1.2, **line | {"marker": ""})
+            axes.set(xlim=(left, right), ylim=(low, high))
+            axes.set_title(name if surface == "quadratic" else "")
+            style_axes(axes, surface if name == "sgd" else "", ticks=3)
+            small(axes, ticks=name == "sgd")
     return figure
 
 

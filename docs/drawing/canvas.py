@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.contour import ContourSet
 
 from jaxopt_mini import apply_updates
 from minigpt_flax.runs.style import FAINT, label_ends, look, looks, style_axes
@@ -57,8 +58,15 @@ def contours(axes: Axes, loss: Callable, x: tuple[float, float], y: tuple[float,
     across, up = np.meshgrid(np.linspace(*x, 48), np.linspace(*y, 48))
     height = np.asarray(jax.vmap(jax.vmap(loss))(jnp.stack([across, up], axis=-1)))
     even = (height - height.min()) ** 0.25
-    axes.contour(across, up, even, levels=levels, colors=FAINT, linewidths=1.0)
+    between = np.linspace(0, even.max(), levels + 2)[1:-1]
+    simplified(axes.contour(across, up, even, levels=between, colors=FAINT, linewidths=1.0))
     axes.set(xlim=x, ylim=y)
+
+
+def simplified(contours: ContourSet) -> None:
+    """Leaves out the points of contours that don't change what is seen."""
+    for path in contours.get_paths():
+        path.should_simplify, path.simplify_threshold = True, 0.3
 
 
 def line(axes: Axes, i: int | str, x: Any, y: Any, label: str | None = None, marks: Sequence[int] = ()) -> None:
@@ -108,3 +116,10 @@ def finish(axes: Axes, title: str, x: str, y: str, ends: bool = False, ticks: in
     axes.set_title(title)
     if ends:
         label_ends(axes)
+
+
+def small(axes: Axes, ticks: bool) -> None:
+    """Removes the grid of one of many small panels, and its ticks if a neighbor shows them."""
+    axes.grid(False)
+    if not ticks:
+        axes.tick_params(bottom=False, left=False, labelbottom=False, labelleft=False)

@@ -23,7 +23,7 @@ CHINESE: dict[str, str] = {
         "一次巨大的梯度使 Adam 在一千步内\n几乎停滞；裁剪可以避免"
     ),
     "Descent diverges beyond a curvature of 2 / η,\nand training rises to this edge and stays there": (
-        "曲率超过 2 / η 时梯度下降发散；\n训练会升到这一边缘并停留在那里"
+        "曲率超过 2 / η 时梯度下降发散；\n训练中曲率升到这一边缘，并停留在附近"
     ),
     "Adam's moments and step sizes by role": "各类参数的 Adam 矩与更新幅度",
     # titles of panels
@@ -42,7 +42,7 @@ CHINESE: dict[str, str] = {
     "SGD on a noisy parabola, mean of 2,000 runs": "带噪声的抛物线上的 SGD，2,000 次平均",
     "a deep linear network at initialization": "初始化时的深度线性网络",
     "gradients of 1, and one of 1,000 at step 40": "梯度为 1，仅第 40 步为 1,000",
-    "distance from the minimum": "到最小值的距离",
+    "distance from the minimum": "到极小值点的距离",
     "largest curvature, 2 / η dotted": "最大曲率，虚线为 2 / η",
     "first moment": "一阶矩",
     "second moment": "二阶矩",
@@ -52,7 +52,7 @@ CHINESE: dict[str, str] = {
     "plane of the trajectory": "轨迹平面",
     # axes
     "step": "步数",
-    "steps ago": "多少步之前",
+    "steps ago": "距今步数",
     "loss": "损失",
     "loss - minimum": "损失 - 最小值",
     "loss (nats/token)": "损失（nats/词元）",
@@ -95,7 +95,7 @@ CHINESE: dict[str, str] = {
     "random ±": "随机 ±",
     "gradient ±": "梯度 ±",
     "update ±": "更新 ±",
-    "hessian ±": "海森 ±",
+    "hessian ±": "Hessian ±",
     "training batches": "训练批次",
     "validation split": "验证集",
 }

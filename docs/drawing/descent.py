@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from docs.drawing.canvas import answers, contours, finish, line, places, steps
+from docs.drawing.canvas import answers, contours, finish, line, places, small, steps
 from docs.drawing.geometry import horse, ravine
 from jaxopt_mini import adagrad, adam, adamw, add_decayed_weights, apply_updates, chain, ema, momentum, rmsprop, sgd
 from minigpt_flax.runs.style import INK, MUTED, title
@@ -33,19 +33,18 @@ PROBLEMS: dict[str, tuple[Any, ...]] = {  # loss, start, bounds of both axes, st
 
 def paths(figure: Figure, quick: bool) -> None:
     """Five optimizers on three losses, each at the learning rate of a grid that has the least mean loss."""
-    figure.set_size_inches(6.5, 3.8)
+    figure.set_size_inches(6.5, 5.0)
     title(figure, "Five optimizers, each at its best learning rate")
-    for axes, (name, (loss, start, x, y, length, minima)) in zip(figure.subplots(1, 3), PROBLEMS.items(), strict=True):
-        contours(axes, loss, x, y)
-        for opt, make in FAMILY.items():
+    grid = figure.subplots(len(PROBLEMS), len(FAMILY), sharex="row", sharey="row")
+    for row, (name, (loss, start, x, y, length, minima)) in zip(grid, PROBLEMS.items(), strict=True):
+        for axes, (opt, make) in zip(row, FAMILY.items(), strict=True):
             length = steps(length, quick)
             walked = places(loss, make(best_rate(loss, make, start, length)), start, length)
+            contours(axes, loss, x, y, levels=4)
             line(axes, opt, *np.asarray(walked).T, marks=[0, *(2**k for k in range(10) if 2**k < length), length])
-        axes.plot(*zip(*minima, strict=True), "+", color=INK, markersize=10)
-        finish(axes, name, "", "", ticks=3)
-        axes.grid(False)
-    handles = figure.axes[0].lines[: len(FAMILY)]
-    figure.legend(handles, FAMILY, loc="outside lower center", ncols=len(FAMILY), columnspacing=1.2, handlelength=2)
+            axes.plot(*zip(*minima, strict=True), "+", color=INK, markersize=10)
+            finish(axes, opt if name == "quadratic" else "", "", name if opt == "sgd" else "", ticks=3)
+            small(axes, ticks=opt == "sgd")
 
 
 def best_rate(loss: Callable, make: Callable, start: Any, length: int) -> float:

@@ -16,7 +16,7 @@ COLUMNS = 3
 
 
 def every(figure: Figure, quick: bool) -> None:
-    """Each row of ``SCHEDULES`` with the arguments that it has by itself."""
+    """Each row of ``SCHEDULES`` with its default arguments."""
     rows = -(-len(SCHEDULES) // COLUMNS)
     figure.set_size_inches(6.5, 1.25 * rows)
     panels = figure.subplots(rows, COLUMNS, sharex=True, sharey=True).ravel()

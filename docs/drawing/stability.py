@@ -78,7 +78,7 @@ def spike(figure: Figure, quick: bool) -> None:
 
 
 def edge(figure: Figure, quick: bool) -> None:
-    """Where descent diverges on a parabola; and how training by full batches comes up to that edge by itself."""
+    """Where descent diverges on a parabola; and how full-batch training rises to that edge."""
     figure.set_size_inches(6.5, 3.7)
     title(figure, "Descent diverges beyond a curvature of 2 / \u03b7,\nand training rises to this edge and stays there")
     left, right = figure.subplots(1, 2)

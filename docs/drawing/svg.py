@@ -60,13 +60,15 @@ def shortened(svg: str) -> str:
     rounded = lambda found: f"{float(found[0]):.1f}".removesuffix(".0")
     svg = attribute.sub(lambda found: re.sub(r"-?\d+\.\d+", rounded, found[0]), svg)
     svg = re.sub(r" *\n *(?=[LMQCz\"])", " ", svg)  # the commands of a path on one line
-    svg = re.sub(r' d="[ML\d. -]+z? *"', lambda path: path[0].replace(" L ", " "), svg)  # after M, L is the default
+    svg = re.sub(r' d="[MLz\d. -]+"', lambda path: path[0].replace(" L ", " "), svg)  # after M, L is the default
     svg = svg.replace(' transform="rotate(-0 ', ' transform="rotate(0 ')
     svg = re.sub(r"font-family: 'DejaVu Sans Mono'[^;\"]*", f"font-family: {MONO}", svg)
     svg = re.sub(r" font-family: 'DejaVu Sans',[^;\"]*;", "", svg)
     svg = svg.replace('<style type="text/css">*', f'<style type="text/css">text{{font-family: {SANS}}} *')
     unneeded = r"<!--.*?-->\n?|<metadata>.*?</metadata>\n?| transform=\"rotate\(0 [^\"]*\""
     svg = re.sub(r"\n +<", "\n<", re.sub(unneeded, "", svg, flags=re.DOTALL))
+    invisible = r'<g id="[^"]*"/>\n|<path [^>]*style="fill: none"/>\n| id="[A-Za-z.]+\d*_\d+"|; stroke-linejoin: miter'
+    svg = re.sub(invisible, "", svg)
     return re.sub(r'<g((?: clip-path="[^"]*")?)>\n((?:<use [^>]*/>\n)+)</g>', common_style, svg)
 
 

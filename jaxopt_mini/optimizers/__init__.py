@@ -14,6 +14,7 @@ from jaxopt_mini.optimizers._adan import adan as adan, scale_by_adan as scale_by
 from jaxopt_mini.optimizers._ademamix import ademamix as ademamix, scale_by_ademamix as scale_by_ademamix
 from jaxopt_mini.optimizers._adopt import adopt as adopt, scale_by_adopt as scale_by_adopt
 from jaxopt_mini.optimizers._amsgrad import amsgrad as amsgrad, scale_by_amsgrad as scale_by_amsgrad
+from jaxopt_mini.optimizers._amuse import amuse as amuse
 from jaxopt_mini.optimizers._apollo import apollo as apollo, scale_by_apollo as scale_by_apollo
 from jaxopt_mini.optimizers._asgd import asgd as asgd
 from jaxopt_mini.optimizers._aurora import aurora as aurora
@@ -25,10 +26,12 @@ from jaxopt_mini.optimizers._dog import dog as dog, scale_by_dog as scale_by_dog
 from jaxopt_mini.optimizers._dowg import dowg as dowg, scale_by_dowg as scale_by_dowg
 from jaxopt_mini.optimizers._galore import galore as galore, scale_by_galore as scale_by_galore
 from jaxopt_mini.optimizers._gpa_adamw import gpa_adamw as gpa_adamw
+from jaxopt_mini.optimizers._kl_soap import kl_soap as kl_soap, scale_by_kl_soap as scale_by_kl_soap
 from jaxopt_mini.optimizers._kron import kron as kron, scale_by_kron as scale_by_kron
 from jaxopt_mini.optimizers._lamb import lamb as lamb
 from jaxopt_mini.optimizers._laprop import laprop as laprop
 from jaxopt_mini.optimizers._lars import lars as lars
+from jaxopt_mini.optimizers._ldadam import ldadam as ldadam, scale_by_ldadam as scale_by_ldadam
 from jaxopt_mini.optimizers._lion import lion as lion, scale_by_lion as scale_by_lion
 from jaxopt_mini.optimizers._mars import mars as mars, reduce_variance as reduce_variance
 from jaxopt_mini.optimizers._momentum import momentum as momentum
@@ -47,6 +50,7 @@ from jaxopt_mini.optimizers._rmsprop import rmsprop as rmsprop, scale_by_rms as 
 from jaxopt_mini.optimizers._rprop import rprop as rprop, scale_by_rprop as scale_by_rprop
 from jaxopt_mini.optimizers._schedule_free_adamw import schedule_free_adamw as schedule_free_adamw
 from jaxopt_mini.optimizers._schedule_free_plus import schedule_free_plus as schedule_free_plus
+from jaxopt_mini.optimizers._schedule_free_radam import schedule_free_radam as schedule_free_radam
 from jaxopt_mini.optimizers._schedule_free_sgd import schedule_free_sgd as schedule_free_sgd
 from jaxopt_mini.optimizers._scion import scale_by_scion as scale_by_scion, scion as scion
 from jaxopt_mini.optimizers._sgd import sgd as sgd
@@ -59,6 +63,7 @@ from jaxopt_mini.optimizers._simplified_ademamix import (
 )
 from jaxopt_mini.optimizers._sm3 import scale_by_sm3 as scale_by_sm3, sm3 as sm3
 from jaxopt_mini.optimizers._soap import scale_by_soap as scale_by_soap, soap as soap
+from jaxopt_mini.optimizers._soap_muon import scale_by_soap_muon as scale_by_soap_muon, soap_muon as soap_muon
 from jaxopt_mini.optimizers._sophia import (
     given_diag_hessian as given_diag_hessian,
     hutchinson_estimator_diag_hessian as hutchinson_estimator_diag_hessian,
@@ -113,11 +118,14 @@ OPTIMIZERS = {
         dion,
         dion2,
         shampoo,
+        kl_soap,
+        soap_muon,
         splus,
         kron,
         psgd,
         galore,
         apollo,
+        ldadam,
         mars,
         adopt,
         ademamix,
@@ -133,7 +141,9 @@ OPTIMIZERS = {
         dowg,
         schedule_free_sgd,
         schedule_free_adamw,
+        schedule_free_radam,
         schedule_free_plus,
         gpa_adamw,
+        amuse,
     )
 }

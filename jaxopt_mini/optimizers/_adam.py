@@ -11,14 +11,7 @@ from jaxopt_mini.base import GradientTransformation, GradientTransformationExtra
 from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
-from jaxopt_mini.tree import (
-    absolute_square,
-    average,
-    bias_correction,
-    cast_like,
-    increment,
-    zeros_like,
-)
+from jaxopt_mini.tree import absolute_square, average, bias_correction, cast_like, increment, zeros_like
 
 
 def scale_by_adam(

@@ -91,6 +91,7 @@ def adamuon(
     ns_steps: int | jax.Array = 5,
     ns_dtype: DTypeLike | None = None,
     weight_decay: ScalarOrSchedule = 0.01,
+    weight_decay_mask: Any | Callable[[Params], Any] | None = None,
     adam_b1: ArrayLike = 0.9,
     adam_b2: ArrayLike = 0.95,
     adam_weight_decay: ScalarOrSchedule = 0.0,
@@ -125,6 +126,7 @@ def adamuon(
       ns_steps: number of its steps.
       ns_dtype: dtype that it multiplies in.
       weight_decay: a number or a schedule, times the learning rate.
+      weight_decay_mask: matrices to decay, a tree of booleans or a function of the parameters that returns one.
       adam_b1: AdamW's b1, for all other parameters.
       adam_b2: AdamW's b2.
       adam_weight_decay: AdamW's weight_decay.
@@ -144,7 +146,8 @@ def adamuon(
     """
     how = {"moment": moment, "sign": sign, "nesterov": nesterov, "ns_coeffs": ns_coeffs, "ns_steps": ns_steps}
     whole = [normalize("frobenius", layout=layout)] if consistent_rms is not None else []
-    size = {"shape": shape, "consistent_rms": consistent_rms, "weight_decay": weight_decay, "layout": layout}
+    size = {"shape": shape, "consistent_rms": consistent_rms, "layout": layout}
+    size |= {"weight_decay": weight_decay, "weight_decay_mask": weight_decay_mask}
     matrices = chain(
         scale_by_adamuon(beta, b2, eps, ns_dtype=ns_dtype, layout=layout, **how),
         *whole,

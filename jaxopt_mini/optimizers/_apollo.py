@@ -152,27 +152,29 @@ def apollo(
     scale_first: bool = False,
     growth_limit: ArrayLike | None = 1.01,
     weight_decay: ScalarOrSchedule = 0.0,
+    mask: Any | Callable[[Params], Any] | None = None,
     seed: int | jax.Array = 0,
     layout: Any | None = None,
 ) -> GradientTransformation:
     """Adam's step sizes from a low-rank projection, applied to the full gradient.
 
     Zhu et al., "APOLLO: SGD-like Memory, AdamW-level Performance" (2024, arXiv 2412.05270). Descends from
-    :func:`galore`. For a matrix g (m, n), m <= n, with a random P (m, rank), drawn anew every few steps::
+    :func:`galore`. For a matrix g (m, n), m <= n, and a random matrix P (m, rank) that is replaced every
+    ``update_proj_gap`` steps::
 
         r = P' g                          n = adam(r)
         w_j = g_j |n_j| / |r_j|
         p <- p - lr sqrt(scale) w         p <- p - lr weight_decay p
 
-    for each column j. w is divided so that its norm grows by at most 1 % per step.
+    The second line holds for each column j. w is scaled down where its norm would grow by more than 1 % per step.
 
     APOLLO-Mini is ``rank=1, granularity="tensor", scale=128.0``: one factor for the whole matrix. Fira (Chen et al.
     2024, arXiv 2410.01623) scales only what the projection leaves out, and adds the projected step:
     ``residual=True, projection="svd"``, with scale (P n) and w from g - scale P r.
 
-    Departures: a gradient of zero throttles a matrix for hundreds of steps in the official code, since its norm may
-    then only grow by 1 % per step from 1e-8; so it does here: ``growth_limit=None`` turns the limit off. Other leaves
-    use :func:`adam`, whose eps is added after the bias correction.
+    Departures: leaves other than matrices use :func:`adam`, whose eps is added after the bias correction. As in the
+    official code, a zero gradient throttles a matrix for hundreds of steps, because the norm then grows from 1e-8 by at
+    most 1 % per step; ``growth_limit=None`` removes this limit.
 
     Args:
       learning_rate: a number or a schedule; 0.01.
@@ -188,6 +190,7 @@ def apollo(
       scale_first: multiply by the root of ``scale`` before the limit of growth.
       growth_limit: largest growth of the norm of w per step, at least 1; None is unlimited.
       weight_decay: a number or a schedule, times the learning rate, after the step.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       seed: seed of the random projections.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
@@ -210,5 +213,5 @@ def apollo(
     return chain(
         matrices_and_rest({"matrices": matrices, "rest": scale_by_adam(b1, b2, eps)}, layout),
         scale_by_learning_rate(learning_rate),
-        decay_afterwards(learning_rate, weight_decay),
+        decay_afterwards(learning_rate, weight_decay, mask),
     )

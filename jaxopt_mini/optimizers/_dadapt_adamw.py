@@ -19,11 +19,11 @@ from jaxopt_mini.base import (
     transformation,
 )
 from jaxopt_mini.check import check_at_least_one, check_fraction, check_length, check_nonnegative
-from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.tree import (
     absolute_square,
     average,
     cast_like,
+    chosen_leaves,
     increment,
     inner,
     norm,
@@ -56,13 +56,11 @@ def dadapt_adamw(
         d <- max(d, min(r / ((1 - b) |s|_1), growth_rate d))
         p <- p - m / (sqrt(v) + eps) - d_lr weight_decay p
 
-    :func:`prodigy` reaches a learning rate of the same size sooner.
-
-    Notation: d is ``estim_lr`` in the state, r ``numerator_weighted``, s ``grad_sum``, m and v ``exp_avg(_sq)``.
+    :func:`prodigy` reaches a learning rate of the same size sooner. Notation: d is ``estim_lr`` in the state, r
+    ``numerator_weighted``, s ``grad_sum``, m and v ``exp_avg(_sq)``.
 
     Departures: a gradient of zero leaves d unchanged; in Optax d becomes NaN. Optax always applies bias correction, the
-    official code by default doesn't: ``bias_correction=False``. With bfloat16
-    parameters d and r are float32.
+    official code by default doesn't: ``bias_correction=False``. With bfloat16 parameters d and r are float32.
 
     Args:
       learning_rate: factor of the estimated learning rate, a number or a schedule that starts at 1.
@@ -91,20 +89,17 @@ def dadapt_adamw(
 
     def init(params):
         dtype = scalar_dtype(params)
-        return DAdaptAdamWState(
-            exp_avg=zeros_like(params),
-            exp_avg_sq=zeros_like(params),
-            grad_sum=zeros_like(params),
-            estim_lr=jnp.array(estim_lr0, dtype),
-            numerator_weighted=jnp.zeros((), dtype),
-            count=jnp.zeros((), jnp.int32),
-        )
+        m, v, s = (zeros_like(params) for _ in range(3))
+        d, r = jnp.array(estim_lr0, dtype), jnp.zeros((), dtype)
+        return DAdaptAdamWState(m, v, s, d, r, jnp.zeros((), jnp.int32))
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
         params = require_params(params, "dadapt_adamw")
         count = increment(state.count)
-        d_lr = rate(state, count)
+        d_lr = widen(state.estim_lr) * schedule_value(learning_rate, state.count)
+        if bias_correction:
+            d_lr = d_lr * jnp.sqrt(total_weight(b2, count)) / total_weight(b1, count)
         divided = jax.tree.map(lambda s, v: widen(s) / (jnp.sqrt(widen(v)) + eps), state.grad_sum, state.exp_avg_sq)
         r = b * widen(state.numerator_weighted) + (1 - b) * d_lr * inner(updates, divided)
         scaled = jax.tree.map(lambda g: d_lr * widen(g), updates)
@@ -113,14 +108,9 @@ def dadapt_adamw(
         size = (1 - b) * norm(s, ord=1)
         d, estimate = widen(state.estim_lr), r / jnp.where(size > 0, size, jnp.inf)
         d = jnp.maximum(d, estimate if growth_rate is None else jnp.minimum(estimate, growth_rate * d))
-        direction = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), m, v)
-        decay = add_decayed_weights(d_lr * weight_decay, mask)
-        direction, _ = decay.update(direction, decay.init(params), params)
-        step = jax.tree.map(jnp.negative, direction)
+        decayed = lambda p, take: d_lr * weight_decay * widen(p) if take else 0.0
+        decay = jax.tree.map(decayed, params, chosen_leaves(mask, params))
+        step = jax.tree.map(lambda m, v, decay: -m / (jnp.sqrt(v) + eps) - decay, m, v, decay)
         return cast_like(step, updates), cast_like(DAdaptAdamWState(m, v, s, d, r, count), state)
-
-    def rate(state, count):
-        correction = jnp.sqrt(total_weight(b2, count)) / total_weight(b1, count) if bias_correction else 1.0
-        return widen(state.estim_lr) * schedule_value(learning_rate, state.count) * correction
 
     return transformation(init, update)

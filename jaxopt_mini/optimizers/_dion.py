@@ -29,10 +29,7 @@ from jaxopt_mini.matrices import (
     resolve_layout,
     unzip,
 )
-from jaxopt_mini.optimizers._muon import with_adam_on_rest
-from jaxopt_mini.transforms._scale import scale_by_learning_rate
-from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.transforms.shape import scale_by_shape, spectral
+from jaxopt_mini.optimizers._muon import scaled_and_decayed, with_adam_on_rest
 from jaxopt_mini.tree import cast_like, wide_dtype, widen, zeros_like
 
 
@@ -112,6 +109,7 @@ def dion(
     rank: int | jax.Array = 768,
     eps: ArrayLike = 1e-8,
     weight_decay: ScalarOrSchedule = 0.01,
+    weight_decay_mask: Any | Callable[[Params], Any] | None = None,
     mu_dtype: DTypeLike | None = None,
     seed: int | jax.Array = 0,
     adam_b1: ArrayLike = 0.9,
@@ -140,6 +138,7 @@ def dion(
       rank: rank of the step, at most the smaller side; at full rank it is Muon with exact orthogonalization.
       eps: added to the norms of the columns of the basis, and to Adam's root.
       weight_decay: a number or a schedule, times the learning rate.
+      weight_decay_mask: matrices to decay, a tree of booleans or a function of the parameters that returns one.
       mu_dtype: dtype that the momentum is stored in; None uses each parameter's dtype.
       seed: seed of the random initial basis.
       adam_b1: AdamW's b1.
@@ -152,12 +151,10 @@ def dion(
     Returns:
       A transformation; 4 + 4 rank / fan_out bytes of state per float32 parameter of a matrix.
     """
-    check_nonnegative(learning_rate=learning_rate, weight_decay=weight_decay)
+    reduce = {"weight_decay": weight_decay, "weight_decay_mask": weight_decay_mask, "layout": layout}
     matrices = chain(
         scale_by_dion(beta, rank, eps, seed=seed, mu_dtype=mu_dtype, layout=layout),
-        scale_by_shape(spectral, layout),
-        add_decayed_weights(weight_decay),
-        scale_by_learning_rate(learning_rate),
+        *scaled_and_decayed(learning_rate, shape="spectral", **reduce),
     )
     adam = {"adam_learning_rate": adam_learning_rate, "adam_b1": adam_b1, "adam_b2": adam_b2, "eps": eps}
     others = {"adam_weight_decay": adam_weight_decay, "rest": rest, "layout": layout, "mu_dtype": mu_dtype}

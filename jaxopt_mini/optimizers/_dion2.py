@@ -134,6 +134,7 @@ def dion2(
     shape: str = "spectral",
     consistent_rms: ArrayLike | None = None,
     weight_decay: ScalarOrSchedule = 0.01,
+    weight_decay_mask: Any | Callable[[Params], Any] | None = None,
     ns_dtype: DTypeLike | None = None,
     mu_dtype: DTypeLike | None = None,
     adam_b1: ArrayLike = 0.9,
@@ -167,6 +168,7 @@ def dion2(
       shape: factor of the update by fan-in and fan-out.
       consistent_rms: root mean square of an update of all rows, in place of ``shape``.
       weight_decay: a number or a schedule, times the learning rate.
+      weight_decay_mask: matrices to decay, a tree of booleans or a function of the parameters that returns one.
       ns_dtype: dtype that the iteration multiplies in.
       mu_dtype: dtype that the momentum is stored in.
       adam_b1: AdamW's b1, for all other parameters.
@@ -187,7 +189,8 @@ def dion2(
      [-0.  -0. ]]
     """
     iteration = {"ns_coeffs": ns_coeffs, "ns_steps": ns_steps, "eps": eps, "ns_dtype": ns_dtype}
-    size = {"shape": shape, "consistent_rms": consistent_rms, "weight_decay": weight_decay, "layout": layout}
+    size = {"shape": shape, "consistent_rms": consistent_rms, "layout": layout}
+    size |= {"weight_decay": weight_decay, "weight_decay_mask": weight_decay_mask}
     matrices = chain(
         scale_by_dion2(fraction, beta, b2, select=select, mu_dtype=mu_dtype, layout=layout, **iteration),
         *scaled_and_decayed(learning_rate, **size),

@@ -24,7 +24,7 @@ from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.tree import cast_like, copied, evaluate, norm, scalar_dtype, times, widen
+from jaxopt_mini.tree import cast_like, copied, distance_between, evaluate, norm, scalar_dtype, times, widen
 
 FIRST_DISTANCE: dict[str, Callable[..., Any]] = {
     "distance": lambda value, params: value,
@@ -59,8 +59,7 @@ def scale_by_dog(
     def update(updates, state, params=None, **extra_args):
         del extra_args
         params = require_params(params, "dog")
-        way = jax.tree.map(lambda p0, p: widen(p0) - widen(p), state.init_params, params)
-        distance = jnp.maximum(widen(state.max_dist), norm(way))
+        distance = jnp.maximum(widen(state.max_dist), distance_between(state.init_params, params))
         total = widen(state.sum_sq_norm_grads) + jnp.square(norm(updates))
         rate = distance / jnp.sqrt(total + eps)
         if kind == "learning_rate":
@@ -87,7 +86,7 @@ def dog(
         G <- G + |g|^2
         p <- p - lr r / sqrt(G + eps) g
 
-    The authors evaluate with an average of the parameters.
+    Evaluate with an average of the parameters; the authors' is ``average_params(dog(), window=None, power=8.0)``.
 
     Departures: none from Optax; weight decay is the gradient of an L2 penalty, as in the official code. With bfloat16
     parameters r and G are bfloat16, as in Optax; G then stops growing after a few hundred steps.

@@ -24,7 +24,7 @@ from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.tree import cast_like, copied, norm, scalar_dtype, times, widen
+from jaxopt_mini.tree import cast_like, copied, distance_between, norm, scalar_dtype, times, widen
 
 
 def scale_by_dowg(
@@ -54,8 +54,7 @@ def scale_by_dowg(
     def update(updates, state, params=None, **extra_args):
         del extra_args
         params = require_params(params, "dowg")
-        way = jax.tree.map(lambda p0, p: widen(p0) - widen(p), state.init_params, params)
-        r2 = jnp.maximum(widen(state.estim_sq_dist), jnp.square(norm(way)))
+        r2 = jnp.maximum(widen(state.estim_sq_dist), jnp.square(distance_between(state.init_params, params)))
         total = widen(state.weighted_sq_norm_grads) + r2 * jnp.square(norm(updates))
         rate = r2 / (jnp.sqrt(total) + eps)
         new = DoWGState(state.init_params, total, r2)

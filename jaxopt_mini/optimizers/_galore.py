@@ -164,7 +164,7 @@ def galore(
       mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       weight_dimension_numbers: Optax's form of a layout: ``optax.contrib.GaLoreDimensionNumbers``.
       smaller_side: project the shorter side instead of the longer one: a smaller P, larger moments.
-      late_decay: decay the parameters after the step; ``mask`` doesn't apply.
+      late_decay: decay the parameters after the step.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`.
 
     Returns:
@@ -186,5 +186,5 @@ def galore(
     if late_decay:
         if learning_rate is None:
             raise ValueError("late_decay needs a learning rate, got None: give one, or omit late_decay")
-        return chain(link, scale_by_learning_rate(learning_rate), decay_afterwards(learning_rate, weight_decay))
+        return chain(link, scale_by_learning_rate(learning_rate), decay_afterwards(learning_rate, weight_decay, mask))
     return chain(link, add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate))

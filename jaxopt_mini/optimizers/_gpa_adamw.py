@@ -22,6 +22,7 @@ from jaxopt_mini.check import check_decay, check_nonnegative
 from jaxopt_mini.optimizers._adam import scale_by_adam
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.tree import cast_like, copied, increment, scalar_dtype, widen
+from jaxopt_mini.wrappers._schedule_free import weight_of_step
 
 
 def gpa_adamw(
@@ -41,7 +42,7 @@ def gpa_adamw(
     """AdamW around an average of its iterates, without outer steps.
 
     Defazio et al., "Smoothing DiLoCo with Primal Averaging for Faster Training of LLMs" (2025, arXiv 2512.17131).
-    Descends from :func:`schedule_free_adamw`, of which it keeps the first moment::
+    Descends from :func:`schedule_free_adamw`, but keeps Adam's first moment::
 
         z <- z - lr (adam(g) + weight_decay z)
         x <- eval_interp x + (1 - eval_interp) z
@@ -95,10 +96,8 @@ def gpa_adamw(
         rate, decay = schedule_value(learning_rate, count), schedule_value(weight_decay, count)
         wide = jax.tree.map(widen, updates)
         d, adam_state = adam.update(wide, state.base_optimizer_state)
-        max_lr = jnp.maximum(widen(state.max_lr), rate)
-        weight = state.step_count.astype(jnp.float32) ** r * max_lr**weight_lr_power
-        total = widen(state.weight_sum) + weight
-        c = weight / jnp.where(total == 0, 1.0, total) if eval_interp is None else 1 - eval_interp
+        c, total, max_lr = weight_of_step(state, rate, r, weight_lr_power)
+        c = c if eval_interp is None else 1 - eval_interp
 
         def decayed(tree):
             link = add_decayed_weights(-1 * rate * decay, mask)
@@ -112,8 +111,7 @@ def gpa_adamw(
 
         new = jax.tree.map(step, y, z, d, params)
         z = jax.tree.map(lambda z, d: z - rate * d, z, d)
-        numbers = (number.astype(state.b1.dtype) for number in (total, max_lr))
-        total, max_lr = numbers
+        total, max_lr = (number.astype(state.b1.dtype) for number in (total, max_lr))
         state = ScheduleFreeState(
             state.b1, total, increment(state.step_count), max_lr, adam_state, cast_like(z, state.z)
         )

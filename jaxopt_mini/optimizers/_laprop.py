@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxopt_mini.base import GradientTransformation, Params, ScalarOrSchedule
 from jaxopt_mini.check import check_fraction, check_nonnegative
-from jaxopt_mini.combine import chain, masked
+from jaxopt_mini.combine import chain
 from jaxopt_mini.optimizers._rmsprop import scale_by_rms
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
@@ -70,5 +70,4 @@ def laprop(
     rate = scale_by_learning_rate(learning_rate)
     if decay_by_rate:
         return chain(*direction, add_decayed_weights(weight_decay, mask), rate)
-    late = decay_afterwards(1.0, weight_decay)
-    return chain(*direction, rate, late if mask is None else masked(late, mask))
+    return chain(*direction, rate, decay_afterwards(1.0, weight_decay, mask))

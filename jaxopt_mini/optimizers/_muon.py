@@ -33,6 +33,7 @@ from jaxopt_mini.orthogonal import POLARS, PRECONDITIONINGS, STANDARD, Coefficie
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.neurons import MODES, keep_above, normalize as normalize_neurons, normalized
+from jaxopt_mini.transforms.radial import brake, land
 from jaxopt_mini.transforms.shape import SHAPES, consistent, scale_by_shape
 from jaxopt_mini.tree import average, bias_correction, cast_like, increment, norm, zeros_like
 
@@ -162,12 +163,17 @@ def scaled_and_decayed(
     shape: str = "widening",
     consistent_rms: ArrayLike | None = None,
     min_ratio: ArrayLike | None = None,
+    min_ratio_of: str = "matrix",
+    min_ratio_power: ArrayLike = 1.0,
+    radial: tuple[ArrayLike, ArrayLike] | None = None,
     weight_decay: ScalarOrSchedule = 0.0,
     weight_decay_mask: Any | Callable[[Params], Any] | None = None,
     decay: str = "plain",
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> list[GradientTransformation]:
     """The last links of Muon and its relatives, see :func:`muon`: scale by shape, floor, weight decay, learning rate.
+
+    With ``radial`` or ``decay="cautious_late"`` one link applies the learning rate and what follows it.
 
     Raises:
       ValueError: a name is unknown, or a number is out of range.
@@ -177,7 +183,15 @@ def scaled_and_decayed(
     check_nonnegative(learning_rate=learning_rate, weight_decay=weight_decay, consistent_rms=consistent_rms)
     check_nonnegative(min_ratio=min_ratio)
     sized = [scale_by_shape(SHAPES[shape] if consistent_rms is None else consistent(consistent_rms), layout)]
-    sized += [] if min_ratio is None else [keep_above(min_ratio, layout)]
+    sized += [] if radial is None else [brake(*radial, layout)]
+    sized += [] if min_ratio is None else [keep_above(min_ratio, layout, of=min_ratio_of, power=min_ratio_power)]
+    late = decay == "cautious_late"
+    if late or radial is not None:
+        if learning_rate is None:
+            raise ValueError('radial and decay="cautious_late" act on the step: give a learning rate')
+        before = [] if late else [add_decayed_weights(weight_decay, weight_decay_mask, cautious=decay != "plain")]
+        after = (weight_decay if late else 0.0, weight_decay_mask)
+        return [*sized, *before, land(learning_rate, *after, pin=radial is not None, layout=layout)]
     decayed = [add_decayed_weights(weight_decay, weight_decay_mask, cautious=decay != "plain")]
     links = decayed + sized if decay == "cautious_by_shape" else sized + decayed
     return [*links, scale_by_learning_rate(learning_rate)]
@@ -212,7 +226,7 @@ def with_adam_on_rest(
     return matrices_and_rest({"matrices": matrices, "rest": adam if rest is None else rest}, layout)
 
 
-DECAYS = ("plain", "cautious", "cautious_by_shape")
+DECAYS = ("plain", "cautious", "cautious_by_shape", "cautious_late")
 
 
 def _by_dual_norm(orthogonal, momentum):
@@ -241,6 +255,9 @@ def muon(
     contra: ArrayLike | None = None,
     shape: str = "widening",
     min_ratio: ArrayLike | None = None,
+    min_ratio_of: str = "matrix",
+    min_ratio_power: ArrayLike = 1.0,
+    radial: tuple[ArrayLike, ArrayLike] | None = None,
     decay: str = "plain",
     adam_b1: ArrayLike = 0.9,
     adam_b2: ArrayLike = 0.999,
@@ -272,8 +289,10 @@ def muon(
 
     Variants: MuonEq (Chang et al. 2026, arXiv 2603.28254) balances the neurons of u, ``normalize="outputs"``; Muon+
     (Zhang et al. 2026, arXiv 2602.21545) those of o, ``normalize_after="outputs_inputs"``, with ``shape="spectral"``;
-    Contra-Muon (modded-nanogpt 2026) subtracts a part of u from o, ``contra=0.4, min_ratio=0.35``; Cautious Muon
-    (Chen et al. 2025, arXiv 2510.12402) only decays what doesn't move away from zero, ``decay="cautious"``.
+    Contra-Muon (modded-nanogpt 2026) subtracts a part of u from o, ``contra=0.4, min_ratio=0.35``; its Muon with a row
+    floor is ``preconditioning="schatten", min_ratio=0.3825, min_ratio_of="outputs", radial=(0.5, 1.0),
+    weight_decay=0.025, decay="cautious_late"``; Cautious Muon (Chen et al. 2025, arXiv 2510.12402) only decays what
+    doesn't move away from zero, ``decay="cautious"``.
 
     With a ``layout``, matrices are the hidden weights by role, stacked or not. Without one, as in Optax, they are all
     leaves with two axes, including embedding and head, which performs worse.
@@ -308,8 +327,12 @@ def muon(
       shape: factor of the update by fan-in and fan-out: "widening" as above, "spectral", sqrt(fan_out / fan_in), or
         "none".
       min_ratio: scale up updates whose norm is below this share of the weights' norm; None doesn't.
-      decay: "plain"; "cautious", only of entries that o doesn't move away from zero; or "cautious_by_shape", the same
-        times the factor of ``shape``.
+      min_ratio_of: what ``min_ratio`` compares, the whole "matrix" or each neuron of the "outputs".
+      min_ratio_power: power of the factor of ``min_ratio``.
+      radial: (outward, inward), factors of the part of o along p, for steps that lengthen p and for others; only this
+        part then changes the norm of p; None doesn't.
+      decay: "plain"; "cautious", only of entries that o doesn't move away from zero; "cautious_by_shape", the same
+        times the factor of ``shape``; or "cautious_late", of entries that o moves towards zero, after the step.
       adam_b1: AdamW's b1.
       adam_b2: AdamW's b2; 0.95 to 0.98 for language models.
       adam_eps_root: AdamW's eps_root.
@@ -342,7 +365,8 @@ def muon(
     how = {"nesterov": nesterov, "adaptive": adaptive, "preconditioning": preconditioning, "debias": debias}
     balance = {"normalize": normalize, "normalize_power": normalize_power, "normalize_eps": normalize_eps}
     how |= {"polar": polar, "normalize_steps": normalize_steps, "contra": contra, **balance}
-    size = {"shape": shape, "consistent_rms": consistent_rms, "min_ratio": min_ratio}
+    size = {"shape": shape, "consistent_rms": consistent_rms, "min_ratio": min_ratio, "radial": radial}
+    size |= {"min_ratio_of": min_ratio_of, "min_ratio_power": min_ratio_power}
     reduce = {"weight_decay": weight_decay, "weight_decay_mask": weight_decay_mask, "decay": decay}
     matrices = chain(
         scale_by_muon(ns_coeffs, ns_steps, beta, eps, mu_dtype, ns_dtype=ns_dtype, layout=chosen, **how),

@@ -31,7 +31,7 @@ from jaxopt_mini.matrices import (
 )
 from jaxopt_mini.optimizers._muon import with_adam_on_rest
 from jaxopt_mini.orthogonal import STANDARD, Coefficients, coefficients, newton_schulz
-from jaxopt_mini.tree import cast_like, evaluate, increment, mean, norm, total_weight, widen, zeros_like
+from jaxopt_mini.tree import cast_like, chosen_leaves, evaluate, increment, mean, norm, total_weight, widen, zeros_like
 
 TINY = 1e-10  # from the official code; added to roots and norms
 
@@ -66,6 +66,7 @@ def step_by_muown(
     ns_coeffs: Coefficients = STANDARD,
     ns_steps: int | jax.Array = 5,
     weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Any | Callable[[Params], Any] | None = None,
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
     """The step of :func:`muown` on a tree of matrices, with the same arguments.
@@ -91,7 +92,7 @@ def step_by_muown(
         entries, count = resolve_layout(layout, params), increment(state.count)
         rate, decay = (schedule_value(value, state.count) for value in (learning_rate, weight_decay))
 
-        def one(grad, w, mu, size, length, m, v, neuron):
+        def one(decay, grad, w, mu, size, length, m, v, neuron):
             safe = jnp.where(size > 0, size, 1.0)
             unit = w / safe
             d_size = jnp.sum(grad * unit, 0, keepdims=True)
@@ -118,7 +119,10 @@ def step_by_muown(
             return new - w, mu, size, length, m, v, neuron
 
         given = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (updates, params, state.mu))
-        new = map_matrices(one, entries, *given, *state[2:])
+        decayed = lambda take, m: jnp.full(m.shape[:-2], decay if take else 0.0, jnp.float32)
+        chosen = chosen_leaves(weight_decay_mask, params)
+        decays = jax.tree.map(decayed, chosen, matrix_shapes(params, entries))
+        new = map_matrices(one, entries, decays, *given, *state[2:])
         step, mu, *neurons = unzip(new, entries, 7)
         step, mu = (as_leaves(tree, entries, params) for tree in (step, mu))
         kept = (cast_like(tree, old) for tree, old in zip(neurons, state[2:], strict=True))
@@ -141,6 +145,7 @@ def muown(
     ns_coeffs: Coefficients = STANDARD,
     ns_steps: int | jax.Array = 5,
     weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Any | Callable[[Params], Any] | None = None,
     adam_b1: ArrayLike = 0.9,
     adam_b2: ArrayLike = 0.95,
     adam_weight_decay: ScalarOrSchedule = 0.0,
@@ -161,7 +166,8 @@ def muown(
     NorMuown is ``neuron_b2=0.95, by_longest=False``: the second moment of :func:`normuon` after the iteration.
 
     Departures: a neuron whose weights are all zero takes Muon's step, where the official code divides by zero; fused
-    projections are not guessed from the shape (fan_out = 3 fan_in), so give them a stacked layout.
+    projections are not guessed from the shape (fan_out = 3 fan_in), so give them a stacked layout, or use
+    ``split_outputs``.
 
     Args:
       learning_rate: a number or a schedule; 3e-4, AdamW's.
@@ -176,6 +182,7 @@ def muown(
       ns_coeffs: see :func:`muon`.
       ns_steps: number of steps of the iteration.
       weight_decay: a number or a schedule, times the learning rate.
+      weight_decay_mask: matrices to decay, a tree of booleans or a function of the parameters that returns one.
       adam_b1: AdamW's b1, for all other parameters.
       adam_b2: AdamW's b2.
       adam_weight_decay: AdamW's weight_decay.
@@ -194,7 +201,8 @@ def muown(
     """
     numbers = {"beta": beta, "b1": b1, "b2": b2, "eps": eps, "neuron_b2": neuron_b2, "rms": rms}
     iteration = {"nesterov": nesterov, "by_longest": by_longest, "ns_coeffs": ns_coeffs, "ns_steps": ns_steps}
-    matrices = step_by_muown(learning_rate, weight_decay=weight_decay, layout=layout, **numbers, **iteration)
+    reduce = {"weight_decay": weight_decay, "weight_decay_mask": weight_decay_mask, "layout": layout}
+    matrices = step_by_muown(learning_rate, **numbers, **iteration, **reduce)
     adam = {"adam_learning_rate": adam_learning_rate, "adam_b1": adam_b1, "adam_b2": adam_b2, "eps": eps}
     others = {"adam_weight_decay": adam_weight_decay, "rest": rest, "layout": layout}
     return with_adam_on_rest(matrices, learning_rate, **adam, **others)

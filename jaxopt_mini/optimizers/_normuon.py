@@ -13,6 +13,7 @@ from jaxopt_mini.base import GradientTransformation, GradientTransformationExtra
 from jaxopt_mini.check import check_fraction
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
+from jaxopt_mini.layout import infer
 from jaxopt_mini.matrices import (
     as_leaves,
     as_matrices,
@@ -149,6 +150,7 @@ def normuon(
     Returns:
       A transformation; 4 bytes of state per float32 parameter of a matrix, and 4 per output neuron.
     """
+    layout = infer if layout is None else layout
     how = {"nesterov": nesterov, "normalize": normalize, "contra": contra, "ns_dtype": ns_dtype, "layout": layout}
     size = {"shape": shape, "consistent_rms": consistent_rms, "min_ratio": min_ratio, "layout": layout}
     reduce = {"weight_decay": weight_decay, "weight_decay_mask": weight_decay_mask, "decay": decay}

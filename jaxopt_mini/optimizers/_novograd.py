@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from optax import ScaleByNovogradState
 from jaxopt_mini.base import (
     GradientTransformation,
     GradientTransformationExtraArgs,
+    Params,
     ScalarOrSchedule,
     require_params,
     schedule_value,
@@ -21,7 +23,7 @@ from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.layout import resolve
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
-from jaxopt_mini.tree import absolute_square, average, cast_like, increment, widen, zeros_like
+from jaxopt_mini.tree import absolute_square, average, cast_like, chosen_leaves, increment, widen, zeros_like
 
 
 def scale_by_novograd(
@@ -32,6 +34,7 @@ def scale_by_novograd(
     weight_decay: ScalarOrSchedule = 0.0,
     mu_dtype: DTypeLike | None = None,
     *,
+    mask: Any | Callable[[Params], Any] | None = None,
     layout: Any | None = None,
 ) -> GradientTransformationExtraArgs:
     """The direction of :func:`novograd`, without the learning rate.
@@ -43,6 +46,7 @@ def scale_by_novograd(
       eps_root: added inside the root.
       weight_decay: a number or a schedule.
       mu_dtype: dtype that ``mu`` is stored in; None uses each parameter's dtype.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
@@ -70,7 +74,8 @@ def scale_by_novograd(
         squares = jax.tree.map(squared_norm, updates, entries)
         nu = jax.tree.map(lambda s, n: jnp.where(first, s, n), squares, average(squares, state.nu, b2))
         new = jax.tree.map(normalized, updates, nu, entries)
-        mu = jax.tree.map(lambda u, p, m: b1 * widen(m) + u + decay * widen(p), new, params, state.mu)
+        moment = lambda u, p, m, decays: b1 * widen(m) + u + (decay * widen(p) if decays else 0.0)
+        mu = jax.tree.map(moment, new, params, state.mu, chosen_leaves(mask, params))
         state = ScaleByNovogradState(increment(state.count), cast_like(mu, state.mu), cast_like(nu, state.nu))
         return cast_like(mu, updates), state
 
@@ -85,6 +90,7 @@ def novograd(
     eps_root: ArrayLike = 0.0,
     weight_decay: ScalarOrSchedule = 0.0,
     *,
+    mask: Any | Callable[[Params], Any] | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
     """Momentum of gradients normalized tensor by tensor.
@@ -105,6 +111,7 @@ def novograd(
       eps: added outside the root.
       eps_root: added inside the root.
       weight_decay: a number or a schedule; inside the momentum, times the learning rate.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`, which names the stacked axes; None infers it.
 
     Returns:
@@ -117,6 +124,6 @@ def novograd(
     """
     check_nonnegative(learning_rate=learning_rate)
     return chain(
-        scale_by_novograd(b1, b2, eps, eps_root, weight_decay, layout=layout),
+        scale_by_novograd(b1, b2, eps, eps_root, weight_decay, mask=mask, layout=layout),
         scale_by_learning_rate(learning_rate),
     )

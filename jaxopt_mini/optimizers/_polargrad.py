@@ -83,6 +83,7 @@ def polargrad(
     ns_coeffs: Coefficients = "convergent",
     eps: ArrayLike = 1e-8,
     weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Any | Callable[[Params], Any] | None = None,
     mu_dtype: DTypeLike | None = None,
     adam_b1: ArrayLike = 0.9,
     adam_b2: ArrayLike = 0.95,
@@ -114,6 +115,7 @@ def polargrad(
       ns_coeffs: coefficients for "newton_schulz", see :func:`muon`.
       eps: added to Adam's root.
       weight_decay: a number or a schedule, times the learning rate.
+      weight_decay_mask: matrices to decay, a tree of booleans or a function of the parameters that returns one.
       mu_dtype: dtype that the momentum is stored in; None uses each parameter's dtype.
       adam_b1: AdamW's b1, for all other parameters.
       adam_b2: AdamW's b2.
@@ -133,9 +135,10 @@ def polargrad(
      [-0.  -0.4]]
     """
     how = {"polar_first": polar_first, "ns_coeffs": ns_coeffs, "mu_dtype": mu_dtype, "layout": layout}
+    reduce = {"weight_decay": weight_decay, "weight_decay_mask": weight_decay_mask, "layout": layout}
     matrices = chain(
         scale_by_polargrad(beta, polar, ns_steps, **how),
-        *scaled_and_decayed(learning_rate, shape="none", weight_decay=weight_decay, layout=layout),
+        *scaled_and_decayed(learning_rate, shape="none", **reduce),
     )
     adam = {"adam_learning_rate": adam_learning_rate, "adam_b1": adam_b1, "adam_b2": adam_b2, "eps": eps}
     others = {"adam_weight_decay": adam_weight_decay, "rest": rest, "layout": layout}

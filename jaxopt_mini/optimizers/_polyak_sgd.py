@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from numbers import Real
 
 import jax
@@ -22,17 +21,11 @@ from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.tree import norm, times
 
-VARIANTS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "sps": lambda gap: gap,
-    "sps+": lambda gap: jnp.maximum(gap, 0),
-}
+VARIANTS = {"sps": lambda gap: gap, "sps+": lambda gap: jnp.maximum(gap, 0)}
 
 
 def scale_by_polyak(
-    f_min: ArrayLike = 0.0,
-    max_learning_rate: ArrayLike = 1.0,
-    eps: ArrayLike = 0.0,
-    variant: str = "sps",
+    f_min: ArrayLike = 0.0, max_learning_rate: ArrayLike = 1.0, eps: ArrayLike = 0.0, variant: str = "sps"
 ) -> GradientTransformationExtraArgs:
     """The direction of :func:`polyak_sgd`, without the learning rate.
 

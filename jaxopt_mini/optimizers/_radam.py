@@ -16,6 +16,16 @@ from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.tree import bias_correction, increment, nesterov_moment, widen
 
 
+def rectification(b2: ArrayLike, count: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Rho and r of :func:`radam` after step ``count``, and 1 - b2^count; r is NaN for some rho below 4."""
+    limit = 2 / (1 - b2) - 1
+    t = count.astype(jnp.float32)
+    # 1 - b2^t computed from 1 - b2, since rho is a small difference of large numbers.
+    weight = -jnp.expm1(t * jnp.log1p(b2 - 1.0))
+    rho = limit - 2 * t * (1 - weight) / weight
+    return rho, jnp.sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho)), weight
+
+
 def scale_by_radam(
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
@@ -42,25 +52,18 @@ def scale_by_radam(
     """
     check_nonnegative(threshold=threshold)
     check_fraction(b1=b1, b2=b2)
-    limit = 2 / (1 - b2) - 1
 
     def adam(eps) -> Any:
         return scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov)
 
-    def rectified(adapted, plain, rho):
-        r = jnp.sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho))
-        return jnp.where(rho >= threshold, r * widen(adapted), plain).astype(adapted.dtype)
-
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
         count = increment(state.count)
-        t = count.astype(jnp.float32)
-        # 1 - b2^t computed from 1 - b2, since rho is a small difference of large numbers.
-        weight = -jnp.expm1(t * jnp.log1p(b2 - 1.0))
-        rho = limit - 2 * t * (1 - weight) / weight
+        rho, r, weight = rectification(b2, count)
         adapted, state = adam(eps / jnp.sqrt(weight) if correct_eps else eps).update(updates, state)
         m = nesterov_moment(updates, state.mu, b1, count) if nesterov else bias_correction(state.mu, b1, count)
-        return jax.tree.map(lambda a, m: rectified(a, m, rho), adapted, m), state
+        rectified = lambda a, m: jnp.where(rho >= threshold, r * widen(a), m).astype(a.dtype)
+        return jax.tree.map(rectified, adapted, m), state
 
     return transformation(adam(eps).init, update)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxopt_mini.base import GradientTransformation, ScalarOrSchedule, identity
+from jaxopt_mini.base import GradientTransformation, Params, ScalarOrSchedule, identity
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
@@ -20,6 +23,7 @@ def schedule_free_sgd(
     weight_lr_power: ArrayLike = 2.0,
     state_dtype: DTypeLike | None = None,
     *,
+    mask: Any | Callable[[Params], Any] | None = None,
     r: ArrayLike = 0.0,
     rate_ahead: bool = True,
 ) -> GradientTransformation:
@@ -43,6 +47,7 @@ def schedule_free_sgd(
       weight_decay: a number or a schedule, times the learning rate and y; None disables it.
       weight_lr_power: power of the learning rate in the weight of a step.
       state_dtype: dtype that z is stored in; None uses each parameter's dtype.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       r: power of the step in its weight.
       rate_ahead: weight each step by the learning rate of the next, as in Optax.
 
@@ -66,4 +71,5 @@ def schedule_free_sgd(
     rate = warmed_up(learning_rate, warmup_steps, rate_ahead)
     sgd = chain(identity(), scale_by_learning_rate(rate))
     how = {"b1": b1, "weight_lr_power": weight_lr_power, "state_dtype": state_dtype, "r": r, "rate_ahead": rate_ahead}
-    return schedule_free(sgd if weight_decay is None else chain(add_decayed_weights(weight_decay), sgd), rate, **how)
+    base = sgd if weight_decay is None else chain(add_decayed_weights(weight_decay, mask), sgd)
+    return schedule_free(base, rate, **how)

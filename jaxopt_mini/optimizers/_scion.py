@@ -89,6 +89,7 @@ def scion(
     *,
     beta: ArrayLike = 0.9,
     constrained: bool = True,
+    constrained_mask: Any | Callable[[Params], Any] | None = None,
     radius: ArrayLike = 50.0,
     embedding_radius: ArrayLike = 10.0,
     head_radius: ArrayLike = 3000.0,
@@ -121,6 +122,7 @@ def scion(
       learning_rate: a number or a schedule; 2**-12 with these radii.
       beta: decay of the momentum, in [0, 1).
       constrained: multiply the weights by 1 - lr in each step.
+      constrained_mask: leaves for which it does, a tree of booleans or a function of the parameters that returns one.
       radius: radius for matrices, in the spectral norm over sqrt(fan_out / fan_in).
       embedding_radius: radius for the rows of embeddings, in their root mean square.
       head_radius: radius for the entries of the head, times fan_in.
@@ -145,5 +147,6 @@ def scion(
     check_fraction(beta=beta)
     radii = (radius, embedding_radius, head_radius, vector_radius)
     how = {"ns_coeffs": ns_coeffs, "ns_steps": ns_steps, "eps": eps, "ns_dtype": ns_dtype, "layout": layout}
-    links = (ema(beta, False, mu_dtype), scale_by_scion(*radii, **how))
-    return chain(*links, *[add_decayed_weights(1.0)] * constrained, scale_by_learning_rate(learning_rate))
+    shrink = [add_decayed_weights(1.0, constrained_mask)] if constrained else []
+    links = (ema(beta, False, mu_dtype), scale_by_scion(*radii, **how), *shrink)
+    return chain(*links, scale_by_learning_rate(learning_rate))

@@ -254,6 +254,7 @@ def shampoo(
     merge_size: int | jax.Array | None = None,
     precondition_vectors: bool = False,
     weight_decay: ScalarOrSchedule = 0.0,
+    mask: Any | Callable[[Params], Any] | None = None,
     mu_dtype: DTypeLike | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
@@ -299,6 +300,7 @@ def shampoo(
       merge_size: matrices of at most this many entries are preconditioned as vectors; None is 0.
       precondition_vectors: precondition vectors by the power -1/2 of their full factor.
       weight_decay: a number or a schedule, times the learning rate.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       mu_dtype: dtype that the mean is stored in; None uses each parameter's dtype.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
@@ -325,6 +327,6 @@ def shampoo(
     how = {"max_precond_dim": max_precond_dim, "graft": graft, "mu_dtype": mu_dtype, "layout": layout}
     return chain(
         scale_by_shampoo(b1, b2, eps, shampoo_beta=shampoo_beta, **roots, **when, **shapes, **how),
-        add_decayed_weights(weight_decay),
+        add_decayed_weights(weight_decay, mask),
         scale_by_learning_rate(learning_rate),
     )

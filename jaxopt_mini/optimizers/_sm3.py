@@ -57,22 +57,18 @@ def scale_by_sm3(
         pairs = zip(jax.tree.leaves(sums), _others(entry), strict=True)
         return reduce(jnp.minimum, [jnp.expand_dims(widen(s), axes) for s, axes in pairs])
 
-    def divide(grad, total):
-        return widen(grad) * jnp.where(total > 0, jax.lax.rsqrt(total + eps), 0)
-
     def init(params):
         entries = resolve(layout, params)
         # Not the maxima of zeros, which the compiler would take seconds to fold into constants.
-        mu = zeros_of(lambda tree: jax.tree.map(largest, tree, entries), params)
-        return ScaleBySM3State(mu, zeros_like(params))
+        return ScaleBySM3State(zeros_of(lambda tree: jax.tree.map(largest, tree, entries), params), zeros_like(params))
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
         entries = resolve(layout, updates)
-        total = jax.tree.map(
-            lambda g, sums, entry: new * absolute_square(g) + old * bound(sums, entry), updates, state.mu, entries
-        )
-        nu = average(jax.tree.map(divide, updates, total), state.nu, b1)
+        added = lambda g, sums, entry: new * absolute_square(g) + old * bound(sums, entry)
+        total = jax.tree.map(added, updates, state.mu, entries)
+        divided = lambda g, s: widen(g) * jnp.where(s > 0, jax.lax.rsqrt(s + eps), 0)
+        nu = average(jax.tree.map(divided, updates, total), state.nu, b1)
         mu = jax.tree.map(stored, total, entries, state.mu)
         return cast_like(nu, updates), ScaleBySM3State(mu, cast_like(nu, state.nu))
 
@@ -99,9 +95,7 @@ def sm3(
 
     s is an upper bound of AdaGrad's sum. A tensor with k axes has k such vectors; for vectors it is AdaGrad. With
     ``b2``, s is a moving average, b2 min(r_i, c_j) + (1 - b2) g_ij^2, as in the authors' code:
-    ``sm3(lr, b2=0.999, eps=1e-10)``.
-
-    Notation: r, c are ``mu`` here and m is ``nu``, as in Optax.
+    ``sm3(lr, b2=0.999, eps=1e-10)``. Notation: r, c are ``mu`` here and m is ``nu``, as in Optax.
 
     Departures from Optax: the learning rate may be a schedule, scalars are supported, and stacked axes have no vector:
     every layer has its own sums.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule, Updates
-from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative, check_static
+from jaxopt_mini.check import check_at_least_one, check_fraction, check_name, check_nonnegative, check_static
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import eigh, multiply, orthonormal
@@ -19,6 +20,7 @@ from jaxopt_mini.matrices import (
     as_leaves,
     as_matrices,
     grams,
+    identity_sides,
     load_sides,
     map_matrices,
     matrix_shapes,
@@ -30,10 +32,12 @@ from jaxopt_mini.matrices import (
     unzip,
 )
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
+from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.late_decay import decay_afterwards
 from jaxopt_mini.tree import (
     absolute_square,
     average,
+    bias_correction,
     cast_like,
     increment,
     is_multiple,
@@ -64,6 +68,9 @@ def scale_by_soap(
     precondition_frequency: int | jax.Array = 10,
     max_precond_dim: int | jax.Array = 10000,
     mu_dtype: DTypeLike | None = None,
+    skip_first: bool = True,
+    refresh: str = "sorted_qr",
+    debias: str | None = "step",
     layout: Any | Callable[[Params], Any] | None = None,
 ) -> GradientTransformationExtraArgs:
     """The direction of :func:`soap`, with the same arguments, without decay and learning rate.
@@ -75,6 +82,8 @@ def scale_by_soap(
     check_nonnegative(eps=eps, max_precond_dim=max_precond_dim)
     check_static(max_precond_dim=max_precond_dim)
     check_at_least_one(precondition_frequency=precondition_frequency)
+    check_name(refresh, REFRESHES, "unknown refresh")
+    check_name(debias or "step", DEBIASES, "unknown debias")
     max_precond_dim = int(max_precond_dim)
     beta = b2 if shampoo_beta is None else shampoo_beta
 
@@ -82,26 +91,32 @@ def scale_by_soap(
         refuse_integers(params)
         entries = resolve_layout(layout, params)
         matrices = matrix_shapes(params, entries)
-        factors, bases = (square_sides(entries, matrices, max_precond_dim) for _ in range(2))
+        factors = square_sides(entries, matrices, max_precond_dim)
         nu = zeros_of(lambda tree: jax.tree.map(absolute_square, tree), matrices)
-        return ScaleBySoapState(jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), nu, factors, bases)
+        return ScaleBySoapState(
+            jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), nu, factors, identity_sides(factors)
+        )
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
-        entries, k = resolve_layout(layout, updates), state.count  # k steps so far, as the first call makes none
-        first, steps = k == 0, jnp.maximum(k, 1)
-        size = jnp.sqrt(total_weight(b2, steps)) / total_weight(b1, steps)
-        due = jnp.where(first, 0, jnp.where(is_multiple(k, precondition_frequency), 1, 2))
+        entries, k = resolve_layout(layout, updates), state.count
+        t = k if skip_first else k + 1  # number of this step; that of the first is 0 if it is skipped
+        first, steps, due = k == 0, jnp.maximum(t, 1), is_multiple(t, precondition_frequency)
 
         def one(g, mu, nu, factors, bases):
-            m = average(g, mu, b1)
-            v = average(absolute_square(on_sides(g, bases)), nu, b2)
-            root = jnp.sqrt(jnp.where(first, 1.0, v))  # in the first step v is 0, where a root has no derivative
-            step = size * on_sides(on_sides(m, bases) / (root + eps), _inverse(bases))
-            m, v, step = (jnp.where(first, *pair) for pair in ((mu, m), (nu, v), (0.0 * step, step)))
-            factors = sides(lambda old, new: average(new, old, beta), factors, grams(g))
-            v, bases = jax.lax.switch(due, (_begin, _turn, _keep), v, factors, bases)
-            return step, m, v, factors, bases
+            new = sides(lambda old, gram: average(gram, old, beta), factors, grams(g))
+            if refresh == "eigh":
+                bases = jax.lax.cond(due, lambda: sides(lambda f: eigh(f)[1], new), lambda: bases)
+            elif not skip_first:
+                bases = jax.lax.cond(first, lambda: eigenvectors(new), lambda: bases)
+            m, v = average(g, mu, b1), average(absolute_square(on_sides(g, bases)), nu, b2)
+            step = on_sides(adam(on_sides(m, bases), v, b1, b2, eps, steps, debias), inverse(bases))
+            if skip_first:
+                m, v, step = (jnp.where(first, *pair) for pair in ((mu, m), (nu, v), (0.0 * step, step)))
+            if refresh != "eigh":
+                case = jnp.where(first & skip_first, 0, jnp.where(due, 1, 2))
+                v, bases = refreshed(case, v, new, bases, is_sorted=refresh == "sorted_qr")
+            return step, m, v, new, bases
 
         g, mu = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (updates, state.mu))
         pairs = (load_sides(stored, entries) for stored in (state.factors, state.bases))
@@ -113,31 +128,48 @@ def scale_by_soap(
     return keep_shardings(init, update)
 
 
-def _inverse(bases):
+REFRESHES = ("sorted_qr", "qr", "eigh")
+DEBIASES = ("step", "moments")
+
+
+def adam(
+    m: jax.Array, v: jax.Array, b1: ArrayLike, b2: ArrayLike, eps: ArrayLike, count: jax.Array, debias: str | None
+) -> jax.Array:
+    """Adam's direction; where v is 0, its root has no derivative."""
+    if debias == "moments":
+        m, v = bias_correction(m, b1, count), bias_correction(v, b2, count)
+    size = jnp.sqrt(total_weight(b2, count)) / total_weight(b1, count) if debias == "step" else 1.0
+    root = jnp.where(v == 0, 0.0, jnp.sqrt(jnp.where(v == 0, 1.0, v)))
+    return size * m / (root + eps)
+
+
+def inverse(bases: Sides) -> Sides:
     """The transposed bases, which rotate back."""
     return sides(lambda q: q.conj().mT, bases)
 
 
-def _keep(v, factors, bases):
-    del factors
-    return v, bases
+def eigenvectors(factors: Sides) -> Sides:
+    """Eigenvectors of both factors, by descending eigenvalues."""
+    return sides(lambda factor: eigh(factor)[1][:, ::-1], factors)
 
 
-def _begin(v, factors, bases):
-    """Eigenvectors, by descending eigenvalues."""
-    del bases
-    return v, sides(lambda factor: eigh(factor)[1][:, ::-1], factors)
+def refreshed(case: jax.Array, v: Any, factors: Sides, bases: Sides, *, is_sorted: bool = True) -> tuple[Any, Sides]:
+    """Case 0 computes the bases from the factors, case 1 is :func:`power_iteration`, case 2 keeps them."""
+    begin = lambda v, factors, bases: (v, eigenvectors(factors))
+    keep = lambda v, factors, bases: (v, bases)
+    return jax.lax.switch(case, (begin, partial(power_iteration, is_sorted=is_sorted), keep), v, factors, bases)
 
 
-def _turn(v, factors, bases):
-    """One power iteration from the current basis, after sorting it by its eigenvalue estimates."""
+def power_iteration(v: Any, factors: Sides, bases: Sides, *, is_sorted: bool = True) -> tuple[Any, Sides]:
+    """One power iteration from the current bases, after sorting them, with ``v``, by their eigenvalue estimates."""
     new = []
     for axis, (factor, q) in enumerate(zip(factors, bases, strict=True)):
         if q is not None:
             image = multiply(factor, q)
-            order = jnp.argsort(-jnp.sum(q.conj() * image, axis=0).real)
-            v = jnp.take(v, order, axis=axis)
-            q = orthonormal(image[:, order])
+            if is_sorted:
+                order = jnp.argsort(-jnp.sum(q.conj() * image, axis=0).real)
+                v, image = jnp.take(v, order, axis=axis), image[:, order]
+            q = orthonormal(image)
         new.append(q)
     return v, Sides(*new)
 
@@ -152,6 +184,11 @@ def soap(
     precondition_frequency: int | jax.Array = 10,
     max_precond_dim: int | jax.Array = 10000,
     weight_decay: ScalarOrSchedule = 0.01,
+    mask: Any | Callable[[Params], Any] | None = None,
+    skip_first: bool = True,
+    refresh: str = "sorted_qr",
+    debias: str | None = "step",
+    late_decay: bool = True,
     mu_dtype: DTypeLike | None = None,
     layout: Any | None = None,
 ) -> GradientTransformation:
@@ -169,6 +206,10 @@ def soap(
     combined into one factor of the step, after adding eps; decay comes after the step; v is sorted along with the
     basis. Vectors, and sides longer than ``max_precond_dim``, are not rotated, so that 0 gives Adam.
 
+    The form of Meta's Distributed Shampoo is ``soap(lr, skip_first=False, refresh="eigh", debias="moments",
+    late_decay=False)``; SOAP-H (modded-nanogpt 2026) is ``hyperball(soap(1.0, skip_first=False, refresh="qr",
+    debias=None, weight_decay=0.0))`` with ``b2=0.9, precondition_frequency=1``.
+
     Args:
       learning_rate: a number or a schedule; 3e-3, for language models up to 8e-3.
       b1: decay of the mean of the gradient, in [0, 1).
@@ -178,11 +219,20 @@ def soap(
       precondition_frequency: steps between updates of the basis; 1 to 100, more for small batches.
       max_precond_dim: longest side with a basis; if it excludes the longer side, SOAP is one-sided and has less state.
       weight_decay: a number or a schedule, times the learning rate.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
+      skip_first: the first call only initializes the basis; False makes a step in it.
+      refresh: update of the basis: "sorted_qr" as above; "qr" doesn't sort; "eigh" computes the eigenvectors before the
+        step, from factors that include its gradient, and starts from the identity.
+      debias: bias corrections of the "step", after adding eps, or of the "moments", as in Adam; None for neither.
+      late_decay: decay the parameters after the step; False decays them before it, as in AdamW.
       mu_dtype: dtype that the mean is stored in; None uses each parameter's dtype.
       layout: tree of :class:`~jaxopt_mini.ParamLayout`; None infers it.
 
     Returns:
       A transformation; 8 + 8 (m^2 + n^2) / mn bytes of state per float32 parameter.
+
+    Raises:
+      ValueError: a number is out of range, or a name is unknown.
 
     >>> tx = soap(0.1, weight_decay=0.0)
     >>> params = {"w": jnp.ones((2, 2))}
@@ -195,8 +245,9 @@ def soap(
     """
     check_nonnegative(learning_rate=learning_rate, weight_decay=weight_decay)
     how = {"precondition_frequency": precondition_frequency, "max_precond_dim": max_precond_dim, "mu_dtype": mu_dtype}
-    return chain(
-        scale_by_soap(b1, b2, eps, shampoo_beta=shampoo_beta, layout=layout, **how),
-        scale_by_learning_rate(learning_rate),
-        decay_afterwards(learning_rate, weight_decay, skip=1),
-    )
+    how |= {"skip_first": skip_first, "refresh": refresh, "debias": debias, "layout": layout}
+    direction = scale_by_soap(b1, b2, eps, shampoo_beta=shampoo_beta, **how)
+    rate = scale_by_learning_rate(learning_rate)
+    if not late_decay:
+        return chain(direction, add_decayed_weights(weight_decay, mask), rate)
+    return chain(direction, rate, decay_afterwards(learning_rate, weight_decay, mask, skip=int(skip_first)))

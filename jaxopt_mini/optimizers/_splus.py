@@ -24,6 +24,7 @@ from jaxopt_mini.matrices import (
     as_leaves,
     as_matrices,
     grams,
+    identity_sides,
     load_sides,
     map_matrices,
     matrix_shapes,
@@ -37,9 +38,9 @@ from jaxopt_mini.matrices import (
 from jaxopt_mini.tree import (
     average,
     cast_like,
+    chosen_leaves,
     increment,
     is_multiple,
-    per_parameter,
     refuse_integers,
     total_weight,
     widen,
@@ -126,12 +127,9 @@ def splus(
     def init(params):
         refuse_integers(params)
         entries = resolve_layout(layout, params)
-        factors, bases = (square_sides(entries, matrix_shapes(params, entries), max_dim - 1) for _ in range(2))
-        eyes = jax.tree.map(
-            lambda q: jnp.broadcast_to(jnp.eye(q.shape[-1], dtype=q.dtype), q.shape) if q.ndim else jnp.copy(q), bases
-        )
+        factors = square_sides(entries, matrix_shapes(params, entries), max_dim - 1)
         count, decay = jnp.zeros((), jnp.int32), jnp.array(ema_decay, jnp.float32)
-        return SplusState(count, decay, zeros_like(params), zeros_like(params), factors, eyes)
+        return SplusState(count, decay, zeros_like(params), zeros_like(params), factors, identity_sides(factors))
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
@@ -158,9 +156,9 @@ def splus(
         )
         step = jax.tree.map(lambda u, rate: -rate * u, as_leaves(step, entries, updates), rates)
         moved = jax.tree.map(lambda p, u: widen(p) + u, params, step)
-        shares = per_leaf(params)
-        decay = schedule_value(weight_decay, state.count)
-        step = jax.tree.map(lambda u, p, rate, take: u - rate * decay * take * p, step, moved, rates, shares)
+        decay, chosen = schedule_value(weight_decay, state.count), chosen_leaves(mask, params)
+        decayed = lambda u, p, rate, take: u - rate * decay * p if take else u
+        step = jax.tree.map(decayed, step, moved, rates, chosen)
         averaged = average(moved, state.average, state.decay)
         stored = cast_like(mu, state.mu), cast_like(averaged, state.average)
         return cast_like(step, updates), SplusState(count, state.decay, *stored, factors, bases)
@@ -169,10 +167,5 @@ def splus(
         fan_in, fan_out = entry.fans(p.shape)
         is_long = not (entry.inputs and entry.outputs) or max(fan_in, fan_out) > max_dim
         return other_scale if is_long else 2 / max(1, fan_in + fan_out)
-
-    def per_leaf(params):
-        """1 where a leaf decays, else 0."""
-        chosen = True if mask is None else per_parameter(mask, params)
-        return jax.tree.map(lambda take, sub: jax.tree.map(lambda _: 1.0 * bool(take), sub), chosen, params)
 
     return keep_shardings(init, update)

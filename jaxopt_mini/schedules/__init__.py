@@ -3,6 +3,7 @@
 from jaxopt_mini.schedules._constant import constant as constant
 from jaxopt_mini.schedules._cosine import cosine as cosine, cosine_restarts as cosine_restarts
 from jaxopt_mini.schedules._exponential import exponential as exponential
+from jaxopt_mini.schedules._fast_slow import fast_slow as fast_slow
 from jaxopt_mini.schedules._inverse_sqrt import inverse_sqrt as inverse_sqrt, noam as noam
 from jaxopt_mini.schedules._join import join as join
 from jaxopt_mini.schedules._one_cycle import one_cycle as one_cycle
@@ -31,6 +32,7 @@ SCHEDULES = {
         inverse_sqrt,
         noam,
         wsd,
+        fast_slow,
         warmup_constant,
         warmup_linear,
         warmup_cosine,

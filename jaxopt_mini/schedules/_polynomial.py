@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 from jaxopt_mini.base import Schedule
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.schedules.arguments import check_part, check_run
-from jaxopt_mini.schedules.shapes import decay, to_floor
+from jaxopt_mini.schedules.shapes import POWERS, decay
 
 
 def polynomial(peak: ArrayLike, total_steps: int, *, power: ArrayLike = 2.0, floor: ArrayLike = 0.0) -> Schedule:
@@ -33,7 +33,7 @@ def polynomial(peak: ArrayLike, total_steps: int, *, power: ArrayLike = 2.0, flo
     check_run(peak, total_steps)
     check_nonnegative(power=power)
     check_part(floor=floor)
-    return decay(peak, total_steps, to_floor(lambda left: left**power), floor)
+    return decay(peak, total_steps, POWERS["power"](power), floor)
 
 
 def linear(peak: ArrayLike, total_steps: int, *, floor: ArrayLike = 0.0) -> Schedule:

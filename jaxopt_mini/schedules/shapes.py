@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxopt_mini.base import Schedule
+from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.schedules.arguments import check_part
 
 Shape: TypeAlias = Callable[[jax.Array, Any], jax.Array]
@@ -38,6 +39,10 @@ SHAPES: dict[str, Shape] = {
     "mirror-cosine": to_floor(lambda left: 2 * left - wave(left)),
     "exponential": lambda left, floor: floor ** (1 - left),
 }
+POWERS: dict[str, Callable[[ArrayLike], Shape]] = {
+    "power": lambda power: to_floor(lambda left: left**power),
+    "1-power": lambda power: to_floor(lambda left: 1 - (1 - left) ** power),
+}
 
 
 def shape_of(name: str, floor: Any, floor_name: str = "floor") -> Shape:
@@ -53,6 +58,24 @@ def shape_of(name: str, floor: Any, floor_name: str = "floor") -> Shape:
     if name == "exponential" and isinstance(floor, Real) and floor == 0:
         raise ValueError(f"an exponential never reaches {floor_name}={floor}: give a number above 0")
     return SHAPES[name]
+
+
+def powered_shape_of(name: str, floor: Any, power: ArrayLike | None) -> Shape:
+    """Looks up a shape by name, among those with a ``power`` if one is given.
+
+    Raises:
+      ValueError: as :func:`shape_of`; or the shape needs a power and has none, or the other way round.
+    """
+    if name in SHAPES and power is None:
+        return shape_of(name, floor)
+    if name not in POWERS:
+        names = ", ".join(POWERS if name in SHAPES else SHAPES | POWERS)
+        raise ValueError(f"{'no power for the' if name in SHAPES else 'unknown'} shape {name!r}: choose from {names}")
+    if power is None:
+        raise ValueError(f"the shape {name!r} needs a power: give power=1.2, for instance")
+    check_nonnegative(power=power)
+    check_part(floor=floor)
+    return POWERS[name](power)
 
 
 def decay(peak: ArrayLike, steps: ArrayLike, shape: Shape, floor: ArrayLike) -> Schedule:

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from optax import ScaleByScheduleState
 
 from jaxopt_mini.base import (
     GradientTransformationExtraArgs,
+    Params,
     ScalarOrSchedule,
     require_params,
     schedule_value,
     transformation,
 )
-from jaxopt_mini.tree import increment, widen, zeros_like
+from jaxopt_mini.tree import chosen_leaves, increment, widen, zeros_like
 
 
 def decay_afterwards(
-    learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule, *, skip: int = 0
+    learning_rate: ScalarOrSchedule,
+    weight_decay: ScalarOrSchedule,
+    mask: Any | Callable[[Params], Any] | None = None,
+    *,
+    skip: int = 0,
 ) -> GradientTransformationExtraArgs:
     """Subtracts ``lr weight_decay (p + u)`` for updates u; the last link of a chain.
 
     Args:
       learning_rate: the learning rate already applied to the updates, a number or a schedule.
       weight_decay: a number or a schedule.
+      mask: leaves to decay, a tree of booleans or a function of the parameters that returns one; None is all.
       skip: number of initial steps without decay.
 
     Returns:
@@ -45,10 +54,11 @@ def decay_afterwards(
         rate = schedule_value(learning_rate, state.count) * schedule_value(weight_decay, state.count)
         rate = jnp.where(state.count < skip, 0.0, rate)
 
-        def decayed(u, p):
-            return (widen(u) - rate * (widen(p) + widen(u))).astype(u.dtype)
+        def decayed(u, p, decays):
+            return (widen(u) - rate * (widen(p) + widen(u))).astype(u.dtype) if decays else u
 
-        new = jax.tree.map(decayed, updates, require_params(params, "weight decay"))
+        params = require_params(params, "weight decay")
+        new = jax.tree.map(decayed, updates, params, chosen_leaves(mask, params))
         return new, ScaleByScheduleState(count=increment(state.count))
 
     return transformation(init, update)

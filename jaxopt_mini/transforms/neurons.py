@@ -12,9 +12,8 @@ from jax.typing import ArrayLike
 from jaxopt_mini.base import GradientTransformationExtraArgs, Params, no_state, require_params
 from jaxopt_mini.check import check_name, check_nonnegative
 from jaxopt_mini.explicit import keep_shardings
-from jaxopt_mini.layout import per_copy
 from jaxopt_mini.matrices import as_leaves, as_matrices, resolve_layout
-from jaxopt_mini.tree import absolute_square, cast_like, norm, widen
+from jaxopt_mini.tree import absolute_square, cast_like, widen
 
 INPUTS, OUTPUTS = -2, -1  # axes of a matrix (inputs, outputs)
 TINY = 1e-30
@@ -88,25 +87,42 @@ def normalize(
     return keep_shardings(no_state, update)
 
 
+OF = ("matrix", "outputs")
+
+
 def keep_above(
-    share: ArrayLike, layout: Any | Callable[[Params], Any] | None = None
+    share: ArrayLike,
+    layout: Any | Callable[[Params], Any] | None = None,
+    *,
+    of: str = "matrix",
+    power: ArrayLike = 1.0,
 ) -> GradientTransformationExtraArgs:
     """Scales up matrices whose norm is below ``share`` times that of their weights.
+
+    Args:
+      share: smallest norm relative to the weights'.
+      layout: a layout, a function of the parameters that returns one, or None for the inferred one.
+      of: "matrix", or "outputs", each output neuron on its own.
+      power: power of the factor.
 
     Returns:
       A transformation whose state has no arrays.
     """
-    check_nonnegative(share=share)
+    check_nonnegative(share=share, power=power)
+    check_name(of, OF, "unknown part to keep above a share")
+    axes = (INPUTS, OUTPUTS) if of == "matrix" else INPUTS
+
+    def size(matrix):
+        return jnp.sqrt(jnp.sum(absolute_square(matrix), axes, keepdims=True))
 
     def one(u, p):
-        size = norm(u)
-        return u * jnp.maximum(1.0, share * norm(p) / jnp.where(size > 0, size, jnp.inf))
+        own = size(u)
+        return u * jnp.maximum(1.0, share * size(p) / jnp.where(own > 0, own, jnp.inf)) ** power
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        params = require_params(params, "a floor for the update")
-        entries = resolve_layout(layout, params)
-        new = jax.tree.map(lambda u, p, entry: per_copy(one, entry)(widen(u), widen(p)), updates, params, entries)
-        return cast_like(new, updates), state
+        entries = resolve_layout(layout, require_params(params, "a floor for the update"))
+        matrices = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (updates, params))
+        return cast_like(as_leaves(jax.tree.map(one, *matrices), entries, updates), updates), state
 
     return keep_shardings(no_state, update)

@@ -1,6 +1,6 @@
 """Wrappers, which take an optimizer and return one, by name.
 
-``inject_hyperparams`` takes an optimizer's factory instead, and ``mup`` a base model too.
+``inject_hyperparams`` and ``split_outputs`` take an optimizer's factory instead, and ``mup`` a base model too.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from jaxopt_mini.wrappers._accumulate import (
     AccumulateState as AccumulateState,
     ScheduledAccumulateState as ScheduledAccumulateState,
     accumulate as accumulate,
+    flush as flush,
 )
 from jaxopt_mini.wrappers._average_params import (
     AverageParamsState as AverageParamsState,
@@ -47,6 +48,7 @@ from jaxopt_mini.wrappers._outer_nesterov import (
     OuterNesterovState as OuterNesterovState,
     outer_nesterov as outer_nesterov,
 )
+from jaxopt_mini.wrappers._qk_clip import QKClipState as QKClipState, qk_clip as qk_clip
 from jaxopt_mini.wrappers._sam import sam as sam
 from jaxopt_mini.wrappers._schedule_free import (
     schedule_free as schedule_free,
@@ -57,6 +59,7 @@ from jaxopt_mini.wrappers._skip_nonfinite import (
     skip_nonfinite as skip_nonfinite,
 )
 from jaxopt_mini.wrappers._skip_spikes import SkipSpikesState as SkipSpikesState, skip_spikes as skip_spikes
+from jaxopt_mini.wrappers._split_outputs import split_outputs as split_outputs
 from jaxopt_mini.wrappers._step_sizes import (
     REFUSED as REFUSED,
     STEP_SIZES as STEP_SIZES,
@@ -78,6 +81,7 @@ WRAPPERS: dict[str, Callable[..., Any]] = {
         lookahead,
         low_precision,
         outer_nesterov,
+        qk_clip,
         sam,
         schedule_free,
         skip_nonfinite,

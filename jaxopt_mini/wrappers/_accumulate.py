@@ -20,7 +20,7 @@ from jaxopt_mini.base import (
 )
 from jaxopt_mini.check import check_at_least_one
 from jaxopt_mini.tree import at_most_max_count, cast_like, widen, zeros_like
-from jaxopt_mini.wrappers._conditional import MICRO_BATCHED, conditional_updates, update_if
+from jaxopt_mini.wrappers._conditional import MICRO_BATCHED, Conditional, conditional_updates, update_if
 from jaxopt_mini.wrappers._inner_updates import counts_inner_updates
 
 
@@ -68,7 +68,7 @@ def accumulate(
     In between, updates are zero and the inner optimizer doesn't run, whereas ``optax.MultiSteps`` runs it in every call
     and drops the result. Equal to one batch ``steps`` times as large if each loss is a mean over equally many examples.
     Schedules of ``inner`` count its own steps, one in ``steps`` calls (see :func:`inner_updates`). Its extra args
-    (``value``, ``loss_fn``) are those of the last call.
+    (``value``, ``loss_fn``) are those of the last call. At the end of a run, :func:`flush` uses what is collected.
 
     Args:
       inner: a transformation, including all that must see the whole batch (such as clipping).
@@ -105,8 +105,7 @@ def accumulate(
             return ScheduledAccumulateState(count, jnp.zeros((), jnp.int32), total, inner_state)
         return AccumulateState(count, total, inner_state)
 
-    def update(updates, state, params=None, **extra_args):
-        needed = jnp.maximum(steps(state.updates), 1) if callable(steps) else steps
+    def collect(updates, state, params):
         total = jax.tree.map(lambda old, grad: old + grad.astype(old.dtype), state.total, updates)
         count = state.count + 1
         if skip is not None:
@@ -114,6 +113,14 @@ def accumulate(
             count, total = jax.tree.map(
                 lambda new, old: jnp.where(ignored, old, new), (count, total), (state.count, state.total)
             )
+        return count, total
+
+    def update(updates, state, params=None, *, flush=False, **extra_args):
+        if flush:
+            count, total, needed = state.count, state.total, jnp.maximum(state.count, 1)
+        else:
+            count, total = collect(updates, state, params)
+            needed = jnp.maximum(steps(state.updates), 1) if callable(steps) else steps
         full = count >= at_most_max_count(needed)
         mean = cast_like(jax.tree.map(lambda leaf: leaf / jnp.asarray(needed, leaf.dtype), total), updates)
         new, inner_state = update_if(full, inner, mean, state.inner_state, params, extra_args)
@@ -122,3 +129,37 @@ def accumulate(
         return new, new_state._replace(updates=state.updates + full.astype(jnp.int32)) if scheduled else new_state
 
     return transformation(init, update)
+
+
+def flush(tx: GradientTransformation, state: OptState, params: Params, **extra_args: Any) -> tuple[Updates, OptState]:
+    """Steps with the mean of the gradients that :func:`accumulate` has collected so far, fewer than a step needs.
+
+    Args:
+      tx: an optimizer in :func:`accumulate`, also with other wrappers around it.
+      state: its state.
+      params: the parameters.
+      **extra_args: those of ``tx.update``.
+
+    Returns:
+      Updates and the new state; zero updates and the same state if no gradient has been collected.
+
+    Raises:
+      ValueError: ``tx`` is not an optimizer in ``accumulate``, so that a call would update parts of it with zeros.
+
+    >>> from jaxopt_mini import sgd
+    >>> tx, params = accumulate(sgd(1.0), steps=4), {"w": jnp.float32(0.0)}
+    >>> state = tx.init(params)
+    >>> for grad in (1.0, 3.0):
+    ...     _, state = tx.update({"w": jnp.float32(grad)}, state)
+    >>> updates, state = flush(tx, state, params)
+    >>> print(updates["w"], state.count)
+    -2.0 0
+    """
+    outermost = state
+    while hasattr(outermost, "inner_state") and type(outermost) not in MICRO_BATCHED:
+        outermost = outermost.inner_state
+    if not isinstance(tx, Conditional) or not isinstance(outermost, AccumulateState | ScheduledAccumulateState):
+        raise ValueError("flush needs an optimizer in accumulate: put accumulate(...) around the whole optimizer")
+    count = jnp.maximum(outermost.count, 1)
+    mean = cast_like(jax.tree.map(lambda total: total / count.astype(total.dtype), outermost.total), params)
+    return tx.update(mean, state, params, flush=True, **extra_args)  # wrappers in between look at the mean

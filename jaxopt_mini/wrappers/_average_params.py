@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from numbers import Real
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from optax import MaskedNode
 
 from jaxopt_mini import states
@@ -20,7 +22,7 @@ from jaxopt_mini.base import (
     transformation,
     with_extra_args_support,
 )
-from jaxopt_mini.check import check_steps
+from jaxopt_mini.check import check_nonnegative, check_steps
 from jaxopt_mini.tree import at_most_max_count, copied, evaluate, increment, is_multiple, widen
 from jaxopt_mini.wrappers._conditional import per_update
 
@@ -58,6 +60,7 @@ def average_params(
     every: int = 1,
     start: int = 1,
     rolling: bool = True,
+    power: ArrayLike = 0.0,
 ) -> GradientTransformationExtraArgs:
     """Keeps the plain mean of snapshots of the parameters.
 
@@ -67,7 +70,11 @@ def average_params(
     AlgoPerf's LAWA submission does the same.
 
     With ``rolling=False`` there is no queue but a running mean, which starts over after ``window`` snapshots, and with
-    ``window=None`` never does: stochastic weight averaging (Izmailov et al. 2018, arXiv 1803.05407).
+    ``window=None`` never does: stochastic weight averaging (Izmailov et al. 2018, arXiv 1803.05407). With ``power`` it
+    is the polynomial-decay average that :func:`dog` needs, ``window=None, power=8.0`` (Shamir, Zhang, "Stochastic
+    Gradient Descent for Non-smooth Optimization" 2013, arXiv 1212.1824)::
+
+        average <- average + (1 + power) / (k + power) (p - average)          k: number of the snapshot, from 1
 
     Args:
       inner: a transformation.
@@ -75,13 +82,14 @@ def average_params(
       every: steps from one snapshot to the next.
       start: step of the first snapshot, counted from 1.
       rolling: keep the last ``window`` snapshots; False keeps only their mean, with one copy of the parameters.
+      power: weights of the snapshots grow with about this power of their number; only without a queue.
 
     Returns:
       A transformation with an :class:`AverageParamsState`, with the state of ``inner``, 8 bytes, and per parameter
       ``window`` copies, or 4 bytes without a queue. Get the mean from ``states.evaluation_params(state, params)``.
 
     Raises:
-      ValueError: a number is out of range, or ``update`` is called without the parameters.
+      ValueError: a number is out of range, a queue has a ``power``, or ``update`` is called without the parameters.
 
     >>> from jaxopt_mini import apply_updates, sgd, states
     >>> tx = average_params(sgd(1.0), window=2)
@@ -96,8 +104,11 @@ def average_params(
     6.0 5.0
     """
     check_steps(every=every, start=start, **({} if window is None else {"window": window}))
+    check_nonnegative(power=power)
     inner = with_extra_args_support(inner)
     queue = window if rolling and window is not None else 1
+    if queue > 1 and not (isinstance(power, Real) and power == 0):
+        raise ValueError(f"power={power} needs a running mean: give rolling=False or window=None")
     period = None if window is None else at_most_max_count(window)
 
     def init(params):
@@ -117,7 +128,7 @@ def average_params(
             return jax.tree.map(lambda old, p: jnp.where(take & (position == slot), p, old), snapshot, latest)
 
         def averaged(mean):
-            share = jnp.where(take, 1 / (position + 1), 0)
+            share = jnp.where(take, (1 + power) / (position.astype(jnp.float32) + 1 + power), 0)
             return jax.tree.map(lambda a, p: a + share.astype(a.dtype) * (p.astype(a.dtype) - a), mean, latest)
 
         if queue == 1:

@@ -21,7 +21,7 @@ from jaxopt_mini.base import (
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_nonnegative
-from jaxopt_mini.tree import increment, per_parameter, widen
+from jaxopt_mini.tree import chosen_leaves, increment, widen
 from jaxopt_mini.wrappers._conditional import per_update
 
 
@@ -84,10 +84,8 @@ def cautious_decay(
         params = require_params(params, "cautious_decay")
         new, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         rate = weight_decay * schedule_value(learning_rate, state.count)
-        chosen = True if mask is None else per_parameter(mask, params)
-        new = jax.tree.map(
-            lambda take, u, p: jax.tree.map(lambda u, p: _decayed(u, p, rate) if take else u, u, p), chosen, new, params
-        )
+        decayed = lambda take, u, p: _decayed(u, p, rate) if take else u
+        new = jax.tree.map(decayed, chosen_leaves(mask, params), new, params)
         return new, CautiousDecayState(increment(state.count), inner_state)
 
     return transformation(init, update)

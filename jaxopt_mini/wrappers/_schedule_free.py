@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Real
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +23,17 @@ from jaxopt_mini.base import (
     transformation,
     with_extra_args_support,
 )
-from jaxopt_mini.check import check_fraction, check_nonnegative
+from jaxopt_mini.check import check_fraction, check_nonnegative, check_steps
 from jaxopt_mini.schedules import warmup
 from jaxopt_mini.tree import cast_like, copied, evaluate, increment, scalar_dtype, widen
 from jaxopt_mini.wrappers._conditional import per_update
+
+
+class AnnealedScheduleFreeState(NamedTuple):
+    """State of :func:`schedule_free` with ``anneal``."""
+
+    share: jax.Array  # float32[]: c of step ``anneal_from``; 0 before it
+    averaging: ScheduleFreeState  # with the present b1
 
 
 def _averaged(y: jax.Array, z: jax.Array, b1: ArrayLike) -> jax.Array:
@@ -61,6 +69,17 @@ def schedule_free_eval_params(state: OptState, params: Params) -> Params:
 
 
 states.EVALUATION[ScheduleFreeState] = schedule_free_eval_params
+states.EVALUATION[AnnealedScheduleFreeState] = lambda state, params: schedule_free_eval_params(state.averaging, params)
+
+
+def weight_of_step(
+    state: ScheduleFreeState, learning_rate: ArrayLike, r: ArrayLike, power: ArrayLike
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The weight c of this step in the average, the sum of the weights so far, and the largest learning rate."""
+    max_lr = jnp.maximum(widen(state.max_lr), learning_rate)
+    weight = state.step_count.astype(jnp.float32) ** r * max_lr**power
+    total = widen(state.weight_sum) + weight
+    return weight / jnp.where(total == 0, 1.0, total), total, max_lr
 
 
 def warmed_up(learning_rate: ScalarOrSchedule, steps: int | None, rate_ahead: bool) -> ScalarOrSchedule:
@@ -87,6 +106,8 @@ def schedule_free(
     rate_ahead: bool = True,
     base_at_z: bool = False,
     decay_at_y: ArrayLike = 0.0,
+    anneal: ArrayLike | None = None,
+    anneal_from: int = 1,
 ) -> GradientTransformationExtraArgs:
     """Averaging in place of a learning-rate schedule.
 
@@ -96,6 +117,8 @@ def schedule_free(
         z <- z + base_optimizer(g at y)
         x <- (1 - c) x + c z                 c = w_t / sum of w, w_t = t^r (largest lr so far)^weight_lr_power
         y <- (1 - b1) z + b1 x
+
+    With ``anneal``, b1 grows to 1 as the weight of a step in the average falls, as in :func:`amuse`.
 
     Only z is stored; x is recomputed from y and z. The learning rate stays constant after a warm-up. Evaluate, sample
     and save for inference with ``states.evaluation_params(state, params)``.
@@ -114,9 +137,12 @@ def schedule_free(
       rate_ahead: evaluate the schedule one step ahead of the base optimizer.
       base_at_z: the base optimizer's ``params``, which it decays, are z; only the gradient is taken at y.
       decay_at_y: subtract this times the learning rate and y from z before the base optimizer's step.
+      anneal: power by which 1 - b1 falls with c / (1 - c), relative to step ``anneal_from``; None keeps b1.
+      anneal_from: last step with the initial b1, counted from 1.
 
     Returns:
-      A transformation with an ``optax.contrib.ScheduleFreeState``; 4 bytes of state per float32 parameter, besides the
+      A transformation with an ``optax.contrib.ScheduleFreeState``, with ``anneal`` inside an
+      :class:`AnnealedScheduleFreeState`; 4 bytes of state per float32 parameter, besides the
       base optimizer's.
 
     Raises:
@@ -138,14 +164,16 @@ def schedule_free(
     if isinstance(b1, Real) and b1 == 0:
         raise ValueError("b1=0 is out of range, since x is recomputed from its share of y: give a number in (0, 1)")
     check_nonnegative(weight_lr_power=weight_lr_power, r=r, learning_rate=learning_rate, decay_at_y=decay_at_y)
+    check_nonnegative(anneal=anneal)
+    check_steps(anneal_from=anneal_from)
     base_optimizer = with_extra_args_support(base_optimizer)
 
     def cast(leaf):
         return leaf.astype(state_dtype or leaf.dtype)
 
     def init(params):
-        dtype = scalar_dtype(params)
-        return ScheduleFreeState(
+        dtype = scalar_dtype(params) if anneal is None else jnp.float32
+        state = ScheduleFreeState(
             b1=jnp.array(b1, dtype),
             weight_sum=jnp.zeros((), dtype),
             step_count=jnp.ones((), jnp.int32),
@@ -153,30 +181,34 @@ def schedule_free(
             base_optimizer_state=base_optimizer.init(params),
             z=evaluate(lambda tree: jax.tree.map(cast, tree), copied(params)),
         )
+        return state if anneal is None else AnnealedScheduleFreeState(jnp.zeros(()), state)
 
-    def share(state):
-        """c, the sum of the weights, the largest learning rate."""
-        lr = schedule_value(learning_rate, state.step_count if rate_ahead else state.step_count - 1)
-        max_lr = jnp.maximum(widen(state.max_lr), lr)
-        weight = state.step_count.astype(jnp.float32) ** r * max_lr**weight_lr_power
-        total = widen(state.weight_sum) + weight
-        return weight / jnp.where(total == 0, 1.0, total), total, max_lr
+    def annealed(c, first, count):
+        """The share c of the last step with the initial b1, and the b1 of this step."""
+        first = jnp.where(count == anneal_from, c, first)
+        part = c * (1 - first) / jnp.where(count > anneal_from, first * (1 - c), 1.0)
+        return first, jnp.where(count > anneal_from, 1 - part**anneal * (1 - b1), b1)
 
     def update(updates, state, params=None, **extra_args):
         params = require_params(params, "schedule_free")
+        outer, state = (None, state) if anneal is None else (state, state.averaging)
         rate = schedule_value(learning_rate, state.step_count - 1) * decay_at_y
         decayed = jax.tree.map(lambda z, y: widen(z) - rate * widen(y), state.z, params)
         seen = cast_like(decayed, params) if base_at_z else params
         base, base_state = base_optimizer.update(updates, state.base_optimizer_state, seen, **extra_args)
         z = cast_like(jax.tree.map(lambda z, u: z + widen(u), decayed, base), state.z)
-        c, total, max_lr = share(state)
+        lr = schedule_value(learning_rate, state.step_count if rate_ahead else state.step_count - 1)
+        c, total, max_lr = weight_of_step(state, lr, r, weight_lr_power)
+        first, b = (None, b1) if outer is None else annealed(c, outer.share, state.step_count)
 
         def step(y, old_z, z):
-            x = (1 - c) * _averaged(y, old_z, b1) + c * widen(z)
-            return (1 - b1) * widen(z) + b1 * x - widen(y)
+            x = (1 - c) * _averaged(y, old_z, b) + c * widen(z)
+            return (1 - b) * widen(z) + b * x - widen(y)
 
-        total, max_lr = (number.astype(state.b1.dtype) for number in (total, max_lr))
-        new = ScheduleFreeState(state.b1, total, increment(state.step_count), max_lr, base_state, z)
-        return cast_like(jax.tree.map(step, params, state.z, z), updates), new
+        numbers = (state.b1 if outer is None else b, total, max_lr)
+        b1_now, total, max_lr = (jnp.asarray(number, state.b1.dtype) for number in numbers)
+        new = ScheduleFreeState(b1_now, total, increment(state.step_count), max_lr, base_state, z)
+        updates = cast_like(jax.tree.map(step, params, state.z, z), updates)
+        return updates, new if outer is None else AnnealedScheduleFreeState(first, new)
 
     return transformation(init, update)

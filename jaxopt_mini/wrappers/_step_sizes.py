@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jaxopt_mini.transforms.shape import consistent, spectral, widening
+from jaxopt_mini.check import check_name
+from jaxopt_mini.transforms.shape import SHAPES, consistent
 
 Felt = Callable[[str, int, int], float]  # (role, fan-in, fan-out) -> size of a step, up to a constant
 
@@ -60,16 +61,55 @@ def operator_norms(role: str, fan_in: int, fan_out: int) -> float:
     return 1.0
 
 
-def _muon(keywords: Mapping[str, Any]) -> StepSize:
-    return StepSize(orthogonal(widening if keywords.get("consistent_rms") is None else consistent(1.0)))
+def whitened(role: str, fan_in: int, fan_out: int) -> float:
+    """Steps of every leaf with two sides have the spectral norm 1; those of vectors are those of :func:`entrywise`."""
+    return 1.0 if role == "vector" else normalized(role, fan_in, fan_out)
 
 
-def _adamuon(keywords: Mapping[str, Any]) -> StepSize:
-    return StepSize(orthogonal(widening if keywords.get("consistent_rms", 0.2) is None else consistent(1.0)))
+def _shampoo(keywords: Mapping[str, Any]) -> StepSize:
+    return StepSize(whitened if keywords.get("graft", True) is False else entrywise)
 
 
-def _dion2(keywords: Mapping[str, Any]) -> StepSize:
-    return StepSize(orthogonal(spectral if keywords.get("consistent_rms") is None else consistent(1.0)))
+def _orthogonal(
+    shape: str = "widening", consistent_rms: float | None = None
+) -> Callable[[Mapping[str, Any]], StepSize]:
+    """The rule of :func:`muon` and its relatives, whose keywords have these defaults."""
+
+    def rule(keywords: Mapping[str, Any]) -> StepSize:
+        rms, name = keywords.get("consistent_rms", consistent_rms), keywords.get("shape", shape)
+        check_name(name, SHAPES, "unknown shape")
+        return StepSize(orthogonal(SHAPES[name] if rms is None else consistent(1.0)))
+
+    return rule
+
+
+def projected(rank: int, side: Callable[[int, int], int]) -> Felt:
+    """Steps on matrices are P s, with s of ``rank`` rows and entries of about 1, and P the orthonormal basis of a side.
+
+    The entries of P are about 1 / sqrt(side), so that those of a step are about sqrt(rank / side). The rank must not
+    exceed that of the gradients.
+    """
+
+    def felt(role: str, fan_in: int, fan_out: int) -> float:
+        share = min(rank, fan_in, fan_out) / side(fan_in, fan_out) if role == "matrix" else 1.0
+        return entrywise(role, fan_in, fan_out) * math.sqrt(share)
+
+    return felt
+
+
+def _galore(keywords: Mapping[str, Any]) -> StepSize:
+    return StepSize(projected(int(keywords.get("rank", 128)), min if keywords.get("smaller_side", False) else max))
+
+
+def _apollo(keywords: Mapping[str, Any]) -> StepSize:
+    return StepSize(projected(int(keywords.get("rank", 128)), min))
+
+
+PROJECTED = {"shorter": min, "longer": max, "inputs": lambda fan_in, _: fan_in, "outputs": lambda _, fan_out: fan_out}
+
+
+def _ldadam(keywords: Mapping[str, Any]) -> StepSize:
+    return StepSize(projected(int(keywords.get("rank", 16)), PROJECTED[keywords.get("side", "shorter")]))
 
 
 def _adafactor(keywords: Mapping[str, Any]) -> StepSize:
@@ -78,15 +118,15 @@ def _adafactor(keywords: Mapping[str, Any]) -> StepSize:
 
 ENTRYWISE = (
     *("sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw", "nadamw", "lion", "nadam", "amsgrad", "adamax"),
-    *("adamaxw", "adadelta", "radam", "rprop", "sign_sgd", "signum", "adabelief", "yogi", "adan", "sm3", "shampoo"),
+    *("adamaxw", "adadelta", "radam", "rprop", "sign_sgd", "signum", "adabelief", "yogi", "adan", "sm3"),
     *("mars", "adopt", "ademamix", "simplified_ademamix", "sophia", "adam_mini", "laprop", "stable_adamw"),
-    "came",
+    *("came", "polargrad"),  # the nuclear norm of a gradient of low rank grows like its entries times the width
 )
 STEP_SIZES: dict[str, Callable[[Mapping[str, Any]], StepSize]] = {
     **dict.fromkeys(ENTRYWISE, lambda keywords: StepSize(entrywise)),
     **dict.fromkeys(("lamb", "lars"), lambda keywords: StepSize(entrywise, relative=True)),
     **dict.fromkeys(
-        ("asgd", "schedule_free_sgd", "schedule_free_adamw", "gpa_adamw"),
+        ("asgd", "schedule_free_sgd", "schedule_free_adamw", "schedule_free_radam", "gpa_adamw"),
         lambda keywords: StepSize(entrywise, tracks=True),
     ),
     **dict.fromkeys(
@@ -94,28 +134,32 @@ STEP_SIZES: dict[str, Callable[[Mapping[str, Any]], StepSize]] = {
     ),
     "polyak_sgd": lambda keywords: StepSize(entrywise, adaptive=True),
     "adafactor": _adafactor,
+    "shampoo": _shampoo,
+    "galore": _galore,
+    "apollo": _apollo,
+    "ldadam": _ldadam,
     "novograd": lambda keywords: StepSize(normalized),
-    "muon": _muon,
-    "adamuon": _adamuon,
-    "aurora": lambda keywords: StepSize(orthogonal(widening)),
-    "dion2": _dion2,
-    "normuon": lambda keywords: StepSize(orthogonal(widening)),
-    "dion": lambda keywords: StepSize(orthogonal(spectral)),
+    "muon": _orthogonal(),
+    "adamuon": _orthogonal(consistent_rms=0.2),
+    "amuse": lambda keywords: StepSize(orthogonal(consistent(1.0)), tracks=True),
+    "aurora": _orthogonal(),
+    "dion2": _orthogonal("spectral"),
+    "normuon": _orthogonal(),
+    "dion": _orthogonal("spectral"),
     "scion": lambda keywords: StepSize(operator_norms),
 }
 """Optimizer -> function of its keywords that returns its :class:`StepSize`."""
 
 
 REFUSED = {
-    "soap": "they grow with a power of the width from 1/2 to 1, by the rank of the gradient",
+    "soap": "they grow with a power of the width from 1/2 to 1, by how well the eigenbasis fits the gradients",
+    "kl_soap": "they grow with a power of the width from 1/2 to 1, by how well the eigenbasis fits the gradients",
+    "soap_muon": "they are at least as long as a share of the weights",
     "kron": "they grow with a power of the width that changes while its preconditioner is fitted",
     "psgd": "they grow with a power of the width that changes while its preconditioner is fitted",
-    "polargrad": "they are as long as the nuclear norm of the gradient",
+    "splus": "they grow with a power of the width that depends on how well the eigenbasis fits the gradients",
     "muown": "it trains the length and the direction of each row apart",
-    "splus": "they grow with a power of the width that depends on the rank of the gradient",
-    "apollo": "they grow with a power of the width that depends on the rank of the projection",
     "schedule_free_plus": "it estimates them from the gradients, differently in each role",
-    "galore": "they grow with a power of the width that depends on the rank of the projection and the matrix's shape",
 }
 """Optimizer -> why it has no :class:`StepSize`."""
 

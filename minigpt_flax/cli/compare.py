@@ -179,7 +179,7 @@ def declare(parser: Parser) -> None:
     group.add_argument(
         "--pictures", metavar="LIST", help=f"formats of the figures: {', '.join(PICTURES)} or none [{default}]"
     )
-    add_fields(parser, without=("opt", "schedule", "lr", "parametrization", "init", *ALONE))
+    add_fields(parser, without=("opt", "schedule", "lr", "parametrization", "init", "tuned_at", *ALONE))
 
 
 def run(**options: Any) -> int:

@@ -20,7 +20,18 @@ SUMMARY = "Check how activations grow with width or depth in the first steps."
 SEEDS = Bound(1, 100, whole=True)
 SLOPE = Bound(0, 10, above=True)
 OMITTED = (  # fields that the check sets, or has no use for
-    *("base_width", "base_layers", "base_heads", "seed", "accum", "tokens_per_step", "init", "document_mask", "log"),
+    *(
+        "base_width",
+        "base_layers",
+        "base_heads",
+        "seed",
+        "accum",
+        "tokens_per_step",
+        "tuned_at",
+        "init",
+        "document_mask",
+        "log",
+    ),
     *("parallel", "mesh", "eval_every", "val_tokens", "log_every", "probe", "keep", "keep_every", "on_nan"),
     *("explosion", "sample_tokens"),
 )

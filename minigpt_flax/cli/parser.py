@@ -20,6 +20,7 @@ from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
 from minigpt_flax.errors import UserError, check_name, nearest
 from minigpt_flax.invocation import line
+from minigpt_flax.phases import Stepwise
 from minigpt_flax.spec import Spec
 from minigpt_flax.text import tell
 from minigpt_flax.train.config.param_groups import ParamGroup
@@ -226,7 +227,9 @@ def declare(build: Parser) -> None:
     )
     run.add_argument("--trust", action="store_true", help="execute the optimizer code that a resumed run names")
     run.add_argument(
-        "--change", action="store_true", help="let --resume change lr, schedule, clip, dropout and val-tokens"
+        "--change",
+        action="store_true",
+        help="let --resume change lr, schedule, clip, dropout, val-tokens, dtype, keywords of opt",
     )
     run.add_argument(
         "--multihost", metavar="PEERS", help="several processes: auto, or coordinator=HOST:PORT,processes=N,process=I"
@@ -262,12 +265,22 @@ def _add(group: Any, item: dataclasses.Field, kind: Any) -> None:
     text = f"{item.metadata['help']}{_default(item)}".replace("%", "%%")
     flag, metavar = flag_of(item.name), item.metadata["metavar"]
     inner = [part for part in typing.get_args(kind) if part not in (type(None), Ellipsis)] or [kind]
-    if kind is bool:
+    if Stepwise in inner:
+        group.add_argument(flag, type=_size, metavar=metavar, help=text)
+    elif kind is bool:
         group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
     elif typing.get_origin(kind) is tuple:
         group.add_argument(flag, action="append", type=READERS[inner[0]], metavar=metavar, help=text)
     else:
         group.add_argument(flag, type=READERS[inner[0]], metavar=metavar, help=text)
+
+
+def _size(text: str) -> int | str:
+    """Reads a number; other text is parsed with the configuration."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def _default(item: dataclasses.Field) -> str:

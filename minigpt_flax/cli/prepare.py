@@ -86,7 +86,8 @@ def _of_text(corpus: TextSource, text: str, progress: StreamProgress) -> tuple[T
 
     spec = parse(text, "tokenizer")
     sample = "" if spec.name in READY_MADE else rechunk(progress.pieces(corpus.read(), "learning", corpus.size))
-    tokenizer = bind(spec, look_up(spec, TOKENIZERS, "tokenizer"), "tokenizer", sample)
+    with progress.waiting(f"training the tokenizer {spec}"):
+        tokenizer = bind(spec, look_up(spec, TOKENIZERS, "tokenizer"), "tokenizer", sample)
     encoded = lambda pieces, size: encode(tokenizer, progress.pieces(pieces, ENCODING, size))
     validation = None if corpus.validation is None else encoded(corpus.validation(), None)
     return tokenizer, encoded(corpus.read(), corpus.size), validation

@@ -166,6 +166,6 @@ def _from_file(path: str) -> str:
     if path != "-":
         return read_text(Path(path)).removesuffix("\n")
     try:
-        return sys.stdin.buffer.read().decode().removesuffix("\n")
+        return sys.stdin.buffer.read().decode("utf-8-sig").removesuffix("\n")
     except UnicodeDecodeError as error:
         raise UserError("standard input is not UTF-8 text: convert it to UTF-8") from error

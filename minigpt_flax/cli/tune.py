@@ -74,7 +74,7 @@ def declare(parser: Parser) -> None:
     add("--jobs", type=Bound(1, 1024, whole=True), metavar="N", help="parallel processes on this machine [1]")
     add("--share", metavar="I/N", help="train share I of N of each stage, from 0: for N hosts with one folder")
     console.declare(parser.add_argument_group("output"))
-    add_fields(parser, without=("init", "eval_every", "keep", "keep_every", *ALONE))
+    add_fields(parser, without=("init", "tuned_at", "eval_every", "keep", "keep_every", *ALONE))
 
 
 def run(**options: Any) -> int:

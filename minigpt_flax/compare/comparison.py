@@ -270,7 +270,13 @@ def located(opt: str) -> str:
 
 
 def shared_fields(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields that all runs share, as a comparison stores them: data with absolute paths."""
+    """Fields that all runs share, as a comparison stores them: data with absolute paths.
+
+    Raises:
+      UserError: a field is for single runs.
+    """
+    if given.get("tuned_at") is not None:
+        raise UserError("tuned_at is for a single run, as the runs of a search are tuned themselves: omit it")
     data = given.get("data")
     if data is None:
         return dict(given)

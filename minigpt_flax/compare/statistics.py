@@ -34,7 +34,16 @@ from minigpt_flax.runs.schema import STEP, VAL_LOSS
 TRACK_3 = 0.004  # nats: the third track of modded-nanogpt requires (target - mean) sqrt(n) >= this
 CONSTANTS = frozenset({"lr", "schedule", "seed", "steps", "eval_every", "log_every", "keep_every"})
 FRACTION = re.compile(r"\w+=[-+]?\d*(?:\.\d*(?:e[-+]?\d+)?|e[-+]?\d+)(?:, )?")  # a hyperparameter such as b2=0.99
-SHARED = ("data", "mix", "tokenizer", "steps", "batch_size", "accum", "context")  # fields that losses depend on
+SHARED = (
+    "data",
+    "mix",
+    "tokenizer",
+    "steps",
+    "batch_size",
+    "accum",
+    "seq_len",
+    "context",
+)  # fields that losses depend on
 OPTIMIZER_FIELDS = frozenset(
     {
         "opt",
@@ -416,7 +425,7 @@ def _result_of(
         obstacle=_obstacle(candidate, runs, judged),
         steps=steps,
         seconds=None if steps is None or ms is None else steps * ms / 1000,
-        tokens=None if steps is None or any_run is None else steps * any_run.tokens_per_step,
+        tokens=None if steps is None or any_run is None else any_run.tokens_after(steps),
         speedup=None,
         state_bytes=any_run.env.get("state_bytes_per_param") if any_run else None,
         ms_per_step=ms,

@@ -189,7 +189,7 @@ def record_divergence(path: Path) -> None:
     record = read_run(path)
     if record.state != "diverged":
         seconds = record.records[-1]["seconds"] if record.records else 0.0
-        with MetricsLog(RunFolder(path), record.tokens_per_step, seconds) as log:
+        with MetricsLog(RunFolder(path), record.tokens_after, seconds) as log:
             log.write(record.steps + 1, {"loss": math.nan})
 
 

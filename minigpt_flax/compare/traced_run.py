@@ -91,7 +91,8 @@ def trace_run(run: Run, length: int) -> TracedRun:
 
     def step(knobs: Knobs, state: Any, batch: Array) -> Any:
         schedule, tx = transformation(knobs)
-        one = make_step(loss_sum(run.model), tx, schedule, key=knobs.key, layout=run.layout, probes=probes)
+        losses = loss_sum(run.model, run.state.opt_state)
+        one = make_step(losses, tx, schedule, key=knobs.key, layout=run.layout, probes=probes)
         return one(state, batch)
 
     return TracedRun(

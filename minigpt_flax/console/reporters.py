@@ -59,7 +59,7 @@ class JsonLines(Reporter):
 
     def progress(self, config: RunConfig, done: int) -> StepTimer:
         """Prints the records of ``metrics.jsonl`` as they are written."""
-        return StepTimer(self.warn, (self,))
+        return StepTimer(self.warn, (self,), self.note, config.phases)
 
     def __call__(self, record: Mapping[str, Any]) -> None:
         """Prints a record of ``metrics.jsonl``, as a logger does."""

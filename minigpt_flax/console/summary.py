@@ -13,6 +13,7 @@ import jax
 from jaxopt_mini.tree import by_name, path_name
 from minigpt_flax.data import unigram_entropy
 from minigpt_flax.invocation import show
+from minigpt_flax.phases import Phases
 from minigpt_flax.spec import Spec, settings
 from minigpt_flax.train.base_model import base_of, initial_std
 from minigpt_flax.train.build import Run
@@ -44,9 +45,10 @@ def summary(run: Run) -> list[tuple[str, str]]:
         ("model", f"{_model(run)}\n{_roles(run, rates)}"),
         *([] if config.init is None else [("weights", f"from {show(config.init)}")]),
         ("compute", _compute(run)),
-        ("batch", _batch(config)),
+        ("batch", _batch(config.phases, config.steps)),
         ("optimizer", _optimizers(run)),
         ("lr", f"peak {config.lr:g}, {config.schedule}" if run.schedule is not None else "set by the optimizer"),
+        *([] if config.tuned_at is None else [("tuned at", f"{config.tuned_at}, rescaled when the run started")]),
         *([] if config.parametrization.name == STANDARD else [("transfer", _transfer(run, rates))]),
         ("clip", str(config.clip)),
         *(("wrapper", str(spec)) for spec in config.wrap),
@@ -71,6 +73,7 @@ def _devices(run: Run) -> str:
 def _reason(run: Run) -> str:
     """Why not all devices are used, if the batch size is why."""
     sizes, batch = run.mesh.shape, run.config.batch_size
+    batch = f"{batch}" if isinstance(batch, int) else f'"{batch}"'
     limited = run.config.mesh is None and sizes.get("data", 1) > 1
     return f"\n(the largest number that divides --batch-size {batch})" if limited else ""
 
@@ -81,12 +84,12 @@ def _share(part: Any) -> str:
     return f"{quantity(device_bytes(part), 'B')} of {quantity(whole, 'B')}"
 
 
-def _batch(config: RunConfig) -> str:
-    """Tokens per step: micro-batches (if several) x sequences x context."""
-    sizes = (
-        [config.batch_size, config.context] if config.accum == 1 else [config.accum, config.batch_size, config.context]
-    )
-    return f"{config.step_tokens:,} tokens = {' x '.join(map(str, sizes))} per step, {config.steps:,} steps"
+def _batch(phases: Phases, steps: int) -> str:
+    """Tokens per step: micro-batches (if several) x sequences x tokens per sequence; a line for each phase."""
+    if len(phases) == 1:
+        return f"{phases.at(0)} per step, {steps:,} steps"
+    lines = [f"from step {phase.first + 1:,}: {phase} per step" for phase in phases]
+    return "\n".join([*lines, f"{phases.tokens_after(steps):,} tokens in {steps:,} steps"])
 
 
 def _data(run: Run) -> str:

@@ -45,9 +45,8 @@ def plan(run: Run, folder: RunFolder | None, done: int) -> None:
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Shows an indeterminate progress bar, in a terminal."""
-    with Progress("TimeElapsedColumn", width=WIDTH) as progress:
-        progress.add(f"{what} ...")
+    """Shows an indeterminate progress bar; without a terminal, a line now and then if the task takes long."""
+    with Progress("TimeElapsedColumn", width=WIDTH) as progress, progress.waiting(what):
         yield
 
 
@@ -60,7 +59,7 @@ class ProgressBar(StepTimer):
     """
 
     def __init__(self, config: RunConfig, done: int):
-        super().__init__(self.print)
+        super().__init__(self.print, note=self.print, phases=config.phases)
         self.config = config
         progress = Progress(width=WIDTH, auto_refresh=False)
         self.console, self.bar = progress.console, progress.bar
@@ -114,10 +113,13 @@ class ProgressBar(StepTimer):
 
     def _speed(self, step: int) -> str:
         speed, every, steps = self.clock.steps_per_second(), self.config.eval_every, self.config.steps
-        left = self.clock.left(steps - step, -(-steps // every) - step // every)
+        phases = self.config.phases
+        tokens = self.clock.mean(lambda phase: phase.step_tokens, phases.at(step))
+        to_go = phases.tokens_after(steps) - phases.tokens_after(step)
+        left = self.clock.left(to_go / tokens, -(-steps // every) - step // every)
         if speed is None or left is None:
             return ""
-        return f" {shorten(speed * self.config.step_tokens)} tok/s {spell(left)} left"
+        return f" {shorten(speed * tokens)} tok/s {spell(left)} left"
 
     def validating(self, stop: Callable[[], bool]) -> Callable[[], bool]:
         """Wraps ``stop`` so that it also shows how long the validation has taken, and its usual duration."""

@@ -1,6 +1,11 @@
 """Data: corpora, tokenizers and batches. Uses NumPy only, and neither models nor optimizers."""
 
-from minigpt_flax.data.batches import Batches as Batches, evaluation_windows as evaluation_windows, split as split
+from minigpt_flax.data.batches import (
+    Batches as Batches,
+    PhaseBatches as PhaseBatches,
+    evaluation_windows as evaluation_windows,
+    split as split,
+)
 from minigpt_flax.data.corpora import (
     CORPORA as CORPORA,
     Corpus as Corpus,

@@ -7,12 +7,17 @@ devices, sees the same data. The tokens may be memory-mapped and larger than mem
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer
 
 from minigpt_flax.data.token_files import Tokens
 from minigpt_flax.errors import UserError
+from minigpt_flax.phases import Phase
+
+if TYPE_CHECKING:
+    from minigpt_flax.data.mixture import Mixture
 
 Rows = slice | Integer[np.ndarray, "_"]
 Window = tuple[Int32[np.ndarray, "B T"], Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]
@@ -129,6 +134,29 @@ class Batches:
         slack = len(self._tokens) - 1 - self.windows_per_epoch * self.context
         offset = int(raw[0]) % (slack + 1)
         return offset + self.context * np.argsort(raw[1:], kind="stable")
+
+
+class PhaseBatches:
+    """The batches of one phase of a run; see :mod:`minigpt_flax.phases`.
+
+    A sequence that is shorter than a window is a part of it: successive steps read the parts of the same windows.
+
+    >>> whole = Batches(np.arange(100), batch_size=2, context=4, seed=0)
+    >>> halves = PhaseBatches(whole, Phase(first=0, accum=1, batch_size=2, seq_len=2))
+    >>> halves(0).tolist(), halves(1).tolist()
+    ([[83, 84, 85], [7, 8, 9]], [[85, 86, 87], [9, 10, 11]])
+    """
+
+    def __init__(self, batches: Batches | Mixture, phase: Phase):
+        """Read the batches of a phase from windows of the longest sequence length."""
+        self.context, self._batches, self._phase = phase.seq_len, batches, phase
+
+    def __call__(self, step: int, rows: Rows | None = None) -> Int32[np.ndarray, "_ {self.context}+1"]:
+        """Return the batch of a step of the run, or some of its rows; see `Batches`."""
+        done, part = divmod(step - self._phase.first, self._batches.context // self.context)
+        indices = self._phase.windows + window_indices(done, self._phase.step_sequences, rows)
+        start = part * self.context
+        return self._batches.windows(indices)[:, start : start + self.context + 1]
 
 
 def window_indices(step: int, batch_size: int, rows: Rows | None) -> Int64[np.ndarray, " rows"]:

@@ -141,7 +141,9 @@ def record_piece(record: Mapping[str, Any], field: str, where: str, size: int | 
         raise UserError(f"{where} has no field {field!r}; it has: {fields}; name the one with the text: SOURCE#FIELD")
     text, replaced = record[field], 0
     if not isinstance(text, str):
-        raise UserError(f"{where} has no text in the field {field!r}, but {brief(text)}")
+        raise UserError(
+            f"{where} has no text in the field {field!r}, but {brief(text)}: fix or remove it, or name another field"
+        )
     try:
         encoded = text.encode()
     except UnicodeEncodeError:

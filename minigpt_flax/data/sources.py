@@ -29,6 +29,8 @@ TEXT_SUFFIXES = (".md", ".py", ".rst", ".tex", ".txt")
 LINES = (".jsonl", ".ndjson", ".parquet")
 """Suffixes of records that are always documents; in a folder, others are read only if there is nothing else."""
 ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
+ARRAYS = (".npy", ".npz")
+MARKUP = (".htm", ".html", ".ipynb", ".rtf", ".svg", ".xml")
 HUB = "hf:"
 BIN = ".bin"
 Stream = Callable[[], Iterator[Piece]]
@@ -113,8 +115,15 @@ def open_source(source: str) -> TextSource | TokenSource:
     if not files:
         raise _absent(source, path)
     for file in files:
-        size_of(file)  # refuses a pipe, a device or a dangling link
-    return _binary(source, files, field) if any(_is_bin(file) for file in files) else _text(source, files, field)
+        if file.is_symlink() and not os.path.exists(file):
+            raise UserError(f"'{file}' is a link to {os.readlink(file)!r}, which can't be opened")
+        size_of(file)  # refuses a pipe or a device
+    if any(_is_bin(file) for file in files):
+        return _binary(source, files, field)
+    found = _text(source, files, field)
+    if not any(piece.text.strip() for piece in found.read()):
+        raise UserError(f"{source!r} has no text: give another file")
+    return found
 
 
 def expand_path(source: str) -> Path:
@@ -194,6 +203,12 @@ def _text(
     """Open text files: a single one unchanged, several without the newlines at their ends."""
     if archives := [file for file in files if file.suffix.lower() in ARCHIVES or suffix_of(file) in ARCHIVES]:
         raise UserError(f"'{archives[0]}' is an archive of files: unpack it, and give its folder")
+    if arrays := [file for file in files if file.suffix.lower() in ARRAYS]:
+        raise UserError(
+            f"'{arrays[0]}' is a NumPy file: write its tokens to a .bin file, array.astype('uint16').tofile('x.bin')"
+        )
+    if marked := [file for file in files if suffix_of(file) in MARKUP]:
+        notes += (f"'{marked[0]}' is read as it is, with its markup",)
     if field is not None and not any(suffix_of(file) in RECORDS for file in files):
         raise UserError(
             f"{source!r} names the field {field!r}, but only records ({' '.join(RECORDS)}) and {HUB} datasets have "

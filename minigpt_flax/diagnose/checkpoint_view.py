@@ -150,7 +150,7 @@ class CheckpointView:
           batch: int32[B, T + 1], or int32[A, B / A, T + 1] of A micro-batches. It is evaluated in parts of the run's
             batch size, and differentiated with the memory of one part.
         """
-        parts = batch.reshape(-1, self.run.config.batch_size, batch.shape[-1])
+        parts = batch.reshape(-1, self.run.config.phases.largest.batch_size, batch.shape[-1])
 
         def sums(part):
             with jax.default_matmul_precision("highest"):
@@ -227,8 +227,9 @@ class CheckpointView:
           The next state and the change of the parameters, in float32; ``state`` stays valid.
         """
         config = self.run.config
-        if config.accum > 1:
-            batch = batch.reshape(config.accum, config.batch_size, -1)
+        phase = config.phases.largest
+        if phase.accum > 1:
+            batch = batch.reshape(phase.accum, phase.batch_size, -1)
         after, _ = jax.jit(self.run.step)(state, batch)  # an outer jit ignores the inner one's donation
         return after, jax.tree.map(lambda new, old: tree.widen(new) - tree.widen(old), after.params, state.params)
 
@@ -246,7 +247,7 @@ def _mean(function: Callable[[Array], Params], like: Params, batches: Int32[Arra
 def draw_batches(run: Run, number: int) -> Int32[Array, "K B length"]:
     """Batches of a whole step from the run's training data, in a different order than in training."""
     config = run.config
-    batches = run.data.batches(config.step_sequences, config.context, config.seed + SEED_OFFSET)
+    batches = run.data.batches(config.step_sequences, config.phases.largest.seq_len, config.seed + SEED_OFFSET)
     return jnp.asarray(np.stack([batches(t) for t in range(number)]))
 
 

@@ -85,7 +85,7 @@ def measure(config: RunConfig, data: Dataset, seed: int) -> dict[str, np.ndarray
       UserError: a spec or a number is wrong, or an activation is not finite.
     """
     setup = make_setup(dataclasses.replace(config, seed=seed), data.tokenizer)
-    batches = data.batches(config.batch_size, config.context, 0)
+    batches = data.batches(config.phases.largest.batch_size, config.phases.window, 0)
     stack = np.stack([np.asarray(batches(t), np.int32) for t in range(config.steps)])
     found = jax.device_get(jax.jit(functools.partial(_train, setup))(jax.random.key(seed), stack))
     if not all(np.isfinite(values).all() for values in found.values()):

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
+from matplotlib.axes import Axes
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 
 from jaxopt_mini import tree
@@ -28,6 +30,7 @@ from minigpt_flax.train.restore import open_checkpoints
 POINTS = 25  # points on a line
 SIDE = 15  # points per side of a plane
 SPAN = {"random": 1.0, "gradient": 0.03, "update": 0.03, "hessian": 0.03}  # lengths of the direction, to either side
+LOOKS = (0, 4, 8, 3)  # line styles of the directions, of four colors
 SAMPLES = 32  # draws of the parameter noise
 MIN_CHECKPOINTS = 3  # checkpoints needed for a trajectory
 
@@ -227,11 +230,10 @@ def trajectory(view: CheckpointView, loss: Callable) -> dict[str, Any] | None:
       plane) and ``plane``; None for fewer than ``MIN_CHECKPOINTS`` checkpoints.
     """
     with open_checkpoints(view.folder) as checkpoints:
-        like = jax.eval_shape(view.run.init)
         steps = checkpoints.steps()
         if len(steps) < MIN_CHECKPOINTS:
             return None
-        points = [jax.tree.map(tree.widen, checkpoints.read(step, like).params) for step in steps]
+        points = [jax.tree.map(tree.widen, checkpoints.read_params(step, view.run.shapes)) for step in steps]
     origin = points[-1]
     offsets = [jax.tree.map(jnp.subtract, point, origin) for point in points]
     gram = np.array([[float(tree.inner(a, b)) for b in offsets] for a in offsets])
@@ -298,7 +300,7 @@ def _draw(figure: Figure, numbers: dict[str, Any]) -> None:
     for i, (name, line) in enumerate(numbers["lines"].items()):
         fraction = np.array(line["distance"]) / max(line["distance"])
         label = f"{name} \u00b1{SPAN[name] * line['length']:.2g}"
-        lines.plot(fraction, line["loss"], **look(4 * i, marker="", linestyle=DASHES[i]), label=label)
+        lines.plot(fraction, line["loss"], **look(LOOKS[i], marker="", linestyle=DASHES[i]), label=label)
     lines.set_title("lines; the gradient points to the right")
     lines.set_xlabel("distance / span")
     style_axes(lines, "loss (nats/token)")
@@ -309,11 +311,21 @@ def _draw(figure: Figure, numbers: dict[str, Any]) -> None:
         panels["path"].plot(path["x"], path["y"], "-o", color=INK, markersize=4, linewidth=1.2)
 
 
-def _contours(axes: Any, plane: dict[str, Any], title: str) -> None:
+def _contours(axes: Axes, plane: dict[str, Any], title: str) -> None:
     heights = np.array(plane["loss"])
     finite = np.where(np.isfinite(heights), heights, np.max(heights[np.isfinite(heights)], initial=0.0))
     contours = axes.contour(plane["x"], plane["y"], finite, levels=8, colors=COLORS[0], linewidths=1)
-    axes.clabel(contours, fontsize=FONT - 2, colors=INK)
+    _label(axes, contours)
     axes.set_title(title)
     style_axes(axes, "", ticks=4)
     axes.grid(False)
+
+
+def _label(axes: Axes, contours: ContourSet) -> None:
+    """Labels contours with their levels, except where the label would reach beyond the axes."""
+    tried = axes.clabel(contours, fontsize=FONT - 2, inline=False)
+    places = np.reshape([text.get_position() for text in tried], (-1, 2))
+    inner = axes.transAxes.inverted().transform(axes.transData.transform(places))
+    for text in tried:
+        text.remove()
+    axes.clabel(contours, fontsize=FONT - 2, colors=INK, manual=places[np.all(np.abs(inner - 0.5) < 0.42, axis=1)])

@@ -20,6 +20,8 @@ from minigpt_flax.model.linear import Dense, matmul_float32_out
 from minigpt_flax.model.norm import Norm
 from minigpt_flax.model.position import POSITIONS, rotate
 
+MAX_LOGITS = "max_logits"  # collection of the largest scores of each head, computed if it is mutable
+
 
 def attend(
     q: Float[Array, "B T N H"],
@@ -62,6 +64,26 @@ def attend(
     out = jnp.matmul(weights.reshape(batch * kv_heads, group * length, length), v)
     out = out.reshape(batch, kv_heads, group, length, size).transpose(0, 3, 1, 2, 4)
     return out.reshape(batch, length, heads, size)
+
+
+def max_logits(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    *,
+    documents: Int[Array, "B T"] | None = None,
+    scale: float | None = None,
+) -> Float[Array, " N"]:
+    """Return the largest score of each query head over the batch, of the pairs that `attend` attends to.
+
+    It takes as much memory as plain attention, and has no gradient.
+    """
+    length, group = q.shape[1], q.shape[2] // k.shape[2]
+    q, k = (jax.lax.stop_gradient(a).transpose(0, 2, 1, 3) for a in (scale_queries(q, scale), k))
+    scores = matmul_float32_out(q, jnp.repeat(k, group, axis=1).swapaxes(2, 3))
+    mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
+    if documents is not None:
+        mask = mask & (documents[:, :, None] == documents[:, None, :])[:, None]
+    return jnp.max(jnp.where(mask, scores, -jnp.inf), axis=(0, 2, 3))
 
 
 def scale_queries(q: Float[Array, "*rows H"], scale: float | None) -> Float[Array, "*rows H"]:
@@ -112,6 +134,9 @@ class Attention(nn.Module):
         drops = config.dropout > 0 and not deterministic
         drop = functools.partial(self.weights_dropout, deterministic=False) if drops else None
         q, k, v = self.project(x, positions)
+        if self.is_mutable_collection(MAX_LOGITS) and not self.is_initializing():
+            found = max_logits(q, k, documents=documents, scale=config.attention_scale)
+            self.put_variable(MAX_LOGITS, MAX_LOGITS, found)
         attend = functools.partial(ATTENTION[config.attention].attend, scale=config.attention_scale)
         return self.attention_output(attend(q, k, v, drop=drop, documents=documents))
 

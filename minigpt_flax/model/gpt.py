@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
 
 import flax.linen as nn
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Integer
 
 from minigpt_flax.errors import UserError
-from minigpt_flax.model.attention import Attention
+from minigpt_flax.model.attention import MAX_LOGITS, Attention
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.document_mask import number_documents, restart_positions
 from minigpt_flax.model.dropout import Dropout
@@ -39,6 +39,7 @@ from minigpt_flax.model.scan import apply_layers
 Params = dict[str, Any]  # a nested dict of float32 arrays
 
 
+ATTENTION_PATH = "blocks/attention"
 REMAT: dict[str, Callable[..., bool] | None] = {  # activations of a block that are saved for the backward pass
     "none": None,  # all
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -163,16 +164,21 @@ class GPT(nn.Module):
             one = lambda key: plain_block.init(key, jnp.zeros((1, 1, config.width)), deterministic=True)["params"]
             return cast(Params, jax.vmap(one)(jax.random.split(key, config.layers)))
 
-        def body(x: Array, layer: tuple[Params, Array]) -> tuple[Array, None]:
+        wanted = [MAX_LOGITS] if self.is_mutable_collection(MAX_LOGITS) and not self.is_initializing() else []
+
+        def body(x: Array, layer: tuple[Params, Array]) -> tuple[Array, Params]:
             params, i = layer
             rngs = {} if key is None else {"dropout": jax.random.fold_in(key, i)}
-            y = block.apply({"params": params}, x, documents, deterministic=deterministic, rngs=rngs)
-            return cast(Array, y), None
+            how = {"deterministic": deterministic, "rngs": rngs, "mutable": wanted}
+            return cast(tuple[Array, Params], block.apply({"params": params}, x, documents, **how))
 
         if (policy := REMAT[config.remat]) is not None:
             body = jax.checkpoint(body, policy=policy, prevent_cse=not config.scan_layers)
         layers = self.param("blocks", init), jnp.arange(config.layers)
-        return apply_layers(body, x, layers, loop=config.scan_layers)[0]
+        x, found = apply_layers(body, x, layers, loop=config.scan_layers)
+        for name in wanted:
+            self.put_variable(name, ATTENTION_PATH, found[name]["attention"][name])
+        return x
 
     def unembed(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Convert the final residual stream to float32 logits."""
@@ -250,6 +256,36 @@ def losses(
     Returns:
       Losses in nats, float32.
     """
+    return losses_and_max_logits(
+        config, params, tokens, targets, deterministic=deterministic, dropout_key=dropout_key, collections=()
+    )[0]
+
+
+def losses_and_max_logits(
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    tokens: Integer[Array, "B T"],
+    targets: Integer[Array, "B T"],
+    *,
+    deterministic: bool = True,
+    dropout_key: Array | None = None,
+    collections: Collection[str] = (MAX_LOGITS,),
+) -> tuple[Float[Array, "B T"], dict[str, Float[Array, "layers heads"]]]:
+    """Compute `losses`, and the largest attention logit of each head in each layer, by the path of its module.
+
+    Args:
+      config: configuration of ``params``.
+      params: tree like that of `init_params`.
+      tokens: token ids.
+      targets: the next token of each.
+      deterministic: False applies dropout.
+      dropout_key: as in `apply`.
+      collections: empty computes no logits and returns an empty dict.
+
+    Returns:
+      Losses in nats, and logits, float32.
+    """
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
-    call = functools.partial(GPT(config).apply, rngs=rngs, method="losses")
-    return cast(Array, call({"params": params}, tokens, targets, deterministic=deterministic))
+    call = functools.partial(GPT(config).apply, rngs=rngs, method="losses", mutable=list(collections))
+    found, sown = cast(tuple[Array, Any], call({"params": params}, tokens, targets, deterministic=deterministic))
+    return found, dict(sown.get(MAX_LOGITS, {}))

@@ -290,6 +290,38 @@ def load_nanogpt(path: Path) -> tuple[ModelConfig, Params]:
     return config, _loaded({name: _as_conv1d(name, part) for name, part in tensors.items()}, config, show(path))
 
 
+class Place(NamedTuple):
+    """A tensor of nanoGPT: its parameters here, side by side along the last axis, and how it is stored there."""
+
+    paths: tuple[str, ...]
+    transposed: bool
+    index: tuple[int, ...]
+
+
+def load_nanogpt_optimizer(path: Path) -> tuple[dict[str, Any], list[Place]] | None:
+    """Read the state of the optimizer in nanoGPT's ``ckpt.pt``: AdamW, whose first group are the matrices.
+
+    Returns:
+      Its ``state_dict()`` with arrays, and the tensors in the order of its groups; None if the file has none.
+
+    Raises:
+      UserError: see `read_nanogpt`; or the optimizer's state is damaged.
+    """
+    (config, tensors), saved, where = read_nanogpt(path), read_torch_file(path).get("optimizer"), show(path)
+    if saved is None:
+        return None
+    entries = check_type(check_type(saved, dict, f"{where}: optimizer").get("state"), dict, f"{where}: state")
+    groups = check_type(saved.get("param_groups"), list, f"{where}: param_groups")
+    if not all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups):
+        raise UserError(f"{where} is damaged: its optimizer has groups without parameters")
+    read = lambda value: value.read() if isinstance(value, StoredTensor) else value
+    entries = {i: {k: read(v) for k, v in check_type(e, dict, f"{where}: state").items()} for i, e in entries.items()}
+    short, table = {name.removeprefix(PREFIX): part for name, part in tensors.items()}, _table(config)
+    names = sorted((name for name in short if name in table), key=lambda name: len(short[name].shape) < 2)  # stable
+    place = lambda name: Place(tuple(p.path for p in table[name]), name.endswith(LINEAR), table[name][0].index)
+    return {"state": entries, "param_groups": groups}, [place(name) for name in names]
+
+
 def _as_conv1d(name: str, part: StoredTensor) -> StoredTensor:
     """A linear weight as (in, out); other tensors as they are."""
     if not name.endswith(LINEAR):

@@ -43,7 +43,7 @@ INITS: dict[str, Init] = {
     # Radford et al. 2019
     "gpt2": Init(embedding=0.02, first=gpt2_first, output=gpt2_output, head=0.02),
     # modded-nanogpt (Jordan et al. 2024): initially every token passes through unchanged and all logits are 0. The
-    # variance 0.33 / inputs is that of PyTorch's linear layers, and shrinks with the width by itself.
+    # variance 0.33 / inputs is that of PyTorch's linear layers, and shrinks with the width already.
     "zero_out": Init(
         embedding=1.0,
         first=lambda config, fan_in: math.sqrt(0.33 / fan_in),

@@ -26,7 +26,7 @@ from minigpt_flax.compare.statistics import Summary
 from minigpt_flax.compare.tables import COLUMNS, findings, legend
 from minigpt_flax.runs.plots import draw_curves, fonts_for
 from minigpt_flax.runs.records import Record, RunRecord
-from minigpt_flax.runs.schema import CLOCK, SECONDS, STEP, read_text
+from minigpt_flax.runs.schema import CLOCK, SECONDS, STEP, TOKENS, read_text
 from minigpt_flax.runs.style import DARK, DASHES, line_styles
 from minigpt_flax.text import printable
 
@@ -147,7 +147,7 @@ def _curves_table(shown: Sequence[PageRun]) -> str:
 
 def _subtitle(shown: Sequence[PageRun]) -> str:
     config = shown[0].run.config
-    tokens = config["steps"] * shown[0].run.tokens_per_step
+    tokens = shown[0].run.tokens_after(config["steps"])
     runs = f"{len(shown)} run{'s' * (len(shown) > 1)}"
     return f"{runs} of {config['steps']:,} steps, {tokens:,} tokens, on {', '.join(config['data'])}"
 
@@ -232,7 +232,6 @@ def _data(shown: Sequence[PageRun]) -> str:
             "color": lines[each.group]["color"],
             "marker": lines[each.group]["marker"],
             "dash": PATTERNS[DASHES.index(lines[each.group]["linestyle"])],
-            "tokens_per_step": each.run.tokens_per_step,
             "series": [_series(part, every) for part in (each.run.training, each.run.validations) if part],
         }
         for each in shown
@@ -246,7 +245,8 @@ def _series(records: Sequence[Record], every: int) -> dict[str, Any]:
     names = [name for name in dict.fromkeys(n for record in sampled for n in record) if name not in CLOCK]
     columns = {name: [_rounded(record.get(name)) for record in sampled] for name in names}
     seconds = [_rounded(record[SECONDS]) for record in sampled]
-    return {"step": [record[STEP] for record in sampled], "seconds": seconds, "y": columns}
+    clock = {name: [record[name] for record in sampled] for name in (STEP, TOKENS)}
+    return {**clock, "seconds": seconds, "y": columns}
 
 
 def _rounded(value: float | None) -> float | None:

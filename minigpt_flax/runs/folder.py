@@ -156,6 +156,20 @@ class RunFolder:
         before = read_text(self.changes, SMALL) if self.changes.exists() else ""
         _replace(self.changes, f"{before}{json.dumps({'step': step, **changes})}\n")
 
+    def recorded_changes(self) -> list[dict[str, Any]]:
+        """Reads ``changes.jsonl``, in order.
+
+        Raises:
+          UserError: it is damaged.
+        """
+        text = read_text(self.changes, SMALL) if self.changes.exists() else ""
+        changes = [parse_json(line, show(self.changes)) for line in text.splitlines()]
+        for change in changes:
+            for name in change.keys() - {"step"}:
+                if len(check_type(change[name], tuple[Any, ...], f"{show(self.changes)}: {name}")) != 2:
+                    raise UserError(f"{show(self.changes)} is damaged: {name} is not [old, new]")
+        return changes
+
     def _undo(self) -> None:
         """Removes the files that :meth:`fill` wrote."""
         with contextlib.suppress(OSError):

@@ -23,7 +23,7 @@ class MetricsLog:
 
     Args:
       folder: of the run; None writes no file.
-      tokens_per_step: for the count of tokens.
+      tokens_after: number of steps -> number of tokens trained on.
       seconds: training time before a resume.
       warn: called with a line about records that can't be written.
       loggers: receive every record too, and are closed with the file.
@@ -32,12 +32,12 @@ class MetricsLog:
     def __init__(
         self,
         folder: RunFolder | None,
-        tokens_per_step: int,
+        tokens_after: Callable[[int], int | float],
         seconds: float = 0.0,
         warn: Callable[[str], None] = print,
         loggers: Sequence[Logger] = (),
     ):
-        self.folder, self.tokens_per_step, self.warn, self.loggers = folder, tokens_per_step, warn, loggers
+        self.folder, self.tokens_after, self.warn, self.loggers = folder, tokens_after, warn, loggers
         self.start, self.waiting, self.reason = time.monotonic() - seconds, b"", ""
         self.file: Any = None
 
@@ -72,7 +72,7 @@ class MetricsLog:
         """
         self._reopen_if_removed()
         seconds = round(time.monotonic() - self.start, 3)
-        record = {"step": step, "tokens": step * self.tokens_per_step, "seconds": seconds}
+        record = {"step": step, "tokens": self.tokens_after(step), "seconds": seconds}
         record |= {name: value if math.isfinite(value) else None for name, value in values.items()}
         if self.file is not None:
             self.waiting += json.dumps(record).encode() + b"\n"

@@ -15,6 +15,7 @@ from typing import Any
 
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
+from minigpt_flax.phases import SIZES, as_sizes, parse_size
 from minigpt_flax.runs.schema import (
     GRAD_NORM,
     LARGE,
@@ -34,7 +35,9 @@ from minigpt_flax.runs.schema import (
 
 Record = dict[str, Any]
 CHECKED: dict[str, Any] = {  # types of the configuration's fields that a comparison or a report computes with
-    **dict.fromkeys(("steps", "batch_size", "accum", "context", "seed"), int),
+    **dict.fromkeys(("steps", "context", "seed"), int),
+    **dict.fromkeys(("batch_size", "accum"), int | str),
+    "seq_len": int | str | None,
     "lr": float,
     "opt": str,
     "data": tuple[str, ...],
@@ -79,10 +82,18 @@ class RunRecord:
         """The data's SHA-256, if recorded."""
         return (self.env.get("data") or {}).get("sha256")
 
+    def tokens_after(self, steps: int | float) -> int | float:
+        """Tokens trained on in the first ``steps`` steps."""
+        usual = {"steps": 1, "batch_size": 0, "accum": 1, "seq_len": None, "context": 0}
+        config = usual | self.config
+        sizes = {name: parse_size(config[name], name) for name in SIZES if config[name] is not None}
+        return as_sizes(config | sizes).tokens_after(steps)
+
     @property
     def tokens_per_step(self) -> int:
-        """Tokens in a training step."""
-        return self.config.get("accum", 1) * self.config.get("batch_size", 0) * self.config.get("context", 0)
+        """Tokens in a training step; the mean, if they vary."""
+        steps = self.config.get("steps", 1)
+        return round(self.tokens_after(steps) / steps)
 
     @property
     def ms_per_step(self) -> float | None:
@@ -153,7 +164,10 @@ def _config(path: Path) -> dict[str, Any]:
     if isinstance(config.get("data"), str):  # early versions had a single source
         config["data"] = [config["data"]]
     used = {name: config[name] for name in CHECKED if name in config}
-    return {**config, **check_fields(used, CHECKED, show(path), optional=("accum",))}
+    checked = check_fields(used, CHECKED, show(path), optional=("accum", "seq_len"))
+    for name in SIZES:
+        parse_size(checked.get(name) or 1, f"{show(path)}: {name}")
+    return {**config, **checked}
 
 
 def _env(path: Path) -> dict[str, Any]:

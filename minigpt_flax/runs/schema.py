@@ -133,13 +133,13 @@ def size_of(path: Path) -> int:
 
 
 def read_text(path: Path, limit: int = LARGE) -> str:
-    """Reads a UTF-8 text file; see :func:`read_bytes`.
+    """Reads a UTF-8 text file without a byte order mark; see :func:`read_bytes`.
 
     Raises:
       UserError: the file can't be read, or isn't UTF-8.
     """
     try:
-        return read_bytes(path, limit).decode("utf-8")
+        return read_bytes(path, limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{show(path)} is damaged: it isn't UTF-8 text (byte {error.start:,})") from error
 
@@ -220,7 +220,10 @@ def check_type(value: Any, kind: Any, what: str) -> Any:
     if typing.get_origin(kind) is dict:
         kind = dict
     if isinstance(kind, types.UnionType):
-        return None if value is None else check_type(value, next(p for p in kind.__args__ if p is not type(None)), what)
+        if value is None and type(None) in kind.__args__:
+            return None
+        kinds = [part for part in kind.__args__ if part is not type(None)]
+        return check_type(value, next((part for part in kinds if type(value) is part), kinds[0]), what)
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple):
             raise UserError(f"{what} must be a list, got {brief(value)}")

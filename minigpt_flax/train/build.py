@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxopt_mini import GradientTransformation, GradientTransformationExtraArgs, ParamLayout
 from jaxopt_mini.tree import path_name
-from minigpt_flax.data import Tokenizer, bits_per_unit, evaluation_windows
+from jaxopt_mini.wrappers import QKClipState
+from minigpt_flax.data import PhaseBatches, Tokenizer, bits_per_unit, evaluation_windows
 from minigpt_flax.errors import UserError
 from minigpt_flax.model import gpt
 from minigpt_flax.model.attention_backend import choose_attention
@@ -21,6 +24,7 @@ from minigpt_flax.model.config import Architecture, ModelConfig
 from minigpt_flax.model.flops import training_flops
 from minigpt_flax.model.layout import layout as model_layout
 from minigpt_flax.model.loss import sum_losses
+from minigpt_flax.phases import Phase, sizes_of
 from minigpt_flax.spec import Spec, as_user_error, settings
 from minigpt_flax.train import memory
 from minigpt_flax.train.base_model import parametrized
@@ -55,12 +59,13 @@ class Setup:
     attention_fallback_reason: str  # empty if the attention is the one that was asked for
     shapes: Any  # the parameters, abstract
     layout: Any  # tree of ``ParamLayout``
-    flops: int  # of the matrix products in a step
+    flops: Callable[[Phase], int]  # of the matrix products in a step of a phase
     schedule: Callable | None  # None for an optimizer with a learning rate of its own
     tx: GradientTransformationExtraArgs
     draw: Callable[[Any], Any]  # key -> initial parameters
     on_nan: Policy
     init: Callable[[], TrainState]
+    optimizer: GradientTransformation | None  # in the place of that of the configuration
 
 
 @dataclass(frozen=True)
@@ -102,9 +107,9 @@ class Run(Setup):
         """Whether a probe compares a step with the one before."""
         return bool(find(self.state.opt_state, LastUpdateState))
 
-    def compile_in_background(self) -> None:
-        """Starts to compile every variant of the step."""
-        batch = self.batches(0)
+    def compile_in_background(self, done: int = 0) -> None:
+        """Starts to compile every variant of the step for batches of the shape after ``done`` steps."""
+        batch = self.batches(min(done, self.config.steps - 1))
         for step in dict.fromkeys((self.step_with_periodic_probes, self.step, self.step_with_probes)):
             step.compile_in_background(self.state, batch, check=memory.require_planned)
 
@@ -141,7 +146,7 @@ def make_run(config: RunConfig, data: Dataset, optimizer: GradientTransformation
 
     def make(axis: str | None, specs: tuple[Spec, ...]) -> Step:
         probes = {"probes": chosen_probes(specs), "observed": bool(specs)}
-        losses = loss_sum(dataclasses.replace(setup.model, batch_axis=axis))
+        losses = loss_sum(dataclasses.replace(setup.model, batch_axis=axis), shapes.opt_state)
         return make_step(losses, setup.tx, setup.schedule, key=key, layout=setup.layout, axis=axis, **probes)
 
     mesh = sharding.make_mesh(_mesh_sizes(config, setup.shapes))
@@ -194,7 +199,10 @@ def _mesh_sizes(config: RunConfig, shapes: Any) -> dict[str, int]:
     if config.mesh is None and processes == 1:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         devices = worthwhile(devices, cores=jax.default_backend() == "cpu", parameters=parameters)
-    return choose_mesh(config.mesh, config.batch_size, devices, processes)
+    sizes = sizes_of(config.batch_size)
+    if config.mesh is None and processes == 1:  # a number of devices that divides every batch size
+        sizes = (math.gcd(*sizes),)
+    return [choose_mesh(config.mesh, size, devices, processes) for size in sizes][0]
 
 
 def chosen_probes(specs: Iterable[Spec]) -> dict[str, Probe]:
@@ -231,11 +239,14 @@ def make_setup(config: RunConfig, tokenizer: Tokenizer, optimizer: GradientTrans
         lambda axes: ParamLayout(axes.role, axes.stacked, axes.inputs, axes.outputs), model_layout(shapes)
     )
     schedule, tx = build_optimizer(config, layout, optimizer=optimizer)
-    check_one_step(config, schedule, tx, shapes)
+    logits = {gpt.ATTENTION_PATH: jnp.zeros((model.layers, model.heads))}
+    check_one_step(config, schedule, tx, shapes, {gpt.MAX_LOGITS: logits})
+    if model.qk_norm and find(jax.eval_shape(tx.init, shapes), QKClipState):
+        raise UserError("--wrap qk_clip has no effect on normalized queries and keys: omit it, or use --no-qk-norm")
     init = jax.jit(lambda: init_state(draw(key), tx))
-    flops = config.step_sequences * training_flops(model, shapes, config.context)
+    flops = lambda phase: phase.step_sequences * training_flops(model, shapes, phase.seq_len)
     policy = REGISTRIES["policy"].bind(config.on_nan)
-    return Setup(config, model, reason, shapes, layout, flops, schedule, tx, draw, policy, init)
+    return Setup(config, model, reason, shapes, layout, flops, schedule, tx, draw, policy, init, optimizer)
 
 
 def end_of_text(config: RunConfig, tokenizer: Tokenizer) -> int | None:
@@ -254,8 +265,13 @@ def end_of_text(config: RunConfig, tokenizer: Tokenizer) -> int | None:
 
 def training_batches(config: RunConfig, data: Dataset, mesh: Mesh) -> Callable[[int], Any]:
     """``step -> batch`` as the step of this configuration takes it."""
-    batches = data.batches(config.step_sequences, config.context, config.seed)
-    return sharding.feed(batches, *LAUNCHERS[config.parallel].order(config.accum, config.batch_size, mesh))
+    phases, order = config.phases, LAUNCHERS[config.parallel].order
+    windows = data.batches(config.step_sequences, phases.window, config.seed)
+    feeds = {
+        phase: sharding.feed(PhaseBatches(windows, phase), *order(phase.accum, phase.batch_size, mesh))
+        for phase in phases
+    }
+    return lambda step: feeds[phases.at(step)](step)
 
 
 def tensor_axes(shapes: Any) -> dict[str, int | None]:
@@ -306,13 +322,22 @@ def model_config(config: RunConfig, vocab_size: int, **known: Any) -> ModelConfi
     return parametrized(config, ModelConfig(**options, vocab_size=rows, **known))
 
 
-def loss_sum(model: ModelConfig) -> Callable:
-    """``(params, inputs, targets, key) -> (summed loss, tokens)`` of a training step."""
+def loss_sum(model: ModelConfig, opt_state: Any = None) -> Callable:
+    """``(params, inputs, targets, key) -> (summed loss, tokens)`` of a training step.
+
+    A third result is the largest attention logits, by module, if ``opt_state`` is that of an optimizer with
+    :func:`~jaxopt_mini.qk_clip`.
+    """
+    how = {"deterministic": model.dropout == 0}
 
     def loss(params, inputs, targets, key):
-        return sum_losses(gpt.losses(model, params, inputs, targets, deterministic=model.dropout == 0, dropout_key=key))
+        return sum_losses(gpt.losses(model, params, inputs, targets, dropout_key=key, **how))
 
-    return loss
+    def loss_with_logits(params, inputs, targets, key):
+        losses, logits = gpt.losses_and_max_logits(model, params, inputs, targets, dropout_key=key, **how)
+        return *sum_losses(losses), logits
+
+    return loss_with_logits if find(opt_state, QKClipState) else loss
 
 
 def window_losses(model: ModelConfig) -> Callable:

@@ -12,11 +12,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,11 +65,24 @@ def quiet_orbax() -> Iterator[None]:
             sys.unraisablehook = show
 
 
+class Form(NamedTuple):
+    """A structure that the state of a run had before a change.
+
+    Attributes:
+      like: abstract state.
+      carry: (state of this form, abstract state of the present form) -> state of the present form.
+    """
+
+    like: TrainState
+    carry: Callable[[TrainState, TrainState], TrainState]
+
+
 class NoCheckpoints:
     """Replaces the checkpoints of a run that isn't saved to disk."""
 
     def __init__(self):
         self.scores: dict[int, float] = {}
+        self.forms: Callable[[], Iterable[Form]] = tuple
 
     def steps(self) -> list[int]:
         """Returns an empty list."""
@@ -118,11 +131,13 @@ class Checkpoints:
 
     Attributes:
       scores: known validation losses by step; the checkpoint with the lowest is kept too.
+      forms: structures that the state had before a change; their checkpoints are converted.
     """
 
     def __init__(self, folder: Path, keep: int, keep_every: int | None = None):
         self.folder, self.keep, self.keep_every = Path(os.path.realpath(folder)), keep, keep_every
         self.scores: dict[int, float] = {}
+        self.forms: Callable[[], Iterable[Form]] = tuple
         self._quiet = ExitStack()
         self._alias = _Alias(self.folder)
         self._checkpointer = _checkpointer(self._sign)
@@ -259,9 +274,11 @@ class Checkpoints:
         path = self._alias.path() / str(step)
         try:
             check_digests(path)
-            saved = _without_empty(like)
-            _check_shapes(self._shapes(path), by_name(saved))
-            state = _with_empty(self._checkpointer.restore(path, jax.tree.map(_on_device, saved)), like)
+            form = self._form(path, like)
+            stored = like if form is None else form.like
+            saved = _without_empty(stored)
+            state = _with_empty(self._checkpointer.restore(path, jax.tree.map(_on_device, saved)), stored)
+            state = state if form is None else form.carry(state, like)
         except Exception as error:  # damage may raise any error of Orbax or TensorStore
             raise UserError(f"checkpoint {show(self.folder / str(step))} can't be used ({_line(error)})") from error
         if int(state.step) != step:
@@ -290,6 +307,21 @@ class Checkpoints:
             return self._checkpointer.restore(path, jax.tree.map(_on_device, tree))["params"]
         except Exception as error:  # damage may raise any error of Orbax or TensorStore
             raise UserError(f"checkpoint {show(self.folder / str(step))} can't be used ({_line(error)})") from error
+
+    def _form(self, path: Path, like: TrainState) -> Form | None:
+        """Returns the earlier structure that a checkpoint has; None for that of ``like``.
+
+        Raises:
+          UserError: it has neither.
+        """
+        shapes = self._shapes(path)
+        difference = _difference(shapes, by_name(_without_empty(like)))
+        if difference is None:
+            return None
+        for form in self.forms():
+            if _difference(shapes, by_name(_without_empty(form.like))) is None:
+                return form
+        raise UserError(difference)
 
     def _shapes(self, path: Path) -> Mapping[str, Any]:
         """Returns the metadata of the arrays in a checkpoint, by name.
@@ -427,14 +459,21 @@ def first_nonfinite(state: TrainState) -> str | None:
 
 
 def _check_shapes(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    if difference := _difference(actual, expected):
+        raise UserError(difference)
+
+
+def _difference(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> str | None:
+    """Describes the first difference of a checkpoint's arrays from the expected ones; None if there is none."""
     for name, leaf in expected.items():
         if name not in actual:
-            raise UserError(f"it has no {name}: it belongs to another model or optimizer")
+            return f"it has no {name}: it belongs to another model or optimizer"
         here, there = (f"{x.dtype.name}{list(x.shape)}" for x in (leaf, actual[name]))
         if here != there:
-            raise UserError(f"{name} is {there} in it and {here} by the configuration")
-    for name in actual.keys() - expected.keys():
-        raise UserError(f"it also has {name}: it belongs to another model or optimizer")
+            return f"{name} is {there} in it and {here} by the configuration"
+    for name in sorted(actual.keys() - expected.keys()):
+        return f"it also has {name}: it belongs to another model or optimizer"
+    return None
 
 
 def write_digests(folder: Path) -> None:

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from minigpt_flax.phases import Phase
 
 
 class Clock:
-    """Times steps, except the first, which compiles, and the one after each validation, which waits for it."""
+    """Times steps, except those that wait for the compiler or a validation.
+
+    Attributes:
+      steps: number of timed steps.
+      seconds: their duration.
+      timed: their number in each phase.
+    """
 
     def __init__(self):
         self.last = time.monotonic()
         self.steps, self.seconds = 0, 0.0
         self.pauses, self.paused = 0, 0.0
+        self.timed: Counter[Phase | None] = Counter()
         self._counts = False
 
-    def step(self) -> float:
-        """Records the end of a step; returns the seconds since the last event."""
+    def step(self, phase: Phase | None = None) -> float:
+        """Records the end of a step, and its phase; returns the seconds since the last event."""
         elapsed = self._lap()
         if self._counts:
             self.steps, self.seconds = self.steps + 1, self.seconds + elapsed
+            self.timed[phase] += 1
         self._counts = True
         return elapsed
 
@@ -27,11 +41,20 @@ class Clock:
         self.pauses, self.paused = self.pauses + 1, self.paused + self._lap()
         self._counts = False
 
+    def interrupt(self) -> None:
+        """Excludes the next step from the timed ones, because it waits for the compiler."""
+        self._counts = False
+
     def steps_per_second(self) -> float | None:
         """Mean speed; None before any step was timed."""
         return self.steps / self.seconds if self.seconds > 0 else None
 
-    def left(self, steps: int, pauses: int) -> float | None:
+    def mean(self, of: Callable[[Phase], int], otherwise: Phase) -> float:
+        """Mean of a function of the phase over the timed steps; that of ``otherwise`` before any step was timed."""
+        timed = {phase: count for phase, count in self.timed.items() if phase is not None} or {otherwise: 1}
+        return sum(of(phase) * count for phase, count in timed.items()) / sum(timed.values())
+
+    def left(self, steps: int | float, pauses: int) -> float | None:
         """Estimates the seconds that so many steps and validations will take; None before any step was timed."""
         speed = self.steps_per_second()
         return None if speed is None else steps / speed + pauses * (self.pause_seconds() or 0.0)

@@ -16,12 +16,21 @@ from minigpt_flax.data import Tokenizer
 from minigpt_flax.data.corpora import is_text
 from minigpt_flax.data.tokenizers.folder import read_folder
 from minigpt_flax.errors import UserError, nearest
-from minigpt_flax.model.huggingface import CONFIG, NANOGPT, load_gpt2, load_nanogpt, read_gpt2_config, read_nanogpt
+from minigpt_flax.model.huggingface import (
+    CONFIG,
+    NANOGPT,
+    load_gpt2,
+    load_nanogpt,
+    load_nanogpt_optimizer,
+    read_gpt2_config,
+    read_nanogpt,
+)
 from minigpt_flax.model.layout import path_name
 from minigpt_flax.runs.folder import RunFolder
 from minigpt_flax.train.build import Run, model_config
 from minigpt_flax.train.compile import run_unoptimized
 from minigpt_flax.train.config.run_config import BASE_SIZES, STANDARD, RunConfig, flag_of, normalized, parsed
+from minigpt_flax.train.initial_optimizer import NO_OPTIMIZER, LoadedOptimizer, replaced
 from minigpt_flax.train.restore import restore, settings_of
 from minigpt_flax.train.state import TrainState, init_state
 
@@ -43,6 +52,8 @@ class InitialWeights(NamedTuple):
       load: ``() -> parameters``; None for random weights.
       tokenizer: tokenizer stored with the weights, if any.
       advised: the ``fields`` that the user may override.
+      load_optimizer: ``() -> (state_dict, places)`` of the optimizer of PyTorch that trained them, or None; None if
+        the weights have none.
     """
 
     name: str
@@ -50,6 +61,7 @@ class InitialWeights(NamedTuple):
     load: Callable[[], Any] | None
     tokenizer: Tokenizer | None
     advised: Collection[str] = ()
+    load_optimizer: Callable[[], tuple[Any, Any] | None] | None = None
 
 
 def initial_weights(name: str | None) -> InitialWeights:
@@ -93,7 +105,9 @@ def _of_nanogpt(name: str, path: Path) -> InitialWeights:
     """A nanoGPT checkpoint, which has no tokenizer."""
     model, _ = read_nanogpt(path)
     fields = {field: getattr(model, field) for field in SHAPE} | {"parametrization": STANDARD}
-    return InitialWeights(name, fields, lambda: load_nanogpt(path)[1], None, advised=("tokenizer",))
+    optimizer = lambda: load_nanogpt_optimizer(path)
+    load = lambda: load_nanogpt(path)[1]
+    return InitialWeights(name, fields, load, None, advised=("tokenizer",), load_optimizer=optimizer)
 
 
 def require_tokenizer(given: Mapping[str, Any], source: InitialWeights, data: Collection[str]) -> None:
@@ -173,18 +187,23 @@ def digest(params: Any) -> str:
     return hashed.hexdigest()
 
 
-def first_state(run: Run, params: Any) -> TrainState:
+def first_state(run: Run, params: Any, optimizer: LoadedOptimizer = NO_OPTIMIZER) -> TrainState:
     """Create the state before the first step, with the shardings of the run.
 
     Args:
       run: the run.
       params: parameters from :func:`first_params`; None initializes them randomly.
+      optimizer: values of the optimizer's state, from :func:`load_optimizer`.
     """
     if params is None:
         return run_unoptimized(run.init)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, run.state)
-    copied = lambda params: init_state(jax.tree.map(jnp.copy, params), run.tx)  # no buffer is donated twice
-    return run_unoptimized(jax.jit(copied, out_shardings=shardings), params)
+
+    def copied(params: Any, values: Any) -> TrainState:
+        state = init_state(jax.tree.map(jnp.copy, params), run.tx)  # no buffer is donated twice
+        return state._replace(opt_state=replaced(state.opt_state, values))
+
+    return run_unoptimized(jax.jit(copied, out_shardings=shardings), params, optimizer.values)
 
 
 def _fitted(leaf: Any, like: Any) -> np.ndarray:

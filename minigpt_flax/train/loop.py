@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,12 +120,23 @@ def fit_in(
             watched = Supervisor(part, state, store, [*map(as_callback, callbacks), progress], progress, history)
             try:
                 with watched:
-                    state = advance(part.step_for, part.batches, state, [watched], stop, last, profiler=profiler)
+                    step_for = functools.partial(_step_for, part, progress)
+                    state = advance(step_for, part.batches, state, [watched], stop, last, profiler=profiler)
                     break
             except Diverged as error:
                 state = _after_divergence(error, store, part, skipped, progress)
     folder = None if store.folder is None else store.folder.path
     return Result(run, state, folder, history.records, progress.clock)
+
+
+def _step_for(run: Run, progress: StepTimer, number: int) -> StepFunction:
+    """The step of a number, from 1; the first one with batches of another shape is announced, and compiled."""
+    phase = run.config.phases.at(number - 1)
+    if 0 < phase.first == number - 1:
+        progress.note(f"from step {number:,}: {phase} per step; compiling the step ...")
+        progress.clock.interrupt()
+        run.compile_in_background(number - 1)
+    return run.step_for(number)
 
 
 def _after_divergence(error: Diverged, store: Store, run: Run, skipped: list[int], progress: StepTimer) -> TrainState:

@@ -16,6 +16,7 @@ from typing import Any
 
 from minigpt_flax.errors import TrainingFailed, UserError
 from minigpt_flax.model.config import ModelConfig
+from minigpt_flax.phases import sizes_of
 from minigpt_flax.train.clock import quantity
 from minigpt_flax.train.config.mesh import read_mesh
 from minigpt_flax.train.config.run_config import RunConfig, flag_of
@@ -134,7 +135,8 @@ def require_training(
     refuse(Need(base + gradients, f"{what} with the gradients" if gradients else what, fields), config, have)
     stored = activations(config) / (processes if have.shared else devices)
     refuse(Need(base + stored, f"{what} with the activations of a micro-batch", ACTIVATIONS), config, have)
-    batch = config.step_sequences * (config.context + 1) * 4 / processes
+    largest = config.phases.largest
+    batch = largest.step_sequences * (largest.seq_len + 1) * 4 / processes
     refuse(Need(batch, "the tokens of one step", ("batch_size", "accum", "context")), config, host_limit())
 
 
@@ -239,12 +241,13 @@ def activations(config: RunConfig) -> int:
     import jax
 
     layers = config.layers if jax.default_backend() == "cpu" else 1
-    return config.batch_size * config.context * config.width * layers * WIDTHS.get(config.dtype.name, 2)
+    tokens = max(phase.batch_size * phase.seq_len for phase in config.phases)
+    return tokens * config.width * layers * WIDTHS.get(config.dtype.name, 2)
 
 
 def _all_gradients(config: RunConfig) -> bool:
     """Whether all gradients must exist at the same time: for gradient accumulation, or for their norm."""
-    return config.accum > 1 or config.clip.name == "clip_by_norm"
+    return max(sizes_of(config.accum)) > 1 or config.clip.name == "clip_by_norm"
 
 
 def _bytes_each(config: RunConfig) -> int:

@@ -139,7 +139,13 @@ def decay_mask(layout: Any) -> Any:
     return jax.tree.map(lambda entry: entry.role in DECAYED, layout)
 
 
-def check_one_step(config: RunConfig, schedule: Any, tx: GradientTransformationExtraArgs, shapes: Any) -> None:
+def check_one_step(
+    config: RunConfig,
+    schedule: Any,
+    tx: GradientTransformationExtraArgs,
+    shapes: Any,
+    more: Mapping[str, Any] | None = None,
+) -> None:
     """Traces one step, so that a value that no factory noticed is refused before anything is written.
 
     Raises:
@@ -152,10 +158,10 @@ def check_one_step(config: RunConfig, schedule: Any, tx: GradientTransformationE
         as_user_error(f"schedule '{config.schedule}'", lambda: jax.eval_shape(schedule, count))
     as_user_error(
         f"optimizer '{config.opt}'{beside} after clip '{config.clip}'{around}",
-        lambda: jax.eval_shape(lambda params: _first_updates(tx, params, params), shapes),
+        lambda: jax.eval_shape(lambda params: _first_updates(tx, params, params, more or {}), shapes),
     )
 
 
-def _first_updates(tx: GradientTransformationExtraArgs, grads: Any, params: Any) -> Any:
+def _first_updates(tx: GradientTransformationExtraArgs, grads: Any, params: Any, more: Mapping[str, Any]) -> Any:
     extra_args = {"value": jnp.float32(0), "key": jax.random.key(0), "loss_fn": lambda params: jnp.float32(0)}
-    return tx.update(grads, tx.init(params), params, **extra_args)[0]
+    return tx.update(grads, tx.init(params), params, **extra_args, **more)[0]

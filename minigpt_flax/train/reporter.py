@@ -10,6 +10,7 @@ from minigpt_flax.train.callbacks import Callback
 from minigpt_flax.train.clock import Clock
 
 if TYPE_CHECKING:
+    from minigpt_flax.phases import Phases
     from minigpt_flax.runs.folder import RunFolder
     from minigpt_flax.runs.loggers import Logger
     from minigpt_flax.train.artifacts import Outcome
@@ -24,10 +25,18 @@ class StepTimer(Callback):
     Args:
       warn: called with the text of a warning.
       loggers: receive every record of ``metrics.jsonl``.
+      note: called with the text of a note.
+      phases: of the run.
     """
 
-    def __init__(self, warn: Callable[[str], None] = lambda text: None, loggers: Sequence[Logger] = ()):
-        self.warn, self.loggers, self.clock = warn, loggers, Clock()
+    def __init__(
+        self,
+        warn: Callable[[str], None] = lambda text: None,
+        loggers: Sequence[Logger] = (),
+        note: Callable[[str], None] = lambda text: None,
+        phases: Phases | None = None,
+    ):
+        self.warn, self.loggers, self.note, self.phases, self.clock = warn, loggers, note, phases, Clock()
 
     def __enter__(self) -> StepTimer:
         """Begins."""
@@ -38,7 +47,7 @@ class StepTimer(Callback):
 
     def on_step(self, step: int, metrics: Any) -> None:
         """Counts a step."""
-        self.clock.step()
+        self.clock.step(None if self.phases is None else self.phases.at(step - 1))
 
     def on_validation(self, step: int, results: Any) -> None:
         """Counts a validation."""
@@ -70,7 +79,7 @@ class Reporter:
 
     def progress(self, config: RunConfig, done: int) -> StepTimer:
         """Returns the progress display, which follows the steps."""
-        return StepTimer(self.warn)
+        return StepTimer(self.warn, phases=config.phases)
 
     def speed(self, found: Speed) -> None:
         """Reports the throughput."""

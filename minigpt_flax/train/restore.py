@@ -19,6 +19,7 @@ from minigpt_flax.invocation import show
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.runs.folder import RunFolder
 from minigpt_flax.train.build import Run, build, make_setup
+from minigpt_flax.train.carry_over import forms
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.config.run_config import RunConfig, absolute, changed, with_trust
 from minigpt_flax.train.config.stored import read_config
@@ -153,6 +154,7 @@ def restore(path: Path, step: str = "best") -> TrainedModel:
             params = checkpoints.read_params(number, setup.shapes)
         else:
             setup = make_setup(config, tokenizer)
+            checkpoints.forms = lambda: forms(setup, folder)
             params = checkpoints.read(number, jax.eval_shape(setup.init)).evaluation_params
     return TrainedModel(setup.model, params, config, tokenizer, number, folder)
 
@@ -190,6 +192,7 @@ def reopen(
         config = changed(config, data=tuple(map(absolute, data)))
     run = build(config, optimizer=optimizer, data=dataset or load_run_data(folder, config, tokenizer))
     with open_checkpoints(path) as checkpoints:
+        checkpoints.forms = lambda: forms(run, folder)
         return run, checkpoints.read(_choose(checkpoints, step), run.state)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import textwrap
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -26,6 +28,7 @@ from minigpt_flax.train.config.run_config import (
     with_trust,
 )
 from minigpt_flax.train.config.stored import read_config, to_json
+from minigpt_flax.train.initial_optimizer import load_optimizer
 from minigpt_flax.train.initial_weights import (
     digest,
     fields_from_weights,
@@ -47,13 +50,20 @@ from minigpt_flax.train.parallel.multihost import (
 from minigpt_flax.train.profiling import Trace, read_steps
 from minigpt_flax.train.reporter import Reporter
 from minigpt_flax.train.restore import load_run_data
-from minigpt_flax.train.resume_config import changes, check_resume_flags, extended
+from minigpt_flax.train.resume_config import (
+    change_note,
+    changes,
+    check_resume_flags,
+    check_same_state,
+    extended,
+)
+from minigpt_flax.train.scaling import rescaled
 from minigpt_flax.train.session import RunOptions, Session
 from minigpt_flax.train.state import TrainState
 from minigpt_flax.train.store import Store, environment, latest
 
 AUTO = "auto"  # of --resume
-READING = "reading the data"  # and training a tokenizer on it, which is what takes long
+READING = "reading the data, training the tokenizer"
 
 
 def start_or_resume(session: Session, resume_from: str | None) -> Result | None:
@@ -102,10 +112,18 @@ def start(session: Session, compilation: throughput.Compilation) -> Result | Non
     require_same_data(run)
     if session.stops_early():
         return None
+    if config.tuned_at is not None:
+        reference = resolve({**session.given, "tuned_at": None}, preset, fields_from_weights(session.given, source))
+        lines = rescaled({**vars(reference), "tuned_at": config.tuned_at})[1]
+        fill = functools.partial(textwrap.fill, width=69, subsequent_indent="  ")  # 80 columns with the label
+        session.reporter.label("tuned at", "\n".join(map(fill, [config.tuned_at, *lines])))
     prepare(run, session)
     params = first_params(run, source)
     require_same_params(params)
-    state = first_state(run, params)
+    optimizer = load_optimizer(run.state, source.load_optimizer)
+    if optimizer.text:
+        session.reporter.note(f"init       {optimizer.text}", init=optimizer.text)
+    state = first_state(run, params, optimizer)
     if session.stops_early():
         return None
     if options.out is None:
@@ -133,8 +151,8 @@ def stem(config: RunConfig, preset: str) -> str:
     return f"{preset}-{config.opt.name.rpartition(':')[2]}-{config.seed}"
 
 
-def prepare(run: Run, session: Session) -> None:
-    """Checks the memory, prints the summary, and starts to compile the step."""
+def prepare(run: Run, session: Session, done: int = 0) -> None:
+    """Checks the memory, prints the summary, and starts to compile the step that follows ``done`` steps."""
     check_memory(run)
     for text in session.options.notices:
         session.reporter.warn(text)
@@ -144,7 +162,7 @@ def prepare(run: Run, session: Session) -> None:
         session.reporter.note(f"data       {text}", data=text)
     if count := run.data.replaced:
         session.reporter.note(f"text       {replacement_note(count)}", replaced=count)
-    run.compile_in_background()
+    run.compile_in_background(done)
 
 
 def require_same_data(run: Run) -> None:
@@ -211,10 +229,12 @@ def resume(
                 if data.sha256 != folder.data_hash():
                     raise UserError(f"{path} was trained on data with another SHA-256, {folder.data_hash()}")
                 run = build(config, optimizer=session.optimizer, data=data)
+            check_same_state(run, began, path)
             require_same_data(run)
-            prepare(run, session)
-            state = latest(run, Store(folder, checkpoints), reporter.warn)
+            prepare(run, session, max(checkpoints.steps(), default=0))
+            state = latest(run, Store(folder, checkpoints), reporter.warn, began)
             if changed := changes(began, config):
+                reporter.note(change_note(int(state.step), changed), changed=changed)
                 broadcast_from_first(lambda: keep_changes(folder, int(state.step), config, changed))
             return train_and_report(run, Store(folder, checkpoints), state, session, compilation)
 
@@ -300,14 +320,15 @@ def tracing(
 def measure_speed(result: Result, compilation: throughput.Compilation, folder: RunFolder | None) -> throughput.Speed:
     """Measures the throughput and writes it to ``speed.json``."""
     run, state = result.run, result.state
-    analyze = lambda: run.step.lower(state, run.batches(0)).compile().memory_analysis()
+    phase = run.config.phases.largest
+    analyze = lambda: run.step.lower(state, run.batches(phase.first)).compile().memory_analysis()
     found = throughput.measure(
         result.clock,
         compilation,
         state,
         throughput.peak_memory(state, analyze),
-        tokens=run.config.step_tokens,
-        flops=run.flops,
+        tokens=round(result.clock.mean(lambda phase: phase.step_tokens, phase)),
+        flops=round(result.clock.mean(run.flops, phase)),
         dtype=run.model.dtype,
     )
     if is_first() and folder is not None:

@@ -14,9 +14,10 @@ from jaxopt_mini.base import GradientTransformation, Schedule, apply_updates, wi
 from minigpt_flax.train.metrics import Metrics, squared_norms
 from minigpt_flax.train.state import Probe, StepView, TrainState
 
-LossSum = Callable[[Any, Array, Array, Array], tuple[Float[Array, ""], Float[Array, ""]]]
+LossSum = Callable[[Any, Array, Array, Array], tuple[Any, ...]]
 """``(params, inputs [B, T], targets [B, T], key) -> (summed loss in nats, number of tokens)``.
 
+A third result, if there is one, is a tree of maxima over the batch: the extra arg ``max_logits`` of the optimizer.
 Under ``pmap``, the key is the same on every device.
 """
 
@@ -61,9 +62,18 @@ def make_step(
 
     def step(state: TrainState, batch: Int[Array, "*sizes"]) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(key, state.step)
-        sums = lambda params, part, key: loss_sum(params, part[..., :-1], part[..., 1:], key)
-        slopes = lambda part, key: jax.value_and_grad(sums, has_aux=True)(state.params, part, key)
-        (total, count), grads = _over_devices(_over_parts(slopes, batch, step_key), axis)
+
+        def sums(params: Any, part: Array, key: Array) -> tuple[Array, Any]:
+            total, count, *maxima = loss_sum(params, part[..., :-1], part[..., 1:], key)
+            return total, (count, maxima)
+
+        def slopes(part: Array, key: Array) -> tuple[Any, Any]:
+            (total, (count, maxima)), grads = jax.value_and_grad(sums, has_aux=True)(state.params, part, key)
+            return (total, count, grads), maxima
+
+        found, maxima = _over_parts(slopes, batch, step_key)
+        total, count, grads = _over_devices(found, axis)
+        maxima = maxima if axis is None else jax.lax.pmax(maxima, axis)
         loss = total / count
         grads = jax.tree.map(
             lambda g, p: (g.astype(tree.wide_dtype(g.dtype)) / count).astype(p.dtype), grads, state.params
@@ -71,10 +81,11 @@ def make_step(
 
         def loss_fn(params: Any) -> Float[Array, ""]:
             params = _alike(params, axis)
-            part_loss = lambda part, key: sums(params, part, key)[0]
-            return _summed(_over_parts(part_loss, batch, step_key), axis) / count
+            part_loss = lambda part, key: (sums(params, part, key)[0], ())
+            return _summed(_over_parts(part_loss, batch, step_key)[0], axis) / count
 
         extra_args = {"value": loss, "key": step_key, "loss_fn": loss_fn, "observed": observed}
+        extra_args |= {"max_logits": maxima[0]} if maxima else {}
         updates, opt_state = tx.update(grads, state.opt_state, state.params, **extra_args)
         # Written as a clip writes its norm, so that the compiler sees that the two are one.
         norm = jnp.sqrt(sum(jnp.sum(tree.absolute_square(g)) for g in jax.tree.leaves(grads)))
@@ -107,14 +118,14 @@ def _mean_loss(loss_sum: LossSum, key: Array, axis: str | None) -> Callable[...,
 
     def loss_of(params: Any, sequences: Int[Array, "b length"], part: Array | int = 0) -> Float[Array, ""]:
         mask_key = jax.random.fold_in(key, part)
-        total, count = loss_sum(_alike(params, axis), sequences[..., :-1], sequences[..., 1:], mask_key)
+        total, count, *_ = loss_sum(_alike(params, axis), sequences[..., :-1], sequences[..., 1:], mask_key)
         return _summed(total, axis) / _over_devices(count, axis)
 
     return loss_of
 
 
-def _over_parts(function: Callable[[Array, Array], Any], batch: Array, key: Array) -> Any:
-    """Sums a function of (micro-batch, key) over the micro-batches, at least in float32."""
+def _over_parts(function: Callable[[Array, Array], tuple[Any, Any]], batch: Array, key: Array) -> tuple[Any, Any]:
+    """The sums, at least in float32, and the maxima, at least 0, of a function of (micro-batch, key)."""
     if batch.ndim == 2:
         return function(batch, key)
     keys = jax.random.split(key, batch.shape[0])
@@ -122,8 +133,10 @@ def _over_parts(function: Callable[[Array, Array], Any], batch: Array, key: Arra
     shapes = jax.eval_shape(function, batch[0], keys[0])
     start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, tree.wide_dtype(leaf.dtype)), shapes)
 
-    def add(sums: Any, part: tuple[Array, Array]) -> tuple[Any, None]:
-        return jax.tree.map(lambda total, x: total + x.astype(total.dtype), sums, again(*part)), None
+    def add(found: Any, part: tuple[Array, Array]) -> tuple[Any, None]:
+        (sums, maxima), (new, largest) = found, again(*part)
+        sums = jax.tree.map(lambda total, x: total + x.astype(total.dtype), sums, new)
+        return (sums, jax.tree.map(jnp.maximum, maxima, largest)), None
 
     return jax.lax.scan(add, start, (batch, keys))[0]
 

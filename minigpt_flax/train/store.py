@@ -15,9 +15,11 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs.folder import RunFolder
 from minigpt_flax.train.build import Run
+from minigpt_flax.train.carry_over import forms
 from minigpt_flax.train.checkpoint import Checkpoints, NoCheckpoints
-from minigpt_flax.train.config.run_config import FIXED
+from minigpt_flax.train.config.run_config import FIXED, RunConfig
 from minigpt_flax.train.config.stored import read_config, to_json
+from minigpt_flax.train.initial_optimizer import load_optimizer
 from minigpt_flax.train.initial_weights import digest, first_params, first_state, initial_weights
 from minigpt_flax.train.parallel.agreement import commit, versions
 from minigpt_flax.train.parallel.multihost import broadcast_from_first, on_first_process
@@ -103,17 +105,26 @@ def state_bytes(run: Run) -> float:
     return nbytes(run.state.opt_state) / count
 
 
-def latest(run: Run, store: Store, warn: Callable[[str], None]) -> TrainState:
+def latest(run: Run, store: Store, warn: Callable[[str], None], began: RunConfig | None = None) -> TrainState:
     """The newest usable state; records of later steps are removed, because they will be written again.
+
+    Args:
+      run: the run.
+      store: its folder and checkpoints.
+      warn: called with a line for each checkpoint that can't be used.
+      began: configuration before a change that isn't recorded yet.
 
     Raises:
       UserError: the run has saved nothing yet, and its initial weights have changed.
     """
     folder, checkpoints = store
+    if folder is not None:
+        checkpoints.forms = lambda: forms(run, folder, began)
     if checkpoints.steps():
         state = checkpoints.restore(run.state, warn)
     else:  # it ended before the first save: its first state is known all the same
-        state = first_state(run, _first_params(run, folder))
+        optimizer = load_optimizer(run.state, initial_weights(run.config.init).load_optimizer)
+        state = first_state(run, _first_params(run, folder), optimizer)
     if folder is not None:
         done = int(state.step)
         broadcast_from_first(lambda: folder.forget_after(done))

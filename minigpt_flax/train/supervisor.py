@@ -68,7 +68,7 @@ class Supervisor:
         folder = store.folder if is_first() else None
         seconds = history.records[-1]["seconds"] if history.records else 0.0
         opened = [] if folder is None else open_all(config.log, folder.path, as_text(config), self.first)
-        self.log = MetricsLog(folder, config.step_tokens, seconds, warn, [history, *progress.loggers, *opened])
+        self.log = MetricsLog(folder, config.phases.tokens_after, seconds, warn, [history, *progress.loggers, *opened])
         warned = any("explosion" in record for record in history.records)
         names = tensor_names(run.layout, run.shapes)
         guard = NonFiniteGuard(names, config.explosion, self._explodes, warned=warned, skips=run.on_nan.skips)

@@ -224,8 +224,8 @@ class Search:
         """The screened settings in the order in which they get longer runs.
 
         Short runs prefer high learning rates. Therefore a higher one counts as better only if its loss is lower by
-        ``TOLERANCE`` of the range of the losses over the learning rates, for each step of the grid; and the first
-        setting is followed by itself at the next lower learning rates.
+        ``TOLERANCE`` of the range of the losses over the learning rates, for each step of the grid. After the first
+        setting come its variants at the next lower learning rates.
         """
         losses, i = self.losses[SCREEN], self.rate
         if i is None:

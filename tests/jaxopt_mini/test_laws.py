@@ -348,3 +348,32 @@ def test_a_layout_that_does_not_fit_is_rejected(case):
         with pytest.raises(ValueError, match=why) if takes_one else contextlib.nullcontext():
             tx = case.make(layout)
             tx.update(params, tx.init(params), params, **case.extra(half_square, params, jnp.int32(0)))
+
+
+DECAYS = ("weight_decay", "vector_weight_decay", "weight_decay_rate", "constrained")
+MASKS = ("mask", "weight_decay_mask", "constrained_mask")
+
+
+def decay_keywords(name):
+    """Keywords with decay but no leaf to decay, and keywords without decay."""
+    names = inspect.signature(OPTIMIZERS[name]).parameters
+    decays = [key for key in DECAYS if key in names]
+    masks = {key: False for key in MASKS if key in names}
+    with_decay, without = ({key: pair[key == "constrained"] for key in decays} for pair in ((0.1, True), (0.0, False)))
+    return masks, with_decay, without
+
+
+DECAYING = [name for name in OPTIMIZERS if decay_keywords(name)[1]]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "scion")) for n in DECAYING])
+def test_a_mask_chooses_the_leaves_that_decay(name):
+    masks, decay, no_decay = decay_keywords(name)
+    assert len(masks) == 1
+    found, plain = expected(name, **masks, **decay)[0], expected(name, **no_decay)[0]
+    close(found, plain)
+    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.any(a != b)), expected(name, **decay)[0], plain)))
+
+
+def test_every_optimizer_with_weight_decay_has_a_mask():
+    assert all(len(decay_keywords(name)[0]) == 1 for name in DECAYING)

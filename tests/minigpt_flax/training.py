@@ -39,12 +39,19 @@ TINY = {
 }
 KEPT = 0.1  # seconds; programs that take longer to compile are compiled once for all tests
 ALONE = {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(KEPT), "PYTHONUNBUFFERED": "1"}
+LASTING: list[tempfile.TemporaryDirectory] = []
+
+
+def lasting_folder() -> Path:
+    """A new folder that lasts until the session ends; ``conftest.py`` removes it."""
+    LASTING.append(tempfile.TemporaryDirectory(prefix="minigpt-tests-", ignore_cleanup_errors=True))
+    return Path(LASTING[-1].name)
 
 
 @functools.cache
 def compiled() -> str:
     """A folder for compiled programs: every test trains the same few."""
-    return tempfile.mkdtemp(prefix="compiled-")
+    return str(lasting_folder())
 
 
 def flags(**changes) -> list[str]:

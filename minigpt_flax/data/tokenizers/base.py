@@ -68,7 +68,7 @@ class Tokenizer(ABC):
         """Restore a tokenizer from the result of `to_json`.
 
         Args:
-          fields: of which only ``name`` has been checked.
+          fields: only ``name`` has been checked.
           where: location of the fields, for error messages.
 
         Raises:

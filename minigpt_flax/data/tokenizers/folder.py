@@ -28,6 +28,7 @@ OTHERS = (  # files of tokenizers that need another package
     *("vocab.json", "merges.txt", "tokenizer.tiktoken", "bpe.codes"),
 )
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+DIGITS = 10  # of the id of a token, fewer than that
 
 
 def read_folder(folder: Path) -> Bpe | None:
@@ -115,7 +116,13 @@ def _wordpiece(path: Path, settings: Mapping[str, Mapping[str, Any]]) -> dict[st
 
 def _added(settings: Mapping[str, Mapping[str, Any]], tokens: Mapping[str, int]) -> list[dict[str, Any]]:
     """Return the tokens that were added to the vocabulary, in the order of their ids."""
-    given = settings["added_tokens.json"]
+    entries = settings["tokenizer_config.json"].get("added_tokens_decoder")
+    beside = {
+        entry["content"]: int(number)
+        for number, entry in (entries if isinstance(entries, dict) else {}).items()
+        if number.isdecimal() and len(number) < DIGITS and isinstance(entry, dict) and _is_text(entry.get("content"))
+    }
+    given = beside | dict(settings["added_tokens.json"])
     numbered = {token: number for token, number in given.items() if type(number) is int and token not in tokens}
     return [special_token(token, number) for token, number in sorted(numbered.items(), key=lambda item: item[1])]
 

@@ -59,7 +59,7 @@ def from_files(vocab: Path, merges: Path) -> tuple[dict[str, int], Merges]:
     Raises:
       UserError: a file can't be read, or is damaged.
     """
-    lines = read_text(merges, LIMIT).split("\n")
+    lines = [line.removesuffix("\r") for line in read_text(merges, LIMIT).split("\n")]
     pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     if wrong := [pair for pair in pairs if len(pair) != 2]:
         raise UserError(f"{show(merges)} is damaged: a line must be two tokens, got {brief(' '.join(wrong[0]))}")

@@ -39,10 +39,7 @@
     });
   };
 
-  const xs = (run, series) => {
-    const kind = $("x").value;
-    return kind === "tokens" ? series.step.map((s) => s * run.tokens_per_step) : series[kind];
-  };
+  const xs = (series) => series[$("x").value];
 
   const scale = (value, log) => (log ? (value > 0 ? Math.log10(value) : NaN) : value);
 
@@ -57,13 +54,13 @@
 
   const alone = (run) => {
     const series = seriesOf(run);
-    return series ? [{ name: run.name, run, points: inAxisUnits(xs(run, series), series.y[$("y").value]) }] : [];
+    return series ? [{ name: run.name, run, points: inAxisUnits(xs(series), series.y[$("y").value]) }] : [];
   };
 
   // The mean over runs with the range as a band, at the steps that all have.
   const mean = (runs) => {
     const tables = runs.map((run) => {
-      const series = seriesOf(run), x = xs(run, series), y = series.y[$("y").value];
+      const series = seriesOf(run), x = xs(series), y = series.y[$("y").value];
       return new Map(series.step.map((step, i) => [step, [x[i], y[i]]]).filter(([, [, value]]) => value !== null));
     });
     const rows = [...tables[0].keys()].filter((step) => tables.every((table) => table.has(step)))

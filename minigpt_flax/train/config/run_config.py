@@ -16,6 +16,7 @@ from typing import Any
 from minigpt_flax.bounds import COUNT, DRAWN, NORM, RATE, SEED, SIZE, TOKENS, Bound
 from minigpt_flax.errors import UserError, check_name, nearest
 from minigpt_flax.model.config import Architecture
+from minigpt_flax.phases import SIZES, Phases, Size, Stepwise, as_sizes, check_phases, parse_size, sizes_of
 from minigpt_flax.spec import THRESHOLD, Spec, parse
 from minigpt_flax.train.config import param_groups
 from minigpt_flax.train.config.mesh import check_parallel
@@ -94,9 +95,19 @@ class RunConfig(Architecture):
         None, "optimization", "N", "layers of the base [--layers with mup, 4 with completep]", bound=SIZE
     )
     base_heads: int | None = _flag(None, "optimization", "N", "heads of the base [of the same size]", bound=SIZE)
+    tuned_at: str | None = _flag(
+        None, "optimization", "RUN", "batch=N,steps=N of the run that the numbers were tuned on: rescale them [no]"
+    )
     steps: int = _flag(1000, "optimization", "N", "optimizer steps", bound=COUNT)
-    batch_size: int = _flag(12, "optimization", "N", "sequences per micro-batch", bound=SIZE)
-    accum: int = _flag(1, "optimization", "N", "micro-batches per step (gradient accumulation)", bound=SIZE)
+    batch_size: Size = _flag(
+        12, "optimization", "N", 'sequences per micro-batch, or "[(0, 8), (500, 16)]": 16 after 500 steps', bound=SIZE
+    )
+    accum: Size = _flag(
+        1, "optimization", "N", "micro-batches per step (gradient accumulation); may change too", bound=SIZE
+    )
+    seq_len: Size | None = _flag(
+        None, "optimization", "N", "tokens per sequence in training; may change too [--context]", bound=SIZE
+    )
     tokens_per_step: int | None = _flag(
         None, "optimization", "N", "tokens per step; sets --accum [accum x batch x context]", bound=TOKENS
     )
@@ -147,14 +158,19 @@ class RunConfig(Architecture):
             object.__setattr__(self, name, parsed(name, values[name]))
 
     @property
+    def phases(self) -> Phases:
+        """The shapes of the batches, step by step."""
+        return as_sizes(vars(self))
+
+    @property
     def step_sequences(self) -> int:
-        """Sequences per step."""
-        return self.accum * self.batch_size
+        """Sequences per step, in the phase with the most tokens."""
+        return self.phases.largest.step_sequences
 
     @property
     def step_tokens(self) -> int:
-        """Tokens per step."""
-        return self.step_sequences * self.context
+        """Tokens per step, in the phase with the most."""
+        return self.phases.largest.step_tokens
 
 
 FIELDS = {f.name: f for f in sorted(dataclasses.fields(RunConfig), key=lambda f: GROUPS.index(f.metadata["group"]))}
@@ -208,6 +224,8 @@ def parsed(name: str, value: Any, *, trusted: bool = True) -> Any:
 
 
 def _parsed(name: str, value: Any, trusted: bool) -> Any:
+    if name in SIZES:
+        return value if value is None else parse_size(value, flag_of(name))
     if not isinstance(value, str):
         return value
     if name == "group":
@@ -249,7 +267,12 @@ def resolved(
     values["opt"] = values["opt"].over(usual.without("lr"))
     values["group"] = complete_groups(groups, values)
     values = with_base(values)
-    return check(with_accumulation(check_bounds(values), typed))
+    values = check(with_accumulation(check_bounds(values), typed))
+    if values["tuned_at"] is None:
+        return values
+    from minigpt_flax.train.scaling import rescaled  # imports the optimizers
+
+    return rescaled(values)[0]
 
 
 def _defaults() -> dict[str, Any]:
@@ -329,7 +352,15 @@ def with_accumulation(values: dict[str, Any], typed: Collection[str]) -> dict[st
     Raises:
       UserError: ``tokens_per_step`` is not a multiple of the micro-batch; names the nearest multiples.
     """
-    wanted, unit = values["tokens_per_step"], values["batch_size"] * values["context"]
+    wanted, length = values["tokens_per_step"], values["seq_len"] or values["context"]
+    if changing := [name for name in SIZES if isinstance(values[name], Stepwise)]:
+        if "tokens_per_step" in typed or (wanted is not None and "accum" not in typed):
+            raise UserError(
+                f"--tokens-per-step {wanted:,} is one number, but {flag_of(changing[0])} changes during the run: give "
+                "--accum, a number or points such as [(0, 1), (500, 2)], in its place"
+            )
+        return {**values, "tokens_per_step": None}
+    unit = values["batch_size"] * length
     if wanted is None or unit < 1 or ("accum" in typed and "tokens_per_step" not in typed):
         return {**values, "tokens_per_step": values["accum"] * unit}
     if "accum" in typed:
@@ -338,7 +369,7 @@ def with_accumulation(values: dict[str, Any], typed: Collection[str]) -> dict[st
         near = {max(1, wanted // unit) * unit, max(1, -(-wanted // unit)) * unit}
         raise UserError(
             f"--tokens-per-step {wanted:,} is not a multiple of {unit:,} = {values['batch_size']} x "
-            f"{values['context']} of --batch-size and --context: give "
+            f"{length} of --batch-size and {'--seq-len' if values['seq_len'] else '--context'}: give "
             f"{' or '.join(f'{number:,}' for number in sorted(near))}"
         )
     return {**values, "accum": wanted // unit}
@@ -351,8 +382,8 @@ def check_bounds(values: dict[str, Any]) -> dict[str, Any]:
       UserError: a number is out of range.
     """
     for name, bound in BOUND_OF.items():
-        if values[name] is not None:
-            bound.check(flag_of(name), values[name])
+        for value in sizes_of(values[name]) if name in SIZES else () if values[name] is None else (values[name],):
+            bound.check(flag_of(name), value)
     return values
 
 
@@ -363,18 +394,20 @@ def check(values: dict[str, Any]) -> dict[str, Any]:
       UserError: a number is out of range, or two fields contradict each other.
     """
     check_bounds(values)
-    steps, accum, batch_size, context = (values[name] for name in ("steps", "accum", "batch_size", "context"))
-    if steps * accum * batch_size > MOST_SEQUENCES:
+    steps, phases = values["steps"], as_sizes(values)
+    if steps * phases.largest.step_sequences > MOST_SEQUENCES:
         raise UserError(
-            f"--steps {steps:,} of {accum * batch_size:,} sequences each are more than 2**62 sequences: "
+            f"--steps {steps:,} of {phases.largest.step_sequences:,} sequences each are more than 2**62 sequences: "
             "lower --steps, --batch-size or --accum"
         )
-    tokens = accum * batch_size * context
-    if values["tokens_per_step"] not in (None, tokens):
-        raise UserError(
-            f"--tokens-per-step {values['tokens_per_step']:,} is not {tokens:,} = {accum} x {batch_size} x {context}, "
-            "the product of --accum, --batch-size and --context: omit one of these flags"
-        )
+    check_phases(phases, values["context"])
+    for phase in phases:
+        if values["tokens_per_step"] not in (None, phase.step_tokens):
+            raise UserError(
+                f"--tokens-per-step {values['tokens_per_step']:,} is not {phase.step_tokens:,} = {phase.accum} x "
+                f"{phase.batch_size} x {phase.seq_len}, the product of --accum, --batch-size and "
+                f"{'--seq-len' if values['seq_len'] else '--context'}: omit one of these flags"
+            )
     check_parallel(values["parallel"], values["mesh"])
     if values["parametrization"].name == STANDARD:
         for name in BASE_SIZES:
@@ -413,4 +446,4 @@ def as_text(config: RunConfig) -> dict[str, Any]:
 def _text(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_text(item) for item in value]
-    return str(value) if isinstance(value, Spec | ParamGroup) else value
+    return str(value) if isinstance(value, Spec | ParamGroup | Stepwise) else value

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
+from minigpt_flax.phases import Size
 from minigpt_flax.runs.schema import SMALL, check_fields, check_type, parse_json, read_text, types_of
 from minigpt_flax.spec import Spec
 from minigpt_flax.train.config.param_groups import ParamGroup
@@ -17,13 +18,20 @@ from minigpt_flax.train.config.run_config import BASE_SIZES, FIELDS, RunConfig, 
 ADDED = {  # version in which a field was added, after 2; earlier runs did what its default does
     "val_tokens": 3,
     **dict.fromkeys(("parametrization", *BASE_SIZES), 4),
+    **dict.fromkeys(("seq_len", "tuned_at"), 5),
 }
-VERSION = 4
+VERSION = 5
 IN_EVERY_VERSION = frozenset(
     "opt lr schedule clip steps batch_size seed data tokenizer layers heads kv_heads width hidden context norm "
     "position mlp bias tie_head qk_norm softcap dropout eval_every log_every probe keep explosion sample_tokens".split()
 )
-AS_TEXT = {Spec: str, tuple[Spec, ...]: tuple[str, ...], tuple[ParamGroup, ...]: tuple[str, ...]}
+AS_TEXT = {
+    Size: int | str,
+    Size | None: int | str | None,
+    Spec: str,
+    tuple[Spec, ...]: tuple[str, ...],
+    tuple[ParamGroup, ...]: tuple[str, ...],
+}
 TYPES = {name: AS_TEXT.get(kind, kind) for name, kind in types_of(RunConfig).items() if name in FIELDS}
 
 

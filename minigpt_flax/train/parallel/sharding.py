@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxopt_mini import states
 from jaxopt_mini.tree import path_name
-from minigpt_flax.data import Batches, Mixture
+from minigpt_flax.data import Batches, Mixture, PhaseBatches
 from minigpt_flax.train.config.mesh import BATCH_AXES
 from minigpt_flax.train.state import TrainState
 
@@ -101,7 +101,7 @@ def cut(
     return spec
 
 
-def feed(batches: Batches | Mixture, order: np.ndarray, sharding: NamedSharding) -> Callable[[int], Any]:
+def feed(batches: Batches | Mixture | PhaseBatches, order: np.ndarray, sharding: NamedSharding) -> Callable[[int], Any]:
     """Returns ``step -> batch``, placed on the devices; every process reads only the rows of its own devices.
 
     Args:
@@ -115,8 +115,7 @@ def feed(batches: Batches | Mixture, order: np.ndarray, sharding: NamedSharding)
     def batch(step: int) -> jax.Array:
         def read(index: Any) -> np.ndarray:
             rows = order[index[:-1]]
-            visits = step * batches.batch_size + rows
-            return batches.windows(visits.ravel()).reshape(*rows.shape, -1)
+            return batches(step, rows.ravel()).reshape(*rows.shape, -1)
 
         return jax.make_array_from_callback((*order.shape, batches.context + 1), sharding, read)
 

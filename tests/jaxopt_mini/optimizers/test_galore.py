@@ -3,11 +3,12 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jaxopt_mini import galore
+from jaxopt_mini import galore, scale_by_ldadam
 from tests.cases import CASES
 from tests.harness import LAYOUT, normal, permissive, run
 from tests.jaxopt_mini import test_against_optax as against
@@ -52,3 +53,16 @@ def test_either_side_is_projected(smaller, projector, moments):
 def test_counts_are_checked(keywords):
     with pytest.raises(ValueError, match="out of range: give at least 1"):
         galore(0.1, **keywords)
+
+
+def test_ldadam_keeps_what_its_subspace_leaves_out():
+    """Without momentum, the projected gradient and the error add up to the gradient and the last error."""
+    tx = scale_by_ldadam(rank=2, b1=0.0)
+    state = tx.init({"w": jnp.zeros((3, 4))})
+    for seed in range(3):
+        total = normal((3, 4), seed) + state.error["w"]
+        _, state = tx.update({"w": normal((3, 4), seed)}, state)
+        basis, error = (np.asarray(tree["w"]) for tree in (state.projector, state.error))
+        np.testing.assert_allclose(basis.T @ basis, np.eye(2), atol=1e-5)
+        np.testing.assert_allclose(basis @ basis.T @ total + error, total, atol=1e-5)
+        np.testing.assert_allclose(basis.T @ error, 0, atol=1e-5)

@@ -14,6 +14,7 @@ from jaxopt_mini import (
     cosine,
     cosine_restarts,
     exponential,
+    fast_slow,
     inverse_sqrt,
     multistep,
     one_cycle,
@@ -105,6 +106,76 @@ def _polynomial_hf(n, h):
     return warmup(polynomial(h["base_lr"], steps - rise, power=h["power"], floor=floor), rise, start=0.0)
 
 
+def _cooldown(n, h):
+    """Linear from 1 - cooldown_frac of the run on."""
+    steps = h["train_steps"]
+    return wsd(h["initial_lr"], steps, warmup=0, cooldown=h["cooldown_frac"] * steps, shape="linear")
+
+
+def _power_cool(n, h):
+    """min(initial_lr, c (t_end - t)^power)."""
+    peak, power = h["initial_lr"], h["power"]
+    length = (peak / h["power_c"]) ** (1 / power)
+    return wsd(peak, h["t_end"], warmup=0, cooldown=length, shape="power", power=power)
+
+
+def _momentum(n, h):
+    floor = h["minimum"] / h["maximum"]
+    how = {"warmup": h["warmup_steps"], "start": floor, "cooldown": h["cooldown_steps"], "shape": "linear"}
+    return wsd(h["maximum"], h.get("train_steps", h.get("total_steps")), floor=floor, **how)
+
+
+def _stages(n, h):
+    """Multipliers of stages, of which a cooldown takes ever less, in favor of 0.15."""
+    total, stages = h["scheduled_iterations"], h["stages"]
+    ends = np.round(np.cumsum([stage["duration"] for stage in stages]) * total).tolist()
+    multipliers = [constant(stage["lr_mul"], total) for stage in stages]
+    stage = join([*multipliers, constant(h["extension_lr_mul"], total)], ends)
+    start = int(total * (1 - h["cooldown_frac"]))
+    left = wsd(1.0, total, warmup=0, cooldown=total - start, shape="linear")
+    return lambda count: left(count) * stage(count) + (1 - left(count)) * 0.15
+
+
+def _muown(n, h):
+    peak = h["lr_max"]
+    rise = {"warmup": h.get("warmup_steps", 0), "start": h.get("lr_start", peak) / peak, "floor": h["lr_end"] / peak}
+    if "T" in h:
+        return warmup_cosine(peak, h["T"], **rise)
+    fall = h["cooldown_steps"]
+    return wsd(peak, h["cooldown_start_step"] + fall, cooldown=fall, shape="linear", **rise)
+
+
+def _from_one_over_w(h, peak):
+    """A warm-up that reaches the peak in its last step."""
+    return {"peak": peak, "warmup": h["warmup_steps"] - 1, "start": 1 / h["warmup_steps"]}
+
+
+def _one_minus_sqrt(n, h):
+    """Of the whole run."""
+    total = h["train_steps"]
+    return wsd(**_from_one_over_w(h, h["peak"]), total_steps=total, cooldown=total - h["warmup_steps"], shape="1-sqrt")
+
+
+def _one_minus_power(n, h):
+    total, floor = h["train_steps"], h["floor"] / h["peak"]
+    how = {"cooldown": total - h["plateau_end"], "shape": "1-power", "power": h["power"], "floor": floor}
+    return wsd(h["peak"], total, warmup=h["warmup_steps"], start=floor, **how)
+
+
+def _fast_slow(n, h):
+    start, end = h["plateau_end"], h["fast_end"]
+    how = {"plateau": start - h["warmup_steps"] + 1, "fast": end - start, "power": h["fast_power"]}
+    knee = h["floor"] / h["peak"]
+    return fast_slow(**_from_one_over_w(h, h["peak"]), total_steps=h["train_steps"], knee=knee, **how)
+
+
+def _warm_cosine(n, h):
+    """AlgoPerf's, whose first update has the peak: the scheduler sets nothing at its start."""
+    peak, floor = h["lr_max"], h["lr_min"] / h["lr_max"]
+    after = warmup_cosine(peak, h["T"], warmup=h["warmup_steps"], start=floor, floor=floor)
+    return join([constant(peak, n), lambda count: after(count + 1)], [1])
+
+
 # Name of the curve -> (its length, its recorded hyperparameters) -> our schedule.
 CALLS = {
     "torch_step": lambda n, h: step(h["base_lr"], n, step_size=h["step_size"], gamma=h["gamma"]),
@@ -177,6 +248,59 @@ CALLS = {
     "hf_wsd_linear_cosine": _wsd_hf,
     "hf_wsd_cosine_1-sqrt": _wsd_hf,
     "hf_wsd_1-sqrt_cosine": _wsd_hf,
+    "track3_trapezoid": _cooldown,
+    "track3_split_cooldown_aux": _cooldown,
+    "track3_split_cooldown_matrix": _cooldown,
+    "track3_linear_whole": _cooldown,
+    "track3_adamh": lambda n, h: join(  # the decay runs from step 0, below the warm-up
+        [
+            lambda count: h["initial_lr"] * count / h["h_warmup_steps"],
+            lambda count: _cooldown(n, h)(count + h["h_warmup_steps"]),
+        ],
+        [h["h_warmup_steps"]],
+    ),
+    "track3_powercool": _power_cool,
+    "track3_powercool_coast": _power_cool,
+    "track3_power_floor": lambda n, h: polynomial(
+        h["initial_lr"], h["schedule_steps"], power=h["lr_power"], floor=h["lr_floor"]
+    ),
+    "track3_power_cooldown": lambda n, h: wsd(
+        h["initial_lr"],
+        h["schedule_steps"],
+        warmup=0,
+        cooldown=h["cooldown_frac"] * h["schedule_steps"],
+        shape="power",
+        power=h["power"],
+    ),
+    "track3_momentum": _momentum,
+    "track1_lr": _stages,
+    "track1_momentum": _momentum,
+    "nanochat_lr": lambda n, h: wsd(
+        1.0,
+        h["num_iterations"],
+        warmup=h["warmup_steps"] - 1,
+        start=1 / h["warmup_steps"],
+        cooldown=round(h["warmdown_ratio"] * h["num_iterations"]),
+        shape="linear",
+        floor=h["final_lr_frac"],
+    ),
+    "nanochat_weight_decay": lambda n, h: cosine(h["weight_decay"], h["num_iterations"]),
+    "nanochat_momentum": lambda n, h: wsd(  # its numbers are constants in the code
+        0.97,
+        h["num_iterations"],
+        warmup=400,
+        start=0.85 / 0.97,
+        cooldown=round(h["warmdown_ratio"] * h["num_iterations"]),
+        shape="linear",
+        floor=0.9 / 0.97,
+    ),
+    "muown_wsd": _muown,
+    "muown_warmup_cosine": _muown,
+    "muown_linear_cooldown": _muown,
+    "algoperf_warm_cosine": _warm_cosine,
+    "pr351_fast_slow_decay": _fast_slow,
+    "pr343_one_minus_sqrt": _one_minus_sqrt,
+    "pr345_one_minus_power": _one_minus_power,
 }
 
 

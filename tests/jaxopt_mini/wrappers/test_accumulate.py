@@ -1,15 +1,29 @@
 """Accumulation: the numbers of the large batch, and the inner optimizer runs only once in k calls."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jaxopt_mini import accumulate, adamw, apply_updates, base, chain, clip_by_norm, sgd, states
+from jaxopt_mini import (
+    accumulate,
+    adamw,
+    apply_updates,
+    base,
+    chain,
+    clip_by_norm,
+    flush,
+    sgd,
+    skip_nonfinite,
+    skip_spikes,
+    states,
+)
 from jaxopt_mini.schedules import linear
 from jaxopt_mini.wrappers import inner_updates
-from tests.harness import SHAPES, normal, permissive, run
+from tests.cases_wrappers import INSIDE, WRAPPED
+from tests.harness import SHAPES, half_square, normal, permissive, run
 
 
 def inner():
@@ -119,3 +133,44 @@ def test_schedules_and_skipped_gradients_are_those_of_optax(steps, skip):
 def test_an_invalid_number_of_steps_is_rejected(steps):
     with pytest.raises(ValueError, match=f"steps={steps} .*integer >= 1"):
         accumulate(optax.identity(), steps=steps)
+
+
+MOVED = {name: case for name, case in WRAPPED.items() if not (case.needs_layers or INSIDE in case.exempt)}
+QUICK = ("cautious", "lookahead")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in MOVED])
+def test_a_flush_steps_with_the_mean_of_what_is_collected(name):
+    """Within any wrapper, as one step with the mean; afterwards there is nothing to flush."""
+    case, params, grads = MOVED[name], {"w": jnp.array([[1.0, -2.0]])}, normal({"w": (1, 2)}, 1, 3)
+    tx, plain = (case.wrapper(inner, **case.keywords) for inner in (accumulate(sgd(0.1), steps=4), sgd(0.1)))
+    extra, state = case.extra(half_square, params, 0), tx.init(params)
+    for i in range(3):
+        _, state = tx.update({"w": grads["w"][i]}, state, params, **extra)
+    updates, state = flush(tx, state, params, **extra)
+    mean = jax.tree.map(lambda g: jnp.mean(g, 0), grads)
+    expected, inner_state = base.with_extra_args_support(plain).update(mean, plain.init(params), params, **extra)
+    chex.assert_trees_all_close((updates, state.inner_state), (expected, inner_state), rtol=1e-6)
+    again, unchanged = flush(tx, state, params, **extra)
+    assert not np.any(again["w"])
+    chex.assert_trees_all_equal(unchanged, state)
+
+
+@pytest.mark.parametrize("outer", [skip_nonfinite, skip_spikes])
+@pytest.mark.parametrize("steps", [4, growing])
+def test_a_flush_passes_wrappers_that_skip_and_counts_an_update(outer, steps):
+    params = {"w": jnp.ones(2)}
+    tx = outer(accumulate(sgd(lambda count: 0.5**count), steps=steps))
+    state = tx.init(params)
+    for _ in range(2):
+        _, state = tx.update(params, state, params)
+    updates, state = flush(tx, state, params)
+    assert updates["w"].tolist() == ([-1, -1] if steps == 4 else [-0.5, -0.5]) and state.inner_state.count == 0
+    assert states.get(state.inner_state.inner_state, "count") == (1 if steps == 4 else 2)
+
+
+@pytest.mark.parametrize("tx", [sgd(0.1), chain(accumulate(sgd(0.1))), skip_nonfinite(sgd(0.1))])
+def test_a_flush_without_accumulation_around_the_optimizer_is_rejected(tx):
+    params = {"w": jnp.ones(2)}
+    with pytest.raises(ValueError, match="put accumulate"):
+        flush(tx, tx.init(params), params)

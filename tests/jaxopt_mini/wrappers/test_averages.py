@@ -182,3 +182,18 @@ def test_the_peak_of_a_lookahead_is_the_largest_learning_rate_so_far():
     chex.assert_trees_all_close(ahead, jnp.asarray([0.0, 0.5, 0.5, 0.25, 0.125, 0.05]), rtol=1e-5)
     given = run_with(learning_rate=rate, peak_learning_rate=0.2, stop=5)[0]
     chex.assert_trees_all_close(given, jnp.asarray([0.0, 0.25, 0.5, 0.25, 0.0, 0.0]), rtol=1e-5)
+
+
+def test_a_power_gives_later_snapshots_more_weight():
+    """The polynomial-decay average of DoG's authors."""
+    params, grads, power = {"w": jnp.zeros(2)}, {"w": jnp.arange(10.0).reshape(5, 2)}, 8.0
+    tx = average_params(sgd(1.0), window=None, power=power)
+    state, expected = tx.init(params), 0.0
+    for t in range(1, 6):
+        updates, state = tx.update({"w": grads["w"][t - 1]}, state, params)
+        params = apply_updates(params, updates)
+        share = (power + 1) / (power + t)
+        expected = expected * (1 - share) + share * params["w"]
+        chex.assert_trees_all_close(states.evaluation_params(state, params)["w"], expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="power=2.0 needs a running mean: give rolling=False or window=None"):
+        average_params(sgd(1.0), window=3, power=2.0)

@@ -1,5 +1,6 @@
 """`mup`: recorded runs of microsoft/mup's optimizers, the identity at the base, and the properties of a wrapper."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -106,8 +107,8 @@ def test_around_the_base_it_is_the_identity_bit_for_bit(name):
 
 def test_every_optimizer_of_the_table_has_a_step_size():
     assert STEP_SIZES.keys() | REFUSED.keys() == OPTIMIZERS.keys()
-    with pytest.raises(ValueError, match="'galore' have no rule for other widths"):
-        step_size("galore")
+    with pytest.raises(ValueError, match="'kron' have no rule for other widths"):
+        step_size("kron")
     with pytest.raises(ValueError, match="'my_rule'.*choose from sgd"):
         step_size("my_rule")
     assert "mup" not in WRAPPERS  # the command line has no base to give
@@ -143,6 +144,8 @@ def test_the_factors_of_every_role():
     assert of(scaled_logits=False).update["h"] == 0.5 and of(scaled_logits=False).gradient["h"] == 1
     assert of(like="muon").update == {"w": pytest.approx(1.0), "e": 1, "h": 1, "b": 1, "stack": 1}
     assert of(like=step_size("muon", consistent_rms=0.2)).update["stack"] == pytest.approx(0.5**0.5)
+    assert of(like=step_size("normuon", consistent_rms=0.2)) == of(like=step_size("muon", consistent_rms=0.2))
+    assert of(like=step_size("muon", shape="spectral")).update == of(like="dion").update
     assert of(like="scion").update["h"] == 2
     assert of(like="lamb").parameter == pytest.approx({"w": 2**0.5, "e": 1, "h": 1, "b": 1, "stack": 2**0.5})
     narrow = multipliers(abstract(base), abstract(model), layout=layout)
@@ -235,13 +238,39 @@ BOUND = 0.2
     "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in LAW_QUICK)) for n in STEP_SIZES if n not in ADAPTIVE]
 )
 def test_steps_of_the_default_learning_rate_add_as_much_at_every_width(name):
-    assert max(map(abs, step_law.slopes(default_of(name)).values())) <= BOUND
+    assert max(map(abs, step_law.slopes(step_law.spec_of(name)).values())) <= BOUND
+
+
+@pytest.mark.parametrize(
+    "name, keywords, shape, felt",
+    [
+        ("galore", {"rank": 16}, (64, 64), 32),  # half of Adam's
+        ("galore", {"rank": 16}, (64, 256), 16),  # projects the longer side
+        ("galore", {"rank": 16, "smaller_side": True}, (64, 256), 32),
+        ("apollo", {"rank": 16}, (64, 256), 32),
+        ("ldadam", {"rank": 16, "side": "outputs"}, (64, 256), 16),
+        ("ldadam", {"rank": 128}, (64, 64), 64),
+        ("shampoo", {"graft": False}, (64, 16), 2),
+        ("shampoo", {"graft": "sgd"}, (64, 16), 64),
+        ("polargrad", {}, (64, 16), 64),
+    ],
+)
+def test_step_sizes_by_keywords(name, keywords, shape, felt):
+    assert step_size(name, **keywords).felt("matrix", *shape) == pytest.approx(felt)
+
+
+@pytest.mark.slow
+def test_shampoo_without_grafting_adds_as_much_at_every_width():
+    spec = step_law.spec_of("shampoo")
+    keywords = {"graft": False, "precondition_frequency": 1}
+    slopes = step_law.slopes(dataclasses.replace(spec, keywords=spec.keywords | keywords))
+    assert max(map(abs, slopes.values())) <= BOUND
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_an_adaptive_factor_is_the_same_for_all_parameters(name):
-    assert beyond_the_common_factor(step_law.slopes(default_of(name))) <= BOUND
+    assert beyond_the_common_factor(step_law.slopes(step_law.spec_of(name))) <= BOUND
 
 
 def beyond_the_common_factor(slopes):

@@ -83,3 +83,14 @@ def test_the_buffers_of_parameters_and_state_may_both_be_donated():
 def test_without_an_average_in_y_it_is_rejected():
     with pytest.raises(ValueError, match=r"b1=0 .* \(0, 1\)"):
         schedule_free(sgd(0.1), b1=0.0)
+
+
+def test_annealing_moves_the_gradient_towards_the_average():
+    """At a constant learning rate b1 of AMUSE follows 1 - ((T - 1) / (t - 1))^rho (1 - b1) from step T on."""
+    tx, params = schedule_free(sgd(0.1), 0.1, b1=0.6, rate_ahead=False, anneal=0.8, anneal_from=3), {"w": jnp.ones(2)}
+    state, found = tx.init(params), []
+    for _ in range(8):
+        _, state = tx.update(params, state, params)
+        found.append(float(state.averaging.b1))
+    expected = [0.6] * 3 + [1 - (2 / (t - 1)) ** 0.8 * 0.4 for t in range(4, 9)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -1,6 +1,7 @@
 """``export``: what is written is the run's model; mistakes in one line."""
 
 import errno
+import json
 import os
 from unittest import mock
 
@@ -119,3 +120,22 @@ def test_transformers_opens_the_folder_as_its_own(exported):
         assert batch["input_ids"][0, 0] == tokenizer.pad_token_id == run.tokenizer.eot
         lengths = {"max_new_tokens": 2, "do_sample": False}
         assert model.generate(batch["input_ids"], attention_mask=batch["attention_mask"], **lengths).shape[0] == 2
+
+
+def test_a_tokenizer_without_end_of_text_pads_with_a_spare_row(tmp_path, draw, capfd):
+    tokenizer = TOKENIZERS["char"](TEXT)
+    for rows in (tokenizer.vocab_size, tokenizer.vocab_size + 3):
+        out = tmp_path / str(rows)
+        config = ModelConfig(vocab_size=rows, context=8, layers=1, heads=2, width=8)
+        run = TrainedModel(config, draw(config, 0.3), RunConfig(), tokenizer, 1, RunFolder(out))
+        with mock.patch("minigpt_flax.train.restore.restore", return_value=run):
+            assert main(["export", "run", "--out", str(out)]) == 0
+        spare, said = rows > tokenizer.vocab_size, capfd.readouterr().out
+        assert ("has no padding token" in said and f"--vocab-size {rows + 1} or more" in said) is not spare
+        padding = {"pad_token": "<|pad|>"} if spare else {}
+        about = json.loads((out / "tokenizer_config.json").read_text())
+        assert {name: value for name, value in about.items() if name.endswith("_token")} == padding
+        config_ids = json.loads((out / "config.json").read_text())
+        assert config_ids.get("pad_token_id") == (tokenizer.vocab_size if spare else None)
+        found = initial_weights(str(out)).tokenizer
+        np.testing.assert_array_equal(found.encode(TEXT), tokenizer.encode(TEXT))

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minigpt_flax import progress
 from minigpt_flax.__main__ import main
-from minigpt_flax.data import load_corpus, prepared
+from minigpt_flax.data import TOKENIZERS, load_corpus, prepared
 from minigpt_flax.errors import UserError
 from minigpt_flax.train.dataset import load_dataset
 from tests.minigpt_flax.data.made import jsonl, llmc
@@ -108,12 +109,14 @@ def test_damage_is_seen(tmp_path, damage):
         ("{tmp}/bad.jsonl", "byte", "line 2, is not JSON"),
         ("{tmp}/bad.jsonl", "char", "line 2, is not JSON"),
         ("{tmp}/short.jsonl", "byte", "too few"),
+        ("{tmp}/blank.jsonl", "char", "has no text: give another file"),
         ("{tmp}/big.bin", "byte", "contains the token 9999, but the tokenizer has only 256"),
     ],
 )
 def test_a_mistake_leaves_nothing(tmp_path, capfd, source, spec, says):
     (tmp_path / "bad.jsonl").write_text('{"text": "one"}\n{"text\n')
-    (tmp_path / "short.jsonl").write_text('{"text": ""}\n')
+    (tmp_path / "short.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "blank.jsonl").write_text('{"text": " "}\n')
     np.array([1, 9999], "<u2").tofile(tmp_path / "big.bin")
     assert prepare(source.format(tmp=tmp_path), tmp_path / "out", spec) == 2
     said = capfd.readouterr().err
@@ -161,3 +164,14 @@ def test_screen_is_80_columns(tmp_path, capfd, monkeypatch):
     assert max(map(len, lines)) <= 80
     assert re.fullmatch(r"next       python .*train(\.py)? --data out", lines[-1])
     assert json.loads((tmp_path / "out" / "tokens.json").read_text())["source"] == "pydocs"
+
+
+def test_a_long_training_of_the_tokenizer_shows_that_it_works(tmp_path, capfd, monkeypatch):
+    """Without a terminal there is a line now and then: the merges are computed after all text is read."""
+    learn = TOKENIZERS["byte"]
+    monkeypatch.setattr(progress, "FIRST_LINE", 0.01)
+    monkeypatch.setitem(TOKENIZERS, "byte", lambda text: (time.sleep(0.2), learn(text))[1])
+    assert prepare(LICENSE, tmp_path / "out", "byte") == 0
+    assert re.search(r"^training the tokenizer byte \.\.\. \d+ s$", capfd.readouterr().out, re.MULTILINE)
+    assert main(["prepare", str(LICENSE), "--out", str(tmp_path / "quiet"), "--tokenizer", "byte", "--json"]) == 0
+    assert len(capfd.readouterr().out.splitlines()) == 1

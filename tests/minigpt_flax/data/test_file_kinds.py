@@ -56,28 +56,44 @@ TEXTS = {  # name -> content; each is CHINESE
 ARCHIVE = io.BytesIO()
 with zipfile.ZipFile(ARCHIVE, "w") as _file:
     _file.writestr("archive/data.pkl", b"x")
-REFUSED = {  # name -> content, and what the one line says
-    "utf16.txt": (CHINESE.encode("utf-16"), "is UTF-16, not UTF-8; convert it with iconv -f UTF-16 -t utf-8 "),
-    "utf16.jsonl": (LINES.decode().encode("utf-16"), "convert it with iconv -f UTF-16 "),
-    "utf16.csv": (CSV.decode().encode("utf-16-be"), "iconv -f UTF-16BE "),
-    "utf32.txt": (CHINESE.encode("utf-32"), "is UTF-32, .* iconv -f UTF-32 "),
-    "nearly.txt": (CHINESE.encode() + b"\xff\n" + CHINESE.encode(), "remove the wrong bytes with iconv -c -f utf-8 "),
-    "binary.txt": (b"\1\2\0\3" * 9 + b"\0\0", "is binary, not UTF-8 text"),
-    "cut.txt.gz": (gzip.compress(CHINESE.encode())[:-9], "cut.txt.gz is damaged: "),
-    "no.jsonl.gz": (LINES, "no.jsonl.gz is damaged: "),
-    "cut.xz": (lzma.compress(CHINESE.encode())[:40], "cut.xz is damaged: "),
-    "torch.bin": (ARCHIVE.getvalue(), "is a zip archive, such as the weights of torch.save, not tokens"),
-    "llama.bin": (b"GGUF" + bytes(60), "is the weights of llama.cpp, not tokens"),
-    "train.bin.gz": (gzip.compress(TOKENS.astype("<u2").tobytes()), "is compressed, and tokens are memory-mapped"),
-    "u32.bin": (TOKENS.astype("<u4").tobytes(), r"looks like uint32 tokens .* give --data '.*u32.bin#uint32'"),
-    "u32large.bin": ((TOKENS * 1300).astype("<u4").tobytes(), "looks like uint32 tokens without a header"),
-    "data.zip": (ARCHIVE.getvalue(), "is an archive of files: unpack it"),
-    "data.tar.gz": (gzip.compress(b"x"), "is an archive of files: unpack it"),
-    "other.csv": (b"id;text\n1;x\n", r"has no field 'text'; it has: 'id;text'"),
-    "other.json": (b'{"body": "x"}', "has no field 'text'; it has: 'body'"),
-    "numbers.json": (b"[1, 2]", "record 0, is not a JSON object"),
-    "open.csv": (b'id,text\n1,"x\n', "open.csv', line 2, is damaged"),
+EMPTY = {
+    "empty.txt": b"",
+    "space.txt": b" \n\n",
+    "empty.jsonl": b"",
+    "empty.json": b"[]",
+    "empty.csv": b"",
+    "e.gz": b"",
 }
+REFUSED = (
+    {  # name -> content, and what the one line says
+        "utf16.txt": (CHINESE.encode("utf-16"), "is UTF-16, not UTF-8; convert it with iconv -f UTF-16 -t utf-8 "),
+        "utf16.jsonl": (LINES.decode().encode("utf-16"), "convert it with iconv -f UTF-16 "),
+        "utf16.csv": (CSV.decode().encode("utf-16-be"), "iconv -f UTF-16BE "),
+        "utf32.txt": (CHINESE.encode("utf-32"), "is UTF-32, .* iconv -f UTF-32 "),
+        "nearly.txt": (
+            CHINESE.encode() + b"\xff\n" + CHINESE.encode(),
+            "remove the wrong bytes with iconv -c -f utf-8 ",
+        ),
+        "binary.txt": (b"\1\2\0\3" * 9 + b"\0\0", "is binary, not UTF-8 text"),
+        "cut.txt.gz": (gzip.compress(CHINESE.encode())[:-9], "cut.txt.gz is damaged: "),
+        "no.jsonl.gz": (LINES, "no.jsonl.gz is damaged: "),
+        "cut.xz": (lzma.compress(CHINESE.encode())[:40], "cut.xz is damaged: "),
+        "torch.bin": (ARCHIVE.getvalue(), "is a zip archive, such as the weights of torch.save, not tokens"),
+        "llama.bin": (b"GGUF" + bytes(60), "is the weights of llama.cpp, not tokens"),
+        "train.bin.gz": (gzip.compress(TOKENS.astype("<u2").tobytes()), "is compressed, and tokens are memory-mapped"),
+        "u32.bin": (TOKENS.astype("<u4").tobytes(), r"looks like uint32 tokens .* give --data '.*u32.bin#uint32'"),
+        "u32large.bin": ((TOKENS * 1300).astype("<u4").tobytes(), "looks like uint32 tokens without a header"),
+        "data.zip": (ARCHIVE.getvalue(), "is an archive of files: unpack it"),
+        "data.tar.gz": (gzip.compress(b"x"), "is an archive of files: unpack it"),
+        "other.csv": (b"id;text\n1;x\n", r"has no field 'text'; it has: 'id;text'"),
+        "other.json": (b'{"body": "x"}', "has no field 'text'; it has: 'body'"),
+        "numbers.json": (b"[1, 2]", "record 0, is not a JSON object"),
+        "open.csv": (b'id,text\n1,"x\n', "open.csv', line 2, is damaged"),
+        "null.jsonl": (b'{"text": null}\n', "line 1, has no text in the field 'text', but None: fix or remove it"),
+        "tokens.npy": (b"\x93NUMPY\x01\x00", r"is a NumPy file: write its tokens to a .bin file"),
+    }
+    | {name: (content, f"{name}' has no text: give another file") for name, content in EMPTY.items()}
+)
 
 
 def written(folder, name, content):
@@ -105,6 +121,20 @@ def test_other_files_are_refused_in_one_line(tmp_path, name):
     with pytest.raises(UserError, match=says) as error:
         load_corpus(written(tmp_path, name, content))
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("target", ["nowhere", "link.txt"])
+def test_a_link_that_leads_nowhere_is_named(tmp_path, target):
+    (tmp_path / "link.txt").symlink_to(target)
+    with pytest.raises(UserError, match=f"link.txt' is a link to '{target}', which can't be opened"):
+        load_corpus(str(tmp_path / "link.txt"))
+
+
+@pytest.mark.parametrize("name", ["page.html", "notebook.ipynb", "letter.rtf", "page.xml.gz"])
+def test_markup_is_read_as_it_is_with_a_note(tmp_path, name):
+    content = CHINESE.encode()
+    corpus = load_corpus(written(tmp_path, name, gzip.compress(content) if name.endswith("gz") else content))
+    assert corpus.text == CHINESE and corpus.notes[0].endswith(f"{name}' is read as it is, with its markup")
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.zst"])

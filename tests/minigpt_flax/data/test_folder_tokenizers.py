@@ -47,6 +47,32 @@ def test_every_form_gives_the_same_tokens(tmp_path, form):
     np.testing.assert_array_equal(load_tokenizer(tmp_path).encode(TEXT), TRAINED.encode(TEXT))
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_files_that_windows_has_rewritten_give_the_same_tokens(tmp_path, form):
+    FORMS[form](tmp_path)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    np.testing.assert_array_equal(read_folder(tmp_path).encode(TEXT), TRAINED.encode(TEXT))
+
+
+@pytest.mark.parametrize("name", ["added_tokens.json", "tokenizer_config.json"])
+def test_tokens_beside_the_vocabulary_are_added(tmp_path, name):
+    as_vocab_and_merges(tmp_path)
+    number = TRAINED.vocab_size
+    entry = {"content": "<pad>", "special": True}
+    settings = {"added_tokens.json": {"<pad>": number}, "tokenizer_config.json": {"pad_token": "<pad>"}}
+    if name == "tokenizer_config.json":
+        settings = {
+            name: settings[name]
+            | {"added_tokens_decoder": {str(number): entry, "x": entry, "7": {}, "9" * 5000: entry}}
+        }
+    for file, content in settings.items():
+        (tmp_path / file).write_text(json.dumps(content))
+    found = read_folder(tmp_path)
+    assert found.vocab_size == number + 1 and found.roles["pad_token"] == "<pad>"
+    assert found.special_tokens["<pad>"] == number and number not in found.encode("a <pad>")
+
+
 def test_wordpiece(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(PIECES) + "\n", encoding="utf-8")
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"pad_token": "[PAD]", "eos_token": "<eos>"}))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from matplotlib.figure import Figure
 
 from jaxopt_mini import OPTIMIZERS, apply_updates, tree
 from jaxopt_mini.layout import infer
@@ -20,6 +21,7 @@ from minigpt_flax.diagnose.edge_of_stability import BIAS_CORRECTED, optimizer_ke
 from minigpt_flax.diagnose.lanczos import Spectrum, spectrum
 from minigpt_flax.diagnose.result import StudyResult
 from minigpt_flax.errors import UserError
+from minigpt_flax.runs.style import look
 from minigpt_flax.spec import parse
 from minigpt_flax.train.config.param_groups import ParamGroup
 from minigpt_flax.train.optimizer import build_optimizer
@@ -350,3 +352,19 @@ def test_numbers_that_are_not_finite_are_null_in_a_file(tmp_path):
 def test_no_bound_exists_at_a_learning_rate_of_zero(view):
     found = curvature.study(quadratic(view, "sgd", lr=0.0))
     assert "no step moves the parameters" in found.sentences[-1] and found.numbers["stability_bound"] is None
+
+
+def test_directions_differ_in_color_and_levels_stay_within_the_axes():
+    at, axes = np.linspace(-1, 1, 15), Figure().subplots()
+    heights = 2 + at[:, None] ** 2 + 3 * at**2
+    landscape._contours(axes, {"x": at, "y": at, "loss": heights}, "a plane")
+    places = np.array([text.get_position() for text in axes.texts])
+    assert len(places) >= 2 and np.abs(places).max() < 0.9
+    assert len({look(i)["color"] for i in landscape.LOOKS}) == len(landscape.DIRECTIONS) == len(landscape.SPAN)
+
+
+@pytest.mark.filterwarnings("ignore:No contour levels")
+def test_a_flat_plane_has_no_levels_to_label():
+    axes = Figure().subplots()
+    landscape._contours(axes, {"x": [0, 1], "y": [0, 1], "loss": np.ones((2, 2))}, "flat")
+    assert not axes.texts

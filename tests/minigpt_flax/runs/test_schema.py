@@ -102,3 +102,9 @@ def test_every_key_of_a_record_is_documented(tmp_path):
     assert {"skipped", "update_ratio/matrix", "mu_norm/matrix", "noise/scale", "sharpness", "val_loss"} <= keys
     assert not [key for key in keys if schema.find_metric(key) is None]
     assert schema.find_metric("val_loss/other.txt") and not schema.find_metric("los")
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert schema.read_text(path) == '{"a": 1}' and schema.read_json(path) == {"a": 1}

@@ -55,7 +55,9 @@ def test_clip_none_leaves_the_optimizer_alone():
 
 
 NOT_SWEPT = {  # new since the last ``python -m benchmarks.rates``: they have the learning rate of the preset
-    *("adamuon", "apollo", "aurora", "dion2", "gpa_adamw", "muown", "polargrad", "psgd", "schedule_free_plus", "splus"),
+    *("adamuon", "amuse", "apollo", "aurora", "dion2", "gpa_adamw", "muown", "polargrad", "psgd"),
+    *("schedule_free_plus", "schedule_free_radam", "splus"),
+    *("kl_soap", "ldadam", "soap_muon"),
 }
 
 

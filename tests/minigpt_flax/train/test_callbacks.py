@@ -44,7 +44,7 @@ def test_the_guard_warns_once():
 
 
 def test_steps_that_are_due_or_not_finite_are_logged(tmp_path):
-    with MetricsLog(RunFolder(tmp_path), tokens_per_step=10, seconds=100.0) as log:
+    with MetricsLog(RunFolder(tmp_path), tokens_after=lambda steps: 10 * steps, seconds=100.0) as log:
         recorder = Recorder(log, every=3)
         for step in range(1, 6):
             recorder.on_step(step, metrics(loss=np.nan if step == 5 else step))
@@ -57,7 +57,7 @@ def test_steps_that_are_due_or_not_finite_are_logged(tmp_path):
 
 
 def test_a_probe_that_does_not_measure_is_not_logged(tmp_path):
-    with MetricsLog(RunFolder(tmp_path), tokens_per_step=10) as log:
+    with MetricsLog(RunFolder(tmp_path), tokens_after=lambda steps: 10 * steps) as log:
         recorder = Recorder(log, every=1)
         recorder.on_step(1, {**metrics(loss=np.nan), "sharpness": np.float32(7)})
         recorder.on_step(2, {**metrics(), "sharpness": np.float32(np.nan), "ratio": np.float32(np.inf)})
@@ -71,7 +71,7 @@ def test_a_full_disk_is_reported_once_and_stops_a_checkpoint_and_the_end(tmp_pat
     warned = []
     with (
         pytest.raises(Failed, match="can't write the last records of .*metrics.jsonl: No space left on device"),
-        MetricsLog(RunFolder(tmp_path), 1, warn=warned.append) as log,
+        MetricsLog(RunFolder(tmp_path), lambda steps: steps, warn=warned.append) as log,
     ):
         recorder = Recorder(log, 1)
         recorder.on_step(3, metrics())
@@ -100,7 +100,7 @@ class Filling:
 
 
 def test_records_wait_for_room_and_lose_nothing(tmp_path):
-    with MetricsLog(RunFolder(tmp_path), 1, warn=lambda text: None) as log:
+    with MetricsLog(RunFolder(tmp_path), lambda steps: steps, warn=lambda text: None) as log:
         log.file = Filling(log.file, room=100)
         for step in range(1, 8):
             Recorder(log, 1).on_step(step, metrics(loss=step))

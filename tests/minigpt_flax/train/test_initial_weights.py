@@ -9,13 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxopt_mini import adamw, chain, clip_by_norm, ema_params, sgd, states
 from minigpt_flax.errors import UserError
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.gpt import apply
-from minigpt_flax.model.huggingface import load_gpt2
+from minigpt_flax.model.huggingface import (
+    LINEAR,
+    from_gpt2,
+    load_gpt2,
+    load_nanogpt,
+    load_nanogpt_optimizer,
+    read_nanogpt,
+)
 from minigpt_flax.model.loss import cross_entropy
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import resolve
+from minigpt_flax.train.initial_optimizer import NO_OPTIMIZER, load_optimizer, replaced
 from minigpt_flax.train.initial_weights import (
     SHAPE,
     fields_from_weights,
@@ -26,6 +35,7 @@ from minigpt_flax.train.initial_weights import (
     require_tokenizer,
 )
 from minigpt_flax.train.restore import restore
+from minigpt_flax.train.state import init_state
 from tests.minigpt_flax.model.test_huggingface import GOLDEN
 from tests.minigpt_flax.training import TINY, call, flags, last_state, records, resume, start
 
@@ -178,3 +188,61 @@ def test_weights_without_a_tokenizer_ask_for_one_where_the_data_is_text(tmp_path
     found = initial_weights(GPT2)
     require_tokenizer({}, found, [str(tmp_path / "train.bin")])
     require_tokenizer({"tokenizer": "byte"}, found, ["pydocs"])
+
+
+RESUMED = GOLDEN / "nanogpt" / "resumed"  # 30 steps of nanoGPT, and the losses of the next 20
+MODEL = ModelConfig(vocab_size=11, context=8, layers=2, heads=2, width=8, bias=False)
+
+
+def state_of(tx):
+    """The abstract state of a run with this optimizer."""
+    params = load_nanogpt(RESUMED / "ckpt.pt")[1]
+    return jax.eval_shape(lambda: init_state(params, tx))
+
+
+def test_the_moments_of_nanogpts_optimizer_are_taken_over():
+    """As its weights are: each moment is converted like the tensor that it belongs to."""
+    tx = ema_params(chain(clip_by_norm(1.0), adamw(lambda count: 0.1)))
+    source = initial_weights(str(RESUMED / "ckpt.pt"))
+    found = load_optimizer(state_of(tx), source.load_optimizer)
+    assert found.text == "the optimizer continues from the checkpoint's state after 30 steps"
+    state = replaced(tx.init(source.load()), found.values)
+    saved, _ = load_nanogpt_optimizer(RESUMED / "ckpt.pt")
+    order = [number for group in saved["param_groups"] for number in group["params"]]
+    names = [name for name in read_nanogpt(RESUMED / "ckpt.pt")[1] if name != "lm_head.weight"]
+    names = sorted(names, key=lambda name: "ln_" in name)  # matrices, then vectors
+    tensors = {name: saved["state"][i]["exp_avg"] for name, i in zip(names, order, strict=True)}
+    moments = from_gpt2({name: t.T if name.endswith(LINEAR) else t for name, t in tensors.items()}, MODEL)
+    jax.tree.map(np.testing.assert_array_equal, states.get(state, "mu"), moments)
+    counts = {path.split("/")[-1]: int(count) for path, count in states.get_all(state, "count").items()}
+    assert counts == {"EmaParamsState.count": 0, "ScaleByAdamState.count": 30, "ScaleByScheduleState.count": 0}
+
+
+@pytest.mark.parametrize(
+    ("tx", "reason"),
+    [
+        (sgd(0.1), "token_embedding/embedding: no state here has a place for PyTorch's 'exp_avg'"),
+        (sgd(0.1, momentum=0.9), "token_embedding/embedding: PyTorch has no 'momentum_buffer'"),
+    ],
+)
+def test_why_another_optimizer_does_not_continue(tx, reason):
+    text = load_optimizer(state_of(tx), initial_weights(str(RESUMED / "ckpt.pt")).load_optimizer).text
+    assert text.startswith(f"the checkpoint's optimizer state is not used: {reason}") and "\n" not in text
+
+
+@pytest.mark.slow
+def test_nanogpt_continues_with_its_own_losses(tmp_path):
+    expected, init = np.load(RESUMED / "next.npz"), str(RESUMED / "ckpt.pt")
+    (tmp_path / "text.txt").write_text("abcdefghijk" * 300)
+    given = {"data": str(tmp_path / "text.txt"), "tokenizer": "char", "init": init, "steps": 20, "batch_size": 4}
+    given |= {"opt": "adamw(b2=0.99, weight_decay=0.1)", "lr": 1e-2, "schedule": "constant", "dropout": 0.0}
+    source = initial_weights(init)
+    run = build(resolve({**given, "clip": "clip_by_norm(1.0)"}, "nano", fields_from_weights(given, source)))
+    ends = []
+    for optimizer in (load_optimizer(run.state, source.load_optimizer), NO_OPTIMIZER):
+        state, losses = first_state(run, first_params(run, source), optimizer), []
+        for batch in expected["batches"]:
+            state, metrics = run.step(state, batch.astype(np.int32))
+            losses.append(float(metrics["loss"]))
+        ends.append(np.abs(losses - expected["losses"]).max())
+    assert ends[0] < 1e-5 < 1e-2 < ends[1]

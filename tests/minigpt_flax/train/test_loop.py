@@ -3,20 +3,18 @@
 import functools
 import os
 import signal
-import tempfile
-from pathlib import Path
 
 import pytest
 
 from minigpt_flax.data import Prefetch
 from minigpt_flax.train import build, dataset, loop, supervisor
 from minigpt_flax.train.checkpoint import Checkpoints
-from tests.minigpt_flax.training import last_state, records, resume, start
+from tests.minigpt_flax.training import last_state, lasting_folder, records, resume, start
 
 
 @functools.cache
 def uninterrupted():
-    path = Path(tempfile.mkdtemp()) / "whole"
+    path = lasting_folder() / "whole"
     assert start(path) == 0
     return records(path), last_state(path)
 

@@ -121,7 +121,7 @@ def test_initial_standard_deviations():
         ({"parametrization": "mup(gamma=1)"}, "has no keyword 'gamma'"),
         ({"parametrization": "mup(alpha=0.2)"}, "alpha must be from 0.5 to 1, got 0.2"),
         ({"parametrization": "mup(decay='half')"}, "unknown decay='half'"),
-        ({"opt": "galore"}, "no rule for how the steps of the optimizer 'galore' grow with the width: they grow"),
+        ({"opt": "kron"}, "no rule for how the steps of the optimizer 'kron' grow with the width: they grow"),
         ({"opt": "my.module:factory"}, r"'my.module:factory' grow with the width; name one of --list"),
         ({"wrap": ("hyperball",)}, "doesn't cover --wrap hyperball"),
     ],

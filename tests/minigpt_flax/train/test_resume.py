@@ -4,20 +4,18 @@ import functools
 import os
 import random
 import signal
-import tempfile
 import time
-from pathlib import Path
 from subprocess import TimeoutExpired
 
 import pytest
 
-from tests.minigpt_flax.training import call, flags, last_state, records, resume, spawn, start
+from tests.minigpt_flax.training import call, flags, last_state, lasting_folder, records, resume, spawn, start
 
 
 @functools.cache
 def uninterrupted():
     """Records and last state of the run that all others are compared with."""
-    path = Path(tempfile.mkdtemp()) / "whole"
+    path = lasting_folder() / "whole"
     assert start(path) == 0
     return records(path), last_state(path)
 
@@ -34,7 +32,7 @@ def test_stop_after(tmp_path, after):
 
 @functools.cache
 def long_uninterrupted(steps, eval_every):
-    path = Path(tempfile.mkdtemp()) / "whole"
+    path = lasting_folder() / "whole"
     assert start(path, steps=steps, eval_every=eval_every) == 0
     return records(path), last_state(path)
 
