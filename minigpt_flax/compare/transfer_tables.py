@@ -24,7 +24,7 @@ LEGEND = (
 )
 
 
-def _cells(transfer: Transfer) -> list[tuple[str, ...]]:
+def cells(transfer: Transfer) -> list[tuple[str, ...]]:
     """The rows of the table."""
     rows = []
     for family in transfer.families:
@@ -82,7 +82,7 @@ def _obstacles(family: Family) -> list[str]:
 
 def text(transfer: Transfer) -> str:
     """The result for a terminal: table, legend and findings."""
-    rows = [(cut(name, LONGEST), *rest) for name, *rest in (HEAD, *_cells(transfer))]
+    rows = [(cut(name, LONGEST), *rest) for name, *rest in (HEAD, *cells(transfer))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([pad(row[0], widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     return "\n\n".join(("\n".join(lines), _wrapped(LEGEND), _wrapped([*findings(transfer), about(transfer)])))
@@ -107,7 +107,7 @@ def markdown(transfer: Transfer) -> str:
 
 def markdown_table(transfer: Transfer) -> str:
     """The table alone."""
-    rows = [HEAD, ("---",) * len(HEAD), *(tuple(map(markdown_text, row)) for row in _cells(transfer))]
+    rows = [HEAD, ("---",) * len(HEAD), *(tuple(map(markdown_text, row)) for row in cells(transfer))]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -121,7 +121,7 @@ def latex(transfer: Transfer) -> str:
             r"  \toprule",
             line(HEAD),
             r"  \midrule",
-            *map(line, _cells(transfer)),
+            *map(line, cells(transfer)),
             r"  \bottomrule",
             r"\end{tabular}",
             "",

@@ -133,6 +133,9 @@ def test_the_command_shows_and_writes_the_result(tmp_path, capfd):
         assert main(["compare", str(folder), f"--format={form}", "--pictures=none"]) == 0
         assert capfd.readouterr().out == written(transfer_of(asked, collect_runs(asked, folder)))
 
+    assert main(["report", str(folder), f"--out={tmp_path / 'r.html'}"]) == 0
+    page = (tmp_path / "r.html").read_text()
+    assert '<section id="widths">' in page and "best lr changes by -2.00 octaves" in page and " beats " not in page
     summary = summarize_comparison(asked, collect_runs(asked, folder))
     assert not summary.tests and len(summary.results) == 6
 
