@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from minigpt_flax.cli.compare import check_format, declare_format
 from minigpt_flax.cli.parser import Parser
-from minigpt_flax.compare import comparison as comparisons, tables
+from minigpt_flax.compare import comparison as comparisons, tables, transfer_tables
 from minigpt_flax.compare.collect import collect_runs, group_runs, summarize_comparison, with_distinct_names
 from minigpt_flax.compare.comparison import FILE, Comparison
 from minigpt_flax.compare.statistics import CandidateRuns, Summary, best_runs, check_comparable, summarize
+from minigpt_flax.compare.transfer import transfer_of
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
 from minigpt_flax.errors import UserError
@@ -55,7 +56,8 @@ def run(*, folders: list[str], out: str | None, title: str | None, quiet: bool, 
     if not shown:
         raise UserError(f"{show(paths[0])} has no finished run yet: continue the comparison")
     check_comparable([each.run for each in shown])
-    text = render(title or ", ".join(map(folder_name, paths)), shown, _summary(entries, comparison))
+    transfer = transfer_of(comparison, entries) if comparison and comparison.widths else None
+    text = render(title or ", ".join(map(folder_name, paths)), shown, _summary(entries, comparison), transfer)
     try:
         files.replace(target_page, text)
     except OSError as error:
@@ -87,6 +89,9 @@ def _print_table(paths: list[Path], form: str, unused: dict[str, str | None]) ->
         if value is not None:
             raise UserError(f"{flag} applies to the page, but --format prints a table: omit one of the two")
     entries, comparison = gather(paths)
+    if comparison is not None and comparison.widths:
+        tell(transfer_tables.FORMATS[form](transfer_of(comparison, entries)), end="")
+        return 0
     if len(entries) < 2:
         raise UserError(f"--format {form} prints the table of a comparison, which needs two candidates: add a run")
     tell(tables.FORMATS[form](_summary(entries, comparison)), end="")

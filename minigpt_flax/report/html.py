@@ -21,9 +21,12 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from minigpt_flax.compare import transfer_tables
 from minigpt_flax.compare.figures import finals, losses, mean_curve
 from minigpt_flax.compare.statistics import Summary, tokens_of
 from minigpt_flax.compare.tables import columns, findings, legend
+from minigpt_flax.compare.transfer import Transfer
+from minigpt_flax.compare.transfer_figure import draw as draw_transfer
 from minigpt_flax.runs.plots import draw_curves, fonts_for
 from minigpt_flax.runs.records import Record, RunRecord
 from minigpt_flax.runs.schema import CLOCK, SECONDS, STEP, TOKENS, read_text
@@ -53,13 +56,14 @@ class PageRun:
     name: str
 
 
-def render(title: str, shown: Sequence[PageRun], summary: Summary) -> str:
+def render(title: str, shown: Sequence[PageRun], summary: Summary, transfer: Transfer | None = None) -> str:
     """Renders the page.
 
     Args:
       title: heading of the page.
       shown: the runs, grouped by candidate.
       summary: results of the candidates.
+      transfer: best learning rates by width, of a comparison over widths.
 
     Returns:
       The page's HTML.
@@ -69,7 +73,7 @@ def render(title: str, shown: Sequence[PageRun], summary: Summary) -> str:
         title=_text(title),
         subtitle=_text(_subtitle(shown)),
         style=_style(),
-        comparison=_comparison(summary) if len(summary.results) > 1 else "",
+        comparison=(_comparison(summary) if len(summary.results) > 1 else "") + _widths(transfer),
         pictures=_pictures(shown, summary),
         values=_curves_table(shown),
         configuration=_configuration(shown),
@@ -168,6 +172,21 @@ def _comparison(summary: Summary) -> str:
     table = _table(["candidate", *(title for title, _ in shown)], rows, kind="results")
     parts = f'<div class="wide">{table}</div><ul class="findings">{notes}</ul>{about}'
     return f'<section id="comparison"><h2>Comparison</h2>{parts}</section>'
+
+
+def _widths(transfer: Transfer | None) -> str:
+    """The section on the best learning rates by width; empty without widths."""
+    if transfer is None:
+        return ""
+    figure = Figure(layout="constrained")
+    with fonts_for(*(family.name for family in transfer.families)):
+        draw_transfer(figure, transfer)
+        drawn = inline_svg(figure, "final loss over the learning rate, by width")
+    table = _table(transfer_tables.HEAD, transfer_tables.cells(transfer), kind="results")
+    notes = "".join(f"<li>{_text(line)}</li>" for line in transfer_tables.findings(transfer))
+    about = "".join(f"<p class=hint>{_text(line)}</p>" for line in transfer_tables.LEGEND)
+    parts = f'<div class="wide">{table}</div><ul class="findings">{notes}</ul>{about}<figure>{drawn}</figure>'
+    return f'<section id="widths"><h2>Widths</h2>{parts}</section>'
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: Iterable[int] = (), kind: str = "") -> str:
