@@ -172,8 +172,8 @@ def study(
       report: called after every run.
 
     Returns:
-      The result; ``numbers["passed"]`` tells whether every slope is within the tolerance: None if that of none is
-      beyond it, but one is so close that its standard error doesn't decide.
+      The result; ``numbers["passed"]`` tells whether every slope is within the tolerance, and is None if a standard
+      error leaves that open.
 
     Raises:
       UserError: a size is impossible, or a run diverges.
