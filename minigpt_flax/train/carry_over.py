@@ -37,11 +37,15 @@ def carried(old: Any, new: Any) -> Any:
     if type(old) is type(new) and isinstance(new, tuple) and len(old) == len(new):
         parts = [carried(*pair) for pair in zip(old, new, strict=True)]
         return type(new)(*parts) if hasattr(new, "_fields") else tuple(parts)
+    if isinstance(new, OUTER) and type(new) not in _outer_types(old):
+        return new._replace(inner_state=carried(old, new.inner_state))
     if isinstance(old, OUTER):
         return carried(old.inner_state, new)
-    if isinstance(new, OUTER):
-        return new._replace(inner_state=carried(old, new.inner_state))
     return old if jax.tree.structure(old) == jax.tree.structure(new) else new
+
+
+def _outer_types(state: Any) -> list[type]:
+    return [type(state), *_outer_types(state.inner_state)] if isinstance(state, OUTER) else []
 
 
 def forms(setup: Setup, folder: RunFolder, began: RunConfig | None = None) -> Iterator[Form]:

@@ -160,6 +160,7 @@ TEXTS = {
     "mesh": "data=1",
     "parallel": "pmap",
     "init": "gpt2",
+    "tuned_at": "batch=2,steps=10",
     "mix": "1",
 }
 
@@ -180,7 +181,7 @@ def other(field, config):
 
 
 QUICK_ONE = "accumulate"
-REQUIRED = {"accumulate": "(steps=2)", "outer_nesterov": "(steps=2)"}
+REQUIRED = {"accumulate": "(steps=2)"}
 CHANGES = {
     "clip": ({"clip": "none"}, {"clip": "clip_by_norm(1.0)"}),
     "policy": ({}, {"on_nan": "skip"}),
@@ -196,8 +197,8 @@ CHANGES = {
 )
 def test_a_change_of_clip_policy_or_probes_keeps_the_state(wrapper, change):
     wrap = () if wrapper is None else (wrapper + REQUIRED.get(wrapper, ""),)
-    params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
-    layout = {"w": ParamLayout("matrix", (), (0,), (1,)), "b": ParamLayout("vector", (), (), (0,))}
+    params = {"w": jnp.ones((2, 2, 3)), "b": jnp.ones((2, 3))}
+    layout = {"w": ParamLayout("matrix", (0,), (1,), (2,)), "b": ParamLayout("vector", (0,), (), (1,))}
 
     def state(fields):
         config = RunConfig(preset="nano", wrap=wrap, **fields)
