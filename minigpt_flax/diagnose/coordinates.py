@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
-from minigpt_flax.diagnose.result import StudyResult
+from minigpt_flax.diagnose.result import Report, StudyResult
 from minigpt_flax.errors import UserError
 from minigpt_flax.model.activations import activations
 from minigpt_flax.runs.style import COLORS, DASHES, MARKERS, style_axes
@@ -36,7 +36,6 @@ PARTS = {  # measured part -> what a growth with the size means
     "logits": "the factor of the logits, or the learning rate of the head",
 }
 TOLERANCE = {"width": 0.2, "depth": 0.3}  # of a slope
-Report = Callable[[str, int, int], None]
 
 
 class Slope(NamedTuple):
