@@ -1,4 +1,4 @@
-"""Sixty-two JAX optimizers, each a pure ``GradientTransformation``, all tested against a reference implementation."""
+"""Sixty-five JAX optimizers, each a pure ``GradientTransformation``, all tested against a reference implementation."""
 
 from jaxopt_mini import _renamed, torch_state as torch_state
 from jaxopt_mini.base import (

@@ -240,7 +240,7 @@ TUNE = [
 COUNTS = {
     "docs/start/install.md": r"devices and (\d+), the number of optimizers",
     "docs/zh/start/install.md": r"优化器的个数 (\d+)",
-    "docs/start/optimizers.md": r"a page for each of the (\d+)\.",
+    "docs/start/optimizers.md": r"a page for each of the (\d+)",
     "docs/project/comparison.md": r"optimizers selectable in a run \| (\d+)",
     "docs/zh/index.md": r"(六十五)个 JAX 优化器",
     "docs/project/design.md": r"and all (\d+) are compared",
