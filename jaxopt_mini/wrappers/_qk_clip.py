@@ -63,7 +63,7 @@ def qk_clip(
 
     Returns:
       A transformation with a :class:`QKClipState`, with the state of ``inner``. ``update`` needs the parameters and
-      ``max_logits``, a dict: path of a module, such as ``blocks/attention`` -> float32[*stacked, heads].
+      ``max_logits``, a dict: path of a module, such as ``blocks/attention`` -> ``float32[*stacked, heads]``.
 
     Raises:
       ValueError: ``threshold`` is negative; or ``update`` is called without the parameters or the logits of a module.
