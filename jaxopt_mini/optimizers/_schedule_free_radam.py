@@ -80,7 +80,7 @@ def schedule_free_radam(
         rho, _, _ = rectification(b2, increment(state.count))
         return jax.tree.map(lambda a, g: jnp.where(rho > 4, a, g), adapted, updates), new
 
-    def rate(count: jax.Array) -> jax.Array:
+    def rate(count: Any) -> jax.Array:
         rho, size, _ = rectification(b2, increment(count))
         return jnp.asarray(schedule_value(learning_rate, count)) * jnp.where(rho > 4, size, 0.0 if silent else 1.0)
 
