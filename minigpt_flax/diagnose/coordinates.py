@@ -213,16 +213,16 @@ def _sentences(numbers: Mapping[str, Any]) -> list[str]:
     axis, limit = numbers["axis"], numbers["tolerance"]
     texts = [_sentence(name, Slope(**slope), axis, limit) for name, slope in numbers["slopes"].items()]
     if numbers["passed"]:
-        return [*texts, f"Every slope is within {limit:g}: hyperparameters transfer over the {axis}."]
+        return [*texts, f"Every slope is within {limit:g}: activations change alike at every {axis}, which transfer requires."]
     if numbers["passed"] is None:
         return [*texts, f"Not decided: a slope is within its standard error of {limit:g}; give more --seeds."]
     how = "" if numbers["parametrization"] != STANDARD else "; --parametrization mup or completep has these rules"
-    return [*texts, f"A slope is beyond {limit:g}: hyperparameters do not transfer over the {axis}{how}."]
+    return [*texts, f"A slope is beyond {limit:g}: hyperparameters are not expected to transfer over the {axis}{how}."]
 
 
 def _sentence(name: str, slope: Slope, axis: str, limit: float) -> str:
     """What one part does."""
-    error = f" +- {slope.error:.2f}" if slope.error else ""
+    error = f" (standard error {slope.error:.2f})" if slope.error else ""
     value, within = f"slope {slope.value:+.2f}{error} at step {slope.step}", slope.is_within(limit)
     if within:
         return f"{name}: does not change with the {axis}, {value}."
