@@ -145,7 +145,7 @@ class Problem(NamedTuple):
 def problem(names: list[Any], seed: int = 0) -> Problem:
     """A random problem of the named parameters."""
     draw = np.random.default_rng(seed)
-    used = [name.path if isinstance(name, TorchParameter) else name for name in names]
+    used = [path for name in names for path in (name.paths if isinstance(name, TorchParameter) else (name,))]
     normal = lambda *shape: draw.standard_normal(shape).astype(np.float32)
     of = lambda *more: {name: normal(*more, *SHAPES[name]) for name in used}
     return Problem(of(), of(), of(2 * STEPS))
@@ -153,7 +153,7 @@ def problem(names: list[Any], seed: int = 0) -> Problem:
 
 def run_there(pair: Pair, module: Any, given: Problem, params: Any, saved: Any, steps: range) -> tuple[Any, Any]:
     """Parameters and state dict after these steps of PyTorch; ``saved`` converts the state dict before them."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     tensors = [torch.nn.Parameter(torch.tensor(value)) for value in params_to_torch(params, pair.names)]
     optimizer = pair.there(module, tensors)
@@ -183,7 +183,7 @@ def run_here(
 
 def deviations(pair: Pair, module: Any) -> dict[str, float]:
     """Largest deviation of a parameter after resuming here, and after resuming there."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     given = problem(pair.names)
     start, (first, last) = jax.tree.map(jnp.asarray, given.start), (range(STEPS), range(STEPS, 2 * STEPS))
@@ -205,7 +205,7 @@ def _largest(tree: Any, expected: Any) -> float:
 
 def wide_bfloat16() -> Any:
     """Within it, PyTorch's conversion to bfloat16 only copies."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     return mock.patch.object(torch.Tensor, "bfloat16", torch.Tensor.clone)
 

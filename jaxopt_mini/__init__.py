@@ -1,6 +1,6 @@
-"""Sixty-two JAX optimizers, each a pure ``GradientTransformation``, all tested against a reference implementation."""
+"""Sixty-five JAX optimizers, each a pure ``GradientTransformation``, all tested against a reference implementation."""
 
-from jaxopt_mini import _renamed
+from jaxopt_mini import _renamed, torch_state as torch_state
 from jaxopt_mini.base import (
     GradientTransformation as GradientTransformation,
     GradientTransformationExtraArgs as GradientTransformationExtraArgs,

@@ -81,6 +81,7 @@ SQUARE_ROOT = "square-root rule"
 BY_ANALOGY = "the exponent of AdamW (Bjorck et al. 2024), by analogy"
 ADAM = ScalingRule(0.5, f"{SQUARE_ROOT} ({MALLADI})", HORIZON, "Bjorck et al. 2024", DECAY_RATES, EPS)
 ADAPTIVE = ScalingRule(0.5, f"{SQUARE_ROOT} of Adam, by analogy", HORIZON, BY_ANALOGY, DECAY_RATES)
+SCHEDULE_FREE = dataclasses.replace(ADAPTIVE, averages=("b2",))  # b1 is no decay rate
 LAMB = ScalingRule(0.5, f"{SQUARE_ROOT} (You et al. 2020)", HORIZON, BY_ANALOGY, DECAY_RATES)
 RMSPROP = ScalingRule(0.5, f"{SQUARE_ROOT} ({MALLADI})", HORIZON, BY_ANALOGY, ("decay",))
 MUON = ScalingRule(
@@ -96,12 +97,13 @@ FREE = ScalingRule(None, "this optimizer estimates its learning rate from the gr
 SCALING_RULES: dict[str, ScalingRule] = {
     **dict.fromkeys(("adam", "adamw", "nadam", "nadamw", "amsgrad", "adamax", "adamaxw", "radam"), ADAM),
     **dict.fromkeys(("adan", "ademamix", "simplified_ademamix", "adam_mini", "laprop", "stable_adamw"), ADAPTIVE),
-    **dict.fromkeys(("adabelief", "yogi", "adopt", "mars", "soap", "gpa_adamw"), ADAPTIVE),
-    "schedule_free_adamw": dataclasses.replace(ADAPTIVE, averages=("b2",)),  # its b1 is no decay rate
+    **dict.fromkeys(("adabelief", "yogi", "adopt", "mars", "soap", "kl_soap", "gpa_adamw"), ADAPTIVE),
+    **dict.fromkeys(("schedule_free_adamw", "schedule_free_radam"), SCHEDULE_FREE),
     "lamb": LAMB,
     **dict.fromkeys(("lion", "sign_sgd", "signum"), ADAPTIVE),
     "rmsprop": RMSPROP,
     **dict.fromkeys(("muon", "normuon", "adamuon", "polargrad", "aurora", "muown", "scion", "dion", "dion2"), MUON),
+    "soap_muon": MUON,
     **dict.fromkeys(("sgd", "momentum", "asgd", "schedule_free_sgd"), LINEAR),
     **dict.fromkeys(("prodigy", "dadapt_adamw", "dog", "dowg", "polyak_sgd", "schedule_free_plus"), FREE),
 }

@@ -270,7 +270,9 @@ def to_torch(
             if _holds(rule, flat, slot):
                 values = rule.dump(_taken(rule, flat, slot), slot.settings)
                 entries[slot.number] |= jax.tree.map(lambda x: tensor(x) if isinstance(x, np.ndarray) else x, values)
-                groups[slot.group] |= {key: float(flat[field]) for field, key in rule.group.items()} | rule.requires
+                groups[slot.group] |= {key: float(flat[field]) for field, key in rule.group.items()} | dict(
+                    rule.requires
+                )
                 if rule.steps is not None:
                     where = groups[slot.group] if rule.steps.in_group else entries[slot.number]
                     where[rule.steps.key] = _stored_steps(rule.steps, _known(found, node), tensor)
@@ -420,9 +422,9 @@ def _steps_there(slots: list[_Slot], nodes: list[Any]) -> int | None:
     """The number of steps that PyTorch stores for these parameters; None if it stores none."""
     found = None
     for rule, flat in ((_rule(node), _flat(node)) for node in nodes):
-        for slot in slots if rule.steps else ():
-            where = slot.settings if rule.steps.in_group else slot.entry
-            if not _holds(rule, flat, slot) or rule.steps.key not in where:
+        for slot in slots:
+            where = slot.settings if rule.steps and rule.steps.in_group else slot.entry
+            if rule.steps is None or not _holds(rule, flat, slot) or rule.steps.key not in where:
                 continue
             own = _whole(slot, rule.steps.key, where[rule.steps.key]) + rule.steps.uncounted
             if found not in (None, own):

@@ -395,13 +395,13 @@ ROWS = (
     Case(
         schedule_free_radam,
         slow=True,
-        keywords={"silent": False},
+        keywords={"b2": 0.9},
         goldens=(Golden("schedule_free_radam", official_schedule_free_radam, also=AVERAGED),),
     ),
     Case(
         amuse,
         slow=True,
-        keywords={"warmup_steps": 5},
+        keywords={"warmup_steps": 5, "b1": 0.6, "rho": 0.25},
         hyperparameters={"adam_learning_rate": 0.1},
         goldens=(Golden("amuse_f32", official_amuse, also=EVALUATED),),
     ),

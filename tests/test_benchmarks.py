@@ -7,9 +7,11 @@ import math
 import pytest
 
 from benchmarks.defaults import PLAIN
+from benchmarks.diagnosis import rows, size_claims, wilson
 from benchmarks.rates import best, climb, keep, kept, tried
 from benchmarks.results import RESULTS
 from jaxopt_mini import OPTIMIZERS
+from minigpt_flax.diagnose.gradient_noise import advice
 from minigpt_flax.spec import parse
 from minigpt_flax.train.config.run_config import RATES, default_of
 
@@ -69,3 +71,22 @@ def test_the_best_spec_of_all_that_were_kept(tmp_path):
         keep(path, "rates", text, rate, loss)
     assert best(kept(path, "rates"), "sm3") == parse("sm3(momentum=0.5, lr=0.01)", "optimizer")
     assert best(kept(path, "rates"), "lion") is None
+
+
+@pytest.mark.parametrize(("low", "high"), [(10.0, 20.0), (300.0, 400.0), (90.0, 110.0)])
+def test_every_advice_on_the_batch_size_has_claims_to_check(low, high):
+    progress = {"same": 1.0, "twice": 1.4, "half": 0.7, "twice, fewer": 0.7, "half, more": 1.1}
+    said = advice(low, high, 100)
+    claims = size_claims(said, progress)
+    assert all(text.startswith(said.replace("it fits", "the batch fits")) for text, _ in claims)
+    assert all(right for _, right in claims)
+    worse = {"same": 1.0, "twice": 1.2, "half": 0.5, "twice, fewer": 0.5, "half, more": 0.9}
+    if said == "it fits":
+        worse |= {"twice": 1.8, "half": 0.9}
+    assert not any(right for _, right in size_claims(said, worse))
+
+
+def test_outcomes_are_counted_with_an_interval():
+    found = [("a run", ("a claim", right)) for right in (True, True, True, False)]
+    assert rows(found) == [{"verdict, and what was done": "a claim", "right": 3, "of": 4, "share": "75% (30% to 95%)"}]
+    assert (wilson(0, 3)[0], wilson(3, 3)[1]) == pytest.approx((0, 1))

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jaxopt_mini.base import GradientTransformation, Params, ScalarOrSchedule
-from jaxopt_mini.check import check_fraction, check_nonnegative, check_steps
+from jaxopt_mini.base import GradientTransformation, Params, ScalarOrSchedule, Schedule, schedule_value
+from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative, check_static
 from jaxopt_mini.combine import chain
 from jaxopt_mini.layout import infer
 from jaxopt_mini.matrices import matrices_and_rest
@@ -18,13 +19,24 @@ from jaxopt_mini.optimizers._rmsprop import scale_by_rms
 from jaxopt_mini.orthogonal import STANDARD, Coefficients
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.wrappers._schedule_free import schedule_free, warmed_up
+from jaxopt_mini.tree import increment
+from jaxopt_mini.wrappers._schedule_free import schedule_free
+
+
+def _ramped(learning_rate: ScalarOrSchedule, steps: int) -> Schedule:
+    """The learning rate times a factor that grows from 1 / steps to 1."""
+
+    def schedule(count):
+        ramp = increment(count).astype(jnp.float32) / steps
+        return jnp.asarray(schedule_value(learning_rate, count) * jnp.minimum(1.0, ramp))
+
+    return schedule
 
 
 def amuse(
     learning_rate: ScalarOrSchedule,
     *,
-    warmup_steps: int = 1000,
+    warmup_steps: int | jax.Array = 1000,
     beta: ArrayLike = 0.95,
     b1: ArrayLike = 0.9,
     rho: ArrayLike = 1.0,
@@ -60,7 +72,7 @@ def amuse(
 
     Args:
       learning_rate: a number, or a schedule that doesn't decay; AdamW's, as updates of matrices have its size.
-      warmup_steps: length T of the linear warm-up, >= 1; 3/8 of the run in the official recipe.
+      warmup_steps: length T of a linear factor of the learning rate, >= 1; 3/8 of the run in the official recipe.
       beta: decay of the momentum, in [0, 1).
       b1: weight of the average in y during the warm-up, in (0, 1); 0.6 for language models.
       rho: power by which 1 - b falls; 0.8 for language models.
@@ -83,13 +95,13 @@ def amuse(
     """
     check_nonnegative(learning_rate=learning_rate, adam_learning_rate=adam_learning_rate)
     check_nonnegative(adam_weight_decay=adam_weight_decay, rho=rho)
-    check_steps(warmup_steps=warmup_steps)
+    check_static(warmup_steps=warmup_steps)
+    check_at_least_one(warmup_steps=warmup_steps)
+    warmup_steps = int(warmup_steps)
     check_fraction(adam_b2=adam_b2)
     layout = infer if layout is None else layout
-    rate, other = (
-        warmed_up(value, warmup_steps, rate_ahead=False)
-        for value in (learning_rate, learning_rate if adam_learning_rate is None else adam_learning_rate)
-    )
+    rate = _ramped(learning_rate, warmup_steps)
+    other = rate if adam_learning_rate is None else _ramped(adam_learning_rate, warmup_steps)
     reduce = {"weight_decay": weight_decay, "weight_decay_mask": weight_decay_mask, "layout": layout}
     matrices = chain(
         scale_by_muon(ns_coeffs, ns_steps, beta, 1e-7, debias=False, ns_dtype=ns_dtype, layout=layout),
@@ -102,6 +114,5 @@ def amuse(
     )
     how = {"r": r, "rate_ahead": False, "base_at_z": True, "decay_at_y": decay_at_y}
     how |= {"anneal": rho, "anneal_from": warmup_steps}
-    both = {"matrices": (matrices, rate), "rest": (vectors, other)}
-    averaged = {name: schedule_free(base, lr, b1, weight_lr_power, **how) for name, (base, lr) in both.items()}
-    return matrices_and_rest(averaged, layout)
+    averaged = lambda base, lr: schedule_free(base, lr, b1, weight_lr_power, **how)
+    return matrices_and_rest({"matrices": averaged(matrices, rate), "rest": averaged(vectors, other)}, layout)

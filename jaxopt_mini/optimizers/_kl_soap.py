@@ -199,12 +199,14 @@ def kl_soap(
     """Adam in the eigenbasis of KL-Shampoo's preconditioner.
 
     Lin et al., "Understanding and Improving Shampoo and SOAP via Kullback-Leibler Minimization" (2025,
-    arXiv 2509.03378). Descends from :func:`soap`. For a matrix g (m, n), with h = Q_L' g Q_R::
+    arXiv 2509.03378). Descends from :func:`soap`. For a matrix g (m, n)::
 
-        L <- b L + (1 - b) g Q_R diag(1 / a_R) Q_R' g' / n        a_L <- b a_L + (1 - b) mean_j(h_ij^2 / a_R,j)
-        R <- b R + (1 - b) g' Q_L diag(1 / a_L) Q_L' g / m        a_R <- b a_R + (1 - b) mean_i(h_ij^2 / a_L,i)
-        p <- p - lr (Q_L adam(h) Q_R' + weight_decay p)           Q_L, Q_R: eigenvectors of L, R
+        x = g Q_R / sqrt(a_R)                     y = Q_L' g / sqrt(a_L)
+        L <- b L + (1 - b) x x' / n               a_L <- b a_L + (1 - b) mean_j (Q_L' x)^2
+        R <- b R + (1 - b) y' y / m               a_R <- b a_R + (1 - b) mean_i (y Q_R)^2
+        p <- p - lr (Q_L adam(Q_L' g Q_R) Q_R' + weight_decay p)
 
+    with the eigenvectors Q of L and R, and the estimates a of their eigenvalues, which divide columns of x, rows of y.
     Each side only sees what the other one doesn't explain, so that L and R together fit the covariance of the gradient.
     The first call only initializes L and R, unwhitened, and the eigenvalues a to 0.1; later calls update Q after the
     step by one QR decomposition. Vectors, and sides longer than ``max_precond_dim``, are not rotated.

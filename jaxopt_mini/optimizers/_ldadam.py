@@ -101,10 +101,10 @@ def scale_by_ldadam(
 
             return jax.tree.map(one, matrices)
 
-        moments = (zeros(lambda rank, side, other: (rank, other)) for _ in range(2))
+        mu, nu = (zeros(lambda rank, side, other: (rank, other)) for _ in range(2))
         error = zeros_like(params, jnp.float32) if error_feedback else jax.tree.map(lambda _: jnp.zeros(()), params)
         projector = zeros(lambda rank, side, other: (side, rank))
-        return ScaleByLdadamState(jnp.zeros((), jnp.int32), *moments, projector, error)
+        return ScaleByLdadamState(jnp.zeros((), jnp.int32), mu, nu, projector, error)
 
     def turned(b, p, first):
         """The first left singular vectors of b, or one power iteration towards them."""
@@ -170,17 +170,18 @@ def ldadam(
     """Adam in a subspace that follows the gradient at every step.
 
     Robert, Safaryan, Modoranu, Alistarh, "LDAdam: Adaptive Optimization from Low-Dimensional Gradient Statistics"
-    (2024, arXiv 2410.16103). Descends from :func:`galore`. For a matrix g (m, n), with e the error so far, P the last
-    subspace (m, rank) and m', v' corrected for their zero start::
+    (2024, arXiv 2410.16103). Descends from :func:`galore`. For a matrix g (m, n), with the error e so far and the last
+    subspace P (m, rank)::
 
-        a = g + e               b = rho P m' + (1 - rho) a                Q = qr(b b' P)
-        r = Q' a                C = Q' P
-        e <- a - Q r + b1 / (1 - b1) (P m - Q C m)
-        v' <- |C^2 (v' - m'^2) + (C m')^2|       m <- C m                 C^2 by entries
+        a = g + e                         b = rho P m_hat + (1 - rho) a
+        Q = qr(b b' P)                    r = Q' a
+        C = Q' P                          e <- a - Q r + b1 / (1 - b1) (P m - Q C m)
+        v_hat <- |C^2 (v_hat - m_hat^2) + (C m_hat)^2|        m <- C m
         p <- p - lr (Q adam(r) + weight_decay p)
 
+    with m_hat and v_hat corrected for their zero start, and C squared by entries.
     The moments are carried into the new subspace, and what the projections leave out is added to the next gradient. The
-    first subspace are singular vectors of the gradient. Other leaves use :func:`adam`.
+    first subspace is that of the gradient's first singular vectors. Other leaves use :func:`adam`.
 
     Args:
       learning_rate: a number or a schedule; Adam's.

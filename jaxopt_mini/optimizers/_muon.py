@@ -181,7 +181,7 @@ def scaled_and_decayed(
     check_name(shape, SHAPES, "unknown shape")
     check_name(decay, DECAYS, "unknown decay")
     check_nonnegative(learning_rate=learning_rate, weight_decay=weight_decay, consistent_rms=consistent_rms)
-    check_nonnegative(min_ratio=min_ratio)
+    check_nonnegative(min_ratio=min_ratio, min_ratio_power=min_ratio_power)
     sized = [scale_by_shape(SHAPES[shape] if consistent_rms is None else consistent(consistent_rms), layout)]
     sized += [] if radial is None else [brake(*radial, layout)]
     sized += [] if min_ratio is None else [keep_above(min_ratio, layout, of=min_ratio_of, power=min_ratio_power)]

@@ -22,7 +22,7 @@ def rectification(b2: ArrayLike, count: jax.Array) -> tuple[jax.Array, jax.Array
     t = count.astype(jnp.float32)
     # 1 - b2^t computed from 1 - b2, since rho is a small difference of large numbers.
     weight = -jnp.expm1(t * jnp.log1p(b2 - 1.0))
-    rho = limit - 2 * t * (1 - weight) / weight
+    rho = jnp.asarray(limit - 2 * t * (1 - weight) / weight)
     return rho, jnp.sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho)), weight
 
 

@@ -76,13 +76,13 @@ def schedule_free_radam(
     rms = scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True)
 
     def update(updates, state, params=None, **extra_args):
-        adapted, state = rms.update(updates, state, params, **extra_args)
-        rho, _, _ = rectification(b2, state.count)
-        return jax.tree.map(lambda a, g: jnp.where(rho > 4, a, g), adapted, updates), state
+        adapted, new = rms.update(updates, state, params, **extra_args)
+        rho, _, _ = rectification(b2, increment(state.count))
+        return jax.tree.map(lambda a, g: jnp.where(rho > 4, a, g), adapted, updates), new
 
-    def rate(count):
+    def rate(count: Any) -> jax.Array:
         rho, size, _ = rectification(b2, increment(count))
-        return schedule_value(learning_rate, count) * jnp.where(rho > 4, size, 0.0 if silent else 1.0)
+        return jnp.asarray(schedule_value(learning_rate, count)) * jnp.where(rho > 4, size, 0.0 if silent else 1.0)
 
     base = chain(
         transformation(rms.init, update), add_decayed_weights(weight_decay, mask), scale_by_learning_rate(rate)

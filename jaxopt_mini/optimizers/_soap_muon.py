@@ -148,9 +148,11 @@ def _flags(gated, updates, matrices):
 
 
 def _schatten(matrix):
-    """The root of the norm of the smaller Gram matrix, which is the sum of fourth powers of singular values ^ 1/4."""
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
-    return jnp.maximum(jnp.sqrt(norm(multiply(wide, wide.conj().mT))), TINY)
+    """The fourth root of the sum of fourth powers of the singular values, of entries scaled to 1 to avoid overflow."""
+    largest = jnp.maximum(jnp.max(jnp.abs(matrix), initial=0.0), TINY)
+    small = matrix / largest
+    wide = small if matrix.shape[0] <= matrix.shape[1] else small.mT
+    return largest * jnp.maximum(jnp.sqrt(norm(multiply(wide, wide.conj().mT))), TINY)
 
 
 def _sized(matrix, like):
@@ -204,15 +206,16 @@ def soap_muon(
 
         m <- beta m + (1 - beta) g                    w = beta m + (1 - beta) g
         h = Q_L' w Q_R                                v <- b2 v + (1 - b2) h^2
-        z = Q_L (h / sqrt(v)) Q_R', rescaled to the Schatten-4 norm of w
+        z = Q_L (h / sqrt(v)) Q_R' |w| / |Q_L (h / sqrt(v)) Q_R'|
         o = newton_schulz(z) sqrt(max(1, fan_out / fan_in))
-        p <- p - lr o, with cautious decay
+        p <- p - lr o
         L <- b2 L + (1 - b2) g g'                     R <- b2 R + (1 - b2) g' g
 
-    Q are the eigenvectors of L and R, updated as in SOAP. ``min_ratio`` scales up neurons of o that are small compared
-    with their weights; ``radial`` scales the part of o along p, which alone then changes the norm of p. The first step
-    is Muon's. Record 44 is ``min_ratio_of="matrix", weight_decay=0.0``; for the output projections of attention,
-    ``gated``, it replaces z by w + gate (z - w), with a gate that grows with the cosines of z with w and g.
+    with Schatten-4 norms, and the eigenvectors Q of L and R, updated as in SOAP. ``min_ratio`` scales up neurons of
+    o that are small compared with their weights; ``radial`` scales the part of o along p, which alone then changes
+    the norm of p. The first step is Muon's. Record 44 is ``min_ratio_of="matrix", weight_decay=0.0``; for the
+    output projections of attention, ``gated``, it replaces z by w + gate (z - w), with a gate that grows with the
+    cosines of z with w and g.
 
     Args:
       learning_rate: a number or a schedule; 0.0375.

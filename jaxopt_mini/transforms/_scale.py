@@ -24,13 +24,13 @@ from jaxopt_mini.tree import increment, times
 
 
 def scheduled(
-    function: Callable[[Updates, Params | None, Any], Updates], schedule: Schedule
+    function: Callable[[Updates, Params | None, Any], Updates], schedule: Callable[[jax.Array], Any]
 ) -> GradientTransformationExtraArgs:
     """Creates a transformation from ``function(updates, params, value)``, where the value follows a schedule.
 
     Args:
       function: returns the new updates.
-      schedule: int32[] -> float32[]; the first step has count 0.
+      schedule: int32[] -> float32[], or a tuple of such values; the first step has count 0.
 
     Returns:
       A transformation with an ``optax.ScaleByScheduleState``.

@@ -155,7 +155,7 @@ def flush(tx: GradientTransformation, state: OptState, params: Params, **extra_a
     >>> print(updates["w"], state.count)
     -2.0 0
     """
-    outermost = state
+    outermost: Any = state
     while hasattr(outermost, "inner_state") and type(outermost) not in MICRO_BATCHED:
         outermost = outermost.inner_state
     if not isinstance(tx, Conditional) or not isinstance(outermost, AccumulateState | ScheduledAccumulateState):

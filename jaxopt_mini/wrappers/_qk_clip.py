@@ -63,7 +63,7 @@ def qk_clip(
 
     Returns:
       A transformation with a :class:`QKClipState`, with the state of ``inner``. ``update`` needs the parameters and
-      ``max_logits``, a dict: path of a module, such as ``blocks/attention`` -> float32[*stacked, heads].
+      ``max_logits``, a dict: path of a module, such as ``blocks/attention`` -> ``float32[*stacked, heads]``.
 
     Raises:
       ValueError: ``threshold`` is negative; or ``update`` is called without the parameters or the logits of a module.
@@ -99,7 +99,8 @@ def qk_clip(
             s = jnp.asarray(logits[module])
             heads = s.shape[-1] * widths.get((module, key), widths[module, part]) // widths.get((module, query), 1)
             s = jnp.max(s.reshape(*s.shape[:-1], heads, -1), axis=-1)  # over the queries that share a key
-            root = jnp.sqrt(threshold / jnp.maximum(s, threshold))
+            above = s > threshold
+            root = jnp.sqrt(jnp.where(above, threshold / jnp.where(above, s, 1.0), 1.0))
             moved = _scaled(widen(p) + widen(u), entry, root)
             return (moved - widen(p)).astype(u.dtype)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ class AnnealedScheduleFreeState(NamedTuple):
     """State of :func:`schedule_free` with ``anneal``."""
 
     share: jax.Array  # float32[]: c of step ``anneal_from``; 0 before it
-    averaging: ScheduleFreeState  # with the present b1
+    schedule_free_state: ScheduleFreeState  # with the present b1
 
 
 def _averaged(y: jax.Array, z: jax.Array, b1: ArrayLike) -> jax.Array:
@@ -69,12 +69,10 @@ def schedule_free_eval_params(state: OptState, params: Params) -> Params:
 
 
 states.EVALUATION[ScheduleFreeState] = schedule_free_eval_params
-states.EVALUATION[AnnealedScheduleFreeState] = lambda state, params: schedule_free_eval_params(state.averaging, params)
+states.EVALUATION[AnnealedScheduleFreeState] = lambda annealed, params: schedule_free_eval_params(annealed[1], params)
 
 
-def weight_of_step(
-    state: ScheduleFreeState, learning_rate: ArrayLike, r: ArrayLike, power: ArrayLike
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def weight_of_step(state: Any, learning_rate: ArrayLike, r: ArrayLike, power: ArrayLike) -> tuple[Any, Any, Any]:
     """The weight c of this step in the average, the sum of the weights so far, and the largest learning rate."""
     max_lr = jnp.maximum(widen(state.max_lr), learning_rate)
     weight = state.step_count.astype(jnp.float32) ** r * max_lr**power
@@ -191,7 +189,7 @@ def schedule_free(
 
     def update(updates, state, params=None, **extra_args):
         params = require_params(params, "schedule_free")
-        outer, state = (None, state) if anneal is None else (state, state.averaging)
+        outer, state = (None, state) if anneal is None else (state, state.schedule_free_state)
         rate = schedule_value(learning_rate, state.step_count - 1) * decay_at_y
         decayed = jax.tree.map(lambda z, y: widen(z) - rate * widen(y), state.z, params)
         seen = cast_like(decayed, params) if base_at_z else params
@@ -199,7 +197,7 @@ def schedule_free(
         z = cast_like(jax.tree.map(lambda z, u: z + widen(u), decayed, base), state.z)
         lr = schedule_value(learning_rate, state.step_count if rate_ahead else state.step_count - 1)
         c, total, max_lr = weight_of_step(state, lr, r, weight_lr_power)
-        first, b = (None, b1) if outer is None else annealed(c, outer.share, state.step_count)
+        first, b = (c, b1) if outer is None else annealed(c, outer.share, state.step_count)
 
         def step(y, old_z, z):
             x = (1 - c) * _averaged(y, old_z, b) + c * widen(z)

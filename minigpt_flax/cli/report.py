@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minigpt_flax.cli.compare import check_format, declare_format
 from minigpt_flax.cli.parser import Parser
-from minigpt_flax.compare import comparison as comparisons, tables
+from minigpt_flax.compare import comparison as comparisons, tables, transfer_tables
 from minigpt_flax.compare.collect import collect_runs, group_runs, summarize_comparison, with_distinct_names
 from minigpt_flax.compare.comparison import FILE, Comparison
 from minigpt_flax.compare.statistics import CandidateRuns, Summary, best_runs, check_comparable, summarize
+from minigpt_flax.compare.transfer import transfer_of
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
 from minigpt_flax.errors import UserError
@@ -18,6 +20,9 @@ from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
 from minigpt_flax.runs.records import folder_name, read_run
 from minigpt_flax.text import tell
+
+if TYPE_CHECKING:
+    from minigpt_flax.report.html import PageRun
 
 SUMMARY = "Write runs or comparisons as one HTML page that opens offline."
 
@@ -35,9 +40,9 @@ def run(*, folders: list[str], out: str | None, title: str | None, quiet: bool, 
     """Writes the page, or prints the table of the comparison.
 
     Raises:
-      UserError: a folder is not a run or has none, runs differ in data or length, or the page can't be written.
+      UserError: a folder is not a run or has none, runs differ in their data, or the page can't be written.
     """
-    from minigpt_flax.report.html import PageRun, render  # Matplotlib takes long to import
+    from minigpt_flax.report.html import render  # Matplotlib takes long to import
 
     answer, paths = Output(quiet, json), [Path(folder) for folder in folders]
     check_format(format, answer)
@@ -47,16 +52,12 @@ def run(*, folders: list[str], out: str | None, title: str | None, quiet: bool, 
     target_page = Path(os.path.realpath(out))
     files.require_own_file(target_page, "--out")
     entries, comparison = gather(paths)
-    best = [(entry.name, best_runs(entry)) for entry in entries]
-    shown = [
-        PageRun(run, name, f"{name}, seed {seed}" if len(runs) > 1 else name)
-        for name, runs in best
-        for seed, run in runs.items()
-    ]
+    shown = _page_runs(entries)
     if not shown:
         raise UserError(f"{show(paths[0])} has no finished run yet: continue the comparison")
     check_comparable([each.run for each in shown])
-    text = render(title or ", ".join(map(folder_name, paths)), shown, _summary(entries, comparison))
+    transfer = transfer_of(comparison, entries) if comparison and comparison.widths else None
+    text = render(title or ", ".join(map(folder_name, paths)), shown, _summary(entries, comparison), transfer)
     try:
         files.replace(target_page, text)
     except OSError as error:
@@ -64,6 +65,18 @@ def run(*, folders: list[str], out: str | None, title: str | None, quiet: bool, 
     note = f"{show(out)}: {len(shown)} run{'s' * (len(shown) > 1)}, {len(text) / 1e6:.2f} MB; open it in a browser"
     answer.note(note, {"page": show(out), "runs": len(shown), "bytes": len(text.encode())})
     return 0
+
+
+def _page_runs(entries: list[CandidateRuns]) -> list[PageRun]:
+    """The runs of each candidate at its best learning rate."""
+    from minigpt_flax.report.html import PageRun
+
+    best = [(entry.name, best_runs(entry)) for entry in entries]
+    return [
+        PageRun(run, name, f"{name}, seed {seed}" if len(runs) > 1 else name)
+        for name, runs in best
+        for seed, run in runs.items()
+    ]
 
 
 def _summary(entries: list[CandidateRuns], comparison: Comparison | None) -> Summary:
@@ -76,6 +89,9 @@ def _print_table(paths: list[Path], form: str, unused: dict[str, str | None]) ->
         if value is not None:
             raise UserError(f"{flag} applies to the page, but --format prints a table: omit one of the two")
     entries, comparison = gather(paths)
+    if comparison is not None and comparison.widths:
+        tell(transfer_tables.FORMATS[form](transfer_of(comparison, entries)), end="")
+        return 0
     if len(entries) < 2:
         raise UserError(f"--format {form} prints the table of a comparison, which needs two candidates: add a run")
     tell(tables.FORMATS[form](_summary(entries, comparison)), end="")

@@ -29,14 +29,14 @@ EXAMPLES = """
   tune --opt adamw --over "lr=1e-4..1e-2" --over "weight_decay=0.01,0.1,0.3"
   tune --opt muon --over "lr=0.01..0.1" --over "beta=0.9..0.99" --budget 12
   tune --opt sgd --over "momentum=0.8..0.99:1-x:4" --over "warmup=0..0.2"
-  tune --opt adamw --over "lr=1e-4..1e-2" --width 512 --heads 16 --proxy-width 64
+  tune --over "lr=1e-4..1e-2" --width 512 --heads 16 --proxy-width 64
   tune --resume runs/NAME
 """
-OVER = """A keyword is lr, a number of the optimizer or of the schedule (warmup), clip (its
-threshold) or dropout. A range has
-two values a decade on a logarithmic scale (log; 1-x for decay rates such as
-b2), else five (linear), or LOW..HIGH:SCALE:COUNT says which. It extends if its
-best value is at an end; a list doesn't.
+OVER = """A keyword is lr, a number of the optimizer or of the schedule (warmup), the
+threshold of the clipping (clip), or dropout. A range has two values a decade on
+a logarithmic scale (log; 1-x for decay rates such as b2), else five (linear),
+or LOW..HIGH:SCALE:COUNT says which. It extends if its best value is at an end;
+a list doesn't.
 """
 OWN = (
     "over", "preset", "budget", "seeds", "judging_seeds", "proxy_width", "out", "name", "resume", "vmap", "jobs",

@@ -15,6 +15,7 @@ from minigpt_flax.invocation import show
 from minigpt_flax.runs.records import RunRecord, read_run
 
 UNLABELED = ("opt", "schedule")  # fields whose value names a candidate without the field's name
+UNNAMED = ("seed", "tokens_per_step")  # fields that never name one; the second follows from others
 LONGEST = 500  # characters of such a name; config.json may hold longer values
 READABLE = 40  # characters of a name that fits beside a line of a figure
 
@@ -119,7 +120,7 @@ def _names(groups: Mapping[str, Sequence[RunRecord]]) -> list[str]:
     if len(firsts) == 1:
         return [firsts[0].name]
     fields = dict.fromkeys((*UNLABELED, "lr", *(name for run in firsts for name in run.config)))
-    differing = [f for f in fields if f != "seed" and len({repr(_value(run, f)) for run in firsts}) > 1]
+    differing = [f for f in fields if f not in UNNAMED and len({repr(_value(run, f)) for run in firsts}) > 1]
     label = lambda run, f: str(run.config.get(f)) if f in UNLABELED else f"{f} {run.config.get(f)}"
     names = [" ".join(label(run, f) for f in differing) for run in firsts]
     folders = [run.name for run in firsts]

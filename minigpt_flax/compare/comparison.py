@@ -39,7 +39,9 @@ LOSS = Bound(0, 1e6, above=True)  # a validation loss, or a difference
 PEAK = dataclasses.replace(RATE, above=True)  # a learning rate that trains
 ALONE = {"parallel": "jit", "mesh": "data=1"}  # a run of a comparison has one device: several may share a program
 LATER = ("target", "baseline", "pairs", "resolution", "max_seeds", "widths", "parametrizations")  # added to the file
-DURATIONS = ("warmup", "cooldown", "period", "step_size", "milestones")  # arguments of schedules, in steps if >= 1
+DURATIONS = (  # arguments of schedules, in steps if >= 1
+    *("warmup", "cooldown", "period", "step_size", "milestones", "plateau", "fast"),
+)
 UNLESS_GIVEN = {"sample_tokens": 0}  # differs from a single run
 
 

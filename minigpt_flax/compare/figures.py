@@ -6,6 +6,7 @@ gray.
 
 from __future__ import annotations
 
+import functools
 import re
 import statistics
 import textwrap
@@ -45,6 +46,8 @@ COLUMNS = 3  # plots in a row
 LABELS = 8  # largest number of labels of layers
 LOSS_LABEL = "validation loss (nats/token)"
 
+FIELD = re.compile(r"(\w+) (?=[-+.\d])")  # the name of a field before its number
+
 Line = Mapping[str, Any]  # keyword arguments of Axes.plot
 Draw = Callable[[Axes, str, Line], None]  # draws the candidate of a name
 
@@ -56,7 +59,7 @@ def short_names(names: Sequence[str], widest: int = WIDEST) -> dict[str, str]:
       names: of all candidates, such as ``adamw(b2=0.99) wsd lr 0.003``.
       widest: characters of a line.
     """
-    words = [re.sub(r"\([^()]*\)", "", name).replace("lr ", "lr\xa0").split(" ") for name in names]
+    words = [FIELD.sub("\\1\xa0", re.sub(r"\([^()]*\)", "", name)).split(" ") for name in names]
     common = set.intersection(*map(set, words)) if len(words) > 1 else set()
     labels = [" ".join(w for i, w in enumerate(parts) if not i or w not in common) for parts in words]
     if len(set(labels)) < len(set(names)):
@@ -190,11 +193,19 @@ def _styles(results: Sequence[CandidateResult]) -> dict[str, dict[str, Any]]:
 def losses(results: Sequence[CandidateResult], baseline: str | None = None) -> Figure:
     """Validation loss over steps: the mean of the finished seeds, in a band from minimum to maximum.
 
+    Over tokens, if candidates differ in the tokens of a step.
+
     Runs that diverged or aren't finished are thin lines; a cross ends a diverged one.
     """
-    runs = [run for result in results for run in result.runs.values()]
-    tokens = f" ({runs[0].tokens_per_step:,} tokens each)" if runs else ""
-    return _curves(results, baseline, lambda result: 1.0, f"step{tokens}")
+    sizes = {result.length[1] for result in results if result.length}
+    if len(sizes) > 1:
+        return _curves(results, baseline, _tokens, "tokens")
+    tokens = "".join(f" ({size:,} tokens each)" for size in sizes)
+    return _curves(results, baseline, lambda result, step: step, f"step{tokens}")
+
+
+def _tokens(result: CandidateResult, step: int | float) -> float:
+    return float(next(iter(result.runs.values())).tokens_after(step))
 
 
 def times(results: Sequence[CandidateResult], baseline: str | None = None) -> Figure | None:
@@ -204,23 +215,24 @@ def times(results: Sequence[CandidateResult], baseline: str | None = None) -> Fi
     """
     if any(result.ms_range is None for result in results):
         return None
-    seconds = lambda result: statistics.fmean(result.ms_range or ()) / 1000
+    seconds = lambda result, step: statistics.fmean(result.ms_range or ()) / 1000 * step
     return _curves(results, baseline, seconds, "training time (s)", timed=True)
 
 
 def _curves(
     results: Sequence[CandidateResult],
     baseline: str | None,
-    unit: Callable[[CandidateResult], float],
+    place: Callable[[CandidateResult, float], float],
     x: str,
     timed: bool = False,
 ) -> Figure:
+    """Validation losses over ``place`` of each step."""
     figure = Figure(layout="constrained")
     by_name = {result.name: result for result in results}
     plots = line_plots(
         figure,
         _styles(results),
-        lambda axes, name, line: _loss_curve(axes, by_name[name], unit(by_name[name]), line, timed),
+        lambda axes, name, line: _loss_curve(axes, by_name[name], functools.partial(place, by_name[name]), line, timed),
         baseline,
         y=[value for result in results for value in mean_curve(list(result.runs.values()))[1].ravel()],
     )
@@ -241,15 +253,16 @@ def mean_curve(runs: Sequence[RunRecord]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(steps, float), np.array(stacked)
 
 
-def _loss_curve(axes: Axes, result: CandidateResult, unit: float, line: Line, timed: bool) -> None:
+def _loss_curve(axes: Axes, result: CandidateResult, place: Callable[[float], float], line: Line, timed: bool) -> None:
     runs = list(result.runs.values())
-    draw_band(axes, *mean_curve(runs), line, unit)
-    steps, (_, mean, _) = mean_curve(runs)
+    steps, values = mean_curve(runs)
+    draw_band(axes, np.array([place(step) for step in steps], float), values, line)
+    mean = values[1]
     if timed and len(steps):
         error = 0.5 * (result.ms_range[1] - result.ms_range[0]) / 1000 * steps[-1] if result.ms_range else 0.0
-        axes.errorbar(steps[-1] * unit, mean[-1], xerr=error, color=line["color"], capsize=3, linewidth=1)
+        axes.errorbar(place(steps[-1]), mean[-1], xerr=error, color=line["color"], capsize=3, linewidth=1)
     for run in (run for run in runs if run.state != "finished" and run.validations):
-        x, y = zip(*((unit * r[STEP], r[VAL_LOSS]) for r in run.validations), strict=True)
+        x, y = zip(*((place(r[STEP]), r[VAL_LOSS]) for r in run.validations), strict=True)
         label = line.get("label", "_") if not len(steps) and run is runs[0] else "_"
         axes.plot(x, y, **{**line, "marker": "", "linewidth": 0.5 * LINE, "label": label})
         if run.state == "diverged":
@@ -257,21 +270,21 @@ def _loss_curve(axes: Axes, result: CandidateResult, unit: float, line: Line, ti
             axes.plot(x[-1], end, "x", color=line["color"], markersize=8, markeredgewidth=2, clip_on=False)
 
 
-def draw_band(axes: Axes, steps: np.ndarray, values: np.ndarray, line: Line, unit: float = 1.0) -> None:
+def draw_band(axes: Axes, x: np.ndarray, values: np.ndarray, line: Line) -> None:
     """A line with markers for the mean, and a band from minimum to maximum.
 
     Args:
       axes: where.
-      steps: of the points, [n].
+      x: of the points, [n].
       values: minimum, mean and maximum, [3, n].
       line: its style.
-      unit: a step on the x axis.
     """
-    if not len(steps):
+    if not len(x):
         return
     low, mean, high = values
-    axes.plot(unit * steps, mean, **{"markersize": 5, "markevery": max(1, len(steps) // 8), **line})
-    axes.fill_between(unit * steps, low, high, color=line["color"], alpha=0.2, linewidth=0)
+    whole = {"clip_on": False}  # the last marker lies on the border
+    axes.plot(x, mean, **{"markersize": 5, "markevery": max(1, len(x) // 8), **line, **whole})
+    axes.fill_between(x, low, high, color=line["color"], alpha=0.2, linewidth=0)
 
 
 def finals(results: Sequence[CandidateResult]) -> Figure | None:
@@ -369,7 +382,8 @@ def rate_points(candidate: CandidateRuns, steps: int) -> tuple[dict[float, float
 
 def draw_rates(axes: Axes, means: Mapping[float, float], diverged: set[float], line: Line, named: bool = True) -> None:
     """A curve over the learning rate, with crosses at the top edge for rates that diverged."""
-    axes.plot(list(means), list(means.values()), **{**line, "label": line.get("label", "_") if named else "_"})
+    label = line.get("label", "_") if named else "_"
+    axes.plot(list(means), list(means.values()), **{**line, "label": label, "clip_on": False})
     if diverged:
         height = [0.98] * len(diverged)
         axes.plot(sorted(diverged), height, "x", color=line["color"], transform=axes.get_xaxis_transform())

@@ -39,7 +39,7 @@ def escape(text: str) -> str:
 
 def latex(summary: Summary) -> str:
     r"""The summary as a ``table`` environment: loss and difference with 95 % intervals, the lowest loss in bold."""
-    columns = {title: cell for title, cell in _columns(summary).items() if _is_used(summary, cell)}
+    columns = _used_columns(summary)
     head = ["Optimizer", *columns]
     rows = [[rf"\texttt{{{escape(r.name)}}}", *(cell(r) for cell in columns.values())] for r in summary.results]
     line = lambda cells: f"    {' & '.join(cells)} \\\\"
@@ -63,14 +63,17 @@ def latex(summary: Summary) -> str:
     )
 
 
-def _is_used(summary: Summary, cell: Callable[[CandidateResult], str]) -> bool:
-    return any(cell(result) != ABSENT for result in summary.results)
+def _used_columns(summary: Summary) -> dict[str, Callable[[CandidateResult], str]]:
+    """The columns that hold a value."""
+    return {title: cell for title, cell in _columns(summary).items() if any(cell(r) != ABSENT for r in summary.results)}
 
 
 def _columns(summary: Summary) -> dict[str, Callable[[CandidateResult], str]]:
-    """Title and cells of each column."""
+    """Title and cells of each column; the length of the runs has one if candidates differ in it."""
+    length = lambda r: ABSENT if r.length is None else r"${} \times {}$".format(*r.length)
     return {
         "Loss (nats/token)": lambda r: _loss(r, r.name == summary.best),
+        **({r"Steps $\times$ tokens": length} if summary.lengths_differ else {}),
         "Difference (nats/token)": lambda r: _difference(summary, r.name),
         "$p$": lambda r: _p(summary, r.name),
         "Learning rate": lambda r: _number(r.lr, ".2g", r"^\ast" * bool(r.edge)),
@@ -137,12 +140,14 @@ def caption(summary: Summary) -> str:
     family = f"{len(summary.tests)} planned test{'s' * (len(summary.tests) != 1)}"
     goal = "" if summary.target is None else f" a validation loss of {summary.target:g}"
     sentences = [
-        rf"Final validation loss, mean over {seeds} seeds with its 95\,\% $t$ interval; the lowest is bold",
+        rf"Final validation loss, mean over {seeds} seeds with its 95\,\% $t$ interval"
+        + "; the lowest is bold" * bool(summary.best),
         rf"Difference: to {baseline} with the same seeds, with its 95\,\% $t$ interval",
         rf"$p$: the larger one of Wilcoxon's signed-rank test and the paired $t$ test against {baseline}, with Holm's "
         rf"correction for {family}; $\dagger$: significant at {LEVEL:g}",
-        rf"Steps: to{goal or f' the final loss of {baseline}'}",
     ]
+    if any(result.steps is not None for result in summary.results):
+        sentences.append(rf"Steps: to{goal or f' the final loss of {baseline}'}")
     if any(result.edge for result in summary.results):
         sentences.append(r"$\ast$: the lowest or highest learning rate tried")
     return ". ".join(sentences) + "."

@@ -34,16 +34,7 @@ from minigpt_flax.runs.schema import STEP, VAL_LOSS
 TRACK_3 = 0.004  # nats: the third track of modded-nanogpt requires (target - mean) sqrt(n) >= this
 CONSTANTS = frozenset({"lr", "schedule", "seed", "steps", "eval_every", "log_every", "keep_every"})
 FRACTION = re.compile(r"\w+=[-+]?\d*(?:\.\d*(?:e[-+]?\d+)?|e[-+]?\d+)(?:, )?")  # a hyperparameter such as b2=0.99
-SHARED = (
-    "data",
-    "mix",
-    "tokenizer",
-    "steps",
-    "batch_size",
-    "accum",
-    "seq_len",
-    "context",
-)  # fields that losses depend on
+SHARED = ("data", "mix", "tokenizer", "context")  # fields that the meaning of a validation loss depends on
 OPTIMIZER_FIELDS = frozenset(
     {
         "opt",
@@ -143,6 +134,18 @@ class CandidateResult:
         return next((run.config["opt"] for run in self.runs.values()), "")
 
     @property
+    def length(self) -> tuple[int, int] | None:
+        """Steps of each run, and tokens per step, the mean if they vary; None without a run."""
+        run = next(iter(self.runs.values()), None)
+        return None if run is None else (run.config["steps"], run.tokens_per_step)
+
+    @property
+    def budget(self) -> int | None:
+        """Tokens that each run trains on; None without a run."""
+        run = next(iter(self.runs.values()), None)
+        return None if run is None else tokens_of(run)
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """95 % t interval of the mean loss; None for fewer than two seeds."""
         return t_interval(list(self.losses.values()))
@@ -188,9 +191,19 @@ class Summary:
 
     @property
     def best(self) -> str | None:
-        """Name of the candidate with the lowest mean loss, of those whose runs have all finished."""
+        """Name of the candidate with the lowest mean loss, of those whose runs have all finished.
+
+        None if candidates train on different numbers of tokens.
+        """
+        if len({result.budget for result in self.results if result.runs}) > 1:
+            return None
         whole = [r for r in self.results if r.mean is not None and not r.diverged_seeds and not r.unfinished_seeds]
         return whole[0].name if whole else None
+
+    @property
+    def lengths_differ(self) -> bool:
+        """Whether candidates differ in their steps or in their tokens per step."""
+        return len({result.length for result in self.results if result.runs}) > 1
 
     def against_baseline(self, name: str) -> PairedTest | None:
         """The test of a candidate against the baseline; None if there is none."""
@@ -221,7 +234,8 @@ def summarize(
 
     Args:
       candidates: all that are planned, also those without runs.
-      target: validation loss to reach; None uses the baseline's final loss with the same seed.
+      target: validation loss to reach; None uses the baseline's final loss with the same seed, if all runs train on the
+        same number of tokens.
       baseline: name of the candidate that the tests and speedups are relative to; None takes the first.
       pairs: test every two candidates.
       resolution: differences up to this size count as equal, nats per token.
@@ -229,14 +243,15 @@ def summarize(
       tested: whether there are tests.
 
     Raises:
-      UserError: the runs differ in their data or length, or the baseline is no candidate.
+      UserError: the runs differ in a field of ``SHARED``, or the baseline is no candidate.
     """
     first = find_baseline([candidate.name for candidate in candidates], baseline)
     candidates = _with_common_seeds(candidates)
     best = [best_runs(candidate) for candidate in candidates]
     compared = [run for runs in best for run in runs.values()]
     check_comparable(compared)
-    baseline_losses = final_losses(best[first])
+    same_budget = len(set(map(tokens_of, compared))) < 2
+    baseline_losses = final_losses(best[first]) if same_budget else {}
     results = [
         _result_of(candidate, runs, dict.fromkeys(runs, target) if target is not None else baseline_losses, target, ms)
         for candidate, runs, ms in zip(candidates, best, _ms_ranges(candidates), strict=True)
@@ -278,7 +293,8 @@ def _differing(runs: Sequence[RunRecord]) -> tuple[str, ...] | None:
     """Fields, beside the optimizer's, in which runs differ; None if a run's data or initial weights aren't recorded."""
     if any(run.data_hash is None or run.config.get("init") is not None for run in runs):
         return None
-    fields = dict.fromkeys(name for run in runs for name in run.config if name not in {"data", *OPTIMIZER_FIELDS})
+    unchecked = {"data", "tokens_per_step", *OPTIMIZER_FIELDS}
+    fields = dict.fromkeys(name for run in runs for name in run.config if name not in unchecked)
     return tuple(name for name in fields if any(run.config.get(name) != runs[0].config.get(name) for run in runs))
 
 
@@ -294,7 +310,7 @@ def check_comparable(runs: Sequence[RunRecord]) -> None:
             if first != other:
                 raise UserError(
                     f"{show(runs[0].path)} and {show(run.path)} differ in {name}: {_shown(runs[0], name)} and "
-                    f"{_shown(run, name)}; compare runs of the same data and length"
+                    f"{_shown(run, name)}; compare runs of the same data, tokenizer and context length"
                 )
 
 
@@ -478,7 +494,19 @@ def edge(lr: float, searched: Sequence[float]) -> str:
 
 def _test(a: CandidateResult, b: CandidateResult, resolution: float, looks: tuple[int, ...]) -> PairedTest:
     """The paired test of two candidates, with the reason if it can't give a verdict."""
-    obstacle = a.obstacle or b.obstacle
+    obstacle = a.obstacle or b.obstacle or _unequal_budgets(a, b)
     if looks:
         return compare_at_looks(a.name, a.outcomes, b.name, b.outcomes, looks, resolution, obstacle)
     return compare_pair(a.name, a.outcomes, b.name, b.outcomes, resolution, obstacle)
+
+
+def tokens_of(run: RunRecord) -> int:
+    """Tokens that a run trains on."""
+    return round(run.tokens_after(run.config["steps"]))
+
+
+def _unequal_budgets(a: CandidateResult, b: CandidateResult) -> str:
+    """The obstacle to a verdict if two candidates train on different numbers of tokens; else empty."""
+    if a.budget is None or b.budget is None or a.budget == b.budget:
+        return ""
+    return f"{a.name} trains on {a.budget:,} tokens and {b.name} on {b.budget:,}"

@@ -59,6 +59,11 @@ COLUMNS: tuple[tuple[str, Callable[[CandidateResult], str]], ...] = (
 )
 
 
+def _length(result: CandidateResult) -> str:
+    """Steps of a run, times tokens per step."""
+    return "-" if result.length is None else "{:,}x{:,}".format(*result.length)
+
+
 def text(summary: Summary) -> str:
     """The summary for a terminal: table, legend and findings."""
     wrapped = "\n".join(line for sentence in findings(summary) for line in _wrapped(sentence))
@@ -69,17 +74,21 @@ def _wrapped(sentence: str) -> list[str]:
     return textwrap.wrap(sentence, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-def _columns(summary: Summary) -> tuple[tuple[str, Callable[[CandidateResult], str]], ...]:
-    """The columns that hold a value, as runs needn't have reached the target, or recorded their times."""
-    return tuple(
-        (title, cell) for title, cell in COLUMNS if cell is _loss or any(cell(r) != "-" for r in summary.results)
-    )
+def columns(summary: Summary) -> tuple[tuple[str, Callable[[CandidateResult], str]], ...]:
+    """Titles and cells of the columns that hold a value, as runs needn't have reached the target, or recorded times.
+
+    The length of the runs has a column if candidates differ in it.
+    """
+    first, *others = COLUMNS
+    lengths = [("run", _length)] * summary.lengths_differ
+    used = [(title, cell) for title, cell in others if any(cell(r) != "-" for r in summary.results)]
+    return (first, *lengths, *used)
 
 
 def _rows(summary: Summary) -> list[tuple[str, ...]]:
     """Title and values of every column but the name's."""
-    columns = _columns(summary)
-    return [tuple(title for title, _ in columns), *(tuple(cell(r) for _, cell in columns) for r in summary.results)]
+    shown = columns(summary)
+    return [tuple(title for title, _ in shown), *(tuple(cell(r) for _, cell in shown) for r in summary.results)]
 
 
 def _name_width(summary: Summary) -> int:
@@ -99,7 +108,7 @@ def _table(summary: Summary) -> str:
 
 def legend(summary: Summary) -> list[str]:
     """Explains the columns that hold a value."""
-    shown = {title for title, _ in _columns(summary)}
+    shown = {title for title, _ in columns(summary)}
     goal = (
         f"a validation loss of {summary.target:g}"
         if summary.target is not None
@@ -107,6 +116,7 @@ def legend(summary: Summary) -> list[str]:
     )
     explained = {
         "loss +- 95 %": "loss: validation loss, nats per token, mean over seeds +- 95 % t interval",
+        "run": "run: steps x tokens per step of each run",
         "steps": f"steps: to {goal}",
         "speed": f"speed: speedup in tokens, {summary.baseline} = 1",
         "B/par": "B/par: bytes of state per parameter",
@@ -290,10 +300,10 @@ def _list(seeds: Sequence[int]) -> str:
 
 def markdown(summary: Summary) -> str:
     """The summary as a Markdown page."""
-    columns = _columns(summary)
-    head = ("candidate", *(title for title, _ in columns))
+    shown = columns(summary)
+    head = ("candidate", *(title for title, _ in shown))
     rows = [
-        (markdown_text(r.name), *(_bold(cell(r), cell is _loss and r.name == summary.best) for _, cell in columns))
+        (markdown_text(r.name), *(_bold(cell(r), cell is _loss and r.name == summary.best) for _, cell in shown))
         for r in summary.results
     ]
     lines = ["| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows)]
@@ -319,7 +329,7 @@ def markdown_text(text: str) -> str:
 FIELDS = (
     "name", "lr", "edge", "mean", "sem", "steps", "seconds", "tokens", "speedup", "state_bytes", "ms_per_step",
     "diverged", "low", "high", "diverged_low", "diverged_high", "ms_low", "ms_high", "spec", "seeds", "difference",
-    "difference_low", "difference_high", "p", "p_corrected",
+    "difference_low", "difference_high", "p", "p_corrected", "run_steps", "tokens_per_step",
 )  # fmt: skip
 
 
@@ -363,6 +373,8 @@ def _fields(summary: Summary, result: CandidateResult) -> dict[str, Any]:
     diverged_low, diverged_high = result.diverged_interval
     ms_low, ms_high = result.ms_range or (None, None)
     more = {"low": low, "high": high, "diverged_low": diverged_low, "diverged_high": diverged_high}
+    steps, tokens = result.length or (None, None)
+    more |= {"run_steps": steps, "tokens_per_step": tokens}
     more |= {"ms_low": ms_low, "ms_high": ms_high, "seeds": len(result.losses)} | _difference(summary, result.name)
     return {name: _finite(more[name] if name in more else getattr(result, name)) for name in FIELDS}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 from minigpt_flax.compare.latex import ABSENT, escape
 from minigpt_flax.compare.tables import WIDTH, markdown_text
 from minigpt_flax.compare.transfer import Curve, Family, Transfer
-from minigpt_flax.console.output import finite
 from minigpt_flax.text import cut, pad
 
 HEAD = ("candidate", "width", "best lr", "loss", "shift", "regret")
@@ -24,7 +24,7 @@ LEGEND = (
 )
 
 
-def _cells(transfer: Transfer) -> list[tuple[str, ...]]:
+def cells(transfer: Transfer) -> list[tuple[str, ...]]:
     """The rows of the table."""
     rows = []
     for family in transfer.families:
@@ -56,8 +56,12 @@ def _finding(family: Family) -> list[str]:
     seeds = ", ".join("not decided" if one is None else f"{one:+.2f}" for one in family.shifts(last))
     each = f" (by seed: {seeds})" if len(last.by_seed) > 1 else ""
     moved = f"the best lr changes by {shift:+.2f} octaves from width {first.width} to {last.width}{each}"
-    cost = "" if regret is None else f"; the best lr of width {first.width} costs {regret:.3f} nats at {last.width}"
+    cost = "" if regret is None else f"; the best lr of width {first.width} {_cost(regret)} at {last.width}"
     return [f"{family.name}: {moved}{cost}"]
+
+
+def _cost(regret: float) -> str:
+    return "diverges" if math.isinf(regret) else f"costs {regret:.3f} nats"
 
 
 def _obstacles(family: Family) -> list[str]:
@@ -78,7 +82,7 @@ def _obstacles(family: Family) -> list[str]:
 
 def text(transfer: Transfer) -> str:
     """The result for a terminal: table, legend and findings."""
-    rows = [(cut(name, LONGEST), *rest) for name, *rest in (HEAD, *_cells(transfer))]
+    rows = [(cut(name, LONGEST), *rest) for name, *rest in (HEAD, *cells(transfer))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([pad(row[0], widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     return "\n\n".join(("\n".join(lines), _wrapped(LEGEND), _wrapped([*findings(transfer), about(transfer)])))
@@ -103,7 +107,7 @@ def markdown(transfer: Transfer) -> str:
 
 def markdown_table(transfer: Transfer) -> str:
     """The table alone."""
-    rows = [HEAD, ("---",) * len(HEAD), *(tuple(map(markdown_text, row)) for row in _cells(transfer))]
+    rows = [HEAD, ("---",) * len(HEAD), *(tuple(map(markdown_text, row)) for row in cells(transfer))]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -117,7 +121,7 @@ def latex(transfer: Transfer) -> str:
             r"  \toprule",
             line(HEAD),
             r"  \midrule",
-            *map(line, _cells(transfer)),
+            *map(line, cells(transfer)),
             r"  \bottomrule",
             r"\end{tabular}",
             "",
@@ -141,8 +145,12 @@ def _row(family: Family, curve: Curve) -> dict[str, Any]:
         "loss": best.loss if best else None,
         "edge": curve.edge,
         "shift": family.shift(curve),
-        "regret": family.regret(curve),
+        "regret": _finite(family.regret(curve)),
     }
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or math.isinf(value) else value
 
 
 def as_csv(transfer: Transfer) -> str:
@@ -156,13 +164,14 @@ def as_csv(transfer: Transfer) -> str:
 
 def as_values(transfer: Transfer) -> dict[str, Any]:
     """The whole result as JSON values; the loss of a diverged run is None."""
+    losses = lambda curve: {f"{lr:g}": _finite(loss) for lr, loss in curve.items()}
     curves = [
         {**_row(family, curve), "shifts": family.shifts(curve), "missing": curve.missing}
-        | {"losses": {str(seed): {f"{lr:g}": x for lr, x in losses.items()} for seed, losses in curve.by_seed.items()}}
+        | {"losses": {str(seed): losses(by_rate) for seed, by_rate in curve.by_seed.items()}}
         for family in transfer.families
         for curve in family.curves
     ]
-    return finite({"steps": transfer.steps, "seeds": list(transfer.seeds), "widths": curves})
+    return {"steps": transfer.steps, "seeds": list(transfer.seeds), "widths": curves}
 
 
 def as_json(transfer: Transfer) -> str:

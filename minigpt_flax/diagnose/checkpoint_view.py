@@ -18,6 +18,7 @@ from optax import PartitionState
 
 from jaxopt_mini import ClipByNormState, states, tree
 from minigpt_flax.diagnose.lanczos import Spectrum, flat, spectrum
+from minigpt_flax.diagnose.result import Report
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.spec import Spec
@@ -35,8 +36,6 @@ LANCZOS_STEPS = 16  # Hessian-vector products per probe
 PROBES = 3  # random start vectors
 
 Params = Any
-Report = Callable[[str, int, int], None]
-"""``(task, done, total)``: called after each part of a long computation."""
 
 
 class ParamsGroup(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
-from minigpt_flax.diagnose.result import StudyResult
+from minigpt_flax.diagnose.result import Report, StudyResult
 from minigpt_flax.errors import UserError
 from minigpt_flax.model.activations import activations
 from minigpt_flax.runs.style import COLORS, DASHES, MARKERS, style_axes
@@ -36,7 +36,6 @@ PARTS = {  # measured part -> what a growth with the size means
     "logits": "the factor of the logits, or the learning rate of the head",
 }
 TOLERANCE = {"width": 0.2, "depth": 0.3}  # of a slope
-Report = Callable[[str, int, int], None]
 
 
 class Slope(NamedTuple):
@@ -172,8 +171,8 @@ def study(
       report: called after every run.
 
     Returns:
-      The result; ``numbers["passed"]`` tells whether every slope is within the tolerance: None if that of none is
-      beyond it, but one is so close that its standard error doesn't decide.
+      The result; ``numbers["passed"]`` tells whether every slope is within the tolerance. It is None if no slope is
+      beyond it, but one is too close to decide, given its standard error.
 
     Raises:
       UserError: a size is impossible, or a run diverges.
@@ -214,16 +213,16 @@ def _sentences(numbers: Mapping[str, Any]) -> list[str]:
     axis, limit = numbers["axis"], numbers["tolerance"]
     texts = [_sentence(name, Slope(**slope), axis, limit) for name, slope in numbers["slopes"].items()]
     if numbers["passed"]:
-        return [*texts, f"Every slope is within {limit:g}: hyperparameters transfer over the {axis}."]
+        return [*texts, f"Every slope is within {limit:g}: activations change alike at every {axis}, which transfer requires."]
     if numbers["passed"] is None:
         return [*texts, f"Not decided: a slope is within its standard error of {limit:g}; give more --seeds."]
     how = "" if numbers["parametrization"] != STANDARD else "; --parametrization mup or completep has these rules"
-    return [*texts, f"A slope is beyond {limit:g}: hyperparameters do not transfer over the {axis}{how}."]
+    return [*texts, f"A slope is beyond {limit:g}: hyperparameters are not expected to transfer over the {axis}{how}."]
 
 
 def _sentence(name: str, slope: Slope, axis: str, limit: float) -> str:
     """What one part does."""
-    error = f" +- {slope.error:.2f}" if slope.error else ""
+    error = f" (standard error {slope.error:.2f})" if slope.error else ""
     value, within = f"slope {slope.value:+.2f}{error} at step {slope.step}", slope.is_within(limit)
     if within:
         return f"{name}: does not change with the {axis}, {value}."

@@ -163,11 +163,11 @@ def _share_of_bound(margin: Margin, factor: float) -> str:
     name, _, _ = margin.optimizer.partition("(")
     return (
         f"at learning rate {margin.lr:.3g}, the largest curvature that {name} meets{clipped} is "
-        f"{margin.curvature:.4g}, {share:.2f} of the stability bound ({margin.bound:.4g}): {_verdict(share, upper)}"
+        f"{margin.curvature:.4g}, {share:.2f} of the stability bound ({margin.bound:.4g}): {verdict(share, upper)}"
     )
 
 
-def _verdict(low: float, high: float) -> str:
+def verdict(low: float, high: float) -> str:
     """The verdict for a share of the bound between ``low`` and ``high``."""
     below, beyond = EDGE
     if low > beyond:

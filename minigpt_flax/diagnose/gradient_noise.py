@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 
 from jaxopt_mini import tree
 from minigpt_flax.diagnose.checkpoint_view import CheckpointView
+from minigpt_flax.diagnose.interval import half_width
 from minigpt_flax.diagnose.result import StudyResult
 from minigpt_flax.errors import UserError
 from minigpt_flax.runs.style import COLORS, MUTED, style_axes
 from minigpt_flax.train.evaluate import perplexity
 
-CONFIDENCE = 0.95  # of the interval
 FITS = 2  # a batch within this factor of the noise scale fits
 BATCH_FACTOR = 8  # batches per batch of the view: the covariance needs more of them than the mean
 
@@ -112,15 +112,13 @@ def noise_scale(sums: GradientSums, tokens: int) -> tuple[float, float, float]:
     If noise hides G (the estimate of |G|^2 is not positive), the scale is infinite; if no noise is measurable, it is 0.
     If that holds without some of the batches, the bounds are 0 and infinity.
     """
-    from scipy.special import stdtrit  # quantile of Student's t; importing it takes a third of a second
-
     n = len(sums.squares)
     estimate = _log_noise_scale(sums.squares, sums.mean_square, tokens)
     jackknife = np.array([_log_noise_scale(*sums.without(i), tokens) for i in range(n)])
     if not (np.isfinite(estimate) and np.isfinite(jackknife).all()):
         return perplexity(estimate), 0.0, math.inf
     error = math.sqrt((n - 1) / n * np.sum((jackknife - jackknife.mean()) ** 2))
-    width = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error
+    width = half_width(error, n)
     return perplexity(estimate), perplexity(estimate - width), perplexity(estimate + width)
 
 
@@ -149,13 +147,13 @@ def _sentences(numbers: dict[str, Any]) -> list[str]:
     return [
         f"The gradient noise scale is {estimate:,.0f} tokens (95 % interval {low:,.0f} to {high:,.0f}). A batch of "
         f"about this size balances steps against tokens; the run's batch has {batch:,} tokens: "
-        f"{_advice(low, high, batch)}.",
+        f"{advice(low, high, batch)}.",
         f"The signal-to-noise ratio of one batch's gradient is {ratios['all']:.2g}; it is lowest for the role "
         f"{weakest} ({ratios[weakest]:.2g}).",
     ]
 
 
-def _advice(low: float, high: float, batch: int) -> str:
+def advice(low: float, high: float, batch: int) -> str:
     """The advice for a batch of ``batch`` tokens if the noise scale is between ``low`` and ``high``."""
     if low > FITS * batch:
         return "a larger batch would help"

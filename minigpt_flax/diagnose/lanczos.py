@@ -13,6 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from minigpt_flax.diagnose.interval import half_width
 from minigpt_flax.errors import UserError
 
 ROUNDING = float(np.finfo(np.float32).eps)  # relative error of a product in float32
@@ -135,8 +136,6 @@ def spectrum(product: Product, size: int, key: Array, *, depth: int, probes: int
       probes: number of runs, at least 2.
       tick: called after every product.
     """
-    from scipy.special import stdtrit  # quantile of Student's t; importing it takes a third of a second
-
     starts = jax.random.rademacher(key, (probes, size), jnp.float32)
     decompose = lanczos(product, depth, tick)
     runs = [decompose(start) for start in starts]
@@ -150,7 +149,7 @@ def spectrum(product: Product, size: int, key: Array, *, depth: int, probes: int
         errors=(float(top.errors[-1]), float(bottom.errors[0])),
         trace=float(traces.mean()),
         trace_sem=sem,
-        trace_error=float(stdtrit(probes - 1, 0.975)) * sem,
+        trace_error=half_width(sem, probes),
         values=np.concatenate([run.values for run in runs]),
         weights=np.concatenate([run.weights for run in runs]) / probes,
         vectors=top.vectors[-2:][::-1],

@@ -8,6 +8,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+Report = Callable[[str, int, int], None]
+"""``(task, done, total)``: called after each part of a long computation."""
+
 
 @dataclass(frozen=True)
 class StudyResult:

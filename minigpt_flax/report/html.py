@@ -21,9 +21,12 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from minigpt_flax.compare import transfer_tables
 from minigpt_flax.compare.figures import finals, losses, mean_curve
-from minigpt_flax.compare.statistics import Summary
-from minigpt_flax.compare.tables import COLUMNS, findings, legend
+from minigpt_flax.compare.statistics import Summary, tokens_of
+from minigpt_flax.compare.tables import columns, findings, legend
+from minigpt_flax.compare.transfer import Transfer
+from minigpt_flax.compare.transfer_figure import draw as draw_transfer
 from minigpt_flax.runs.plots import draw_curves, fonts_for
 from minigpt_flax.runs.records import Record, RunRecord
 from minigpt_flax.runs.schema import CLOCK, SECONDS, STEP, TOKENS, read_text
@@ -53,13 +56,14 @@ class PageRun:
     name: str
 
 
-def render(title: str, shown: Sequence[PageRun], summary: Summary) -> str:
+def render(title: str, shown: Sequence[PageRun], summary: Summary, transfer: Transfer | None = None) -> str:
     """Renders the page.
 
     Args:
       title: heading of the page.
       shown: the runs, grouped by candidate.
       summary: results of the candidates.
+      transfer: best learning rates by width, of a comparison over widths.
 
     Returns:
       The page's HTML.
@@ -69,7 +73,7 @@ def render(title: str, shown: Sequence[PageRun], summary: Summary) -> str:
         title=_text(title),
         subtitle=_text(_subtitle(shown)),
         style=_style(),
-        comparison=_comparison(summary) if len(summary.results) > 1 else "",
+        comparison=(_comparison(summary) if len(summary.results) > 1 else "") + _widths(transfer),
         pictures=_pictures(shown, summary),
         values=_curves_table(shown),
         configuration=_configuration(shown),
@@ -108,7 +112,7 @@ def _pictures(shown: Sequence[PageRun], summary: Summary) -> str:
         else:
             results = [by_name[name] for name in names]
             figures = {
-                "validation loss over the steps": losses(results, summary.baseline),
+                "validation loss": losses(results, summary.baseline),
                 "final losses": finals(results),
             }
         return "".join(f"<figure>{inline_svg(f, label)}</figure>" for label, f in figures.items() if f is not None)
@@ -146,22 +150,43 @@ def _curves_table(shown: Sequence[PageRun]) -> str:
 
 
 def _subtitle(shown: Sequence[PageRun]) -> str:
-    config = shown[0].run.config
-    tokens = shown[0].run.tokens_after(config["steps"])
-    runs = f"{len(shown)} run{'s' * (len(shown) > 1)}"
-    return f"{runs} of {config['steps']:,} steps, {tokens:,} tokens, on {', '.join(config['data'])}"
+    runs, first = f"{len(shown)} run{'s' * (len(shown) > 1)}", shown[0].run
+    steps = _span([each.run.config["steps"] for each in shown])
+    tokens = _span([tokens_of(each.run) for each in shown])
+    return f"{runs} of {steps} steps, {tokens} tokens, on {', '.join(first.config['data'])}"
+
+
+def _span(values: Sequence[int]) -> str:
+    """The smallest and the largest number, or the only one."""
+    return " to ".join(f"{value:,}" for value in dict.fromkeys((min(values), max(values))))
 
 
 def _comparison(summary: Summary) -> str:
-    rows = [[result.name, *(cell(result) for _, cell in COLUMNS)] for result in summary.results]
+    shown = columns(summary)
+    rows = [[result.name, *(cell(result) for _, cell in shown)] for result in summary.results]
     notes = "".join(
         f"<li{' class=warning' * line.startswith('warning: ')}>{_text(line.removeprefix('warning: '))}</li>"
         for line in findings(summary)
     )
     about = "".join(f"<p class=hint>{_text(line)}</p>" for line in legend(summary))
-    table = _table(["candidate", *(title for title, _ in COLUMNS)], rows, kind="results")
+    table = _table(["candidate", *(title for title, _ in shown)], rows, kind="results")
     parts = f'<div class="wide">{table}</div><ul class="findings">{notes}</ul>{about}'
     return f'<section id="comparison"><h2>Comparison</h2>{parts}</section>'
+
+
+def _widths(transfer: Transfer | None) -> str:
+    """The section on the best learning rates by width; empty without widths."""
+    if transfer is None:
+        return ""
+    figure = Figure(layout="constrained")
+    with fonts_for(*(family.name for family in transfer.families)):
+        draw_transfer(figure, transfer)
+        drawn = inline_svg(figure, "final loss over the learning rate, by width")
+    table = _table(transfer_tables.HEAD, transfer_tables.cells(transfer), kind="results")
+    notes = "".join(f"<li>{_text(line)}</li>" for line in transfer_tables.findings(transfer))
+    about = "".join(f"<p class=hint>{_text(line)}</p>" for line in transfer_tables.LEGEND)
+    parts = f'<div class="wide">{table}</div><ul class="findings">{notes}</ul>{about}<figure>{drawn}</figure>'
+    return f'<section id="widths"><h2>Widths</h2>{parts}</section>'
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: Iterable[int] = (), kind: str = "") -> str:

@@ -328,13 +328,13 @@ def loss_sum(model: ModelConfig, opt_state: Any = None) -> Callable:
     A third result is the largest attention logits, by module, if ``opt_state`` is that of an optimizer with
     :func:`~jaxopt_mini.qk_clip`.
     """
-    how = {"deterministic": model.dropout == 0}
+    still = model.dropout == 0
 
     def loss(params, inputs, targets, key):
-        return sum_losses(gpt.losses(model, params, inputs, targets, dropout_key=key, **how))
+        return sum_losses(gpt.losses(model, params, inputs, targets, deterministic=still, dropout_key=key))
 
     def loss_with_logits(params, inputs, targets, key):
-        losses, logits = gpt.losses_and_max_logits(model, params, inputs, targets, dropout_key=key, **how)
+        losses, logits = gpt.losses_and_max_logits(model, params, inputs, targets, deterministic=still, dropout_key=key)
         return *sum_losses(losses), logits
 
     return loss_with_logits if find(opt_state, QKClipState) else loss

@@ -280,7 +280,7 @@ def test_the_state_of_abstract_parameters_has_the_same_shapes(make, extra):
 
 
 COPIES = {"prodigy", "dog", "dowg", "muown", "gpa_adamw"}
-COPIES |= {"schedule_free_sgd", "schedule_free_adamw", "schedule_free_plus"}
+COPIES |= {"schedule_free_sgd", "schedule_free_adamw", "schedule_free_radam", "schedule_free_plus", "amuse"}
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in COPIES])

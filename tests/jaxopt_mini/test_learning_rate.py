@@ -26,7 +26,11 @@ from tests.cases_wrappers import INNERS, WRAPPED
 from tests.harness import LAYOUT, SHAPES, half_square, normal, permissive
 
 RATES = jnp.array([0.1, 0.07, 0.05, 0.03, 0.02, 0.01], jnp.float32)
-AHEAD = {"schedule_free_sgd", "schedule_free_adamw"}  # by default their weights follow the schedule a step ahead
+KEYWORDS = {  # by default the weights of the first two follow the schedule a step ahead, and the third starts late
+    "schedule_free_sgd": {"rate_ahead": False},
+    "schedule_free_adamw": {"rate_ahead": False},
+    "schedule_free_radam": {"silent": False},
+}
 CALLS = 4
 
 
@@ -58,7 +62,7 @@ def check_rates(make, extra):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_rate_is_the_one_that_an_optimizer_applies(name):
-    keywords = {"rate_ahead": False} if name in AHEAD else {}
+    keywords = KEYWORDS.get(name, {})
     check_rates(lambda rate: CASES[name].make(LAYOUT, **keywords, learning_rate=rate), CASES[name].extra)
 
 

@@ -10,7 +10,7 @@ from jaxopt_mini.scaling import RATE, SCALING_RULES, rescale
 
 WITHOUT_A_RULE = {
     *("adagrad", "adadelta", "rprop", "lars", "adafactor", "novograd", "sm3", "shampoo", "splus", "kron"),
-    *("psgd", "galore", "apollo", "sophia", "came"),
+    *("psgd", "galore", "apollo", "sophia", "came", "ldadam", "amuse"),
 }
 
 

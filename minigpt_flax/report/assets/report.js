@@ -26,6 +26,8 @@
   const metrics = [...new Set(data.runs.flatMap((run) => run.series.flatMap((s) => Object.keys(s.y))))];
   for (const name of metrics) $("y").add(new Option(name, name));
   $("y").value = metrics.includes("val_loss") ? "val_loss" : metrics[0];
+  const sizes = data.runs.filter((run) => run.series.length).map(({ series: [{ step, tokens }] }) => tokens.at(-1) / step.at(-1));
+  if (new Set(sizes).size > 1) $("x").value = "tokens"; // steps of different sizes
 
   const smoothed = (values, half) => {
     if (!half) return values;

@@ -91,6 +91,6 @@ def test_annealing_moves_the_gradient_towards_the_average():
     state, found = tx.init(params), []
     for _ in range(8):
         _, state = tx.update(params, state, params)
-        found.append(float(state.averaging.b1))
+        found.append(float(state.schedule_free_state.b1))
     expected = [0.6] * 3 + [1 - (2 / (t - 1)) ** 0.8 * 0.4 for t in range(4, 9)]
     np.testing.assert_allclose(found, expected, rtol=1e-6)

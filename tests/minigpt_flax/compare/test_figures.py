@@ -58,6 +58,17 @@ def test_losses_are_the_mean_over_seeds_with_a_band_from_minimum_to_maximum():
     assert (band[band[:, 0] == 20][:, 1].min(), band[band[:, 0] == 20][:, 1].max()) == (1.0, 1.5)
 
 
+def test_curves_of_different_length_end_where_their_runs_end():
+    (axes,) = figures.losses(results_of(entry("short", [2.0]), entry("long", [1.0], steps=60))).axes
+    assert axes.get_xlabel() == "step (32 tokens each)"
+    ends = {name: line.get_xdata()[-1] for name, line in lines_of(axes).items() if name in ("short", "long")}
+    assert ends == {"short": 20, "long": 60}
+    (axes,) = figures.losses(results_of(entry("small", [2.0]), entry("large", [1.0], batch_size=16))).axes
+    assert axes.get_xlabel() == "tokens"
+    ends = {name: line.get_xdata()[-1] for name, line in lines_of(axes).items() if name in ("small", "large")}
+    assert ends == {"small": 20 * 32, "large": 20 * 128}
+
+
 def test_a_diverged_or_unfinished_seed_does_not_cut_the_mean_of_the_others():
     runs = [run([4.0, 3.0, 2.0], 0), run([4.0, 3.0, 2.2], 1), run([4.0, 9.0, None], 2), run([4.0, 3.0, 2.6], 3)]
     del runs[3].records[2]

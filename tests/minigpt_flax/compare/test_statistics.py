@@ -10,6 +10,7 @@ import pytest
 
 from minigpt_flax.compare import tables
 from minigpt_flax.compare.collect import group_runs
+from minigpt_flax.compare.latex import latex
 from minigpt_flax.compare.statistics import CandidateRuns, summarize
 from minigpt_flax.errors import UserError
 from tests.minigpt_flax.made_runs import run
@@ -212,10 +213,34 @@ def test_a_target_adds_the_rule_of_the_third_track():
     assert "two: below the target: (target - mean) sqrt(2) = 0.1414 >= 0.004" in tables.text(summary)
 
 
-@pytest.mark.parametrize(("name", "value"), [("steps", 40), ("tokenizer", "byte"), ("context", 16), ("data", "y")])
-def test_runs_of_different_data_or_length_are_rejected(name, value):
+@pytest.mark.parametrize(("name", "value"), [("tokenizer", "byte"), ("context", 16), ("data", "y")])
+def test_runs_whose_losses_have_another_meaning_are_rejected(name, value):
     with pytest.raises(UserError, match=f"differ in {name}"):
         summarize([entry("one", [2.0, 2.1]), entry("two", [2.0, 2.1], **{name: value})])
+
+
+RECORDED = {"env": {"data": {"sha256": "0" * 64}}}
+SEPARATE = [1.0 + 0.001 * seed for seed in range(8)], [2.0 + 0.003 * seed for seed in range(8)]
+
+
+def test_there_is_no_verdict_between_different_numbers_of_tokens():
+    one, two = entry("one", SEPARATE[1], **RECORDED), entry("two", SEPARATE[0], steps=40, **RECORDED)
+    summary = summarize([one, two])
+    assert not summary.tests[0].significant and summary.best is None and summary.results[0].speedup is None
+    assert summary.tests[0].obstacle.startswith("one trains on 640 tokens and two on 1,280")
+    printed = tables.text(summary)
+    assert "20x32" in printed and "40x32" in printed and "runs differ in steps" in said_of(summary)
+    assert r"$40 \times 32$" in latex(summary) and "bold" not in latex(summary)
+    at_target = {result.name: result.tokens for result in summarize([one, two], target=2.5).results}
+    assert at_target == {"one": pytest.approx(561.3, abs=0.1), "two": pytest.approx(960.4, abs=0.1)}
+
+
+def test_there_is_a_verdict_between_equal_numbers_of_tokens():
+    two = entry("two", SEPARATE[0], steps=10, batch_size=8, **RECORDED)
+    summary = summarize([entry("one", SEPARATE[1], **RECORDED), two])
+    assert summary.tests[0].significant and summary.best == "two"
+    assert "10x64" in tables.text(summary) and "runs differ in steps, batch_size" in said_of(summary)
+    assert "20x32" not in tables.text(summarize([entry("one", SEPARATE[1]), entry("two", SEPARATE[0])]))
 
 
 def test_the_same_data_under_another_path_is_the_same_data():

@@ -6,6 +6,7 @@ import math
 import pytest
 from matplotlib.figure import Figure
 
+import minigpt_flax as mg
 from minigpt_flax.__main__ import main
 from minigpt_flax.compare import comparison as comparisons, transfer_tables
 from minigpt_flax.compare.collect import collect_runs, summarize_comparison
@@ -132,6 +133,9 @@ def test_the_command_shows_and_writes_the_result(tmp_path, capfd):
         assert main(["compare", str(folder), f"--format={form}", "--pictures=none"]) == 0
         assert capfd.readouterr().out == written(transfer_of(asked, collect_runs(asked, folder)))
 
+    assert main(["report", str(folder), f"--out={tmp_path / 'r.html'}"]) == 0
+    page = (tmp_path / "r.html").read_text()
+    assert '<section id="widths">' in page and "best lr changes by -2.00 octaves" in page and " beats " not in page
     summary = summarize_comparison(asked, collect_runs(asked, folder))
     assert not summary.tests and len(summary.results) == 6
 
@@ -170,3 +174,7 @@ def test_a_base_is_the_same_model_in_every_parametrization(tmp_path, capfd):
     assert main([*words, *flags, "--json"]) == 0
     rows = json.loads(capfd.readouterr().out)["widths"]
     assert rows[0]["losses"] == rows[2]["losses"] and rows[1]["losses"] != rows[3]["losses"]
+    sizes = {"context": 8, "batch_size": 4, "layers": 1, "heads": 2, "steps": 4, "val_tokens": 512}
+    where = {"out": tmp_path, "name": "c", "quiet": True}
+    result = mg.compare(opt=["adamw"], widths=(16, 32), lr=(1e-3, 4e-3, 1.6e-2), seeds=1, **sizes, **where)
+    assert [row["width"] for row in result.rows] == [16, 32, 16, 32] and "regret" in str(result)

@@ -213,7 +213,7 @@ def test_a_point_is_stationary_where_its_gradient_is_small(view):
     ],
 )
 def test_verdicts_of_the_stability_bound(low, high, said):
-    assert said in curvature._verdict(low, high)
+    assert said in curvature.verdict(low, high)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_verdicts_of_the_stability_bound(low, high, said):
     ],
 )
 def test_advice_on_the_batch_follows_the_interval(low, high, said):
-    assert said in gradient_noise._advice(low, high, 128)
+    assert said in gradient_noise.advice(low, high, 128)
 
 
 def test_a_gradient_without_noise_needs_no_larger_batch():

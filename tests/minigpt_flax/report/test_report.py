@@ -78,10 +78,19 @@ def test_twenty_long_runs_stay_small(tmp_path):
     assert (tmp_path / "r.html").stat().st_size < 3e6
 
 
+def test_runs_of_different_length_share_a_page(tmp_path):
+    write(tmp_path / "short", [4.0, 3.0])
+    write(tmp_path / "long", [4.0, 3.0, 2.0], steps=60, batch_size=8)
+    assert report(tmp_path / "short", tmp_path / "long", "--out", tmp_path / "r.html") == 0
+    text = tmp_path.joinpath("r.html").read_text()
+    assert "2 runs of 20 to 60 steps, 640 to 3,840 tokens" in text
+    assert "20x32" in text and "60x64" in text
+    assert "no verdict: steps 20 batch_size 4 trains on 640 tokens and steps 60 batch_size 8 on 3,840" in text
+
+
 @pytest.mark.parametrize(
     ("folders", "said"),
     [
-        (["good", "longer"], "differ in steps"),
         (["good", "other"], "differ in tokenizer"),
         (["good", "missing"], "is not the folder of a run"),
         (["good", "good"], "given twice"),
@@ -90,7 +99,6 @@ def test_twenty_long_runs_stay_small(tmp_path):
 def test_user_errors_are_one_line(tmp_path, monkeypatch, capfd, folders, said):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "good", [4.0, 3.0])
-    write(tmp_path / "longer", [4.0, 3.0], steps=40)
     write(tmp_path / "other", [4.0, 3.0], tokenizer="byte")
     assert report(*folders) == 2
     error = capfd.readouterr().err
