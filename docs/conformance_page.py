@@ -66,8 +66,8 @@ The report:
   convention changed reproduces the library. Without one, no combination of up to four known conventions does.
 - *Documented* departures are conventions that the library states (a file and line of its release follow), or where it
   follows the paper and the reference doesn't.
-- The tables cover {covered} of {recorded} recordings. Most of the others need more than one call: recorded bases, random
-  probes, losses or Hessian gradients, a layout that names the role of each parameter, or an average beside the
+- The tables cover {covered} of {recorded} recordings. Most of the others need more than one call: recorded bases,
+  random probes, losses or Hessian gradients, a layout that names the role of each parameter, or an average beside the
   parameters. Two have constants without a keyword. The tests of this repository replay them for `jaxopt_mini`.
 
 {summary}
