@@ -136,6 +136,23 @@ def false_verdicts() -> float:
     return max(row[tests] for row in measured("verdicts")["error"] for tests in row if tests.startswith("compare"))
 
 
+def over_widths(parametrization: str):
+    """AdamW's losses over learning rates and widths."""
+    return next(one for one in recorded_transfer().families if one.name == f"adamw, {parametrization}")
+
+
+def widths() -> tuple[int, int]:
+    """The narrowest and the widest model."""
+    curves = over_widths("mup").curves
+    return curves[0].width, curves[-1].width
+
+
+def shift(parametrization: str) -> float:
+    """Octaves that AdamW's best learning rate moves from the narrowest to the widest model."""
+    family = over_widths(parametrization)
+    return abs(family.shift(family.curves[-1]))
+
+
 README = [
     (r"\*\*(Sixty-five) JAX optimizers", lambda: (len(OPTIMIZERS),)),
     (r"all (\d+) tested step by step against a reference", lambda: (with_reference(),)),
@@ -156,8 +173,14 @@ README = [
     (r"takes (\d+) ms \(([\d.]+)k tokens/s\), ([\d.]+) to ([\d.]+) of nanoGPT's time", lambda: (
         step_ms(), NANO_TOKENS / step_ms(), over_nanogpt(min), over_nanogpt(max))),
     (r"(\d+) runs, killed by (\d+) signals", lambda: (faults("runs"), faults("signals"))),
+    (r"from width (\d+) to (\d+), AdamW's best learning rate changes by ([\d.]+) octaves\s+with muP and by ([\d.]+)",
+     lambda: (*widths(), shift("mup"), shift("standard"))),
 ]  # fmt: skip
 CHINESE = [
+    (
+        r"宽度从 (\d+) 增至 (\d+) 时.*只变化 ([\d.]+) 个倍频程.*变化 ([\d.]+) 个",
+        lambda: (*widths(), shift("mup"), shift("standard")),
+    ),
     (r"最多只有 ([\d.]+) % 的比较", lambda: (100 * false_verdicts(),)),
     (r"\*\*(六十五)个 JAX 优化器", lambda: (len(OPTIMIZERS),)),
     (r"没有的(二十八)个优化器", lambda: (len(beyond_optax()),)),
