@@ -770,7 +770,7 @@ ROWS = (
         slow=True,
         hyperparameters={"min_ratio": 0.3, "adam_learning_rate": 0.1},
         goldens=(
-            Golden("soap_muon_square_f32", official_soap_muon, **EIGENVALUES),
+            Golden("soap_muon_square_f32", official_soap_muon, **EIGENVALUES | {"slow": False}),
             Golden("soap_muon_f32", from_recorded_bases(official_soap_muon), start=recorded_bases, **EIGENVALUES),
         ),
     ),
@@ -781,7 +781,7 @@ ROWS = (
         goldens=(
             Golden("klsoaph_square", klsoaph, **EIGENVALUES),
             Golden("klsoap_h", from_recorded_bases(klsoaph), start=recorded_bases, **EIGENVALUES),
-            Golden("kl_soap_square", nvidia_kl_soap, **EIGENVALUES),
+            Golden("kl_soap_square", nvidia_kl_soap, **EIGENVALUES | {"slow": False}),
             Golden("rekls_square", lambda h: nvidia_kl_soap(h, refresh="eigh"), **EIGENVALUES),
         ),
     ),

@@ -221,8 +221,8 @@ ROWS = (
     ),
     WrapperCase(
         average_params,
-        bytes=8,
-        keywords={"window": 2},
+        bytes=4,
+        keywords={"window": 2, "rolling": False},
         goldens=(
             Golden("average_lawa_queue", lawa, also={"avg/": evaluation_params}),
             Golden("average_uniform", windows, also={"avg/": evaluation_params}, slow=True),

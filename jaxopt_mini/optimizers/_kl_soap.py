@@ -29,7 +29,7 @@ from jaxopt_mini.matrices import (
     store_sides,
     unzip,
 )
-from jaxopt_mini.optimizers._soap import adam, eigenvectors, inverse, power_iteration
+from jaxopt_mini.optimizers._soap import adam_step, eigenvectors, inverse, power_iteration
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.tree import (
@@ -123,7 +123,7 @@ def scale_by_kl_soap(
                 bases, values = jax.lax.cond(due, new, lambda: (bases, values))
             h = on_sides(g, bases)
             m, v = average(g, mu, b1), average(absolute_square(h), nu, b2)
-            step = on_sides(adam(on_sides(m, bases), v, b1, b2, eps, t, correct), inverse(bases))
+            step = on_sides(adam_step(on_sides(m, bases), v, b1, b2, eps, t, correct), inverse(bases))
             if late:
                 m, v, step = (jnp.where(first, *pair) for pair in ((mu, m), (nu, v), (0.0 * step, step)))
                 found = sides(

@@ -110,7 +110,7 @@ def scale_by_soap(
             elif not skip_first:
                 bases = jax.lax.cond(first, lambda: eigenvectors(new), lambda: bases)
             m, v = average(g, mu, b1), average(absolute_square(on_sides(g, bases)), nu, b2)
-            step = on_sides(adam(on_sides(m, bases), v, b1, b2, eps, steps, debias), inverse(bases))
+            step = on_sides(adam_step(on_sides(m, bases), v, b1, b2, eps, steps, debias), inverse(bases))
             if skip_first:
                 m, v, step = (jnp.where(first, *pair) for pair in ((mu, m), (nu, v), (0.0 * step, step)))
             if refresh != "eigh":
@@ -132,7 +132,7 @@ REFRESHES = ("sorted_qr", "qr", "eigh")
 DEBIASES = ("step", "moments")
 
 
-def adam(
+def adam_step(
     m: jax.Array, v: jax.Array, b1: ArrayLike, b2: ArrayLike, eps: ArrayLike, count: jax.Array, debias: str | None
 ) -> jax.Array:
     """Adam's direction; where v is 0, its root has no derivative."""

@@ -259,6 +259,7 @@ def soap_muon(
     [[-0.005 -0.1  ]
      [-0.1   -0.005]]
     """
+    check_nonnegative(adam_eps=adam_eps)
     whitening = {"precondition_frequency": precondition_frequency, "max_precond_dim": max_precond_dim}
     gate = {"gated": gated, "gate_floor": gate_floor, "gate_cap": gate_cap, "min_agreement": min_agreement}
     how = {"ns_coeffs": ns_coeffs, "ns_steps": ns_steps, "mu_dtype": mu_dtype, "ns_dtype": ns_dtype}

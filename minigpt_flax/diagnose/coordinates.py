@@ -213,7 +213,8 @@ def _sentences(numbers: Mapping[str, Any]) -> list[str]:
     axis, limit = numbers["axis"], numbers["tolerance"]
     texts = [_sentence(name, Slope(**slope), axis, limit) for name, slope in numbers["slopes"].items()]
     if numbers["passed"]:
-        return [*texts, f"Every slope is within {limit:g}: at every {axis} activations change alike, as transfer requires."]
+        alike = f"activations change alike at every {axis}, which transfer requires"
+        return [*texts, f"Every slope is within {limit:g}: {alike}."]
     if numbers["passed"] is None:
         return [*texts, f"Not decided: a slope is within its standard error of {limit:g}; give more --seeds."]
     how = "" if numbers["parametrization"] != STANDARD else "; --parametrization mup or completep has these rules"

@@ -14,7 +14,7 @@ from minigpt_flax.compare.progress import ComparisonProgress
 from minigpt_flax.compare.runner import run_comparison
 from minigpt_flax.compare.sweep import is_finished
 from minigpt_flax.compare.traced_run import trace_run
-from minigpt_flax.data import Batches
+from minigpt_flax.data import PhaseBatches
 from minigpt_flax.errors import Diverged, UserError
 from minigpt_flax.runs.records import RunRecord, read_run
 from minigpt_flax.train.build import build
@@ -30,7 +30,7 @@ from tests.minigpt_flax.training import KEPT, TINY, compiled, last_state, record
 NOT_SHARED = ("preset", "data", "mesh")
 SHARED = {name.replace("-", "_"): value for name, value in TINY.items() if name not in NOT_SHARED}
 GIVEN = {**SHARED, "data": (str(TINY["data"]),), "steps": 12, "eval_every": 4}
-BATCH = Batches.__call__
+BATCH = PhaseBatches.__call__
 together = pytest.mark.parametrize("vmap", [False, True], ids=["alone", "vmap"])
 
 
@@ -60,8 +60,8 @@ def compared(folder, vmap=False, status=0, **changes):
 
 def poison(monkeypatch, step, seed):
     """Puts a token that no embedding has into one batch of one seed: the model's loss is NaN."""
-    bad = lambda self, t: BATCH(self, t) + (10**6 if (t, self._seed) == (step, seed) else 0)
-    monkeypatch.setattr(Batches, "__call__", bad)
+    bad = lambda self, t: BATCH(self, t) + (10**6 if (t, self._batches._seed) == (step, seed) else 0)
+    monkeypatch.setattr(PhaseBatches, "__call__", bad)
 
 
 @pytest.mark.parametrize(("policy", "continues"), [("stop", False), ("skip", True)])

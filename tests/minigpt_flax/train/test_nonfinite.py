@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from jaxopt_mini import adamw, chain, clip_by_norm
-from minigpt_flax.data import Batches
+from minigpt_flax.data import PhaseBatches
 from minigpt_flax.train.nonfinite import batch_number, skip_nonfinite_updates, skipping_batches
 from tests.minigpt_flax.training import last_state, records, resume, start
 
-BATCH = Batches.__call__
+BATCH = PhaseBatches.__call__
 
 
 @settings(deadline=None)
@@ -50,7 +50,7 @@ def test_a_non_finite_step_changes_nothing(broken):
 def poison(monkeypatch, *steps):
     """These batches hold a token that no embedding has: the real model answers with NaN."""
     bad = lambda self, t: BATCH(self, t) + (10**6 if t in steps else 0)
-    monkeypatch.setattr(Batches, "__call__", bad)
+    monkeypatch.setattr(PhaseBatches, "__call__", bad)
 
 
 def test_skip_continues_and_counts(tmp_path, capfd, monkeypatch):
@@ -92,7 +92,9 @@ def test_rollback_continues_without_the_batch(tmp_path, capfd, monkeypatch):
         assert resume(parts, "--stop-after=18") == 0
         assert resume(parts) == 0
     with monkeypatch.context() as patch:  # data that never had the two batches
-        patch.setattr(Batches, "__call__", lambda self, t: BATCH(self, [*range(3), *range(4, 11), *range(12, 99)][t]))
+        patch.setattr(
+            PhaseBatches, "__call__", lambda self, t: BATCH(self, [*range(3), *range(4, 11), *range(12, 99)][t])
+        )
         assert start(clean, "--on-nan=rollback") == 0
     assert (records(path), last_state(path)) == (records(clean), last_state(clean))
     assert (records(parts), last_state(parts)) == (records(clean), last_state(clean))

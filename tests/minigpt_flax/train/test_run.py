@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from minigpt_flax.data import Batches
+from minigpt_flax.data import PhaseBatches
 from minigpt_flax.train.checkpoint import Checkpoints
 from tests.minigpt_flax import training
 from tests.minigpt_flax.training import ROOT, TINY, call, flags, last_state, records, resume, start
@@ -42,9 +42,9 @@ def one_line(text):
 
 def poison(monkeypatch, step):
     """From this step on, batches hold a token that no embedding has: the real model answers with NaN."""
-    original = Batches.__call__
+    original = PhaseBatches.__call__
     bad = lambda self, t: original(self, t) + (10**6 if t >= step else 0)
-    monkeypatch.setattr(Batches, "__call__", bad)
+    monkeypatch.setattr(PhaseBatches, "__call__", bad)
 
 
 def test_a_non_finite_loss_stops_the_run(tmp_path, capfd, monkeypatch, finished):

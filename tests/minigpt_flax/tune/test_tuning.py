@@ -110,7 +110,8 @@ def test_a_proxy_is_the_base_of_the_model():
     one = tuning("lr=1e-3,1e-2", given={**SMALL, "width": 64, "heads": 8, "hidden": 96}, proxy_width=16)
     config = one.config({"lr": 0.01})
     assert (config.width, config.heads, config.hidden, config.base_width) == (16, 2, 24, 16)
-    typed = parser().parse(shlex.split(one.command({"lr": 0.01}).partition("train ")[2]))
+    words = shlex.split(one.command({"lr": 0.01}))
+    typed = parser().parse(words[words.index("--preset") :])
     found = resolve(given_fields(typed), typed["preset"])
     assert (found.width, found.heads, found.hidden, found.base_width) == (64, 8, 96, 16)
     assert str(found.parametrization) == "mup" and found.lr == 0.01 and one.width == 64
