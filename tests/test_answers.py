@@ -74,7 +74,7 @@ CASES = {
             "| AdamW | 0.003 | 1 | 2.024 |  |  |  |",
             "| Adam + L2 | 0.003 | 0.001 | 2.248 | +0.224 | +0.209 to +0.239 | **0.0039** |",
             "AdamW is\n+0.224 nats (95 % interval +0.209 to +0.239, p = 0.0039), significant",
-            "its grid for: neither",
+            "its grid for neither",
             "0.75",
         ],
     ),
