@@ -61,10 +61,11 @@ def page(name: str) -> str:
 
 
 def run(name: str) -> str:
-    """What a script prints, run in an empty folder."""
+    """What a script prints, run in an empty folder, with paths from the root of the repository."""
     command = [sys.executable, SCRIPTS / f"{name}.py"]
     with tempfile.TemporaryDirectory() as folder:
-        return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+        printed = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+    return printed.replace(f"{SCRIPTS.parent}/", "")
 
 
 if __name__ == "__main__":
