@@ -467,3 +467,11 @@ def test_the_table_of_transfer_is_the_recorded_one():
     shifts = {name: family.shift(family.curves[-1]) for name, family in widest.items()}
     for name in ("adamw", "lion"):
         assert shifts[f"{name}, standard"] < -1 and abs(shifts[f"{name}, mup"]) < 0.5
+
+
+def test_the_table_of_verdicts_of_diagnose_is_the_recorded_one():
+    section = read("docs/guides/diagnose.md").partition("## How often is it right?")[2].partition("\n## ")[0]
+    shown = re.findall(r"^\| (.+: .+|.+ bound .+) \| (\d+) \| (\d+) \| (.+) \|$", section, re.MULTILINE)
+    counts = measured("diagnosis, checkpoints")["counts"]
+    recorded = {tuple(str(value) for value in row.values()) for row in counts}
+    assert len(shown) == 12 and set(shown) <= recorded

@@ -156,9 +156,9 @@ def _sentences(numbers: dict[str, Any]) -> list[str]:
 def advice(low: float, high: float, batch: int) -> str:
     """The advice for a batch of ``batch`` tokens if the noise scale is between ``low`` and ``high``."""
     if low > FITS * batch:
-        return "a larger batch would help"
+        return "a larger batch would help, with a learning rate tuned to it"
     if high < batch / FITS:
-        return "a smaller batch would suffice"
+        return "a smaller batch would suffice, with a learning rate tuned to it"
     if low >= batch / FITS and high <= FITS * batch:
         return "it fits"
     sizes = [name for name, size in (("half", batch / FITS), ("twice", FITS * batch)) if low <= size <= high]
