@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from benchmarks.results import RESULTS, load
 from docs.typeset import typeset
 from jaxopt_mini import CLIPS, OPTIMIZERS, SCHEDULES, WRAPPERS, ParamLayout, adam, states
+from jaxopt_mini.wrappers import REFUSED, step_size
 from minigpt_flax.train.config.run_config import default_of
 from tests.cases import CASES
 from tests.cases_wrappers import WRAPPED
@@ -52,6 +55,12 @@ float32, in units of max(1, mean movement of the tensor). With "Optax", updates 
 of `optax`. Without a reference implementation, the property tests apply. `python -m tests.deviations` prints every
 deviation.
 """
+GROWTH = {
+    0.0: "does not depend on the width",
+    0.5: "grows with the square root of the width",
+    1.0: "grows with the width",
+}
+COMPARISONS = {"reference, pydocs": "the Python documentation", "reference, shakespeare": "tiny Shakespeare"}
 UNTUNED = "not tuned on preset `nano` yet; set `--lr`"
 DEFAULTS = "Without keywords and `--lr`, the command uses the values of a search on preset `nano`:"
 
@@ -175,12 +184,14 @@ def page(name: str) -> str:
         "State": f"{state_bytes(function(1e-3))} bytes per parameter",
         "Learning rate": f"{rate}, the default of `train.py` on preset `nano`" if rate else UNTUNED,
         "Tested against": phrase(evidence(CASES[name], found)),
+        "Other widths": transfer(name),
+        "Measured": ranks(name),
         "Source": source(function),
     }
     return "\n".join(
         [
             f"{HEAD}# {name}\n\n{first}\n",
-            *(f"- **{key}:** {value}" for key, value in facts.items()),
+            *(f"- **{key}:** {value}" for key, value in facts.items() if value),
             f"\n## Update rule\n\n{rule(function, [origin, *(text for text in rest if text not in apart)])}\n",
             *(["## Departures and notation\n", *(f"{labeled(text)}\n" for text in apart)] if apart else []),
             f"## Command line\n\n{command(name)}\n",
@@ -189,6 +200,31 @@ def page(name: str) -> str:
             f"## Related\n\n{related(name)}\n",
         ]
     )
+
+
+def transfer(name: str) -> str:
+    """The rule for other widths.
+
+    >>> transfer("muon")
+    'the effect of a step on a matrix does not depend on the width; see [mup](../../guides/transfer.md)'
+    """
+    see = "see [mup](../../guides/transfer.md)"
+    if name in REFUSED:
+        return f"no rule for its steps: {REFUSED[name]}; {see}"
+    size = step_size(name)
+    growth = GROWTH[round(2 * math.log2(size.felt("matrix", 512, 512) / size.felt("matrix", 256, 256))) / 2]
+    relative = ", relative to its weights," * size.relative
+    return f"the effect of a step on a matrix{relative} {growth}; {see}"
+
+
+def ranks(name: str) -> str:
+    """The ranks in the reference comparisons; empty if it was not among them."""
+    results, said = load(RESULTS / "amd-epyc-2-cores.json"), []
+    for section, text in COMPARISONS.items():
+        order = [row["name"] for row in sorted(results[section]["standings"], key=lambda row: row["mean"])]
+        if name in order:
+            said.append(f"{order.index(name) + 1} of {len(order)} on {text}")
+    return f"rank {', '.join(said)} ([results](../results.md))" if said else ""
 
 
 def phrase(cells: str) -> str:
