@@ -395,7 +395,8 @@ ROWS = (
     Case(
         schedule_free_radam,
         slow=True,
-        keywords={"b2": 0.9},
+        learning_rate=0.02,
+        keywords={"b2": 0.9, "silent": False},
         goldens=(Golden("schedule_free_radam", official_schedule_free_radam, also=AVERAGED),),
     ),
     Case(
