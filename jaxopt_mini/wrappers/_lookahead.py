@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +33,12 @@ class LookaheadState(NamedTuple):
     slow: Params  # the weights at the last synchronization, like the parameters
 
 
-def _slow(state: LookaheadState, params: Params) -> Params:
+def slow_params(state: Any, params: Params) -> Params:
     """The slow weights; for masked leaves the parameter."""
     return jax.tree.map(lambda p, s: p if isinstance(s, MaskedNode) else s, params, state.slow)
 
 
-states.EVALUATION[LookaheadState] = _slow
+states.EVALUATION[LookaheadState] = slow_params
 
 
 def _between(slow: jax.Array, fast: jax.Array, share: ArrayLike) -> jax.Array:

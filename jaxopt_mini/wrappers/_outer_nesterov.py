@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from optax import MaskedNode
 
 from jaxopt_mini import states
 from jaxopt_mini.base import (
@@ -23,6 +22,7 @@ from jaxopt_mini.base import (
 from jaxopt_mini.check import check_fraction, check_nonnegative, check_steps
 from jaxopt_mini.tree import copied, is_multiple, widen, zeros_like
 from jaxopt_mini.wrappers._conditional import per_update
+from jaxopt_mini.wrappers._lookahead import slow_params
 
 
 class OuterNesterovState(NamedTuple):
@@ -34,12 +34,7 @@ class OuterNesterovState(NamedTuple):
     trace: Params  # the momentum of the outer optimizer, at least float32
 
 
-def _slow(state: OuterNesterovState, params: Params) -> Params:
-    """The slow parameters; for masked leaves the parameter."""
-    return jax.tree.map(lambda p, s: p if isinstance(s, MaskedNode) else s, params, state.slow)
-
-
-states.EVALUATION[OuterNesterovState] = _slow
+states.EVALUATION[OuterNesterovState] = slow_params
 
 
 @per_update

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -28,6 +27,7 @@ from minigpt_flax.compare.comparison import (
     located,
     shared_fields,
 )
+from minigpt_flax.compare.jobs import leave_accelerator_to
 from minigpt_flax.compare.paired_tests import RESOLUTION
 from minigpt_flax.compare.results import (
     DEFAULT_PICTURES,
@@ -202,8 +202,7 @@ def run(**options: Any) -> int:
     typed |= {name: typed[name] or default for name, default in (("out", "runs"), ("jobs", 1))}
     if typed["folders"]:
         return _summarize_folders([Path(folder) for folder in typed["folders"]], typed, answer)
-    if typed["jobs"] > 1:  # else the first process reserves most of an accelerator's memory
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    leave_accelerator_to(typed["jobs"])
     comparison, folder = requested(typed, given)
     require_replaceable(folder)
     from minigpt_flax.compare.runner import run_comparison  # takes seconds: JAX

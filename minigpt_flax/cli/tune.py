@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from minigpt_flax.bounds import SIZE, Bound
 from minigpt_flax.cli.parser import Parser, add_fields, given_fields
 from minigpt_flax.compare.comparison import ALONE, located, shared_fields
+from minigpt_flax.compare.jobs import leave_accelerator_to
 from minigpt_flax.console import output as console
 from minigpt_flax.console.output import Output
 from minigpt_flax.errors import UserError, check_name
@@ -98,8 +98,7 @@ def run(**options: Any) -> int:
 
     require_replaceable(folder)
     jobs = typed["jobs"] or 1
-    if jobs > 1:  # else the first process reserves most of an accelerator's memory
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    leave_accelerator_to(jobs)
     how = {"vmap": typed["vmap"], "jobs": jobs, "share": typed["share"], "shown": output.human}
     with nullcontext() if output.human else redirect_stdout(sys.stderr):
         status, result = run_tuning(tuning, folder, notices=notices(), **how)

@@ -33,6 +33,12 @@ def read_share(text: str | None) -> Share:
     return int(found[1]), int(found[2])
 
 
+def leave_accelerator_to(jobs: int) -> None:
+    """Before JAX starts: with several jobs, the first process must not reserve most of an accelerator's memory."""
+    if jobs > 1:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
 def run_jobs(words: Sequence[str], jobs: int, *, together: bool = False) -> int:
     """Runs a command in several processes, each with its share of the work and of the cores.
 

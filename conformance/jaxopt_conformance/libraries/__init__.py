@@ -6,7 +6,7 @@ A table is a TOML file of this folder:
 * ``adapter``: ``optax``, ``torch`` or ``keras``.
 * ``names``: name in the calls -> module.
 * ``calls``: recording -> expression with those names, ``h`` (all hyperparameters of the recording), ``rates`` (the
-  learning rate of each step, which the ``torch`` adapter sets by itself) and, for ``torch``, ``params`` (the list of
+  learning rate of each step, which the ``torch`` adapter sets) and, for ``torch``, ``params`` (the list of
   parameters) and ``leaves`` (the same as a dict).
 * ``alternatives``: recording -> description -> another call of the library, tried when the call departs.
 * ``environment``: environment variables that must be set before the library is imported.
