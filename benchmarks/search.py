@@ -4,6 +4,8 @@ For each case, 13 learning rates, a quarter of a decade apart, train at full len
 searches the learning rate. The regret of a search is the mean loss of the five seeds at its rate, above the lowest mean
 of the 13. Its cost is in full runs. *Halving* is successive halving as a reference: five rates at a quarter of the
 steps, the best two of them at a half. *One of five* is the rate that is best in one full run at each of five.
+*Extended* is the search with up to five runs of half of the steps: their grid extends by the rule of the short runs.
+The error is the median, over the learning rates, of the standard error of the mean loss.
 
 The search was designed with the first six cases. Its constants were checked with lamb, adafactor and the runs of 80
 steps; rmsprop and wsd were only measured. Figures go to ``benchmarks/results/<machine>.json``.
@@ -28,7 +30,23 @@ from benchmarks.verdicts import table
 from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser
 from minigpt_flax.compare.comparison import ALONE, scaled
-from minigpt_flax.compare.rate_search import Score, grid, search
+from minigpt_flax.compare.rate_search import (
+    DOUBLINGS,
+    FINE,
+    LARGEST,
+    LONG,
+    SHORT,
+    TEMPERATURE,
+    TYPICAL,
+    Score,
+    bracket,
+    grid,
+    loss_range,
+    lowest_good,
+    open_end,
+    search,
+    weighted_mean,
+)
 from minigpt_flax.compare.traced_run import trace_run
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.train.build import build
@@ -51,6 +69,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 DESIGN = 6  # cases
 SEEDS, LANES = range(5), 25
+MOST_LONG = 5  # runs of half of the steps in the extended search
 
 
 class Losses:
@@ -87,11 +106,20 @@ class Losses:
                 loss = float(self.program.run.evaluate(one.evaluation_params)["val_loss"])
                 self.known[lane] = loss if math.isfinite(loss) else math.inf
 
-    def mean(self, rate: float) -> float:
-        """Mean loss of full runs."""
+    def full(self, rate: float) -> list[float]:
+        """Losses of full runs."""
         runs = [self.run(rate, self.config.steps, seed) for seed in SEEDS]
         self.train(runs)
-        return statistics.fmean(self.known[run] for run in runs)
+        return [self.known[run] for run in runs]
+
+    def mean(self, rate: float) -> float:
+        """Mean loss of full runs."""
+        return statistics.fmean(self.full(rate))
+
+    def error(self, rates: Sequence[float]) -> float:
+        """Median of the standard errors of the mean losses at these learning rates, of those without divergence."""
+        finite = [losses for losses in map(self.full, rates) if all(map(math.isfinite, losses))]
+        return statistics.median(statistics.stdev(losses) / len(losses) ** 0.5 for losses in finite)
 
 
 def halving(start: float, steps: int, score: Score) -> float:
@@ -107,8 +135,26 @@ def one_of_five(start: float, steps: int, score: Score) -> float:
     return min(zip(score(rates, steps), rates, strict=True))[1]
 
 
+def extended(start: float, steps: int, score: Score) -> float:
+    """The search with a grid of longer runs that extends, as a reference; see :func:`search`."""
+    brief = dict(sorted(bracket(start, lambda rates: score(rates, steps // SHORT)).items()))
+    short = lowest_good(list(map(math.log10, brief)), list(brief.values()))
+    rate = lambda k: float(f"{10 ** (short - TYPICAL * DOUBLINGS + FINE * k):.2g}")
+    ends = [-1, 1]
+    longer = dict(zip(map(rate, range(-1, 2)), score(list(map(rate, range(-1, 2))), steps // LONG), strict=True))
+    while len(longer) < MOST_LONG and (end := open_end(longer)):
+        side = end == "highest"
+        ends[side] += 1 if side else -1
+        longer |= zip([rate(ends[side])], score([rate(ends[side])], steps // LONG), strict=True)
+    longer, temperature = dict(sorted(longer.items())), TEMPERATURE * loss_range(list(brief.values()))
+    long = weighted_mean(list(map(math.log10, longer)), list(longer.values()), temperature)
+    shift = min(max((short - long) / DOUBLINGS, 0.0), LARGEST)
+    return float(f"{10 ** (long - shift * math.log2(LONG)):.2g}")
+
+
 METHODS: dict[str, Callable[[float, int, Score], float]] = {
     "search": search,
+    "extended": extended,
     "halving": halving,
     "one of five": one_of_five,
 }
@@ -162,6 +208,7 @@ def measure(case: dict[str, Any], data: str) -> dict[str, Any]:
     losses.train([losses.run(rate, losses.config.steps, seed) for rate in fine for seed in SEEDS])
     best = min(map(losses.mean, fine))
     found: dict[str, Any] = {"best": min(fine, key=losses.mean), "loss": round(best, 4)}
+    found["error"] = round(losses.error(fine), 4)
     for name, method in METHODS.items():
         rates, cost = picks(losses, method)
         regrets = [round(losses.mean(rate) - best, 4) for rate in rates]
@@ -181,7 +228,8 @@ def rows(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 def _row(cases: Sequence[dict[str, Any]]) -> dict[str, Any]:
     mean = lambda method, key: statistics.fmean(case[method][key] for case in cases)
     columns = {method: round(mean(method, "regret"), 4) for method in METHODS}
-    return {**columns, "cost of search": round(mean("search", "cost"), 3)}
+    costs = {f"cost of {method}": round(mean(method, "cost"), 3) for method in ("search", "extended")}
+    return {**columns, **costs, "error": round(statistics.fmean(case["error"] for case in cases), 4)}
 
 
 def run(arguments: list[str]) -> int:

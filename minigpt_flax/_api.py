@@ -214,7 +214,7 @@ def compare(
             baseline=baseline,
             pairs=pairs,
             resolution=RESOLUTION if resolution is None else float(resolution),
-            max_seeds=comparisons.most_seeds(seeds, max_seeds, resolution),
+            max_seeds=comparisons.most_seeds(seeds, max_seeds, resolution, tuple(widths)),
             widths=tuple(widths),
             parametrizations=parametrizations,
         )

@@ -58,7 +58,7 @@ EXAMPLES = """
   compare --opt adamw --opt "adamw(b2=0.95)" --lr 1e-3,3e-3 --seeds 5
   compare --schedule wsd --schedule cosine         one optimizer, two schedules
   compare --opt adamw --opt my_optimizer.py:factory
-  compare --opt adamw --widths 64,128,256 --lr 1e-3,2e-3,4e-3,8e-3
+  compare --opt adamw --widths 64,128,256 --lr auto
   compare runs/ONE runs/OTHER                      finished runs
 """
 MOST_RATES = 100
@@ -254,7 +254,7 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparis
         baseline=typed["baseline"],
         pairs=typed["pairs"],
         resolution=typed["resolution"] or RESOLUTION,
-        max_seeds=comparisons.most_seeds(typed["seeds"], typed["max_seeds"], typed["resolution"]),
+        max_seeds=comparisons.most_seeds(typed["seeds"], typed["max_seeds"], typed["resolution"], widths),
     )
     comparisons.check(comparison)
     folder = Path(typed["out"]) / (typed["name"] or folder_name(comparison))

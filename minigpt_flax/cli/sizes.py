@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from minigpt_flax.bounds import Bound
+from minigpt_flax.bounds import Bound, whole
 from minigpt_flax.errors import UserError
 from minigpt_flax.text import shortened
 
@@ -20,9 +20,11 @@ def sizes(flag: str, text: str | None) -> list[int] | None:
     if text is None:
         return None
     try:
-        found = [int(SIZE(part)) for part in text.split(",")]
+        found = list(map(whole, text.split(",")))
     except argparse.ArgumentTypeError as error:
-        raise UserError(f"{flag}: each size {error}") from error
+        raise UserError(f"{flag}: {error}") from error
+    for size in found:
+        SIZE.check(f"{flag}: each size", size)
     if len(found) < 2 or found != sorted(set(found)):
         raise UserError(f"{flag} expects ascending sizes such as 64,128,256, got {shortened(repr(text), 100)}")
     return found

@@ -29,6 +29,9 @@ def _collect(comparison: Comparison, candidate: Candidate, folder: Path) -> Cand
     runs = [read_run(path.parent) for path in sorted((folder / candidate.folder).glob("*/config.json"))]
     if not comparison.search:
         return CandidateRuns(candidate.name, runs, comparison.seeds, comparison.rates(candidate))
+    if comparison.widths:
+        runs = [run for run in runs if run.config["seed"] != comparison.search_seed]
+        return CandidateRuns(candidate.name, runs, comparison.seeds, sorted({run.config["lr"] for run in runs}))
     tried = [run for run in runs if run.config["seed"] == comparison.search_seed]
     rates = sorted({run.config["lr"] for run in tried})
     end = open_end(outcomes_by_rate(tried, comparison.steps // SHORT))

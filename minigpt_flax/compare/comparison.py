@@ -70,7 +70,8 @@ class Comparison:
       opts: specs of the optimizers.
       schedules: specs of the schedules; none takes the preset's.
       lr: learning rates to try; none takes each optimizer's own.
-      search: search the learning rate around each optimizer's own.
+      search: search the learning rate around each optimizer's own; with widths, at the narrowest one, and try a grid
+        around it at every width.
       seeds: of the runs that are compared.
       target: validation loss to reach; None uses the final loss of the baseline.
       baseline: name of the candidate that the others are tested against; None takes the first.
@@ -205,6 +206,23 @@ class Comparison:
         """The learning rates to try: the given ones, or the candidate's default, where a search starts."""
         return sorted(set(self.lr)) if self.lr else [self.config(candidate).lr]
 
+    def source(self, candidate: Candidate) -> Candidate:
+        """The candidate whose search selects the learning rates: itself, or with widths, the first of its optimizer."""
+        own = lambda one: (one.given.get("opt"), one.given.get("schedule"))
+        return next(one for one in self.candidates if own(one) == own(candidate)) if self.widths else candidate
+
+    @property
+    def searching(self) -> list[Candidate]:
+        """The candidates that search their learning rate."""
+        return [one for one in self.candidates if self.search and self.source(one) is one]
+
+    @property
+    def rates_per_candidate(self) -> int:
+        """Number of learning rates at which each candidate trains all seeds."""
+        if self.search:
+            return len(rate_search.for_widths(1.0, self.widths)) if self.widths else 1
+        return len(set(self.lr)) or 1
+
     def path(self, folder: Path, candidate: Candidate, config: RunConfig) -> Path:
         """Folder of a run."""
         return folder / candidate.folder / f"lr{config.lr:g}-steps{config.steps}-seed{config.seed}"
@@ -225,11 +243,10 @@ class Comparison:
         return sum(map(sum, self._lengths()))
 
     def _lengths(self) -> list[list[int]]:
-        """The lengths of the runs of each candidate."""
+        """The lengths of the runs of each search, and of the compared runs of each candidate."""
         full, seeds = self.steps, self.max_seeds or len(self.seeds)
-        if self.search:
-            return [rate_search.lengths(full) + [full] * seeds for _ in self.candidates]
-        return [[full] * (len(self.rates(candidate)) * seeds) for candidate in self.candidates]
+        compared = [[full] * (self.rates_per_candidate * seeds) for _ in self.candidates]
+        return [*([rate_search.lengths(full)] * len(self.searching)), *compared]
 
 
 def scaled(schedule: Spec, steps: int, shorter: int) -> Spec:
@@ -361,17 +378,17 @@ def check_over_widths(comparison: Comparison) -> None:
       UserError: the widths are not ascending, there are too few learning rates, or a flag of the tests is given.
     """
     check_widths(comparison.widths)
-    if len(set(comparison.lr)) < FEWEST_RATES:
+    if len(set(comparison.lr)) < FEWEST_RATES and not comparison.search:
         raise UserError(
             f"--widths compares the best of several learning rates: give at least {FEWEST_RATES} with --lr, such as "
-            "1e-3,2e-3,4e-3,8e-3"
+            "1e-3,2e-3,4e-3,8e-3, or --lr auto"
         )
     unused = {
+        "--seeds auto": comparison.max_seeds is not None,
         "--baseline": comparison.baseline is not None,
         "--pairs": comparison.pairs,
         "--target": comparison.target is not None,
         "--resolution": comparison.resolution != RESOLUTION,
-        "--seeds auto": comparison.max_seeds is not None,
     }
     if any(unused.values()):
         raise UserError(f"--widths compares best learning rates and tests nothing: omit {_first(unused)}")
@@ -384,19 +401,22 @@ def _first(flags: Mapping[str, bool]) -> str:
     return next(flag for flag, used in flags.items() if used)
 
 
-def most_seeds(seeds: int | str | None, most: int | None, resolution: float | None) -> int | None:
+def most_seeds(
+    seeds: int | str | None, most: int | None, resolution: float | None, widths: Sequence[int] = ()
+) -> int | None:
     """The largest number of seeds if they are added as needed, else None.
 
     Args:
       seeds: number of seeds, or ``auto``.
       most: largest number as given.
       resolution: as given.
+      widths: as given; with them, ``auto`` is refused later.
 
     Raises:
       UserError: ``auto`` without a resolution, or a largest number without ``auto``.
     """
     if seeds == AUTO:
-        if resolution is None:
+        if resolution is None and not widths:
             raise UserError("--seeds auto needs --resolution LOSS, a difference that doesn't matter, such as 0.01")
         return sequential.USUAL_MOST if most is None else most
     if most is not None:

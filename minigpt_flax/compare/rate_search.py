@@ -32,6 +32,7 @@ SHORTEST = 16  # steps of a run whose eighth is still a run
 TOLERANCE, TEMPERATURE = 0.1, 0.15  # of the range of the losses
 TYPICAL, LARGEST = 0.1, math.log10(2)  # shift for twice the steps, decades
 DOUBLINGS = math.log2(SHORT / LONG)
+BELOW, ABOVE = 1, 3  # octaves beyond the optima that are expected for several widths
 
 Score = Callable[[Sequence[float], int], Sequence[float]]
 
@@ -52,6 +53,20 @@ def grid(start: float, indices: Sequence[int]) -> list[float]:
     [0.00032, 0.001, 0.0032]
     """
     return [_rounded(math.log10(start) + STEP * k) for k in indices]
+
+
+def for_widths(best: float, widths: Sequence[int]) -> list[float]:
+    """Learning rates an octave apart in which the optimum of every width is expected: it falls at most like 1 / width.
+
+    Args:
+      best: the best learning rate of the narrowest width.
+      widths: ascending.
+
+    >>> for_widths(0.004, [64, 128, 256])
+    [0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032]
+    """
+    below = BELOW + math.ceil(math.log2(widths[-1] / widths[0]))
+    return [_rounded(math.log10(best * 2.0**k)) for k in range(-below, ABOVE + 1)]
 
 
 def _rounded(decades: float) -> float:

@@ -12,7 +12,7 @@ from minigpt_flax.compare.comparison import Candidate, Comparison
 from minigpt_flax.compare.jobs import read_share, run_jobs
 from minigpt_flax.compare.paired_tests import resolved
 from minigpt_flax.compare.progress import ComparisonProgress
-from minigpt_flax.compare.sweep import Stopped, Sweep
+from minigpt_flax.compare.sweep import Stopped, Sweep, is_searched
 from minigpt_flax.compare.tables import power
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import line, show
@@ -55,6 +55,9 @@ def run_comparison(
     read_share(share)
     if share is not None and jobs == 1 and comparison.looks:
         raise UserError("--seeds auto decides in one process when to add seeds: omit --share, or use --jobs")
+    searches_first = comparison.search and bool(comparison.widths)
+    if share is not None and jobs == 1 and searches_first:
+        raise UserError("--lr auto with --widths searches before it divides the runs: omit --share, or use --jobs")
     xla_flags.require_jit()
     for candidate in comparison.candidates:  # a mistake in the last one's spec shows before the first one trains
         check_candidate(comparison, candidate, vmap)
@@ -69,6 +72,9 @@ def run_comparison(
         for text in expected_power(comparison, folder):
             tell(text)
     how: dict[str, Any] = {"vmap": vmap, "jobs": jobs, "share": share, "shown": shown}
+    if jobs > 1 and share is None and searches_first and not is_searched(comparison, folder):
+        if status := train_seeds(comparison, folder, **how):
+            return status
     status = train_seeds(comparison, folder, **how)
     while not status and share is None and (larger := with_more_seeds(comparison, folder)) is not None:
         comparison = larger
@@ -155,8 +161,8 @@ def runs_at_once(comparison: Comparison, candidate: Candidate, vmap: bool) -> in
     """Number of runs that a process trains at once: with ``--vmap``, all runs of a candidate with the same length."""
     if not vmap:
         return 1
-    seeds = len(comparison.seeds)
-    return max(rate_search.COUNT_LONG, seeds) if comparison.search else len(comparison.rates(candidate)) * seeds
+    together = comparison.rates_per_candidate * len(comparison.seeds)
+    return max(rate_search.COUNT_LONG, together) if comparison.search else together
 
 
 def command(folder: Path, vmap: bool, shown: bool = True, trust: bool = False) -> list[str]:

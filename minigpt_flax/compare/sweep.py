@@ -59,6 +59,7 @@ class Sweep:
         self.comparison, self.folder, self.stop, self.progress = comparison, folder, stop, progress
         self.vmap, self.share = vmap, share
         self.programs: dict[RunConfig, TracedRun] = {}
+        self.found: dict[str, float] = {}  # the learning rate that a search selected, by the candidate's name
         self.started = time.monotonic()
 
     def run(self) -> None:
@@ -68,22 +69,36 @@ class Sweep:
           Stopped: ``stop`` said so.
         """
         for candidate, seeds in self.units():
-            if self.comparison.search:
-                self.search(candidate)
-            else:
-                rates = self.comparison.rates(candidate)
-                full = [self.comparison.config(candidate, lr, None, seed) for lr in rates for seed in seeds]
-                self.train(candidate, full)
+            rates = self.rates(candidate)
+            full = [self.comparison.config(candidate, lr, None, seed) for lr in rates for seed in seeds]
+            self.train(candidate, full)
 
     def units(self) -> list[tuple[Candidate, tuple[int, ...]]]:
-        """The work of this process: pairs of a candidate and its seeds."""
-        whole = [(candidate, self.comparison.seeds) for candidate in self.comparison.candidates]
-        single = [(candidate, (seed,)) for candidate, seeds in whole for seed in seeds]
-        index, count = self.share
-        return (single if count > 1 and not self.comparison.search else whole)[index::count]
+        """The work of this process: pairs of a candidate and its seeds, of which there are none while it only searches.
 
-    def search(self, candidate: Candidate) -> None:
-        """Searches the candidate's learning rate with a separate seed, then trains the compared runs."""
+        Several processes that compare widths first divide the searches, and the compared runs after all of them.
+        """
+        comparison, (index, count) = self.comparison, self.share
+        whole = [(candidate, comparison.seeds) for candidate in comparison.candidates]
+        single = [(candidate, (seed,)) for candidate, seeds in whole for seed in seeds]
+        if count == 1 or comparison.search and not comparison.widths:
+            return whole[index::count]
+        if not is_searched(comparison, self.folder):
+            return [(candidate, ()) for candidate in comparison.searching][index::count]
+        return single[index::count]
+
+    def rates(self, candidate: Candidate) -> list[float]:
+        """The learning rates of the compared runs, searched if that was asked for."""
+        if not self.comparison.search:
+            return self.comparison.rates(candidate)
+        source = self.comparison.source(candidate)
+        if source.name not in self.found:
+            self.found[source.name] = self.search(source)
+        best, widths = self.found[source.name], self.comparison.widths
+        return rate_search.for_widths(best, widths) if widths else [best]
+
+    def search(self, candidate: Candidate) -> float:
+        """Searches the candidate's learning rate with a separate seed."""
         comparison, unspent = self.comparison, sum(rate_search.lengths(self.comparison.steps))
 
         def score(rates: Sequence[float], steps: int) -> list[float]:
@@ -95,7 +110,7 @@ class Sweep:
 
         best = rate_search.search(comparison.rates(candidate)[0], comparison.steps, score)
         self.progress.over(unspent)
-        self.train(candidate, [comparison.config(candidate, best, None, seed) for seed in comparison.seeds])
+        return best
 
     def train(self, candidate: Candidate, configs: Sequence[RunConfig]) -> None:
         """Trains the unfinished runs.
@@ -143,8 +158,29 @@ class Sweep:
                 files.remove_folder(path / "checkpoints")
             loss = final_loss(path)
             shown = "diverged" if math.isinf(loss) else f"loss {loss:.4f}"
-            what = f"{candidate.name} lr {config.lr:g}, {config.steps} steps, seed {config.seed}"
+            length = f"{config.steps} step{'s' * (config.steps != 1)}"
+            what = f"{candidate.name} lr {config.lr:g}, {length}, seed {config.seed}"
             self.progress.over(config.steps, f"{spell(time.monotonic() - self.started):>7s}  {what}: {shown}")
+
+
+def is_searched(comparison: Comparison, folder: Path) -> bool:
+    """Whether every run of the searches is finished."""
+
+    def is_done(candidate: Candidate) -> bool:
+        def score(rates: Sequence[float], steps: int) -> list[float]:
+            runs = [comparison.config(candidate, lr, steps, comparison.search_seed) for lr in rates]
+            paths = {comparison.path(folder, candidate, run): run for run in runs}
+            if not all(is_finished(path, run) for path, run in paths.items()):
+                raise LookupError
+            return [final_loss(path) for path in paths]
+
+        try:
+            rate_search.search(comparison.rates(candidate)[0], comparison.steps, score)
+        except LookupError:
+            return False
+        return True
+
+    return all(map(is_done, comparison.searching))
 
 
 def train_group(

@@ -156,7 +156,7 @@ def transfer_of(comparison: Comparison, candidates: Sequence[CandidateRuns]) -> 
       comparison: what is compared.
       candidates: its runs so far.
     """
-    planned = len(comparison.rates(comparison.candidates[0])) * len(comparison.seeds)
+    planned = comparison.rates_per_candidate * len(comparison.seeds)
     groups: dict[tuple[str, ...], list[tuple[int, CandidateRuns]]] = {}
     for candidate, runs in zip(comparison.candidates, candidates, strict=True):
         key = tuple(candidate.given.get(name, "") for name in ("opt", "schedule", "parametrization"))

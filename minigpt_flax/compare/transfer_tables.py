@@ -74,7 +74,10 @@ def _obstacles(family: Family) -> list[str]:
             reasons.append(f"{curve.missing} runs at width {curve.width} have not ended")
         elif curve.edge:
             more = "lower" if curve.edge == "lowest" else "higher"
-            reasons.append(f"at width {curve.width} the {curve.edge} lr is the best: give {more} ones with --lr")
+            rate = min(curve.losses, key=curve.losses.__getitem__)
+            reasons.append(
+                f"at width {curve.width} the {curve.edge} lr, {rate:g}, is the best: give {more} ones with --lr"
+            )
         else:
             reasons.append(f"every run at width {curve.width} diverged: give lower ones with --lr")
     return reasons
@@ -95,8 +98,8 @@ def _wrapped(sentences: Sequence[str]) -> str:
 
 def about(transfer: Transfer) -> str:
     """The length of the runs, and the number of seeds."""
-    seeds = len(transfer.seeds)
-    return f"({transfer.steps:,} steps, mean of {seeds} seed{'s' * (seeds != 1)})"
+    plural = lambda count, noun: f"{count:,} {noun}{'s' * (count != 1)}"
+    return f"({plural(transfer.steps, 'step')}, mean of {plural(len(transfer.seeds), 'seed')})"
 
 
 def markdown(transfer: Transfer) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from minigpt_flax.errors import UserError
+from minigpt_flax.invocation import show
 
 SIGNATURE = "minigpt_flax"  # contained in every page and image whose path a user chooses
 TEMPORARY = (".minigpt-", ".tmp")  # prefix and suffix of a temporary file's name
@@ -350,6 +351,26 @@ def require_own_folder(folder: Path, names: Collection[str], flag: str) -> None:
     others = [entry.name for entry in folder.iterdir() if entry.name not in names and not is_temporary(entry.name)]
     if others:
         raise UserError(f"{flag} {folder}: that folder holds other files, such as {min(others)!r}: give another")
+
+
+def require_replaceable(folder: Path, names: Iterable[str]) -> None:
+    """Checks, before anything is written, that no result file is a symbolic link or a folder.
+
+    Args:
+      folder: of the files; it need not exist.
+      names: of the files.
+
+    Raises:
+      UserError: names it, or what stands in the folder's place.
+    """
+    above = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not above.is_dir():
+        raise UserError(f"{show(above)} is not a folder: give another --out or --name")
+    for name in sorted(names):
+        try:
+            require_plain(folder / name)
+        except OSError as error:
+            raise UserError(f"can't write {show(folder / name)}: {error.strerror}") from error
 
 
 def require_plain(path: Path) -> None:

@@ -210,16 +210,8 @@ def as_csv(result: TuningResult) -> str:
 
 
 def require_replaceable(folder: Path) -> None:
-    """Checks, before anything is written, that no result file is a symbolic link or a folder.
-
-    Raises:
-      UserError: names it.
-    """
-    for name in sorted(RESULTS):
-        try:
-            files.require_plain(folder / name)
-        except OSError as error:
-            raise UserError(f"can't write {show(folder / name)}: {error.strerror}") from error
+    """Checks that the results can be written; see :func:`minigpt_flax.runs.files.require_replaceable`."""
+    files.require_replaceable(folder, RESULTS)
 
 
 def write_results(result: TuningResult) -> list[str]:

@@ -303,6 +303,6 @@ class Tuner:
             loss = final_loss(path)
             shown = "diverged" if math.isinf(loss) else f"loss {loss:.4f}"
             what = ", ".join(f"{name} {value:g}" for name, value in values.items() if value is not None)
-            run = f"{stage}, {steps} steps, seed {read_run(path).config['seed']}: {what}"
+            run = f"{stage}, {steps} step{'s' * (steps != 1)}, seed {read_run(path).config['seed']}: {what}"
             text = f"{spell(time.monotonic() - self.started):>7s}  {run}: {shown}"
             self.progress.over(steps, text)

@@ -318,9 +318,8 @@ def check(tuning: Tuning) -> Tuning:
         BUDGET.check("--budget", tuning.budget)
         least = smallest_budget(axes)
         if not tuning.plan.is_exhaustive and tuning.budget < least:
-            raise UserError(
-                f"--budget must be at least {least} full runs to search {len(axes)} keywords, got {tuning.budget:g}"
-            )
+            count = f"{len(axes)} keyword{'s' * (len(axes) > 1)}"
+            raise UserError(f"--budget must be at least {least} full runs to search {count}, got {tuning.budget:g}")
     return tuning
 
 

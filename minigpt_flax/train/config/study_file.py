@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
 from minigpt_flax.runs.schema import check_fields, check_type, read_json, types_of
+from minigpt_flax.train.config.run_config import flag_of
 from minigpt_flax.train.config.stored import TYPES
 
 UNSTORED = "trust"  # whether code may be executed: never read from a file
@@ -82,10 +83,8 @@ class StudyFile:
         for item in dataclasses.fields(self.kind):
             before, after = getattr(there, item.name), getattr(here, item.name)
             if item.compare and before != after and not same(item.name, before, after):
-                raise UserError(
-                    f"{show(folder)} holds a {self.what} with {item.name}={before!r}, not {after!r}: give another "
-                    "--name"
-                )
+                what = _difference(before, after) if item.name == "given" else f"{item.name}={before!r}, not {after!r}"
+                raise UserError(f"{show(folder)} holds a {self.what} with {what}: give another --name")
 
     def write(self, specification: Any, folder: Path) -> None:
         """Writes the file into its folder, which is created if it doesn't exist.
@@ -102,6 +101,21 @@ class StudyFile:
         except OSError as error:
             files.remove_empty_folder(folder)
             raise UserError(f"can't write {show(folder)}: {error.strerror}") from error
+
+
+def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """The first field of runs that differs, as flags.
+
+    >>> _difference({"steps": 20, "batch_size": 4}, {"steps": 20}), _difference({}, {"steps": 20})
+    ('--batch-size 4, not the default', 'the default --steps, not 20')
+    """
+    name = next(name for name in {**before, **after} if before.get(name) != after.get(name))
+    flag, old, new = flag_of(name), before.get(name), after.get(name)
+    return (
+        f"the default {flag}, not {new}"
+        if old is None
+        else f"{flag} {old}, not {'the default' if new is None else new}"
+    )
 
 
 def _is_empty(folder: Path) -> bool:

@@ -8,9 +8,11 @@ from matplotlib.figure import Figure
 
 import minigpt_flax as mg
 from minigpt_flax.__main__ import main
-from minigpt_flax.compare import comparison as comparisons, transfer_tables
+from minigpt_flax.compare import comparison as comparisons, sweep, transfer_tables
 from minigpt_flax.compare.collect import collect_runs, summarize_comparison
 from minigpt_flax.compare.comparison import Comparison
+from minigpt_flax.compare.progress import ComparisonProgress
+from minigpt_flax.compare.rate_search import lengths
 from minigpt_flax.compare.transfer import optimum_of, transfer_of
 from minigpt_flax.compare.transfer_figure import draw
 from minigpt_flax.errors import UserError
@@ -95,8 +97,8 @@ def test_shift_and_regret_of_known_curves(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        (lambda given, lr, seed: -math.log(lr), "at width 64 the highest lr is the best: give higher ones"),
-        (lambda given, lr, seed: lr, "at width 64 the lowest lr is the best: give lower ones"),
+        (lambda given, lr, seed: -math.log(lr), "at width 64 the highest lr, 0.015625, is the best: give higher ones"),
+        (lambda given, lr, seed: lr, "at width 64 the lowest lr, 0.000244141, is the best: give lower ones"),
         (lambda given, lr, seed: math.inf, "every run at width 64 diverged"),
     ],
 )
@@ -140,11 +142,37 @@ def test_the_command_shows_and_writes_the_result(tmp_path, capfd):
     assert not summary.tests and len(summary.results) == 6
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_search_at_the_narrowest_width_selects_the_rates_of_all(tmp_path, monkeypatch, processes):
+    changes = {"opts": ("adamw", "lion"), "widths": (64, 128), "seeds": (0,), "given": {"steps": 160}}
+    asked, trained = comparison(lr=(), search=True, **changes), []
+
+    def train(program, group, stop, callback):
+        for path, config in group.items():
+            given = {"parametrization": config.parametrization.name, "width": config.width}
+            loss = parabola(given, config.lr, config.seed)
+            trained.append(write(path, [4.0, loss], lr=config.lr, seed=config.seed, steps=config.steps))
+
+    monkeypatch.setattr(sweep, "train_group", train)
+    monkeypatch.setattr(sweep.Sweep, "program", lambda self, candidate: None)
+    for index in [*range(processes)] * (1 + (processes > 1)):
+        progress = ComparisonProgress(asked.budget, shown=False)
+        sweep.Sweep(asked, tmp_path, lambda: False, progress, share=(index, processes)).run()
+    first = [path for path in trained if f"seed{asked.search_seed}" in path.name]
+    assert processes == 1 or first == trained[: len(first)]
+    assert {path.parent.name for path in first} == {"adamw-standard-width-64", "lion-standard-width-64"}
+    assert len(trained) - len(first) == 8 * 6 == asked.runs - 2 * len(lengths(160))
+    transfer = transfer_of(asked, collect_runs(asked, tmp_path))
+    assert [family.shift(family.curves[1]) for family in transfer.families] == pytest.approx([-0.75, 0] * 2)
+    curves = [curve for family in transfer.families for curve in family.curves]
+    assert len({tuple(curve.losses) for curve in curves}) == 2 and not any(curve.missing for curve in curves)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"lr": (1e-3, 2e-3)}, "give at least 3 with --lr"),
-        ({"lr": (), "search": True}, "give at least 3 with --lr"),
+        ({"lr": ()}, "give at least 3 with --lr, such as 1e-3,2e-3,4e-3,8e-3, or --lr auto"),
         ({"widths": (64,)}, "ascending widths such as 64,128,256, got 64"),
         ({"widths": (128, 64)}, "ascending widths"),
         ({"widths": (64, 100)}, "4 of --heads at width 64 would be 6.25 at width 100"),
