@@ -12,6 +12,7 @@ from minigpt_flax.cli.parser import Parser, add_fields, given_fields
 from minigpt_flax.cli.sizes import sizes
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
+from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import line, show
 from minigpt_flax.runs import files
 from minigpt_flax.text import tell
@@ -37,6 +38,7 @@ OMITTED = (  # fields that the check sets, or has no use for
 )
 DEFAULTS = {"schedule": "constant", "parametrization": "completep", "steps": 10}
 AXES = {"widths": "width", "depths": "depth"}
+FIELDS = {"widths": "width", "depths": "layers"}  # of the configuration
 
 
 def declare(parser: Parser) -> None:
@@ -79,8 +81,12 @@ def run(
       UserError: a flag is wrong, or a run diverges.
     """
     answer, given = Output(quiet, json), DEFAULTS | given_fields(values)
-    asked = {"widths": sizes("--widths", widths), "depths": sizes("--depths", depths)}
+    asked = {"widths": sizes("--widths", widths), "depths": sizes("--depths", depths, "2,4,8")}
     chosen = {name: found for name, found in asked.items() if found} or {"widths": [64, 128, 256]}
+    for name, field in FIELDS.items():
+        if name in chosen and field in given:
+            found = ",".join(map(str, chosen[name]))
+            raise UserError(f"--{name} {found} sets the {AXES[name]} of the models: omit --{field}")
     names = {f"{name}.{form}" for name in AXES for form in ("json", "png")}
     target = Path(out)
     files.require_own_folder(target, names, "--out")
@@ -92,7 +98,7 @@ def run(
     passed = True
     with progress(answer.human) as report:
         for name, found in chosen.items():
-            size = {"width": found[0]} if name == "widths" else {"layers": found[0]}
+            size = {FIELDS[name]: found[0]}
             if name == "depths" and "widths" in chosen:
                 size["width"] = chosen["widths"][0]
             config = resolve({**given, **size}, preset)

@@ -11,8 +11,13 @@ from minigpt_flax.text import shortened
 SIZE = Bound(1, 1 << 20, whole=True)
 
 
-def sizes(flag: str, text: str | None) -> list[int] | None:
+def sizes(flag: str, text: str | None, example: str = "64,128,256") -> list[int] | None:
     """Parse a list of sizes, such as ``64,128,256``; None stays None.
+
+    Args:
+      flag: the flag, for the error.
+      text: as typed.
+      example: what the flag takes, for the error.
 
     Raises:
       UserError: it is none, or not in ascending order.
@@ -26,5 +31,5 @@ def sizes(flag: str, text: str | None) -> list[int] | None:
     for size in found:
         SIZE.check(f"{flag}: each size", size)
     if len(found) < 2 or found != sorted(set(found)):
-        raise UserError(f"{flag} expects ascending sizes such as 64,128,256, got {shortened(repr(text), 100)}")
+        raise UserError(f"{flag} expects ascending sizes such as {example}, got {shortened(repr(text), 100)}")
     return found

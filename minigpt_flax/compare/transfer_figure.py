@@ -16,7 +16,7 @@ from minigpt_flax.runs.style import FONT, INK, look, style_axes
 
 FIGURE = "widths"
 COLUMNS, WIDTH, HEIGHT = 2, 3.4, 2.9  # panels in a row; inches of a panel
-SHOWN = 0.8  # nats above the lowest loss that the panels show
+SHOWN, MARGIN = 0.8, 0.05  # nats above the lowest loss that the panels show, at most; beyond the losses
 TICKS = 3  # labels of a learning rate in a panel, at most
 
 
@@ -46,9 +46,9 @@ def draw(figure: Figure, transfer: Transfer) -> None:
         _draw_family(axes, family)
     for axes in panels[len(families) :]:
         axes.remove()
-    low = min((loss for family in families for curve in family.curves for loss in curve.losses.values()), default=0.0)
-    if math.isfinite(low):
-        panels[0].set_ylim(low - 0.05, low + SHOWN)
+    losses = [loss for family in families for curve in family.curves for loss in curve.losses.values()]
+    if finite := list(filter(math.isfinite, losses)):
+        panels[0].set_ylim(min(finite) - MARGIN, min(min(finite) + SHOWN, max(finite) + MARGIN))
     panels[0].legend(fontsize=FONT - 2)
     figure.supxlabel("learning rate", fontsize=FONT)
     figure.supylabel("final validation loss (nats/token)", fontsize=FONT)

@@ -15,6 +15,7 @@ from minigpt_flax.train.base_model import shapes_of
 from minigpt_flax.train.config.param_groups import REST, assign
 from minigpt_flax.train.config.run_config import RunConfig
 from minigpt_flax.train.parametrization import KIND, Scaling, scaling_of
+from minigpt_flax.train.registry import REGISTRIES
 
 FROZEN = "frozen"  # makes no steps
 NOT_COVERED = {
@@ -81,6 +82,7 @@ def _like(spec: Spec, scaling: Scaling) -> StepSize:
         return step_size(spec.name, **spec.keywords)
     if scaling.like is not None:
         return step_size(scaling.like)
+    REGISTRIES["optimizer"].row(spec)  # refuses an unknown name
     reason = f": {REFUSED[spec.name]}" if spec.name in REFUSED else ""
     raise UserError(
         f"there is no rule for how the steps of the optimizer '{spec.name}' grow with the width{reason}; name one of "

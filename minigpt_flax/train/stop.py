@@ -133,7 +133,12 @@ class Stop(Signals):
     A second Ctrl-C quits at once; the files on disk stay intact. Other repeated signals have no effect, as schedulers
     send several. A closed pipe on standard output is a request to stop too; if standard output can't be written for
     another reason, the run continues without it.
+
+    Attributes:
+      announced: whether to print that the process stops; a process of ``--jobs`` leaves that to its parent.
     """
+
+    announced = True
 
     def __init__(self):
         super().__init__()
@@ -162,16 +167,20 @@ class Stop(Signals):
     def _handle(self, number: int, frame: Any) -> None:
         if self.signal is None:
             self.signal = number
-            _print(f"stopping after this step {AGAIN}")
+            self._announce(f"stopping after this step {AGAIN}")
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
 
     def _on_signal(self, number: int) -> None:
         if self._count == 1 and not _wait_for(lambda: self.signal is not None):
-            _print(f"stopping after this compilation {AGAIN}")
+            self._announce(f"stopping after this compilation {AGAIN}")
         elif self._count > 1 and number == signal.SIGINT and not _wait_for(lambda: self._pipe is None):
             _print("quit without saving; the last checkpoint is intact")
             _quit(number)
+
+    def _announce(self, line: str) -> None:
+        if self.announced:
+            _print(line)
 
     def _without_output(self, error: OSError) -> None:
         if not streams.reader_left(error):
@@ -182,8 +191,9 @@ class Stop(Signals):
 
 
 def end_with_parent() -> None:
-    """Makes a process of ``compare --jobs`` end when its parent ends for any reason."""
+    """Makes a process of ``compare --jobs`` end when its parent ends for any reason, and leave messages to it."""
     if os.environ.pop(PARENT, None) is not None:
+        Stop.announced = False
         threading.Thread(target=_await_parent, name="parent", daemon=True).start()
 
 

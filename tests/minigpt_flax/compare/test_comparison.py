@@ -1,5 +1,6 @@
 """What a comparison refuses, and the cost that it reports."""
 
+import dataclasses
 import inspect
 import json
 
@@ -124,6 +125,8 @@ def test_more_seeds_continue_a_comparison_without_that_of_its_search(tmp_path, s
         assert comparisons.continued(small, tmp_path, count) == comparisons.load(tmp_path) == larger
     with pytest.raises(UserError, match="holds a comparison with seeds"):
         comparisons.save(comparisons.continued(small, tmp_path, 4), tmp_path)
+    with pytest.raises(UserError, match="holds a comparison with the default --context, not 8: give another --name"):
+        comparisons.save(dataclasses.replace(larger, given={**larger.given, "context": 8}), tmp_path)
     other = comparison(search=search, seeds=(0, 1, 2))
     with pytest.raises(UserError, match="holds a comparison with seeds"):
         comparisons.save(comparisons.continued(other, tmp_path, 6), tmp_path)

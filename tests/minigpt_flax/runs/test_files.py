@@ -163,6 +163,9 @@ def test_only_own_files_and_folders_are_replaced(tmp_path):
     files.require_own_folder(tmp_path, {"thesis.tex", "page.html"}, "--out")
     with pytest.raises(UserError, match="that is not a folder"):
         files.require_own_folder(tmp_path / "thesis.tex", set(), "--out")
+    files.require_replaceable(tmp_path / "a" / "b", {"page.html"})
+    with pytest.raises(UserError, match="thesis.tex is not a folder: give another --out"):
+        files.require_replaceable(tmp_path / "thesis.tex" / "a" / "b", {"page.html"})
 
 
 def called(node):

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from minigpt_flax.train.stop import Stop
 from tests.minigpt_flax.training import ROOT
 
@@ -61,3 +63,11 @@ def test_the_signals_are_given_back():
         signal.set_wakeup_fd(wakeup)
     assert [signal.getsignal(number) for number in Stop.SIGNALS] == before
     assert signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.mark.parametrize(("announced", "lines"), [(True, 1), (False, 0)])
+def test_one_process_of_several_tells_of_a_stop(monkeypatch, capfd, announced, lines):
+    monkeypatch.setattr(Stop, "announced", announced)
+    stop = Stop()
+    stop._handle(signal.SIGTERM, None)
+    assert stop() and capfd.readouterr().err.count("stopping after this step") == lines
