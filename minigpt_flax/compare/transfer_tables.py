@@ -30,7 +30,7 @@ def cells(transfer: Transfer) -> list[tuple[str, ...]]:
     for family in transfer.families:
         for curve in family.curves:
             best = curve.optimum
-            rate, loss = (f"{best.lr:.2g}", f"{best.loss:.4f}") if best else (f"{curve.edge or 'none'}*", "-")
+            rate, loss = (f"{best.lr:.3g}", f"{best.loss:.4f}") if best else (f"{curve.edge or 'none'}*", "-")
             first = curve is family.curves[0]
             shift, regret = (None, None) if first else (family.shift(curve), family.regret(curve))
             rows.append(
