@@ -104,14 +104,19 @@ def with_more_seeds(comparison: Comparison, folder: Path) -> Comparison | None:
 
 def train_seeds(comparison: Comparison, folder: Path, *, vmap: bool, jobs: int, share: str | None, shown: bool) -> int:
     """Trains the unfinished runs of the seeds so far; see :func:`run_comparison`."""
+    told = shown and (jobs == 1 or share is None)  # jobs leave it to their parent
+    stopped = f"stopped; continue with: {line('compare', '--resume', folder)}"
     if jobs > 1 and share is None:
-        return run_jobs(command(folder, vmap, shown, comparison.trust), jobs)
+        status = run_jobs(command(folder, vmap, shown, comparison.trust), jobs)
+        if told and status > 128:
+            tell(stopped)
+        return status
     with Stop() as stop, ComparisonProgress(comparison.budget, shown=shown, moving=share is None) as progress:
         try:
             Sweep(comparison, folder, stop, progress, vmap=vmap, share=read_share(share)).run()
         except Stopped:
-            if shown:
-                tell(f"stopped; continue with: {line('compare', '--resume', folder)}")
+            if told:
+                tell(stopped)
         return stop.status
 
 

@@ -76,15 +76,19 @@ def run_tuning(
     tunings.save(tuning, folder)
     if shown and share is None:
         tell(plan(tuning, folder))
+    told = shown and (jobs == 1 or share is None)  # jobs leave it to their parent
+    stopped = f"stopped; continue with: {line('tune', '--resume', folder)}"
     if jobs > 1 and share is None and (status := run_jobs(command(tuning, folder, vmap, shown), jobs, together=True)):
+        if told and status > 128:
+            tell(stopped)
         return status, None
     shown = shown and (jobs == 1 or share is not None)
     with Stop() as stop, ComparisonProgress(tuning.total, shown=shown, moving=share is None) as progress:
         try:
             return 0, tuner.run(stop, progress)
         except Stopped:
-            if shown:
-                tell(f"stopped; continue with: {line('tune', '--resume', folder)}")
+            if told:
+                tell(stopped)
         return stop.status, None
 
 

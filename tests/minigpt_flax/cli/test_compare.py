@@ -190,6 +190,7 @@ def test_a_job_that_fails_fails_the_whole(tmp_path, capfd, monkeypatch):
         code = f"import os; os.kill(os.getpid(), 9) if {status} < 0 else os._exit({status})"
         monkeypatch.setattr(runner, "command", lambda *_, code=code: [sys.executable, "-c", code])
         assert train(tmp_path, "--jobs=2") == (1 if status == 1 else 128 + signal.SIGKILL)
+        assert capfd.readouterr().out.count("stopped; continue with: ") == (status < 0)
 
 
 def test_finished_runs_are_compared_by_their_folders(tmp_path, capfd):
