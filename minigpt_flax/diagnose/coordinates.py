@@ -36,6 +36,7 @@ PARTS = {  # measured part -> what a growth with the size means
     "logits": "the factor of the logits, or the learning rate of the head",
 }
 TOLERANCE = {"width": 0.2, "depth": 0.3}  # of a slope
+TICKS = 3  # of the activations
 
 
 class Slope(NamedTuple):
@@ -247,6 +248,9 @@ def _draw(figure: Figure, numbers: Mapping[str, Any]) -> None:
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(numbers["sizes"], labels=map(str, numbers["sizes"]))
+        shown = [value for step in steps for value in rows[step] if value > 0]
+        ticks = np.geomspace(min(shown), max(shown), TICKS) if shown else []  # a short axis has no power of ten
+        axes.set_yticks(ticks, labels=[f"{tick:.3g}" for tick in ticks])
         axes.minorticks_off()
         axes.set_title(f"{name} {numbers['slopes'][name]['value']:+.2f}")
         axes.set_xlabel(numbers["axis"])
