@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, transformation
+from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import ParamLayout, resolve
 from jaxopt_mini.tree import by_name, evaluate, path_name, per_parameter
 
@@ -76,7 +77,7 @@ def in_blocks(
         new, state = optimizer(planned).update(split(updates, planned), state, inside, **extra_args)
         return jax.tree.map(lambda leaf, like: leaf.reshape(like.shape), new, updates), state
 
-    return transformation(init, update)
+    return keep_shardings(init, update)
 
 
 @dataclass(frozen=True)
