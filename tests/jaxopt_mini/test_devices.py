@@ -158,7 +158,7 @@ def test_injected_hyperparameters_keep_shardings_under_explicit_axes(inner):
     check_explicit(tx, nothing, jax.jit(lambda p, g: run(tx, p, g))(*start()))
 
 
-@pytest.mark.parametrize("kind", ["blocks", "parts"])
+@pytest.mark.parametrize("kind", ["blocks", pytest.param("parts", marks=pytest.mark.slow)])
 def test_wrappers_of_a_factory_keep_shardings_under_explicit_axes(kind):
     make = CASES["muon"].make
     blocks = {"embed": jnp.ones((5, 2)), "blocks": {"kernel": jnp.ones((2, 2, 3)), "bias": jnp.ones((2, 3))}}
