@@ -753,7 +753,7 @@ ROWS = (
         shampoo,
         keywords={"precondition_frequency": 1},
         hyperparameters={"shampoo_beta": 0.9},
-        settings=({"block_size": 2}, {"merge_size": 12}),
+        settings=({"block_size": 2}, {"merge_size": 12}, {"graft": "sgd"}),
         goldens=(
             Golden("shampoo_adam_freq", official_shampoo),
             Golden("shampoo_one_sided_pinv", official_shampoo, slow=True),

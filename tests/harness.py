@@ -108,7 +108,7 @@ class Case:
                 yield {name: not parameter.default}
             elif name in self.hyperparameters:
                 yield {name: self.hyperparameters[name]}
-            elif "str" in re.findall(r"\w+", str(parameter.annotation)):
+            elif re.match(r"str\b", str(parameter.annotation)):
                 yield from ({name: choice} for choice in self._choices(name) if choice != parameter.default)
         yield from self.settings
 
