@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,7 +102,16 @@ class Case:
         return "layout" in inspect.signature(self.optimizer).parameters
 
     def alternatives(self) -> Iterator[Mapping[str, Any]]:
-        """One keyword at a time: every switch turned, every other name, every number that is off; then ``settings``."""
+        """One keyword at a time: every switch turned, every other name, every number that is off; then ``settings``.
+
+        A keyword that is only taken beside another one is left out.
+        """
+        for keywords in self._all_alternatives():
+            with suppress(ValueError):
+                self.make(**keywords)
+                yield keywords
+
+    def _all_alternatives(self) -> Iterator[Mapping[str, Any]]:
         for name, parameter in inspect.signature(self.optimizer).parameters.items():
             if isinstance(parameter.default, bool):
                 yield {name: not parameter.default}

@@ -1,4 +1,4 @@
-"""DoG and L-DoG: SGD whose learning rate is the distance from the start over the root of the summed squared gradient norms."""
+"""DoG and L-DoG: SGD whose learning rate is the distance from the start over the root of the summed squared norms."""
 
 from __future__ import annotations
 
