@@ -94,8 +94,8 @@ def test_a_parametrized_model_passes_a_tolerance(check):
     [
         (["--widths=64"], "--widths expects ascending sizes such as 64,128,256, got '64'"),
         (["--widths=64,32"], "expects ascending sizes"),
-        (["--opt=kron"], "optimizer 'kron' grow with the width: they grow"),
         (["--opt=addam"], "no optimizer is called 'addam' (did you mean 'adam'?)"),
+        (["--opt=schedule_free_plus"], "'schedule_free_plus' have no rule for other widths: it estimates"),
         (["--depths=0,2"], "--depths: each size must be at least 1"),
         (["--depths=2"], "--depths expects ascending sizes such as 2,4,8, got '2'"),
         (["--width=32"], "--widths 64,128,256 sets the width of the models: omit --width"),
