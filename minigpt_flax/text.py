@@ -70,6 +70,15 @@ def cut(text: str, columns: int) -> str:
     return f"{text[: bisect_right(ends, columns - 2)]}.."
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, in the singular or the plural.
+
+    >>> counted(1, "run"), counted(2000, "run")
+    ('1 run', '2,000 runs')
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def shortened(text: str, length: int = 40) -> str:
     """Truncate a text that is too long for a message.
 

@@ -15,6 +15,7 @@ from minigpt_flax.invocation import show
 from minigpt_flax.runs.files import require_absent, staged
 from minigpt_flax.runs.folder import RunFolder
 from minigpt_flax.runs.schema import read_json
+from minigpt_flax.text import counted
 
 NUMBER = Bound(2, 10_000, whole=True)
 SUMMARY = "Average a run's last checkpoints into a new run folder."
@@ -64,10 +65,10 @@ def last_steps(source: RunFolder, last: int) -> list[int]:
     with open_checkpoints(source.path) as checkpoints:
         steps = checkpoints.steps()
     if len(steps) < last:
-        held = f"{len(steps)} checkpoint{'s' * (len(steps) != 1)}"
         remedy = f"give --last {len(steps)}, or train" if len(steps) > 1 else "train"
         raise UserError(
-            f"{show(source.path)} holds {held}, fewer than --last {last}: {remedy} with a larger --keep or --keep-every"
+            f"{show(source.path)} holds {counted(len(steps), 'checkpoint')}, fewer than --last {last}: {remedy} with a "
+            "larger --keep or --keep-every"
         )
     return steps[-last:]
 

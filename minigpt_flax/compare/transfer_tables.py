@@ -13,7 +13,7 @@ from typing import Any
 from minigpt_flax.compare.latex import ABSENT, escape
 from minigpt_flax.compare.tables import WIDTH, markdown_text
 from minigpt_flax.compare.transfer import Curve, Family, Transfer
-from minigpt_flax.text import cut, pad
+from minigpt_flax.text import counted, cut, pad
 
 HEAD = ("candidate", "width", "best lr", "loss", "shift", "regret")
 LONGEST = 40  # columns of a candidate's name
@@ -95,8 +95,7 @@ def _wrapped(sentences: Sequence[str]) -> str:
 
 def about(transfer: Transfer) -> str:
     """The length of the runs, and the number of seeds."""
-    seeds = len(transfer.seeds)
-    return f"({transfer.steps:,} steps, mean of {seeds} seed{'s' * (seeds != 1)})"
+    return f"({counted(transfer.steps, 'step')}, mean of {counted(len(transfer.seeds), 'seed')})"
 
 
 def markdown(transfer: Transfer) -> str:

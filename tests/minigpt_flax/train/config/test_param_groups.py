@@ -60,13 +60,19 @@ def test_a_group_without_a_rate_takes_the_same_however_the_config_was_made():
 
 
 def test_the_summary_shows_the_optimizer_of_every_tensor():
-    text = dict(summary.summary(build(config("embedding=lion(lr=0.1)"))))["optimizer"]
-    assert text.splitlines()[0].startswith("lion, peak 0.1 on 2 tensors:")
-    assert "adamw(b2=0.99, weight_decay=0.1) on 9 tensors:" in " ".join(text.split())
+    plan = dict(summary.summary(build(config("embedding=lion(lr=0.1, schedule='constant')", "vector=frozen"))))
+    optimizers = " ".join(plan["optimizer"].split())
+    for words in ("lion on 2 tensors: ", "frozen on 3 tensors: ", "adamw(b2=0.99, weight_decay=0.1) on 6 tensors: "):
+        assert words in optimizers
+    rest, *groups = plan["lr"].splitlines()
+    assert rest.startswith("rest: peak ") and groups == ["embedding: peak 0.1, constant"]
+    assert "none on 3 tensors: " in plan["decay"] and "constant multiple" not in plan["decay"]
 
 
 def test_a_group_of_everything_leaves_no_rest():
-    run = build(config("*=lion(lr=0.1)"))
+    run = build(config("*=lion(lr=0.1, schedule='constant')"))
+    assert summary._learning_rates(run) == "*: peak 0.1, constant"
+    assert summary._optimizers(run).startswith("lion on 11 tensors: ") and " on 0 " not in summary._optimizers(run)
     assert list(states.get(jax.eval_shape(run.init).opt_state, "inner_states")) == ["0"]
 
 
