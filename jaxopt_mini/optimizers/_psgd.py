@@ -33,6 +33,7 @@ from jaxopt_mini.matrices import (
     sides,
     store_sides,
     unzip,
+    wide_matrices,
 )
 from jaxopt_mini.optimizers._kron import EPSILON, TINY, both, largest_eigenvalue, solved, times, transposed
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
@@ -122,7 +123,7 @@ def scale_by_psgd(
             rms = jnp.sqrt(jnp.mean(jnp.square(u)))
             return jnp.clip(u * jnp.minimum(1.0, max_rms / (rms + TINY)), -1 * max_entry, max_entry), factors, bounds
 
-        g, m = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (updates, mu))
+        g, m = wide_matrices(entries, updates, mu)
         probes = jax.tree.map(lambda _: None, m) if probe is None else as_matrices(probe, entries)
         norms = jax.tree.map(lambda _: None, m) if norms is None else jax.tree.map(lambda _, *n: Sides(*n), m, *norms)
         pairs = (load_sides(stored, entries) for stored in (state.factors, state.bounds))

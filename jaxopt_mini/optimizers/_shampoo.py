@@ -26,17 +26,15 @@ from jaxopt_mini.linalg import eigh, multiply
 from jaxopt_mini.matrices import (
     Sides,
     as_leaves,
-    as_matrices,
     grams,
     in_blocks,
-    load_sides,
-    map_matrices,
+    map_with_sides,
     matrix_shapes,
     on_sides,
     resolve_layout,
     sides,
     store_sides,
-    unzip,
+    wide_matrices,
 )
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
@@ -51,7 +49,6 @@ from jaxopt_mini.tree import (
     refuse_integers,
     total_weight,
     wide_dtype,
-    widen,
     zeros_like,
     zeros_of,
 )
@@ -210,10 +207,8 @@ def scale_by_shampoo(
             step, factors, roots = run(*flat, factors, roots)
             return step.reshape(g.shape), factors, roots
 
-        given = (as_matrices(tree, entries) for tree in (jax.tree.map(widen, updates), m, plain))
-        pairs = (load_sides(stored, entries) for stored in (state.factors, state.roots))
-        step, *pairs = unzip(map_matrices(one, entries, *given, *pairs), entries, 3)
-        factors, roots = (store_sides(tree, entries) for tree in pairs)
+        trees = wide_matrices(entries, updates, m, plain)
+        step, factors, roots = map_with_sides(one, entries, trees, (state.factors, state.roots))
         step = cast_like(as_leaves(step, entries, updates), updates)
         return step, ScaleByShampooState(count, cast_like(mu, state.mu), nu, factors, roots)
 
