@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -77,6 +78,16 @@ def counted(count: int, noun: str) -> str:
     ('1 run', '2,000 runs')
     """
     return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table: its first column at the left, the others at the right.
+
+    >>> aligned([("name", "loss"), ("adamw", "1.5")])
+    ['name   loss', 'adamw   1.5']
+    """
+    widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([pad(row[0], widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
 
 
 def shortened(text: str, length: int = 40) -> str:

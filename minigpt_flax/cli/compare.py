@@ -32,7 +32,6 @@ from minigpt_flax.compare.results import (
     DEFAULT_PICTURES,
     PICTURES,
     RESULTS,
-    require_replaceable,
     write_results,
     write_transfer,
 )
@@ -195,7 +194,7 @@ def run(**options: Any) -> int:
         return _summarize_folders([Path(folder) for folder in typed["folders"]], typed, answer)
     leave_accelerator_to(typed["jobs"])
     comparison, folder = requested(typed, given)
-    require_replaceable(folder)
+    files.require_replaceable(folder, RESULTS)
     from minigpt_flax.compare.runner import run_comparison  # takes seconds: JAX
 
     how = {name: typed[name] for name in ("vmap", "jobs", "share")}
@@ -319,7 +318,7 @@ def _report(comparison: Comparison, target: float | None, folder: Path, answer: 
 
 def _show(candidates: list[CandidateRuns], summary: Summary, folder: Path, answer: Answer) -> int:
     """Prints the results and writes them into the folder, with the figures."""
-    require_replaceable(folder)
+    files.require_replaceable(folder, RESULTS)
     answer.show(summary, folder)
     answer.list_files(folder, write_results(candidates, summary, folder, answer.pictures))
     return 0
@@ -327,7 +326,7 @@ def _show(candidates: list[CandidateRuns], summary: Summary, folder: Path, answe
 
 def _show_transfer(transfer: Transfer, folder: Path, answer: Answer) -> int:
     """Prints the results of a comparison over widths and writes them into the folder, with the figure."""
-    require_replaceable(folder)
+    files.require_replaceable(folder, RESULTS)
     answer.show_transfer(transfer, folder)
     answer.list_files(folder, write_transfer(transfer, folder, answer.pictures))
     return 0

@@ -15,6 +15,7 @@ from minigpt_flax.console import output as console
 from minigpt_flax.console.output import Output
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import line, show
+from minigpt_flax.runs import files
 from minigpt_flax.text import tell
 from minigpt_flax.train.stop import end_with_parent
 
@@ -83,10 +84,10 @@ def run(**options: Any) -> int:
     output = Output(typed["quiet"], typed["json"])
     check_use(typed, given)
     tuning, folder = requested(typed, given)
-    from minigpt_flax.tune.results import as_values, require_replaceable, write_results
+    from minigpt_flax.tune.results import RESULTS, as_values, write_results
     from minigpt_flax.tune.runner import run_tuning
 
-    require_replaceable(folder)
+    files.require_replaceable(folder, RESULTS)
     jobs = typed["jobs"] or 1
     leave_accelerator_to(jobs)
     how = {"vmap": typed["vmap"], "jobs": jobs, "share": typed["share"], "shown": output.human}

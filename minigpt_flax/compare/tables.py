@@ -17,7 +17,7 @@ from minigpt_flax.compare.sequential import sequence
 from minigpt_flax.compare.statistics import TRACK_3, CandidateResult, Summary
 from minigpt_flax.errors import UserError
 from minigpt_flax.spec import parse, settings
-from minigpt_flax.text import counted, cut, pad, printable, width
+from minigpt_flax.text import aligned, counted, cut, printable, width
 
 WIDTH = 80  # columns of the terminal
 SHORTEST, LONGEST = 6, 17  # columns of a candidate's name; the legend spells out longer ones
@@ -101,9 +101,7 @@ def _table(summary: Summary) -> str:
     room = _name_width(summary)
     names = [cut(name, room) for name in ("candidate", *(r.name for r in summary.results))]
     rows = [(name, *row) for name, row in zip(names, _rows(summary), strict=True)]
-    widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([pad(row[0], widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
-    return "\n".join(lines)
+    return "\n".join(aligned(rows))
 
 
 def legend(summary: Summary) -> list[str]:

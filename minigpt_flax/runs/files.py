@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from minigpt_flax.errors import UserError
+from minigpt_flax.invocation import show
 
 SIGNATURE = "minigpt_flax"  # contained in every page and image whose path a user chooses
 TEMPORARY = (".minigpt-", ".tmp")  # prefix and suffix of a temporary file's name
@@ -360,6 +361,19 @@ def require_plain(path: Path) -> None:
     """
     with _errors_naming(path):
         _mode_of(path)
+
+
+def require_replaceable(folder: Path, names: Iterable[str]) -> None:
+    """Checks, before anything is written, that :func:`replacing` can replace these files of a folder.
+
+    Raises:
+      UserError: one of them is a symbolic link, a folder, or not a regular file.
+    """
+    for name in sorted(names):
+        try:
+            require_plain(folder / name)
+        except OSError as error:
+            raise UserError(f"can't write {show(folder / name)}: {error.strerror}") from error
 
 
 def remove_empty_folder(path: Path) -> None:
