@@ -30,9 +30,25 @@ def test_two_steps_are_one_and_the_same_run_is_the_identity(name):
     assert rescale(name, given, batch=1, steps=1)[0] == given
     twice, _ = rescale(name, rescale(name, given, batch=4, steps=0.5)[0], batch=0.5, steps=3)
     once, _ = rescale(name, given, batch=2, steps=1.5)
+    assert_close(once, twice)
     assert twice.keys() == once.keys() == given.keys()
-    for key, value in once.items():
-        assert value == twice[key] or math.isclose(value, twice[key], rel_tol=1e-12), key
+    first, _ = rescale(name, given, batch=4, steps=0.5, noise=3.0)
+    assert_close(
+        rescale(name, first, batch=0.5, steps=3, noise=0.75)[0], rescale(name, given, batch=2, steps=1.5, noise=3)[0]
+    )
+
+
+def assert_close(found, expected):
+    for key, value in expected.items():
+        assert value == found[key] or math.isclose(value, found[key], rel_tol=1e-12), key
+
+
+def test_a_batch_above_the_noise_scale_gains_little():
+    found, (change, *_) = rescale("adamw", {RATE: 1e-3, "eps": 1e-8}, batch=4, steps=0.25, noise=1)
+    assert found == {RATE: pytest.approx(1e-3 * 1.6**0.5), "eps": pytest.approx(1e-8 / 1.6**0.5)}
+    assert "x 1.6^0.5" in str(change) and "with the gradient noise scale (McCandlish et al. 2018)" in str(change)
+    assert rescale("sgd", {RATE: 1.0}, batch=4, steps=0.25, noise=1e9)[0][RATE] == pytest.approx(4)
+    assert rescale("sgd", {RATE: 1.0}, batch=4, steps=0.25, noise=1e-9)[0][RATE] == pytest.approx(1)
 
 
 def test_adam_follows_its_differential_equation():  # Malladi et al. 2022, Definition 5, for a small change
@@ -76,6 +92,7 @@ def test_other_families():
         ("adam", {"batch": 2, "steps": -1}, "steps must be a ratio above 0, got -1"),
         ("adam", {"batch": math.inf, "steps": 1}, "batch must be a ratio"),
         ("adam", {"batch": math.nan, "steps": 1}, "batch must be a ratio"),
+        ("adam", {"batch": 2, "steps": 1, "noise": 0}, "noise must be a ratio above 0, got 0"),
     ],
 )
 def test_refusals(name, ratios, said):
