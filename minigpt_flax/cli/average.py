@@ -10,9 +10,9 @@ from minigpt_flax.bounds import Bound
 from minigpt_flax.cli.parser import Parser
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
-from minigpt_flax.errors import Failed, UserError
+from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
-from minigpt_flax.runs.files import require_absent, staged
+from minigpt_flax.runs.files import output_errors, require_absent, staged
 from minigpt_flax.runs.folder import RunFolder
 from minigpt_flax.runs.schema import read_json
 from minigpt_flax.text import counted
@@ -42,13 +42,8 @@ def run(*, folder: str, last: int, out: str | None, quiet: bool, json: bool) -> 
     require_absent(target)
     source.require()
     steps = last_steps(source, last)
-    try:
-        with staged(target) as scratch:
-            write_run(scratch, source, steps)
-    except OSError as error:
-        raise Failed(
-            f"can't write {show(error.filename or target)}: {error.strerror}; the folder was removed"
-        ) from error
+    with output_errors(target), staged(target) as scratch:
+        write_run(scratch, source, steps)
     text = f"{show(target)}: the mean of {len(steps)} checkpoints, of steps {', '.join(f'{s:,}' for s in steps)}"
     answer.note(text, {"folder": show(target), "steps": steps})
     return 0

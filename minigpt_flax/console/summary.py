@@ -40,7 +40,7 @@ def summary(run: Run) -> list[tuple[str, str]]:
     config = run.config
     decays = decay_rates(config, run.layout, run.shapes)
     rates = {path_name(path): rate for path, rate in jax.tree.leaves_with_path(decays)}
-    return [
+    texts = [
         ("device", _devices(run)),
         ("data", _data(run)),
         ("model", f"{_model(run)}\n{_roles(run, rates)}"),
@@ -56,6 +56,7 @@ def summary(run: Run) -> list[tuple[str, str]]:
         ("decay", "set by the optimizer" if decays is None else _decay(rates)),
         *(("probe", _probe(spec, config.step_sequences)) for spec in config.probe),
     ]
+    return [(label, _wrapped(text.split("\n"))) for label, text in texts]
 
 
 def _devices(run: Run) -> str:
@@ -119,7 +120,7 @@ def _compute(run: Run) -> str:
     parts = [str(config.dtype), f"{model.attention} attention{reason}"]
     parts += [f"remat {model.remat}"] * (model.remat != RunConfig.remat) + ["loop over layers"] * model.scan_layers
     parts += ["attention masked across documents"] * (model.end_of_text is not None)
-    return _wrapped([", ".join(parts)])
+    return ", ".join(parts)
 
 
 def _roles(run: Run, rates: dict[str, float]) -> str:
@@ -160,17 +161,19 @@ def _learning_rates(run: Run) -> str:
     lines = [(group.where, group.lr, group.schedule or config.schedule) for group in groups]
     rest = not config.group or members(labels(config, run.layout), REST)
     lines = [(REST if lines else "", config.lr, config.schedule)] * bool(rest) + lines
-    return _wrapped(f"{where}{': ' * bool(where)}peak {peak:g}, {schedule}" for where, peak, schedule in lines)
+    return "\n".join(f"{where}{': ' * bool(where)}peak {peak:g}, {schedule}" for where, peak, schedule in lines)
 
 
 def _listed(groups: Iterable[tuple[str, list[str]]]) -> str:
     """A paragraph for each group of tensors that isn't empty: its title and their names."""
     shown = ((title, counted(len(names), "tensor"), patterns(names)) for title, names in groups if names)
-    return _wrapped(f"{title} on {count}: {', '.join(names)}" for title, count, names in shown)
+    return "\n".join(f"{title} on {count}: {', '.join(names)}" for title, count, names in shown)
 
 
-def _wrapped(paragraphs: Iterable[str]) -> str:
-    return "\n".join(textwrap.fill(text, COLUMNS - LABEL, subsequent_indent="  ") for text in paragraphs)
+def _wrapped(lines: Iterable[str]) -> str:
+    """The lines broken at the last column; what continues a line is indented."""
+    fill = lambda line: textwrap.fill(line, COLUMNS - LABEL, subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join(map(fill, lines))
 
 
 def _transfer(run: Run, rates: dict[str, float]) -> str:

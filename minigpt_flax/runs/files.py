@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from minigpt_flax.errors import UserError
+from minigpt_flax.errors import Failed, UserError
 from minigpt_flax.invocation import show
 
 SIGNATURE = "minigpt_flax"  # contained in every page and image whose path a user chooses
@@ -244,6 +244,20 @@ def staged(out: Path) -> Iterator[Path]:
     finally:
         _unfinished.remove(scratch)
     _sync_folder(out.parent)
+
+
+@contextmanager
+def output_errors(out: Path) -> Iterator[None]:
+    """Ends a command in one line if the system refuses to write its output, which the block removes then.
+
+    Raises:
+      Failed: in place of an OSError; names the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = show(error.filename or out)
+        raise Failed(f"can't write {named}: {error.strerror}; the folder was removed") from error
 
 
 def require_absent(out: Path) -> None:
