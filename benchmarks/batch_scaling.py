@@ -1,11 +1,11 @@
 """Loss of hyperparameters rescaled to another batch size: ``python -m benchmarks.batch_scaling [OPTIMIZER ...]``.
 
-The learning rate is tuned at a batch of 12 sequences and 1000 steps, on a grid of half octaves, with two seeds, and the
-gradient noise scale is measured in these runs (``--probe noise``). ``--tuned-at`` predicts the hyperparameters at batch
-48: for as many tokens, or with ``--case "as many steps"`` for as many steps. There the grid is trained too, with all
-other numbers rescaled, and with all of them as at batch 12; it extends while its best rate is at an end. The regret of
-the prediction is its loss above the lowest of these grids. Others ignore the noise scale or the rule for the warm-up,
-rescale the learning rate only, everything but the learning rate, or nothing.
+The learning rate is tuned at a batch of 12 sequences and 1000 steps, on a grid of half octaves, with two seeds.
+``--tuned-at`` predicts the hyperparameters at batch 48: for as many tokens, or with ``--case "as many steps"`` for as
+many steps. There the grid is trained too, with all other numbers rescaled, and with all of them as at batch 12; it
+extends while its best rate is at an end. The regret of the prediction is its loss above the lowest of these grids.
+Others scale momentum too, leave the warm-up a fraction of the run, rescale the learning rate only, everything but the
+learning rate, or nothing.
 
 The model is ``nano`` with two layers of width 64. The first case takes about ten minutes on two cores. Figures go to
 ``benchmarks/results/<machine>.json``; runs that are there aren't trained again.
@@ -17,7 +17,6 @@ import dataclasses
 import math
 import statistics
 import sys
-import tempfile
 import time
 from typing import Any
 
@@ -25,7 +24,6 @@ import jax
 
 from benchmarks.results import RESULTS, load, machine, publish
 from jaxopt_mini.scaling import SCALING_RULES
-from minigpt_flax import train
 from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser
 from minigpt_flax.compare.comparison import ALONE
@@ -34,11 +32,11 @@ from minigpt_flax.spec import settings
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import RunConfig, resolve
 from minigpt_flax.train.registry import REGISTRIES
-from minigpt_flax.train.scaling import noise_scale_of
 
 SIZES = {"layers": 2, "width": 64, "heads": 2}
 SMALL = {"batch_size": 12, "steps": 1000}
 CASES = {"as many tokens": {"batch_size": 48, "steps": 250}, "as many steps": {"batch_size": 48, "steps": 1000}}
+MOMENTUM = ("b1", "beta")  # decay rates
 TUNED_AT = "batch=12,steps=1000"
 OCTAVES = {"adamw": (-9.5, -7), "lion": (-12, -10), "muon": (-7, -5), "momentum": (-4, -2)}  # first and last of a grid
 SEEDS = (0, 1)
@@ -108,31 +106,20 @@ def measure(opt: str, case: str, losses: Losses) -> dict[str, Any]:
     config = complete(config_of(opt, SMALL, 1.0))
     small = tuned(losses, config)
     best = min(small, key=lambda rate: small[rate])
-    noise = noise_scale(dataclasses.replace(config, lr=best))
-    found = predict(opt, best, noise, CASES[case], losses)
-    return {"small": {"lr": best, "loss": small[best], "noise": noise, "grid": _rounded(small)}, case: found}
+    found = predict(opt, best, CASES[case], losses)
+    return {"small": {"lr": best, "loss": small[best], "grid": _rounded(small)}, case: found}
 
 
-def noise_scale(config: RunConfig) -> int:
-    """The gradient noise scale of the tuned runs in tokens, mean over the seeds."""
-    with tempfile.TemporaryDirectory() as folder:
-        fields = {**SIZES, **SMALL, "opt": str(config.opt), "lr": config.lr, "probe": "noise(every=50)"}
-        runs = [train(preset="nano", out=folder, seed=seed, quiet=True, sample_tokens=0, **fields) for seed in SEEDS]
-        return round(statistics.fmean(noise_scale_of(run.history) or math.inf for run in runs))
-
-
-def predict(opt: str, best: float, noise: int, sizes: dict[str, Any], losses: Losses) -> dict[str, Any]:
+def predict(opt: str, best: float, sizes: dict[str, Any], losses: Losses) -> dict[str, Any]:
     """Losses of the predictions for a run of these sizes, and of the grids there."""
-    predicted = config_of(opt, sizes, best, tuned_at=f"{TUNED_AT},noise={noise}")
-    without_noise = config_of(opt, sizes, best, tuned_at=TUNED_AT)
+    predicted = config_of(opt, sizes, best, tuned_at=TUNED_AT)
     same = complete(config_of(opt, sizes, best))
-    only_the_rate = dataclasses.replace(same, lr=predicted.lr)
     predictions = {
         "rescaled": predicted,
-        "noise scale unknown": without_noise,
+        "momentum rescaled too": with_less_momentum(predicted, sizes["batch_size"] / SMALL["batch_size"]),
         "warm-up as at batch 12": dataclasses.replace(predicted, schedule=same.schedule),
-        "only the learning rate rescaled": only_the_rate,
-        "only the learning rate kept": dataclasses.replace(without_noise, lr=best),
+        "only the learning rate rescaled": dataclasses.replace(same, lr=predicted.lr),
+        "only the learning rate kept": dataclasses.replace(predicted, lr=best),
         "nothing rescaled": same,
     }
     reached = {name: losses.mean(config) for name, config in predictions.items()}
@@ -144,6 +131,13 @@ def predict(opt: str, best: float, noise: int, sizes: dict[str, Any], losses: Lo
         "grids": {name: _rounded(grid) for name, grid in grids.items()},
         "regret": {name: found - loss for name, found in reached.items()},
     }
+
+
+def with_less_momentum(config: RunConfig, batch: float) -> RunConfig:
+    """The configuration with decay rates of momentum whose half-life in tokens stays."""
+    known = settings(config.opt, REGISTRIES["optimizer"].row(config.opt))
+    less = {key: known[key] ** batch for key in MOMENTUM if key in known}
+    return dataclasses.replace(config, opt=dataclasses.replace(config.opt, keywords=config.opt.keywords | less))
 
 
 def complete(config: RunConfig) -> RunConfig:

@@ -3,15 +3,16 @@
 The rules relate two runs with ratios of the new one to the reference: ``batch`` of the sequences per step, ``steps`` of
 the number of steps, and ``tokens``, their product.
 
-- Learning rate, batch size: times ``gain ** 0.5`` for optimizers that normalize the gradient (Malladi et al. 2022,
-  https://arxiv.org/abs/2205.10287), times ``gain`` for those that are linear in it (Goyal et al. 2017,
-  https://arxiv.org/abs/1706.02677). The gain is ``batch`` while the batches are small compared with the gradient noise
-  scale N, and (1 + N / old) / (1 + N / new) for any batches (McCandlish et al. 2018, https://arxiv.org/abs/1812.06162).
+- Learning rate, batch size: times ``batch ** 0.5`` for optimizers that normalize the gradient (Malladi et al. 2022,
+  https://arxiv.org/abs/2205.10287), times ``batch`` for those that are linear in it (Goyal et al. 2017,
+  https://arxiv.org/abs/1706.02677). Both hold below the critical batch size only.
 - Learning rate, run length: times ``tokens ** -0.32`` (Bjorck et al. 2024, https://arxiv.org/abs/2409.19913), where it
   was measured.
-- Decay rates of averages: to the power ``batch``, so that their half-life in tokens stays (Marek et al. 2025,
-  https://arxiv.org/abs/2507.07101, who keep ``b1``; Malladi et al. scale both).
-- eps: divided by ``gain ** 0.5`` (Malladi et al. 2022).
+- Decay rates of second moments and of slow averages: to the power ``batch``, so that their half-life in tokens stays
+  (Marek et al. 2025, https://arxiv.org/abs/2507.07101). Momentum stays, as in that work. Malladi et al. scale it, but
+  less momentum lowers the highest stable learning rate, (2 + 2 b1) / (1 - b1) over the sharpness of the preconditioned
+  loss (Cohen et al. 2022, https://arxiv.org/abs/2207.14484), just where the square-root rule raises the learning rate.
+- eps: divided by ``batch ** 0.5`` (Malladi et al. 2022).
 - Weight decay: learning rate times weight decay, per token, stays: the timescale of AdamW's average of the weights
   (Wang & Aitchison 2024, https://arxiv.org/abs/2405.13698).
 """
@@ -27,11 +28,11 @@ from typing import Any, NamedTuple
 from jaxopt_mini.check import check_name
 
 RATE = "learning_rate"
-DECAY_RATES = ("b1", "b2", "b3", "beta", "adam_b1", "adam_b2", "vector_b1", "vector_b2")  # of averages
+SECOND_MOMENTS = ("b2", "adam_b2", "vector_b2")  # decay rates
 EPS = ("eps",)
 HORIZON = -0.32
 TIMESCALE = "learning rate x decay per token stays (Wang & Aitchison 2024)"
-MALLADI, MAREK, MCCANDLISH = "Malladi et al. 2022", "Marek et al. 2025", "McCandlish et al. 2018"
+MALLADI, MAREK = "Malladi et al. 2022", "Marek et al. 2025"
 HALF_LIFE = "same half-life in tokens"
 
 
@@ -40,7 +41,7 @@ class ScalingRule:
     """How the hyperparameters of an optimizer change with the batch size and the run length.
 
     Attributes:
-      rate: exponent of the gain of the batch in the learning rate; None for an optimizer that estimates its own.
+      rate: exponent of the batch ratio in the learning rate; None for an optimizer that estimates its own.
       evidence: for ``rate``.
       horizon: exponent of the ratio of tokens in the learning rate.
       horizon_evidence: for ``horizon``.
@@ -80,28 +81,31 @@ class Change(NamedTuple):
 
 SQUARE_ROOT = "square-root rule"
 BY_ANALOGY = "the exponent of AdamW (Bjorck et al. 2024), by analogy"
-ADAM = ScalingRule(0.5, f"{SQUARE_ROOT} ({MALLADI})", HORIZON, "Bjorck et al. 2024", DECAY_RATES, EPS)
-ADAPTIVE = ScalingRule(0.5, f"{SQUARE_ROOT} of Adam, by analogy", HORIZON, BY_ANALOGY, DECAY_RATES)
-SCHEDULE_FREE = dataclasses.replace(ADAPTIVE, averages=("b2",))  # b1 is no decay rate
-LAMB = ScalingRule(0.5, f"{SQUARE_ROOT} (You et al. 2020)", HORIZON, BY_ANALOGY, DECAY_RATES)
+ADAM = ScalingRule(0.5, f"{SQUARE_ROOT} ({MALLADI})", HORIZON, "Bjorck et al. 2024", SECOND_MOMENTS, EPS)
+ADAPTIVE = ScalingRule(0.5, f"{SQUARE_ROOT} of Adam, by analogy", HORIZON, BY_ANALOGY, SECOND_MOMENTS)
+SIGN = dataclasses.replace(ADAPTIVE, averages=())  # without second moments
+ADAN = dataclasses.replace(ADAPTIVE, averages=("b3",))  # b2 is momentum of differences
+ADEMAMIX = dataclasses.replace(ADAPTIVE, averages=("b2", "b3"))  # b3 is a slow average
+LAMB = ScalingRule(0.5, f"{SQUARE_ROOT} (You et al. 2020)", HORIZON, BY_ANALOGY, SECOND_MOMENTS)
 RMSPROP = ScalingRule(0.5, f"{SQUARE_ROOT} ({MALLADI})", HORIZON, BY_ANALOGY, ("decay",))
 MUON = ScalingRule(
     0.5,
     f"{SQUARE_ROOT} of Adam, by analogy",
     HORIZON,
     "the exponent of AdamW, also measured for a Muon with fixed norms (Ren et al. 2026)",
-    DECAY_RATES,
+    SECOND_MOMENTS,
 )
 LINEAR = ScalingRule(1.0, "linear rule (Goyal et al. 2017); momentum stays")
 FREE = ScalingRule(None, "this optimizer estimates its learning rate from the gradients")
 
 SCALING_RULES: dict[str, ScalingRule] = {
     **dict.fromkeys(("adam", "adamw", "nadam", "nadamw", "amsgrad", "adamax", "adamaxw", "radam"), ADAM),
-    **dict.fromkeys(("adan", "ademamix", "simplified_ademamix", "adam_mini", "laprop", "stable_adamw"), ADAPTIVE),
+    **dict.fromkeys(("simplified_ademamix", "adam_mini", "laprop", "stable_adamw"), ADAPTIVE),
+    **{"adan": ADAN, "ademamix": ADEMAMIX},
     **dict.fromkeys(("adabelief", "yogi", "adopt", "mars", "soap", "kl_soap", "gpa_adamw"), ADAPTIVE),
-    **dict.fromkeys(("schedule_free_adamw", "schedule_free_radam"), SCHEDULE_FREE),
+    **dict.fromkeys(("schedule_free_adamw", "schedule_free_radam"), ADAPTIVE),
     "lamb": LAMB,
-    **dict.fromkeys(("lion", "sign_sgd", "signum"), ADAPTIVE),
+    **dict.fromkeys(("lion", "sign_sgd", "signum"), SIGN),
     "rmsprop": RMSPROP,
     **dict.fromkeys(("muon", "normuon", "adamuon", "polargrad", "aurora", "muown", "scion", "dion", "dion2"), MUON),
     "soap_muon": MUON,
@@ -111,26 +115,8 @@ SCALING_RULES: dict[str, ScalingRule] = {
 """Optimizer -> its :class:`ScalingRule`; the others of the table have none."""
 
 
-def gain_of(batch: int | float, noise: int | float | None) -> float:
-    """How much less the gradient of a batch varies, as far as it does: (1 + noise) / (1 + noise / batch).
-
-    Args:
-      batch: size of the batch over that of the reference.
-      noise: gradient noise scale over the size of the reference's batch; None for one that is much larger than both.
-
-    >>> gain_of(4, None), gain_of(4, 1.0)
-    (4.0, 1.6)
-    """
-    return float(batch) if noise is None else (1 + noise) / (1 + noise / batch)
-
-
 def rescale(
-    name: str,
-    hyperparameters: Mapping[str, Any],
-    *,
-    batch: int | float,
-    steps: int | float,
-    noise: int | float | None = None,
+    name: str, hyperparameters: Mapping[str, Any], *, batch: int | float, steps: int | float
 ) -> tuple[dict[str, Any], list[Change]]:
     """Rescales the hyperparameters of an optimizer to another batch size and run length.
 
@@ -139,8 +125,6 @@ def rescale(
       hyperparameters: ``learning_rate`` and keywords, as tuned; a keyword may be a list of pairs (time, value).
       batch: new batch size over that of the tuning.
       steps: new number of steps over that of the tuning.
-      noise: gradient noise scale over the batch size of the tuning, both in tokens; None for one much larger than both
-        batches. The larger batch gains nothing from the part of its size that is above the noise scale.
 
     Returns:
       All hyperparameters with their new values, and the changes.
@@ -155,23 +139,20 @@ def rescale(
     for key, ratio in (("batch", batch), ("steps", steps)):
         if not 0 < ratio < math.inf:
             raise ValueError(f"{key} must be a ratio above 0, got {ratio}")
-    if noise is not None and not 0 < noise < math.inf:
-        raise ValueError(f"noise must be a ratio above 0, got {noise}")
     check_name(name, SCALING_RULES, "no rule for another batch size is known for the optimizer")
     rule, given = SCALING_RULES[name], dict(hyperparameters)
     if rule.rate is None:
         return given, [Change(RATE, given.get(RATE), given.get(RATE), f"unchanged, as {rule.evidence}")]
-    gain = gain_of(batch, noise)
-    factor = gain**rule.rate * (batch * steps) ** rule.horizon
-    changes = [_rate(rule, given[RATE], factor, gain, batch, steps)] if RATE in given else []
+    factor = float(batch) ** rule.rate * (batch * steps) ** rule.horizon
+    changes = [_rate(rule, given[RATE], factor, batch, steps)] if RATE in given else []
     for key, value in given.items():
         if key.endswith(RATE) and key != RATE:
             changes.append(_changed(key, value, lambda x: x * factor, "as the learning rate"))
         elif key in rule.averages:
-            reason = f"to the power {batch:g}, {HALF_LIFE} ({MAREK if key.endswith('b2') else MALLADI})"
+            reason = f"to the power {batch:g}, {HALF_LIFE} ({MAREK})"
             changes.append(_changed(key, value, lambda x: x**batch, reason))
         elif key in rule.eps:
-            changes.append(_changed(key, value, lambda x: x / math.sqrt(gain), f"/ {gain:.3g}^0.5, {rule.evidence}"))
+            changes.append(_changed(key, value, lambda x: x / math.sqrt(batch), f"/ {batch:g}^0.5, {rule.evidence}"))
         elif key.endswith("weight_decay"):
             independent = given.get("decay") == "independent"  # not multiplied by the learning rate
             power = batch if independent else batch / factor
@@ -180,12 +161,9 @@ def rescale(
     return given | {change.name: change.after for change in changes}, changes
 
 
-def _rate(
-    rule: ScalingRule, value: int | float, factor: float, gain: float, batch: int | float, steps: int | float
-) -> Change:
+def _rate(rule: ScalingRule, value: int | float, factor: float, batch: int | float, steps: int | float) -> Change:
     """The change of the learning rate, with its reasons."""
-    by_noise = "" if gain == batch else f", with the gradient noise scale ({MCCANDLISH})"
-    reasons = [] if batch == 1 else [f"x {gain:.3g}^{rule.rate:g}, {rule.evidence}{by_noise}"]
+    reasons = [] if batch == 1 else [f"x {batch:g}^{rule.rate:g}, {rule.evidence}"]
     if batch * steps != 1:
         of_tokens = f"x {batch * steps:g}^{rule.horizon:g} for the number of tokens, {rule.horizon_evidence}"
         reasons.append(of_tokens if rule.horizon else "no rule is known for the number of tokens")

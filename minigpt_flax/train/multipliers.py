@@ -75,6 +75,16 @@ def factors_of(config: RunConfig, layout: Any) -> Multipliers | None:
     return Multipliers(*(structure.unflatten([row[i] for row in rows]) for i in range(3)))
 
 
+def runs_in_blocks(spec: Spec, config: RunConfig) -> bool:
+    """Whether an optimizer of a run has a rule for other widths only in blocks of the base's shapes.
+
+    Raises:
+      UserError: see :func:`step_size_of`.
+    """
+    scaling = None if spec.name == FROZEN else scaling_of(config)
+    return scaling is not None and step_size_of(spec, scaling).blocks
+
+
 def block_shapes(config: RunConfig, params: Any) -> Any:
     """The shapes that parameters of a run have in the base, as blocks of them.
 

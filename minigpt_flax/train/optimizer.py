@@ -17,8 +17,7 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.spec import Spec, as_user_error
 from minigpt_flax.train.config.param_groups import REST
 from minigpt_flax.train.config.run_config import RunConfig
-from minigpt_flax.train.multipliers import FROZEN, block_shapes, factors_of, labels, step_size_of
-from minigpt_flax.train.parametrization import scaling_of
+from minigpt_flax.train.multipliers import block_shapes, factors_of, labels, runs_in_blocks
 from minigpt_flax.train.probe_wrappers import PROBE_WRAPPERS
 from minigpt_flax.train.registry import REGISTRIES, RunInfo
 from minigpt_flax.train.varied import bind_varied, piecewise, points_of
@@ -79,8 +78,7 @@ def build_optimizer(
             own = offered | {"layout": layout}
             return bind_varied(spec, rate, varied, own) if varied else bound(spec, "optimizer", rate, offered=own)
 
-        scaling = None if spec.name == FROZEN else scaling_of(config)
-        if scaling is None or not step_size_of(spec, scaling).blocks:
+        if not runs_in_blocks(spec, config):
             return make(layout)
         return in_blocks(make, functools.partial(block_shapes, config), layout=layout)
 

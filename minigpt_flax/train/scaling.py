@@ -1,18 +1,18 @@
 """``--tuned-at RUN``: hyperparameters that were tuned on a shorter run or with another batch size.
 
-The reference is the folder of a run, or a text such as ``batch=12,steps=1000,noise=1250``. The hyperparameters are
-rescaled once, when a run's configuration is resolved; ``config.json`` holds the new values.
+The reference is the folder of a run, or a text such as ``batch=12,steps=1000``. The hyperparameters are rescaled once,
+when a run's configuration is resolved; ``config.json`` holds the new values.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxopt_mini.scaling import RATE, SCALING_RULES, Change, gain_of, rescale
+from jaxopt_mini.scaling import RATE, SCALING_RULES, Change, rescale
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.phases import SIZES, Stepwise, as_sizes
 from minigpt_flax.runs.records import read_run
@@ -21,25 +21,16 @@ from minigpt_flax.text import shortened
 from minigpt_flax.train.config.stored import read_config
 from minigpt_flax.train.registry import REGISTRIES, is_frozen
 
-KEYS = {
-    "batch": "sequences per step",
-    "steps": "number of steps",
-    "noise": "gradient noise scale in tokens, by --probe noise",
-}
-OPTIONAL = ("noise",)
+KEYS = {"batch": "sequences per step", "steps": "number of steps"}
 FORM = "--tuned-at takes the run that was tuned: its folder, or such as batch=12,steps=1000"
 NUMBER = re.compile(r"[1-9][0-9]{0,17}")
-LIMIT = (
-    "limit: the rule of the learning rate holds for batches below the gradient noise scale; measure that with "
-    "--probe noise in the tuned run, and name the run's folder here or add noise=TOKENS"
-)
 WARMUP = "warmup"  # keyword of every schedule with a warm-up
 LONGEST_WARMUP = 0.5  # of the run
 FIELDS = ("lr", "opt", "group", "schedule")  # that change
 
 
 def read_reference(text: str) -> dict[str, int]:
-    """Parses ``batch=12,steps=1000,noise=1250``.
+    """Parses ``batch=12,steps=1000``.
 
     Raises:
       UserError: a key is unknown, missing or repeated, or a value isn't a whole number above 0.
@@ -58,7 +49,7 @@ def read_reference(text: str) -> dict[str, int]:
         if not NUMBER.fullmatch(value):
             raise UserError(f"{FORM}; {key} must be a whole number above 0, got {shortened(repr(value))}")
         found[key] = int(value)
-    if missing := [key for key in KEYS if key not in found and key not in OPTIONAL]:
+    if missing := [key for key in KEYS if key not in found]:
         raise UserError(f"{FORM}; {missing[0]} is missing: add {missing[0]}=N, its {KEYS[missing[0]]}")
     return found
 
@@ -84,25 +75,12 @@ def reference_of(folder: str, values: Mapping[str, Any]) -> str:
             )
     if changing_sizes(vars(config)):
         raise UserError(f"--tuned-at {folder}: the batch of this run changes: name a run with one batch size")
-    noise = noise_scale_of(run.records)
-    text = f"batch={config.phases.at(0).step_sequences},steps={config.steps}"
-    return text if noise is None else f"{text},noise={max(1, round(noise))}"
+    return f"batch={config.phases.at(0).step_sequences},steps={config.steps}"
 
 
 def changing_sizes(values: Mapping[str, Any]) -> list[str]:
     """The fields of the batch that change during a run."""
     return [name for name in SIZES if isinstance(values[name], Stepwise)]
-
-
-def noise_scale_of(records: Sequence[Mapping[str, Any]]) -> float | None:
-    """The gradient noise scale of a run in tokens, by the records of ``--probe noise``; None without any.
-
-    >>> noise_scale_of([{"noise/spread": 100.0, "noise/signal": 0.5}, {"noise/spread": 200.0, "noise/signal": 0.1}])
-    500.0
-    """
-    rows = [record for record in records if record.get("noise/spread") and record.get("noise/signal")]
-    spread, signal = (sum(record[f"noise/{name}"] for record in rows) for name in ("spread", "signal"))
-    return spread / signal if signal > 0 else None
 
 
 def rescaled(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -121,27 +99,17 @@ def rescaled(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if changing := changing_sizes(values):
         flag = f"--{changing[0].replace('_', '-')}"
         raise UserError(f"--tuned-at needs a batch of one size, but {flag} changes during the run: give one number")
-    phase, noise = as_sizes(values).at(0), reference.get("noise")
-    ratios = {
-        "batch": phase.step_sequences / reference["batch"],
-        "steps": values["steps"] / reference["steps"],
-        "noise": None if noise is None else noise / (reference["batch"] * phase.seq_len),
-    }
-    opt, lr, changes = _rescaled(values["opt"], values["lr"], ratios)
-    schedule, more = _with_as_long_a_warmup(values["schedule"], ratios["steps"])
+    batch = as_sizes(values).at(0).step_sequences / reference["batch"]
+    steps = values["steps"] / reference["steps"]
+    opt, lr, changes = _rescaled(values["opt"], values["lr"], batch, steps)
+    schedule, more = _with_as_long_a_warmup(values["schedule"], steps)
     lines, groups = [str(change) for change in changes] + more, []
     for group in values["group"]:
-        spec, peak, changes = _rescaled(group.spec, group.lr, ratios)
-        own, more = _with_as_long_a_warmup(group.schedule, ratios["steps"])
+        spec, peak, changes = _rescaled(group.spec, group.lr, batch, steps)
+        own, more = _with_as_long_a_warmup(group.schedule, steps)
         groups.append(dataclasses.replace(group, spec=spec, lr=peak, schedule=own))
         lines += [f"{group.where}: {change}" for change in [*changes, *more]]
-    if ratios["batch"] > 1 and lines and noise is None:
-        lines.append(LIMIT)
-    header = "batch x {batch:g}, steps x {steps:g}, tokens x {tokens:g}"
-    header = header.format(**ratios, tokens=ratios["batch"] * ratios["steps"])
-    if noise is not None:
-        gain = gain_of(ratios["batch"], ratios["noise"])
-        header += f"; with a noise scale of {noise:,} tokens, the batch counts x {gain:.3g}"
+    header = f"batch x {batch:g}, steps x {steps:g}, tokens x {batch * steps:g}"
     new = {"opt": opt, "lr": lr, "group": tuple(groups), "schedule": schedule}
     return {**values, **new}, [header, *(lines or ["nothing changes"])]
 
@@ -161,7 +129,7 @@ def _shown(value: Any) -> str:
     return " ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
 
 
-def _rescaled(spec: Spec, lr: int | float, ratios: Mapping[str, Any]) -> tuple[Spec, float, list[Change]]:
+def _rescaled(spec: Spec, lr: int | float, batch: float, steps: float) -> tuple[Spec, float, list[Change]]:
     """An optimizer and its peak learning rate, rescaled; defaults that change become keywords."""
     if is_frozen(spec):
         return spec, lr, []
@@ -171,7 +139,7 @@ def _rescaled(spec: Spec, lr: int | float, ratios: Mapping[str, Any]) -> tuple[S
             f"flag, and tune it for this run; rules exist for {', '.join(SCALING_RULES)}"
         )
     known = settings(spec, REGISTRIES["optimizer"].row(spec))
-    found, changes = rescale(spec.name, {**known, RATE: lr}, **ratios)
+    found, changes = rescale(spec.name, {**known, RATE: lr}, batch=batch, steps=steps)
     keywords = {change.name: change.after for change in changes if change.name != RATE}
     named = [change._replace(name="lr") if change.name == RATE else change for change in changes]
     return dataclasses.replace(spec, keywords=spec.keywords | keywords), found[RATE], named

@@ -99,7 +99,7 @@ class RunConfig(Architecture):
         None,
         "optimization",
         "RUN",
-        "folder of the run that the numbers were tuned on, or batch=N,steps=N[,noise=TOKENS]: rescale them [no]",
+        "folder of the run that the numbers were tuned on, or batch=N,steps=N: rescale them [no]",
     )
     steps: int = _flag(1000, "optimization", "N", "optimizer steps", bound=COUNT)
     batch_size: Size = _flag(

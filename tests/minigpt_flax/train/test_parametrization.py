@@ -9,13 +9,14 @@ import pytest
 
 from jaxopt_mini import ParamLayout
 from jaxopt_mini.tree import by_name
+from minigpt_flax.console.summary import summary
 from minigpt_flax.errors import UserError
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.gpt import init_params
 from minigpt_flax.model.layout import layout as model_layout
 from minigpt_flax.train.base_model import base_of, initial_std, parametrized, shapes_of
-from minigpt_flax.train.build import model_config
-from minigpt_flax.train.config.run_config import RunConfig
+from minigpt_flax.train.build import build, model_config
+from minigpt_flax.train.config.run_config import RunConfig, resolve
 from minigpt_flax.train.multipliers import factors_of
 from minigpt_flax.train.optimizer import build_optimizer, check_one_step
 
@@ -101,6 +102,13 @@ def test_an_optimizer_with_a_rule_in_blocks_has_the_states_of_the_base(opt):
     assert max(sides) == 64  # four times the width of the base; without blocks, 256
     grads = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
     check_one_step(run, 0.1, build_optimizer(run, layout)[1], grads)
+
+
+def test_the_plan_says_what_runs_in_blocks():
+    sizes = {"width": 16, "layers": 1, "heads": 2, "context": 8, "base_width": 8, "parametrization": "mup"}
+    text = lambda **more: dict(summary(build(resolve({**sizes, **more}, "nano"))))["transfer"].splitlines()
+    assert text(opt="soap", group="vector=frozen")[2] == "soap: in blocks of the base's shapes"
+    assert text(opt="muon")[2].startswith("role")
 
 
 def test_blocks_must_divide_the_model():
