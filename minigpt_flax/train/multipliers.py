@@ -81,7 +81,7 @@ def runs_in_blocks(spec: Spec, config: RunConfig) -> bool:
     Raises:
       UserError: see :func:`step_size_of`.
     """
-    scaling = None if spec.name == FROZEN else scaling_of(config)
+    scaling = None if is_frozen(spec) else scaling_of(config)
     return scaling is not None and step_size_of(spec, scaling).blocks
 
 
