@@ -2,15 +2,18 @@
 
 import csv
 import json
+import re
 import statistics
+import time
 
 import pytest
 
 import minigpt_flax as mg
 from minigpt_flax.__main__ import main as minigpt
-from minigpt_flax.compare import sweep
+from minigpt_flax.compare import jobs, sweep
 from minigpt_flax.compare.progress import ComparisonProgress
 from minigpt_flax.compare.sweep import Stopped
+from minigpt_flax.errors import TrainingFailed
 from minigpt_flax.tune import runner, tuning as tunings
 from tests.minigpt_flax.training import ROOT
 
@@ -98,6 +101,27 @@ def test_a_share_waits_for_the_runs_of_the_others(tmp_path, monkeypatch):
         tuner.train("refine", [({"lr": 1e-3}, 0), ({"lr": 1e-2}, 0)], 32)
     assert [path.name for path in trained] == ["lr=0.01-steps32-seed0"]
     assert {path.name for path in asked[1:]} == {"lr=0.001-steps32-seed0"}
+
+
+def test_a_wait_names_the_other_share_and_ends(tmp_path, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    runs = [tmp_path / name for name in "abc"]
+    others = jobs.OtherShares(["tune", "--resume", "my search"], runs, 2)
+    start = r"minigpt_flax tune --resume 'my search' --share=1/2"
+    for second in range(0, 121, 10):
+        now[0] = float(second)
+        others.check(1)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 3 and all(
+        re.search(f"^waiting for share 1/2; if it isn't running: .*{start}$", s) for s in said
+    )
+    runs[2].mkdir()
+    now[0] = jobs.SILENCE + 60
+    others.check(1)  # one of its runs has begun
+    now[0] += jobs.SILENCE + 1
+    with pytest.raises(TrainingFailed, match=f"share 1/2 .* nothing for 30 min: start it with .*{start}, then"):
+        others.check(1)
 
 
 @pytest.mark.slow
