@@ -129,8 +129,8 @@ def test_jobs_are_the_whole(tmp_path, capsys):
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
     search = ["--opt=adamw", "--over=lr=1e-3,1e-2", "--over=clip=0.5,1", "--judging-seeds=1", f"--out={tmp_path}"]
     found = []
-    for jobs in (1, 2):
-        assert minigpt(["tune", *search, *flags, f"--name=jobs{jobs}", f"--jobs={jobs}", "--json"]) == 0
+    for count in (1, 2):
+        assert minigpt(["tune", *search, *flags, f"--name=jobs{count}", f"--jobs={count}", "--json"]) == 0
         found.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
     alone, together = found
     assert together["best"] == alone["best"] and together["loss"] == pytest.approx(alone["loss"], abs=1e-4)
