@@ -59,7 +59,7 @@ def test_skipped_batches_leave_the_changes_at_their_steps(sizes, skipped):
     of_batches, numbers = phases.of_batches(skipped), [batch_number(step, skipped) for step in range(20)]
     shape = lambda phase: (phase.accum, phase.batch_size, phase.seq_len)
     assert [shape(of_batches.at(number)) for number in numbers] == [shape(phases.at(step)) for step in range(20)]
-    in_order: Any = SimpleNamespace(context=8, windows=lambda indices: 8 * indices[:, None] + np.arange(9))
+    in_order: Any = SimpleNamespace(context=8, windows=lambda rows: np.int32(8 * rows[:, None] + np.arange(9)))
     rows = [tuple(row) for n in range(numbers[-1] + 1) for row in PhaseBatches(in_order, of_batches.at(n))(n)]
     windows = {row[0] // 8 for row in rows}
     assert len(set(rows)) == len(rows)  # nothing is read twice
