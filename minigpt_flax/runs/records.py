@@ -171,8 +171,8 @@ def wrong_folder(path: Path, what: str) -> UserError:
 def _what_is_near(path: Path, what: str) -> str:
     """What a path is instead: missing, a part of such a folder, a folder of such folders, or one of another kind."""
     if not path.exists():
-        beside = [str(found) for found in path.parent.glob("*") if _is_folder_of(what, found)]
-        return f"it doesn't exist{nearest(str(path), beside)}"
+        beside = [show(found) for found in path.parent.glob("*") if _is_folder_of(what, found)]
+        return f"it doesn't exist{nearest(show(path), beside)}"
     above = next((parent for parent in path.absolute().parents if _is_folder_of(what, parent)), None)
     if above is not None:
         return f"it is a part of {show(above)}; give that"
