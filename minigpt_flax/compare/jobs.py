@@ -38,6 +38,15 @@ def read_share(text: str | None) -> Share:
     return int(found[1]), int(found[2])
 
 
+def share_flag(share: str | None, jobs: int) -> list[str]:
+    """The flag of a share on another host, for the command that continues it; a job is continued with all others.
+
+    >>> share_flag("1/4", 1), share_flag("0/2", 2), share_flag(None, 1)
+    (['--share=1/4'], [], [])
+    """
+    return [] if share is None or jobs > 1 else [f"--share={share}"]
+
+
 class OtherShares:
     """The runs of the other shares, for a process that waits until these have ended.
 

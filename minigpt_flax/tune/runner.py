@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from minigpt_flax.compare.jobs import WHOLE, OtherShares, Share, read_share, run_jobs
+from minigpt_flax.compare.jobs import WHOLE, OtherShares, Share, read_share, run_jobs, share_flag
 from minigpt_flax.compare.progress import ComparisonProgress
 from minigpt_flax.compare.runner import require_vmap
 from minigpt_flax.compare.sweep import Stopped, final_loss, is_finished, train_group
@@ -84,7 +84,7 @@ def run_tuning(
             return 0, tuner.run(stop, progress)
         except Stopped:
             if shown:
-                tell(f"stopped; continue with: {line('tune', '--resume', folder)}")
+                tell(f"stopped; continue with: {line('tune', '--resume', folder, *share_flag(share, jobs))}")
         return stop.status, None
 
 
