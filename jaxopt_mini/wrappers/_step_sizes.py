@@ -25,12 +25,15 @@ class StepSize(NamedTuple):
       relative: whether a step is proportional to the norm of the parameter.
       tracks: whether the state depends on earlier parameters, such as their average or their distance from the start.
       adaptive: whether one factor for all parameters is estimated during training, in place of the learning rate.
+      blocks: whether this holds for an optimizer of blocks with the shapes of the base, see :func:`in_blocks`. Each
+        block is then a problem like that of the base, so that its steps are as large, and their effects add up.
     """
 
     felt: Felt
     relative: bool = False
     tracks: bool = False
     adaptive: bool = False
+    blocks: bool = False
 
 
 def entrywise(role: str, fan_in: int, fan_out: int) -> float:
@@ -147,20 +150,15 @@ STEP_SIZES: dict[str, Callable[[Mapping[str, Any]], StepSize]] = {
     "normuon": _orthogonal(),
     "dion": _orthogonal("spectral"),
     "scion": lambda keywords: StepSize(operator_norms),
+    **dict.fromkeys(
+        ("soap", "kl_soap", "soap_muon", "splus", "kron", "psgd", "muown"),
+        lambda keywords: StepSize(entrywise, blocks=True),
+    ),
 }
 """Optimizer -> function of its keywords that returns its :class:`StepSize`."""
 
 
-REFUSED = {
-    "soap": "they grow with a power of the width from 1/2 to 1, by how well the eigenbasis fits the gradients",
-    "kl_soap": "they grow with a power of the width from 1/2 to 1, by how well the eigenbasis fits the gradients",
-    "soap_muon": "they are at least as long as a share of the weights",
-    "kron": "they grow with a power of the width that changes while its preconditioner is fitted",
-    "psgd": "they grow with a power of the width that changes while its preconditioner is fitted",
-    "splus": "they grow with a power of the width that depends on how well the eigenbasis fits the gradients",
-    "muown": "it trains the length and the direction of each row apart",
-    "schedule_free_plus": "it estimates them from the gradients, differently in each role",
-}
+REFUSED = {"schedule_free_plus": "it estimates them from the gradients, differently in each role"}
 """Optimizer -> why it has no :class:`StepSize`."""
 
 

@@ -23,7 +23,7 @@ from minigpt_flax.train.config.param_groups import REST, members, with_layers
 from minigpt_flax.train.config.run_config import STANDARD, RunConfig
 from minigpt_flax.train.curvature_probes import WORK
 from minigpt_flax.train.decay_rates import decay_rates
-from minigpt_flax.train.multipliers import factors_of, labels
+from minigpt_flax.train.multipliers import factors_of, labels, runs_in_blocks
 from minigpt_flax.train.optimizer import CUSTOM
 from minigpt_flax.train.parallel.sharding import device_bytes
 from minigpt_flax.train.probes import PROBES, parameter_states
@@ -164,13 +164,20 @@ def _transfer(run: Run, rates: dict[str, float]) -> str:
     head = ("role", "tensors", "std", "lr", "decay", "eps")
     table = [head, *((role, str(count), *cells) for (role, *cells), count in rows.items())]
     lines = [f"{a:16s}{b:>8s}  {c:9s}{d:10s}{e:10s}{f}" for a, b, c, d, e, f in table]
+    in_blocks = ", ".join(dict.fromkeys(spec.name for spec in _specs(config) if runs_in_blocks(spec, config)))
     return "\n".join(
         [
             f"{config.parametrization}, base of width {base.width}, {base.layers} layers, {base.heads} heads",
             ", ".join(f"{name} x {scale:.4g}" for name, scale in scales.items()),
+            *([f"{in_blocks}: in blocks of the base's shapes"] if in_blocks else []),
             *lines,
         ]
     )
+
+
+def _specs(config: RunConfig) -> list[Spec]:
+    """The optimizers of a run."""
+    return [config.opt, *(group.spec for group in config.group)]
 
 
 def _transferred(run: Run, rates: dict[str, float]) -> Iterator[tuple[str, ...]]:

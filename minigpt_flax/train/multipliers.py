@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxopt_mini.tree import by_name
+from jaxopt_mini.tree import by_name, path_name
 from jaxopt_mini.wrappers import REFUSED, STEP_SIZES, Multipliers, StepSize, multipliers, step_size
 from minigpt_flax.errors import UserError
 from minigpt_flax.spec import Spec, as_user_error
@@ -55,7 +55,7 @@ def factors_of(config: RunConfig, layout: Any) -> Multipliers | None:
     where = f"{KIND} '{config.parametrization}'"
 
     def of(spec: Spec) -> Multipliers:
-        return as_user_error(where, lambda: multipliers(shapes, base, like=_like(spec, scaling), **how))
+        return as_user_error(where, lambda: multipliers(shapes, base, like=step_size_of(spec, scaling), **how))
 
     assigned = labels(config, layout)
     moving = {label: spec for label, spec in specs.items() if spec.name != FROZEN and _is_used(label, assigned)}
@@ -72,15 +72,47 @@ def factors_of(config: RunConfig, layout: Any) -> Multipliers | None:
     return Multipliers(*(structure.unflatten([row[i] for row in rows]) for i in range(3)))
 
 
+def runs_in_blocks(spec: Spec, config: RunConfig) -> bool:
+    """Whether an optimizer of a run has a rule for other widths only in blocks of the base's shapes.
+
+    Raises:
+      UserError: see :func:`step_size_of`.
+    """
+    scaling = None if spec.name == FROZEN else scaling_of(config)
+    return scaling is not None and step_size_of(spec, scaling).blocks
+
+
+def block_shapes(config: RunConfig, params: Any) -> Any:
+    """The shapes that parameters of a run have in the base, as blocks of them.
+
+    Args:
+      config: of a run with a base.
+      params: all parameters of the run, or some of them.
+    """
+    model, base = map(by_name, shapes_of(config))
+
+    def one(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+        own, small = model[path_name(path)].shape, base[path_name(path)].shape
+        shape = tuple(size * part // whole for size, part, whole in zip(leaf.shape, small, own, strict=True))
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+    return jax.tree.map_with_path(one, params)
+
+
 def _is_used(label: str, assigned: Mapping[str, str | tuple[str, ...]]) -> bool:
     return any(label == own or (label in own and not isinstance(own, str)) for own in assigned.values())
 
 
-def _like(spec: Spec, scaling: Scaling) -> StepSize:
+def step_size_of(spec: Spec, scaling: Scaling) -> StepSize:
+    """How the steps of an optimizer of a run grow.
+
+    Raises:
+      UserError: it is not known.
+    """
     if spec.name in STEP_SIZES:
         return step_size(spec.name, **spec.keywords)
-    if scaling.like is not None:
-        return step_size(scaling.like)
+    if scaling.like is not None and not (found := step_size(scaling.like)).blocks:
+        return found
     reason = f": {REFUSED[spec.name]}" if spec.name in REFUSED else ""
     raise UserError(
         f"there is no rule for how the steps of the optimizer '{spec.name}' grow with the width{reason}; name one of "
