@@ -85,8 +85,8 @@ def run(
     chosen = {name: found for name, found in asked.items() if found} or {"widths": [64, 128, 256]}
     for name, field in FIELDS.items():
         if name in chosen and field in given:
-            found = ",".join(map(str, chosen[name]))
-            raise UserError(f"--{name} {found} sets the {AXES[name]} of the models: omit --{field}")
+            listed = ",".join(map(str, chosen[name]))
+            raise UserError(f"--{name} {listed} sets the {AXES[name]} of the models: omit --{field}")
     names = {f"{name}.{form}" for name in AXES for form in ("json", "png")}
     target = Path(out)
     files.require_own_folder(target, names, "--out")

@@ -27,11 +27,6 @@ WIDTH_FORMS = {
 }
 
 
-def require_replaceable(folder: Path) -> None:
-    """Checks that the results can be written; see :func:`minigpt_flax.runs.files.require_replaceable`."""
-    files.require_replaceable(folder, RESULTS)
-
-
 def write_results(
     candidates: Sequence[CandidateRuns], summary: Summary, folder: Path, pictures: Sequence[str] = DEFAULT_PICTURES
 ) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from minigpt_flax.compare import comparison as comparisons, rate_search, sequential
 from minigpt_flax.compare.collect import collect_runs, summarize_comparison
 from minigpt_flax.compare.comparison import Candidate, Comparison
-from minigpt_flax.compare.jobs import read_share, run_jobs
+from minigpt_flax.compare.jobs import read_share, run_jobs, share_flag
 from minigpt_flax.compare.paired_tests import resolved
 from minigpt_flax.compare.progress import ComparisonProgress
 from minigpt_flax.compare.sweep import Stopped, Sweep, is_searched
@@ -105,7 +105,7 @@ def with_more_seeds(comparison: Comparison, folder: Path) -> Comparison | None:
 def train_seeds(comparison: Comparison, folder: Path, *, vmap: bool, jobs: int, share: str | None, shown: bool) -> int:
     """Trains the unfinished runs of the seeds so far; see :func:`run_comparison`."""
     told = shown and (jobs == 1 or share is None)  # jobs leave it to their parent
-    stopped = f"stopped; continue with: {line('compare', '--resume', folder)}"
+    stopped = f"stopped; continue with: {line('compare', '--resume', folder, *share_flag(share, jobs))}"
     if jobs > 1 and share is None:
         status = run_jobs(command(folder, vmap, shown, comparison.trust), jobs)
         if told and status > 128:

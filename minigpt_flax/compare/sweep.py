@@ -19,6 +19,7 @@ from minigpt_flax.runs.folder import RunFolder
 from minigpt_flax.runs.metrics_log import MetricsLog
 from minigpt_flax.runs.records import read_run
 from minigpt_flax.runs.schema import LOSS
+from minigpt_flax.text import counted
 from minigpt_flax.train.artifacts import write_sample
 from minigpt_flax.train.build import build
 from minigpt_flax.train.callbacks import StepCallback, as_callback
@@ -158,8 +159,7 @@ class Sweep:
                 files.remove_folder(path / "checkpoints")
             loss = final_loss(path)
             shown = "diverged" if math.isinf(loss) else f"loss {loss:.4f}"
-            length = f"{config.steps} step{'s' * (config.steps != 1)}"
-            what = f"{candidate.name} lr {config.lr:g}, {length}, seed {config.seed}"
+            what = f"{candidate.name} lr {config.lr:g}, {counted(config.steps, 'step')}, seed {config.seed}"
             self.progress.over(config.steps, f"{spell(time.monotonic() - self.started):>7s}  {what}: {shown}")
 
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from minigpt_flax.errors import UserError
+from minigpt_flax.errors import Failed, UserError
 from minigpt_flax.invocation import show
 
 SIGNATURE = "minigpt_flax"  # contained in every page and image whose path a user chooses
@@ -246,6 +246,20 @@ def staged(out: Path) -> Iterator[Path]:
     _sync_folder(out.parent)
 
 
+@contextmanager
+def output_errors(out: Path) -> Iterator[None]:
+    """Ends a command in one line if the system refuses to write its output, which the block removes then.
+
+    Raises:
+      Failed: in place of an OSError; names the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = show(error.filename or out)
+        raise Failed(f"can't write {named}: {error.strerror}; the folder was removed") from error
+
+
 def require_absent(out: Path) -> None:
     """Checks that a path doesn't exist.
 
@@ -354,14 +368,14 @@ def require_own_folder(folder: Path, names: Collection[str], flag: str) -> None:
 
 
 def require_replaceable(folder: Path, names: Iterable[str]) -> None:
-    """Checks, before anything is written, that no result file is a symbolic link or a folder.
+    """Checks, before anything is written, that :func:`replacing` can replace these files of a folder.
 
     Args:
       folder: of the files; it need not exist.
       names: of the files.
 
     Raises:
-      UserError: names it, or what stands in the folder's place.
+      UserError: the folder is not one, or a file is a symbolic link, a folder, or not a regular file.
     """
     above = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not above.is_dir():

@@ -17,6 +17,7 @@ from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invocation import line, show
 from minigpt_flax.literals import problem
 from minigpt_flax.spec import THRESHOLD, Spec, keywords_of, parse as parse_spec
+from minigpt_flax.text import counted
 from minigpt_flax.train.config.run_config import STANDARD, RunConfig, flag_of, resolve
 from minigpt_flax.train.config.sizes import at_width
 from minigpt_flax.train.config.study_file import StudyFile
@@ -318,8 +319,8 @@ def check(tuning: Tuning) -> Tuning:
         BUDGET.check("--budget", tuning.budget)
         least = smallest_budget(axes)
         if not tuning.plan.is_exhaustive and tuning.budget < least:
-            count = f"{len(axes)} keyword{'s' * (len(axes) > 1)}"
-            raise UserError(f"--budget must be at least {least} full runs to search {count}, got {tuning.budget:g}")
+            what = f"{least} full runs to search {counted(len(axes), 'keyword')}"
+            raise UserError(f"--budget must be at least {what}, got {tuning.budget:g}")
     return tuning
 
 
