@@ -241,6 +241,15 @@ COMPARE = [
         value for way in ("search", "halving", "one of five") for value in searched(way, slice(6, None)))),
     (r"AdamW and 80 steps \(([\d.]+) and ([\d.]+)\)", lambda: tuple(
         measured("search")["cases"]["adamw, 80 steps"][way]["regret"] for way in ("search", "halving"))),
+    (r"with a standard error of ([\d.]+) nats", lambda: (mean(case["error"] for case in searches(slice(None))),)),
+    (r"better rates there \(([\d.]+)\)", lambda: (
+        measured("search")["cases"]["adamw, 80 steps"]["extended"]["regret"],)),
+    (r"with Lion \(([\d.]+) instead of (-[\d.]+)\)", lambda: extension("lion")),
+    (r"`wsd` \(([\d.]+) instead of ([\d.]+)\)", lambda: extension("adamw, wsd")),
+    (r"gains\s+nothing: ([\d.]+) instead of ([\d.]+) nats", lambda: (
+        *searched("extended", slice(None)), *searched("search", slice(None)))),
+    (r"a cost of ([\d.]+) instead of ([\d.]+) full", lambda: tuple(
+        mean(case[way]["cost"] for case in searches(slice(None))) for way in ("extended", "search"))),
     (r"at most ([\d.]+) % end with a false \*beats\*; without", lambda: (
         100 * max(row["auto"] for row in measured("sequential")["error"]),)),
     (r"without this correction, it is up\s+to ([\d.]+) %", lambda: (
@@ -302,6 +311,11 @@ def searches(cases: slice) -> list[dict[str, Any]]:
 def searched(way: str, cases: slice) -> tuple[float]:
     """Mean regret of a way to find the learning rate."""
     return (mean(case[way]["regret"] for case in searches(cases)),)
+
+
+def extension(case: str) -> tuple[float, ...]:
+    """Regrets of the search with more long runs, and of the search."""
+    return tuple(measured("search")["cases"][case][way]["regret"] for way in ("extended", "search"))
 
 
 def tuned(key: str) -> tuple[float]:
