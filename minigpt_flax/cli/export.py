@@ -9,9 +9,8 @@ from minigpt_flax.bounds import Bound
 from minigpt_flax.cli.parser import Parser
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
-from minigpt_flax.errors import Failed
 from minigpt_flax.invocation import show
-from minigpt_flax.runs.files import require_absent, staged
+from minigpt_flax.runs.files import output_errors, require_absent, staged
 
 if TYPE_CHECKING:
     from minigpt_flax.data import Tokenizer
@@ -45,16 +44,9 @@ def run(*, folder: str, out: str, step: str, shard_size: float, quiet: bool, jso
     target = Path(out)
     require_absent(target)
     restored = restore(Path(folder), step)
-    try:
-        with staged(target) as scratch:
-            ids = write_tokenizer(scratch, restored.tokenizer, restored.model.context, restored.model.vocab_size)
-            save_gpt2(
-                scratch, restored.params, restored.model, token_ids=ids, shard_bytes=max(1, int(shard_size * 1e9))
-            )
-    except OSError as error:
-        raise Failed(
-            f"can't write {show(error.filename or target)}: {error.strerror}; the folder was removed"
-        ) from error
+    with output_errors(target), staged(target) as scratch:
+        ids = write_tokenizer(scratch, restored.tokenizer, restored.model.context, restored.model.vocab_size)
+        save_gpt2(scratch, restored.params, restored.model, token_ids=ids, shard_bytes=max(1, int(shard_size * 1e9)))
     files = sorted(path.name for path in target.iterdir())
     text = f"{show(target)}: {', '.join(files)}, of step {restored.step:,}"
     if TOKENIZER not in files:

@@ -20,7 +20,7 @@ from minigpt_flax.data import PhaseBatches, Tokenizer, bits_per_unit, evaluation
 from minigpt_flax.errors import UserError
 from minigpt_flax.model import gpt
 from minigpt_flax.model.attention_backend import choose_attention
-from minigpt_flax.model.config import Architecture, ModelConfig
+from minigpt_flax.model.config import ModelConfig, architecture_of
 from minigpt_flax.model.flops import training_flops
 from minigpt_flax.model.layout import layout as model_layout
 from minigpt_flax.model.loss import sum_losses
@@ -324,7 +324,7 @@ def model_config(config: RunConfig, vocab_size: int, **known: Any) -> ModelConfi
     Raises:
       UserError: there are more tokens than rows.
     """
-    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(Architecture)}
+    options = architecture_of(config)
     rows = vocab_size if config.vocab_size is None else config.vocab_size
     if rows < vocab_size:
         raise UserError(

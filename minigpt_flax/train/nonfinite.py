@@ -49,7 +49,7 @@ def skip_nonfinite_updates(inner: GradientTransformation) -> GradientTransformat
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(new)]
         apply = jnp.stack([jnp.isfinite(extra_args["value"]), jnp.isfinite(tree.norm(updates)), *finite]).all()
         new = jax.tree.map(lambda leaf: jnp.where(apply, leaf, jnp.zeros_like(leaf)), new)
-        inner_state = jax.tree.map(lambda new, old: jnp.where(apply, new, old), inner_state, state.inner_state)
+        inner_state = tree.select(apply, inner_state, state.inner_state)
         skipped = 1 - apply.astype(jnp.int32)
         return new, SkipNonfiniteState((state.in_a_row + 1) * skipped, state.skipped + skipped, inner_state)
 

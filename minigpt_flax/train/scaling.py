@@ -19,7 +19,7 @@ from minigpt_flax.runs.records import read_run
 from minigpt_flax.spec import Spec, settings
 from minigpt_flax.text import shortened
 from minigpt_flax.train.config.stored import read_config
-from minigpt_flax.train.registry import REGISTRIES, frozen
+from minigpt_flax.train.registry import REGISTRIES, is_frozen
 
 KEYS = {"batch": "sequences per step", "steps": "number of steps"}
 FORM = "--tuned-at takes the run that was tuned: its folder, or such as batch=12,steps=1000"
@@ -131,7 +131,7 @@ def _shown(value: Any) -> str:
 
 def _rescaled(spec: Spec, lr: int | float, batch: float, steps: float) -> tuple[Spec, float, list[Change]]:
     """An optimizer and its peak learning rate, rescaled; defaults that change become keywords."""
-    if spec.name == frozen.__name__:
+    if is_frozen(spec):
         return spec, lr, []
     if spec.name not in SCALING_RULES:
         raise UserError(

@@ -20,7 +20,7 @@ from minigpt_flax.errors import Diverged, UserError
 from minigpt_flax.invocation import line, show
 from minigpt_flax.runs import files, loggers
 from minigpt_flax.runs.records import read_run
-from minigpt_flax.text import tell
+from minigpt_flax.text import counted, tell
 from minigpt_flax.train.build import build, check_memory
 from minigpt_flax.train.clock import spell
 from minigpt_flax.train.config.run_config import RunConfig, parsed
@@ -106,7 +106,7 @@ def plan(tuning: Tuning, folder: Path) -> str:
         share = f"steps, {100 * sizes.share:.0f} % of an exhaustive search ({full:,})"
     proxy = "" if tuning.proxy_width is None else f", width {tuning.proxy_width} in place of {tuning.width}"
     lines = [
-        f"{show(folder)}: {tuning.base.opt} over {count} keyword{'s' * (count > 1)}, {sizes.grid} settings{proxy}",
+        f"{show(folder)}: {tuning.base.opt} over {counted(count, 'keyword')}, {sizes.grid} settings{proxy}",
         *(f"  {axis}" for axis in tuning.axes),
         f"search: {stages}{each}: {sizes.budget * seeds:,} {share}",
     ]
