@@ -22,8 +22,8 @@ from minigpt_flax.diagnose.coordinates import PARTS
 from minigpt_flax.errors import check_name
 
 OUT = RESULTS / "transfer" / "coordinates"
-FLAGS = "--layers=2 --width=64 --heads=2 --batch-size=4 --context=64 --steps=10 --seeds=1 --quiet".split()
-WIDTHS, DEPTHS = "--widths=64,128,256,512,1024", "--depths=2,8,32"
+FLAGS = "--heads=2 --batch-size=4 --context=64 --steps=10 --seeds=1 --quiet".split()
+WIDTHS, DEPTHS = "--widths=64,128,256,512,1024 --layers=2", "--depths=2,8,32 --width=64"
 TRANSFER, STANDARD = "--parametrization=completep", "--parametrization=standard"
 CASES: dict[str, tuple[str, ...]] = {
     "adamw-standard": (WIDTHS, "--opt=adamw", STANDARD),
@@ -44,8 +44,9 @@ CASES: dict[str, tuple[str, ...]] = {
 
 def measure(case: str) -> None:
     """Runs a case and keeps its numbers."""
+    sizes, *rest = CASES[case]
     with tempfile.TemporaryDirectory() as folder:
-        status = minigpt(["diagnose", "coordinates", *CASES[case], *FLAGS, f"--out={folder}"])
+        status = minigpt(["diagnose", "coordinates", *sizes.split(), *rest, *FLAGS, f"--out={folder}"])
         if status > 1:  # 1: a slope is beyond the tolerance
             raise SystemExit(status)
         (found,) = Path(folder).glob("*.json")
