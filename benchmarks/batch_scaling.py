@@ -68,7 +68,7 @@ class Losses:
         return self.known[name]
 
     def _train(self, config: RunConfig) -> float:
-        key = (config.opt.name, str(config.schedule), config.batch_size, config.steps)
+        key = (config.opt.name, *config.opt.keywords, str(config.schedule), config.batch_size, config.steps)
         if key not in self.programs:
             self.programs[key] = trace_run(build(config), config.steps)
         run = self.programs[key].single(config)

@@ -295,7 +295,7 @@ def grams(matrix: jax.Array) -> Sides:
     return Sides(multiply(matrix, matrix.conj().mT), multiply(matrix.conj().mT, matrix))
 
 
-def in_blocks(function: Callable[..., tuple[jax.Array, Any, Any]], size: int) -> Callable[..., Any]:
+def map_blocks(function: Callable[..., tuple[jax.Array, Any, Any]], size: int) -> Callable[..., Any]:
     """Maps a function over the blocks of matrices; the last block of a side is padded with zeros.
 
     Args:

@@ -615,6 +615,12 @@ ROWS = (
     Case(
         muon,
         hyperparameters={"consistent_rms": 0.2, "adam_learning_rate": 0.1},
+        settings=(
+            {"min_ratio": 0.5, "min_ratio_of": "outputs"},
+            {"radial": (0.5, 1.0)},
+            {"contra": 0.4},
+            {"normalize": "outputs_inputs", "normalize_steps": 1},
+        ),
         goldens=(
             Golden("muon_f32", official_muon),
             Golden("muon_wd_f32", official_muon),
@@ -636,6 +642,7 @@ ROWS = (
     Case(
         normuon,
         hyperparameters={"adam_learning_rate": 0.1},
+        settings=({"min_ratio": 0.5}, {"contra": 0.4}, {"consistent_rms": 0.2}),
         goldens=(
             Golden("normuon_f32", official_normuon),
             Golden(
@@ -672,6 +679,7 @@ ROWS = (
         aurora,
         slow=True,
         hyperparameters={"adam_learning_rate": 0.1},
+        settings=({"riemannian_steps": 1},),
         goldens=(
             Golden("aurora_f32", official_aurora),
             Golden(
@@ -697,6 +705,7 @@ ROWS = (
         dion2,
         slow=True,
         hyperparameters={"b2": 0.9, "adam_learning_rate": 0.1},
+        settings=({"consistent_rms": 0.2},),
         goldens=(Golden("dion3_f32", official_dion2), Golden("dion2_f32", official_dion2, slow=True)),
     ),
     Case(
@@ -744,6 +753,7 @@ ROWS = (
         shampoo,
         keywords={"precondition_frequency": 1},
         hyperparameters={"shampoo_beta": 0.9},
+        settings=({"block_size": 2}, {"merge_size": 12}, {"graft": "sgd"}),
         goldens=(
             Golden("shampoo_adam_freq", official_shampoo),
             Golden("shampoo_one_sided_pinv", official_shampoo, slow=True),
@@ -812,6 +822,7 @@ ROWS = (
         learning_rate=0.03,
         keywords={"beta": 0.5, "init_scale": 1.0},
         signed=("seed",),
+        settings=({"max_size": 3},),
         goldens=(
             Golden("psgd_kron", official_psgd, extra=recorded_norms),
             Golden("psgd_kron_eq", official_psgd, extra=recorded_norms, slow=True),

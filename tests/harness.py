@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +62,7 @@ class Case:
       signed: keywords that may be negative.
       optax: the counterpart of the same name and the same state tree, if there is one.
       variants: keywords under which the two are compared, besides the defaults.
+      settings: keywords of numbers that change the rule, for the tests of every keyword; names and switches are found.
       goldens: trajectories to reproduce.
       extra: (loss, params, t) -> extra args that a step needs.
       exempt: name of a test -> why the property can't hold.
@@ -74,6 +76,7 @@ class Case:
     signed: tuple[str, ...] = ()
     optax: Callable | None = None
     variants: tuple[Mapping[str, Any], ...] = ()
+    settings: tuple[Mapping[str, Any], ...] = ()
     goldens: tuple[Golden, ...] = ()
     extra: Callable[[Callable, Tree, jax.Array], dict[str, Any]] = nothing
     exempt: Mapping[str, str] = field(default_factory=dict)
@@ -93,9 +96,42 @@ class Case:
         signature = inspect.signature(self.optimizer).parameters
         return {n: p.default for n, p in signature.items() if type(p.default) is int}
 
+    @property
+    def takes_layout(self) -> bool:
+        """Whether the optimizer has a keyword ``layout``."""
+        return "layout" in inspect.signature(self.optimizer).parameters
+
+    def alternatives(self) -> Iterator[Mapping[str, Any]]:
+        """One keyword at a time: every switch turned, every other name, every number that is off; then ``settings``.
+
+        A keyword that is only taken beside another one is left out.
+        """
+        for keywords in self._all_alternatives():
+            with suppress(ValueError):
+                self.make(**keywords)
+                yield keywords
+
+    def _all_alternatives(self) -> Iterator[Mapping[str, Any]]:
+        for name, parameter in inspect.signature(self.optimizer).parameters.items():
+            if isinstance(parameter.default, bool):
+                yield {name: not parameter.default}
+            elif name in self.hyperparameters:
+                yield {name: self.hyperparameters[name]}
+            elif re.match(r"str\b", str(parameter.annotation)):
+                yield from ({name: choice} for choice in self._choices(name) if choice != parameter.default)
+        yield from self.settings
+
+    def _choices(self, name: str) -> list[str]:
+        """The names that the message about an unknown one offers."""
+        try:
+            self.make(**{name: "no such name"})
+        except ValueError as error:
+            return str(error).partition("choose from ")[2].split(", ") if "choose from " in str(error) else []
+        return []
+
     def make(self, layout: Tree = None, **keywords: Any) -> Any:
         """Builds the optimizer; the layout is passed only if its signature has one."""
-        offered = {"layout": layout} if "layout" in inspect.signature(self.optimizer).parameters else {}
+        offered = {"layout": layout} if self.takes_layout else {}
         given = {"learning_rate": self.learning_rate, **offered, **self.keywords, **keywords}
         return self.optimizer(given.pop("learning_rate"), **given)
 

@@ -82,9 +82,9 @@ def scale_by_kl_soap(
     late = eigenvalues == "average"  # the basis is updated after the step, and the first call makes none
 
     def init(params):
-        *first, factors, bases = initial_state(params, layout, longest, mu_dtype)
+        count, mu, nu, factors, bases = initial_state(params, layout, longest, mu_dtype)
         values = jax.tree.map(lambda f: f[..., 0] + float(late) if f.ndim else jnp.copy(f), factors)
-        return ScaleByKlSoapState(*first, factors, bases, values)
+        return ScaleByKlSoapState(count, mu, nu, factors, bases, values)
 
     def turned(factors, bases, first):
         if refresh == "eigh":

@@ -143,7 +143,7 @@ def scale_by_ldadam(
             return step, *new, left_out if error_feedback else error
 
         [g] = wide_matrices(entries, updates)
-        error = as_matrices(state.error, entries) if error_feedback else state.error
+        error = as_matrices(state.error, entries) if error_feedback else jax.tree.map(lambda _: None, g)
         step, mu, nu, projector, error = unzip(map_matrices(either, entries, g, *state[1:4], error), entries, 5)
         error = as_leaves(error, entries, updates) if error_feedback else state.error
         step = cast_like(as_leaves(step, entries, updates), updates)

@@ -32,7 +32,7 @@ from jaxopt_mini.optimizers._adam import scale_by_adam
 from jaxopt_mini.orthogonal import POLARS, PRECONDITIONINGS, STANDARD, Coefficients, coefficients, orthogonalize
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.transforms.neurons import MODES, keep_above, normalize as normalize_neurons, normalized
+from jaxopt_mini.transforms.neurons import MODES, OF, keep_above, normalize as normalize_neurons, normalized
 from jaxopt_mini.transforms.radial import brake, land
 from jaxopt_mini.transforms.shape import SHAPES, consistent, scale_by_shape
 from jaxopt_mini.tree import average, bias_correction, cast_like, increment, norm, zeros_like
@@ -180,6 +180,7 @@ def scaled_and_decayed(
     """
     check_name(shape, SHAPES, "unknown shape")
     check_name(decay, DECAYS, "unknown decay")
+    check_name(min_ratio_of, OF, "unknown part to keep above a share")
     check_nonnegative(learning_rate=learning_rate, weight_decay=weight_decay, consistent_rms=consistent_rms)
     check_nonnegative(min_ratio=min_ratio, min_ratio_power=min_ratio_power)
     sized = [scale_by_shape(SHAPES[shape] if consistent_rms is None else consistent(consistent_rms), layout)]

@@ -28,7 +28,7 @@ from jaxopt_mini.matrices import (
     Sides,
     as_leaves,
     grams,
-    in_blocks,
+    map_blocks,
     map_with_sides,
     matrix_shapes,
     on_sides,
@@ -189,9 +189,8 @@ def scale_by_shampoo(
             if not jax.tree.leaves(factors):
                 return plain, factors, roots
             shape = (1, -1) if _is_vector(*g.shape, merge_size) else g.shape
-            run = block if block_size is None else in_blocks(block, block_size)
-            flat = (g.reshape(shape), m.reshape(shape), plain.reshape(shape))
-            step, factors, roots = run(*flat, factors, roots)
+            run = block if block_size is None else map_blocks(block, block_size)
+            step, factors, roots = run(g.reshape(shape), m.reshape(shape), plain.reshape(shape), factors, roots)
             return step.reshape(g.shape), factors, roots
 
         trees = wide_matrices(entries, updates, m, plain)

@@ -14,7 +14,7 @@ from jaxopt_mini.layout import ParamLayout, resolve
 from jaxopt_mini.tree import absolute_square, times
 
 
-def norm_of_each(leaf: jax.Array, entry: ParamLayout) -> jax.Array:
+def tensor_norm(leaf: jax.Array, entry: ParamLayout) -> jax.Array:
     """2-norm of each stacked copy; reduced axes have length 1."""
     return jnp.sqrt(jnp.sum(absolute_square(leaf), entry.inputs + entry.outputs, keepdims=True))
 
@@ -55,7 +55,7 @@ def scale_by_trust_ratio(
     check_nonnegative(min_norm=min_norm, trust_coefficient=trust_coefficient, eps=eps, max_norm=max_norm)
 
     def scaled(update, param, entry):
-        ours, theirs = (jnp.maximum(norm_of_each(leaf, entry), min_norm) for leaf in (update, param))
+        ours, theirs = (jnp.maximum(tensor_norm(leaf, entry), min_norm) for leaf in (update, param))
         theirs = theirs if max_norm is None else jnp.minimum(theirs, max_norm)
         zero = (ours == 0) | (theirs == 0)
         return times(update, jnp.where(zero, 1.0, trust_coefficient * theirs / jnp.where(zero, 1.0, ours + eps)))

@@ -65,6 +65,7 @@ from jaxopt_mini.wrappers._split_outputs import split_outputs as split_outputs
 from jaxopt_mini.wrappers._step_sizes import (
     REFUSED as REFUSED,
     STEP_SIZES as STEP_SIZES,
+    NoRule as NoRule,
     StepSize as StepSize,
     step_size as step_size,
 )

@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 
+from jaxopt_mini import OPTIMIZERS
 from jaxopt_mini.tree import by_name, path_name
-from jaxopt_mini.wrappers import REFUSED, STEP_SIZES, Multipliers, StepSize, multipliers, step_size
+from jaxopt_mini.wrappers import Multipliers, NoRule, StepSize, multipliers, step_size
 from minigpt_flax.errors import UserError
 from minigpt_flax.spec import Spec, as_user_error
 from minigpt_flax.train.base_model import shapes_of
@@ -112,12 +113,12 @@ def step_size_of(spec: Spec, scaling: Scaling) -> StepSize:
     Raises:
       UserError: it is not known.
     """
-    if spec.name in STEP_SIZES:
-        return step_size(spec.name, **spec.keywords)
+    reason = f"there is no rule for how the steps of the optimizer '{spec.name}' grow with the width"
+    try:
+        if spec.name in OPTIMIZERS:
+            return step_size(spec.name, **spec.keywords)
+    except NoRule as error:
+        reason = str(error)
     if scaling.like is not None and not (found := step_size(scaling.like)).blocks:
         return found
-    reason = f": {REFUSED[spec.name]}" if spec.name in REFUSED else ""
-    raise UserError(
-        f"there is no rule for how the steps of the optimizer '{spec.name}' grow with the width{reason}; name one of "
-        f"--list that they grow like, as --{KIND} \"mup(like='adam')\""
-    )
+    raise UserError(f"{reason}; name one of --list that they grow like, as --{KIND} \"mup(like='adam')\"")

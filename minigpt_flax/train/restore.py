@@ -147,8 +147,7 @@ def restore(path: Path, step: str = "best") -> TrainedModel:
       UserError: the run or checkpoint does not exist, or can't be read.
     """
     folder, config, tokenizer = settings_of(path)
-    with open_checkpoints(path) as checkpoints:
-        number = _choose(checkpoints, step)
+    with open_checkpoints(path) as checkpoints, chosen_checkpoint(checkpoints, step) as number:
         if is_foreign(config):
             setup = make_setup(changed(config, opt="sgd", wrap=(), group=(), probe=()), tokenizer)
             params = checkpoints.read_params(number, setup.shapes)
@@ -191,9 +190,9 @@ def reopen(
     if data is not None:
         config = changed(config, data=tuple(map(absolute, data)))
     run = build(config, optimizer=optimizer, data=dataset or load_run_data(folder, config, tokenizer))
-    with open_checkpoints(path) as checkpoints:
+    with open_checkpoints(path) as checkpoints, chosen_checkpoint(checkpoints, step) as number:
         checkpoints.forms = lambda: forms(run, folder)
-        return run, checkpoints.read(_choose(checkpoints, step), run.state)
+        return run, checkpoints.read(number, run.state)
 
 
 def load_run_data(folder: RunFolder, config: RunConfig, tokenizer: Tokenizer) -> Dataset:
@@ -222,6 +221,19 @@ def open_checkpoints(path: Path) -> Iterator[Checkpoints]:
     with Checkpoints(folder.checkpoints, keep=sys.maxsize) as checkpoints:
         checkpoints.scores = folder.scores()
         yield checkpoints
+
+
+@contextmanager
+def chosen_checkpoint(checkpoints: Checkpoints, step: str) -> Iterator[int]:
+    """The number of a checkpoint, during which an error about it names the others."""
+    number = _choose(checkpoints, step)
+    try:
+        yield number
+    except UserError as error:
+        others = ", ".join(str(other) for other in checkpoints.steps() if other != number)
+        if not others:
+            raise
+        raise UserError(f"{error}; other checkpoints, for --step: {others}") from error
 
 
 def _choose(checkpoints: Checkpoints, step: str) -> int:

@@ -14,6 +14,7 @@ CHEAP = {  # run for every row; nothing of them is compiled, or it is what the r
     "test_integer_leaves_are_rejected",
     "test_missing_parameters_are_optional_or_required",
     "test_a_layout_that_does_not_fit_is_rejected",
+    "test_without_a_layout_every_link_uses_the_documented_one",
     "test_the_state_of_abstract_parameters_has_the_same_shapes",
     "test_the_state_keeps_its_shapes_under_nnx",
 }

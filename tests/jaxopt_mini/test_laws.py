@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import itertools
+import re
 
 import chex
 import flax.nnx as nnx
@@ -16,6 +17,8 @@ import pytest
 from flax.training.train_state import TrainState
 
 from jaxopt_mini import OPTIMIZERS, ParamLayout, apply_updates, chain
+from jaxopt_mini.layout import infer
+from jaxopt_mini.matrices import by_rank
 from tests.cases import CASES
 from tests.harness import LAYOUT, SHAPES, half_square, normal, nothing, permissive, run, shared_buffers
 
@@ -215,6 +218,44 @@ def test_layouts_change_nothing_but_the_layout(case):
     close(turn(other), stacked)
 
 
+with_layouts = pytest.mark.parametrize(
+    "case", [case for case in CASES.values() if case.takes_layout], ids=lambda case: case.optimizer.__name__
+)
+
+
+@pytest.mark.slow
+@with_layouts
+def test_every_keyword_updates_a_stack_like_its_layers(case):
+    @functools.partial(jax.jit, static_argnums=0)
+    def ends(keywords, params, grads):
+        trees = (LAYOUT["blocks"], params, grads), (LAYERS, unstack(params), jax.vmap(unstack)(grads))
+        return [run(case.make(tree[0], **dict(keywords)), *tree[1:], extra=case.extra)[0] for tree in trees]
+
+    starts = normal(SHAPES["blocks"], 2), normal(SHAPES["blocks"], 3, STEPS)
+    for keywords in case.alternatives():
+        stacked, layers = ends(tuple(keywords.items()), *starts)
+        close(layers, unstack(stacked))
+
+
+def program(case, layout):
+    """A first step as text, without addresses of functions."""
+
+    def step(params, grads):
+        tx = case.make(layout)
+        return tx.update(grads, tx.init(params), params, **case.extra(half_square, params, jnp.int32(0)))
+
+    shapes = zip_dtypes(SHAPES["blocks"], FLOATS[:1])
+    return re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(step)(shapes, shapes)))
+
+
+@with_layouts
+def test_without_a_layout_every_link_uses_the_documented_one(case):
+    """The inferred layout; or, as in Optax, the number of axes where dimension numbers may be given in its place."""
+    names = inspect.signature(case.optimizer).parameters
+    documented = by_rank if any("dimension_numbers" in name for name in names) else infer
+    assert program(case, None) == program(case, documented)
+
+
 @law
 def test_works_in_flax_train_state_and_nnx(case):
     def in_train_state(params, grads):
@@ -339,13 +380,12 @@ def test_seeds_may_be_mapped(case):
 @law
 def test_a_layout_that_does_not_fit_is_rejected(case):
     params = normal(SHAPES, 0)
-    takes_one = "layout" in inspect.signature(case.optimizer).parameters
     missing = {name: entry for name, entry in LAYOUT.items() if name != "embed"}
     for layout, why in (
         ({**LAYOUT, "embed": BIAS}, "layout of embed is .* name each"),
         (missing, "tree differs from the parameters'"),
     ):
-        with pytest.raises(ValueError, match=why) if takes_one else contextlib.nullcontext():
+        with pytest.raises(ValueError, match=why) if case.takes_layout else contextlib.nullcontext():
             tx = case.make(layout)
             tx.update(params, tx.init(params), params, **case.extra(half_square, params, jnp.int32(0)))
 

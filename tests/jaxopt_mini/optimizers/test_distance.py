@@ -2,10 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 from jaxopt_mini import dadapt_adamw, dog, dowg, prodigy, sgd, states
+from tests.harness import LAYOUT, SHAPES, normal, run, shared_buffers
 
 RULES = [prodigy, dadapt_adamw, dog, dowg]
 
@@ -48,6 +50,37 @@ def test_the_first_parameters_are_a_copy(factory):
     state = factory().init(params)
     pointers = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)}
     assert params["w"].unsafe_buffer_pointer() not in pointers
+
+
+def l_dog(start, grads, lr, first, eps, decay):
+    """The rule of L-DoG's authors for one tensor, written out in float64."""
+    start = p = np.asarray(start, np.float64)
+    distance, total = first(np.linalg.norm(start)), eps
+    for grad in np.asarray(grads, np.float64):
+        g = grad + decay * p
+        distance, total = max(distance, np.linalg.norm(p - start)), total + np.sum(g**2)
+        p = p - lr * distance / np.sqrt(total) * g
+    return p
+
+
+@pytest.mark.parametrize("kind", ["heuristic", "distance"])
+def test_l_dog_has_a_learning_rate_for_each_tensor_and_layer(kind):
+    first = {"heuristic": lambda size: 0.01 * (1 + size), "distance": lambda size: 0.01}[kind]
+    tx = dog(0.5, (kind, 0.01), 1e-3, 0.1, per_tensor=True, layout=LAYOUT)
+    params, grads = normal(SHAPES, 0), normal(SHAPES, 1, 4)
+    found, _ = run(tx, params, grads)
+    for leaf, stacked in ((lambda tree: tree["embed"], False), (lambda tree: tree["blocks"]["kernel"], True)):
+        layers = range(2) if stacked else [...]
+        for i in layers:
+            start, seen = leaf(params)[i], leaf(grads)[:, i] if stacked else leaf(grads)
+            np.testing.assert_allclose(leaf(found)[i], l_dog(start, seen, 0.5, first, 1e-3, 0.1), rtol=1e-5)
+    assert not shared_buffers(tx.init(params), params)
+
+
+def test_l_dog_of_one_tensor_is_dog():
+    params, grads = normal({"w": (3, 2)}, 0), normal({"w": (3, 2)}, 1, 4)
+    ends = [run(dog(init_step=("distance", 0.1), per_tensor=each), params, grads)[0]["w"] for each in (False, True)]
+    np.testing.assert_allclose(*ends, rtol=1e-6)
 
 
 def test_float16_norms_do_not_overflow():

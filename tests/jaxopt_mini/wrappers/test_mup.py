@@ -29,7 +29,7 @@ from jaxopt_mini import (
     states,
 )
 from jaxopt_mini.tree import path_name
-from jaxopt_mini.wrappers import REFUSED, STEP_SIZES, WRAPPERS, multipliers, mup, scale_units, step_size
+from jaxopt_mini.wrappers import REFUSED, STEP_SIZES, WRAPPERS, NoRule, multipliers, mup, scale_units, step_size
 from minigpt_flax.train.config.run_config import default_of
 from tests.cases import CASES
 from tests.harness import LAYOUT, SHAPES, half_square, normal, run
@@ -259,19 +259,69 @@ def test_steps_of_the_default_learning_rate_add_as_much_at_every_width(name):
         ("ldadam", {"rank": 128}, (64, 64), 64),
         ("shampoo", {"graft": False}, (64, 16), 2),
         ("shampoo", {"graft": "sgd"}, (64, 16), 64),
+        ("shampoo", {"graft": False, "block_size": 16}, (64, 64), 4),
+        ("shampoo", {"graft": False, "exponent": 0.5}, (64, 16), 2 / 32),
         ("polargrad", {}, (64, 16), 64),
+        ("muon", {"adaptive": True}, (64, 16), 64),
+        ("muon", {"adaptive": True, "shape": "spectral"}, (64, 16), 32),
+        ("adamuon", {"moment": "before", "sign": False, "consistent_rms": None}, (64, 16), 2),
+        ("adamuon", {"consistent_rms": None}, (64, 16), 16),
+        ("mars", {"form": "shampoo"}, (64, 16), 2),
+        ("mars", {"form": "lion"}, (64, 16), 64),
     ],
 )
 def test_step_sizes_by_keywords(name, keywords, shape, felt):
     assert step_size(name, **keywords).felt("matrix", *shape) == pytest.approx(felt)
 
 
+def test_steps_of_other_roles_by_keywords():
+    assert step_size("mars", form="shampoo").felt("head", 64, 4) == 4
+    assert step_size("shampoo", graft=False, precondition_vectors=True).felt("vector", 1, 64) == 1 / 8
+    assert step_size("lars").relative and not step_size("lars", trust_ratio_mask=False).relative
+
+
+@pytest.mark.parametrize(
+    "name, keywords, says",
+    [
+        ("muon", {"min_ratio": 0.35}, "'muon' with min_ratio .* a share of the weights"),
+        ("normuon", {"normalize_after": "frobenius"}, "'normuon' with normalize_after .* rank of the gradients"),
+        ("muon", {"adaptive": True, "normalize": "outputs"}, "adaptive .* normalize"),
+        ("muon", {"rest": sgd(0.1)}, "another optimizer's"),
+        ("lamb", {"max_norm": 10.0}, "norm of the weights"),
+        ("dog", {"per_tensor": True}, "a factor for each tensor"),
+        ("galore", {"base_optimizer": sgd(0.1)}, "base optimizer"),
+        ("adamuon", {"sign": False}, "without sign .* rank of the gradients"),
+        ("shampoo", {"graft": False, "kl": True}, "without grafting and with kl"),
+        ("shampoo", {"graft": False, "merge_size": 64}, "without grafting and with merge_size"),
+    ],
+)
+def test_keywords_without_a_rule_are_refused(name, keywords, says):
+    with pytest.raises(NoRule, match=says):
+        step_size(name, **keywords)
+    assert step_size(name, **dict.fromkeys(keywords)) is not None or name == "shampoo"
+
+
+def rules_of_keywords(name):
+    """The alternatives of an optimizer that have a rule, except learning rates and decays."""
+    for keywords in CASES[name].alternatives():
+        if any("learning_rate" in key or "weight_decay" in key for key in keywords):
+            continue
+        try:
+            step_size(name, **keywords)
+        except NoRule:
+            continue
+        yield keywords
+
+
 @pytest.mark.slow
-def test_shampoo_without_grafting_adds_as_much_at_every_width():
-    spec = step_law.spec_of("shampoo")
-    keywords = {"graft": False, "precondition_frequency": 1}
-    slopes = step_law.slopes(dataclasses.replace(spec, keywords=spec.keywords | keywords))
-    assert max(map(abs, slopes.values())) <= BOUND
+@pytest.mark.parametrize("name", STEP_SIZES)
+def test_every_keyword_adds_as_much_at_every_width_or_is_refused(name):
+    spec = step_law.spec_of(name)
+    given = spec.keywords | ({"precondition_frequency": 1} if name == "shampoo" else {})
+    for keywords in rules_of_keywords(name):
+        slopes = step_law.slopes(dataclasses.replace(spec, keywords=given | keywords))
+        adaptive = name in ADAPTIVE and beyond_the_common_factor(slopes) <= BOUND
+        assert adaptive or is_within_the_bound(name, slopes), keywords
 
 
 @pytest.mark.slow

@@ -148,9 +148,10 @@ def test_initial_standard_deviations():
         ({"parametrization": "mup(decay='half')"}, "unknown decay='half'"),
         (
             {"opt": "schedule_free_plus"},
-            "no rule for how the steps of the optimizer 'schedule_free_plus' grow with the width: it estimates",
+            "the steps of 'schedule_free_plus' have no rule for other widths: it estimates",
         ),
         ({"opt": "my.module:factory", "parametrization": "mup(like='soap')"}, "factory' grow with the width"),
+        ({"opt": "muon(min_ratio=0.35)"}, "the steps of 'muon' with min_ratio have no rule for other widths: they are"),
         ({"opt": "my.module:factory"}, r"'my.module:factory' grow with the width; name one of --list"),
         ({"wrap": ("hyperball",)}, "doesn't cover --wrap hyperball"),
     ],
