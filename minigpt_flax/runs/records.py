@@ -170,6 +170,8 @@ def wrong_folder(path: Path, what: str) -> UserError:
 
 def _what_is_near(path: Path, what: str) -> str:
     """What a path is instead: missing, a part of such a folder, a folder of such folders, or one of another kind."""
+    if not path.exists() and path.is_symlink():
+        return "it is a link that leads nowhere"
     if not path.exists():
         beside = [show(found) for found in path.parent.glob("*") if _is_folder_of(what, found)]
         return f"it doesn't exist{nearest(show(path), beside)}"

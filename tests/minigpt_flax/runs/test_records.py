@@ -44,6 +44,7 @@ def test_the_data_are_their_hash_or_else_their_sources(tmp_path):
     [
         ("run", "runs/demo-adam-0", r"it doesn't exist \(did you mean '.*runs/demo-adamw-0'\?\)"),
         ("run", "nowhere/x", "it doesn't exist"),
+        ("run", "loop", "it is a link that leads nowhere"),
         ("run", "runs/demo-adamw-0/metrics.jsonl", "it is a part of .*runs/demo-adamw-0; give that"),
         ("run", "runs/demo-adamw-0/checkpoints/20", "it is a part of .*runs/demo-adamw-0; give that"),
         ("run", "runs", "give one of those in it, such as .*runs/demo-adamw-0"),
@@ -62,5 +63,6 @@ def test_a_wrong_folder_is_named_with_the_right_one(tmp_path, what, path, reason
     (tmp_path / "runs" / "both" / "comparison.json").write_text("{}")
     (tmp_path / "app" / "src").mkdir(parents=True)
     (tmp_path / "app" / "config.json").write_text("{}")  # of another program
+    (tmp_path / "loop").symlink_to("loop")
     error = str(wrong_folder(tmp_path / path, what))
     assert re.fullmatch(f".*{path} is not the folder of a {what}: {reason}", error), error
