@@ -188,7 +188,7 @@ def scale_by_shampoo(
         def one(g, m, plain, factors, roots):
             if not jax.tree.leaves(factors):
                 return plain, factors, roots
-            shape = (1, -1) if _is_vector(*g.shape, merge_size) else g.shape
+            shape = (1, -1) if _is_vector(*g.shape, merge_size=merge_size) else g.shape
             run = block if block_size is None else map_blocks(block, block_size)
             step, factors, roots = run(g.reshape(shape), m.reshape(shape), plain.reshape(shape), factors, roots)
             return step.reshape(g.shape), factors, roots

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from minigpt_flax.bounds import Bound
@@ -69,6 +70,6 @@ def progress_output(human: bool) -> AbstractContextManager:
     return nullcontext() if human else redirect_stdout(sys.stderr)
 
 
-def tell_share(share: str, *command: object) -> None:
+def tell_share(share: str, command: str, *words: Path | str) -> None:
     """Prints that the share of this host is done, and the command that collects all of them."""
-    tell(f"share {share} is done; when all are, get the results with: {line(*command)}")
+    tell(f"share {share} is done; when all are, get the results with: {line(command, *words)}")

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from minigpt_flax.text import counted
 from minigpt_flax.train.clock import Clock, quantity, shorten
 from minigpt_flax.train.devices import peak_flops
 
@@ -123,7 +124,7 @@ class Speed:
 
     def lines(self) -> str:
         """Formats three lines of text."""
-        cached = f" ({self.cached_programs} programs from the cache)" if self.cached_programs else ""
+        cached = f" ({counted(self.cached_programs, 'program')} from the cache)" if self.cached_programs else ""
         around = f"compiling {self.compile_seconds:.1f} s{cached}, validations {self.validation_seconds:.1f} s"
         return f"{self._pace()}\n{around}\nmemory {quantity(self.memory.size, 'B')} ({self.memory.source})"
 
