@@ -88,7 +88,7 @@ def _shampoo(keywords: Mapping[str, Any]) -> StepSize:
         if keywords.get(name):
             raise NoRule(f"steps without grafting and with {name} have no rule for other widths: {UNGRAFTED[name]}")
     block, exponent = keywords.get("block_size"), keywords.get("exponent")
-    powers = (0.25, 0.25) if exponent is None else (exponent, exponent) if isinstance(exponent, Real) else exponent
+    powers: Any = (0.25, 0.25) if exponent is None else (exponent, exponent) if isinstance(exponent, Real) else exponent
 
     def norm(fan_in: int, fan_out: int) -> float:
         blocks = 1 if block is None else math.ceil(fan_in / block) * math.ceil(fan_out / block)

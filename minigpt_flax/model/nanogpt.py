@@ -33,7 +33,8 @@ def nanogpt_groups(config: ModelConfig) -> tuple[list[Place], list[Place]]:
     """Return the groups of nanoGPT's AdamW: matrices and embeddings, which decay, and vectors."""
     places = nanogpt_places(config)
     is_vector = lambda name: "ln_" in name or name.endswith(".bias")
-    return tuple([place for name, place in places.items() if is_vector(name) == vector] for vector in (False, True))
+    of = lambda vector: [place for name, place in places.items() if is_vector(name) == vector]
+    return of(False), of(True)
 
 
 def check_nanogpt(config: ModelConfig) -> None:

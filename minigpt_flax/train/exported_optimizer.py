@@ -6,11 +6,12 @@ import inspect
 from typing import Any
 
 from jaxopt_mini import OPTIMIZERS, states
-from jaxopt_mini.torch_state import TorchParameter, to_torch
+from jaxopt_mini.torch_state import to_torch
 from minigpt_flax.errors import UserError
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.nanogpt import nanogpt_groups
 from minigpt_flax.train.config.run_config import RunConfig
+from minigpt_flax.train.initial_optimizer import torch_parameters
 from minigpt_flax.train.optimizer import schedules_of
 from minigpt_flax.train.parametrization import scaling_of
 from minigpt_flax.train.state import TrainState
@@ -39,7 +40,7 @@ def nanogpt_optimizer(config: RunConfig, state: TrainState, model: ModelConfig) 
     groups, names = [], []
     for places, decay in zip(nanogpt_groups(model), (numbers["weight_decay"], 0.0), strict=True):
         groups.append({"params": list(range(len(names), len(names) + len(places))), "weight_decay": decay, **group})
-        names += [TorchParameter(paths[0] if len(paths) == 1 else paths, *stored) for paths, *stored in places]
+        names += torch_parameters(places)
     counts = states.get_all(state.opt_state, "count")
     steps = next(int(count) for path, count in counts.items() if path.endswith("ScaleByAdamState.count"))
     return to_torch(state.opt_state, state.params, {"state": {}, "param_groups": groups}, names, steps=steps)
