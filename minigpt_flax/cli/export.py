@@ -23,7 +23,7 @@ TOKENIZER = "tokenizer.json"
 PAD = "<|pad|>"  # padding token of a tokenizer without an end-of-text token
 SHARD = Bound(0, 1e6, above=True)
 FORMATS = ("gpt2", "nanogpt")
-SUMMARY = "Export a run's model in GPT-2's format, for Hugging Face transformers, or as a checkpoint of nanoGPT."
+SUMMARY = "Export a run's model for Hugging Face transformers, or for nanoGPT."
 
 
 def declare(parser: Parser) -> None:
@@ -94,7 +94,7 @@ def _write_gpt2(scratch: Path, folder: Path, step: str, shard_size: float) -> tu
 def _write_nanogpt(scratch: Path, folder: Path, step: str, with_optimizer: bool) -> tuple[int, str]:
     """Writes ``ckpt.pt``; returns the step, and what the user should know."""
     from minigpt_flax.model.huggingface import NANOGPT
-    from minigpt_flax.model.nanogpt import check_nanogpt, save_nanogpt
+    from minigpt_flax.model.nanogpt import check_nanogpt, nanogpt_groups, save_nanogpt
     from minigpt_flax.train.exported_optimizer import check_adamw, nanogpt_optimizer
     from minigpt_flax.train.restore import restore, restore_state, settings_of
 
@@ -105,7 +105,7 @@ def _write_nanogpt(scratch: Path, folder: Path, step: str, with_optimizer: bool)
     check_adamw(settings_of(folder)[1])
     found, state = restore_state(folder, step)
     check_nanogpt(found.model)
-    saved = nanogpt_optimizer(found.config, state, found.model)
+    saved = nanogpt_optimizer(found.config, state, nanogpt_groups(found.model))
     losses = [loss for at, loss in found.folder.scores().items() if at <= found.step]
     best = min(losses, default=float("inf"))
     save_nanogpt(scratch / NANOGPT, state.params, found.model, step=found.step, val_loss=best, optimizer=saved)

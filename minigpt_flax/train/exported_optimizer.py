@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from jaxopt_mini import OPTIMIZERS, states
 from jaxopt_mini.torch_state import to_torch
 from minigpt_flax.errors import UserError
-from minigpt_flax.model.config import ModelConfig
-from minigpt_flax.model.nanogpt import nanogpt_groups
 from minigpt_flax.train.config.run_config import RunConfig
 from minigpt_flax.train.initial_optimizer import torch_parameters
 from minigpt_flax.train.optimizer import schedules_of
@@ -23,13 +22,13 @@ FLAGS |= {"differentiable": False, "fused": None, "decoupled_weight_decay": True
 WEIGHTS_ONLY = "--no-optimizer writes the model alone, for nanoGPT's sample.py"
 
 
-def nanogpt_optimizer(config: RunConfig, state: TrainState, model: ModelConfig) -> dict[str, Any]:
+def nanogpt_optimizer(config: RunConfig, state: TrainState, tensors: Sequence[Sequence[Any]]) -> dict[str, Any]:
     """Convert the state of the run's AdamW to the ``state_dict()`` of nanoGPT's.
 
     Args:
       config: configuration of the run.
       state: its state.
-      model: configuration of its model.
+      tensors: the two groups of nanoGPT's AdamW, from :func:`minigpt_flax.model.nanogpt.nanogpt_groups`.
 
     Raises:
       UserError: nanoGPT has no such optimizer.
@@ -38,7 +37,7 @@ def nanogpt_optimizer(config: RunConfig, state: TrainState, model: ModelConfig) 
     rate = float(schedules_of(config)[0](int(state.step)))
     group = {"lr": rate, "betas": (numbers["b1"], numbers["b2"]), "eps": numbers["eps"], **FLAGS}
     groups, names = [], []
-    for places, decay in zip(nanogpt_groups(model), (numbers["weight_decay"], 0.0), strict=True):
+    for places, decay in zip(tensors, (numbers["weight_decay"], 0.0), strict=True):
         groups.append({"params": list(range(len(names), len(names) + len(places))), "weight_decay": decay, **group})
         names += torch_parameters(places)
     counts = states.get_all(state.opt_state, "count")

@@ -11,7 +11,6 @@ import numpy as np
 
 from jaxopt_mini import states
 from jaxopt_mini.torch_state import TorchParameter, from_torch
-from minigpt_flax.model.huggingface import Place
 from minigpt_flax.train.state import TrainState
 
 
@@ -59,8 +58,8 @@ def load_optimizer(state: TrainState, load: Callable[[], Any] | None) -> LoadedO
     return LoadedOptimizer(values, f"the optimizer continues from the checkpoint's state after {steps:,} steps")
 
 
-def torch_parameters(places: Sequence[Place]) -> list[TorchParameter]:
-    """Tensors of nanoGPT as PyTorch's optimizer has them."""
+def torch_parameters(places: Sequence[Any]) -> list[TorchParameter]:
+    """Tensors of nanoGPT, each a :class:`~minigpt_flax.model.huggingface.Place`, as PyTorch's optimizer has them."""
     path = lambda place: place.paths[0] if len(place.paths) == 1 else place.paths
     return [TorchParameter(path(place), place.transposed, place.index) for place in places]
 
