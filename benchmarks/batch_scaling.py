@@ -1,13 +1,14 @@
 """Loss of hyperparameters rescaled to another batch size: ``python -m benchmarks.batch_scaling [OPTIMIZER ...]``.
 
-The learning rate is tuned at a batch of 12 sequences and 200 steps, on a grid of half octaves, with two seeds.
-``--tuned-at`` predicts the hyperparameters at a batch of 48: for as many tokens, or with ``--case "as many steps"`` for
-as many steps. There the grid is trained too, with all other keywords rescaled and with all of them as at batch 12; it
+The learning rate is tuned at a batch of 12 sequences and 1000 steps, on a grid of half octaves, with two seeds.
+``--tuned-at`` predicts the hyperparameters at batch 48: for as many tokens, or with ``--case "as many steps"`` for as
+many steps. There the grid is trained too, with all other numbers rescaled, and with all of them as at batch 12; it
 extends while its best rate is at an end. The regret of the prediction is its loss above the lowest of these grids.
-Others keep ``b1`` or ``beta``, rescale the learning rate only, everything but the learning rate, or nothing.
+Others scale momentum too, leave the warm-up a fraction of the run, rescale the learning rate only, everything but the
+learning rate, or nothing.
 
-The model is ``nano`` with two layers of width 64. The first case takes about five minutes on two cores, the second one
-ten more. Figures go to ``benchmarks/results/<machine>.json``; runs that are there aren't trained again.
+The model is ``nano`` with two layers of width 64. The first case takes about ten minutes on two cores. Figures go to
+``benchmarks/results/<machine>.json``; runs that are there aren't trained again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -28,17 +28,17 @@ from minigpt_flax.cli.entry import guarded
 from minigpt_flax.cli.parser import Parser
 from minigpt_flax.compare.comparison import ALONE
 from minigpt_flax.compare.traced_run import TracedRun, trace_run
-from minigpt_flax.spec import Spec, settings
+from minigpt_flax.spec import settings
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import RunConfig, resolve
 from minigpt_flax.train.registry import REGISTRIES
 
 SIZES = {"layers": 2, "width": 64, "heads": 2}
-SMALL = {"batch_size": 12, "steps": 200}
-CASES = {"as many tokens": {"batch_size": 48, "steps": 50}, "as many steps": {"batch_size": 48, "steps": 200}}
-TUNED_AT = "batch=12,steps=200"
+SMALL = {"batch_size": 12, "steps": 1000}
+CASES = {"as many tokens": {"batch_size": 48, "steps": 250}, "as many steps": {"batch_size": 48, "steps": 1000}}
+MOMENTUM = ("b1", "beta")  # decay rates
+TUNED_AT = "batch=12,steps=1000"
 OCTAVES = {"adamw": (-9.5, -7), "lion": (-12, -10), "muon": (-7, -5), "momentum": (-4, -2)}  # first and last of a grid
-MOMENTUM = ("b1", "beta")
 SEEDS = (0, 1)
 SECTION = "batch scaling"
 
@@ -60,14 +60,15 @@ class Losses:
     def one(self, config: RunConfig) -> float:
         """Loss of one run; infinite if it diverged."""
         sizes = f"batch {config.batch_size}, {config.steps} steps"
-        name = f"{config.opt}, lr {config.lr:.5g}, {sizes}, seed {config.seed}"
+        warmup = config.schedule.keywords["warmup"]
+        name = f"{config.opt}, lr {config.lr:.5g}, warmup {warmup:.3g}, {sizes}, seed {config.seed}"
         if name not in self.known:
             self.known[name] = self._train(with_points(config))
             print(f"{name}: {self.known[name]:.4f}", flush=True)
         return self.known[name]
 
     def _train(self, config: RunConfig) -> float:
-        key = (config.opt.name, config.batch_size, config.steps)
+        key = (config.opt.name, *config.opt.keywords, str(config.schedule), config.batch_size, config.steps)
         if key not in self.programs:
             self.programs[key] = trace_run(build(config), config.steps)
         run = self.programs[key].single(config)
@@ -100,15 +101,10 @@ def tuned(losses: Losses, config: RunConfig) -> dict[float, float]:
     return dict(sorted(found.items()))
 
 
-def with_keywords(config: RunConfig, other: Spec, names: Iterable[str]) -> RunConfig:
-    """The configuration with some keywords of another spec."""
-    known = {key: other.keywords[key] for key in names}
-    return dataclasses.replace(config, opt=dataclasses.replace(config.opt, keywords=config.opt.keywords | known))
-
-
 def measure(opt: str, case: str, losses: Losses) -> dict[str, Any]:
     """Tunes at the small batch, and predicts for the large one."""
-    small = tuned(losses, complete(config_of(opt, SMALL, 1.0)))
+    config = complete(config_of(opt, SMALL, 1.0))
+    small = tuned(losses, config)
     best = min(small, key=lambda rate: small[rate])
     found = predict(opt, best, CASES[case], losses)
     return {"small": {"lr": best, "loss": small[best], "grid": _rounded(small)}, case: found}
@@ -117,29 +113,36 @@ def measure(opt: str, case: str, losses: Losses) -> dict[str, Any]:
 def predict(opt: str, best: float, sizes: dict[str, Any], losses: Losses) -> dict[str, Any]:
     """Losses of the predictions for a run of these sizes, and of the grids there."""
     predicted = config_of(opt, sizes, best, tuned_at=TUNED_AT)
-    same = complete(config_of(opt, sizes, best)).opt
-    kept = with_keywords(predicted, same, same.keywords)
+    same = complete(config_of(opt, sizes, best))
     predictions = {
         "rescaled": predicted,
-        "momentum kept": with_keywords(predicted, same, [key for key in MOMENTUM if key in same.keywords]),
-        "only the learning rate rescaled": kept,
+        "momentum rescaled too": with_less_momentum(predicted, sizes["batch_size"] / SMALL["batch_size"]),
+        "warm-up as at batch 12": dataclasses.replace(predicted, schedule=same.schedule),
+        "only the learning rate rescaled": dataclasses.replace(same, lr=predicted.lr),
         "only the learning rate kept": dataclasses.replace(predicted, lr=best),
-        "nothing rescaled": dataclasses.replace(kept, lr=best),
+        "nothing rescaled": same,
     }
     reached = {name: losses.mean(config) for name, config in predictions.items()}
-    grids = {"rescaled": tuned(losses, predicted), "as at batch 12": tuned(losses, kept)}
-    loss, keywords, rate = min((loss, name, rate) for name, grid in grids.items() for rate, loss in grid.items())
+    grids = {"rescaled": tuned(losses, predicted), "as at batch 12": tuned(losses, same)}
+    loss, numbers, rate = min((loss, name, rate) for name, grid in grids.items() for rate, loss in grid.items())
     return {
-        "predicted": {"lr": predicted.lr, "opt": str(predicted.opt)},
-        "tuned": {"lr": rate, "keywords": keywords, "loss": loss},
+        "predicted": {"lr": predicted.lr, "opt": str(predicted.opt), "schedule": str(predicted.schedule)},
+        "tuned": {"lr": rate, "other numbers": numbers, "loss": loss},
         "grids": {name: _rounded(grid) for name, grid in grids.items()},
         "regret": {name: found - loss for name, found in reached.items()},
     }
 
 
+def with_less_momentum(config: RunConfig, batch: float) -> RunConfig:
+    """The configuration with decay rates of momentum whose half-life in tokens stays."""
+    known = settings(config.opt, REGISTRIES["optimizer"].row(config.opt))
+    less = {key: known[key] ** batch for key in MOMENTUM if key in known}
+    return dataclasses.replace(config, opt=dataclasses.replace(config.opt, keywords=config.opt.keywords | less))
+
+
 def complete(config: RunConfig) -> RunConfig:
     """The configuration with every keyword that ``--tuned-at`` may change."""
-    same = resolve({**SIZES, **SMALL, **ALONE, "opt": str(config.opt), "tuned_at": "batch=6,steps=400"}, "nano").opt
+    same = resolve({**SIZES, **SMALL, **ALONE, "opt": str(config.opt), "tuned_at": "batch=6,steps=2000"}, "nano").opt
     known = settings(config.opt, REGISTRIES["optimizer"].row(config.opt))
     keywords = {key: known[key] for key in same.keywords}
     return dataclasses.replace(config, opt=dataclasses.replace(config.opt, keywords=keywords))

@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +36,7 @@ from minigpt_flax.cli.parser import Parser, number, whole
 from minigpt_flax.compare import comparison as comparisons, rate_search
 from minigpt_flax.compare.collect import collect_runs
 from minigpt_flax.compare.comparison import Candidate, Comparison
-from minigpt_flax.compare.figures import finals, rates
+from minigpt_flax.compare.figures import finals, mean_curve, rates
 from minigpt_flax.compare.runner import run_comparison
 from minigpt_flax.compare.statistics import CandidateRuns, Summary, summarize
 from minigpt_flax.compare.tables import as_values, markdown, text
@@ -125,16 +124,9 @@ def seconds(comparison: Comparison, step: float, validation: float) -> float:
 
 def curve(runs: Sequence[RunRecord]) -> dict[str, list[float]]:
     """Validation loss over the steps: ``step``, and ``mean``, ``min`` and ``max`` over the seeds, rounded to 1e-4."""
-    length = min(len(run.validations) for run in runs)
-    points = [[run.validations[i] for run in runs] for i in range(length)]
-    values = [[record["val_loss"] for record in point] for point in points]
-    over = lambda function: [round(function(point), 4) for point in values]
-    return {
-        "step": [point[0]["step"] for point in points],
-        "mean": over(statistics.fmean),
-        "min": over(min),
-        "max": over(max),
-    }
+    steps, values = mean_curve(runs)
+    low, mean, high = values.round(4).tolist()
+    return {"step": [int(step) for step in steps], "mean": mean, "min": low, "max": high}
 
 
 def with_curves(verdict: Summary) -> dict[str, Any]:

@@ -93,15 +93,21 @@ def loss_of(params: Mapping[str, jax.Array], tokens: jax.Array, targets: jax.Arr
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), targets[:, None], 1))
 
 
-def build(spec: Spec, width: int, scaled: bool) -> Any:
-    """The optimizer at a width, in the units of the base if ``scaled``."""
+def build(spec: Spec, scaled: bool) -> Any:
+    """The optimizer, in the units of the base if ``scaled``."""
     keywords = {name: value for name, value in spec.keywords.items() if name != "lr"}
     factory = OPTIMIZERS[spec.name]
-    offered = {"layout": LAYOUT} if "layout" in inspect.signature(factory).parameters else {}
-    zeros = {n: 0.0 for n in inspect.signature(factory).parameters if n in ("weight_decay", "adam_weight_decay")}
-    tx = factory(SMALLER * spec.keywords.get("lr", 1e-3), **{**offered, **keywords, **zeros})
+    takes = inspect.signature(factory).parameters
+    zeros = {name: 0.0 for name in takes if name in ("weight_decay", "adam_weight_decay")}
+
+    def make(layout: Any) -> Any:
+        offered = {"layout": layout} if "layout" in takes else {}
+        return factory(SMALLER * spec.keywords.get("lr", 1e-3), **{**offered, **keywords, **zeros})
+
+    if not scaled:
+        return make(LAYOUT)
     base = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes(BASE).items()}
-    return mup(tx, base, like=step_size(spec.name, **keywords), layout=LAYOUT) if scaled else tx
+    return mup(make, base, like=step_size(spec.name, **keywords), layout=LAYOUT)
 
 
 def felt(spec: Spec, width: int, seed: int, *, scaled: bool) -> dict[str, float]:
@@ -112,7 +118,7 @@ def felt(spec: Spec, width: int, seed: int, *, scaled: bool) -> dict[str, float]
     targets = jax.random.permutation(keys[1], VOCAB)[tokens]
     loss = functools.partial(loss_of, tokens=tokens, targets=targets, multiplier=multiplier)
     first = initial(width, keys[2], scaled=scaled)
-    tx = build(spec, width, scaled)
+    tx = build(spec, scaled)
 
     def train(params):
         def step(carry, _):

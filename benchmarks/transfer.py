@@ -28,6 +28,7 @@ CASES = {  # optimizer, and the exponents of its lowest and highest learning rat
     "adamw": ("adamw(b2=0.95, weight_decay=0.1)", -12, -7),
     "lion": ("lion(weight_decay=0.1)", -13, -8),
     "muon": ("muon", -8, -4),
+    "soap": ("soap", -12, -6),
 }
 FLAGS = (
     "--widths=64,128,256 --heads=2 --layers=2 --steps=200 --batch-size=8 --context=32 --schedule=constant --seeds=2 "

@@ -212,6 +212,8 @@ def transfer(name: str) -> str:
     if name in REFUSED:
         return f"no rule for its steps: {REFUSED[name]}; {see}"
     size = step_size(name)
+    if size.blocks:
+        return f"the steps of blocks with the shapes of the base model don't depend on the width; {see}"
     growth = GROWTH[round(2 * math.log2(size.felt("matrix", 512, 512) / size.felt("matrix", 256, 256))) / 2]
     relative = ", relative to its weights," * size.relative
     return f"the effect of a step on a matrix{relative} {growth}; {see}"

@@ -25,7 +25,7 @@ import optax
 
 import minigpt_flax as mg
 from jaxopt_mini import adam, adamw, chain, clip_by_norm, partition, warmup_cosine
-from minigpt_flax.data.tokenizers.bpe import read_hugging_face
+from minigpt_flax.data.tokenizers.folder import read_folder
 from minigpt_flax.model.huggingface import load_gpt2
 
 
@@ -46,7 +46,7 @@ def label(path, leaf):
 def main(folder, text=argparse.__file__, lr=1e-3, steps=100, batch=8):
     """Fine-tunes on the text, and prints the loss on its last tenth before and after."""
     config, params = load_gpt2(Path(folder))
-    model, tokenizer = mg.GPT(config), read_hugging_face(Path(folder, "tokenizer.json"))
+    model, tokenizer = mg.GPT(config), read_folder(Path(folder))
     tokens, length = tokenizer.encode(Path(text).read_text(encoding="utf-8")), config.context + 1
     rows = jnp.asarray(tokens[: len(tokens) // length * length]).reshape(-1, length)
     train, test = jnp.split(rows, [len(rows) * 9 // 10])

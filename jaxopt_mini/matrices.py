@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ from jaxopt_mini.base import GradientTransformation, Params
 from jaxopt_mini.combine import partition
 from jaxopt_mini.layout import ParamLayout, resolve
 from jaxopt_mini.linalg import multiply
-from jaxopt_mini.tree import per_parameter, wide_dtype
+from jaxopt_mini.tree import per_parameter, wide_dtype, widen
 
 Tree = Any
 MATRIX = ParamLayout("matrix", (), (0,), (1,))
@@ -127,6 +127,11 @@ def as_matrices(tree: Tree, layout: Tree) -> Tree:
         return leaf.transpose(_order(entry)).reshape(*stacked, *entry.fans(leaf.shape))
 
     return jax.tree.map(one, tree, layout)
+
+
+def wide_matrices(layout: Tree, *trees: Tree) -> list[Tree]:
+    """:func:`as_matrices` of each tree, in at least float32."""
+    return [jax.tree.map(widen, as_matrices(tree, layout)) for tree in trees]
 
 
 def matrix_shapes(tree: Tree, layout: Tree) -> Tree:
@@ -253,6 +258,31 @@ def load_sides(stored: tuple[Tree, Tree], layout: Tree) -> Tree:
     return jax.tree.map(one, layout, *stored)
 
 
+def map_with_sides(
+    function: Callable[..., tuple[Any, ...]],
+    layout: Tree,
+    trees: Sequence[Tree],
+    stored: Sequence[tuple[Tree, Tree]],
+    results: int = 1,
+) -> list[Any]:
+    """Applies ``function`` to every matrix and its sides, in one batch per shape; see :func:`map_matrices`.
+
+    Args:
+      function: takes the entries of ``trees`` and a :class:`Sides` for each of ``stored``, of a single matrix; returns
+        ``results`` arrays, and the new sides.
+      layout: a :class:`~jaxopt_mini.ParamLayout` for every leaf.
+      trees: trees of matrices ``(*stacked, inputs, outputs)``.
+      stored: sides as a state holds them, see :func:`store_sides`.
+      results: number of arrays that ``function`` returns before the sides.
+
+    Returns:
+      A tree for each of the ``results``, and the new sides as a state holds them.
+    """
+    pairs = (load_sides(each, layout) for each in stored)
+    new = unzip(map_matrices(function, layout, *trees, *pairs), layout, results + len(stored))
+    return [*new[:results], *(store_sides(each, layout) for each in new[results:])]
+
+
 def on_sides(matrix: jax.Array, by: Sides) -> jax.Array:
     """L' M R; a side that is None is left out of the product."""
     if by.inputs is not None:
@@ -265,7 +295,7 @@ def grams(matrix: jax.Array) -> Sides:
     return Sides(multiply(matrix, matrix.conj().mT), multiply(matrix.conj().mT, matrix))
 
 
-def in_blocks(function: Callable[..., tuple[jax.Array, Any, Any]], size: int) -> Callable[..., Any]:
+def map_blocks(function: Callable[..., tuple[jax.Array, Any, Any]], size: int) -> Callable[..., Any]:
     """Maps a function over the blocks of matrices; the last block of a side is padded with zeros.
 
     Args:

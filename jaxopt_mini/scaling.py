@@ -8,8 +8,10 @@ the number of steps, and ``tokens``, their product.
   https://arxiv.org/abs/1706.02677). Both hold below the critical batch size only.
 - Learning rate, run length: times ``tokens ** -0.32`` (Bjorck et al. 2024, https://arxiv.org/abs/2409.19913), where it
   was measured.
-- Decay rates of averages: to the power ``batch``, so that their half-life in tokens stays (Marek et al. 2025,
-  https://arxiv.org/abs/2507.07101, who keep ``b1``; Malladi et al. scale both).
+- Decay rates of second moments and of slow averages: to the power ``batch``, so that their half-life in tokens stays
+  (Marek et al. 2025, https://arxiv.org/abs/2507.07101). Momentum stays, as in that work. Malladi et al. scale it, but
+  less momentum lowers the highest stable learning rate, (2 + 2 b1) / (1 - b1) over the sharpness of the preconditioned
+  loss (Cohen et al. 2022, https://arxiv.org/abs/2207.14484), just where the square-root rule raises the learning rate.
 - eps: divided by ``batch ** 0.5`` (Malladi et al. 2022).
 - Weight decay: learning rate times weight decay, per token, stays: the timescale of AdamW's average of the weights
   (Wang & Aitchison 2024, https://arxiv.org/abs/2405.13698).
@@ -26,7 +28,7 @@ from typing import Any, NamedTuple
 from jaxopt_mini.check import check_name
 
 RATE = "learning_rate"
-DECAY_RATES = ("b1", "b2", "b3", "beta", "adam_b1", "adam_b2", "vector_b1", "vector_b2")  # of averages
+SECOND_MOMENTS = ("b2", "adam_b2", "vector_b2")  # decay rates
 EPS = ("eps",)
 HORIZON = -0.32
 TIMESCALE = "learning rate x decay per token stays (Wang & Aitchison 2024)"
@@ -79,28 +81,31 @@ class Change(NamedTuple):
 
 SQUARE_ROOT = "square-root rule"
 BY_ANALOGY = "the exponent of AdamW (Bjorck et al. 2024), by analogy"
-ADAM = ScalingRule(0.5, f"{SQUARE_ROOT} ({MALLADI})", HORIZON, "Bjorck et al. 2024", DECAY_RATES, EPS)
-ADAPTIVE = ScalingRule(0.5, f"{SQUARE_ROOT} of Adam, by analogy", HORIZON, BY_ANALOGY, DECAY_RATES)
-SCHEDULE_FREE = dataclasses.replace(ADAPTIVE, averages=("b2",))  # b1 is no decay rate
-LAMB = ScalingRule(0.5, f"{SQUARE_ROOT} (You et al. 2020)", HORIZON, BY_ANALOGY, DECAY_RATES)
+ADAM = ScalingRule(0.5, f"{SQUARE_ROOT} ({MALLADI})", HORIZON, "Bjorck et al. 2024", SECOND_MOMENTS, EPS)
+ADAPTIVE = ScalingRule(0.5, f"{SQUARE_ROOT} of Adam, by analogy", HORIZON, BY_ANALOGY, SECOND_MOMENTS)
+SIGN = dataclasses.replace(ADAPTIVE, averages=())  # without second moments
+ADAN = dataclasses.replace(ADAPTIVE, averages=("b3",))  # b2 is momentum of differences
+ADEMAMIX = dataclasses.replace(ADAPTIVE, averages=("b2", "b3"))  # b3 is a slow average
+LAMB = ScalingRule(0.5, f"{SQUARE_ROOT} (You et al. 2020)", HORIZON, BY_ANALOGY, SECOND_MOMENTS)
 RMSPROP = ScalingRule(0.5, f"{SQUARE_ROOT} ({MALLADI})", HORIZON, BY_ANALOGY, ("decay",))
 MUON = ScalingRule(
     0.5,
     f"{SQUARE_ROOT} of Adam, by analogy",
     HORIZON,
     "the exponent of AdamW, also measured for a Muon with fixed norms (Ren et al. 2026)",
-    DECAY_RATES,
+    SECOND_MOMENTS,
 )
 LINEAR = ScalingRule(1.0, "linear rule (Goyal et al. 2017); momentum stays")
 FREE = ScalingRule(None, "this optimizer estimates its learning rate from the gradients")
 
 SCALING_RULES: dict[str, ScalingRule] = {
     **dict.fromkeys(("adam", "adamw", "nadam", "nadamw", "amsgrad", "adamax", "adamaxw", "radam"), ADAM),
-    **dict.fromkeys(("adan", "ademamix", "simplified_ademamix", "adam_mini", "laprop", "stable_adamw"), ADAPTIVE),
+    **dict.fromkeys(("simplified_ademamix", "adam_mini", "laprop", "stable_adamw"), ADAPTIVE),
+    **{"adan": ADAN, "ademamix": ADEMAMIX},
     **dict.fromkeys(("adabelief", "yogi", "adopt", "mars", "soap", "kl_soap", "gpa_adamw"), ADAPTIVE),
-    **dict.fromkeys(("schedule_free_adamw", "schedule_free_radam"), SCHEDULE_FREE),
+    **dict.fromkeys(("schedule_free_adamw", "schedule_free_radam"), ADAPTIVE),
     "lamb": LAMB,
-    **dict.fromkeys(("lion", "sign_sgd", "signum"), ADAPTIVE),
+    **dict.fromkeys(("lion", "sign_sgd", "signum"), SIGN),
     "rmsprop": RMSPROP,
     **dict.fromkeys(("muon", "normuon", "adamuon", "polargrad", "aurora", "muown", "scion", "dion", "dion2"), MUON),
     "soap_muon": MUON,
@@ -144,7 +149,7 @@ def rescale(
         if key.endswith(RATE) and key != RATE:
             changes.append(_changed(key, value, lambda x: x * factor, "as the learning rate"))
         elif key in rule.averages:
-            reason = f"to the power {batch:g}, {HALF_LIFE} ({MAREK if key.endswith('b2') else MALLADI})"
+            reason = f"to the power {batch:g}, {HALF_LIFE} ({MAREK})"
             changes.append(_changed(key, value, lambda x: x**batch, reason))
         elif key in rule.eps:
             changes.append(_changed(key, value, lambda x: x / math.sqrt(batch), f"/ {batch:g}^0.5, {rule.evidence}"))

@@ -172,6 +172,20 @@ def absolute_square(leaf: jax.Array) -> jax.Array:
     return jnp.square(wide)
 
 
+def difference(a: Tree, b: Tree) -> Tree:
+    """``a - b``, in at least float32."""
+    return jax.tree.map(lambda x, y: widen(x) - widen(y), a, b)
+
+
+def select(condition: jax.Array, tree: Tree, other: Tree) -> Tree:
+    """The leaves of ``tree`` where ``condition`` (bool[]) holds, and of ``other`` where it doesn't.
+
+    >>> select(jnp.bool(True), {"w": jnp.float32(1.0)}, {"w": jnp.float32(2.0)})["w"].item()
+    1.0
+    """
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), tree, other)
+
+
 def norm(tree: Tree, ord: int | float = 2) -> jax.Array:
     """Global norm: all entries of all leaves as one vector, ``(sum |x|^p)^(1/p)``, or ``max |x|`` for ``inf``.
 
@@ -199,7 +213,7 @@ def norm(tree: Tree, ord: int | float = 2) -> jax.Array:
 
 def distance_between(a: Tree, b: Tree) -> jax.Array:
     """Global norm of the difference of two trees, in at least float32."""
-    return norm(jax.tree.map(lambda x, y: widen(x) - widen(y), a, b))
+    return norm(difference(a, b))
 
 
 def inner(a: Tree, b: Tree) -> jax.Array:

@@ -11,10 +11,11 @@ from minigpt_flax.compare import comparison as comparisons
 from minigpt_flax.compare.collect import collect_runs, summarize_comparison
 from minigpt_flax.compare.comparison import AUTO, FEWEST_SEEDS, Comparison, folder_name, located, shared_fields
 from minigpt_flax.compare.paired_tests import RESOLUTION
-from minigpt_flax.compare.results import ComparisonResult, require_replaceable, write_comparison
+from minigpt_flax.compare.results import RESULTS, ComparisonResult, write_comparison
 from minigpt_flax.compare.runner import run_comparison
 from minigpt_flax.console.reporters import Quiet, Terminal
 from minigpt_flax.errors import Interrupted, UserError
+from minigpt_flax.runs import files
 from minigpt_flax.runs.folder import RunFolder
 from minigpt_flax.train.callbacks import Callback, StepCallback
 from minigpt_flax.train.clock import Clock
@@ -221,7 +222,7 @@ def compare(
     )
     folder = Path(out) / (name or folder_name(comparison))
     comparison = comparisons.continued(comparison, folder, count)
-    require_replaceable(folder)
+    files.require_replaceable(folder, RESULTS)
     status = run_comparison(comparison, folder, vmap=vmap, shown=not quiet)
     if status:
         raise Interrupted(status - 128)
@@ -287,7 +288,7 @@ def tune(
         )
     )
     folder = Path(out) / (name or tunings.folder_name(tuning))
-    tuning_results.require_replaceable(folder)
+    files.require_replaceable(folder, tuning_results.RESULTS)
     status, result = run_tuning(tuning, folder, vmap=vmap, shown=not quiet)
     if result is None:
         raise Interrupted(status - 128)

@@ -47,6 +47,15 @@ class Diverged(TrainingFailed):
         self.step = step
 
 
+def damaged(name: str, error: Exception) -> UserError:
+    """The error of a file that a library can't read, with the library's reason in one line.
+
+    >>> damaged("a.parquet", ValueError("no footer"))
+    UserError('a.parquet is damaged: no footer')
+    """
+    return UserError(f"{name} is damaged: {' '.join(str(error).split()):.200}")
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name nearest to ``word``, or an empty string.
 

@@ -5,6 +5,7 @@ A library function also accepts arrays, schedules, functions and trees; on the c
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -68,6 +69,7 @@ NAMED: dict[str, Literal] = {
 }
 
 
+@functools.cache
 def literals(annotation: str) -> list[Literal]:
     """Return the kinds of literals that an annotation allows, one per alternative of a union.
 

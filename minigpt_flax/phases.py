@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,6 +193,32 @@ class Phases:
     def largest(self) -> Phase:
         """The phase with the most tokens per step."""
         return max(self.phases, key=lambda phase: phase.step_tokens)
+
+    def of_batches(self, skipped: Iterable[int]) -> Phases:
+        """The same phases with times in batches, some of which no step uses: a phase reads those skipped in it as well.
+
+        Args:
+          skipped: numbers of batches, sorted.
+
+        >>> [phase.first for phase in phases_of(10, Stepwise(((0, 2), (4, 6))), 1, 8).of_batches([1, 7])]
+        [0, 5]
+        """
+        found: list[Phase] = []
+        for phase in self:
+            shifted = dataclasses.replace(phase, first=batch_number(phase.first - 1, skipped) + 1)
+            found.append(_after(found[-1], shifted, self.window) if found else shifted)
+        return Phases(tuple(found), self.window)
+
+
+def batch_number(step: int, skipped: Iterable[int]) -> int:
+    """Number of the batch of a step: the ``step``-th of all that aren't in ``skipped``, which is sorted.
+
+    >>> [batch_number(step, [1, 2, 4]) for step in range(4)]
+    [0, 3, 5, 6]
+    """
+    for batch in skipped:
+        step += batch <= step
+    return step
 
 
 @functools.lru_cache(maxsize=1024)

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from minigpt_flax.text import printable
+from minigpt_flax.text import printable, tell
 
 WIDTH = 20  # columns of the bar
 FIRST_LINE, MAX_INTERVAL = 10.0, 60.0  # seconds to the first line without a terminal, and at most between two
+REMIND = 60.0  # seconds between two lines about the same wait
 T = TypeVar("T", bound="Progress")  # typing.Self is refused by the tests' check of types
+
+
+class Reminder:
+    """Says on standard error what this process waits for: at the first call that is due, and then each minute.
+
+    Args:
+      first: seconds to the first line.
+    """
+
+    def __init__(self, first: float = 0.0):
+        self._next = time.monotonic() + first
+
+    def __call__(self, text: str) -> None:
+        """Prints a line if one is due."""
+        if time.monotonic() >= self._next:
+            tell(text, file=sys.stderr)
+            self._next = time.monotonic() + REMIND
 
 
 class Progress:

@@ -189,14 +189,15 @@ def partial_bind(
     Raises:
       UserError: unknown keyword, wrong number of arguments, or a value of the wrong type.
     """
-    names, parameters = keywords_of(row, leading), inspect.signature(row).parameters
+    parameters = inspect.signature(row).parameters
+    names = list(parameters)[leading:]
     for key in spec.keywords:
         if key not in names and not _takes_any(parameters):
             known = f"it has: {', '.join(names) or 'none'}"
             raise UserError(f"{kind} {spec.name!r} has no keyword {key!r}{nearest(key, names)}; {known}")
     context = {k: v for k, v in (offered or {}).items() if k in names and k not in spec.keywords}
     try:
-        bound = _options_by_name(row, leading).bind(*[None] * leading, *spec.args, **context, **spec.keywords)
+        bound = _options_by_name(parameters, leading).bind(*[None] * leading, *spec.args, **context, **spec.keywords)
     except TypeError as error:
         shown = signature(row, skip=leading, without=offered or ())
         reason = "has too many or too few values"
@@ -210,14 +211,14 @@ def partial_bind(
     return lambda *first: row(*first, *spec.args, **context, **spec.keywords)
 
 
-def _options_by_name(row: Callable, leading: int) -> inspect.Signature:
+def _options_by_name(parameters: Mapping[str, inspect.Parameter], leading: int) -> inspect.Signature:
     """Return the signature of a row in a spec: after the leading ones, only required arguments may be positional.
 
     A library function may accept more by position, but ``sgd(0.1)`` on the command line would set the momentum.
     """
     parameters = [
         p.replace(kind=p.KEYWORD_ONLY) if i >= leading and p.default is not p.empty else p
-        for i, p in enumerate(inspect.signature(row).parameters.values())
+        for i, p in enumerate(parameters.values())
     ]
     return inspect.Signature(sorted(parameters, key=lambda p: p.kind))
 

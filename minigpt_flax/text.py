@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -68,6 +69,25 @@ def cut(text: str, columns: int) -> str:
     if not ends or ends[-1] <= columns:
         return text
     return f"{text[: bisect_right(ends, columns - 2)]}.."
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things, in the singular or the plural.
+
+    >>> counted(1, "run"), counted(2000, "run")
+    ('1 run', '2,000 runs')
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table: its first column at the left, the others at the right.
+
+    >>> aligned([("name", "loss"), ("adamw", "1.5")])
+    ['name   loss', 'adamw   1.5']
+    """
+    widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([pad(row[0], widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
 
 
 def shortened(text: str, length: int = 40) -> str:

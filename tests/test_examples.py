@@ -1,6 +1,8 @@
 """The examples run, at sizes small enough for a test, and what they teach holds."""
 
+import ast
 import contextlib
+import importlib
 import inspect
 import os
 import re
@@ -107,6 +109,14 @@ def test_own_optimizer_named_on_the_command_line():
     fields = {**SIZES, "steps": 20, "lr": 1e-3, "mesh": "data=1", "out": None, "quiet": True}
     result = mg.train(opt=f"{FOLDER / 'own_optimizer.py'}:factory", preset="nano", **fields)
     assert result.history[-1]["step"] == 20 and result.val_loss < result.history[0]["loss"]
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_the_names_that_an_example_imports_exist(path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(("jaxopt_mini", "minigpt_flax")):
+            module = importlib.import_module(str(node.module))
+            assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
 
 
 @pytest.mark.slow

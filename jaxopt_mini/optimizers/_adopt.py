@@ -24,7 +24,7 @@ from jaxopt_mini.check import check_fraction, check_function, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.tree import absolute_square, average, cast_like, increment, widen, zeros_like
+from jaxopt_mini.tree import absolute_square, average, cast_like, increment, select, widen, zeros_like
 
 
 def fourth_root(count: jax.Array) -> jax.Array:
@@ -77,7 +77,7 @@ def scale_by_adopt(
         n = jax.tree.map(divided, updates, state.nu)
         mu = average(n, state.mu, b1)
         squares = jax.tree.map(absolute_square, updates)
-        nu = jax.tree.map(lambda new, mean: jnp.where(first, new, mean), squares, average(squares, state.nu, b2))
+        nu = select(first, squares, average(squares, state.nu, b2))
         direction = cast_like(average(n, mu, b1) if nesterov else mu, updates)
         return direction, ScaleByAdamState(increment(state.count), cast_like(mu, state.mu), cast_like(nu, state.nu))
 

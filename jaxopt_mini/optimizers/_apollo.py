@@ -23,17 +23,17 @@ from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import multiply, singular_vectors
 from jaxopt_mini.matrices import (
     as_leaves,
-    as_matrices,
     map_matrices,
     matrices_and_rest,
     matrix_shapes,
     resolve_layout,
     unzip,
+    wide_matrices,
 )
 from jaxopt_mini.optimizers._adam import scale_by_adam
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.late_decay import decay_afterwards
-from jaxopt_mini.tree import cast_like, increment, is_multiple, norm, refuse_integers, total_weight, widen
+from jaxopt_mini.tree import cast_like, increment, is_multiple, norm, refuse_integers, total_weight
 
 PROJECTIONS = ("random", "svd")
 GRANULARITIES = ("channel", "tensor")
@@ -128,7 +128,7 @@ def scale_by_apollo(
             w = w if scale_first else w * root
             return correction * (scale * multiply(p, n) + w if residual else w), m, v, p, size
 
-        g = jax.tree.map(widen, as_matrices(updates, entries))
+        [g] = wide_matrices(entries, updates)
         given = jax.tree.map(lambda _: None, g) if projector is None else projector
         step, *new = unzip(map_matrices(one, entries, g, *state[1:], given), entries, 5)
         new = (cast_like(tree, old) for tree, old in zip(new, state[1:], strict=True))

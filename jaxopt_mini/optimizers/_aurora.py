@@ -14,11 +14,11 @@ from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegat
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import multiply
-from jaxopt_mini.matrices import as_leaves, as_matrices, map_matrices, resolve_layout
+from jaxopt_mini.matrices import as_leaves, map_matrices, resolve_layout, wide_matrices
 from jaxopt_mini.optimizers._muon import scaled_and_decayed, with_adam_on_rest
 from jaxopt_mini.orthogonal import Coefficients, coefficients, newton_schulz
 from jaxopt_mini.transforms.moments import ema
-from jaxopt_mini.tree import absolute_square, cast_like, widen
+from jaxopt_mini.tree import absolute_square, cast_like
 
 TINY = 1e-7  # smallest norm of a row that is divided by
 Polar = Callable[[jax.Array], jax.Array]
@@ -141,7 +141,7 @@ def balanced_polar(
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
         entries = resolve_layout(layout, updates)
-        new = map_matrices(one, entries, jax.tree.map(widen, as_matrices(updates, entries)))
+        new = map_matrices(one, entries, *wide_matrices(entries, updates))
         return cast_like(as_leaves(new, entries, updates), updates), state
 
     return keep_shardings(no_state, update)

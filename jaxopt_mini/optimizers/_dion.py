@@ -23,14 +23,14 @@ from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import multiply, orthonormal
 from jaxopt_mini.matrices import (
     as_leaves,
-    as_matrices,
     map_matrices,
     matrix_shapes,
     resolve_layout,
     unzip,
+    wide_matrices,
 )
 from jaxopt_mini.optimizers._muon import scaled_and_decayed, with_adam_on_rest
-from jaxopt_mini.tree import cast_like, wide_dtype, widen, zeros_like
+from jaxopt_mini.tree import cast_like, wide_dtype, zeros_like
 
 
 class ScaleByDionState(NamedTuple):
@@ -94,7 +94,7 @@ def scale_by_dion(
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
         entries = resolve_layout(layout, updates)
-        g, m = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (updates, state.mu))
+        g, m = wide_matrices(entries, updates, state.mu)
         new, m, basis = unzip(map_matrices(one, entries, g, m, state.basis), entries, 3)
         new, m = (as_leaves(tree, entries, updates) for tree in (new, m))
         return cast_like(new, updates), ScaleByDionState(cast_like(m, state.mu), basis)

@@ -24,15 +24,15 @@ from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.matrices import (
     as_leaves,
-    as_matrices,
     map_matrices,
     matrix_shapes,
     resolve_layout,
     unzip,
+    wide_matrices,
 )
 from jaxopt_mini.optimizers._muon import scaled_and_decayed, with_adam_on_rest
 from jaxopt_mini.orthogonal import Coefficients, coefficients, newton_schulz
-from jaxopt_mini.tree import absolute_square, cast_like, mean, norm, widen, zeros_like
+from jaxopt_mini.tree import absolute_square, cast_like, mean, norm, zeros_like
 
 SELECTIONS = ("shorter", "outputs")
 TINY = 1e-8  # from the official code; added to roots
@@ -112,7 +112,7 @@ def scale_by_dion2(
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
         entries = resolve_layout(layout, updates)
-        g, mu = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (updates, state.mu))
+        g, mu = wide_matrices(entries, updates, state.mu)
         nus = () if b2 is None else (state.nu,)
         step, mu, *nus = unzip(map_matrices(one, entries, g, mu, *nus), entries, 2 + len(nus))
         step, mu = (as_leaves(tree, entries, updates) for tree in (step, mu))

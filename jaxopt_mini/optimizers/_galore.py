@@ -29,6 +29,7 @@ from jaxopt_mini.matrices import (
     map_matrices,
     resolve_layout,
     unzip,
+    wide_matrices,
 )
 from jaxopt_mini.optimizers._adam import scale_by_adam
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
@@ -102,7 +103,7 @@ def scale_by_galore(
         def restore(low, projector, g):
             return scale * (multiply(projector, low) if acts_left(*g.shape) else multiply(low, projector.conj().mT))
 
-        g = jax.tree.map(widen, as_matrices(_only(updates, entries), chosen))
+        [g] = wide_matrices(chosen, _only(updates, entries))
         low, projectors = unzip(map_matrices(narrow, chosen, g, old), chosen)
         low = _merge(cast_like(low, _only(updates, entries)), updates, entries)
         low, inner = base.update(low, state.base_optimizer_state, None, **extra_args)

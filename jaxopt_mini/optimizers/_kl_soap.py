@@ -10,26 +10,20 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule, Updates
-from jaxopt_mini.check import check_at_least_one, check_fraction, check_name, check_nonnegative, check_static
+from jaxopt_mini.check import check_fraction, check_name, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import multiply
 from jaxopt_mini.matrices import (
     Sides,
     as_leaves,
-    as_matrices,
-    identity_sides,
-    load_sides,
-    map_matrices,
-    matrix_shapes,
+    map_with_sides,
     on_sides,
     resolve_layout,
     sides,
-    square_sides,
-    store_sides,
-    unzip,
+    wide_matrices,
 )
-from jaxopt_mini.optimizers._soap import adam_step, eigenvectors, inverse, power_iteration
+from jaxopt_mini.optimizers._soap import adam_step, checked_dim, eigenvectors, initial_state, inverse, power_iteration
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.tree import (
@@ -39,11 +33,7 @@ from jaxopt_mini.tree import (
     increment,
     is_multiple,
     mean,
-    refuse_integers,
     total_weight,
-    widen,
-    zeros_like,
-    zeros_of,
 )
 
 EIGENVALUES = ("average", "factors")
@@ -83,25 +73,18 @@ def scale_by_kl_soap(
       A transformation with a :class:`ScaleByKlSoapState`.
     """
     check_fraction(b1=b1, b2=b2, shampoo_beta=shampoo_beta)
-    check_nonnegative(eps=eps, max_precond_dim=max_precond_dim)
-    check_static(max_precond_dim=max_precond_dim)
-    check_at_least_one(precondition_frequency=precondition_frequency)
+    check_nonnegative(eps=eps)
     check_name(eigenvalues, EIGENVALUES, "unknown eigenvalues")
     check_name(refresh, REFRESHES, "unknown refresh")
-    max_precond_dim = int(max_precond_dim)
+    longest = checked_dim(max_precond_dim, precondition_frequency)
     beta = b2 if shampoo_beta is None else shampoo_beta
     correct = "moments" if debias else None
     late = eigenvalues == "average"  # the basis is updated after the step, and the first call makes none
 
     def init(params):
-        refuse_integers(params)
-        entries = resolve_layout(layout, params)
-        matrices = matrix_shapes(params, entries)
-        factors = square_sides(entries, matrices, max_precond_dim)
+        count, mu, nu, factors, bases = initial_state(params, layout, longest, mu_dtype)
         values = jax.tree.map(lambda f: f[..., 0] + float(late) if f.ndim else jnp.copy(f), factors)
-        nu = zeros_of(lambda tree: jax.tree.map(absolute_square, tree), matrices)
-        first = jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), nu
-        return ScaleByKlSoapState(*first, factors, identity_sides(factors), values)
+        return ScaleByKlSoapState(count, mu, nu, factors, bases, values)
 
     def turned(factors, bases, first):
         if refresh == "eigh":
@@ -133,11 +116,9 @@ def scale_by_kl_soap(
                 bases = jax.lax.cond(due, lambda: turned(learned, bases, first), lambda: bases)
             return step, m, v, learned, bases, values
 
-        g, mu = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (updates, state.mu))
-        pairs = (load_sides(stored, entries) for stored in state[3:])
-        step, mu, nu, *pairs = unzip(map_matrices(one, entries, g, mu, state.nu, *pairs), entries, 6)
+        trees = (*wide_matrices(entries, updates, state.mu), state.nu)
+        step, mu, nu, *pairs = map_with_sides(one, entries, trees, (state.factors, state.bases, state.values), 3)
         step, mu = (as_leaves(tree, entries, updates) for tree in (step, mu))
-        pairs = (store_sides(tree, entries) for tree in pairs)
         return cast_like(step, updates), ScaleByKlSoapState(increment(k), cast_like(mu, state.mu), nu, *pairs)
 
     return keep_shardings(init, update)

@@ -26,13 +26,12 @@ from jaxopt_mini.matrices import (
     Sides,
     as_leaves,
     as_matrices,
-    load_sides,
-    map_matrices,
+    map_with_sides,
     matrix_shapes,
     resolve_layout,
     sides,
     store_sides,
-    unzip,
+    wide_matrices,
 )
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
@@ -44,7 +43,6 @@ from jaxopt_mini.tree import (
     norm,
     refuse_integers,
     wide_dtype,
-    widen,
     zeros_like,
 )
 
@@ -151,27 +149,27 @@ def scale_by_kron(
             v = jax.random.normal(key, m.shape, m.dtype) if given is None else given
             damped = target + (damping + relative_damping * jnp.mean(jnp.abs(target))) * v
             if init_scale is None:
-                factors = _sized_by(target, factors, state.count == 0)
+                factors = sized_by(target, factors, state.count == 0, 1 / 16)
             factors = jax.lax.cond(due, lambda: fit(factors, damped, v, precond_lr), lambda: factors)
             step = both(transposed, factors, both(times, factors, damped if damped_step else m))
             rms = jnp.sqrt(jnp.mean(jnp.square(step)))
             return step * jnp.minimum(1.0, max_rms / (rms + TINY)), factors
 
         m = as_matrices(bias_correction(mu, b1, count), entries)
-        target = jax.tree.map(widen, as_matrices(updates, entries)) if fit_gradient else m
+        target = wide_matrices(entries, updates)[0] if fit_gradient else m
         given = jax.tree.map(lambda _: None, m) if probe is None else as_matrices(probe, entries)
-        step, factors = unzip(map_matrices(one, entries, m, target, given, load_sides(state.factors, entries)), entries)
+        step, factors = map_with_sides(one, entries, (m, target, given), (state.factors,))
         step = cast_like(as_leaves(step, entries, updates), updates)
         since_fit = jnp.where(due, 0, since_fit)
-        return step, ScaleByKronState(count, cast_like(mu, state.mu), store_sides(factors, entries), since_fit)
+        return step, ScaleByKronState(count, cast_like(mu, state.mu), factors, since_fit)
 
     return keep_shardings(init, update)
 
 
-def _sized_by(gradient, factors, first):
-    """The initial factors, times mean(g^4)^(-1/16) over their number; only in the first step."""
-    power = 1 / 16 / max(1, len(jax.tree.leaves(factors)))
-    fourth = jnp.mean(jnp.square(jnp.square(gradient)))
+def sized_by(gradient: jax.Array, factors: Sides, first: jax.Array, power: float, damping: ArrayLike = 0.0) -> Sides:
+    """The initial factors, times (mean(g^4) + damping^4)^-power shared among them; only in the first step."""
+    power = power / max(1, len(jax.tree.leaves(factors)))
+    fourth = jnp.mean(jnp.square(jnp.square(gradient))) + damping**4
     size = jnp.where(first & (fourth > 0), jnp.where(fourth > 0, fourth, 1.0) ** -power, 1.0)
     return jax.tree.map(lambda q: q * size, factors)
 

@@ -29,6 +29,7 @@ from jaxopt_mini.matrices import (
     matrix_shapes,
     resolve_layout,
     unzip,
+    wide_matrices,
 )
 from jaxopt_mini.optimizers._adam import scale_by_adam
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
@@ -40,7 +41,6 @@ from jaxopt_mini.tree import (
     increment,
     refuse_integers,
     total_weight,
-    widen,
     zeros_like,
 )
 
@@ -142,7 +142,7 @@ def scale_by_ldadam(
                 step, left_out = step.mT, left_out.mT
             return step, *new, left_out if error_feedback else error
 
-        g = jax.tree.map(widen, as_matrices(updates, entries))
+        [g] = wide_matrices(entries, updates)
         error = as_matrices(state.error, entries) if error_feedback else jax.tree.map(lambda _: None, g)
         step, mu, nu, projector, error = unzip(map_matrices(either, entries, g, *state[1:4], error), entries, 5)
         error = as_leaves(error, entries, updates) if error_feedback else state.error

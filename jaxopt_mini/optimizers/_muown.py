@@ -28,6 +28,7 @@ from jaxopt_mini.matrices import (
     matrix_shapes,
     resolve_layout,
     unzip,
+    wide_matrices,
 )
 from jaxopt_mini.optimizers._muon import with_adam_on_rest
 from jaxopt_mini.orthogonal import STANDARD, Coefficients, coefficients, newton_schulz
@@ -118,7 +119,7 @@ def step_by_muown(
             size = jnp.where(decay == 0, size, _lengths(new))
             return new - w, mu, size, length, m, v, neuron
 
-        given = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (updates, params, state.mu))
+        given = wide_matrices(entries, updates, params, state.mu)
         decayed = lambda take, m: jnp.full(m.shape[:-2], decay if take else 0.0, jnp.float32)
         chosen = chosen_leaves(weight_decay_mask, params)
         decays = jax.tree.map(decayed, chosen, matrix_shapes(params, entries))

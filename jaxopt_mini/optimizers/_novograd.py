@@ -23,7 +23,7 @@ from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.layout import resolve
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
-from jaxopt_mini.tree import absolute_square, average, cast_like, chosen_leaves, increment, widen, zeros_like
+from jaxopt_mini.tree import absolute_square, average, cast_like, chosen_leaves, increment, select, widen, zeros_like
 
 
 def scale_by_novograd(
@@ -72,7 +72,7 @@ def scale_by_novograd(
         params, first = require_params(params, "novograd"), state.count == 0
         entries, decay = resolve(layout, params), schedule_value(weight_decay, state.count)
         squares = jax.tree.map(squared_norm, updates, entries)
-        nu = jax.tree.map(lambda s, n: jnp.where(first, s, n), squares, average(squares, state.nu, b2))
+        nu = select(first, squares, average(squares, state.nu, b2))
         new = jax.tree.map(normalized, updates, nu, entries)
         moment = lambda u, p, m, decays: b1 * widen(m) + u + (decay * widen(p) if decays else 0.0)
         mu = jax.tree.map(moment, new, params, state.mu, chosen_leaves(mask, params))

@@ -25,6 +25,7 @@ from jaxopt_mini.tree import (
     average,
     cast_like,
     copied,
+    difference,
     increment,
     inner,
     norm,
@@ -138,7 +139,7 @@ def prodigy(
         v = average(jax.tree.map(absolute_square, dg), state.exp_avg_sq, b2)
         weight = (d if safeguard_warmup else d_lr) / estim_lr0
         s = jax.tree.map(lambda s, dg: b3 * widen(s) + weight * dg, state.grad_sum, dg)
-        way = jax.tree.map(lambda p0, p: widen(p0) - widen(p), state.params0, params)
+        way = difference(state.params0, params)
         r = b3 * widen(state.numerator_weighted) + d / estim_lr0 * d_lr * inner(updates, way)
         size = norm(s, ord=1)
         estimate = estim_lr_coef * r / jnp.where(size > 0, size, jnp.inf)

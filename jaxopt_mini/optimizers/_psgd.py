@@ -26,15 +26,14 @@ from jaxopt_mini.matrices import (
     Sides,
     as_leaves,
     as_matrices,
-    load_sides,
-    map_matrices,
+    map_with_sides,
     matrix_shapes,
     resolve_layout,
     sides,
     store_sides,
-    unzip,
+    wide_matrices,
 )
-from jaxopt_mini.optimizers._kron import EPSILON, TINY, both, largest_eigenvalue, solved, times, transposed
+from jaxopt_mini.optimizers._kron import EPSILON, TINY, both, largest_eigenvalue, sized_by, solved, times, transposed
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.tree import cast_like, increment, refuse_integers, wide_dtype, widen, zeros_like
@@ -115,31 +114,22 @@ def scale_by_psgd(
             target = g if fit_gradient else m
             damped = target + (damping + EPSILON * jnp.abs(target)) * v
             if init_scale is None:
-                factors = _sized_by(g, factors, state.count == 0, damping)
+                factors = sized_by(g, factors, state.count == 0, 1 / 8, damping)
             step = _halley if fit == "Q0.5EQ1.5" else _triangular
             factors, bounds = step(factors, bounds, damped, v, precond_lr, bound_decay, norms)
             u = both(transposed, factors, both(times, factors, m))
             rms = jnp.sqrt(jnp.mean(jnp.square(u)))
             return jnp.clip(u * jnp.minimum(1.0, max_rms / (rms + TINY)), -1 * max_entry, max_entry), factors, bounds
 
-        g, m = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (updates, mu))
+        g, m = wide_matrices(entries, updates, mu)
         probes = jax.tree.map(lambda _: None, m) if probe is None else as_matrices(probe, entries)
         norms = jax.tree.map(lambda _: None, m) if norms is None else jax.tree.map(lambda _, *n: Sides(*n), m, *norms)
-        pairs = (load_sides(stored, entries) for stored in (state.factors, state.bounds))
-        step, *pairs = unzip(map_matrices(one, entries, g, m, probes, norms, *pairs), entries, 3)
-        factors, bounds = (store_sides(tree, entries) for tree in pairs)
+        trees, stored = (g, m, probes, norms), (state.factors, state.bounds)
+        step, factors, bounds = map_with_sides(one, entries, trees, stored)
         step = cast_like(as_leaves(step, entries, updates), updates)
         return step, ScaleByPsgdState(increment(state.count), cast_like(mu, state.mu), factors, bounds)
 
     return keep_shardings(init, update)
-
-
-def _sized_by(gradient, factors, first, damping):
-    """The initial factors, times (mean(g^4) + damping^4)^(-1/8) shared among them; only in the first step."""
-    fourth = jnp.mean(jnp.square(jnp.square(gradient))) + damping**4
-    power = 1 / 8 / max(1, len(jax.tree.leaves(factors)))
-    size = jnp.where(first & (fourth > 0), jnp.where(fourth > 0, fourth, 1.0) ** -power, 1.0)
-    return jax.tree.map(lambda q: q * size, factors)
 
 
 def _fitted(fitted, factors, bounds, gains, costs, norms):

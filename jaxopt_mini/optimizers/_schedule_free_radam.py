@@ -16,7 +16,7 @@ from jaxopt_mini.optimizers._radam import rectification
 from jaxopt_mini.optimizers._rmsprop import scale_by_rms
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
-from jaxopt_mini.tree import increment
+from jaxopt_mini.tree import increment, select
 from jaxopt_mini.wrappers._schedule_free import schedule_free
 
 
@@ -78,7 +78,7 @@ def schedule_free_radam(
     def update(updates, state, params=None, **extra_args):
         adapted, new = rms.update(updates, state, params, **extra_args)
         rho, _, _ = rectification(b2, increment(state.count))
-        return jax.tree.map(lambda a, g: jnp.where(rho > 4, a, g), adapted, updates), new
+        return select(rho > 4, adapted, updates), new
 
     def rate(count: Any) -> jax.Array:
         rho, size, _ = rectification(b2, increment(count))

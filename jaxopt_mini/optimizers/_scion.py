@@ -14,13 +14,13 @@ from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain, partition
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import roles
-from jaxopt_mini.matrices import as_leaves, as_matrices, resolve_layout
+from jaxopt_mini.matrices import as_leaves, resolve_layout, wide_matrices
 from jaxopt_mini.orthogonal import STANDARD, Coefficients, coefficients, orthogonalize
 from jaxopt_mini.transforms._scale import scale, scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.moments import ema
 from jaxopt_mini.transforms.shape import scale_by_shape, spectral
-from jaxopt_mini.tree import absolute_square, cast_like, widen
+from jaxopt_mini.tree import absolute_square, cast_like
 
 
 def scale_by_scion(
@@ -62,7 +62,7 @@ def scale_by_scion(
     def unit_rows(updates, state, params=None, **extra_args):
         del params, extra_args
         entries = resolve_layout(layout, updates)
-        rows = jax.tree.map(widen, as_matrices(updates, entries))  # a vector is a single row
+        [rows] = wide_matrices(entries, updates)  # a vector is a single row
         rows = jax.tree.map(lambda r: r / (jnp.sqrt(jnp.mean(absolute_square(r), -1, keepdims=True)) + eps), rows)
         return cast_like(as_leaves(rows, entries, updates), updates), state
 

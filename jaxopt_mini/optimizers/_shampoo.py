@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -26,17 +27,15 @@ from jaxopt_mini.linalg import eigh, multiply
 from jaxopt_mini.matrices import (
     Sides,
     as_leaves,
-    as_matrices,
     grams,
-    in_blocks,
-    load_sides,
-    map_matrices,
+    map_blocks,
+    map_with_sides,
     matrix_shapes,
     on_sides,
     resolve_layout,
     sides,
     store_sides,
-    unzip,
+    wide_matrices,
 )
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
@@ -51,7 +50,6 @@ from jaxopt_mini.tree import (
     refuse_integers,
     total_weight,
     wide_dtype,
-    widen,
     zeros_like,
     zeros_of,
 )
@@ -136,25 +134,11 @@ def scale_by_shampoo(
     nu_decay = 1.0 if graft == "adagrad" else b2
     first = precondition_frequency if start_preconditioning_step is None else start_preconditioning_step
 
-    def inverse_root(factor, power):
-        values, vectors = eigh(factor)
-        values = values - jnp.minimum(values[0], 0.0) + root_eps
-        # A lower bound hides rounding errors of zero eigenvalues, an added eps would not.
-        bound = ridge * values[-1] + TINY
-        roots = jnp.maximum(values, bound) ** -power
-        roots = jnp.where(values > bound, roots, 0.0) if pseudo_inverse else roots
-        return multiply(vectors * roots[None, :], vectors.conj().mT)
-
-    def is_vector(fan_in, fan_out):
-        return fan_in == 1 or fan_in * fan_out <= merge_size
+    inverse_root = partial(_inverse_root, ridge=ridge, root_eps=root_eps, pseudo_inverse=pseudo_inverse)
 
     def identities(entry, matrix):
         *stack, fan_in, fan_out = matrix.shape
-        is_matrix = bool(entry.inputs and entry.outputs)
-        if is_vector(fan_in, fan_out):
-            lengths = (0, fan_in * fan_out if is_matrix or precondition_vectors else 0)
-        else:
-            lengths = (fan_in, fan_out) if is_matrix else (0, 0)
+        lengths = _lengths(fan_in, fan_out, bool(entry.inputs and entry.outputs), merge_size, precondition_vectors)
         blocks = []
         if block_size is not None:
             blocks = [math.prod(-(-length // block_size) for length in lengths if length)]
@@ -204,20 +188,40 @@ def scale_by_shampoo(
         def one(g, m, plain, factors, roots):
             if not jax.tree.leaves(factors):
                 return plain, factors, roots
-            shape = (1, -1) if is_vector(*g.shape) else g.shape
-            run = block if block_size is None else in_blocks(block, block_size)
-            flat = (g.reshape(shape), m.reshape(shape), plain.reshape(shape))
-            step, factors, roots = run(*flat, factors, roots)
+            shape = (1, -1) if _is_vector(*g.shape, merge_size) else g.shape
+            run = block if block_size is None else map_blocks(block, block_size)
+            step, factors, roots = run(g.reshape(shape), m.reshape(shape), plain.reshape(shape), factors, roots)
             return step.reshape(g.shape), factors, roots
 
-        given = (as_matrices(tree, entries) for tree in (jax.tree.map(widen, updates), m, plain))
-        pairs = (load_sides(stored, entries) for stored in (state.factors, state.roots))
-        step, *pairs = unzip(map_matrices(one, entries, *given, *pairs), entries, 3)
-        factors, roots = (store_sides(tree, entries) for tree in pairs)
+        trees = wide_matrices(entries, updates, m, plain)
+        step, factors, roots = map_with_sides(one, entries, trees, (state.factors, state.roots))
         step = cast_like(as_leaves(step, entries, updates), updates)
         return step, ScaleByShampooState(count, cast_like(mu, state.mu), nu, factors, roots)
 
     return keep_shardings(init, update)
+
+
+def _inverse_root(factor, power, *, ridge, root_eps, pseudo_inverse):
+    """The factor to the power -``power``, with a lower bound of the eigenvalues."""
+    values, vectors = eigh(factor)
+    values = values - jnp.minimum(values[0], 0.0) + root_eps
+    # A lower bound hides rounding errors of zero eigenvalues, an added eps would not.
+    bound = ridge * values[-1] + TINY
+    roots = jnp.maximum(values, bound) ** -power
+    roots = jnp.where(values > bound, roots, 0.0) if pseudo_inverse else roots
+    return multiply(vectors * roots[None, :], vectors.conj().mT)
+
+
+def _is_vector(fan_in, fan_out, merge_size):
+    """Whether a matrix is preconditioned as a vector."""
+    return fan_in == 1 or fan_in * fan_out <= merge_size
+
+
+def _lengths(fan_in, fan_out, is_matrix, merge_size, precondition_vectors):
+    """The sides of the input and the output factor; 0 for none."""
+    if _is_vector(fan_in, fan_out, merge_size):
+        return (0, fan_in * fan_out if is_matrix or precondition_vectors else 0)
+    return (fan_in, fan_out) if is_matrix else (0, 0)
 
 
 def _powers(exponent, is_matrix, present):

@@ -18,18 +18,15 @@ from jaxopt_mini.linalg import eigh, multiply, orthonormal
 from jaxopt_mini.matrices import (
     Sides,
     as_leaves,
-    as_matrices,
     grams,
     identity_sides,
-    load_sides,
-    map_matrices,
+    map_with_sides,
     matrix_shapes,
     on_sides,
     resolve_layout,
     sides,
     square_sides,
-    store_sides,
-    unzip,
+    wide_matrices,
 )
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
@@ -43,7 +40,6 @@ from jaxopt_mini.tree import (
     is_multiple,
     refuse_integers,
     total_weight,
-    widen,
     zeros_like,
     zeros_of,
 )
@@ -79,23 +75,14 @@ def scale_by_soap(
       A transformation with a :class:`ScaleBySoapState`.
     """
     check_fraction(b1=b1, b2=b2, shampoo_beta=shampoo_beta)
-    check_nonnegative(eps=eps, max_precond_dim=max_precond_dim)
-    check_static(max_precond_dim=max_precond_dim)
-    check_at_least_one(precondition_frequency=precondition_frequency)
+    check_nonnegative(eps=eps)
     check_name(refresh, REFRESHES, "unknown refresh")
     check_name(debias or "step", DEBIASES, "unknown debias")
-    max_precond_dim = int(max_precond_dim)
+    longest = checked_dim(max_precond_dim, precondition_frequency)
     beta = b2 if shampoo_beta is None else shampoo_beta
 
     def init(params):
-        refuse_integers(params)
-        entries = resolve_layout(layout, params)
-        matrices = matrix_shapes(params, entries)
-        factors = square_sides(entries, matrices, max_precond_dim)
-        nu = zeros_of(lambda tree: jax.tree.map(absolute_square, tree), matrices)
-        return ScaleBySoapState(
-            jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), nu, factors, identity_sides(factors)
-        )
+        return ScaleBySoapState(*initial_state(params, layout, longest, mu_dtype))
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
@@ -118,11 +105,9 @@ def scale_by_soap(
                 v, bases = refreshed(case, v, new, bases, is_sorted=refresh == "sorted_qr")
             return step, m, v, new, bases
 
-        g, mu = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (updates, state.mu))
-        pairs = (load_sides(stored, entries) for stored in (state.factors, state.bases))
-        step, mu, nu, *pairs = unzip(map_matrices(one, entries, g, mu, state.nu, *pairs), entries, 5)
+        trees = (*wide_matrices(entries, updates, state.mu), state.nu)
+        step, mu, nu, *pairs = map_with_sides(one, entries, trees, (state.factors, state.bases), 3)
         step, mu = (as_leaves(tree, entries, updates) for tree in (step, mu))
-        pairs = (store_sides(tree, entries) for tree in pairs)
         return cast_like(step, updates), ScaleBySoapState(increment(k), cast_like(mu, state.mu), nu, *pairs)
 
     return keep_shardings(init, update)
@@ -130,6 +115,28 @@ def scale_by_soap(
 
 REFRESHES = ("sorted_qr", "qr", "eigh")
 DEBIASES = ("step", "moments")
+
+
+def checked_dim(max_precond_dim: int | jax.Array, precondition_frequency: int | jax.Array) -> int:
+    """Checks the arguments of the bases; returns the longest side with one.
+
+    Raises:
+      ValueError: a number is out of range, or the longest side is traced.
+    """
+    check_nonnegative(max_precond_dim=max_precond_dim)
+    check_static(max_precond_dim=max_precond_dim)
+    check_at_least_one(precondition_frequency=precondition_frequency)
+    return int(max_precond_dim)
+
+
+def initial_state(params: Params, layout: Any, longest: int, mu_dtype: DTypeLike | None) -> tuple[Any, ...]:
+    """The fields of a :class:`ScaleBySoapState` before the first step, with bases for sides up to ``longest``."""
+    refuse_integers(params)
+    entries = resolve_layout(layout, params)
+    matrices = matrix_shapes(params, entries)
+    factors = square_sides(entries, matrices, longest)
+    nu = zeros_of(lambda tree: jax.tree.map(absolute_square, tree), matrices)
+    return jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), nu, factors, identity_sides(factors)
 
 
 def adam_step(

@@ -17,27 +17,21 @@ from jaxopt_mini.base import (
     Updates,
     schedule_value,
 )
-from jaxopt_mini.check import check_at_least_one, check_fraction, check_nonnegative, check_static
+from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import multiply
 from jaxopt_mini.matrices import (
     as_leaves,
-    as_matrices,
     grams,
-    identity_sides,
-    load_sides,
-    map_matrices,
-    matrix_shapes,
+    map_with_sides,
     on_sides,
     resolve_layout,
     sides,
-    square_sides,
-    store_sides,
-    unzip,
+    wide_matrices,
 )
 from jaxopt_mini.optimizers._muon import scaled_and_decayed, with_adam_on_rest
-from jaxopt_mini.optimizers._soap import inverse, refreshed
+from jaxopt_mini.optimizers._soap import checked_dim, initial_state, inverse, refreshed
 from jaxopt_mini.orthogonal import Coefficients, coefficients, orthogonalize
 from jaxopt_mini.tree import (
     absolute_square,
@@ -48,10 +42,6 @@ from jaxopt_mini.tree import (
     is_multiple,
     norm,
     per_parameter,
-    refuse_integers,
-    widen,
-    zeros_like,
-    zeros_of,
 )
 
 TINY = 1e-8  # from the official code; smallest root of v, and smallest norm
@@ -91,21 +81,12 @@ def scale_by_soap_muon(
       A transformation with a :class:`ScaleBySoapMuonState`.
     """
     check_fraction(beta=beta, b2=b2, min_agreement=min_agreement)
-    check_nonnegative(power=power, max_precond_dim=max_precond_dim, gate_floor=gate_floor, gate_cap=gate_cap)
-    check_nonnegative(ns_steps=ns_steps, eps=eps)
-    check_static(max_precond_dim=max_precond_dim)
-    check_at_least_one(precondition_frequency=precondition_frequency)
-    max_precond_dim = int(max_precond_dim)
+    check_nonnegative(power=power, gate_floor=gate_floor, gate_cap=gate_cap, ns_steps=ns_steps, eps=eps)
+    longest = checked_dim(max_precond_dim, precondition_frequency)
     polar = {"preconditioning": "schatten", "eps": eps, "dtype": ns_dtype}
 
     def init(params):
-        refuse_integers(params)
-        entries = resolve_layout(layout, params)
-        matrices = matrix_shapes(params, entries)
-        factors = square_sides(entries, matrices, max_precond_dim)
-        nu = zeros_of(lambda tree: jax.tree.map(absolute_square, tree), matrices)
-        start = jnp.zeros((), jnp.int32), zeros_like(params, mu_dtype), nu
-        return ScaleBySoapMuonState(*start, factors, identity_sides(factors))
+        return ScaleBySoapMuonState(*initial_state(params, layout, longest, mu_dtype))
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
@@ -114,7 +95,7 @@ def scale_by_soap_muon(
         due = jnp.where(k == 0, 0, jnp.where(is_multiple(k, precondition_frequency), 1, 2))
         mu = average(updates, state.mu, beta)
 
-        def one(w, g, v, factors, bases, is_gated):
+        def one(w, g, v, is_gated, factors, bases):
             if not jax.tree.leaves(bases):
                 return w, v, factors, bases
             h = on_sides(w, bases)
@@ -127,14 +108,12 @@ def scale_by_soap_muon(
             v, bases = refreshed(due, v, factors, bases)
             return w, v, factors, bases
 
-        w, g = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (average(updates, mu, beta), updates))
-        pairs = (load_sides(stored, entries) for stored in (state.factors, state.bases))
-        given = (w, g, state.nu, *pairs, _flags(gated, updates, g))
-        w, nu, *pairs = unzip(map_matrices(one, entries, *given), entries, 4)
+        w, g = wide_matrices(entries, average(updates, mu, beta), updates)
+        trees = (w, g, state.nu, _flags(gated, updates, g))
+        w, nu, *pairs = map_with_sides(one, entries, trees, (state.factors, state.bases), 2)
         new = orthogonalize(
             as_leaves(w, entries, updates), entries, coefficients(ns_coeffs, ns_steps), ns_steps, **polar
         )
-        pairs = (store_sides(tree, entries) for tree in pairs)
         return cast_like(new, updates), ScaleBySoapMuonState(increment(k), cast_like(mu, state.mu), nu, *pairs)
 
     return keep_shardings(init, update)

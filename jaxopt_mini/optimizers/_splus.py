@@ -22,19 +22,17 @@ from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.linalg import eigh
 from jaxopt_mini.matrices import (
     as_leaves,
-    as_matrices,
     grams,
     identity_sides,
-    load_sides,
-    map_matrices,
+    map_with_sides,
     matrix_shapes,
     on_sides,
     resolve_layout,
     sides,
     square_sides,
-    store_sides,
-    unzip,
+    wide_matrices,
 )
+from jaxopt_mini.optimizers._soap import inverse
 from jaxopt_mini.tree import (
     average,
     cast_like,
@@ -139,7 +137,7 @@ def splus(
         mu = average(updates, state.mu, b1)
 
         def one(g, m, factors, bases):
-            step = on_sides(jnp.sign(on_sides(m, bases)), sides(lambda q: q.conj().mT, bases))
+            step = on_sides(jnp.sign(on_sides(m, bases)), inverse(bases))
             factors = sides(lambda old, new: average(new, old, b2), factors, grams(g))
 
             def renew():
@@ -147,10 +145,8 @@ def splus(
 
             return step, factors, jax.lax.cond(due, renew, lambda: bases)
 
-        g, m = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (updates, mu))
-        pairs = (load_sides(stored, entries) for stored in (state.factors, state.bases))
-        step, *pairs = unzip(map_matrices(one, entries, g, m, *pairs), entries, 3)
-        factors, bases = (store_sides(tree, entries) for tree in pairs)
+        trees = wide_matrices(entries, updates, mu)
+        step, factors, bases = map_with_sides(one, entries, trees, (state.factors, state.bases))
         rates = jax.tree.map(
             lambda p, entry: schedule_value(learning_rate, state.count) * scale(p, entry), params, entries
         )

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxopt_mini.base import GradientTransformationExtraArgs, Params, no_state, require_params
 from jaxopt_mini.check import check_name, check_nonnegative
 from jaxopt_mini.explicit import keep_shardings
-from jaxopt_mini.matrices import as_leaves, as_matrices, resolve_layout
+from jaxopt_mini.matrices import as_leaves, as_matrices, resolve_layout, wide_matrices
 from jaxopt_mini.tree import absolute_square, cast_like, widen
 
 INPUTS, OUTPUTS = -2, -1  # axes of a matrix (inputs, outputs)
@@ -122,7 +122,7 @@ def keep_above(
     def update(updates, state, params=None, **extra_args):
         del extra_args
         entries = resolve_layout(layout, require_params(params, "a floor for the update"))
-        matrices = (jax.tree.map(widen, as_matrices(tree, entries)) for tree in (updates, params))
+        matrices = wide_matrices(entries, updates, params)
         return cast_like(as_leaves(jax.tree.map(one, *matrices), entries, updates), updates), state
 
     return keep_shardings(no_state, update)

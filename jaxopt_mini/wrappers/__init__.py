@@ -1,6 +1,7 @@
 """Wrappers, which take an optimizer and return one, by name.
 
-``inject_hyperparams`` and ``split_outputs`` take an optimizer's factory instead, and ``mup`` a base model too.
+``in_blocks``, ``inject_hyperparams`` and ``split_outputs`` take an optimizer's factory instead. ``mup`` takes a base
+model, too.
 """
 
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from jaxopt_mini.wrappers._conditional import (
 from jaxopt_mini.wrappers._ema_nesterov import EmaNesterovState as EmaNesterovState, ema_nesterov as ema_nesterov
 from jaxopt_mini.wrappers._ema_params import EmaParamsState as EmaParamsState, ema_params as ema_params
 from jaxopt_mini.wrappers._hyperball import HyperballState as HyperballState, hyperball as hyperball
+from jaxopt_mini.wrappers._in_blocks import in_blocks as in_blocks
 from jaxopt_mini.wrappers._inject_hyperparams import inject_hyperparams as inject_hyperparams
 from jaxopt_mini.wrappers._inner_updates import (
     counts_inner_updates as counts_inner_updates,

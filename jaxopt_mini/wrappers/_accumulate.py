@@ -19,7 +19,7 @@ from jaxopt_mini.base import (
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_at_least_one
-from jaxopt_mini.tree import at_most_max_count, cast_like, widen, zeros_like
+from jaxopt_mini.tree import at_most_max_count, cast_like, select, widen, zeros_like
 from jaxopt_mini.wrappers._conditional import MICRO_BATCHED, Conditional, conditional_updates, update_if
 from jaxopt_mini.wrappers._inner_updates import counts_inner_updates
 
@@ -110,9 +110,7 @@ def accumulate(
         count = state.count + 1
         if skip is not None:
             ignored, _ = skip(updates, state.updates, params)
-            count, total = jax.tree.map(
-                lambda new, old: jnp.where(ignored, old, new), (count, total), (state.count, state.total)
-            )
+            count, total = select(ignored, (state.count, state.total), (count, total))
         return count, total
 
     def update(updates, state, params=None, *, flush=False, **extra_args):

@@ -21,7 +21,8 @@ from jaxopt_mini.base import (
 )
 from jaxopt_mini.check import check_nonnegative
 from jaxopt_mini.layout import ROLES, ParamLayout, resolve
-from jaxopt_mini.tree import absolute_square, evaluate, increment, widen
+from jaxopt_mini.transforms.trust import tensor_norm
+from jaxopt_mini.tree import evaluate, increment, widen
 from jaxopt_mini.wrappers._conditional import per_update
 
 
@@ -33,13 +34,8 @@ class HyperballState(NamedTuple):
     inner_state: OptState
 
 
-def _norms(leaf: jax.Array, entry: ParamLayout) -> jax.Array:
-    """Frobenius norm of each stacked matrix."""
-    return jnp.sqrt(jnp.sum(absolute_square(leaf), entry.inputs + entry.outputs, keepdims=True))
-
-
 def _unit(leaf: jax.Array, entry: ParamLayout) -> jax.Array:
-    size = _norms(leaf, entry)
+    size = tensor_norm(leaf, entry)
     return widen(leaf) / jnp.maximum(size, jnp.finfo(size.dtype).tiny)
 
 
@@ -94,7 +90,7 @@ def hyperball(
         entries = resolve(layout, params)
 
         def norms(tree):
-            return jax.tree.map(lambda p, e: _norms(p, e) if e.role in roles else jnp.zeros(()), tree, entries)
+            return jax.tree.map(lambda p, e: tensor_norm(p, e) if e.role in roles else jnp.zeros(()), tree, entries)
 
         return HyperballState(jnp.zeros((), jnp.int32), evaluate(norms, params), inner.init(params))
 

@@ -15,13 +15,14 @@ from jaxopt_mini.base import (
     GradientTransformationExtraArgs,
     OptState,
     Params,
+    Updates,
     apply_updates,
     require_params,
     transformation,
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_nonnegative, check_steps
-from jaxopt_mini.tree import copied, is_multiple, widen
+from jaxopt_mini.tree import cast_like, copied, difference, is_multiple, select, widen
 from jaxopt_mini.wrappers._conditional import per_update
 
 
@@ -39,6 +40,17 @@ def slow_params(state: Any, params: Params) -> Params:
 
 
 states.EVALUATION[LookaheadState] = slow_params
+
+
+def next_sync(steps_since_sync: jax.Array, sync_period: int) -> tuple[jax.Array, jax.Array]:
+    """Whether this step synchronizes (bool[]), and the number of steps since the last synchronization (int32[])."""
+    is_due = is_multiple(steps_since_sync + 1, sync_period)
+    return is_due, jnp.where(is_due, 0, steps_since_sync + 1)
+
+
+def updates_to(slow: Params, params: Params, updates: Updates) -> Updates:
+    """The updates that lead from ``params`` to the slow weights, in the dtypes of ``updates``."""
+    return cast_like(difference(slow, params), updates)
 
 
 def _between(slow: jax.Array, fast: jax.Array, share: ArrayLike) -> jax.Array:
@@ -98,16 +110,11 @@ def lookahead(
     def update(updates, state, params=None, **extra_args):
         params = require_params(params, "lookahead")
         new, fast_state = inner.update(updates, state.fast_state, params, **extra_args)
-        synchronize = is_multiple(state.steps_since_sync + 1, sync_period)
-
-        def choose(synced, otherwise):
-            return jax.tree.map(lambda a, b: jnp.where(synchronize, a, b), synced, otherwise)
-
-        target = jax.tree.map(lambda s, f: _between(s, f, slow_step_size), state.slow, apply_updates(params, new))
-        back = jax.tree.map(lambda t, p, u: (widen(t) - widen(p)).astype(u.dtype), target, params, new)
+        is_due, count = next_sync(state.steps_since_sync, sync_period)
+        slow = jax.tree.map(lambda s, f: _between(s, f, slow_step_size), state.slow, apply_updates(params, new))
         if reset_state:
-            fast_state = choose(inner.init(target), fast_state)
-        count = jnp.where(synchronize, 0, state.steps_since_sync + 1)
-        return choose(back, new), LookaheadState(fast_state, count, choose(target, state.slow))
+            fast_state = select(is_due, inner.init(slow), fast_state)
+        new = select(is_due, updates_to(slow, params, new), new)
+        return new, LookaheadState(fast_state, count, select(is_due, slow, state.slow))
 
     return transformation(init, update)

@@ -20,6 +20,7 @@ from jaxopt_mini.base import (
 from jaxopt_mini.layout import ParamLayout, resolve
 from jaxopt_mini.states import evaluation_params
 from jaxopt_mini.tree import by_name, evaluate, times
+from jaxopt_mini.wrappers._in_blocks import in_blocks
 from jaxopt_mini.wrappers._step_sizes import StepSize, step_size
 
 DECAYS = ("independent", "sqrt", "unscaled")
@@ -227,7 +228,7 @@ def _times(leaf: jax.Array, factor: float) -> jax.Array:
 
 
 def mup(
-    inner: GradientTransformation,
+    inner: GradientTransformation | Callable[..., GradientTransformation],
     base: Any,
     *,
     like: str | StepSize = "adam",
@@ -268,7 +269,9 @@ def mup(
     Put clipping and averages around it, not inside: they need the gradients and parameters of the model.
 
     Args:
-      inner: a complete optimizer, with the hyperparameters that were tuned on the base model.
+      inner: a complete optimizer, with the hyperparameters that were tuned on the base model; or a function that takes
+        ``layout`` and returns one, such as ``functools.partial(soap, 3e-3)``. An optimizer whose steps have a rule
+        only in blocks of the base's shapes, see :func:`in_blocks`, is given as a function.
       base: parameters of the base model, or their abstract shapes; the same tree.
       like: name of the optimizer whose steps grow like those of ``inner``, or a
         :class:`~jaxopt_mini.wrappers.StepSize`.
@@ -286,7 +289,7 @@ def mup(
       A transformation with a :class:`MupState`, with the state of ``inner`` and 4 bytes per leaf.
 
     Raises:
-      ValueError: an argument is out of range, or the trees don't match.
+      ValueError: an argument is out of range, the trees don't match, or ``inner`` must be a function but isn't.
 
     >>> from jaxopt_mini import sgd
     >>> params, base = ({"kernel": jnp.ones((n, n))} for n in (4, 2))
@@ -296,4 +299,12 @@ def mup(
     [-1. -1. -1. -1.]
     """
     how = {"like": like, "layout": layout, "alpha": alpha, "layers": layers, "decay": decay}
+    blocks = (step_size(like) if isinstance(like, str) else like).blocks
+    if callable(inner):
+        inner = in_blocks(inner, base, layout=layout) if blocks else inner(layout=layout)
+    elif blocks:
+        raise ValueError(
+            f"like={like!r} has a rule in blocks of the base's shapes: give a function that takes the layout of the "
+            "blocks and returns the optimizer, such as functools.partial(soap, 3e-3)"
+        )
     return scale_units(inner, lambda tree: multipliers(tree, base, **how, scaled_logits=scaled_logits))

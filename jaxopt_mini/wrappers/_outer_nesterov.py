@@ -20,9 +20,9 @@ from jaxopt_mini.base import (
     with_extra_args_support,
 )
 from jaxopt_mini.check import check_fraction, check_nonnegative, check_steps
-from jaxopt_mini.tree import copied, is_multiple, widen, zeros_like
+from jaxopt_mini.tree import copied, difference, select, widen, zeros_like
 from jaxopt_mini.wrappers._conditional import per_update
-from jaxopt_mini.wrappers._lookahead import slow_params
+from jaxopt_mini.wrappers._lookahead import next_sync, slow_params, updates_to
 
 
 class OuterNesterovState(NamedTuple):
@@ -104,17 +104,12 @@ def outer_nesterov(
     def update(updates, state, params=None, **extra_args):
         params = require_params(params, "outer_nesterov")
         new, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
-        synchronize = is_multiple(state.steps_since_sync + 1, sync_period)
-
-        def choose(synced, otherwise):
-            return jax.tree.map(lambda a, b: jnp.where(synchronize, a, b), synced, otherwise)
-
-        direction = jax.tree.map(lambda s, p: widen(s) - widen(p), state.slow, apply_updates(params, new))
+        is_due, count = next_sync(state.steps_since_sync, sync_period)
+        direction = difference(state.slow, apply_updates(params, new))
         trace = jax.tree.map(lambda m, d: outer_momentum * m + d, state.trace, direction)
         slow = jax.tree.map(stepped, state.slow, direction, trace)
-        back = jax.tree.map(lambda s, p, u: (widen(s) - widen(p)).astype(u.dtype), slow, params, new)
-        count = jnp.where(synchronize, 0, state.steps_since_sync + 1)
-        kept = choose(slow, state.slow), choose(trace, state.trace)
-        return choose(back, new), OuterNesterovState(inner_state, count, *kept)
+        new = select(is_due, updates_to(slow, params, new), new)
+        slow, trace = select(is_due, (slow, trace), (state.slow, state.trace))
+        return new, OuterNesterovState(inner_state, count, slow, trace)
 
     return transformation(init, update)

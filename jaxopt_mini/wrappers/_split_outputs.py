@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, transformation
+from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import resolve
 from jaxopt_mini.tree import evaluate, path_name
 
@@ -89,7 +90,7 @@ def split_outputs(
         new, state = optimizer(updates).update(split(updates), state, inside, **extra_args)
         return join(new, updates), state
 
-    return transformation(init, update)
+    return keep_shardings(init, update)
 
 
 def _check(parts: Mapping[str, Sequence[int]], params: Tree, axis: int) -> None:

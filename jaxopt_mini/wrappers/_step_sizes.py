@@ -30,12 +30,15 @@ class StepSize(NamedTuple):
       relative: whether a step is proportional to the norm of the parameter.
       tracks: whether the state depends on earlier parameters, such as their average or their distance from the start.
       adaptive: whether one factor for all parameters is estimated during training, in place of the learning rate.
+      blocks: whether this holds for an optimizer of blocks with the shapes of the base, see :func:`in_blocks`. Each
+        block is then a problem like that of the base, so that its steps are as large, and their effects add up.
     """
 
     felt: Felt
     relative: bool = False
     tracks: bool = False
     adaptive: bool = False
+    blocks: bool = False
 
 
 def entrywise(role: str, fan_in: int, fan_out: int) -> float:
@@ -88,11 +91,11 @@ def _shampoo(keywords: Mapping[str, Any]) -> StepSize:
         if keywords.get(name):
             raise NoRule(f"steps without grafting and with {name} have no rule for other widths: {UNGRAFTED[name]}")
     block, exponent = keywords.get("block_size"), keywords.get("exponent")
-    powers: Any = (0.25, 0.25) if exponent is None else (exponent, exponent) if isinstance(exponent, Real) else exponent
+    powers = (0.25, 0.25) if exponent is None else (float(exponent),) * 2 if isinstance(exponent, Real) else exponent
 
     def norm(fan_in: int, fan_out: int) -> float:
         blocks = 1 if block is None else math.ceil(fan_in / block) * math.ceil(fan_out / block)
-        return math.sqrt(blocks) * (of_gradient(fan_in, fan_out) ** 2 / blocks) ** (0.5 - sum(powers))
+        return math.sqrt(blocks) * (of_gradient(fan_in, fan_out) ** 2 / blocks) ** (0.5 - float(sum(powers)))
 
     def felt(role: str, fan_in: int, fan_out: int) -> float:
         if role == "vector" and keywords.get("precondition_vectors", False):
@@ -217,6 +220,8 @@ STEP_SIZES: dict[str, Callable[[Mapping[str, Any]], StepSize]] = {
     "normuon": _orthogonal(),
     "dion": _orthogonal("spectral"),
     "scion": lambda keywords: StepSize(operator_norms),
+    **dict.fromkeys(("soap", "kl_soap", "splus", "kron", "psgd"), lambda keywords: StepSize(entrywise, blocks=True)),
+    **dict.fromkeys(("soap_muon", "muown"), lambda keywords: StepSize(entrywise, relative=True, blocks=True)),
 }
 """Optimizer -> function of its keywords that returns its :class:`StepSize`."""
 
@@ -224,16 +229,7 @@ STEP_SIZES: dict[str, Callable[[Mapping[str, Any]], StepSize]] = {
 BY_RANK = "they grow with a power of the width from 0 to 1/2, by the rank of the gradients"
 BY_WEIGHTS = "they are at least as long as a share of the weights"
 
-REFUSED = {
-    "soap": "they grow with a power of the width from 1/2 to 1, by how well the eigenbasis fits the gradients",
-    "kl_soap": "they grow with a power of the width from 1/2 to 1, by how well the eigenbasis fits the gradients",
-    "soap_muon": BY_WEIGHTS,
-    "kron": "they grow with a power of the width that changes while its preconditioner is fitted",
-    "psgd": "they grow with a power of the width that changes while its preconditioner is fitted",
-    "splus": "they grow with a power of the width that depends on how well the eigenbasis fits the gradients",
-    "muown": "it trains the length and the direction of each row apart",
-    "schedule_free_plus": "it estimates them from the gradients, differently in each role",
-}
+REFUSED = {"schedule_free_plus": "it estimates them from the gradients, differently in each role"}
 """Optimizer -> why it has no :class:`StepSize`."""
 
 
@@ -242,10 +238,13 @@ REFUSED_KEYWORDS = {
     "min_ratio": BY_WEIGHTS,
     "max_norm": "it bounds the norm of the weights, which grows with the width",
     "per_tensor": "it estimates a factor for each tensor, which depends on its width",
+}
+REFUSED_INNER = {
     "base_optimizer": "they are those of the base optimizer",
     "rest": "those on other parameters are another optimizer's",
 }
-"""Keyword, in any optimizer -> why there is no :class:`StepSize` if it is neither None nor False."""
+"""Keyword, in any optimizer -> why there is no :class:`StepSize` if it is neither None nor False; in blocks, which have
+the sizes of the base, only the inner optimizers count."""
 
 
 def step_size(name: str, **keywords: Any) -> StepSize:
@@ -262,9 +261,10 @@ def step_size(name: str, **keywords: Any) -> StepSize:
         raise ValueError(
             f"it is not known how the steps of {name!r} grow with the width: choose from {', '.join(STEP_SIZES)}"
         )
-    given = [key for key, value in keywords.items() if key in REFUSED_KEYWORDS and value not in (None, False)]
-    if name in REFUSED or given:
-        reason = REFUSED.get(name) or REFUSED_KEYWORDS[given[0]]
-        subject = f"{name!r} with {given[0]}" if given else repr(name)
-        raise NoRule(f"the steps of {subject} have no rule for other widths: {reason}")
-    return STEP_SIZES[name](keywords)
+    if name in REFUSED:
+        raise NoRule(f"the steps of {name!r} have no rule for other widths: {REFUSED[name]}")
+    found = STEP_SIZES[name](keywords)
+    refused = REFUSED_INNER if found.blocks else REFUSED_KEYWORDS | REFUSED_INNER
+    for key in refused.keys() & {key for key, value in keywords.items() if value not in (None, False)}:
+        raise NoRule(f"the steps of {name!r} with {key} have no rule for other widths: {refused[key]}")
+    return found

@@ -10,11 +10,12 @@ from minigpt_flax.bounds import Bound
 from minigpt_flax.cli.parser import Parser
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
-from minigpt_flax.errors import Failed, UserError
+from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
-from minigpt_flax.runs.files import require_absent, staged
+from minigpt_flax.runs.files import output_errors, require_absent, staged
 from minigpt_flax.runs.folder import RunFolder
 from minigpt_flax.runs.schema import read_json
+from minigpt_flax.text import counted
 
 NUMBER = Bound(2, 10_000, whole=True)
 SUMMARY = "Average a run's last checkpoints into a new run folder."
@@ -41,13 +42,8 @@ def run(*, folder: str, last: int, out: str | None, quiet: bool, json: bool) -> 
     require_absent(target)
     source.require()
     steps = last_steps(source, last)
-    try:
-        with staged(target) as scratch:
-            write_run(scratch, source, steps)
-    except OSError as error:
-        raise Failed(
-            f"can't write {show(error.filename or target)}: {error.strerror}; the folder was removed"
-        ) from error
+    with output_errors(target), staged(target) as scratch:
+        write_run(scratch, source, steps)
     text = f"{show(target)}: the mean of {len(steps)} checkpoints, of steps {', '.join(f'{s:,}' for s in steps)}"
     answer.note(text, {"folder": show(target), "steps": steps})
     return 0
@@ -64,10 +60,10 @@ def last_steps(source: RunFolder, last: int) -> list[int]:
     with open_checkpoints(source.path) as checkpoints:
         steps = checkpoints.steps()
     if len(steps) < last:
-        held = f"{len(steps)} checkpoint{'s' * (len(steps) != 1)}"
         remedy = f"give --last {len(steps)}, or train" if len(steps) > 1 else "train"
         raise UserError(
-            f"{show(source.path)} holds {held}, fewer than --last {last}: {remedy} with a larger --keep or --keep-every"
+            f"{show(source.path)} holds {counted(len(steps), 'checkpoint')}, fewer than --last {last}: {remedy} with a "
+            "larger --keep or --keep-every"
         )
     return steps[-last:]
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 from minigpt_flax.bounds import Bound, BoundOrWord
 from minigpt_flax.cli.parser import Parser, add_fields, given_fields
 from minigpt_flax.cli.sizes import sizes
+from minigpt_flax.cli.studies import declare_execution, preset_of, progress_output, tell_share, used_flags
 from minigpt_flax.compare import comparison as comparisons, tables, transfer_tables
 from minigpt_flax.compare.collect import collect_runs, group_runs, summarize_comparison
 from minigpt_flax.compare.comparison import (
@@ -33,7 +32,6 @@ from minigpt_flax.compare.results import (
     DEFAULT_PICTURES,
     PICTURES,
     RESULTS,
-    require_replaceable,
     write_results,
     write_transfer,
 )
@@ -47,7 +45,6 @@ from minigpt_flax.invocation import line, show
 from minigpt_flax.runs import files
 from minigpt_flax.runs.records import read_run
 from minigpt_flax.text import shortened, tell
-from minigpt_flax.train.config.presets import PRESETS, default_preset
 from minigpt_flax.train.config.run_config import flag_of
 from minigpt_flax.train.stop import end_with_parent
 
@@ -163,15 +160,8 @@ def declare(parser: Parser) -> None:
     add("--pairs", action="store_true", help="test every two candidates instead")
     add("--resolution", type=LOSS, metavar="LOSS", help=f"smaller differences count as equal [{RESOLUTION:g}]")
     add("--target", type=LOSS, metavar="LOSS", help="validation loss to reach [that of the baseline]")
-    add = parser.add_argument_group("execution").add_argument
-    add("--preset", metavar="NAME", help="default values of all other flags [by device]")
-    add("--out", metavar="DIR", help="folder that holds the comparison [runs]")
-    add("--name", metavar="NAME", help="the comparison's folder is OUT/NAME [by its candidates]")
-    add("--resume", metavar="FOLDER", help="continue this comparison; repeating the command does too")
-    add("--vmap", action="store_true", help="train the runs of one optimizer together, in one program")
-    add("--trust", action="store_true", help="execute the optimizer code that a resumed comparison names")
-    add("--jobs", type=Bound(1, 1024, whole=True), metavar="N", help="parallel processes on this machine [1]")
-    add("--share", metavar="I/N", help="train share I of N, from 0: for N hosts with one folder")
+    how = {"together": "runs of one optimizer", "share": "share I of N"}
+    declare_execution(parser, "comparison", named_by="its candidates", **how)
     group = parser.add_argument_group("output")
     console.declare(group)
     declare_format(group, "print only the table, for a document")
@@ -204,19 +194,19 @@ def run(**options: Any) -> int:
         return _summarize_folders([Path(folder) for folder in typed["folders"]], typed, answer)
     leave_accelerator_to(typed["jobs"])
     comparison, folder = requested(typed, given)
-    require_replaceable(folder)
+    files.require_replaceable(folder, RESULTS)
     from minigpt_flax.compare.runner import run_comparison  # takes seconds: JAX
 
     how = {name: typed[name] for name in ("vmap", "jobs", "share")}
     shown = answer.output.human and (answer.human or typed["jobs"] == 1)  # jobs write to this process's own output
-    with nullcontext() if answer.human else redirect_stdout(sys.stderr):
+    with progress_output(answer.human):
         status = run_comparison(comparison, folder, shown=shown, notices=notices(), **how)
     if status:
         return status
     comparison = comparisons.continued(comparison, folder, None)  # with the seeds that were added
     if typed["share"]:
         if answer.human and typed["jobs"] == 1:
-            tell(f"share {typed['share']} is done; when all are, get the results with: {line('compare', folder)}")
+            tell_share(typed["share"], "compare", folder)
         return 0
     return _report(comparison, typed["target"], folder, answer)
 
@@ -230,18 +220,12 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparis
             how = "with" if comparison.looks else "without"
             raise UserError(f"{show(folder)} was started {how} --seeds auto, which can't change: omit --seeds")
         return comparisons.continued(comparison, folder, typed["seeds"]), folder
-    preset = typed["preset"]
-    if preset is None:
-        import jax
-
-        preset = default_preset(jax.default_backend())
-    check_name(preset, PRESETS, "preset")
     first = given.pop("seed", 0)
     count = None if typed["seeds"] == AUTO else typed["seeds"]
     widths = tuple(sizes("--widths", typed["widths"]) or ())
     given, parametrizations = comparisons.with_parametrizations(given, typed["parametrization"] or (), widths)
     comparison = Comparison(
-        preset=preset,
+        preset=preset_of(typed["preset"]),
         given=shared_fields(given),
         opts=tuple(map(located, typed["opt"] or ())),
         schedules=tuple(typed["schedule"] or ()),
@@ -298,7 +282,7 @@ def check_use(typed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     Raises:
       UserError: a flag of a new comparison is combined with finished runs or ``--resume``.
     """
-    used = {flag_of(name) for name in (*typed, *given) if name != "folders" and {**typed, **given}[name]}
+    used = used_flags(typed, given) - {flag_of("folders")}
     if typed["folders"] and (unused := sorted(used - SUMMARIZING)):
         raise UserError(
             f"{unused[0]} applies to training, but folders of runs are only summarized: omit one of the two"
@@ -334,7 +318,7 @@ def _report(comparison: Comparison, target: float | None, folder: Path, answer: 
 
 def _show(candidates: list[CandidateRuns], summary: Summary, folder: Path, answer: Answer) -> int:
     """Prints the results and writes them into the folder, with the figures."""
-    require_replaceable(folder)
+    files.require_replaceable(folder, RESULTS)
     answer.show(summary, folder)
     answer.list_files(folder, write_results(candidates, summary, folder, answer.pictures))
     return 0
@@ -342,7 +326,7 @@ def _show(candidates: list[CandidateRuns], summary: Summary, folder: Path, answe
 
 def _show_transfer(transfer: Transfer, folder: Path, answer: Answer) -> int:
     """Prints the results of a comparison over widths and writes them into the folder, with the figure."""
-    require_replaceable(folder)
+    files.require_replaceable(folder, RESULTS)
     answer.show_transfer(transfer, folder)
     answer.list_files(folder, write_transfer(transfer, folder, answer.pictures))
     return 0

@@ -5,6 +5,7 @@ With ``--format nanogpt`` it writes the ``ckpt.pt`` from which nanoGPT resumes, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,9 @@ from minigpt_flax.bounds import Bound
 from minigpt_flax.cli.parser import Parser
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
-from minigpt_flax.errors import Failed, UserError
+from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
-from minigpt_flax.runs.files import require_absent, staged
+from minigpt_flax.runs.files import output_errors, require_absent, staged
 
 if TYPE_CHECKING:
     from minigpt_flax.data import Tokenizer
@@ -54,62 +55,64 @@ def run(
     require_absent(target)
     if no_optimizer and format != "nanogpt":
         raise UserError("--no-optimizer is for --format nanogpt: the format gpt2 has no optimizer; omit it")
-    try:
-        with staged(target) as scratch:
-            if format == "nanogpt":
-                at, text = _write_nanogpt(scratch, Path(folder), step, not no_optimizer)
-            else:
-                at, text = _write_gpt2(scratch, Path(folder), step, shard_size)
-    except OSError as error:
-        raise Failed(
-            f"can't write {show(error.filename or target)}: {error.strerror}; the folder was removed"
-        ) from error
+    if format == "nanogpt":
+        at, write = _nanogpt(Path(folder), step, not no_optimizer)
+    else:
+        at, write = _gpt2(Path(folder), step, shard_size)
+    with output_errors(target), staged(target) as scratch:
+        text = write(scratch)
     files = sorted(path.name for path in target.iterdir())
     about = {"folder": show(target), "files": files, "step": at}
     answer.note(f"{show(target)}: {', '.join(files)}, of step {at:,}{text}", about)
     return 0
 
 
-def _write_gpt2(scratch: Path, folder: Path, step: str, shard_size: float) -> tuple[int, str]:
-    """Writes model and tokenizer; returns the step, and what the user should know."""
+def _gpt2(folder: Path, step: str, shard_size: float) -> tuple[int, Callable[[Path], str]]:
+    """Reads the run; returns its step, and a function that writes the files and returns what the user should know."""
     from minigpt_flax.model.huggingface import save_gpt2
     from minigpt_flax.train.restore import restore
 
-    restored = restore(folder, step)
-    ids = write_tokenizer(scratch, restored.tokenizer, restored.model.context, restored.model.vocab_size)
-    shard_bytes = max(1, int(shard_size * 1e9))
-    save_gpt2(scratch, restored.params, restored.model, token_ids=ids, shard_bytes=shard_bytes)
-    if not (scratch / TOKENIZER).exists():
-        text = f"\nthe {restored.tokenizer.name} tokenizer can't be exported: use minigpt_flax to encode text"
-    elif "pad_token_id" not in ids:
-        text = (
+    found = restore(folder, step)
+
+    def write(scratch: Path) -> str:
+        ids = write_tokenizer(scratch, found.tokenizer, found.model.context, found.model.vocab_size)
+        save_gpt2(scratch, found.params, found.model, token_ids=ids, shard_bytes=max(1, int(shard_size * 1e9)))
+        if not (scratch / TOKENIZER).exists():
+            return f"\nthe {found.tokenizer.name} tokenizer can't be exported: use minigpt_flax to encode text"
+        if "pad_token_id" in ids:
+            return ""
+        return (
             "\nthe tokenizer has no padding token, so transformers can't pad a batch of texts: a run with --tokenizer "
-            f'"bpe(eot=True)", or with --vocab-size {restored.model.vocab_size + 1} or more, has one'
+            f'"bpe(eot=True)", or with --vocab-size {found.model.vocab_size + 1} or more, has one'
         )
-    else:
-        text = ""
-    return restored.step, text
+
+    return found.step, write
 
 
-def _write_nanogpt(scratch: Path, folder: Path, step: str, with_optimizer: bool) -> tuple[int, str]:
-    """Writes ``ckpt.pt``; returns the step, and what the user should know."""
+def _nanogpt(folder: Path, step: str, with_optimizer: bool) -> tuple[int, Callable[[Path], str]]:
+    """As :func:`_gpt2`, for nanoGPT's ``ckpt.pt``."""
     from minigpt_flax.model.huggingface import NANOGPT
     from minigpt_flax.model.nanogpt import check_nanogpt, nanogpt_groups, save_nanogpt
     from minigpt_flax.train.exported_optimizer import check_adamw, nanogpt_optimizer
     from minigpt_flax.train.restore import restore, restore_state, settings_of
 
-    if not with_optimizer:
-        found = restore(folder, step)
-        save_nanogpt(scratch / NANOGPT, found.params, found.model, step=found.step)
-        return found.step, ""
-    check_adamw(settings_of(folder)[1])
-    found, state = restore_state(folder, step)
-    check_nanogpt(found.model)
-    saved = nanogpt_optimizer(found.config, state, nanogpt_groups(found.model))
-    losses = [loss for at, loss in found.folder.scores().items() if at <= found.step]
-    best = min(losses, default=float("inf"))
-    save_nanogpt(scratch / NANOGPT, state.params, found.model, step=found.step, val_loss=best, optimizer=saved)
-    return found.step, "\nnanoGPT continues with --init_from=resume and this folder as --out_dir"
+    if with_optimizer:
+        check_adamw(settings_of(folder)[1])
+        found, state = restore_state(folder, step)
+        check_nanogpt(found.model)
+        optimizer, params = nanogpt_optimizer(found.config, state, nanogpt_groups(found.model)), state.params
+    else:
+        found, optimizer = restore(folder, step), None
+        check_nanogpt(found.model)
+        params = found.params
+    best = min((loss for at, loss in found.folder.scores().items() if at <= found.step), default=float("inf"))
+
+    def write(scratch: Path) -> str:
+        how = {"step": found.step, "val_loss": best, "optimizer": optimizer}
+        save_nanogpt(scratch / NANOGPT, params, found.model, **how)
+        return "\nnanoGPT continues with --init_from=resume and this folder as --out_dir" * with_optimizer
+
+    return found.step, write
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, context: int, rows: int) -> dict[str, int]:

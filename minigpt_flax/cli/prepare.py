@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from minigpt_flax.cli.parser import Parser
 from minigpt_flax.console import output
 from minigpt_flax.console.output import Output
-from minigpt_flax.errors import Failed
 from minigpt_flax.invocation import line, show
 from minigpt_flax.progress import Progress
-from minigpt_flax.runs.files import require_absent
+from minigpt_flax.runs.files import output_errors, require_absent
 
 if TYPE_CHECKING:
     from minigpt_flax.data import Tokenizer
@@ -48,7 +47,7 @@ def run(*, source: str, out: str, tokenizer: str, quiet: bool, json: bool) -> in
 
     answer, folder, begun = Output(quiet, json), Path(out), time.monotonic()
     require_absent(folder)
-    try:
+    with output_errors(folder):
         corpus = open_corpus(source)
         with StreamProgress(answer.human) as progress:
             progress.notes += corpus.notes
@@ -57,10 +56,6 @@ def run(*, source: str, out: str, tokenizer: str, quiet: bool, json: bool) -> in
             else:
                 chosen, training, validation = _of_text(corpus, tokenizer, progress)
             meta = write_prepared(source, folder, chosen, training, validation)
-    except OSError as error:
-        raise Failed(
-            f"can't write {show(error.filename or folder)}: {error.strerror}; the folder was removed"
-        ) from error
     seconds, tokens = time.monotonic() - begun, meta.train + meta.val
     end = "" if chosen.eot is None else f"; documents end with token {chosen.eot:,}"
     size = sum((folder / name).stat().st_size for name in ("train.bin", "val.bin"))

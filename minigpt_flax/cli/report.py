@@ -19,7 +19,7 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
 from minigpt_flax.runs.records import folder_name, read_run
-from minigpt_flax.text import tell
+from minigpt_flax.text import counted, tell
 
 if TYPE_CHECKING:
     from minigpt_flax.report.html import PageRun
@@ -62,7 +62,7 @@ def run(*, folders: list[str], out: str | None, title: str | None, quiet: bool, 
         files.replace(target_page, text)
     except OSError as error:
         raise UserError(f"can't write {out}: {error.strerror}") from error
-    note = f"{show(out)}: {len(shown)} run{'s' * (len(shown) > 1)}, {len(text) / 1e6:.2f} MB; open it in a browser"
+    note = f"{show(out)}: {counted(len(shown), 'run')}, {len(text) / 1e6:.2f} MB; open it in a browser"
     answer.note(note, {"page": show(out), "runs": len(shown), "bytes": len(text.encode())})
     return 0
 

@@ -46,7 +46,7 @@ def train(request: Request) -> int:
                 start_jax()
                 _train(request, stop)
         except KeyboardInterrupt:
-            print("quit without saving; the last checkpoint is intact", file=sys.stderr)
+            print("quit without saving; earlier checkpoints are intact", file=sys.stderr)
         return stop.status
 
 

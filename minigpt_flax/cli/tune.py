@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpt_flax.bounds import SIZE, Bound
 from minigpt_flax.cli.parser import Parser, add_fields, given_fields
+from minigpt_flax.cli.studies import declare_execution, preset_of, progress_output, tell_share, used_flags
 from minigpt_flax.compare.comparison import ALONE, located, shared_fields
 from minigpt_flax.compare.jobs import leave_accelerator_to
 from minigpt_flax.console import output as console
 from minigpt_flax.console.output import Output
-from minigpt_flax.errors import UserError, check_name
+from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import line, show
+from minigpt_flax.runs import files
 from minigpt_flax.text import tell
-from minigpt_flax.train.config.presets import PRESETS, default_preset
-from minigpt_flax.train.config.run_config import flag_of
 from minigpt_flax.train.stop import end_with_parent
 
 if TYPE_CHECKING:
@@ -64,15 +62,8 @@ def declare(parser: Parser) -> None:
         metavar="N",
         help="train models of this width, as the base of --parametrization [mup], in place of --width",
     )
-    add = parser.add_argument_group("execution").add_argument
-    add("--preset", metavar="NAME", help="default values of all other flags [by device]")
-    add("--out", metavar="DIR", help="folder that holds the tuning [runs]")
-    add("--name", metavar="NAME", help="the tuning's folder is OUT/NAME [by optimizer and keywords]")
-    add("--resume", metavar="FOLDER", help="continue this tuning; repeating the command does too")
-    add("--vmap", action="store_true", help="train the settings of a stage together, in one program")
-    add("--trust", action="store_true", help="execute the optimizer code that a resumed tuning names")
-    add("--jobs", type=Bound(1, 1024, whole=True), metavar="N", help="parallel processes on this machine [1]")
-    add("--share", metavar="I/N", help="train share I of N of each stage, from 0: for N hosts with one folder")
+    how = {"together": "settings of a stage", "share": "share I of N of each stage"}
+    declare_execution(parser, "tuning", named_by="optimizer and keywords", **how)
     console.declare(parser.add_argument_group("output"))
     add_fields(parser, without=("init", "tuned_at", "eval_every", "keep", "keep_every", *ALONE))
 
@@ -93,20 +84,20 @@ def run(**options: Any) -> int:
     output = Output(typed["quiet"], typed["json"])
     check_use(typed, given)
     tuning, folder = requested(typed, given)
-    from minigpt_flax.tune.results import as_values, require_replaceable, write_results
+    from minigpt_flax.tune.results import RESULTS, as_values, write_results
     from minigpt_flax.tune.runner import run_tuning
 
-    require_replaceable(folder)
+    files.require_replaceable(folder, RESULTS)
     jobs = typed["jobs"] or 1
     leave_accelerator_to(jobs)
     how = {"vmap": typed["vmap"], "jobs": jobs, "share": typed["share"], "shown": output.human}
-    with nullcontext() if output.human else redirect_stdout(sys.stderr):
+    with progress_output(output.human):
         status, result = run_tuning(tuning, folder, notices=notices(), **how)
     if result is None:
         return status
     if typed["share"]:
         if output.human and jobs == 1:
-            tell(f"share {typed['share']} is done; get the results with: {line('tune', '--resume', folder)}")
+            tell_share(typed["share"], "tune", "--resume", folder)
         return 0
     written = write_results(result)
     output.result(f"\n{result}" if output.human else str(result), {"folder": show(folder), **as_values(result)})
@@ -121,8 +112,7 @@ def check_use(typed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     Raises:
       UserError: a flag of a new tuning is combined with ``--resume``.
     """
-    used = {flag_of(name) for name in (*typed, *given) if {**typed, **given}[name] not in (None, False)}
-    if typed["resume"] and (unused := sorted(used - RESUMING)):
+    if typed["resume"] and (unused := sorted(used_flags(typed, given) - RESUMING)):
         raise UserError(f"--resume continues a tuning as it was started: omit {unused[0]}")
 
 
@@ -137,17 +127,11 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Tuning, 
         tuning = tunings.load(folder, trust=typed["trust"])
         judging = tuning.judging_seeds if typed["judging_seeds"] is None else typed["judging_seeds"]
         return tunings.check(dataclasses.replace(tuning, judging_seeds=judging)), folder
-    preset = typed["preset"]
-    if preset is None:
-        import jax
-
-        preset = default_preset(jax.default_backend())
-    check_name(preset, PRESETS, "preset")
     first = given.pop("seed", 0)
     if "opt" in given:
         given["opt"] = located(given["opt"])
     tuning = tunings.Tuning(
-        preset=preset,
+        preset=preset_of(typed["preset"]),
         given=shared_fields(given),
         over=tuple(typed["over"] or ()),
         seeds=tuple(range(first, first + (typed["seeds"] or SEEDS))),

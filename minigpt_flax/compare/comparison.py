@@ -21,6 +21,7 @@ from minigpt_flax.compare.statistics import find_baseline
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.spec import Spec, parse
+from minigpt_flax.text import counted
 from minigpt_flax.train.config.run_config import BASE_SIZES, STANDARD, RunConfig, absolute, flag_of, resolve
 from minigpt_flax.train.config.sizes import PROPORTIONAL, at_width, check_widths
 from minigpt_flax.train.config.study_file import StudyFile
@@ -414,7 +415,7 @@ def check_max_seeds(comparison: Comparison) -> None:
     Bound(FEWEST_SEEDS, MOST_SEEDS, whole=True).check("--max-seeds", most)
     needed = seeds_needed(comparison.tests) + comparison.selecting_seeds
     if most < needed:
-        tests = f"{comparison.tests} test" + "s" * (comparison.tests > 1)
+        tests = counted(comparison.tests, "test")
         raise UserError(f"--max-seeds must be at least {needed} to decide {tests}, got {most}")
 
 

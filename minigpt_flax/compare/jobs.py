@@ -7,13 +7,18 @@ import functools
 import os
 import re
 import subprocess
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from minigpt_flax.errors import UserError
+from minigpt_flax.errors import TrainingFailed, UserError
+from minigpt_flax.invocation import line
+from minigpt_flax.progress import Reminder
 from minigpt_flax.train.stop import PARENT, Stop
 
 Share = tuple[int, int]  # (index, number of shares)
 WHOLE: Share = (0, 1)
+SILENCE = 30 * 60.0  # seconds in which the runs of another share don't change, after which this one stops to wait
 
 
 def read_share(text: str | None) -> Share:
@@ -31,6 +36,61 @@ def read_share(text: str | None) -> Share:
     if not found or int(found[1]) >= int(found[2]):
         raise UserError(f"--share takes I/N with I from 0 to N - 1, such as 0/2 and 1/2; got {text!r}")
     return int(found[1]), int(found[2])
+
+
+def share_flag(share: str | None, jobs: int) -> list[str]:
+    """The flag of a share on another host, for the command that continues it; a job is continued with all others.
+
+    >>> share_flag("1/4", 1), share_flag("0/2", 2), share_flag(None, 1)
+    (['--share=1/4'], [], [])
+    """
+    return [] if share is None or jobs > 1 else [f"--share={share}"]
+
+
+class OtherShares:
+    """The runs of the other shares, for a process that waits until these have ended.
+
+    Args:
+      command: that trains them, without ``--share``.
+      runs: folders of all runs, in the order in which they were divided.
+      count: number of shares.
+    """
+
+    def __init__(self, command: Sequence[str], runs: Sequence[Path], count: int):
+        self._command, self._runs, self._count = command, runs, count
+        self._remind = Reminder()
+        self._seen: list[int] = []
+        self._changed = time.monotonic()
+
+    def check(self, number: int) -> None:
+        """Says which share is awaited, each minute.
+
+        Args:
+          number: of the first run that isn't finished.
+
+        Raises:
+          TrainingFailed: the unfinished runs haven't changed for `SILENCE` seconds.
+        """
+        name = f"{number % self._count}/{self._count}"
+        start = line(*self._command, f"--share={name}")
+        seen = [_changed_at(run) for run in self._runs[number:]]
+        if seen != self._seen:
+            self._seen, self._changed = seen, time.monotonic()
+        if time.monotonic() - self._changed > SILENCE:
+            raise TrainingFailed(
+                f"share {name} has trained nothing for {SILENCE / 60:.0f} min: start it with {start}, then repeat this "
+                "command; finished runs are kept"
+            )
+        self._remind(f"waiting for share {name}; if it isn't running: {start}")
+
+
+def _changed_at(run: Path) -> int:
+    """Time in ns at which a run was last written to; 0 if it doesn't exist."""
+    times = [0]
+    for path in (run, run / "metrics.jsonl", run / "checkpoints"):
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime_ns)
+    return max(times)
 
 
 def leave_accelerator_to(jobs: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from minigpt_flax.compare.paired_tests import LEVEL
 from minigpt_flax.compare.statistics import CandidateResult, Summary
-from minigpt_flax.text import printable
+from minigpt_flax.text import counted, printable
 
 ESCAPES = {
     **{character: "\\" + character for character in "{}$&#%_"},
@@ -137,7 +137,7 @@ def caption(summary: Summary) -> str:
     counts = sorted({len(result.losses) for result in summary.results})
     seeds = f"$n = {counts[0]}$" if len(counts) == 1 else f"$n = {counts[0]}$ to ${counts[-1]}$"
     baseline = rf"\texttt{{{escape(summary.baseline)}}}"
-    family = f"{len(summary.tests)} planned test{'s' * (len(summary.tests) != 1)}"
+    family = counted(len(summary.tests), "planned test")
     goal = "" if summary.target is None else f" a validation loss of {summary.target:g}"
     sentences = [
         rf"Final validation loss, mean over {seeds} seeds with its 95\,\% $t$ interval"

@@ -27,19 +27,6 @@ WIDTH_FORMS = {
 }
 
 
-def require_replaceable(folder: Path) -> None:
-    """Checks, before anything is written, that no result file is a symbolic link or a folder.
-
-    Raises:
-      UserError: names it.
-    """
-    for name in sorted(RESULTS):
-        try:
-            files.require_plain(folder / name)
-        except OSError as error:
-            raise UserError(f"can't write {show(folder / name)}: {error.strerror}") from error
-
-
 def write_results(
     candidates: Sequence[CandidateRuns], summary: Summary, folder: Path, pictures: Sequence[str] = DEFAULT_PICTURES
 ) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from minigpt_flax.compare import comparison as comparisons, rate_search, sequential
 from minigpt_flax.compare.collect import collect_runs, summarize_comparison
 from minigpt_flax.compare.comparison import Candidate, Comparison
-from minigpt_flax.compare.jobs import read_share, run_jobs
+from minigpt_flax.compare.jobs import read_share, run_jobs, share_flag
 from minigpt_flax.compare.paired_tests import resolved
 from minigpt_flax.compare.progress import ComparisonProgress
 from minigpt_flax.compare.sweep import Stopped, Sweep
@@ -105,7 +105,7 @@ def train_seeds(comparison: Comparison, folder: Path, *, vmap: bool, jobs: int, 
             Sweep(comparison, folder, stop, progress, vmap=vmap, share=read_share(share)).run()
         except Stopped:
             if shown:
-                tell(f"stopped; continue with: {line('compare', '--resume', folder)}")
+                tell(f"stopped; continue with: {line('compare', '--resume', folder, *share_flag(share, jobs))}")
         return stop.status
 
 

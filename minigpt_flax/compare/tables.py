@@ -17,7 +17,7 @@ from minigpt_flax.compare.sequential import sequence
 from minigpt_flax.compare.statistics import TRACK_3, CandidateResult, Summary
 from minigpt_flax.errors import UserError
 from minigpt_flax.spec import parse, settings
-from minigpt_flax.text import cut, pad, printable, width
+from minigpt_flax.text import aligned, counted, cut, printable, width
 
 WIDTH = 80  # columns of the terminal
 SHORTEST, LONGEST = 6, 17  # columns of a candidate's name; the legend spells out longer ones
@@ -101,9 +101,7 @@ def _table(summary: Summary) -> str:
     room = _name_width(summary)
     names = [cut(name, room) for name in ("candidate", *(r.name for r in summary.results))]
     rows = [(name, *row) for name, row in zip(names, _rows(summary), strict=True)]
-    widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([pad(row[0], widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
-    return "\n".join(lines)
+    return "\n".join(aligned(rows))
 
 
 def legend(summary: Summary) -> list[str]:
@@ -161,9 +159,8 @@ def _method(summary: Summary) -> list[str]:
     count = len(summary.tests)
     if not any(test.p is not None for test in summary.tests):
         return []
-    each = f"{count} test{'s' * (count > 1)}"
     lines = [
-        f"(p: larger of signed-rank, paired t-test; Holm-corrected, {each}; level {LEVEL:g})",
+        f"(p: larger of signed-rank, paired t-test; Holm-corrected, {counted(count, 'test')}; level {LEVEL:g})",
         f"({_pairing(summary)}; resolution {summary.resolution:g})",
     ]
     seeds = max(test.seeds for test in summary.tests)
@@ -254,7 +251,7 @@ def describe(test: PairedTest, needed: int) -> str:
     size = "" if test.difference is None else f" {test.difference:.4f}"
     if test.interval is not None:
         size += " (95 %: {:.4f} to {:.4f})".format(*test.interval)
-    over = f", {test.seeds} seed{'s' * (test.seeds != 1)}, p = {test.corrected:.2g}"
+    over = f", {counted(test.seeds, 'seed')}, p = {test.corrected:.2g}"
     if test.significant:
         return f"{test.better} beats {test.worse}{' by' * bool(size)}{size}{over}"
     return f"{test.better} vs. {test.worse}: difference{size or ' unknown'}{over}, {_no_verdict(test, needed)}"
@@ -284,7 +281,7 @@ def remarks(result: CandidateResult, target: float | None) -> list[str]:
         seeds = _list(result.unfinished_seeds)
         lines.append(f"warning: {result.name}: unfinished with seed {seeds}; excluded from its mean")
     if elsewhere := result.diverged - len(result.diverged_seeds):
-        lines.append(f"{result.name}: {elsewhere} run{'s' * (elsewhere > 1)} diverged at other learning rates")
+        lines.append(f"{result.name}: {counted(elsewhere, 'run')} diverged at other learning rates")
     if result.track_3 is not None:
         n, mean = len(result.losses), result.mean or math.nan
         margin = ((target or math.nan) - mean) * math.sqrt(n)

@@ -13,7 +13,7 @@ from typing import Any
 from minigpt_flax.compare.latex import ABSENT, escape
 from minigpt_flax.compare.tables import WIDTH, markdown_text
 from minigpt_flax.compare.transfer import Curve, Family, Transfer
-from minigpt_flax.text import cut, pad
+from minigpt_flax.text import aligned, counted, cut
 
 HEAD = ("candidate", "width", "best lr", "loss", "shift", "regret")
 LONGEST = 40  # columns of a candidate's name
@@ -83,9 +83,7 @@ def _obstacles(family: Family) -> list[str]:
 def text(transfer: Transfer) -> str:
     """The result for a terminal: table, legend and findings."""
     rows = [(cut(name, LONGEST), *rest) for name, *rest in (HEAD, *cells(transfer))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([pad(row[0], widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
-    return "\n\n".join(("\n".join(lines), _wrapped(LEGEND), _wrapped([*findings(transfer), about(transfer)])))
+    return "\n\n".join(("\n".join(aligned(rows)), _wrapped(LEGEND), _wrapped([*findings(transfer), about(transfer)])))
 
 
 def _wrapped(sentences: Sequence[str]) -> str:
@@ -95,8 +93,7 @@ def _wrapped(sentences: Sequence[str]) -> str:
 
 def about(transfer: Transfer) -> str:
     """The length of the runs, and the number of seeds."""
-    seeds = len(transfer.seeds)
-    return f"({transfer.steps:,} steps, mean of {seeds} seed{'s' * (seeds != 1)})"
+    return f"({counted(transfer.steps, 'step')}, mean of {counted(len(transfer.seeds), 'seed')})"
 
 
 def markdown(transfer: Transfer) -> str:

@@ -15,6 +15,7 @@ from minigpt_flax.data import unigram_entropy
 from minigpt_flax.invocation import show
 from minigpt_flax.phases import Phases
 from minigpt_flax.spec import Spec, settings
+from minigpt_flax.text import counted
 from minigpt_flax.train.base_model import base_of, initial_std
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.clock import quantity
@@ -23,11 +24,11 @@ from minigpt_flax.train.config.param_groups import REST, members, with_layers
 from minigpt_flax.train.config.run_config import STANDARD, RunConfig
 from minigpt_flax.train.curvature_probes import WORK
 from minigpt_flax.train.decay_rates import decay_rates
-from minigpt_flax.train.multipliers import factors_of, labels
+from minigpt_flax.train.multipliers import factors_of, labels, runs_in_blocks
 from minigpt_flax.train.optimizer import CUSTOM
 from minigpt_flax.train.parallel.sharding import device_bytes
 from minigpt_flax.train.probes import PROBES, parameter_states
-from minigpt_flax.train.registry import REGISTRIES
+from minigpt_flax.train.registry import REGISTRIES, is_frozen
 
 COLUMNS = 80
 VARIES = "varies"  # a weight decay that is no constant multiple of the learning rate
@@ -39,7 +40,7 @@ def summary(run: Run) -> list[tuple[str, str]]:
     config = run.config
     decays = decay_rates(config, run.layout, run.shapes)
     rates = {path_name(path): rate for path, rate in jax.tree.leaves_with_path(decays)}
-    return [
+    texts = [
         ("device", _devices(run)),
         ("data", _data(run)),
         ("model", f"{_model(run)}\n{_roles(run, rates)}"),
@@ -47,7 +48,7 @@ def summary(run: Run) -> list[tuple[str, str]]:
         ("compute", _compute(run)),
         ("batch", _batch(config.phases, config.steps)),
         ("optimizer", _optimizers(run)),
-        ("lr", f"peak {config.lr:g}, {config.schedule}" if run.schedule is not None else "set by the optimizer"),
+        ("lr", _learning_rates(run)),
         *([] if config.tuned_at is None else [("tuned at", f"{config.tuned_at}, rescaled when the run started")]),
         *([] if config.parametrization.name == STANDARD else [("transfer", _transfer(run, rates))]),
         ("clip", str(config.clip)),
@@ -55,6 +56,7 @@ def summary(run: Run) -> list[tuple[str, str]]:
         ("decay", "set by the optimizer" if decays is None else _decay(rates)),
         *(("probe", _probe(spec, config.step_sequences)) for spec in config.probe),
     ]
+    return [(label, _wrapped(text.split("\n"))) for label, text in texts]
 
 
 def _devices(run: Run) -> str:
@@ -87,9 +89,9 @@ def _share(part: Any) -> str:
 def _batch(phases: Phases, steps: int) -> str:
     """Tokens per step: micro-batches (if several) x sequences x tokens per sequence; a line for each phase."""
     if len(phases) == 1:
-        return f"{phases.at(0)} per step, {steps:,} steps"
+        return f"{phases.at(0)} per step, {counted(steps, 'step')}"
     lines = [f"from step {phase.first + 1:,}: {phase} per step" for phase in phases]
-    return "\n".join([*lines, f"{phases.tokens_after(steps):,} tokens in {steps:,} steps"])
+    return "\n".join([*lines, f"{phases.tokens_after(steps):,} tokens in {counted(steps, 'step')}"])
 
 
 def _data(run: Run) -> str:
@@ -104,8 +106,11 @@ def _data(run: Run) -> str:
 
 def _model(run: Run) -> str:
     model, count = run.model, sum(leaf.size for leaf in jax.tree.leaves(run.shapes))
-    sizes = f"{model.layers} layers, {model.heads} heads, width {model.width}, context {model.context}"
-    return f"{sizes}: {count:,} parameters"
+    return f"{_size(model)}, context {model.context}: {counted(count, 'parameter')}"
+
+
+def _size(model: Any) -> str:
+    return f"{counted(model.layers, 'layer')}, {counted(model.heads, 'head')}, width {model.width}"
 
 
 def _compute(run: Run) -> str:
@@ -115,7 +120,7 @@ def _compute(run: Run) -> str:
     parts = [str(config.dtype), f"{model.attention} attention{reason}"]
     parts += [f"remat {model.remat}"] * (model.remat != RunConfig.remat) + ["loop over layers"] * model.scan_layers
     parts += ["attention masked across documents"] * (model.end_of_text is not None)
-    return textwrap.fill(", ".join(parts), COLUMNS - LABEL, subsequent_indent="  ")
+    return ", ".join(parts)
 
 
 def _roles(run: Run, rates: dict[str, float]) -> str:
@@ -127,12 +132,13 @@ def _roles(run: Run, rates: dict[str, float]) -> str:
     leaves = zip(jax.tree.leaves_with_path(run.layout), jax.tree.leaves(run.shapes), strict=True)
     for (path, entry), leaf in leaves:
         groups.setdefault(entry.role, []).append((path_name(path), leaf.size))
-    rows = [f"{'role':10s}{'tensors':>8s}{'parameters':>13s}  {'decay':8s}state"]
+    rows = [("role", "tensors", "parameters", "decay", "state")]
     for role, entries in groups.items():
         decays = ", ".join(sorted({_fraction(rates[name]) for name, _ in entries if name in rates})) or "-"
         state = ", ".join(sorted(set().union(*(fields[name] for name, _ in entries)))) or "none"
-        rows.append(f"{role:10s}{len(entries):8d}{sum(size for _, size in entries):13,d}  {decays:8s}{state}")
-    return "\n".join(rows)
+        rows.append((role, str(len(entries)), f"{sum(size for _, size in entries):,}", decays, state))
+    wide = max(6, *(len(decays) for *_, decays, _ in rows)) + 2
+    return "\n".join(f"{a:10s}{b:>8s}{c:>13s}  {d:{wide}s}{e}" for a, b, c, d, e in rows)
 
 
 def _optimizers(run: Run) -> str:
@@ -141,15 +147,33 @@ def _optimizers(run: Run) -> str:
     if not groups:
         return own
     assigned = labels(run.config, run.layout)
-    of_group = lambda group: ", ".join(
-        [f"{group.spec}, peak {group.lr:g}", *[str(group.schedule)] * (group.schedule is not None)]
-    )
-    specs = {str(i): of_group(group) for i, group in enumerate(groups)} | {REST: own}
-    texts = []
-    for label, spec in specs.items():
-        names = [with_layers(*member) for member in members(assigned, label).items()]
-        texts.append(f"{spec} on {len(names)} tensors: {', '.join(patterns(names))}")
-    return "\n".join(textwrap.fill(text, COLUMNS - LABEL, subsequent_indent="  ") for text in texts)
+    specs = {str(i): str(group.spec) for i, group in enumerate(groups)} | {REST: own}
+    parts = {label: members(assigned, label) for label in specs}
+    return _listed((specs[label], [with_layers(*part) for part in found.items()]) for label, found in parts.items())
+
+
+def _learning_rates(run: Run) -> str:
+    """Peak and schedule of the run, and of each group that has a learning rate."""
+    config = run.config
+    if run.schedule is None:
+        return "set by the optimizer"
+    groups = [group for group in config.group if not is_frozen(group.spec)]
+    lines = [(group.where, group.lr, group.schedule or config.schedule) for group in groups]
+    rest = not config.group or members(labels(config, run.layout), REST)
+    lines = [(REST if lines else "", config.lr, config.schedule)] * bool(rest) + lines
+    return "\n".join(f"{where}{': ' * bool(where)}peak {peak:g}, {schedule}" for where, peak, schedule in lines)
+
+
+def _listed(groups: Iterable[tuple[str, list[str]]]) -> str:
+    """A paragraph for each group of tensors that isn't empty: its title and their names."""
+    shown = ((title, counted(len(names), "tensor"), patterns(names)) for title, names in groups if names)
+    return "\n".join(f"{title} on {count}: {', '.join(names)}" for title, count, names in shown)
+
+
+def _wrapped(lines: Iterable[str]) -> str:
+    """The lines broken at the last column; what continues a line is indented."""
+    fill = lambda line: textwrap.fill(line, COLUMNS - LABEL, subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join(map(fill, lines))
 
 
 def _transfer(run: Run, rates: dict[str, float]) -> str:
@@ -164,13 +188,20 @@ def _transfer(run: Run, rates: dict[str, float]) -> str:
     head = ("role", "tensors", "std", "lr", "decay", "eps")
     table = [head, *((role, str(count), *cells) for (role, *cells), count in rows.items())]
     lines = [f"{a:16s}{b:>8s}  {c:9s}{d:10s}{e:10s}{f}" for a, b, c, d, e, f in table]
+    in_blocks = ", ".join(dict.fromkeys(spec.name for spec in _specs(config) if runs_in_blocks(spec, config)))
     return "\n".join(
         [
-            f"{config.parametrization}, base of width {base.width}, {base.layers} layers, {base.heads} heads",
+            f"{config.parametrization}, base: {_size(base)}",
             ", ".join(f"{name} x {scale:.4g}" for name, scale in scales.items()),
+            *([f"{in_blocks}: in blocks of the base's shapes"] if in_blocks else []),
             *lines,
         ]
     )
+
+
+def _specs(config: RunConfig) -> list[Spec]:
+    """The optimizers of a run."""
+    return [config.opt, *(group.spec for group in config.group)]
 
 
 def _transferred(run: Run, rates: dict[str, float]) -> Iterator[tuple[str, ...]]:
@@ -180,6 +211,7 @@ def _transferred(run: Run, rates: dict[str, float]) -> Iterator[tuple[str, ...]]
     gradient, _, update = map(by_name, factors_of(config, run.layout) or ())
     for name, label in labels(config, run.layout).items():
         spec, peak = specs[label if isinstance(label, str) else label[0]]
+        peak = None if is_frozen(spec) else peak
         known = {} if spec.is_external or spec == CUSTOM else settings(spec, REGISTRIES["optimizer"].row(spec))
         std, eps, decay = initial_std(run.model, name, shapes[name].shape), known.get("eps"), rates.get(name)
         cells = (std, 1.0), (peak, update[name]), (decay, 1 / update[name]), (eps, 1 / gradient[name])
@@ -206,11 +238,7 @@ def _decay(rates: dict[str, float]) -> str:
     if list(groups) == ["0"]:
         return "none: this optimizer has no weight decay"
     titles = {"0": "none", VARIES: "not a constant multiple of lr"}
-    texts = []
-    for rate, names in sorted(groups.items(), reverse=True):
-        title = titles.get(rate, f"lr x {rate}")
-        texts.append(f"{title} on {len(names)} tensors: {', '.join(patterns(names))}")
-    return "\n".join(textwrap.fill(text, COLUMNS - LABEL, subsequent_indent="  ") for text in texts)
+    return _listed((titles.get(rate, f"lr x {rate}"), names) for rate, names in sorted(groups.items(), reverse=True))
 
 
 def _fraction(rate: float) -> str:

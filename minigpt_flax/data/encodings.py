@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
-import importlib.util
+import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from minigpt_flax.invocation import quote, show
 
@@ -17,21 +19,23 @@ BOMS = {  # the longer ones first: UTF-32's starts like UTF-16's
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-LEGACY = {  # Python's name -> language; equal texts are ascribed to the first
-    "gb18030": "Chinese",
-    "big5": "Chinese",
-    "cp932": "Japanese",
-    "euc_jp": "Japanese",
-    "cp949": "Korean",
-    "cp1252": "Western European",
-    "cp1250": "Central European",
-    "cp1251": "Cyrillic",
-    "koi8_r": "Cyrillic",
-    "cp1253": "Greek",
-    "cp1254": "Turkish",
-    "cp1255": "Hebrew",
-    "cp1256": "Arabic",
+LEGACY = {  # name for iconv and Python -> language; equal texts are ascribed to the first
+    "GB18030": "Chinese",
+    "BIG5": "Chinese",
+    "CP932": "Japanese",
+    "EUC-JP": "Japanese",
+    "CP949": "Korean",
+    "CP1252": "Western European",
+    "CP1250": "Central European",
+    "CP1251": "Cyrillic",
+    "KOI8-R": "Cyrillic",
+    "CP1253": "Greek",
+    "CP1254": "Turkish",
+    "CP1255": "Hebrew",
+    "CP1256": "Arabic",
 }
+CLOSE = 0.5  # an encoding whose confidence is this share of the best one's is as possible
+PACKAGE = "chardet>=7.7"
 
 
 def utf16_of(head: bytes) -> str | None:
@@ -58,11 +62,14 @@ def advice(path: Path, block: bytes, start: int) -> str:
     wrong = valid.count("\ufffd")
     if wrong * 10 < sum(character > "\x7f" for character in valid):
         return f"most of it is: remove the wrong bytes with {_line(path, 'utf-8', '-c ')}"
-    encoding = detect(sample)
-    if encoding is None:
+    likely = detect(sample)
+    if not likely:
         return f"convert it first with iconv -f ENCODING -t utf-8, with the encoding that it was saved in{_advice()}"
-    name = encoding.replace("_", "-").upper()
-    return f"it looks like {name} ({LEGACY[encoding]}): convert it with {_line(path, name)} and check the result"
+    names = " or ".join(f"{name} ({LEGACY[name]})" for name in likely)
+    line = f"convert it with {_line(path, likely[0])} and check the result"
+    if len(likely) > 1:
+        return f"it may be {names}: {line}, or name another encoding after -f"
+    return f"it looks like {names}: {line}"
 
 
 def converting_line(path: Path, encoding: str) -> str:
@@ -83,22 +90,38 @@ def _foreign_lines(block: bytes, start: int) -> bytes:
 
 
 def _advice() -> str:
-    if importlib.util.find_spec("charset_normalizer") is None:
-        return "; to have it detected: pip install charset-normalizer"
-    return ""
+    return "" if _find_detector() else f"; to have it detected: pip install '{PACKAGE}'"
 
 
-def detect(sample: bytes) -> str | None:
-    """Return the encoding in `LEGACY` that gives the most plausible text; None without a clear one.
-
-    The package `charset-normalizer` decides; without it there is no guess.
-    """
+def _find_detector() -> Callable[..., Any] | None:
     try:
-        from charset_normalizer import from_bytes
+        from chardet import detect_all
     except ImportError:
         return None
-    best = from_bytes(sample, cp_isolation=list(LEGACY)).best()
-    if best is None or best.encoding not in LEGACY:
+    return detect_all if "include_encodings" in inspect.signature(detect_all).parameters else None
+
+
+def detect(sample: bytes) -> list[str]:
+    """Return the encodings in `LEGACY` that are likely for a text: the best one, and at most two others that are close.
+
+    The package `chardet` decides, by the frequencies of pairs of bytes in each language; without it there is no guess.
+    """
+    detector = _find_detector()
+    if detector is None:
+        return []
+    names = {_decode(sample, name): name for name in reversed(LEGACY)}
+    confidences: dict[str, float] = {}
+    for guess in detector(sample, include_encodings=list(LEGACY), ignore_threshold=True):  # from the best one on
+        text = _decode(sample, guess["encoding"] or "ascii")
+        if text is not None and text in names:
+            confidences.setdefault(names[text], guess["confidence"])
+    least = CLOSE * max(confidences.values(), default=0)
+    return [name for name, confidence in confidences.items() if confidence >= least][:3]
+
+
+def _decode(sample: bytes, encoding: str) -> str | None:
+    """Return the text of bytes, whose last character may be incomplete; None if they are not in this encoding."""
+    try:
+        return codecs.getincrementaldecoder(encoding)().decode(sample)
+    except UnicodeDecodeError:
         return None
-    text = sample.decode(best.encoding)
-    return next(name for name in LEGACY if sample.decode(name, "replace") == text)

@@ -13,7 +13,7 @@ from jaxtyping import Int32, Int64
 from minigpt_flax.data.batches import Batches, Rows, window_indices
 from minigpt_flax.data.token_files import Tokens
 from minigpt_flax.errors import UserError
-from minigpt_flax.text import shortened
+from minigpt_flax.text import counted, shortened
 
 _SHARE = re.compile(r"-?[0-9.]{1,30}(e[+-]?[0-9]{1,2})?|[0-9]{1,30}/[0-9]{1,30}")
 _PERIOD = 10_000  # maximum number of rows after which the order of the sources repeats
@@ -39,9 +39,8 @@ def read_weights(text: str, sources: Sequence[str]) -> tuple[Fraction, ...]:
             f"--mix {shortened(repr(text))} is not a list of shares: give a number for each --data, such as 0.7,0.3"
         ) from error
     if len(weights) != len(sources):
-        given = f"{len(weights)} share{'s' * (len(weights) != 1)}"
-        count = f"{len(sources)} source{'s' * (len(sources) != 1)}"
-        raise UserError(f"--mix {shown} has {given}, but --data names {count}: {', '.join(sources)}")
+        shares, count = counted(len(weights), "share"), counted(len(sources), "source")
+        raise UserError(f"--mix {shown} has {shares}, but --data names {count}: {', '.join(sources)}")
     if min(weights) <= 0:
         raise UserError(f"--mix {shown}: a share must be above 0; omit the --data that should have none")
     if (total := sum(weights, Fraction())) != 1:

@@ -12,7 +12,7 @@ from pathlib import Path
 from minigpt_flax.data.compressed import naming, open_bytes
 from minigpt_flax.data.documents import LINE, Piece, read_jsonl, record_piece
 from minigpt_flax.data.encodings import advice
-from minigpt_flax.errors import UserError
+from minigpt_flax.errors import UserError, damaged
 from minigpt_flax.invocation import show
 
 ROWS = 1 << 10  # rows of a Parquet file in memory
@@ -91,7 +91,7 @@ def read_parquet(path: Path, field: str) -> Iterator[Piece]:
                     yield record_piece({field: text}, field, f"'{path}', row {number},")
                     number += 1
     except ArrowException as error:
-        raise UserError(f"{show(path)} is damaged: {' '.join(str(error).split()):.200}") from error
+        raise damaged(show(path), error) from error
 
 
 RECORDS: dict[str, Callable[[Path, str], Iterator[Piece]]] = {

@@ -114,6 +114,11 @@ class Architecture:
     )
 
 
+def architecture_of(config: Architecture) -> dict[str, Any]:
+    """The fields of :class:`Architecture` by name, without those that a subclass adds."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(Architecture)}
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Architecture):
     """Everything that determines a model's parameters and computation: the options, and values that a run derives.

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from minigpt_flax.errors import UserError
+from minigpt_flax.errors import UserError, damaged
 from minigpt_flax.invocation import quote, show
 from minigpt_flax.runs.schema import brief, size_of
 
@@ -81,7 +81,7 @@ def read_torch_file(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"can't read {show(path)}: {error.strerror or error}") from error
     except Exception as error:  # a damaged pickle raises anything
-        raise UserError(f"{show(path)} is damaged: {' '.join(str(error).split()):.200}") from error
+        raise damaged(show(path), error) from error
 
 
 def converting_line(path: Path) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from minigpt_flax.errors import UserError
+from minigpt_flax.errors import UserError, damaged
 from minigpt_flax.invocation import show
 from minigpt_flax.model.torch_file import StoredTensor, read_torch_file, tensors_of
 from minigpt_flax.runs.files import replace
@@ -92,7 +92,7 @@ def _naming(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"can't read {show(error.filename or path)}: {error.strerror or error}") from error
     except SafetensorError as error:
-        raise UserError(f"{show(path)} is damaged: {' '.join(str(error).split()):.200}") from error
+        raise damaged(show(path), error) from error
 
 
 def save_weights(folder: Path, tensors: Mapping[str, np.ndarray], shard_bytes: int) -> None:

@@ -31,7 +31,7 @@ from minigpt_flax.runs.plots import draw_curves, fonts_for
 from minigpt_flax.runs.records import Record, RunRecord
 from minigpt_flax.runs.schema import CLOCK, SECONDS, STEP, TOKENS, read_text
 from minigpt_flax.runs.style import DARK, DASHES, line_styles
-from minigpt_flax.text import printable
+from minigpt_flax.text import counted, printable
 
 PATTERNS = ((), (7, 3), (9, 3, 2, 3), (2, 3), (9, 2, 2, 2, 2, 2))  # of a canvas for each of ``DASHES``, pixels
 VARIABLES = {color: f"--c{i}" for i, color in enumerate(DARK)}  # CSS variables of a picture's colors
@@ -150,7 +150,7 @@ def _curves_table(shown: Sequence[PageRun]) -> str:
 
 
 def _subtitle(shown: Sequence[PageRun]) -> str:
-    runs, first = f"{len(shown)} run{'s' * (len(shown) > 1)}", shown[0].run
+    runs, first = counted(len(shown), "run"), shown[0].run
     steps = _span([each.run.config["steps"] for each in shown])
     tokens = _span([tokens_of(each.run) for each in shown])
     return f"{runs} of {steps} steps, {tokens} tokens, on {', '.join(first.config['data'])}"

@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from minigpt_flax.errors import UserError
+from minigpt_flax.errors import Failed, UserError
+from minigpt_flax.invocation import show
 
 SIGNATURE = "minigpt_flax"  # contained in every page and image whose path a user chooses
 TEMPORARY = (".minigpt-", ".tmp")  # prefix and suffix of a temporary file's name
@@ -245,6 +246,20 @@ def staged(out: Path) -> Iterator[Path]:
     _sync_folder(out.parent)
 
 
+@contextmanager
+def output_errors(out: Path) -> Iterator[None]:
+    """Ends a command in one line if the system refuses to write its output, which the block removes then.
+
+    Raises:
+      Failed: in place of an OSError; names the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = show(error.filename or out)
+        raise Failed(f"can't write {named}: {error.strerror}; the folder was removed") from error
+
+
 def require_absent(out: Path) -> None:
     """Checks that a path doesn't exist.
 
@@ -360,6 +375,19 @@ def require_plain(path: Path) -> None:
     """
     with _errors_naming(path):
         _mode_of(path)
+
+
+def require_replaceable(folder: Path, names: Iterable[str]) -> None:
+    """Checks, before anything is written, that :func:`replacing` can replace these files of a folder.
+
+    Raises:
+      UserError: one of them is a symbolic link, a folder, or not a regular file.
+    """
+    for name in sorted(names):
+        try:
+            require_plain(folder / name)
+        except OSError as error:
+            raise UserError(f"can't write {show(folder / name)}: {error.strerror}") from error
 
 
 def remove_empty_folder(path: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from minigpt_flax.errors import TrainingFailed, UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
-from minigpt_flax.runs.records import lines
+from minigpt_flax.runs.records import lines, wrong_folder
 from minigpt_flax.runs.schema import SMALL, check_type, parse_json, read_json, read_text, sha256
 
 LOCK = ".lock"
@@ -185,8 +185,9 @@ class RunFolder:
           UserError: there is no folder, or no ``config.json`` in it.
         """
         if not self.config.is_file():
-            lost = ", though it has metrics or checkpoints: restore the file" if self.holds_run else ""
-            raise UserError(f"{show(self.path)} is not the folder of a run: it has no config.json{lost}")
+            if self.holds_run:
+                raise UserError(f"{show(self.path)} holds a run that has lost its config.json: restore the file")
+            raise wrong_folder(self.path, "run")
 
     @contextmanager
     def claim(self) -> Iterator[None]:

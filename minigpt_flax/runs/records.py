@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from minigpt_flax.errors import UserError
+from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.invocation import show
 from minigpt_flax.phases import SIZES, as_sizes, parse_size
 from minigpt_flax.runs.schema import (
@@ -34,6 +35,7 @@ from minigpt_flax.runs.schema import (
 )
 
 Record = dict[str, Any]
+FOLDERS = {"run": ("config.json", "env.json"), "comparison": ("comparison.json",), "tuning": ("tuning.json",)}
 CHECKED: dict[str, Any] = {  # types of the configuration's fields that a comparison or a report computes with
     **dict.fromkeys(("steps", "context", "seed"), int),
     **dict.fromkeys(("batch_size", "accum"), int | str),
@@ -148,9 +150,40 @@ def read_run(path: Path | str) -> RunRecord:
     """
     path = Path(path)
     if not (path / "config.json").is_file():
-        raise UserError(f"{show(path)} is not the folder of a run: it has no config.json")
+        raise wrong_folder(path, "run")
     config, records = _config(path / "config.json"), [record for _, record in lines(path / "metrics.jsonl")]
     return RunRecord(folder_name(path), config, records, _env(path / "env.json"), path)
+
+
+def wrong_folder(path: Path, what: str) -> UserError:
+    """The error of a path that is not the folder of a run, comparison or tuning; it names a near one that is.
+
+    Args:
+      path: the path; it lacks the file.
+      what: key of `FOLDERS`.
+    """
+    reason = ""
+    with contextlib.suppress(OSError):
+        reason = _what_is_near(path, what)
+    return UserError(f"{show(path)} is not the folder of a {what}: {reason or f'it has no {FOLDERS[what][0]}'}")
+
+
+def _what_is_near(path: Path, what: str) -> str:
+    """What a path is instead: missing, a part of such a folder, a folder of such folders, or one of another kind."""
+    if not path.exists():
+        beside = [show(found) for found in path.parent.glob("*") if _is_folder_of(what, found)]
+        return f"it doesn't exist{nearest(show(path), beside)}"
+    above = next((parent for parent in path.absolute().parents if _is_folder_of(what, parent)), None)
+    if above is not None:
+        return f"it is a part of {show(above)}; give that"
+    for pattern in ("*", "*/*"):
+        if below := sorted(found for found in path.glob(pattern) if _is_folder_of(what, found)):
+            return f"give one of those in it, such as {show(below[0])}"
+    return next((f"it is that of a {kind}" for kind in FOLDERS if _is_folder_of(kind, path)), "")
+
+
+def _is_folder_of(kind: str, path: Path) -> bool:
+    return all((path / name).is_file() for name in FOLDERS[kind])
 
 
 def folder_name(path: Path) -> str:

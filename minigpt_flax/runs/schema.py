@@ -106,7 +106,7 @@ def read_bytes(path: Path, limit: int = LARGE) -> bytes:
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise UserError(f"can't read {show(path)}: it is not a regular file")
+                raise UserError(f"can't read {show(path)}: it is a pipe, a device or a folder; give a file")
             if status.st_size > limit:
                 raise UserError(f"{show(path)} has {status.st_size:,} bytes, more than the limit of {limit:,}")
             return file.read(min(limit, status.st_size))  # Python allocates as many bytes as requested
@@ -128,7 +128,7 @@ def size_of(path: Path) -> int:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"can't read {show(path)}: {reason}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"can't read {show(path)}: it is not a regular file")
+        raise UserError(f"can't read {show(path)}: it is a pipe, a device or a folder; give a file")
     return status.st_size
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from minigpt_flax.errors import UserError
-from minigpt_flax.model.config import Architecture, ModelConfig
+from minigpt_flax.model.config import ModelConfig, architecture_of
 from minigpt_flax.model.gpt import init_params
 from minigpt_flax.model.initializers import INITS
 from minigpt_flax.train.config.run_config import RunConfig
@@ -79,8 +79,7 @@ def _attention_scale(model: ModelConfig, base: ModelConfig) -> float | None:
 
 def shapes_of(config: RunConfig) -> tuple[Any, Any]:
     """The parameters of the model and of its base, abstract; the number of tokens doesn't matter."""
-    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(Architecture)}
-    model = ModelConfig(**options, vocab_size=1)
+    model = ModelConfig(**architecture_of(config), vocab_size=1)
     return _abstract(model), _abstract(base_of(config, model))
 
 

@@ -20,11 +20,11 @@ from minigpt_flax.data import PhaseBatches, Tokenizer, bits_per_unit, evaluation
 from minigpt_flax.errors import UserError
 from minigpt_flax.model import gpt
 from minigpt_flax.model.attention_backend import choose_attention
-from minigpt_flax.model.config import Architecture, ModelConfig
+from minigpt_flax.model.config import ModelConfig, architecture_of
 from minigpt_flax.model.flops import training_flops
 from minigpt_flax.model.layout import layout as model_layout
 from minigpt_flax.model.loss import sum_losses
-from minigpt_flax.phases import Phase, sizes_of
+from minigpt_flax.phases import Phase, Phases, batch_number, sizes_of
 from minigpt_flax.spec import Spec, as_user_error, settings
 from minigpt_flax.train import memory
 from minigpt_flax.train.base_model import parametrized
@@ -82,7 +82,7 @@ class Run(Setup):
 
     data: Dataset
     tokenizer: Tokenizer
-    batches: Callable[[int], Any]  # number of steps done -> what ``step`` takes
+    batches: Callable[..., Any]  # (number of steps done, skipped=()) -> what ``step`` takes, see `training_batches`
     step: CompiledStep
     step_with_probes: CompiledStep  # the step with the probes of every record
     step_with_periodic_probes: CompiledStep  # and with those that run every N steps
@@ -263,15 +263,27 @@ def end_of_text(config: RunConfig, tokenizer: Tokenizer) -> int | None:
     return tokenizer.eot if config.document_mask else None
 
 
-def training_batches(config: RunConfig, data: Dataset, mesh: Mesh) -> Callable[[int], Any]:
-    """``step -> batch`` as the step of this configuration takes it."""
-    phases, order = config.phases, LAUNCHERS[config.parallel].order
-    windows = data.batches(config.step_sequences, phases.window, config.seed)
-    feeds = {
-        phase: sharding.feed(PhaseBatches(windows, phase), *order(phase.accum, phase.batch_size, mesh))
-        for phase in phases
-    }
-    return lambda step: feeds[phases.at(step)](step)
+def training_batches(config: RunConfig, data: Dataset, mesh: Mesh) -> Callable[..., Any]:
+    """``(step, skipped=()) -> batch`` as the step of this configuration takes it; ``skipped`` is a sorted tuple."""
+    order = LAUNCHERS[config.parallel].order
+    windows = data.batches(config.step_sequences, config.phases.window, config.seed)
+
+    @functools.cache
+    def phases(skipped: tuple[int, ...]) -> Phases:
+        return config.phases.of_batches(skipped)
+
+    @functools.cache
+    def feed(phase: Phase) -> Callable[[int], Any]:
+        return sharding.feed(PhaseBatches(windows, phase), *order(phase.accum, phase.batch_size, mesh))
+
+    for phase in config.phases:
+        feed(phase)  # a shape that the devices can't divide is refused now
+
+    def batch(step: int, skipped: tuple[int, ...] = ()) -> Any:
+        number = batch_number(step, skipped)
+        return feed(phases(skipped).at(number))(number)
+
+    return batch
 
 
 def tensor_axes(shapes: Any) -> dict[str, int | None]:
@@ -312,7 +324,7 @@ def model_config(config: RunConfig, vocab_size: int, **known: Any) -> ModelConfi
     Raises:
       UserError: there are more tokens than rows.
     """
-    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(Architecture)}
+    options = architecture_of(config)
     rows = vocab_size if config.vocab_size is None else config.vocab_size
     if rows < vocab_size:
         raise UserError(

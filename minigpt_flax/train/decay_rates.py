@@ -120,8 +120,10 @@ def _update(tx: Any, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
 
 
 def _common(values: np.ndarray) -> float:
-    """The value that all measurements agree on; NaN if they don't."""
-    if not values.size or not np.isfinite(values).all():
+    """The value that all measurements agree on, 0 without any (a frozen tensor); NaN if they differ."""
+    if not values.size:
+        return 0.0
+    if not np.isfinite(values).all():
         return math.nan
     median = float(np.median(values))
     return median if np.ptp(values) <= TOLERANCE * abs(median) else math.nan

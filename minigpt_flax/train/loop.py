@@ -14,11 +14,11 @@ import jax
 
 from minigpt_flax.data import Prefetch
 from minigpt_flax.errors import Diverged, Failed
+from minigpt_flax.phases import batch_number
 from minigpt_flax.train.build import Run
 from minigpt_flax.train.callbacks import Callback, StepCallback, as_callback
 from minigpt_flax.train.clock import Clock
 from minigpt_flax.train.evaluate import Abandoned
-from minigpt_flax.train.nonfinite import batch_number, skipping_batches
 from minigpt_flax.train.parallel.multihost import broadcast_from_first
 from minigpt_flax.train.parallel.sharding import local
 from minigpt_flax.train.reporter import Reporter, StepTimer
@@ -116,7 +116,8 @@ def fit_in(
     with reporter.progress(run.config, int(state.step)) as progress:
         while True:
             skipped = [] if store.folder is None else store.folder.passed_over()
-            part = dataclasses.replace(run, batches=skipping_batches(run.batches, skipped))
+            rest = functools.partial(run.batches, skipped=tuple(skipped)) if skipped else run.batches
+            part = dataclasses.replace(run, batches=rest)
             watched = Supervisor(part, state, store, [*map(as_callback, callbacks), progress], progress, history)
             try:
                 with watched:

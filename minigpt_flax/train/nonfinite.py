@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +49,7 @@ def skip_nonfinite_updates(inner: GradientTransformation) -> GradientTransformat
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(new)]
         apply = jnp.stack([jnp.isfinite(extra_args["value"]), jnp.isfinite(tree.norm(updates)), *finite]).all()
         new = jax.tree.map(lambda leaf: jnp.where(apply, leaf, jnp.zeros_like(leaf)), new)
-        inner_state = jax.tree.map(lambda new, old: jnp.where(apply, new, old), inner_state, state.inner_state)
+        inner_state = tree.select(apply, inner_state, state.inner_state)
         skipped = 1 - apply.astype(jnp.int32)
         return new, SkipNonfiniteState((state.in_a_row + 1) * skipped, state.skipped + skipped, inner_state)
 
@@ -94,20 +93,3 @@ def _positive(name: str, value: int) -> int:
     if not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}={value!r} must be a whole number, 1 or more")
     return value
-
-
-def skipping_batches(batches: Callable[[int], Any], skipped: Iterable[int]) -> Callable[[int], Any]:
-    """Returns ``step -> batch`` without the skipped batches."""
-    skipped = sorted(skipped)
-    return lambda step: batches(batch_number(step, skipped))
-
-
-def batch_number(step: int, skipped: Iterable[int]) -> int:
-    """Number of the batch of a step: the ``step``-th of all that aren't in ``skipped``, which is sorted.
-
-    >>> [batch_number(step, [1, 2, 4]) for step in range(4)]
-    [0, 3, 5, 6]
-    """
-    for batch in skipped:
-        step += batch <= step
-    return step

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jaxopt_mini import GradientTransformation, GradientTransformationExtraArgs, PerLayer, chain, partition
 from jaxopt_mini.base import Schedule, with_extra_args_support
 from jaxopt_mini.tree import path_name
-from jaxopt_mini.wrappers import inner_updates, scale_units
+from jaxopt_mini.wrappers import in_blocks, inner_updates, scale_units
 from minigpt_flax.errors import UserError
 from minigpt_flax.spec import Spec, as_user_error
 from minigpt_flax.train.config.param_groups import REST
 from minigpt_flax.train.config.run_config import RunConfig
-from minigpt_flax.train.multipliers import factors_of, labels
+from minigpt_flax.train.multipliers import block_shapes, factors_of, labels, runs_in_blocks
 from minigpt_flax.train.probe_wrappers import PROBE_WRAPPERS
 from minigpt_flax.train.registry import REGISTRIES, RunInfo
 from minigpt_flax.train.varied import bind_varied, piecewise, points_of
@@ -68,12 +68,19 @@ def build_optimizer(
     group_rates, values = others[: len(config.group)], iter(others[len(config.group) :])
     offered = RunInfo(layout, mask=decayed, weight_decay_mask=decayed, learning_rate=rate)._asdict()
 
-    def bound(spec: Spec, kind: str, *leading: Any) -> Any:
+    def bound(spec: Spec, kind: str, *leading: Any, offered: Any = offered) -> Any:
         return REGISTRIES[kind].bind(spec, *leading, offered=offered)
 
     def optimizer_of(spec: Spec, rate: Schedule) -> GradientTransformation:
         varied = {name: next(values) for name in points_of(spec)}
-        return bind_varied(spec, rate, varied, offered) if varied else bound(spec, "optimizer", rate)
+
+        def make(layout: Any) -> GradientTransformation:
+            own = offered | {"layout": layout}
+            return bind_varied(spec, rate, varied, own) if varied else bound(spec, "optimizer", rate, offered=own)
+
+        if not runs_in_blocks(spec, config):
+            return make(layout)
+        return in_blocks(make, functools.partial(block_shapes, config), layout=layout)
 
     parts = {REST: optimizer_of(config.opt, rate)}
     for i, group in enumerate(config.group):

@@ -68,6 +68,11 @@ def frozen(learning_rate: Any) -> GradientTransformation:
     return set_to_zero()
 
 
+def is_frozen(spec: Spec) -> bool:
+    """Whether an optimizer's spec is :func:`frozen`, which has no learning rate and no steps to scale."""
+    return spec.name == frozen.__name__
+
+
 REGISTRIES = {
     registry.kind: registry
     for registry in (

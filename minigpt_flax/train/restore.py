@@ -149,8 +149,7 @@ def restore(path: Path, step: str = "best") -> TrainedModel:
     folder, config, tokenizer = settings_of(path)
     if not is_foreign(config):
         return restore_state(path, step)[0]
-    with open_checkpoints(path) as checkpoints:
-        number = _choose(checkpoints, step)
+    with open_checkpoints(path) as checkpoints, chosen_checkpoint(checkpoints, step) as number:
         setup = make_setup(changed(config, opt="sgd", wrap=(), group=(), probe=()), tokenizer)
         params = checkpoints.read_params(number, setup.shapes)
     return TrainedModel(setup.model, params, config, tokenizer, number, folder)
@@ -163,8 +162,8 @@ def restore_state(path: Path, step: str = "best") -> tuple[TrainedModel, TrainSt
       UserError: the run or checkpoint does not exist, or can't be read.
     """
     folder, config, tokenizer = settings_of(path)
-    with open_checkpoints(path) as checkpoints:
-        number, setup = _choose(checkpoints, step), make_setup(config, tokenizer)
+    with open_checkpoints(path) as checkpoints, chosen_checkpoint(checkpoints, step) as number:
+        setup = make_setup(config, tokenizer)
         checkpoints.forms = lambda: forms(setup, folder)
         state = checkpoints.read(number, jax.eval_shape(setup.init))
     return TrainedModel(setup.model, state.evaluation_params, config, tokenizer, number, folder), state
@@ -202,9 +201,9 @@ def reopen(
     if data is not None:
         config = changed(config, data=tuple(map(absolute, data)))
     run = build(config, optimizer=optimizer, data=dataset or load_run_data(folder, config, tokenizer))
-    with open_checkpoints(path) as checkpoints:
+    with open_checkpoints(path) as checkpoints, chosen_checkpoint(checkpoints, step) as number:
         checkpoints.forms = lambda: forms(run, folder)
-        return run, checkpoints.read(_choose(checkpoints, step), run.state)
+        return run, checkpoints.read(number, run.state)
 
 
 def load_run_data(folder: RunFolder, config: RunConfig, tokenizer: Tokenizer) -> Dataset:
@@ -233,6 +232,19 @@ def open_checkpoints(path: Path) -> Iterator[Checkpoints]:
     with Checkpoints(folder.checkpoints, keep=sys.maxsize) as checkpoints:
         checkpoints.scores = folder.scores()
         yield checkpoints
+
+
+@contextmanager
+def chosen_checkpoint(checkpoints: Checkpoints, step: str) -> Iterator[int]:
+    """The number of a checkpoint, during which an error about it names the others."""
+    number = _choose(checkpoints, step)
+    try:
+        yield number
+    except UserError as error:
+        others = ", ".join(str(other) for other in checkpoints.steps() if other != number)
+        if not others:
+            raise
+        raise UserError(f"{error}; other checkpoints, for --step: {others}") from error
 
 
 def _choose(checkpoints: Checkpoints, step: str) -> int:

@@ -68,7 +68,7 @@ def check_resume_flags(session: Session, path: str, config: RunConfig, restarted
         typed = {name: getattr(wanted, name) for name in PRESETS[preset]} | typed
     if "tuned_at" in typed:  # the numbers are those of the reference
         wanted = resolve(given, preset or default_preset(jax.default_backend()))
-        typed |= {name: getattr(wanted, name) for name in SCALED if name in typed}
+        typed |= {name: getattr(wanted, name) for name in ("tuned_at", *SCALED) if name in typed}
     on_request = {*CHANGEABLE, *SAME_STATE} - _other_optimizer(config, typed)
     free = {"steps", "data", *FREE, *(on_request if session.options.change else ()), *_micro_batches(config, typed)}
     for name, value in sorted(typed.items(), key=lambda field: field[0] != "tuned_at"):  # the cause of other changes

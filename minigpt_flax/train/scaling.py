@@ -1,6 +1,7 @@
-"""``--tuned-at "batch=12,steps=1000"``: hyperparameters that were tuned on a shorter run or with another batch size.
+"""``--tuned-at RUN``: hyperparameters that were tuned on a shorter run or with another batch size.
 
-They are rescaled once, when a run's configuration is resolved; ``config.json`` holds the new values.
+The reference is the folder of a run, or a text such as ``batch=12,steps=1000``. The hyperparameters are rescaled once,
+when a run's configuration is resolved; ``config.json`` holds the new values.
 """
 
 from __future__ import annotations
@@ -8,23 +9,24 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jaxopt_mini.scaling import RATE, SCALING_RULES, Change, rescale
 from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.phases import SIZES, Stepwise, as_sizes
+from minigpt_flax.runs.records import read_run
 from minigpt_flax.spec import Spec, settings
 from minigpt_flax.text import shortened
-from minigpt_flax.train.registry import REGISTRIES, frozen
+from minigpt_flax.train.config.stored import read_config
+from minigpt_flax.train.registry import REGISTRIES, is_frozen
 
 KEYS = {"batch": "sequences per step", "steps": "number of steps"}
-FORM = "--tuned-at takes the run that was tuned, such as batch=12,steps=1000"
+FORM = "--tuned-at takes the run that was tuned: its folder, or such as batch=12,steps=1000"
 NUMBER = re.compile(r"[1-9][0-9]{0,17}")
-LIMIT = (
-    "limit: these rules hold while gradient noise limits the learning rate. On nano with width 64, from batch 12 to 48 "
-    "with as many tokens, AdamW's loss was 0.19 nats above the tuned one, and 0.01 with the learning rate kept"
-)
-FIELDS = ("lr", "opt", "group")  # that change
+WARMUP = "warmup"  # keyword of every schedule with a warm-up
+LONGEST_WARMUP = 0.5  # of the run
+FIELDS = ("lr", "opt", "group", "schedule")  # that change
 
 
 def read_reference(text: str) -> dict[str, int]:
@@ -52,8 +54,37 @@ def read_reference(text: str) -> dict[str, int]:
     return found
 
 
+def reference_of(folder: str, values: Mapping[str, Any]) -> str:
+    """The reference that the folder of a run is, as a text.
+
+    Args:
+      folder: of a finished run.
+      values: all fields of the configuration that is to be rescaled.
+
+    Raises:
+      UserError: it is no finished run, its batch changes, or its hyperparameters are others.
+    """
+    run, config = read_run(folder), read_config(Path(folder) / "config.json").config
+    if run.state != "finished":
+        raise UserError(f"--tuned-at {folder}: this run is {run.state}: name a finished one")
+    for name in FIELDS:
+        if getattr(config, name) != values[name]:
+            raise UserError(
+                f"--tuned-at {folder}: this run was trained with {name}={_shown(getattr(config, name))}, and not with "
+                f"{_shown(values[name])}: give both runs the same, as the new one is rescaled from it"
+            )
+    if changing_sizes(vars(config)):
+        raise UserError(f"--tuned-at {folder}: the batch of this run changes: name a run with one batch size")
+    return f"batch={config.phases.at(0).step_sequences},steps={config.steps}"
+
+
+def changing_sizes(values: Mapping[str, Any]) -> list[str]:
+    """The fields of the batch that change during a run."""
+    return [name for name in SIZES if isinstance(values[name], Stepwise)]
+
+
 def rescaled(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Rescales the learning rates and optimizers of a run to its own batch size and number of steps.
+    """Rescales the learning rates, optimizers and warm-ups of a run to its own batch size and number of steps.
 
     Args:
       values: all fields of a configuration; ``tuned_at`` names the reference.
@@ -65,26 +96,42 @@ def rescaled(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
       UserError: the reference is malformed, the batch changes during the run, or an optimizer has no rule.
     """
     reference = read_reference(values["tuned_at"])
-    if changing := [name for name in SIZES if isinstance(values[name], Stepwise)]:
+    if changing := changing_sizes(values):
         flag = f"--{changing[0].replace('_', '-')}"
         raise UserError(f"--tuned-at needs a batch of one size, but {flag} changes during the run: give one number")
     batch = as_sizes(values).at(0).step_sequences / reference["batch"]
     steps = values["steps"] / reference["steps"]
     opt, lr, changes = _rescaled(values["opt"], values["lr"], batch, steps)
-    lines, groups = [str(change) for change in changes], []
+    schedule, more = _with_as_long_a_warmup(values["schedule"], steps)
+    lines, groups = [str(change) for change in changes] + more, []
     for group in values["group"]:
         spec, peak, changes = _rescaled(group.spec, group.lr, batch, steps)
-        groups.append(dataclasses.replace(group, spec=spec, lr=peak))
-        lines += [f"{group.where}: {change}" for change in changes]
-    if batch > 1 and lines:
-        lines.append(LIMIT)
+        own, more = _with_as_long_a_warmup(group.schedule, steps)
+        groups.append(dataclasses.replace(group, spec=spec, lr=peak, schedule=own))
+        lines += [f"{group.where}: {change}" for change in [*changes, *more]]
     header = f"batch x {batch:g}, steps x {steps:g}, tokens x {batch * steps:g}"
-    return {**values, "opt": opt, "lr": lr, "group": tuple(groups)}, [header, *(lines or ["nothing changes"])]
+    new = {"opt": opt, "lr": lr, "group": tuple(groups), "schedule": schedule}
+    return {**values, **new}, [header, *(lines or ["nothing changes"])]
+
+
+def _with_as_long_a_warmup(schedule: Spec | None, steps: float) -> tuple[Spec | None, list[str]]:
+    """A schedule whose warm-up, a fraction of the run, has as many steps in a shorter run, at most half of it."""
+    given = {} if schedule is None else settings(schedule, REGISTRIES["schedule"].row(schedule))
+    fraction = given.get(WARMUP)
+    if schedule is None or not isinstance(fraction, float) or not 0 < fraction < LONGEST_WARMUP or steps >= 1:
+        return schedule, []
+    new = min(LONGEST_WARMUP, round(fraction / steps, 6))
+    line = f"{WARMUP} {fraction:.3g} -> {new:.3g} of the run: the same number of steps, which stability depends on"
+    return dataclasses.replace(schedule, keywords={**schedule.keywords, WARMUP: new}), [line]
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
 
 
 def _rescaled(spec: Spec, lr: int | float, batch: float, steps: float) -> tuple[Spec, float, list[Change]]:
     """An optimizer and its peak learning rate, rescaled; defaults that change become keywords."""
-    if spec.name == frozen.__name__:
+    if is_frozen(spec):
         return spec, lr, []
     if spec.name not in SCALING_RULES:
         raise UserError(

@@ -170,7 +170,7 @@ class Stop(Signals):
         if self._count == 1 and not _wait_for(lambda: self.signal is not None):
             _print(f"stopping after this compilation {AGAIN}")
         elif self._count > 1 and number == signal.SIGINT and not _wait_for(lambda: self._pipe is None):
-            _print("quit without saving; the last checkpoint is intact")
+            _print("quit without saving; earlier checkpoints are intact")
             _quit(number)
 
     def _without_output(self, error: OSError) -> None:

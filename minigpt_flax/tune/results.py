@@ -17,7 +17,7 @@ from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
 from minigpt_flax.runs.records import read_run
-from minigpt_flax.text import pad
+from minigpt_flax.text import aligned
 from minigpt_flax.tune.tuning import Number, Tuning, Values
 
 SCHEMA = "minigpt-tuning/1"  # names the fields of results.json; see docs/guides/tune.md
@@ -152,8 +152,7 @@ def sensitivity(result: TuningResult) -> list[str]:
     for name, pair in result.sides.items():
         (low, less), (high, more) = (_cells(side, result.loss) for side in pair)
         rows.append((name, low, less, f"{result.best[name]:g}", high, more))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join([pad(row[0], widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    return aligned(rows)
 
 
 def _cells(side: Side, best: float) -> tuple[str, str]:
@@ -207,19 +206,6 @@ def as_csv(result: TuningResult) -> str:
     for row in result.rows:
         writer.writerow({**row, "loss": row["loss"] if math.isfinite(row["loss"]) else ""})
     return out.getvalue()
-
-
-def require_replaceable(folder: Path) -> None:
-    """Checks, before anything is written, that no result file is a symbolic link or a folder.
-
-    Raises:
-      UserError: names it.
-    """
-    for name in sorted(RESULTS):
-        try:
-            files.require_plain(folder / name)
-        except OSError as error:
-            raise UserError(f"can't write {show(folder / name)}: {error.strerror}") from error
 
 
 def write_results(result: TuningResult) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from minigpt_flax.compare.jobs import WHOLE, Share, read_share, run_jobs
+from minigpt_flax.compare.jobs import WHOLE, OtherShares, Share, read_share, run_jobs, share_flag
 from minigpt_flax.compare.progress import ComparisonProgress
 from minigpt_flax.compare.runner import require_vmap
 from minigpt_flax.compare.sweep import Stopped, final_loss, is_finished, train_group
@@ -20,7 +20,7 @@ from minigpt_flax.errors import Diverged, UserError
 from minigpt_flax.invocation import line, show
 from minigpt_flax.runs import files, loggers
 from minigpt_flax.runs.records import read_run
-from minigpt_flax.text import tell
+from minigpt_flax.text import counted, tell
 from minigpt_flax.train.build import build, check_memory
 from minigpt_flax.train.clock import spell
 from minigpt_flax.train.config.run_config import RunConfig, parsed
@@ -53,7 +53,7 @@ def run_tuning(
       folder: of the tuning, created if it doesn't exist.
       vmap: train the settings of a stage together, in one program.
       jobs: number of processes on this machine.
-      share: ``I/N``: train only this part of each stage, and wait for the others.
+      share: ``I/N``: train only this part of each stage, and wait for the others; see `OtherShares`.
       shown: whether to print the plan and the progress.
       notices: lines to print to stderr after all checks.
 
@@ -69,7 +69,7 @@ def run_tuning(
     require_training(tuning.base)
     if (link := files.find_link(folder, [tunings.TRIALS])) is not None:
         raise UserError(f"{show(link)} is a symbolic link, through which files elsewhere would be changed: remove it")
-    tuner = Tuner(tuning, folder, vmap=vmap, share=read_share(share))
+    tuner = Tuner(tuning, folder, vmap=vmap, share=read_share(share), jobs=jobs)
     tuner.check()
     for text in notices:
         tell(text, file=sys.stderr)
@@ -84,7 +84,7 @@ def run_tuning(
             return 0, tuner.run(stop, progress)
         except Stopped:
             if shown:
-                tell(f"stopped; continue with: {line('tune', '--resume', folder)}")
+                tell(f"stopped; continue with: {line('tune', '--resume', folder, *share_flag(share, jobs))}")
         return stop.status, None
 
 
@@ -106,7 +106,7 @@ def plan(tuning: Tuning, folder: Path) -> str:
         share = f"steps, {100 * sizes.share:.0f} % of an exhaustive search ({full:,})"
     proxy = "" if tuning.proxy_width is None else f", width {tuning.proxy_width} in place of {tuning.width}"
     lines = [
-        f"{show(folder)}: {tuning.base.opt} over {count} keyword{'s' * (count > 1)}, {sizes.grid} settings{proxy}",
+        f"{show(folder)}: {tuning.base.opt} over {counted(count, 'keyword')}, {sizes.grid} settings{proxy}",
         *(f"  {axis}" for axis in tuning.axes),
         f"search: {stages}{each}: {sizes.budget * seeds:,} {share}",
     ]
@@ -124,13 +124,14 @@ class Tuner:
       folder: of the tuning.
       vmap: train runs of equal length in one program.
       share: (i, n): every n-th run of a stage from the i-th; the others are trained elsewhere.
+      jobs: number of processes on this machine; if there are several, the one that started them watches them.
     """
 
     stop: Callable[[], bool]
     progress: ComparisonProgress
 
-    def __init__(self, tuning: Tuning, folder: Path, *, vmap: bool = False, share: Share = WHOLE):
-        self.tuning, self.folder, self.vmap, self.share = tuning, folder, vmap, share
+    def __init__(self, tuning: Tuning, folder: Path, *, vmap: bool = False, share: Share = WHOLE, jobs: int = 1):
+        self.tuning, self.folder, self.vmap, self.share, self.jobs = tuning, folder, vmap, share, jobs
         self.programs: dict[RunConfig, TracedRun] = {}
         self.trials: list[Trial] = []
         self.started = time.monotonic()
@@ -252,11 +253,16 @@ class Tuner:
 
         Raises:
           Stopped: ``stop`` said so.
+          TrainingFailed: the others train nothing for a long time.
         """
-        for path, config in runs.items():
+        resume = ["tune", "--resume", str(self.folder), *["--trust"] * self.tuning.trust]
+        others = OtherShares(resume, list(runs), self.share[1])
+        for number, (path, config) in enumerate(runs.items()):
             while not is_finished(path, config):
                 if self.stop():
                     raise Stopped
+                if self.jobs == 1:
+                    others.check(number)
                 time.sleep(PAUSE)
 
     def groups(self, todo: Mapping[Path, RunConfig]) -> list[dict[Path, RunConfig]]:

@@ -18,7 +18,7 @@ from tests.cases import CASES
 from tests.harness import LAYOUT, SHAPES, half_square, normal, permissive, run
 
 STEPS = 100
-EAGER_STEPS = 20
+EAGER_STEPS = 8
 PAIRS = [
     pytest.param(case, keywords, id="-".join([name, *keywords]))
     for name, case in CASES.items()

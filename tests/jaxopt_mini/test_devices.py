@@ -15,6 +15,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxopt_mini import GradientTransformation, adam, apply_updates, inject_hyperparams
+from jaxopt_mini.tree import by_name
+from jaxopt_mini.wrappers import in_blocks, split_outputs
 from tests.cases import CASES
 from tests.cases_wrappers import WRAPPED
 from tests.harness import LAYOUT, half_square, nothing, run
@@ -153,6 +155,18 @@ def test_injected_hyperparameters_keep_shardings_under_explicit_axes(inner):
     """The numbers are traced, and an optimizer with automatic axes inside reads them from the state."""
     layout = {} if inner == "adamw" else {"layout": LAYOUT}
     tx = inject_hyperparams(CASES[inner].optimizer)(0.1, **layout)
+    check_explicit(tx, nothing, jax.jit(lambda p, g: run(tx, p, g))(*start()))
+
+
+@pytest.mark.parametrize("kind", ["blocks", pytest.param("parts", marks=pytest.mark.slow)])
+def test_wrappers_of_a_factory_keep_shardings_under_explicit_axes(kind):
+    make = CASES["muon"].make
+    blocks = {"embed": jnp.ones((5, 2)), "blocks": {"kernel": jnp.ones((2, 2, 3)), "bias": jnp.ones((2, 3))}}
+    parts = {name: (1, leaf.shape[-1] - 1) for name, leaf in by_name(start()[0]).items() if leaf.ndim == 2}
+    tx = {
+        "blocks": in_blocks(make, {**blocks, "scale": jnp.ones(())}, layout=LAYOUT),
+        "parts": split_outputs(make, parts, layout=LAYOUT),
+    }[kind]
     check_explicit(tx, nothing, jax.jit(lambda p, g: run(tx, p, g))(*start()))
 
 

@@ -1,6 +1,8 @@
 """Sizes of a batch that change during a run: the position in the data is exact, and wrong sizes are refused."""
 
 from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from minigpt_flax.data import PhaseBatches
 from minigpt_flax.data.batches import Batches
 from minigpt_flax.data.mixture import mix
 from minigpt_flax.errors import UserError
-from minigpt_flax.phases import Stepwise, parse_size, phases_of
+from minigpt_flax.phases import Stepwise, batch_number, parse_size, phases_of
 from minigpt_flax.train.config.run_config import RunConfig, as_text, changed, resolve
 from minigpt_flax.train.config.stored import from_json, to_json
 from minigpt_flax.train.resume_config import extended
@@ -48,6 +50,20 @@ def test_every_window_is_read_as_often_as_with_a_constant_batch(sizes, sources):
     assert len(targets) == phases.tokens_after(20)
     constant = np.concatenate([batches(t) for t in range(-(-len(targets) // 8))])[:, 1:].ravel()
     assert sorted(targets) == sorted(constant[: len(targets)].tolist())
+
+
+@pytest.mark.parametrize("skipped", [(0,), (4, 5), (5,), (2, 8, 9, 10), tuple(range(3, 21))])
+@pytest.mark.parametrize("sizes", SCHEDULES.values(), ids=SCHEDULES)
+def test_skipped_batches_leave_the_changes_at_their_steps(sizes, skipped):
+    phases = config_of(**sizes).phases
+    of_batches, numbers = phases.of_batches(skipped), [batch_number(step, skipped) for step in range(20)]
+    shape = lambda phase: (phase.accum, phase.batch_size, phase.seq_len)
+    assert [shape(of_batches.at(number)) for number in numbers] == [shape(phases.at(step)) for step in range(20)]
+    in_order: Any = SimpleNamespace(context=8, windows=lambda rows: np.int32(8 * rows[:, None] + np.arange(9)))
+    rows = [tuple(row) for n in range(numbers[-1] + 1) for row in PhaseBatches(in_order, of_batches.at(n))(n)]
+    windows = {row[0] // 8 for row in rows}
+    assert len(set(rows)) == len(rows)  # nothing is read twice
+    assert windows == set(range(len(windows)))  # and no window is left out
 
 
 def test_a_batch_depends_on_its_step_only_and_a_constant_one_stays():

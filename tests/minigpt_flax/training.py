@@ -14,11 +14,13 @@ from unittest import mock
 import jax
 import numpy as np
 
+from minigpt_flax.console import summary
 from minigpt_flax.runs.folder import RunFolder
 from minigpt_flax.train import run
 from minigpt_flax.train.build import build
 from minigpt_flax.train.checkpoint import Checkpoints
 from minigpt_flax.train.config.stored import from_json
+from minigpt_flax.train.decay_rates import decay_rates
 from train import main
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +62,14 @@ def flags(**changes) -> list[str]:
     return [f"--{name}={value}" for name, value in values.items()]
 
 
+def stated_decay(config, layout, shapes, known={}):  # noqa: B006
+    """The weight decay that a plan states, measured once for all runs of the same configuration."""
+    key = repr((config, layout, shapes))
+    if key not in known:
+        known[key] = decay_rates(config, layout, shapes)
+    return known[key]
+
+
 def call(*arguments: object) -> int:
     """Calls ``train.py`` in this process; returns its exit status."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
@@ -67,7 +77,8 @@ def call(*arguments: object) -> int:
     for name, value in zip(names, (compiled(), KEPT), strict=True):
         jax.config.update(name, value)
     try:
-        with mock.patch.object(run, "write_artifacts", return_value=None):  # sample and curves have tests of their own
+        unwritten = mock.patch.object(run, "write_artifacts", return_value=None)  # sample and curves have own tests
+        with unwritten, mock.patch.object(summary, "decay_rates", stated_decay):  # as has the stated decay
             return main([str(argument) for argument in arguments])
     finally:
         for name, value in zip(names, before, strict=True):

@@ -96,7 +96,10 @@ class RunConfig(Architecture):
     )
     base_heads: int | None = _flag(None, "optimization", "N", "heads of the base [of the same size]", bound=SIZE)
     tuned_at: str | None = _flag(
-        None, "optimization", "RUN", "batch=N,steps=N of the run that the numbers were tuned on: rescale them [no]"
+        None,
+        "optimization",
+        "RUN",
+        "folder of the run that the numbers were tuned on, or batch=N,steps=N: rescale them [no]",
     )
     steps: int = _flag(1000, "optimization", "N", "optimizer steps", bound=COUNT)
     batch_size: Size = _flag(
@@ -270,8 +273,11 @@ def resolved(
     values = check(with_accumulation(check_bounds(values), typed))
     if values["tuned_at"] is None:
         return values
-    from minigpt_flax.train.scaling import rescaled  # imports the optimizers
+    from minigpt_flax.train.scaling import reference_of, rescaled  # import the optimizers
 
+    folder = os.path.expanduser(values["tuned_at"])
+    if os.path.isdir(folder):
+        values["tuned_at"] = reference_of(folder, values)
     return rescaled(values)[0]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from minigpt_flax.errors import UserError
 from minigpt_flax.invocation import show
 from minigpt_flax.runs import files
+from minigpt_flax.runs.records import wrong_folder
 from minigpt_flax.runs.schema import check_fields, check_type, read_json, types_of
 from minigpt_flax.train.config.stored import TYPES
 
@@ -60,7 +61,7 @@ class StudyFile:
         """
         path = folder / self.name
         if not path.is_file():
-            raise UserError(f"{show(folder)} is not the folder of a {self.what}: it has no {self.name}")
+            raise wrong_folder(folder, self.what)
         self.version_in(folder)
         values = {name: value for name, value in read_json(path).items() if name != "version"}
         types = {name: kind for name, kind in types_of(self.kind).items() if name != UNSTORED}

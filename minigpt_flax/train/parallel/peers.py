@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, NoReturn
 from minigpt_flax.errors import UserError
 from minigpt_flax.explain import explain
 from minigpt_flax.invocation import line, program
+from minigpt_flax.progress import Reminder
 from minigpt_flax.train.stop import Stop
 
 GREETING = "minigpt"
@@ -38,6 +39,7 @@ AFTER_SIGNAL = 20  # seconds of silence that end a run after a signal, as schedu
 LINGER = 10  # seconds that a process which fails early waits for the others, to report its error to them
 SETTLE = 2.0  # seconds in which news may arrive that another process has caused an error
 OTHER_PORT = "give all processes another port in coordinator=HOST:PORT"
+EXPECTED = 10.0  # seconds that a process waits for the others to start before it prints whom it waits for
 CLOSE = 5.0  # seconds that process 0 waits for the others to leave first
 
 
@@ -265,14 +267,15 @@ class Peers:
             raise UserError(f"{problem}: {OTHER_PORT}") from error
 
     def _wait_for_all(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
+        end, remind = time.monotonic() + seconds, Reminder(EXPECTED)
         while not self._all_here.wait(TICK):
             if self.stop() or time.monotonic() > end:
                 self._began = -LINGER  # so that the error isn't delayed
             if self.stop():
                 raise KeyboardInterrupt
+            missing = ", ".join(map(str, self._missing()))
+            remind(f"waiting at {self.place} for process {missing}, at most {seconds} s")
             if time.monotonic() > end:
-                missing = ", ".join(map(str, self._missing()))
                 raise UserError(
                     f"not all processes have connected to {self.place} within {seconds} s (missing: {missing}): "
                     "start every process, and make the port reachable"
@@ -280,10 +283,11 @@ class Peers:
 
     def _call(self, seconds: float) -> None:
         """Connects to process 0, which may start later."""
-        end, foreign = time.monotonic() + seconds, 0
+        end, foreign, remind = time.monotonic() + seconds, 0, Reminder(EXPECTED)
         while foreign < 3:
             if self.stop():
                 raise KeyboardInterrupt
+            remind(f"waiting for process 0 at {self.place}, at most {seconds} s")
             if time.monotonic() > end:
                 raise UserError(
                     f"no answer from {self.place} within {seconds} s: start every process, and make the port reachable"

@@ -118,10 +118,11 @@ def test_schedules_and_skipped_gradients_are_those_of_optax(steps, skip):
     params, grads = {"w": jnp.ones(2)}, normal({"w": (2,)}, 1, 9)["w"]
     grads = grads if skip is None else grads.at[2, 0].set(jnp.nan).at[5].set(jnp.inf)
     state, their_state = ours.init(params), theirs.init(params)
+    step, their_step = jax.jit(ours.update), jax.jit(theirs.update)
     for grad in grads:
-        updates, state = ours.update({"w": grad}, state, params)
+        updates, state = step({"w": grad}, state, params)
         with permissive():
-            expected, their_state = theirs.update({"w": grad}, their_state, params)
+            expected, their_state = their_step({"w": grad}, their_state, params)
         np.testing.assert_allclose(updates["w"], expected["w"], rtol=1e-5, atol=1e-6)
     if hasattr(state, "updates"):
         assert state.updates == their_state.gradient_step > 1 and state.count == their_state.mini_step
@@ -145,8 +146,9 @@ def test_a_flush_steps_with_the_mean_of_what_is_collected(name):
     case, params, grads = MOVED[name], {"w": jnp.array([[1.0, -2.0]])}, normal({"w": (1, 2)}, 1, 3)
     tx, plain = (case.wrapper(inner, **case.keywords) for inner in (accumulate(sgd(0.1), steps=4), sgd(0.1)))
     extra, state = case.extra(half_square, params, 0), tx.init(params)
-    for i in range(3):
-        _, state = tx.update({"w": grads["w"][i]}, state, params, **extra)
+    step = jax.jit(lambda grad, state: tx.update({"w": grad}, state, params, **extra)[1])
+    for grad in grads["w"]:
+        state = step(grad, state)
     updates, state = flush(tx, state, params, **extra)
     mean = jax.tree.map(lambda g: jnp.mean(g, 0), grads)
     expected, inner_state = base.with_extra_args_support(plain).update(mean, plain.init(params), params, **extra)
@@ -162,8 +164,9 @@ def test_a_flush_passes_wrappers_that_skip_and_counts_an_update(outer, steps):
     params = {"w": jnp.ones(2)}
     tx = outer(accumulate(sgd(lambda count: 0.5**count), steps=steps))
     state = tx.init(params)
+    step = jax.jit(tx.update)
     for _ in range(2):
-        _, state = tx.update(params, state, params)
+        _, state = step(params, state, params)
     updates, state = flush(tx, state, params)
     assert updates["w"].tolist() == ([-1, -1] if steps == 4 else [-0.5, -0.5]) and state.inner_state.count == 0
     assert states.get(state.inner_state.inner_state, "count") == (1 if steps == 4 else 2)

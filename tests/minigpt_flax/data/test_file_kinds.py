@@ -9,6 +9,7 @@ import os
 import pickle
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,6 @@ from tests.minigpt_flax.train.test_build import config
 
 DOCUMENTS = ("the first document", "the second,\nof two lines")
 CHINESE = "优化理论研究如何调整参数，使损失函数达到最小值。学习率太大会发散，太小则收敛缓慢。\n" * 3
-GERMAN = "Die Größe der Straße überrascht: über Äpfel, Öl und süße Füße wurde nie geredet.\n" * 3
 LINES = "".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(DOCUMENTS)).encode()
 LIST = json.dumps([{"text": text} for text in DOCUMENTS]).encode()
 CSV = b'id,text\n1,the first document\n2,"the second,\nof two lines"\n'
@@ -211,31 +211,136 @@ def test_folders(tmp_path, case):
     assert bool(corpus.notes) == left_out and (not left_out or "2 files such as b.csv left out" in corpus.notes[0])
 
 
-JAPANESE = "最適化理論は、損失関数を最小にするためにパラメータをどのように調整するかを研究する。\n"
-ENCODED = {
-    "gb18030": CHINESE,
-    "big5": "最佳化理論研究如何調整參數，使損失函數達到最小值。學習率太大會發散，太小則收斂緩慢。\n",
-    "cp932": JAPANESE,
-    "euc_jp": JAPANESE,
-    "cp949": "최적화 이론은 손실 함수를 최소화하기 위해 매개변수를 조정하는 방법을 연구한다.\n",
-    "cp1251": "Теория оптимизации изучает, как подобрать параметры, чтобы функция потерь достигла минимума.\n",
-    "cp1252": GERMAN,
+SIMPLIFIED = """\
+今天天气很好，我们去公园散步吧。
+学习率太大会发散，太小则收敛缓慢。
+他昨天买了一本新书。
+北京是中国的首都。
+这个问题很难回答。
+请把门关上。
+我喜欢喝绿茶。
+他们正在讨论明年的计划。
+火车晚点了二十分钟。
+春天来了，花都开了。
+图书馆几点关门？
+欢迎光临
+"""
+TRADITIONAL = """\
+今天天氣很好，我們去公園散步吧。
+學習率太大會發散，太小則收斂緩慢。
+他昨天買了一本新書。
+臺北是臺灣的首都。
+這個問題很難回答。
+請把門關上。
+我喜歡喝綠茶。
+他們正在討論明年的計畫。
+火車晚點了二十分鐘。
+春天來了，花都開了。
+圖書館幾點關門？
+歡迎光臨
+"""
+JAPANESE = """\
+今日は天気がいいので、公園を散歩しましょう。
+学習率が大きすぎると発散する。
+彼は昨日新しい本を買いました。
+東京は日本の首都です。
+この質問に答えるのは難しい。
+ドアを閉めてください。
+私は緑茶が好きです。
+彼らは来年の計画を話し合っている。
+電車が二十分遅れた。
+春が来て、花が咲いた。
+図書館は何時に閉まりますか。
+ようこそ
+"""
+KOREAN = """\
+오늘은 날씨가 좋으니 공원을 산책합시다.
+학습률이 너무 크면 발산한다.
+그는 어제 새 책을 샀다.
+서울은 한국의 수도이다.
+이 질문은 대답하기 어렵다.
+문을 닫아 주세요.
+나는 녹차를 좋아한다.
+그들은 내년 계획을 논의하고 있다.
+기차가 이십 분 늦었다.
+봄이 와서 꽃이 피었다.
+도서관은 몇 시에 닫습니까?
+어서 오세요
+"""
+RUSSIAN = """\
+Сегодня хорошая погода, пойдём гулять в парк.
+Слишком большой шаг ведёт к расхождению.
+Вчера он купил новую книгу.
+Москва - столица России.
+На этот вопрос трудно ответить.
+Закройте, пожалуйста, дверь.
+Я люблю зелёный чай.
+Они обсуждают план на будущий год.
+Поезд опоздал на двадцать минут.
+Пришла весна, расцвели цветы.
+Когда закрывается библиотека?
+Добро пожаловать
+"""
+WESTERN = """\
+Die Größe der Straße überrascht uns.
+Il fait très beau, allons nous promener à l'école.
+El niño comió una manzana mañana por la mañana.
+O coração não é uma máquina de calcular.
+Voilà l’été, dit-elle, et où êtes-vous ?
+Flickan åt ett äpple på bänken.
+¿Dónde está la biblioteca?
+Ça m'a coûté 20 €, c'est déjà trop cher.
+Grüße aus München und Köln!
+Le garçon a reçu une leçon de français.
+Perché non è più così?
+L'œuvre « complète » fut publiée à Genève.
+"""
+ENCODED = {  # encoding -> a dozen sentences
+    "GB18030": SIMPLIFIED,
+    "BIG5": TRADITIONAL,
+    "CP932": JAPANESE,
+    "EUC-JP": JAPANESE,
+    "CP949": KOREAN,
+    "CP1251": RUSSIAN,
+    "KOI8-R": RUSSIAN,
+    "CP1252": WESTERN,
 }
 
 
 @pytest.mark.parametrize("encoding", ENCODED)
 def test_the_line_that_converts_an_encoding(tmp_path, encoding):
-    pytest.importorskip("charset_normalizer")
-    source = written(tmp_path, "my text.txt", b"plain\n" * 9000 + ENCODED[encoding].encode(encoding))
-    name = encoding.replace("_", "-").upper()
-    with pytest.raises(UserError, match=rf"like {name} \(.*\): convert it with iconv -f {name} -t utf-8 '.*my text"):
+    pytest.importorskip("chardet", minversion="7.7")
+    text = ENCODED[encoding]
+    source = written(tmp_path, "my text.txt", b"plain\n" * 9000 + text.encode(encoding))
+    with pytest.raises(UserError, match=rf" {encoding} \(.*: convert it with iconv -f {encoding} -t utf-8 '.*my text"):
         load_corpus(source)
-    assert detect(ENCODED[encoding].encode(encoding)) == encoding and encoding in LEGACY
+    assert encoding in LEGACY
 
 
-def test_without_the_package_there_is_no_guess(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "charset_normalizer", None)
-    with pytest.raises(UserError, match="convert it first with iconv -f ENCODING -t utf-8"):
+@pytest.mark.parametrize("encoding", ENCODED)
+def test_one_sentence_tells_its_encoding(encoding):
+    pytest.importorskip("chardet", minversion="7.7")
+    unclear = 0
+    for sentence in ENCODED[encoding].splitlines():
+        content = sentence.encode(encoding)
+        guesses = detect(content)
+        assert sentence in [content.decode(guess, "replace") for guess in guesses]
+        unclear += len(guesses) > 1
+    assert unclear <= (8 if encoding == "CP1252" else 1)  # few bytes of Western European text are other than ASCII
+
+
+def test_an_unclear_encoding_is_called_so(tmp_path):
+    pytest.importorskip("chardet", minversion="7.7")
+    with pytest.raises(
+        UserError, match=r"it may be .* or .*CP1252 \(.*: convert it .* or name another encoding after -f"
+    ):
+        load_corpus(written(tmp_path, "a.txt", "Perché non è più così?".encode("cp1252")))
+
+
+@pytest.mark.parametrize("package", [None, SimpleNamespace(detect_all=lambda byte_str: [])])  # absent, or before 7.2
+def test_without_the_package_there_is_no_guess(tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, "chardet", package)
+    with pytest.raises(UserError, match="convert it first with iconv -f ENCODING -t utf-8.*pip install 'chardet>="):
         load_corpus(written(tmp_path, "a.txt", CHINESE.encode("gb18030")))
 
 

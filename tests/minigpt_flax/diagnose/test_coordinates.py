@@ -94,7 +94,7 @@ def test_a_parametrized_model_passes_a_tolerance(check):
     [
         (["--widths=64"], "--widths expects ascending sizes such as 64,128,256, got '64'"),
         (["--widths=64,32"], "expects ascending sizes"),
-        (["--opt=kron"], "optimizer 'kron' grow with the width: they grow"),
+        (["--opt=schedule_free_plus"], "'schedule_free_plus' have no rule for other widths: it estimates"),
         (["--depths=0,2"], "--depths: each size must be at least 1"),
         (["--base-width=8"], "unknown argument '--base-width"),
         (["--seeds=0"], "--seeds must be at least 1"),

@@ -14,6 +14,7 @@ import pytest
 from jaxopt_mini import adamw, chain, clip_by_norm, masked
 from minigpt_flax.errors import CheckpointError, Diverged, Failed, UserError
 from minigpt_flax.train.checkpoint import Checkpoints, first_nonfinite
+from minigpt_flax.train.restore import chosen_checkpoint
 from minigpt_flax.train.state import TrainState, init_state
 from tests.cases import CASES
 from tests.cases_wrappers import WRAPPED
@@ -205,6 +206,17 @@ def test_damage_is_reported_and_the_previous_checkpoint_is_used(damaged):
             path.write_bytes(b"")
         with pytest.raises(UserError, match=r"2 can't be used .*, nor can any other: start a new run"):
             checkpoints.restore(state_of(0), nothing)
+
+
+def test_a_damaged_checkpoint_is_refused_with_the_others(damaged):
+    for path in files(damaged / "2"):
+        path.write_bytes(b"")
+    with Checkpoints(damaged, 2) as checkpoints:
+        with pytest.raises(UserError, match=r"2 can't be used .*; other checkpoints, for --step: 1$"):
+            with chosen_checkpoint(checkpoints, "last") as number:
+                checkpoints.read(number, state_of(0))
+        with chosen_checkpoint(checkpoints, "1") as number:
+            assert_same(checkpoints.read(number, state_of(0)), state_of(1))
 
 
 def test_no_checkpoint_at_all(tmp_path):

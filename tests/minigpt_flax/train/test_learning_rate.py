@@ -1,5 +1,7 @@
 """The logged learning rate is the applied one, under every wrapper, and a schedule comes to its end."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ SMALL = {
 }  # fmt: skip
 
 
+@functools.cache
 def logged(**changes):
     """The logged learning rate of every step, and the size of the step in the weights."""
     run = build(RunConfig(**{**SMALL, **changes}))

@@ -9,15 +9,16 @@ import pytest
 
 from jaxopt_mini import ParamLayout
 from jaxopt_mini.tree import by_name
+from minigpt_flax.console.summary import summary
 from minigpt_flax.errors import UserError
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.gpt import init_params
 from minigpt_flax.model.layout import layout as model_layout
 from minigpt_flax.train.base_model import base_of, initial_std, parametrized, shapes_of
-from minigpt_flax.train.build import model_config
-from minigpt_flax.train.config.run_config import RunConfig
+from minigpt_flax.train.build import build, model_config
+from minigpt_flax.train.config.run_config import RunConfig, resolve
 from minigpt_flax.train.multipliers import factors_of
-from minigpt_flax.train.optimizer import build_optimizer
+from minigpt_flax.train.optimizer import build_optimizer, check_one_step
 
 SMALL = {"width": 64, "layers": 4, "heads": 4, "context": 8, "base_width": 16}
 
@@ -92,6 +93,30 @@ def test_layers_of_one_parameter_need_one_rule():
         factors(config(opt="muon", group=("blocks[0:2]/mlp/*=adamw",)))
 
 
+@pytest.mark.parametrize("opt", ["soap(precondition_frequency=1)", "soap(b1=[(0, 0.9), (4, 0.95)])"])
+def test_an_optimizer_with_a_rule_in_blocks_has_the_states_of_the_base(opt):
+    run = config(opt=opt, group=("vector=frozen",), lr=0.1, schedule="constant")
+    shapes, layout = shapes_of(run)[0], layout_of(run)
+    state = jax.eval_shape(build_optimizer(run, layout)[1].init, shapes)
+    sides = {leaf.shape[-1] for leaf in jax.tree.leaves(state) if leaf.ndim > 2 and leaf.shape[-1] == leaf.shape[-2]}
+    assert max(sides) == 64  # four times the width of the base; without blocks, 256
+    grads = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
+    check_one_step(run, 0.1, build_optimizer(run, layout)[1], grads)
+
+
+def test_the_plan_says_what_runs_in_blocks():
+    sizes = {"width": 16, "layers": 1, "heads": 2, "context": 8, "base_width": 8, "parametrization": "mup"}
+    text = lambda **more: dict(summary(build(resolve({**sizes, **more}, "nano"))))["transfer"].splitlines()
+    assert text(opt="soap", group="vector=frozen")[2] == "soap: in blocks of the base's shapes"
+    assert text(opt="muon")[2].startswith("role")
+
+
+def test_blocks_must_divide_the_model():
+    run = config(opt="soap", width=40, heads=5)
+    with pytest.raises(UserError, match=r"kernel .*can't be divided into blocks of .* must be a multiple"):
+        check_one_step(run, 0.1, build_optimizer(run, layout_of(run))[1], shapes_of(run)[0])
+
+
 def test_clipping_sees_the_gradients_of_the_model():
     run = config(clip="clip_by_norm(1.0)", opt="sgd(momentum=None)", lr=1.0, schedule="constant")
     shapes, layout = shapes_of(run)[0], layout_of(run)
@@ -121,7 +146,11 @@ def test_initial_standard_deviations():
         ({"parametrization": "mup(gamma=1)"}, "has no keyword 'gamma'"),
         ({"parametrization": "mup(alpha=0.2)"}, "alpha must be from 0.5 to 1, got 0.2"),
         ({"parametrization": "mup(decay='half')"}, "unknown decay='half'"),
-        ({"opt": "kron"}, "the steps of 'kron' have no rule for other widths: they grow"),
+        (
+            {"opt": "schedule_free_plus"},
+            "the steps of 'schedule_free_plus' have no rule for other widths: it estimates",
+        ),
+        ({"opt": "my.module:factory", "parametrization": "mup(like='soap')"}, "factory' grow with the width"),
         ({"opt": "muon(min_ratio=0.35)"}, "the steps of 'muon' with min_ratio have no rule for other widths: they are"),
         ({"opt": "my.module:factory"}, r"'my.module:factory' grow with the width; name one of --list"),
         ({"wrap": ("hyperball",)}, "doesn't cover --wrap hyperball"),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minigpt_flax.console.summary import summary
+from minigpt_flax.console import summary
 from minigpt_flax.errors import UserError
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import resolve
@@ -91,7 +91,7 @@ def test_a_type_that_the_device_does_not_multiply():
 
 def test_the_summary_shows_dtype_attention_and_remat():
     changes = {"attention": "cudnn", "remat": "full", "scan_layers": True, "dtype": "bfloat16"}
-    output = dict(summary(build(config(**changes))))["compute"]
+    output = summary._compute(build(config(**changes)))
     assert " ".join(output.split()) == (
         "bfloat16, plain attention (cudnn requires a gpu, this is a cpu), remat full, loop over layers"
     )

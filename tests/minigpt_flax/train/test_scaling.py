@@ -22,7 +22,6 @@ def test_the_learning_rate_and_the_keywords_follow():
     assert {k: round(v, 6) for k, v in config.opt.keywords.items()} == {
         "b2": 0.960596,
         "weight_decay": 0.2,
-        "b1": 0.6561,
         "eps": 0.0,
     }
     assert [group.lr for group in config.group] == [pytest.approx(0.4), 2e-3 / 2]
@@ -33,10 +32,51 @@ def test_lines_say_what_changes_and_why():
     _, (header, *lines) = rescaled(before)
     assert header == "batch x 4, steps x 0.25, tokens x 1"
     assert lines[0] == "lr 0.001 -> 0.002: x 4^0.5, square-root rule (Malladi et al. 2022)"
-    assert [line.split()[0] for line in lines] == ["lr", "b1", "b2", "eps", "weight_decay", "limit:"]
+    assert [line.split()[0] for line in lines] == ["lr", "b2", "eps", "weight_decay", "warmup"]
     assert rescaled({**before, "tuned_at": "batch=48,steps=50"})[1][1:] == ["nothing changes"]
     _, lines = rescaled({**before, "opt": resolve({"opt": "prodigy"}, "nano").opt})
     assert lines[1].startswith("lr 0.001: unchanged, as this optimizer estimates its learning rate")
+
+
+def test_a_shorter_run_has_as_many_warmup_steps():
+    config = resolve({**TUNED, "group": ("vector=sgd(lr=0.1, schedule='warmup_linear(warmup=0.3)')",)}, "nano")
+    assert config.schedule.keywords["warmup"] == pytest.approx(0.2)  # 10 of 50 steps, as 0.05 of 200
+    assert config.group[0].schedule.keywords["warmup"] == 0.5  # at most
+    for schedule in ("warmup_cosine(warmup=7)", "constant", "wsd(warmup=0)"):
+        new, old = (resolve({**given, "schedule": schedule}, "nano").schedule for given in (TUNED, SIZES))
+        assert new == old
+    assert resolve({**TUNED, "steps": 400}, "nano").schedule == resolve({}, "nano").schedule
+
+
+def folder_of(path, **fields):
+    """The folder of a finished run that was not trained."""
+    config = resolve({**SIZES, "batch_size": 12, "accum": 1, "steps": 200, **fields}, "nano")
+    path.mkdir()
+    (path / "config.json").write_text(to_json(config))
+    (path / "metrics.jsonl").write_text('{"step": 200, "tokens": 1, "seconds": 1.0, "val_loss": 2.0}\n')
+    return str(path)
+
+
+def test_the_folder_of_a_run_is_a_reference(tmp_path):
+    folder = folder_of(tmp_path / "tuned")
+    config = resolve({**SIZES, "tuned_at": folder}, "nano")
+    assert config == resolve(TUNED, "nano") and config.tuned_at == "batch=12,steps=200"
+    assert resumed(config, {**SIZES, "tuned_at": folder}) == config
+
+
+def test_a_folder_that_is_no_reference_is_refused(tmp_path):
+    tuned, changing = folder_of(tmp_path / "a"), folder_of(tmp_path / "b", batch_size=[(0, 4), (5, 8)])
+    for fields, said in (
+        ({"tuned_at": tuned, "lr": 2e-3}, "was trained with lr=0.001, and not with 0.002: give both runs the same"),
+        ({"tuned_at": tuned, "opt": "lion"}, "was trained with opt=adamw"),
+        ({"tuned_at": changing}, "the batch of this run changes"),
+        ({"tuned_at": str(tmp_path)}, "is not the folder of a run"),
+    ):
+        with pytest.raises(UserError, match=said):
+            resolve({**SIZES, **fields}, "nano")
+    (tmp_path / "a" / "metrics.jsonl").write_text("")
+    with pytest.raises(UserError, match="this run is unfinished: name a finished one"):
+        resolve({**SIZES, "tuned_at": tuned}, "nano")
 
 
 def test_a_stored_configuration_is_not_rescaled_again():

@@ -2,15 +2,18 @@
 
 import csv
 import json
+import re
 import statistics
+import time
 
 import pytest
 
 import minigpt_flax as mg
 from minigpt_flax.__main__ import main as minigpt
-from minigpt_flax.compare import sweep
+from minigpt_flax.compare import jobs, sweep
 from minigpt_flax.compare.progress import ComparisonProgress
 from minigpt_flax.compare.sweep import Stopped
+from minigpt_flax.errors import TrainingFailed
 from minigpt_flax.tune import runner, tuning as tunings
 from tests.minigpt_flax.training import ROOT
 
@@ -100,13 +103,34 @@ def test_a_share_waits_for_the_runs_of_the_others(tmp_path, monkeypatch):
     assert {path.name for path in asked[1:]} == {"lr=0.001-steps32-seed0"}
 
 
+def test_a_wait_names_the_other_share_and_ends(tmp_path, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    runs = [tmp_path / name for name in "abc"]
+    others = jobs.OtherShares(["tune", "--resume", "my search"], runs, 2)
+    start = r"minigpt_flax tune --resume 'my search' --share=1/2"
+    for second in range(0, 121, 10):
+        now[0] = float(second)
+        others.check(1)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 3 and all(
+        re.search(f"^waiting for share 1/2; if it isn't running: .*{start}$", s) for s in said
+    )
+    runs[2].mkdir()
+    now[0] = jobs.SILENCE + 60
+    others.check(1)  # one of its runs has begun
+    now[0] += jobs.SILENCE + 1
+    with pytest.raises(TrainingFailed, match=f"share 1/2 .* nothing for 30 min: start it with .*{start}, then"):
+        others.check(1)
+
+
 @pytest.mark.slow
 def test_jobs_are_the_whole(tmp_path, capsys):
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
     search = ["--opt=adamw", "--over=lr=1e-3,1e-2", "--over=clip=0.5,1", "--judging-seeds=1", f"--out={tmp_path}"]
     found = []
-    for jobs in (1, 2):
-        assert minigpt(["tune", *search, *flags, f"--name=jobs{jobs}", f"--jobs={jobs}", "--json"]) == 0
+    for count in (1, 2):
+        assert minigpt(["tune", *search, *flags, f"--name=jobs{count}", f"--jobs={count}", "--json"]) == 0
         found.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
     alone, together = found
     assert together["best"] == alone["best"] and together["loss"] == pytest.approx(alone["loss"], abs=1e-4)

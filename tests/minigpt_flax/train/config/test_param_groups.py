@@ -52,21 +52,29 @@ def test_a_group_without_a_rate_takes_the_same_however_the_config_was_made():
     typed = config(*groups)
     in_python = RunConfig(**{name: value for name, value in vars(typed).items() if name != "seed"} | {"group": groups})
     assert in_python == typed
-    assert dict(summary.summary(build(in_python)))["optimizer"] == dict(summary.summary(build(typed)))["optimizer"]
-    assert moved(build(in_python)) == moved(build(typed))
-    assert min(moved(build(in_python)).values()) > 0
+    first, second = build(in_python), build(typed)
+    assert summary._optimizers(first) == summary._optimizers(second)
+    assert summary._learning_rates(first) == summary._learning_rates(second)
+    found = moved(first)
+    assert found == moved(second) and min(found.values()) > 0
     with pytest.raises(UserError, match=r"group 'vector=lion' has no lr: write vector=lion\(lr=...\)"):
         dataclasses.replace(typed, group=groups[1:])
 
 
 def test_the_summary_shows_the_optimizer_of_every_tensor():
-    text = dict(summary.summary(build(config("embedding=lion(lr=0.1)"))))["optimizer"]
-    assert text.splitlines()[0].startswith("lion, peak 0.1 on 2 tensors:")
-    assert "adamw(b2=0.99, weight_decay=0.1) on 9 tensors:" in " ".join(text.split())
+    plan = dict(summary.summary(build(config("embedding=lion(lr=0.1, schedule='constant')", "vector=frozen"))))
+    optimizers = " ".join(plan["optimizer"].split())
+    for words in ("lion on 2 tensors: ", "frozen on 3 tensors: ", "adamw(b2=0.99, weight_decay=0.1) on 6 tensors: "):
+        assert words in optimizers
+    rest, *groups = plan["lr"].splitlines()
+    assert rest.startswith("rest: peak ") and groups == ["embedding: peak 0.1, constant"]
+    assert "none on 3 tensors: " in plan["decay"] and "constant multiple" not in plan["decay"]
 
 
 def test_a_group_of_everything_leaves_no_rest():
-    run = build(config("*=lion(lr=0.1)"))
+    run = build(config("*=lion(lr=0.1, schedule='constant')"))
+    assert summary._learning_rates(run) == "*: peak 0.1, constant"
+    assert summary._optimizers(run).startswith("lion on 11 tensors: ") and " on 0 " not in summary._optimizers(run)
     assert list(states.get(jax.eval_shape(run.init).opt_state, "inner_states")) == ["0"]
 
 
@@ -166,7 +174,7 @@ def test_a_frozen_layer_stays_and_the_others_train():
     assert all(layer[0] == 0 < layer[1] for layer in jax.tree.leaves(change))
     assert change["mlp"]["up"]["kernel"][1] == pytest.approx(0.5)
     assert change["attention"]["query"]["kernel"][1] < 0.1
-    shown = dict(summary.summary(run))["optimizer"]
+    shown = summary._optimizers(run)
     assert "blocks[0]/mlp/{down,up}/kernel" in shown and "blocks[1]/mlp/{down,up}/kernel" in shown
 
 

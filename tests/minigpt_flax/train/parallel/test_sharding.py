@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from minigpt_flax.console.summary import summary
+from minigpt_flax.console import summary
 from minigpt_flax.train.build import build
 from minigpt_flax.train.config.run_config import resolve
 from minigpt_flax.train.parallel.sharding import device_bytes
@@ -128,16 +128,17 @@ def test_a_run_on_many_devices_is_reopened_on_one(tmp_path):
 
 
 def test_the_summary_shows_how_the_run_is_spread():
-    text = dict(summary(setup(mesh="data=2,fsdp=4")))["device"]
+    text = dict(summary.summary(setup(mesh="data=2,fsdp=4")))["device"]
     assert text.splitlines()[0].startswith("8 x cpu, JAX ")
     assert text.splitlines()[1:] == [
         "jit, mesh data=2,fsdp=4",
         "per device: parameters 7.57 kB of 30.3 kB, optimizer 15.2 kB of 60.6 kB",
     ]
     pmap = {"mesh": "data=8", "parallel": "pmap"}
-    assert dict(summary(setup(**pmap)))["device"].splitlines()[1] == "pmap, mesh data=8"
-    assert dict(summary(setup(mesh="data=2")))["device"].startswith("2 of 8 x cpu")
-    assert dict(summary(setup(accum=2)))["batch"].startswith("128 tokens = 2 x 8 x 8 per step")
+    assert summary._devices(setup(**pmap)).splitlines()[1] == "pmap, mesh data=8"
+    assert summary._devices(setup(mesh="data=2")).startswith("2 of 8 x cpu")
+    config = setup(accum=2).config
+    assert summary._batch(config.phases, config.steps).startswith("128 tokens = 2 x 8 x 8 per step")
 
 
 @pytest.mark.slow
