@@ -37,6 +37,19 @@ SHOWN = {
     "pytorch_optimizer_galore": ("pytorch_optimizer", "galore_adamw", "fira"),
     "pytorch_optimizer_lamb": ("pytorch_optimizer", "lamb"),
 }
+# Why a recording has no row: what the run needs besides gradients, or what it shows besides parameters.
+WITHOUT_ROW = {
+    "the basis from which the run starts, which was recorded": ("dion_rank4", "dion_full", "klsoap_h", "soap_muon_f32"),
+    "the random probes of each step, which were recorded": (
+        *("kron_jax", "kron_torch", "kron_torch_grad", "psgd_h", "psgd_kron", "psgd_kron_eq"),
+    ),
+    "the loss of each step": ("schedule_free_plus", "schedule_free_plus_anneal"),
+    "gradients of another loss, for the Hessian": ("sophia_g",),
+    "an average, or a point ahead, beside the parameters": (
+        *("average_ema", "average_tail_ema", "average_lawa_queue", "average_uniform"),
+        *("ema_nesterov_adamw", "ema_nesterov_muon_f32"),
+    ),
+}
 PAGE = """\
 {head}# Conformance
 
@@ -66,9 +79,8 @@ The report:
   convention changed reproduces the library. Without one, no combination of up to four known conventions does.
 - *Documented* departures are conventions that the library states (a file and line of its release follow), or where it
   follows the paper and the reference doesn't.
-- The tables cover {covered} of {recorded} recordings. Most of the others need more than one call: recorded bases,
-  random probes, losses or Hessian gradients, a layout that names the role of each parameter, or an average beside the
-  parameters. Two have constants without a keyword. The tests of this repository replay them for `jaxopt_mini`.
+- The tables cover {covered} of {recorded} recordings. The others [need more](#recordings-without-a-row) than
+  parameters and gradients.
 
 {summary}
 ## Departures that look unintended
@@ -84,7 +96,12 @@ Where a row has no script, its command prints the departure. The call is in the 
 [`jaxopt_conformance/libraries`]({kit}/jaxopt_conformance/libraries/__init__.py).
 
 {libraries}
-"""
+## Recordings without a row
+
+The kit passes parameters and gradients and compares parameters. These runs need, or show, something else. The tests of
+this repository replay them for `jaxopt_mini`.
+
+{without}"""
 
 
 def page() -> str:
@@ -102,6 +119,10 @@ def page() -> str:
         summary=_summary(results),
         departures="\n".join(map(_departure, SHOWN)),
         libraries="\n".join(_library(name, result) for name, result in results.items()),
+        without=table(
+            ("what is needed", "recordings"),
+            (f"{reason} | {', '.join(f'`{name}`' for name in names)}" for reason, names in WITHOUT_ROW.items()),
+        ),
     )
 
 

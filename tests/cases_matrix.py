@@ -170,7 +170,7 @@ def nanochat_muon(h):
 
 def normuonh(h):
     """NorMuon of modded-nanogpt on the ball."""
-    how = {"ns_coeffs": "convergent", "ns_steps": 12, "longer": True}
+    how = {"ns_coeffs": "convergent", "ns_steps": 12, "longer": True, "min_square": h["eps"]}
     return hyperball(normuon(1.0, beta=h["mu"], b2=h["beta2"], **how), learning_rate=h["lr"], roles=ROLES)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxopt_mini.base import GradientTransformation, GradientTransformationExtraArgs, Params, ScalarOrSchedule, Updates
-from jaxopt_mini.check import check_fraction
+from jaxopt_mini.check import check_fraction, check_nonnegative
 from jaxopt_mini.combine import chain
 from jaxopt_mini.explicit import keep_shardings
 from jaxopt_mini.layout import infer
@@ -37,7 +37,11 @@ class ScaleByNormuonState(NamedTuple):
 
 
 def scale_by_normuon(
-    b2: ArrayLike = 0.95, layout: Any | Callable[[Params], Any] | None = None, *, longer: bool = False
+    b2: ArrayLike = 0.95,
+    layout: Any | Callable[[Params], Any] | None = None,
+    *,
+    longer: bool = False,
+    min_square: ArrayLike = 0.0,
 ) -> GradientTransformationExtraArgs:
     """Divides the update of each output neuron by its running root mean square; the norm of the matrix is unchanged.
 
@@ -45,11 +49,13 @@ def scale_by_normuon(
       b2: decay of the mean square of a neuron's update, in [0, 1).
       layout: a layout, a function of the parameters that returns one, or None for the inferred one.
       longer: treat the neurons of the longer side alike: the inputs, where there are more of them.
+      min_square: lower bound of the mean square in the root.
 
     Returns:
       A transformation with a :class:`ScaleByNormuonState`.
     """
     check_fraction(b2=b2)
+    check_nonnegative(min_square=min_square)
 
     def other_side(matrix):
         return -1 if longer and matrix.shape[-2] > matrix.shape[-1] else -2
@@ -59,7 +65,7 @@ def scale_by_normuon(
 
     def one(o, v):
         v = b2 * v + (1 - b2) * mean_squares(o)
-        new = o / jnp.expand_dims(jnp.sqrt(v) + TINY, other_side(o))
+        new = o / jnp.expand_dims(jnp.sqrt(jnp.maximum(v, min_square)) + TINY, other_side(o))
         return new * (norm(o) / (norm(new) + TINY)), v
 
     def init(params):
@@ -88,6 +94,7 @@ def normuon(
     normalize: str | None = None,
     normalize_after: str | None = None,
     longer: bool = False,
+    min_square: ArrayLike = 0.0,
     contra: ArrayLike | None = None,
     shape: str = "widening",
     consistent_rms: ArrayLike | None = None,
@@ -131,6 +138,7 @@ def normuon(
       normalize: see :func:`muon`.
       normalize_after: see :func:`muon`; before v is measured.
       longer: average over the neurons of the longer side: the inputs, where there are more of them.
+      min_square: lower bound of v in the root; 1e-10 in modded-nanogpt.
       contra: see :func:`muon`, like the following arguments.
       shape: factor of the update by fan-in and fan-out.
       consistent_rms: root mean square of every update.
@@ -157,7 +165,7 @@ def normuon(
     matrices = chain(
         scale_by_muon(ns_coeffs, ns_steps, beta, eps, mu_dtype, debias=False, **how),
         *[normalize_neurons(normalize_after or "both", layout=layout)] * (normalize_after is not None),
-        scale_by_normuon(b2, layout, longer=longer),
+        scale_by_normuon(b2, layout, longer=longer, min_square=min_square),
         *scaled_and_decayed(learning_rate, **size, **reduce),
     )
     adam = {"adam_learning_rate": adam_learning_rate, "adam_b1": adam_b1, "adam_b2": adam_b2, "eps": eps}

@@ -316,7 +316,7 @@ def load_nanogpt_optimizer(path: Path) -> tuple[dict[str, Any], list[Place]] | N
         raise UserError(f"{where} is damaged: its optimizer has groups without parameters")
     read = lambda value: value.read() if isinstance(value, StoredTensor) else value
     entries = {i: {k: read(v) for k, v in check_type(e, dict, f"{where}: state").items()} for i, e in entries.items()}
-    short, table = {name.removeprefix(PREFIX): part for name, part in tensors.items()}, _table(config)
+    short, table = {name.removeprefix(PREFIX): part for name, part in tensors.items()}, gpt2_table(config)
     names = sorted((name for name in short if name in table), key=lambda name: len(short[name].shape) < 2)  # stable
     place = lambda name: Place(tuple(p.path for p in table[name]), name.endswith(LINEAR), table[name][0].index)
     return {"state": entries, "param_groups": groups}, [place(name) for name in names]
@@ -351,7 +351,7 @@ def from_gpt2(tensors: Mapping[str, np.ndarray], config: ModelConfig) -> Params:
         del given[HEAD]
     check_shapes({name: tensor.shape for name, tensor in given.items()}, config)
     params = {path: np.zeros(leaf.shape, np.float32) for path, leaf in _shapes(config).items()}
-    for name, parts in _table(config).items():
+    for name, parts in gpt2_table(config).items():
         tensor = np.asarray(given[name]).T if name == HEAD else np.asarray(given[name])
         for part, values in zip(parts, np.split(tensor, len(parts), axis=-1), strict=True):
             params[part.path][part.index] = values
@@ -377,7 +377,7 @@ def to_gpt2(params: Mapping[str, Any], config: ModelConfig) -> dict[str, np.ndar
     def tensor(parts: tuple[Part, ...]) -> np.ndarray:
         return np.concatenate([np.asarray(flat[part.path], np.float32)[part.index] for part in parts], axis=-1)
 
-    tensors = {PREFIX + name: tensor(parts) for name, parts in _table(config).items() if name != HEAD}
+    tensors = {PREFIX + name: tensor(parts) for name, parts in gpt2_table(config).items() if name != HEAD}
     return tensors if config.tie_head else {**tensors, HEAD: np.ascontiguousarray(flat[HEAD_KERNEL].T, np.float32)}
 
 
@@ -388,7 +388,7 @@ class Part(NamedTuple):
     index: tuple[int, ...]
 
 
-def _table(config: ModelConfig) -> dict[str, tuple[Part, ...]]:
+def gpt2_table(config: ModelConfig) -> dict[str, tuple[Part, ...]]:
     """The checkpoint's tensor names, each with the parameters that it holds."""
     table = {name: tuple(Part(path, ()) for path in paths) for name, paths in OUTER.items()}
     for i in range(config.layers):
@@ -417,7 +417,7 @@ def check_shapes(given: Mapping[str, tuple[int, ...]], config: ModelConfig) -> N
     _check_format(config)
     shapes = _shapes(config)
     expected = {}
-    for name, parts in _table(config).items():
+    for name, parts in gpt2_table(config).items():
         sizes = [shapes[part.path].shape[len(part.index) :] for part in parts]
         expected[name] = sizes[0][::-1] if name == HEAD else (*sizes[0][:-1], sum(size[-1] for size in sizes))
     _check_tensors(given, expected)

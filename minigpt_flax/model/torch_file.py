@@ -2,7 +2,8 @@
 
 The file is a zip archive: ``data.pkl`` describes the objects, and each storage is an entry of raw bytes. A pickle can
 name any function to call, so the unpickler here knows only containers and what describes a tensor; every other name is
-refused. Tensors are read when they are needed.
+refused. Tensors are read when they are needed. Written files have the same names, so that ``torch.load`` reads them,
+also with ``weights_only``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import collections
 import math
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -179,3 +181,50 @@ def tensors_of(values: Any, where: str) -> dict[str, StoredTensor]:
     if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
         raise UserError(f"{where} has no state dict: tensors by name")
     return {name: value for name, value in values.items() if isinstance(value, StoredTensor)}
+
+
+def write_torch_file(path: Path, value: Any) -> None:
+    """Write what ``torch.load`` reads as ``value``, with a tensor in place of each array.
+
+    Args:
+      path: File to write.
+      value: Dicts, lists, tuples, text, numbers and None; and arrays whose dtype is one of `DTYPES`.
+    """
+    arrays: list[np.ndarray] = []
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + _pickled(value, arrays) + b".")
+        archive.writestr("archive/byteorder", b"little")
+        for number, array in enumerate(arrays):
+            archive.writestr(f"archive/data/{number}", np.ascontiguousarray(array).tobytes())
+        archive.writestr("archive/version", b"3\n")
+
+
+def _pickled(value: Any, arrays: list[np.ndarray]) -> bytes:
+    """The opcodes of a value, of pickle's protocol 2; its arrays are appended to ``arrays``."""
+    if value is None or isinstance(value, bool):
+        return {None: b"N", True: b"\x88", False: b"\x89"}[value]
+    if isinstance(value, int):
+        return b"J" + struct.pack("<i", value)
+    if isinstance(value, float):
+        return b"G" + struct.pack(">d", value)
+    if isinstance(value, str):
+        text = value.encode()
+        return b"X" + struct.pack("<I", len(text)) + text
+    if isinstance(value, np.ndarray):
+        return _pickled_tensor(value, arrays)
+    if isinstance(value, Mapping):
+        return b"}(" + b"".join(_pickled(part, arrays) for item in value.items() for part in item) + b"u"
+    parts = b"".join(_pickled(part, arrays) for part in value)
+    return b"](" + parts + b"e" if isinstance(value, list) else b"(" + parts + b"t"
+
+
+def _pickled_tensor(array: np.ndarray, arrays: list[np.ndarray]) -> bytes:
+    kind = next(name for name, (_, dtype) in DTYPES.items() if dtype == array.dtype)
+    key, strides = str(len(arrays)), [math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
+    arrays.append(array)
+    one = lambda value: _pickled(value, arrays)
+    named = lambda module, name: f"c{module}\n{name}\n".encode()
+    storage = b"(" + one("storage") + named("torch", kind) + one(key) + one("cpu") + one(array.size) + b"tQ"
+    hooks = named("collections", "OrderedDict") + b")R"
+    arguments = storage + one(0) + one(array.shape) + one(tuple(strides)) + one(False) + hooks
+    return named("torch._utils", "_rebuild_tensor_v2") + b"(" + arguments + b"tR"

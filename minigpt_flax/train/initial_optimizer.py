@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,7 +45,7 @@ def load_optimizer(state: TrainState, load: Callable[[], Any] | None) -> LoadedO
     if found is None:
         return LoadedOptimizer(None, "the checkpoint has no state of an optimizer: its moments start from zero")
     saved, places = found
-    names = [TorchParameter(paths[0] if len(paths) == 1 else paths, *stored) for paths, *stored in places]
+    names = torch_parameters(places)
     convert = lambda value: from_torch(saved, _filled(state.opt_state, value), state.params, names, schedules=False)
     try:
         low, high = convert(0), convert(1)
@@ -56,6 +56,12 @@ def load_optimizer(state: TrainState, load: Callable[[], Any] | None) -> LoadedO
     steps = max((int(count) for count in counts if np.ndim(count) == 0), default=0)
     values = jax.tree.map(lambda a, b: (np.asarray(a), np.asarray(a == b)) if _is_numeric(a) else None, low, high)
     return LoadedOptimizer(values, f"the optimizer continues from the checkpoint's state after {steps:,} steps")
+
+
+def torch_parameters(places: Sequence[Any]) -> list[TorchParameter]:
+    """Tensors of nanoGPT, each a :class:`~minigpt_flax.model.huggingface.Place`, as PyTorch's optimizer has them."""
+    path = lambda place: place.paths[0] if len(place.paths) == 1 else place.paths
+    return [TorchParameter(path(place), place.transposed, place.index) for place in places]
 
 
 def replaced(opt_state: Any, values: Any) -> Any:

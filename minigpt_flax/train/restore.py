@@ -147,15 +147,26 @@ def restore(path: Path, step: str = "best") -> TrainedModel:
       UserError: the run or checkpoint does not exist, or can't be read.
     """
     folder, config, tokenizer = settings_of(path)
+    if not is_foreign(config):
+        return restore_state(path, step)[0]
     with open_checkpoints(path) as checkpoints, chosen_checkpoint(checkpoints, step) as number:
-        if is_foreign(config):
-            setup = make_setup(changed(config, opt="sgd", wrap=(), group=(), probe=()), tokenizer)
-            params = checkpoints.read_params(number, setup.shapes)
-        else:
-            setup = make_setup(config, tokenizer)
-            checkpoints.forms = lambda: forms(setup, folder)
-            params = checkpoints.read(number, jax.eval_shape(setup.init)).evaluation_params
+        setup = make_setup(changed(config, opt="sgd", wrap=(), group=(), probe=()), tokenizer)
+        params = checkpoints.read_params(number, setup.shapes)
     return TrainedModel(setup.model, params, config, tokenizer, number, folder)
+
+
+def restore_state(path: Path, step: str = "best") -> tuple[TrainedModel, TrainState]:
+    """Read a checkpoint with the state of its optimizer, as :func:`restore` does.
+
+    Raises:
+      UserError: the run or checkpoint does not exist, or can't be read.
+    """
+    folder, config, tokenizer = settings_of(path)
+    with open_checkpoints(path) as checkpoints, chosen_checkpoint(checkpoints, step) as number:
+        setup = make_setup(config, tokenizer)
+        checkpoints.forms = lambda: forms(setup, folder)
+        state = checkpoints.read(number, jax.eval_shape(setup.init))
+    return TrainedModel(setup.model, state.evaluation_params, config, tokenizer, number, folder), state
 
 
 def is_foreign(config: RunConfig) -> bool:

@@ -10,16 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxopt_mini import states
 from minigpt_flax.__main__ import main
 from minigpt_flax.data import TOKENIZERS
+from minigpt_flax.errors import UserError
 from minigpt_flax.model.config import ModelConfig
 from minigpt_flax.model.gpt import apply
 from minigpt_flax.model.huggingface import load_gpt2
+from minigpt_flax.model.nanogpt import check_nanogpt
+from minigpt_flax.model.torch_file import read_torch_file
 from minigpt_flax.runs.files import MARKER
 from minigpt_flax.runs.folder import RunFolder
-from minigpt_flax.train.config.run_config import RunConfig
+from minigpt_flax.train.config.run_config import RunConfig, resolve
+from minigpt_flax.train.exported_optimizer import check_adamw
+from minigpt_flax.train.initial_optimizer import load_optimizer, replaced
 from minigpt_flax.train.initial_weights import initial_weights
-from minigpt_flax.train.restore import TrainedModel, restore
+from minigpt_flax.train.restore import TrainedModel, restore, restore_state
 
 FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
@@ -37,11 +43,53 @@ def test_the_folder_holds_the_runs_model(trained, tmp_path, capfd):
         np.testing.assert_array_equal(found, leaf)
 
 
+def test_nanogpts_checkpoint_read_back_gives_the_same_state(trained, tmp_path, capfd):
+    """So the next steps are the same. nanoGPT itself continues as this run does: losses of 20 steps within 1e-6."""
+    assert main(["export", str(trained), "--out", str(tmp_path / "out"), "--format", "nanogpt", "--step", "last"]) == 0
+    assert "ckpt.pt, of step " in capfd.readouterr().out
+    found, state = restore_state(trained, "last")
+    source = initial_weights(str(tmp_path / "out"))
+    optimizer = load_optimizer(state, source.load_optimizer)
+    assert optimizer.text == f"the optimizer continues from the checkpoint's state after {found.step} steps"
+    jax.tree.map(np.testing.assert_array_equal, source.load(), state.params)
+    for name in ("mu", "nu"):
+        read = states.get(replaced(state.opt_state, optimizer.values), name)
+        jax.tree.map(np.testing.assert_array_equal, read, states.get(state.opt_state, name))
+    saved = read_torch_file(tmp_path / "out" / "ckpt.pt")
+    assert saved["iter_num"] == found.step and saved["best_val_loss"] == min(found.folder.scores().values())
+    groups = saved["optimizer"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [pytest.approx(0.1), 0.0]
+    assert saved["model"].keys() >= {"lm_head.weight", "transformer.h.0.attn.c_attn.weight"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"opt": "muon"}, "this run has 'muon'; --no-optimizer writes the model alone"),
+        ({"opt": "adamw(nesterov=True)"}, r"this run has 'adamw\(nesterov=True\)'"),
+        ({"opt": "adamw(b1=[(0, 0.9), (5, 0.95)])"}, r"this run has 'adamw\(b1=\["),
+        ({"wrap": ("ema_params",)}, "this run has --wrap ema_params"),
+        ({"group": ("embed/*=lion",)}, "this run has --group embed"),
+    ],
+    ids=str,
+)
+def test_optimizers_that_nanogpt_cannot_resume(changes, says):
+    with pytest.raises(UserError, match=says) as error:
+        check_adamw(resolve(changes, "nano"))
+    assert "\n" not in str(error.value)
+
+
+def test_models_that_nanogpt_cannot_represent():
+    with pytest.raises(UserError, match=r"mlp='gelu_tanh' \(not 'gelu'\), hidden=7 \(not 16\)"):
+        check_nanogpt(ModelConfig(vocab_size=11, width=4, heads=2, mlp="gelu_tanh", hidden=7))
+
+
 def test_mistakes_end_in_one_line(trained, tmp_path, capfd):
     for arguments, says in (
         ([str(trained), "--out", str(tmp_path)], "exists already"),
         ([str(tmp_path), "--out", str(tmp_path / "out")], "is not the folder of a run"),
         ([str(trained)], "the following arguments are required: --out"),
+        ([str(trained), "--out", str(tmp_path / "out"), "--no-optimizer"], "--no-optimizer is for --format nanogpt"),
     ):
         assert main(["export", *arguments]) == 2
         said = capfd.readouterr().err
