@@ -216,11 +216,11 @@ def _options_by_name(parameters: Mapping[str, inspect.Parameter], leading: int) 
 
     A library function may accept more by position, but ``sgd(0.1)`` on the command line would set the momentum.
     """
-    parameters = [
+    in_a_spec = [
         p.replace(kind=p.KEYWORD_ONLY) if i >= leading and p.default is not p.empty else p
         for i, p in enumerate(parameters.values())
     ]
-    return inspect.Signature(sorted(parameters, key=lambda p: p.kind))
+    return inspect.Signature(sorted(in_a_spec, key=lambda p: p.kind))
 
 
 def _takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
