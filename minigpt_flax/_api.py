@@ -220,7 +220,7 @@ def compare(
             parametrizations=parametrizations,
         )
     )
-    folder = Path(out) / (name or folder_name(comparison))
+    folder = files.folder_in(out, name or folder_name(comparison))
     comparison = comparisons.continued(comparison, folder, count)
     files.require_replaceable(folder, RESULTS)
     status = run_comparison(comparison, folder, vmap=vmap, shown=not quiet)
@@ -287,7 +287,7 @@ def tune(
             proxy_width=proxy_width,
         )
     )
-    folder = Path(out) / (name or tunings.folder_name(tuning))
+    folder = files.folder_in(out, name or tunings.folder_name(tuning))
     files.require_replaceable(folder, tuning_results.RESULTS)
     status, result = run_tuning(tuning, folder, vmap=vmap, shown=not quiet)
     if result is None:

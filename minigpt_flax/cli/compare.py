@@ -241,7 +241,7 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Comparis
         max_seeds=comparisons.most_seeds(typed["seeds"], typed["max_seeds"], typed["resolution"], widths),
     )
     comparisons.check(comparison)
-    folder = Path(typed["out"]) / (typed["name"] or folder_name(comparison))
+    folder = files.folder_in(typed["out"], typed["name"] or folder_name(comparison))
     return comparisons.continued(comparison, folder, count), folder
 
 
@@ -302,7 +302,7 @@ def _summarize_folders(folders: list[Path], typed: Mapping[str, Any], answer: An
     candidates = group_runs([read_run(folder) for folder in folders])
     if len(candidates) < 2:
         raise UserError("a comparison needs two candidates, but these runs differ at most in their seed: add a run")
-    results = Path(typed["out"]) / (typed["name"] or "compare")
+    results = files.folder_in(typed["out"], typed["name"] or "compare")
     files.require_own_folder(results, RESULTS, "the results' folder")
     how = {"baseline": typed["baseline"], "pairs": typed["pairs"], "resolution": typed["resolution"] or RESOLUTION}
     return _show(candidates, summarize(candidates, typed["target"], **how), results, answer)

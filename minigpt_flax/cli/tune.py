@@ -140,4 +140,4 @@ def requested(typed: Mapping[str, Any], given: dict[str, Any]) -> tuple[Tuning, 
         proxy_width=typed["proxy_width"],
     )
     tunings.check(tuning)
-    return tuning, Path(typed["out"] or "runs") / (typed["name"] or tunings.folder_name(tuning))
+    return tuning, files.folder_in(typed["out"] or "runs", typed["name"] or tunings.folder_name(tuning))

@@ -146,6 +146,20 @@ def set_content(file: IO[bytes], content: bytes) -> None:
         os.pwrite(file.fileno(), content, 0)
 
 
+def folder_in(out: Path | str, name: str) -> Path:
+    """The folder ``out/name``.
+
+    Raises:
+      UserError: the name leads out of ``out``.
+    """
+    parts = Path(name).parts
+    if not parts or os.path.isabs(name) or ".." in parts:
+        raise UserError(
+            f"--name {name!r} must be a folder inside --out {show(Path(out))}: give another --out for others"
+        )
+    return Path(out) / name
+
+
 def make_folder(path: Path) -> None:
     """Makes a folder and its parents; an existing folder is kept.
 

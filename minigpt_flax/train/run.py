@@ -7,7 +7,6 @@ import json
 import textwrap
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -81,7 +80,7 @@ def start_or_resume(session: Session, resume_from: str | None) -> Result | None:
             return start(session, compilation)
         if resume_from != AUTO:
             return resume(session, resume_from, compilation)
-        folder = RunFolder(Path(session.options.out or "") / str(session.options.name))
+        folder = RunFolder(files.folder_in(session.options.out or "", str(session.options.name)))
         if broadcast_from_first(folder.config.is_file):
             return resume(session, show(folder.path), compilation, restarted=True)
         return start(session, compilation)
@@ -93,7 +92,9 @@ def start(session: Session, compilation: throughput.Compilation) -> Result | Non
     preset = session.preset or default_preset(jax.default_backend())
     source = initial_weights(session.given.get("init"))
     config = resolve(session.given, preset, fields_from_weights(session.given, source))
-    named = None if options.name is None or options.out is None else RunFolder(Path(options.out) / options.name)
+    named = (
+        None if options.name is None or options.out is None else RunFolder(files.folder_in(options.out, options.name))
+    )
     if session.data is None:
         require_tokenizer(session.given, source, config.data)
     require_same_config(config)

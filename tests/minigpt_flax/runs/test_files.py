@@ -198,3 +198,10 @@ def test_no_other_module_writes(path):
     calls = [node for node in calls if writes(node) and ".".join(called(node)) not in allowed]
     wrong = [f"line {node.lineno}: {'.'.join(called(node))}" for node in calls]
     assert not wrong, f"writes files without runs.files: {', '.join(wrong)}"
+
+
+def test_a_name_stays_inside_its_folder(tmp_path):
+    assert files.folder_in(tmp_path, "a/b") == tmp_path / "a" / "b"
+    for name in ("..", "../x", "a/../../x", "/tmp/x", ".", ""):
+        with pytest.raises(UserError, match="must be a folder inside --out"):
+            files.folder_in(tmp_path, name)
