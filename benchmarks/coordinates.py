@@ -56,18 +56,17 @@ def measure(case: str) -> None:
 
 def row(case: str, numbers: dict[str, Any]) -> str:
     """A case as a line of the table."""
-    name, sizes = numbers["optimizer"], numbers["sizes"]
-    how = ", standard" if numbers["parametrization"] == "standard" else ""
+    name, sizes = case.removeprefix("depth-").replace("-standard", ", standard"), numbers["sizes"]
     axis = "widths" if numbers["axis"] == "width" else "depths"
     slopes = [f"{numbers['slopes'][part]['value']:.2f}" for part in PARTS]
-    return f"| {name}{how} | {axis} {sizes[0]} to {sizes[-1]} | {' | '.join(slopes)} |"
+    return f"| {name} | {axis} {sizes[0]} to {sizes[-1]} | {' | '.join(slopes)} |"
 
 
 def table() -> str:
     """The largest slope of each part in ten steps."""
     head = [f"| optimizer | sizes | {' | '.join(PARTS)} |", "|---" * (2 + len(PARTS)) + "|"]
-    known = [(case, OUT / f"{case}.json") for case in CASES if (OUT / f"{case}.json").exists()]
-    return "\n".join([*head, *(row(case, json.loads(path.read_text("utf-8"))) for case, path in known)])
+    rows = [row(case, json.loads((OUT / f"{case}.json").read_text("utf-8"))) for case in CASES]
+    return "\n".join([*head, *rows])
 
 
 def run(arguments: list[str]) -> int:

@@ -479,7 +479,7 @@ def test_the_table_of_transfer_is_the_recorded_one():
     assert f"\n\n{markdown_table(recorded_transfer())}\n\n" in page
     widest = {family.name: family for family in recorded_transfer().families}
     shifts = {name: family.shift(family.curves[-1]) for name, family in widest.items()}
-    for name in ("adamw", "lion"):
+    for name in ("adamw", "lion", "soap"):
         assert shifts[f"{name}, standard"] < -1 and abs(shifts[f"{name}, mup"]) < 0.5
 
 
