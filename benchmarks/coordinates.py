@@ -22,19 +22,19 @@ from minigpt_flax.diagnose.coordinates import PARTS
 from minigpt_flax.errors import check_name
 
 OUT = RESULTS / "transfer" / "coordinates"
-FLAGS = "--heads=2 --batch-size=4 --context=64 --steps=10 --seeds=1 --quiet".split()
+FLAGS = "--heads=2 --batch-size=8 --context=32 --steps=10 --seeds=1 --quiet".split()
 WIDTHS, DEPTHS = "--widths=64,128,256,512,1024 --layers=2", "--depths=2,8,32 --width=64"
 TRANSFER, STANDARD = "--parametrization=completep", "--parametrization=standard"
-CASES: dict[str, tuple[str, ...]] = {
+CASES: dict[str, tuple[str, ...]] = {  # with learning rates at which ten steps are small, if the default is larger
     "adamw-standard": (WIDTHS, "--opt=adamw", STANDARD),
     "adamw": (WIDTHS, "--opt=adamw", TRANSFER),
     "lion": (WIDTHS, "--opt=lion", TRANSFER),
-    "sgd": (WIDTHS, "--opt=sgd(momentum=0.9)", TRANSFER),
+    "sgd": (WIDTHS, "--opt=sgd(momentum=0.9)", "--lr=0.03", TRANSFER),
     "muon": (WIDTHS, "--opt=muon", TRANSFER),
     "soap": (WIDTHS, "--opt=soap", "--lr=1e-3", "--group=embedding=adamw", TRANSFER),
     "shampoo": (WIDTHS, "--opt=shampoo", TRANSFER),
-    "lamb": (WIDTHS, "--opt=lamb", TRANSFER),
-    "adafactor": (WIDTHS, "--opt=adafactor", TRANSFER),
+    "lamb": (WIDTHS, "--opt=lamb", "--lr=0.01", TRANSFER),
+    "adafactor": (WIDTHS, "--opt=adafactor", "--lr=0.01", TRANSFER),
     "depth-adamw-standard": (DEPTHS, "--opt=adamw", STANDARD),
     "depth-adamw": (DEPTHS, "--opt=adamw", TRANSFER),
     "depth-soap": (DEPTHS, "--opt=soap", "--lr=1e-3", "--group=embedding=adamw", TRANSFER),

@@ -19,6 +19,7 @@ import optax
 import pytest
 
 from benchmarks.answers import page as answers
+from benchmarks.coordinates import OUT as COORDINATES, table as coordinates_table
 from benchmarks.results import RESULTS
 from benchmarks.transfer import read as recorded_transfer
 from jaxopt_mini import OPTIMIZERS
@@ -472,6 +473,13 @@ def test_the_guide_to_transfer_states_the_losses_of_rescaled_hyperparameters():
     kept = min(found["grids"]["as at batch 12"].values()) - found["tuned"]["loss"]
     assert f"as at batch 12 | 0.0055 | {kept:.2f} |" in text
     assert regret["rescaled"] <= 0.02
+
+
+def test_the_table_of_coordinate_checks_is_the_recorded_one():
+    assert f"\n\n{coordinates_table()}\n\n" in (ROOT / "docs" / "guides" / "transfer.md").read_text("utf-8")
+    for path in COORDINATES.glob("*.json"):
+        found = json.loads(path.read_text("utf-8"))
+        assert found["passed"] is (found["parametrization"] != "standard")
 
 
 def test_the_table_of_transfer_is_the_recorded_one():

@@ -69,7 +69,7 @@ def _devices(run: Run) -> str:
         return text
     axes = spell_mesh(dict(run.mesh.shape))
     parameters, states = _share(run.state.params), _share(run.state.opt_state)
-    return f"{text}\n{run.config.parallel}, mesh {axes}\nper device: parameters {parameters}, optimizer {states}"
+    return f"{text}\n{run.config.parallel}, mesh {axes}\nper device: parameters {parameters},\n  optimizer {states}"
 
 
 def _reason(run: Run) -> str:

@@ -89,7 +89,7 @@ def test_each_group_has_the_rule_of_its_optimizer():
 def test_layers_of_one_parameter_need_one_rule():
     frozen = factors(config(opt="muon", group=("blocks[0:2]/mlp/*=frozen",)))
     assert frozen[2]["blocks/mlp/up/kernel"] == pytest.approx(1)
-    with pytest.raises(UserError, match="the optimizers on blocks/mlp/.*/kernel grow differently"):
+    with pytest.raises(UserError, match="the optimizers of blocks/mlp/.*/kernel's layers grow differently"):
         factors(config(opt="muon", group=("blocks[0:2]/mlp/*=adamw",)))
 
 
@@ -150,9 +150,9 @@ def test_initial_standard_deviations():
             {"opt": "schedule_free_plus"},
             "the steps of 'schedule_free_plus' have no rule for other widths: it estimates",
         ),
-        ({"opt": "my.module:factory", "parametrization": "mup(like='soap')"}, "factory' grow with the width"),
+        ({"opt": "optax:adam", "parametrization": "mup(like='soap')"}, "'optax:adam' grow with the width"),
         ({"opt": "muon(min_ratio=0.35)"}, "the steps of 'muon' with min_ratio have no rule for other widths: they are"),
-        ({"opt": "my.module:factory"}, r"'my.module:factory' grow with the width; name one of --list"),
+        ({"opt": "optax:adam"}, "'optax:adam' grow with the width; name one of --list"),
         ({"wrap": ("hyperball",)}, "doesn't cover --wrap hyperball"),
     ],
     ids=str,

@@ -132,7 +132,8 @@ def test_the_summary_shows_how_the_run_is_spread():
     assert text.splitlines()[0].startswith("8 x cpu, JAX ")
     assert text.splitlines()[1:] == [
         "jit, mesh data=2,fsdp=4",
-        "per device: parameters 7.57 kB of 30.3 kB, optimizer 15.2 kB of 60.6 kB",
+        "per device: parameters 7.57 kB of 30.3 kB,",
+        "  optimizer 15.2 kB of 60.6 kB",
     ]
     pmap = {"mesh": "data=8", "parallel": "pmap"}
     assert summary._devices(setup(**pmap)).splitlines()[1] == "pmap, mesh data=8"
