@@ -479,7 +479,9 @@ def test_the_table_of_coordinate_checks_is_the_recorded_one():
     assert f"\n\n{coordinates_table()}\n\n" in (ROOT / "docs" / "guides" / "transfer.md").read_text("utf-8")
     for path in COORDINATES.glob("*.json"):
         found = json.loads(path.read_text("utf-8"))
-        assert found["passed"] is (found["parametrization"] != "standard")
+        within = all(abs(slope["value"]) <= found["tolerance"] for slope in found["slopes"].values())
+        assert within is (found["parametrization"] != "standard")
+        assert found["passed"] is not None or path.stem in ("lion", "adafactor")  # named in the guide
 
 
 def test_the_table_of_transfer_is_the_recorded_one():
