@@ -25,9 +25,11 @@ def in_blocks(
     """Lets an optimizer treat each parameter as a stack of blocks of a given shape, as distributed Shampoo does.
 
     An axis of 512 with a block size of 128 becomes a stacked axis of 4 and an axis of 128. Preconditioners are then
-    those of the blocks: with n/b blocks along a side of n, they take b/n of the memory and (b/n)^2 of the time of
-    decompositions. With the shapes of a narrow model as ``blocks``, each block is a problem like those of that model,
-    which is how :func:`mup` gives a width rule to optimizers whose steps have none.
+    those of the blocks: for an n x n matrix in b x b blocks they take as much memory as for the whole matrix, but their
+    decompositions take b/n of the time.
+
+    With the shapes of a narrow model as ``blocks``, each block is a problem like those of that model, which is how
+    :func:`mup` gives a width rule to optimizers whose steps have none.
 
     Put averages of the parameters around it, not inside.
 
