@@ -475,6 +475,17 @@ def test_the_guide_to_transfer_states_the_losses_of_rescaled_hyperparameters():
     assert regret["rescaled"] <= 0.02
 
 
+def test_the_guide_to_tuning_states_the_search_of_nano():
+    path = ROOT / "benchmarks" / "results" / "tune"
+    search, grid = (json.loads((path / f"nano-{name}.json").read_text("utf-8")) for name in ("search", "grid"))
+    text = " ".join(read("docs/guides/tune.md").split())
+    steps = (found["steps"]["search"] for found in (search, grid))
+    assert "trains {:,} steps, and with `--budget 1000` the whole grid, {:,}.".format(*steps) in text
+    assert f"a loss of {search['loss']:.3f} and that of the grid {grid['loss']:.3f}" in text
+    judged = (mean(found["judged"]["best"]) for found in (search, grid))
+    assert "it is {:.3f} and {:.3f}.".format(*judged) in text
+
+
 def test_the_table_of_coordinate_checks_is_the_recorded_one():
     assert f"\n\n{coordinates_table()}\n\n" in (ROOT / "docs" / "guides" / "transfer.md").read_text("utf-8")
     for path in COORDINATES.glob("*.json"):
