@@ -109,6 +109,8 @@ def scale_by_psgd(
         mu = jax.tree.map(lambda g, m: (1 - decay) * widen(g) + decay * widen(m), updates, state.mu)
 
         def one(g, m, given, norms, factors, bounds):
+            if g.size == 0:
+                return m, factors, bounds
             key = jax.random.fold_in(jax.random.key(seed), state.count)
             v = jax.random.normal(key, m.shape, m.dtype) if given is None else given
             target = g if fit_gradient else m
