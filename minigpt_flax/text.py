@@ -97,3 +97,14 @@ def shortened(text: str, length: int = 40) -> str:
     '123...'
     """
     return text if len(text) <= length else f"{text[:length]}..."
+
+
+def spelled(value: object) -> str:
+    """A setting in a message: a text in quotes, several values in a list.
+
+    >>> spelled("data=2"), spelled((1, 2)), spelled(()), spelled(0.1)
+    ("'data=2'", '1, 2', 'none', '0.1')
+    """
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value)) or "none"
+    return repr(value) if isinstance(value, str) else str(value)

@@ -26,7 +26,7 @@ from jaxopt_mini.layout import resolve
 from jaxopt_mini.transforms._scale import scale_by_learning_rate
 from jaxopt_mini.transforms.decay import add_decayed_weights
 from jaxopt_mini.transforms.trust import tensor_norm
-from jaxopt_mini.tree import cast_like, copied, evaluate, norm, scalar_dtype, times, widen
+from jaxopt_mini.tree import cast_like, copied, difference, evaluate, norm, scalar_dtype, times, widen
 
 FIRST_DISTANCE: dict[str, Callable[..., Any]] = {
     "distance": lambda value, size: value,
@@ -77,7 +77,7 @@ def scale_by_dog(
     def update(updates, state, params=None, **extra_args):
         del extra_args
         params = require_params(params, "dog")
-        moved = norms(jax.tree.map(lambda new, old: widen(new) - widen(old), params, state.init_params))
+        moved = norms(difference(params, state.init_params))
         distance = jax.tree.map(lambda old, new: jnp.maximum(widen(old), new), state.max_dist, moved)
         squares = jax.tree.map(jnp.square, norms(updates))
         total = jax.tree.map(lambda old, new: widen(old) + new, state.sum_sq_norm_grads, squares)

@@ -14,15 +14,15 @@ from jaxopt_mini.schedules.arguments import steps_of
 from jaxopt_mini.tree import by_name
 from minigpt_flax.errors import UserError
 from minigpt_flax.phases import SIZES, Stepwise, as_sizes
-from minigpt_flax.spec import Spec, settings
+from minigpt_flax.spec import Spec
+from minigpt_flax.text import spelled
 from minigpt_flax.train.build import Setup
 from minigpt_flax.train.carry_over import abstract_state
 from minigpt_flax.train.compile import run_unoptimized
 from minigpt_flax.train.config.presets import PRESETS, default_preset
 from minigpt_flax.train.config.run_config import FIXED, RunConfig, as_text, changed, normalized, resolve
 from minigpt_flax.train.optimizer import CUSTOM, schedules_of, updates_of
-from minigpt_flax.train.registry import REGISTRIES
-from minigpt_flax.train.scaling import FIELDS as SCALED
+from minigpt_flax.train.scaling import FIELDS as SCALED, WARMUP, warmup_fraction, with_warmup
 from minigpt_flax.train.session import Session
 
 CHANGEABLE = ("lr", "schedule", "clip", "dropout", "val_tokens")  # with --change
@@ -47,7 +47,6 @@ FIXED_BECAUSE = {  # why a field can't change; an option of the architecture isn
     "base_layers": BASE_MODEL,
     "base_heads": BASE_MODEL,
 }
-WARMUP = "warmup"  # keyword of every schedule with a warm-up: steps, or a fraction of the run
 EXTENSIBLE = "constant, inverse_sqrt, and wsd before its cool-down"
 
 
@@ -76,7 +75,7 @@ def check_resume_flags(session: Session, path: str, config: RunConfig, restarted
             remedy = "add --change to change it from here on" if name in on_request else "start another run"
             reason = "" if name in on_request else f"; {reason_of(name)}"
             raise UserError(
-                f"--resume {path} was started with {name}={_shown(getattr(config, name))}, not {_shown(value)}: omit "
+                f"--resume {path} was started with {name}={spelled(getattr(config, name))}, not {spelled(value)}: omit "
                 f"the flag, or {remedy}{reason}"
             )
     for flag, value in (("preset", preset), ("name", session.options.name)):
@@ -114,7 +113,7 @@ def check_same_state(setup: Setup, began: RunConfig, path: str) -> None:
         old, new = shapes(began), shapes(dataclasses.replace(began, **{name: value}))
         if different := sorted(array for array in old.keys() | new.keys() if old.get(array) != new.get(array)):
             raise UserError(
-                f"--resume {path} was started with {name}={_shown(getattr(began, name))}, not {_shown(value)}, whose "
+                f"--resume {path} was started with {name}={spelled(getattr(began, name))}, not {spelled(value)}, whose "
                 f"state has another {different[0]}: omit the flag, or start another run"
             )
 
@@ -135,15 +134,9 @@ def changes(began: RunConfig, config: RunConfig) -> dict[str, Any]:
 
 def change_note(step: int, changed: Mapping[str, Any]) -> str:
     """One line for the user about recorded changes."""
-    text = lambda value: value if isinstance(value, str) else _shown(value)
+    text = lambda value: value if isinstance(value, str) else spelled(value)
     pairs = (f"{name} {text(old)} -> {text(new)}" for name, (old, new) in changed.items())
     return f"changed after step {step}: {', '.join(pairs)}"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple | list):
-        return ", ".join(map(str, value)) or "none"
-    return repr(value) if isinstance(value, str) else str(value)
 
 
 def extended(began: RunConfig, wanted: RunConfig, done: int, path: str, change: bool = False) -> RunConfig:
@@ -191,11 +184,10 @@ def extended(began: RunConfig, wanted: RunConfig, done: int, path: str, change: 
 
 def _with_fixed_warmup(config: RunConfig, schedule: Spec) -> Spec:
     """A schedule of the run with its warm-up in steps."""
-    warmup = settings(schedule, REGISTRIES["schedule"].row(schedule)).get(WARMUP)
-    if not isinstance(warmup, float) or not 0 < warmup < 1:
+    fraction = warmup_fraction(schedule)
+    if fraction is None:
         return schedule
-    steps = steps_of(WARMUP, warmup, updates_of(config))
-    return dataclasses.replace(schedule, keywords={**schedule.keywords, WARMUP: steps})
+    return with_warmup(schedule, steps_of(WARMUP, fraction, updates_of(config)))
 
 
 def scheduled_values(config: RunConfig, done: int) -> np.ndarray:

@@ -17,14 +17,14 @@ from minigpt_flax.errors import UserError, nearest
 from minigpt_flax.phases import SIZES, Stepwise, as_sizes
 from minigpt_flax.runs.records import read_run
 from minigpt_flax.spec import Spec, settings
-from minigpt_flax.text import shortened
+from minigpt_flax.text import shortened, spelled
 from minigpt_flax.train.config.stored import read_config
 from minigpt_flax.train.registry import REGISTRIES, is_frozen
 
 KEYS = {"batch": "sequences per step", "steps": "number of steps"}
 FORM = "--tuned-at takes the run that was tuned: its folder, or such as batch=12,steps=1000"
 NUMBER = re.compile(r"[1-9][0-9]{0,17}")
-WARMUP = "warmup"  # keyword of every schedule with a warm-up
+WARMUP = "warmup"  # keyword of every schedule with a warm-up: steps, or a fraction of the run
 LONGEST_WARMUP = 0.5  # of the run
 FIELDS = ("lr", "opt", "group", "schedule")  # that change
 
@@ -70,8 +70,8 @@ def reference_of(folder: str, values: Mapping[str, Any]) -> str:
     for name in FIELDS:
         if getattr(config, name) != values[name]:
             raise UserError(
-                f"--tuned-at {folder}: this run was trained with {name}={_shown(getattr(config, name))}, and not with "
-                f"{_shown(values[name])}: give both runs the same, as the new one is rescaled from it"
+                f"--tuned-at {folder}: this run was trained with {name}={spelled(getattr(config, name))}, and not with "
+                f"{spelled(values[name])}: give both runs the same, as the new one is rescaled from it"
             )
     if changing_sizes(vars(config)):
         raise UserError(f"--tuned-at {folder}: the batch of this run changes: name a run with one batch size")
@@ -116,17 +116,23 @@ def rescaled(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 def _with_as_long_a_warmup(schedule: Spec | None, steps: float) -> tuple[Spec | None, list[str]]:
     """A schedule whose warm-up, a fraction of the run, has as many steps in a shorter run, at most half of it."""
-    given = {} if schedule is None else settings(schedule, REGISTRIES["schedule"].row(schedule))
-    fraction = given.get(WARMUP)
-    if schedule is None or not isinstance(fraction, float) or not 0 < fraction < LONGEST_WARMUP or steps >= 1:
+    fraction = None if schedule is None else warmup_fraction(schedule)
+    if schedule is None or fraction is None or fraction >= LONGEST_WARMUP or steps >= 1:
         return schedule, []
     new = min(LONGEST_WARMUP, round(fraction / steps, 6))
     line = f"{WARMUP} {fraction:.3g} -> {new:.3g} of the run: the same number of steps, which stability depends on"
-    return dataclasses.replace(schedule, keywords={**schedule.keywords, WARMUP: new}), [line]
+    return with_warmup(schedule, new), [line]
 
 
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
+def warmup_fraction(schedule: Spec) -> float | None:
+    """The warm-up of a schedule, if it is a fraction of the run."""
+    warmup = settings(schedule, REGISTRIES["schedule"].row(schedule)).get(WARMUP)
+    return warmup if isinstance(warmup, float) and 0 < warmup < 1 else None
+
+
+def with_warmup(schedule: Spec, warmup: int | float) -> Spec:
+    """The schedule with another warm-up, in steps or as a fraction of the run."""
+    return dataclasses.replace(schedule, keywords={**schedule.keywords, WARMUP: warmup})
 
 
 def _rescaled(spec: Spec, lr: int | float, batch: float, steps: float) -> tuple[Spec, float, list[Change]]:
